@@ -1,0 +1,1 @@
+"""Actions tell people and curb what runs away, reversibly."""

@@ -1,0 +1,1 @@
+"""Connectors bring spend from outside onto the log."""

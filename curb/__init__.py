@@ -1,0 +1,1 @@
+"""Top floor: configuration, wiring, daemon, HTTP and command line."""

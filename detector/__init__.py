@@ -1,0 +1,1 @@
+"""The detector turns raw records into sums, scores and alerts."""

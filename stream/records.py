@@ -1,0 +1,276 @@
+"""The schemas of everything on the log, under the field's standard names (FOCUS, OTel GenAI, DCGM, Alertmanager).
+
+Every record carries a schema version `v`; fields a reader does not know are ignored. Times are float seconds since the
+Unix epoch, UTC. Money is US dollars as float64. Unknown is None, never 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+#: The tag value that stands for "this record does not carry the tag".
+UNTAGGED = "__untagged__"
+#: The tag value into which the cardinality guard folds new values past its limit.
+OTHER = "__other__"
+
+
+class _Record(msgspec.Struct, omit_defaults=True, kw_only=True):
+    v: int = msgspec.field(default=1)
+
+
+# --- raw records: curb.usage, curb.costs, curb.gpu ----------------------------------------------------------------
+
+
+class SpendRecord(_Record, kw_only=True):
+    """What the three raw records share; the rollup reads only this."""
+
+    #: Unique per source event; a second record with the same id is a duplicate and counts nothing.
+    id: str
+    #: Start of what is charged, event time.
+    charge_period_start: float
+    #: When Curb (or the recorder of a replayed stream) received it.
+    received_at: float
+    #: Dollars after discounts. Finite; negative only in billing records.
+    effective_cost: float
+    tags: dict[str, str]
+    #: The connector's configured name.
+    source: str = ""
+    #: "reported" by the source, "priced" from the price book, "fallback" for a model that no book knows.
+    cost_source: Literal["reported", "priced", "fallback"] = "reported"
+    request_model: str = ""
+    requests: int = 0
+    errors: int = 0
+    #: Distinct end users of the step, where the source knows them.
+    users: int = 0
+    #: Includes cached tokens (OTel GenAI).
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class UsageRecord(SpendRecord, kw_only=True):
+    """Tokens and requests at a gateway or provider (OTel GenAI)."""
+
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    #: Content hash of the price book that priced it.
+    price_book: str = ""
+
+
+class CostRecord(SpendRecord, kw_only=True):
+    """A billing delta (FOCUS)."""
+
+    billed_cost: float = 0.0
+    billing_currency: str = "USD"
+    charge_period_end: float = 0.0
+    charge_category: str = "Usage"
+    service_name: str = ""
+    sub_account_id: str = ""
+    resource_id: str = ""
+
+
+class GpuRecord(SpendRecord, kw_only=True):
+    """One GPU or node sample and what it cost (DCGM)."""
+
+    #: Percent, 0 to 100; None when the exporter had no value.
+    gpu_utilization: float | None = None
+    #: GiB.
+    memory_used: float | None = None
+    #: W.
+    power_usage: float | None = None
+
+
+# --- curb.spend ---------------------------------------------------------------------------------------------------
+
+
+class SpendPartial(_Record, tag="partial", tag_field="type", kw_only=True):
+    """A part of the sum of one series in one event-time bucket; parts add up."""
+
+    scope: str
+    #: Exactly the scope's `group_by` keys, in that order.
+    tags: dict[str, str]
+    bucket_start: int
+    effective_cost: float
+    events: int
+    requests: int = 0
+    errors: int = 0
+    users: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class SpendTick(_Record, tag="tick", tag_field="type", kw_only=True):
+    """Time has come to `at` for everything the rollup has read: buckets that ended before it may close."""
+
+    at: float
+
+
+class PricingHole(_Record, tag="pricing_hole", tag_field="type", kw_only=True):
+    """Usage whose model no price book knows, or that was reported with tokens at zero cost."""
+
+    model: str
+    source: str
+    reason: Literal["unknown_model", "zero_cost"]
+    at: float
+    requests: int = 0
+    tokens: int = 0
+    #: What the fallback price made of it.
+    fallback_usd: float = 0.0
+
+
+SpendMessage = SpendPartial | SpendTick | PricingHole
+
+
+# --- curb.alerts --------------------------------------------------------------------------------------------------
+
+Tier = Literal["page", "notice", "digest"]
+AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget", "new_principal", "pricing", "feed"]
+
+
+class Baseline(_Record, kw_only=True):
+    """What is normal for the series that fired; the throttle goes back to this, not to zero."""
+
+    expected_usd_per_hour: float
+    #: 95th percentile and mean of requests in active minutes before the incident; None without requests.
+    requests_per_minute_p95: float | None = None
+    requests_per_minute_mean: float | None = None
+    known_days: float = 0.0
+
+
+class BudgetStatus(_Record, kw_only=True):
+    """A budget at the moment of the alert."""
+
+    name: str
+    period: str
+    period_start: float
+    period_end: float
+    amount_usd: float
+    spent_usd: float
+    #: Percent of `amount_usd` that was crossed.
+    threshold: float
+
+
+class Cause(_Record, kw_only=True):
+    """A share of the excess that one set of tags explains."""
+
+    tags: dict[str, str]
+    excess_usd: float
+    share: float
+
+
+class Alert(_Record, kw_only=True):
+    """One revision of one incident. `alert_id` is one firing episode of `fingerprint`; revisions count from 1."""
+
+    fingerprint: str
+    alert_id: str
+    revision: int
+    status: Literal["firing", "resolved"]
+    kind: AlertKind
+    tier: Tier
+    scope: str
+    tags: dict[str, str]
+    fired_at: float
+    updated_at: float
+    resolved_at: float | None = None
+    #: Estimated begin of the excess; `*_usd` below count from here to `updated_at`.
+    started_at: float
+    expected_usd: float
+    actual_usd: float
+    excess_usd: float
+    #: Current burn (5-minute average) and what is expected now.
+    usd_per_hour: float
+    expected_usd_per_hour: float
+    #: Requests per minute now (5-minute average); None for series without requests.
+    requests_per_minute: float | None = None
+    dollars_at_risk: float
+    score: float
+    #: Which statistic or rule decided, such as "dollars/30min", "budget/80".
+    channel: str
+    #: Which clock the dollars are on.
+    money: Literal["estimated", "billed"] = "estimated"
+    baseline: Baseline | None = None
+    budget: BudgetStatus | None = None
+    causes: list[Cause] = []
+    explanation: str = ""
+
+
+# --- curb.actions: the ledger ---------------------------------------------------------------------------------------
+
+LedgerState = Literal[
+    "planned", "shadow", "applied", "effective", "ineffective", "restored", "failed", "drift", "skipped"
+]
+
+
+class Plan(_Record, kw_only=True):
+    """One thing Curb would change: absolute values before and after, so that repeating it changes nothing."""
+
+    #: Name of the configured action, and what it acts on, such as "litellm/key/<hash>".
+    action: str
+    target: str
+    summary: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class LedgerEntry(_Record, tag="action", tag_field="type", kw_only=True):
+    """One step in the life of one action; the fold over its entries is its state."""
+
+    action_id: str
+    state: LedgerState
+    at: float
+    alert_id: str
+    fingerprint: str
+    plan: Plan
+    #: "curb" or the person who asked.
+    by: str = "curb"
+    lease_expires_at: float | None = None
+    detail: str = ""
+    #: Burn of the subject when planned and when verified.
+    usd_per_hour_before: float | None = None
+    usd_per_hour_after: float | None = None
+
+
+class NoticeEntry(_Record, tag="notice", tag_field="type", kw_only=True):
+    """The outbox: a message is `sending` before the call and `sent` (with the other side's reference) after it."""
+
+    #: Unique per (channel, alert_id, what it says); never sent twice.
+    key: str
+    channel: str
+    alert_id: str
+    state: Literal["sending", "sent", "failed"]
+    at: float
+    #: What the other side calls the message, for edits in place (Slack: channel and ts).
+    ref: str = ""
+    detail: str = ""
+
+
+ActionsMessage = LedgerEntry | NoticeEntry
+
+
+# --- curb.commands, curb.cursors, curb.dead_letter --------------------------------------------------------------------
+
+
+class Command(_Record, kw_only=True):
+    """What a person asked for."""
+
+    id: str
+    kind: Literal["halt", "resume", "undo"]
+    at: float
+    by: str
+    #: For undo: {"action_id": ...}; for halt: {"reason": ...}.
+    args: dict[str, str] = {}
+
+
+class DeadLetter(_Record, kw_only=True):
+    """What could not be read: where it came from and why. The content itself is not kept: it may hold a prompt."""
+
+    source: str
+    #: One of a closed list, see stream/dead_letters.py.
+    reason: str
+    detail: str
+    at: float
+    #: Where to find it: "file:line", "topic/partition/offset", "POST /v1/ingest/...#index".
+    location: str
+    size_bytes: int
+    sha256: str

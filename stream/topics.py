@@ -1,0 +1,42 @@
+"""The topics of the log: names, many partitions or one, and which keep only the latest value per key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+USAGE = "curb.usage"
+COSTS = "curb.costs"
+GPU = "curb.gpu"
+SPEND = "curb.spend"
+ALERTS = "curb.alerts"
+ACTIONS = "curb.actions"
+COMMANDS = "curb.commands"
+CURSORS = "curb.cursors"
+STATE = "curb.state"
+DEAD_LETTER = "curb.dead_letter"
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """How a topic is created. `many` topics get the configured number of partitions, the others exactly one."""
+
+    many: bool = False
+    compacted: bool = False
+
+
+TOPICS: dict[str, TopicSpec] = {
+    USAGE: TopicSpec(many=True),
+    COSTS: TopicSpec(many=True),
+    GPU: TopicSpec(many=True),
+    SPEND: TopicSpec(many=True),
+    # One partition: the group coordinator elects the single active planner and executor, a standby takes over.
+    ALERTS: TopicSpec(),
+    ACTIONS: TopicSpec(),
+    COMMANDS: TopicSpec(),
+    CURSORS: TopicSpec(compacted=True),
+    STATE: TopicSpec(compacted=True),
+    DEAD_LETTER: TopicSpec(),
+}
+
+#: What sources write and the rollup reads.
+RAW_TOPICS = (USAGE, COSTS, GPU)
