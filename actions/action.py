@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import aiohttp
+
+from stream.clock import Clock
 from stream.records import Alert, Plan
+
+
+class Context(NamedTuple):
+    """What wiring hands to `Config.build`: shared things an action or notifier may use but does not own."""
+
+    clock: Clock
+    http: aiohttp.ClientSession
 
 
 class Outcome(NamedTuple):

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import aiohttp
+
+from stream.clock import Clock
 from stream.log import Message
 from stream.records import SpendRecord
 
+if TYPE_CHECKING:
+    from connectors.prices import PriceBook
+
+
+class Context(NamedTuple):
+    """What wiring hands to `Config.build`: shared things a connector may use but does not own."""
+
+    clock: Clock
+    http: aiohttp.ClientSession
+    prices: PriceBook
+
 
 class Batch(NamedTuple):
-    """What one read gave. `cursor` is where the next read goes on; `more` asks for it at once, without the poll wait."""
+    """What one read gave. `cursor` is where the next read goes on; `more` asks for it at once."""
 
     records: Sequence[SpendRecord]
     cursor: str

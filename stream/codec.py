@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -29,7 +29,7 @@ def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
 
 def decode_lines(value: bytes, kind: type[T], on_bad: Callable[[int, bytes, str], None]) -> list[T]:
     """The records of a message. A bad line goes to `on_bad(line_number, line, why)`; the others are kept."""
-    decoder = _decoder(kind)
+    decoder: msgspec.json.Decoder[T] = _decoder(cast("Hashable", kind))
     try:
         records: list[T] = decoder.decode_lines(value)
         return records
