@@ -1,0 +1,205 @@
+"""Runs a pure state per partition over the log: fetch, process, commit outputs with positions, snapshot, resume.
+
+Outputs, positions and snapshots go out in one atomic commit. After a crash at any point the state is rebuilt from the
+last snapshot by replaying what was already answered in silence, so no output is lost and none is written twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stream.checkpoint import committed_message, load_checkpoints, snapshot_messages
+from stream.clock import Clock
+from stream.errors import TransientError
+from stream.log import Log, Message, Positions, Reader, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+#: Messages per fetch: enough to amortise the call, few enough to bound memory at 500 kB a message.
+_FETCH = 200
+
+
+class PartitionState(Protocol):
+    """Pure and deterministic: the same messages give the same outputs, wherever fetches and flushes fall between them.
+
+    `process` takes one message and returns what to append. `flush` is called before each commit and returns what
+    gathered since the last one; `now` is the clock's time when everything on the log was read, else None.
+    `snapshot` is called right after a flush; `restore` brings a fresh state to it.
+    """
+
+    def process(self, message: Message) -> Sequence[Message]: ...
+
+    def flush(self, now: float | None) -> Sequence[Message]: ...
+
+    def snapshot(self) -> bytes: ...
+
+    def restore(self, data: bytes) -> None: ...
+
+
+@dataclass
+class _Partition:
+    state: PartitionState
+    #: Messages before this offset are replayed in silence.
+    silent_until: int
+    next_offset: int
+    snapshot_offset: int
+    generation: int
+    #: The offset the last commit of this process wrote, -1 before the first.
+    committed: int = -1
+    silent: bool = True
+
+
+class Worker:
+    """One member of a group that keeps a `PartitionState` for every partition it owns."""
+
+    def __init__(
+        self,
+        log: Log,
+        group: str,
+        topics: Sequence[str],
+        make_state: Callable[[TopicPartition], PartitionState],
+        clock: Clock,
+        *,
+        commit_interval_s: float = 0.5,
+        snapshot_interval_s: float = 300.0,
+    ) -> None:
+        """`commit_interval_s` and `snapshot_interval_s` are wall-clock seconds, whatever `clock` says."""
+        self._log, self._group, self._topics, self._make_state, self._clock = log, group, topics, make_state, clock
+        self._commit_interval_s, self._snapshot_interval_s = commit_interval_s, snapshot_interval_s
+        self._partitions: dict[TopicPartition, _Partition] = {}
+        self._outputs: list[Message] = []
+        self._reader: Reader | None = None
+        self._caught_up = asyncio.Event()
+
+    @property
+    def states(self) -> dict[TopicPartition, PartitionState]:
+        """The states this member owns now; for reading only."""
+        return {at: partition.state for at, partition in self._partitions.items()}
+
+    @property
+    def caught_up(self) -> bool:
+        """True once everything that was on the log has been processed."""
+        return self._caught_up.is_set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then commit what is in hand. A log that cannot be reached is tried again."""
+        wait_s = 0.5
+        while not stop.is_set():
+            try:
+                await self._run_once(stop)
+                wait_s = 0.5
+            except TransientError as error:
+                logger.warning("worker restarts", extra={"group": self._group, "error": str(error)})
+                await _wait(stop, wait_s)
+                wait_s = min(30.0, wait_s * 2)
+
+    async def _run_once(self, stop: asyncio.Event) -> None:
+        self._forget()
+        reader = await self._log.reader(self._group, self._topics, on_assign=self._assigned, on_revoke=self._revoked)
+        try:
+            self._reader = reader
+            reader.seek(self._resume_positions())
+            await self._loop(reader, stop)
+        finally:
+            self._reader = None
+            await reader.close()
+            self._forget()
+
+    async def _loop(self, reader: Reader, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        commit_at = loop.time() + self._commit_interval_s
+        snapshot_at = loop.time() + self._snapshot_interval_s
+        while not stop.is_set():
+            for message in await reader.fetch(_FETCH, max(0.0, commit_at - loop.time())):
+                self._process(message)
+            if loop.time() < commit_at:
+                continue
+            behind = await reader.lag() > 0
+            due = loop.time() >= snapshot_at
+            await self._commit(reader, None if behind else self._clock.now(), snapshot=due)
+            if not behind:
+                self._caught_up.set()
+            if due:
+                snapshot_at = loop.time() + self._snapshot_interval_s
+            commit_at = loop.time() + self._commit_interval_s
+        await self._commit(reader, None, snapshot=True)
+
+    def _process(self, message: Message) -> None:
+        partition = self._partitions.get(TopicPartition(message.topic, message.partition or 0))
+        if partition is None or message.offset < partition.next_offset:
+            return  # fetched before the partition was taken away, or before the seek of its assignment
+        if partition.silent and message.offset >= partition.silent_until:
+            self._end_silence(partition)
+        outputs = partition.state.process(message)
+        partition.next_offset = message.offset + 1
+        if not partition.silent:
+            self._outputs += outputs
+
+    @staticmethod
+    def _end_silence(partition: _Partition) -> None:
+        if partition.next_offset > partition.snapshot_offset:
+            partition.state.flush(None)  # these outputs are on the log since before the restart
+        partition.silent = False
+
+    async def _commit(self, reader: Reader, now: float | None, *, snapshot: bool) -> None:
+        messages = self._outputs
+        self._outputs = []
+        for at, partition in self._partitions.items():
+            if partition.silent and partition.next_offset < partition.silent_until:
+                continue
+            if partition.silent:
+                self._end_silence(partition)
+            messages += partition.state.flush(now)
+            if partition.next_offset != partition.committed:
+                messages.append(committed_message(self._group, at, partition.next_offset))
+                partition.committed = partition.next_offset
+            if snapshot and partition.next_offset > partition.snapshot_offset:
+                partition.generation += 1
+                partition.snapshot_offset = partition.next_offset
+                data = partition.state.snapshot()
+                messages += snapshot_messages(self._group, at, partition.next_offset, data, partition.generation)
+        if messages:
+            await reader.commit(messages)
+
+    async def _assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        new = partitions - self._partitions.keys()
+        for at, checkpoint in (await load_checkpoints(self._log, self._group, new)).items():
+            state = self._make_state(at)
+            if checkpoint.snapshot is not None:
+                state.restore(checkpoint.snapshot)
+            start = checkpoint.snapshot_offset
+            self._partitions[at] = _Partition(
+                state,
+                silent_until=checkpoint.committed,
+                next_offset=start,
+                snapshot_offset=start,
+                generation=checkpoint.generation,
+            )
+        self._caught_up.clear()
+        if self._reader is not None:
+            self._reader.seek(self._resume_positions())
+
+    async def _revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        if self._reader is not None and self._partitions:
+            await self._commit(self._reader, None, snapshot=True)
+        for at in partitions:
+            self._partitions.pop(at, None)
+
+    def _resume_positions(self) -> Positions:
+        return {at: partition.next_offset for at, partition in self._partitions.items()}
+
+    def _forget(self) -> None:
+        self._partitions.clear()
+        self._outputs.clear()
+        self._caught_up.clear()
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

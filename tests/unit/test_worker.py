@@ -1,0 +1,141 @@
+"""The worker: outputs and positions go out together, and a restart at any point loses and doubles nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from stream.clock import ManualClock
+from stream.embedded_log import EmbeddedLog
+from stream.errors import TransientError
+from stream.log import Message, TopicPartition
+from stream.topics import ALERTS, SPEND, STATE
+from stream.worker import Worker
+
+
+class RunningSum:
+    """Sums integers; emits the part since the last flush, and a line at each multiple of ten of the total."""
+
+    def __init__(self) -> None:
+        self.total = self.part = 0
+
+    def process(self, message: Message) -> Sequence[Message]:
+        before = self.total
+        self.total += int(message.value)
+        self.part += int(message.value)
+        crossed = range(before // 10 + 1, self.total // 10 + 1)
+        return [Message(ALERTS, f"ten {n}".encode()) for n in crossed]
+
+    def flush(self, now: float | None) -> Sequence[Message]:
+        part, self.part = self.part, 0
+        return [Message(ALERTS, f"part {part}".encode())] if part else []
+
+    def snapshot(self) -> bytes:
+        return str(self.total).encode()
+
+    def restore(self, data: bytes) -> None:
+        self.total = int(data)
+
+
+class Crash(BaseException):
+    """Stands for the process dying."""
+
+
+class DyingLog(EmbeddedLog):
+    """Dies before or after its k-th write, as a kill would."""
+
+    writes_left = 1_000_000
+    after = False
+
+    def _write(self, messages, group, positions):  # type: ignore[no-untyped-def]
+        self.writes_left -= 1
+        if self.writes_left == 0 and not self.after:
+            raise Crash
+        super()._write(messages, group, positions)
+        if self.writes_left == 0 and self.after:
+            raise Crash
+
+
+async def run_until_read(log: EmbeddedLog, count: int, **options: float) -> Worker:
+    states: list[RunningSum] = []
+
+    def make(at: TopicPartition) -> RunningSum:
+        states.append(RunningSum())
+        return states[-1]
+
+    worker = Worker(log, "g", [SPEND], make, ManualClock(), **{"commit_interval_s": 0.0, **options})
+    stop = asyncio.Event()
+    task = asyncio.create_task(worker.run(stop))
+    while not task.done() and not (worker.caught_up and states[-1].total == count):
+        await asyncio.sleep(0.001)
+    stop.set()
+    await task
+    return worker
+
+
+async def outputs(log: EmbeddedLog) -> tuple[int, list[bytes]]:
+    values = [message.value async for message in log.scan(ALERTS)]
+    return sum(int(v.split()[1]) for v in values if v.startswith(b"part")), [v for v in values if v.startswith(b"ten")]
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("die_at", range(1, 8))
+@pytest.mark.parametrize("snapshot_interval_s", [0.0, 1e9])
+async def test_a_crash_at_any_write_loses_and_doubles_nothing(
+    tmp_path: Path, die_at: int, after: bool, snapshot_interval_s: float
+) -> None:
+    log = EmbeddedLog(tmp_path, ManualClock())
+    await log.open()
+    for _ in range(6):
+        await log.append([Message(SPEND, b"3")] * 7)
+    await log.close()
+
+    dying = DyingLog(tmp_path, ManualClock())
+    dying.writes_left, dying.after = die_at, after
+    await dying.open()
+    import stream.worker as module  # small fetches, so that there are many commits to die in
+
+    module._FETCH = 5
+    try:
+        with pytest.raises(Crash):
+            await run_until_read(dying, -1, snapshot_interval_s=snapshot_interval_s)
+        await dying.close()
+        again = EmbeddedLog(tmp_path, ManualClock())
+        await again.open()
+        await run_until_read(again, 126, snapshot_interval_s=snapshot_interval_s)
+    finally:
+        module._FETCH = 200
+    assert await outputs(again) == (126, [f"ten {n}".encode() for n in range(1, 13)])
+    await again.close()
+
+
+async def test_an_idle_worker_writes_nothing(tmp_path: Path) -> None:
+    log = DyingLog(tmp_path, ManualClock())
+    await log.open()
+    await log.append([Message(SPEND, b"3")])
+    await run_until_read(log, 3)
+    before = log.writes_left
+    await run_until_read(log, 3)
+    assert before - log.writes_left <= 1
+    await log.close()
+
+
+async def test_a_log_that_comes_back_is_read_on(tmp_path: Path) -> None:
+    class Flaky(EmbeddedLog):
+        failures = 2
+
+        async def table(self, topic: str) -> dict[bytes, bytes]:
+            if topic == STATE and self.failures:
+                self.failures -= 1
+                raise TransientError("not now")
+            return await super().table(topic)
+
+    log = Flaky(tmp_path, ManualClock())
+    await log.open()
+    await log.append([Message(SPEND, b"3")])
+    await run_until_read(log, 3)
+    assert (await outputs(log))[0] == 3
+    await log.close()
