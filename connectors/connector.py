@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import aiohttp
 
@@ -31,8 +31,11 @@ class Batch(NamedTuple):
     more: bool = False
     #: Dead letters for what could not be read; appended with the records.
     dead: Sequence[Message] = ()
+    #: Where each record was read, parallel to `records`; goes into the dead letter when the door refuses the record.
+    locations: Sequence[str] = ()
 
 
+@runtime_checkable
 class Connector(Protocol):
     """Reads one upstream.
 
@@ -46,6 +49,7 @@ class Connector(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
 class PushSource(Protocol):
     """Turns the body of one push request into records; the inbox answers 200 only after they are on the log.
 

@@ -35,6 +35,10 @@ class ScaledClock:
             raise ValueError("speed must be greater than 0")
         self._start, self._speed, self._origin = start, speed, time.monotonic()
 
+    def restart(self, start: float) -> None:
+        """Count from `start` again, beginning now."""
+        self._start, self._origin = start, time.monotonic()
+
     def now(self) -> float:
         return self._start + (time.monotonic() - self._origin) * self._speed
 
@@ -73,3 +77,14 @@ class ManualClock:
                 await asyncio.sleep(0)
         self._now = target
         await asyncio.sleep(0)
+
+
+class EventClock(ManualClock):
+    """Time as the data tell it: `observe` moves it to the newest receipt time seen, never back. For replays."""
+
+    def observe(self, at: float) -> None:
+        self._now = max(self._now, at)
+        while self._sleepers and self._sleepers[0][0] <= self._now:
+            future = heapq.heappop(self._sleepers)[2]
+            if not future.done():
+                future.set_result(None)

@@ -104,6 +104,8 @@ class SpendTick(_Record, tag="tick", tag_field="type", kw_only=True):
     """Time has come to `at` for everything the rollup has read: buckets that ended before it may close."""
 
     at: float
+    #: Which input the rollup reads; buckets wait for all of them.
+    source: str = ""
 
 
 class PricingHole(_Record, tag="pricing_hole", tag_field="type", kw_only=True):

@@ -73,7 +73,8 @@ class Worker:
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._outputs: list[Message] = []
         self._reader: Reader | None = None
-        self._caught_up = asyncio.Event()
+        #: Commits made with everything on the log processed; two more of them mean that all there was is answered.
+        self.rounds = 0
 
     @property
     def states(self) -> dict[TopicPartition, PartitionState]:
@@ -83,7 +84,7 @@ class Worker:
     @property
     def caught_up(self) -> bool:
         """True once everything that was on the log has been processed."""
-        return self._caught_up.is_set()
+        return self.rounds > 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then commit what is in hand. A log that cannot be reached is tried again."""
@@ -122,7 +123,7 @@ class Worker:
             due = loop.time() >= snapshot_at
             await self._commit(reader, None if behind else self._clock.now(), snapshot=due)
             if not behind:
-                self._caught_up.set()
+                self.rounds += 1
             if due:
                 snapshot_at = loop.time() + self._snapshot_interval_s
             commit_at = loop.time() + self._commit_interval_s
@@ -179,7 +180,6 @@ class Worker:
                 snapshot_offset=start,
                 generation=checkpoint.generation,
             )
-        self._caught_up.clear()
         if self._reader is not None:
             self._reader.seek(self._resume_positions())
 
@@ -195,7 +195,7 @@ class Worker:
     def _forget(self) -> None:
         self._partitions.clear()
         self._outputs.clear()
-        self._caught_up.clear()
+        self.rounds = 0
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -1,0 +1,86 @@
+# Everything a person does with a checkout. `make` alone lists it. ARGS=... is passed on: make test ARGS="-k kafka".
+
+VENV ?= .venv
+# The interpreter to build the environment with; empty picks the newest Python >= 3.11 on the PATH.
+PYTHON ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+# Touched when the environment is complete; older than the pins or the project's metadata means "install again".
+STAMP := $(VENV)/.curb-setup
+PINS := constraints/all.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench docs lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Create .venv and install Curb with its pinned dependencies
+
+demo: $(STAMP) ## Watch a runaway key being found, throttled and restored (under 90 s)
+	$(BIN)/curb demo $(ARGS)
+
+test: $(STAMP) ## Run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## Lint, check the formatting and the types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Measure throughput, latency and memory
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(STAMP) ## Rewrite the reference pages from the code, then check the documentation
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m pytest tests/house $(ARGS)
+
+lock: $(STAMP) ## Pin the newest dependencies again (needs uv)
+	uv pip compile $(LOCK) --upgrade --extra dev pyproject.toml -o constraints/all.txt
+	uv pip compile $(LOCK) --extra build --extra charts --constraints constraints/all.txt pyproject.toml -o constraints/run.txt
+
+clean: ## Remove the environment, caches and demo output; never curb-data
+	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
+
+# With uv in seconds, without it in a minute or two; both install exactly the pinned files, then Curb itself on top,
+# without build isolation so that nothing unpinned is fetched to build it.
+$(STAMP): $(PINS) pyproject.toml
+	@set -eu; \
+	python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+	  for candidate in python3.13 python3.12 python3.11 python3; do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	      python="$$candidate"; break; \
+	    fi; \
+	  done; \
+	fi; \
+	if [ -z "$$python" ]; then \
+	  echo "Curb needs Python 3.11 or newer and found none on the PATH. Install one, or name it: make setup PYTHON=/path/to/python3" >&2; \
+	  exit 1; \
+	fi; \
+	python=$$("$$python" -c 'import sys; print(sys._base_executable)'); \
+	if ! $(BIN)/python -c '' >/dev/null 2>&1; then rm -rf $(VENV); fi; \
+	started=$$(date +%s); \
+	if command -v uv >/dev/null 2>&1; then \
+	  echo "Setting up $(VENV) with uv and $$python"; \
+	  export UV_PYTHON_DOWNLOADS=never; \
+	  [ -d $(VENV) ] || uv venv --quiet --no-project --python "$$python" $(VENV); \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r $(PINS); \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+	  echo "Setting up $(VENV) with pip and $$python (a minute or two)"; \
+	  [ -d $(VENV) ] || "$$python" -m venv $(VENV) || { \
+	    rm -rf $(VENV); \
+	    echo "$$python cannot create environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	    exit 1; \
+	  }; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(PINS); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	fi; \
+	touch $(STAMP); \
+	echo "Ready in $$(( $$(date +%s) - started )) s"

@@ -1,0 +1,134 @@
+"""The ledger: a pure fold over curb.actions that says what is open, what was told, and what comes next."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from stream.records import ActionsMessage, LedgerEntry, LedgerState, NoticeEntry
+
+#: States in which the action may be in force and still has to be undone.
+OPEN: frozenset[LedgerState] = frozenset({"planned", "applied", "effective", "ineffective"})
+#: How the detail of a `failed` entry begins when the change may still be in force.
+NOT_UNDONE = "could not be undone: "
+_IN_FORCE: frozenset[LedgerState] = frozenset({"applied", "effective", "ineffective"})
+
+
+def action_id_for(alert_id: str, action: str, episode: int) -> str:
+    """The id of the `episode`-th (from 1) attempt of one action on one alert; the same on every machine."""
+    digest = hashlib.sha256(f"{alert_id}\0{action}".encode()).hexdigest()[:16]
+    return digest if episode == 1 else f"{digest}-{episode}"
+
+
+@dataclass
+class ActionState:
+    """One action: its entries in ledger order."""
+
+    entries: list[LedgerEntry] = field(default_factory=list)
+
+    @property
+    def last(self) -> LedgerEntry:
+        return self.entries[-1]
+
+    @property
+    def is_open(self) -> bool:
+        return self.last.state in OPEN
+
+    @property
+    def applied_at(self) -> float | None:
+        return next((entry.at for entry in self.entries if entry.state in _IN_FORCE), None)
+
+    @property
+    def is_stuck(self) -> bool:
+        """It could not be undone: a person must look, and until then its target is not touched again."""
+        return self.last.state == "failed" and self.last.detail.startswith(NOT_UNDONE)
+
+
+class Ledger:
+    """State per action id and the outbox per (channel, alert). Folding an entry twice changes nothing."""
+
+    def __init__(self, messages: Iterable[ActionsMessage] = ()) -> None:
+        self._actions: dict[str, ActionState] = {}
+        self._of_alert: dict[str, list[str]] = {}
+        self._told: dict[tuple[str, str], list[NoticeEntry]] = {}
+        for message in messages:
+            self.add(message)
+
+    def add(self, message: ActionsMessage) -> None:
+        if isinstance(message, NoticeEntry):
+            self._add_notice(message)
+        else:
+            self._add_entry(message)
+
+    def _add_entry(self, entry: LedgerEntry) -> None:
+        state = self._actions.get(entry.action_id)
+        if state is None:
+            state = self._actions[entry.action_id] = ActionState()
+            self._of_alert.setdefault(entry.alert_id, []).append(entry.action_id)
+        if entry not in state.entries:
+            state.entries.append(entry)
+
+    def _add_notice(self, notice: NoticeEntry) -> None:
+        # Two are enough: the newest, and the newest that was sent (its reference is what gets edited).
+        kept = self._told.get((notice.channel, notice.alert_id), [])
+        sent = [entry for entry in kept if entry.state == "sent"][-1:]
+        self._told[(notice.channel, notice.alert_id)] = [*sent, notice]
+
+    # --- actions ---
+
+    def action(self, action_id: str) -> ActionState | None:
+        return self._actions.get(action_id)
+
+    def actions(self) -> Iterator[ActionState]:
+        return iter(list(self._actions.values()))
+
+    def open_actions(self) -> list[ActionState]:
+        return [state for state in self._actions.values() if state.is_open]
+
+    def for_alert(self, alert_id: str) -> list[ActionState]:
+        """All actions on one alert, oldest first."""
+        return [self._actions[action_id] for action_id in self._of_alert.get(alert_id, [])]
+
+    def attempts(self, alert_id: str, action: str) -> list[ActionState]:
+        """The episodes of one action on one alert, oldest first."""
+        return [state for state in self.for_alert(alert_id) if state.last.plan.action == action]
+
+    def holder(self, target: str) -> ActionState | None:
+        """The action that has `target` now: one open plan per target, undoing stacked plans would restore wrongly."""
+        held = (state for state in self._actions.values() if state.is_open or state.is_stuck)
+        return next((state for state in held if state.last.plan.target == target), None)
+
+    def begun_since(self, at: float) -> int:
+        """How many actions were planned (not shadow, not skipped) at `at` or later."""
+        return sum(1 for state in self._actions.values() if _planned_at(state) >= at)
+
+    # --- outbox ---
+
+    def last_notice(self, channel: str, alert_id: str) -> NoticeEntry | None:
+        kept = self._told.get((channel, alert_id))
+        return kept[-1] if kept else None
+
+    def sent_ref(self, channel: str, alert_id: str) -> str:
+        """What the other side calls the message about this alert, or "" when it has none."""
+        kept = self._told.get((channel, alert_id), [])
+        return next((entry.ref for entry in reversed(kept) if entry.state == "sent" and entry.ref), "")
+
+    # --- memory ---
+
+    def forget(self, before: float, keep_alerts: frozenset[str]) -> None:
+        """Drop what ended before `before`, except for the alerts that are still worked on. The log keeps it all."""
+        for alert_id, action_ids in list(self._of_alert.items()):
+            states = [self._actions[action_id] for action_id in action_ids]
+            if alert_id in keep_alerts or any(s.is_open or s.is_stuck or s.last.at >= before for s in states):
+                continue
+            for action_id in action_ids:
+                del self._actions[action_id]
+            del self._of_alert[alert_id]
+        for (channel, alert_id), kept in list(self._told.items()):
+            if alert_id not in keep_alerts and kept[-1].at < before:
+                del self._told[(channel, alert_id)]
+
+
+def _planned_at(state: ActionState) -> float:
+    return next((entry.at for entry in state.entries if entry.state == "planned"), float("-inf"))

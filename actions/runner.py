@@ -1,0 +1,228 @@
+"""The actions runner: one active process reads alerts and commands, tells people, and curbs what the routes allow.
+
+The order of appends and commits, and why any kill point is harmless:
+
+1. **Facts first.** What was fetched (newest revision of each alert, halt, undo requests, command ids) is committed to
+   curb.state together with the positions, in one atomic step, before anything is done about it. A crash before the
+   commit reads the messages again; a crash after it finds the facts in the table. Nothing is lost, nothing waits.
+2. **Work is derived.** What should be done follows from facts, ledger and clock alone (`leases.py`, `outbox.py`), and
+   is worked out anew in every pass. There is no queue that a crash could drop.
+3. **Plan before apply.** `planned`, with absolute values and the end of the lease, is durable before the target is
+   touched. After a crash a plan without an outcome is read back: in force → `applied`; untouched → applied again with
+   the same values, if its alert still fires; otherwise undone; changed by somebody → `drift`, left alone.
+4. **Undo is compare-and-swap**, so repeating it after a crash between the call and `restored` changes nothing.
+5. **`sending` before send**, `sent` after; in between `find` tells whether the message went out.
+
+Being active means owning the only partition of curb.alerts; curb.commands has one partition too, and the group's
+assignor must give both to the same member (Kafka's range assignor does). A standby takes over by folding the log.
+
+Each action and each channel has a task of its own, so a gateway or Slack that is down delays nothing but itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from actions.action import Action
+from actions.book import Book
+from actions.facts import ALERT_PREFIX, UNDO_PREFIX, read_messages, state_message
+from actions.leases import ActionWorker
+from actions.notifier import Notifier
+from actions.outbox import NoticeWorker
+from actions.settings import ActionsSettings
+from actions.view import view
+from stream.clock import Clock
+from stream.errors import TransientError
+from stream.log import Log, Message, Positions, Reader, TopicPartition
+from stream.topics import ALERTS, COMMANDS, STATE
+
+logger = logging.getLogger(__name__)
+
+GROUP = "curb-actions"
+#: What ended longer ago than this is dropped from memory; the log keeps it.
+_KEEP_S = 24 * 3600.0
+_LOG_RETRY_S = 1.0
+
+
+class ActionsRunner:
+    """Runs the configured actions and notifiers, by name. It does not own them: whoever built them closes them.
+
+    `poll_s` is how often, in wall-clock seconds, due work is looked for; new facts wake the tasks at once.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        settings: ActionsSettings,
+        actions: Mapping[str, Action],
+        notifiers: Mapping[str, Notifier],
+        *,
+        poll_s: float = 0.25,
+        call_timeout_s: float = 15.0,
+    ) -> None:
+        self._log, self._clock, self._settings, self._poll_s = log, clock, settings, poll_s
+        self._book = Book(log)
+        self._action_workers = [
+            ActionWorker(name, action, self._book, clock, settings, call_timeout_s=call_timeout_s)
+            for name, action in actions.items()
+        ]
+        self._notice_workers = [
+            NoticeWorker(name, notifier, self._book, clock, settings, call_timeout_s=call_timeout_s)
+            for name, notifier in notifiers.items()
+        ]
+        works = [worker.work for worker in self._action_workers] + [worker.work for worker in self._notice_workers]
+        self._passes = [_Passes(work) for work in works]
+        self._reader: Reader | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. Steps in hand are finished; leases stay, the next start goes on with them."""
+        await self.open()
+        tasks = [asyncio.create_task(passes.run(self._poll_s)) for passes in self._passes]
+        try:
+            while not stop.is_set():
+                self._raise_if_dead(tasks)
+                if await self.take_in(timeout_s=self._poll_s):
+                    for passes in self._passes:
+                        passes.wake()
+        finally:
+            for passes in self._passes:
+                passes.end()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.close()
+
+    async def open(self) -> None:
+        self._reader = await self._log.reader(
+            GROUP, [ALERTS, COMMANDS], on_assign=self._on_assign, on_revoke=self._on_revoke
+        )
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            await self._reader.close()
+            self._reader = None
+
+    async def step(self, timeout_s: float = 0.0) -> None:
+        """Take in what is there and do once all that is due: what `run` does in tasks, in order. For replays."""
+        await self.take_in(timeout_s)
+        for passes in self._passes:
+            await passes.once()
+
+    def view(self) -> dict[str, Any]:
+        """Plain data for the console and the HTTP API: halted, open leases, recent entries, what cannot be reached."""
+        problems = {key: text for worker in self._action_workers for key, text in worker.problems.items()}
+        problems |= {key: text for worker in self._notice_workers for key, text in worker.problems.items()}
+        return view(self._book, self._settings, problems)
+
+    # --- intake ---
+
+    async def take_in(self, timeout_s: float) -> bool:
+        """Fetch, commit the facts with the positions, then remember them. True when there was something new."""
+        if self._reader is None:
+            raise RuntimeError("open() comes first")
+        reader = self._reader
+        messages: list[Message] = []
+        try:
+            messages = await reader.fetch(500, timeout_s)
+            news = read_messages(messages, self._book.facts, now=self._clock.now())
+            if self._book.active:
+                changed = {message.key for message in news}
+                news += [message for message in self._forgettable() if message.key not in changed]
+            if messages or news:
+                await reader.commit(news)
+        except TransientError as error:
+            logger.warning("log out of reach", extra={"group": GROUP, "error": str(error)})
+            reader.seek(_start_of(messages))
+            await self._clock.sleep(_LOG_RETRY_S)
+            return False
+        for message in news:
+            if message.topic == STATE:
+                self._book.facts.set(message.key, message.value)
+        self._book.publish_gauges()
+        return bool(messages)
+
+    def _forgettable(self) -> list[Message]:
+        """Deletes facts that are over: resolved, nothing in force, everybody told; undo requests that were answered."""
+        book = self._book
+        gone: list[Message] = []
+        keep: set[str] = set()
+        for alert_id, fact in book.facts.alerts.items():
+            busy = any(state.is_open for state in book.ledger.for_alert(alert_id))
+            untold = any(worker.pending(fact) for worker in self._notice_workers)
+            if fact.alert.status == "resolved" and not busy and not untold:
+                gone.append(state_message(ALERT_PREFIX + alert_id.encode(), None))
+            else:
+                keep.add(alert_id)
+        answered = {command_id for worker in self._action_workers for command_id in worker.answered}
+        for action_id, command in book.facts.undo_requests.items():
+            state = book.ledger.action(action_id)
+            if state is None or not (state.is_open or state.is_stuck) or command.id in answered:
+                gone.append(state_message(UNDO_PREFIX + action_id.encode(), None))
+        book.ledger.forget(self._clock.now() - _KEEP_S, frozenset(keep))
+        return gone
+
+    async def _on_assign(self, partitions: frozenset[TopicPartition]) -> None:
+        if any(partition.topic == ALERTS for partition in partitions):
+            await self._book.load(self._clock.now())
+            self._book.active = True
+            logger.info("actions runner is active", extra={"open_leases": len(self._book.ledger.open_actions())})
+
+    async def _on_revoke(self, partitions: frozenset[TopicPartition]) -> None:
+        if any(partition.topic == ALERTS for partition in partitions):
+            self._book.active = False
+            for passes in self._passes:
+                await passes.idle()
+            logger.info("actions runner stands by")
+
+    def _raise_if_dead(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            if task.done():
+                task.result()
+                raise RuntimeError("a task of the actions runner ended by itself")
+
+
+def _start_of(messages: Sequence[Message]) -> Positions:
+    """Where to read again to get the same messages."""
+    positions: Positions = {}
+    for message in messages:
+        if message.partition is not None:
+            positions.setdefault(TopicPartition(message.topic, message.partition), message.offset)
+    return positions
+
+
+class _Passes:
+    """Runs one worker's passes, one at a time: when woken, and every `poll_s` for what time makes due."""
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._work = work
+        self._one_at_a_time = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._ended = False
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._woken.set()
+
+    async def once(self) -> None:
+        async with self._one_at_a_time:
+            await self._work()
+
+    async def idle(self) -> None:
+        """Returns when no pass is running."""
+        async with self._one_at_a_time:
+            return
+
+    async def run(self, poll_s: float) -> None:
+        while not self._ended:
+            self._woken.clear()
+            await self.once()
+            if self._ended:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), poll_s)

@@ -1,0 +1,106 @@
+"""Bytes of one event → a struct, or the reason why not; tolerant of what JSON forbids but encoders emit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from stream import metrics
+from stream.dead_letters import Reason, dead_letter
+from stream.log import Message
+
+T = TypeVar("T")
+_QUOTED = re.compile(r"'[^']*'")
+#: Letters written one by one for one batch; a file that is no event file at all is told in one more per reason.
+MAX_LETTERS = 1000
+
+
+class Rejected(NamedTuple):
+    """Why an event could not be read. `detail` names fields and types, never content."""
+
+    reason: Reason
+    detail: str
+
+
+class Letters:
+    """The dead letters of one batch. Past MAX_LETTERS the rest is counted and told once per reason."""
+
+    def __init__(self, source: str, at: float) -> None:
+        self._source, self._at = source, at
+        self._written: list[Message] = []
+        self._more: Counter[Reason] = Counter()
+        self._last_location = ""
+
+    def add(self, rejected: Rejected, *, location: str, content: bytes) -> None:
+        """Refuse `content`, read at `location`."""
+        if len(self._written) >= MAX_LETTERS:
+            self._more[rejected.reason] += 1
+            self._last_location = location
+            return
+        letter = dead_letter(
+            self._source, rejected.reason, rejected.detail, location=location, content=content, at=self._at
+        )
+        self._written.append(letter)
+
+    def messages(self) -> list[Message]:
+        """What to append; call it once, at the end of the batch."""
+        for reason, count in self._more.items():
+            metrics.DEAD_LETTERS.labels(source=self._source, reason=reason).inc(count - 1)
+            detail = f"{count} more in the same batch"
+            location = f"up to {self._last_location}"
+            self._written.append(dead_letter(self._source, reason, detail, location=location, content=b"", at=self._at))
+        self._more.clear()
+        return self._written
+
+
+def decode(decoder: msgspec.json.Decoder[T], raw: bytes) -> T | Rejected:
+    """One event. Fields the struct does not have are skipped without becoming Python objects.
+
+    NaN, Infinity and lone surrogates are not JSON, yet common encoders emit them; they are let through here and judged
+    by `connectors.validate` where they matter, so that one in an ignored field loses nothing.
+    """
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        return _wrong_shape(error)
+    except UnicodeDecodeError as error:
+        return Rejected("not_utf8", f"invalid UTF-8 at byte {error.start}")
+    except RecursionError:
+        return Rejected("not_json", "nested too deeply")
+    except (msgspec.DecodeError, ValueError) as error:
+        return _decode_tolerant(decoder.type, raw, error)
+
+
+def _decode_tolerant(kind: Any, raw: bytes, strict_error: Exception) -> Any:
+    try:
+        plain = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Rejected("not_utf8", f"invalid UTF-8 at byte {error.start}")
+    except RecursionError:
+        return Rejected("not_json", "nested too deeply")
+    except ValueError:
+        return Rejected("not_json", without_content(strict_error))
+    try:
+        return msgspec.convert(plain, kind)
+    except msgspec.ValidationError as error:
+        return _wrong_shape(error)
+    except OverflowError:
+        return Rejected("not_finite", "a number is out of range")
+
+
+def _wrong_shape(error: msgspec.ValidationError) -> Rejected:
+    text = str(error)
+    if "missing required field" in text:
+        return Rejected("missing_field", text)
+    if "out of range" in text:
+        return Rejected("not_finite", text)
+    return Rejected("wrong_type", without_content(error))
+
+
+def without_content(error: Exception) -> str:
+    """The error's text without quoted values, which may be content."""
+    return _QUOTED.sub("'…'", str(error))

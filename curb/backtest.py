@@ -1,0 +1,182 @@
+"""`curb backtest`: a recorded stream through the same rollup, detector and alerting, in memory, in arrival order."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+from connectors.usage_jsonl import parse_event_stream
+from detector.pipeline import Pipeline
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from curb.status import iso
+from detector.settings import DetectorSettings
+from stream.codec import encode_lines
+from stream.records import Alert, SpendRecord
+from stream.topics import GPU, USAGE
+
+#: Events looked at to find the step of a stream.
+_PROBE = 5000
+_TIER_RANK = {"digest": 0, "notice": 1, "page": 2}
+
+
+@dataclass
+class Backtest:
+    """What a back-test found: events read, seconds it took, every alert by id in the order they opened."""
+
+    events: int = 0
+    seconds: float = 0.0
+    bucket_s: int = 60
+    alerts: dict[str, AlertLife] = field(default_factory=dict)
+
+
+@dataclass
+class AlertLife:
+    """One alert from its first revision to its newest."""
+
+    first: Alert
+    last: Alert
+    #: Event time at which the tier became page, None if it never did.
+    paged_at: float | None
+    tier: str
+
+    def row(self) -> dict[str, Any]:
+        """One line of the output file. `tier` is the highest it reached; `fired_at` is when it opened."""
+        last = self.last
+        return {
+            "alert_id": last.alert_id,
+            "fingerprint": last.fingerprint,
+            "kind": last.kind,
+            "tier": self.tier,
+            "fired_at": iso(self.first.fired_at),
+            "paged_at": iso(self.paged_at),
+            "resolved_at": iso(last.resolved_at),
+            "tags": last.tags,
+            "scope": last.scope,
+            "expected_usd": round(last.expected_usd, 6),
+            "actual_usd": round(last.actual_usd, 6),
+            "excess_usd": round(last.excess_usd, 6),
+            "dollars_at_risk": round(last.dollars_at_risk, 2),
+            "explanation": last.explanation,
+        }
+
+
+def events_file(path: Path) -> Path:
+    """The stream itself: `path`, or events.jsonl.gz (or .jsonl) in it. Raises FileNotFoundError."""
+    if path.is_dir():
+        found = next((path / name for name in ("events.jsonl.gz", "events.jsonl") if (path / name).exists()), None)
+        if found is None:
+            raise FileNotFoundError(f"{path} holds neither events.jsonl.gz nor events.jsonl")
+        return found
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    return path
+
+
+def stream_step(records: Iterable[SpendRecord]) -> int:
+    """The step of a stream in seconds: the largest divisor of an hour that divides all event times, 10 s at least."""
+    starts = sorted({int(record.charge_period_start) for record in records})
+    step = math.gcd(3600, *(start % 3600 for start in starts)) if starts else 60
+    return max(10, step)
+
+
+def replay(path: Path, settings: DetectorSettings, bucket_s: int = 0, progress: Any = None) -> Backtest:
+    """Run the stream at `path` through a fresh pipeline. `bucket_s` 0 means: the step of the stream."""
+    file = events_file(path)
+    if bucket_s == 0:
+        with file.open("rb") as raw:
+            bucket_s = stream_step(islice(_records(raw, file), _PROBE))
+    settings = settings.model_validate({**settings.model_dump(), "bucket_s": bucket_s})
+    result = Backtest(bucket_s=bucket_s)
+    pipeline = Pipeline(settings)
+    started = time.perf_counter()
+    with file.open("rb") as raw:
+        _feed(pipeline, _records(raw, file), result, lambda: progress and progress(raw.tell()))
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def _records(raw: IO[bytes], file: Path) -> Iterator[SpendRecord]:
+    lines: IO[bytes] = gzip.open(raw) if file.suffix == ".gz" else raw  # type: ignore[assignment]
+    while chunk := lines.readlines(1 << 20):
+        records, _ = parse_event_stream(chunk, source="backtest", location=file.name)
+        yield from records
+
+
+def _feed(pipeline: Pipeline, records: Iterator[SpendRecord], result: Backtest, tell: Any) -> None:
+    bucket_s, grace_s = pipeline.settings.bucket_s, pipeline.settings.grace_s
+    batch: list[SpendRecord] = []
+    close_at = -math.inf
+    for record in records:
+        if record.received_at >= close_at:
+            # Everything received before the next bucket may close goes in first, then time moves on.
+            _flush(pipeline, batch, result)
+            if close_at > -math.inf:
+                pipeline.tick(close_at)
+            close_at = _next_close(record.received_at, bucket_s, grace_s)
+            if close_at - bucket_s > -math.inf:
+                pipeline.tick(close_at - bucket_s)
+            _collect(pipeline, result)
+            tell()
+        batch.append(record)
+    _flush(pipeline, batch, result)
+    if close_at > -math.inf:
+        pipeline.tick(close_at + bucket_s)
+    _collect(pipeline, result)
+
+
+def _next_close(at: float, bucket_s: int, grace_s: float) -> float:
+    """The first moment after `at` at which a bucket closes: its end plus the grace."""
+    return (math.floor((at - grace_s) / bucket_s) + 1) * bucket_s + grace_s
+
+
+def _flush(pipeline: Pipeline, batch: list[SpendRecord], result: Backtest) -> None:
+    for topic in (USAGE, GPU):
+        part = [record for record in batch if (type(record).__name__ == "GpuRecord") == (topic == GPU)]
+        if part:
+            pipeline.feed(topic, encode_lines(part))
+    result.events += len(batch)
+    batch.clear()
+
+
+def _collect(pipeline: Pipeline, result: Backtest) -> None:
+    for alert in pipeline.drain_alerts():
+        life = result.alerts.get(alert.alert_id)
+        if life is None:
+            life = result.alerts[alert.alert_id] = AlertLife(alert, alert, None, alert.tier)
+        life.last = alert
+        if alert.tier == "page" and life.paged_at is None:
+            life.paged_at = alert.updated_at
+        if _TIER_RANK[alert.tier] > _TIER_RANK[life.tier]:
+            life.tier = alert.tier
+
+
+def run_backtest(path: Path, out: Path, settings: DetectorSettings, bucket_s: int, console: Console) -> Backtest:
+    """Run, write one line per alert to `out`, and print events per second and peak memory."""
+    size = events_file(path).stat().st_size
+    columns = (TextColumn("back-test"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=size)
+        result = replay(path, settings, bucket_s, lambda at: progress.update(task, completed=at))
+    with out.open("wb") as file:
+        for life in result.alerts.values():
+            file.write(msgspec.json.encode(life.row()) + b"\n")
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * (1024 if sys.platform == "darwin" else 1))
+    rate = result.events / max(result.seconds, 1e-9)
+    tiers = ", ".join(f"{sum(a.tier == t for a in result.alerts.values())} {t}" for t in ("page", "notice", "digest"))
+    console.print(
+        f"{result.events:,} events in {result.seconds:.1f} s: {rate:,.0f} events/s, {result.bucket_s} s buckets, "
+        f"peak memory {peak_mib:.0f} MiB"
+    )
+    console.print(f"{len(result.alerts)} alerts ({tiers}) written to {out}")
+    return result

@@ -1,0 +1,234 @@
+"""The `curb` command: one function a command, each thin; the work is elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from curb import offline, render
+from curb.config import CurbConfig, load_file
+from curb.config_errors import ConfigErrors
+from curb.logs import setup
+
+app = typer.Typer(
+    name="curb",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Watches AI and cloud spend as it streams in, and curbs what runs away.
+
+Start here: [bold]curb demo[/bold] shows the whole way of an incident on real traffic in about a minute.
+Then: [bold]curb check-config -c curb.yaml[/bold], [bold]curb run -c curb.yaml[/bold], and from another terminal
+[bold]curb status[/bold], [bold]curb alerts[/bold], [bold]curb actions list[/bold].
+
+Curb starts in shadow mode: it says what it would do and touches nothing until `actions.mode: auto`.
+If anything looks wrong: [bold]curb halt[/bold] stops new actions at once; leases still end and limits come back.""",
+)
+actions_app = typer.Typer(no_args_is_help=True, help="What Curb did, would do, and how to take it back.")
+app.add_typer(actions_app, name="actions")
+
+console = Console()
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", envvar="CURB_CONFIG", help="The configuration file (YAML).", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for other programs.")]
+_DEFAULT = Path("curb.yaml")
+
+
+def _load(path: Path) -> CurbConfig:
+    try:
+        return load_file(path)
+    except ConfigErrors as errors:
+        typer.echo(f"{path}: {errors}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def run(config: ConfigOption = _DEFAULT) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C; it then drains and leaves nothing half done."""
+    from curb.run import run_daemon
+
+    loaded = _load(config)
+    setup(loaded.logging.level, loaded.logging.format)
+    raise typer.Exit(asyncio.run(run_daemon(loaded)))
+
+
+@app.command("check-config")
+def check_config(config: ConfigOption = _DEFAULT) -> None:
+    """Check a configuration and print every error with its YAML path and a hint. Exit code 2 when there is one."""
+    loaded = _load(config)
+    render.config_summary(console, config, loaded)
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option("--dir", help="The demo's trace and configuration.")] = Path(
+        "examples/demo"
+    ),
+    out: Annotated[Path, typer.Option("--out", help="Where the results are written.")] = Path("demo-out"),
+    speed: Annotated[float, typer.Option("--speed", min=10, max=1000, help="Event seconds per second.")] = 240.0,
+) -> None:
+    """Show one incident from start to end on real traffic: an agent loop, the alert, the throttle, the restore."""
+    from curb.demo.run import run_demo
+
+    raise typer.Exit(asyncio.run(run_demo(directory, out, speed, console)))
+
+
+@app.command()
+def replay(
+    source: Annotated[Path, typer.Argument(help="A usage file (.jsonl or .jsonl.gz), or a directory of them.")],
+    config: ConfigOption = _DEFAULT,
+    form: Annotated[str, typer.Option("--format", help="`curb` or `event_stream`.")] = "event_stream",
+) -> None:
+    """Feed recorded usage through the configured log, rollup, detector and actions, in event time, then stop.
+
+    Use it to give a new installation its past, or to try a configuration on recorded days. It can be interrupted at any
+    point and started again: it goes on where it was, and no sum or alert is lost or doubled.
+    """
+    from curb.replay import run_replay
+
+    loaded = _load(config)
+    setup("warning", "text")
+    raise typer.Exit(asyncio.run(run_replay(loaded, source, form, console)))
+
+
+@app.command()
+def backtest(
+    directory: Annotated[Path, typer.Argument(help="A directory with events.jsonl.gz, or the file itself.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the alerts go, one JSON object a line.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Settings to test; default: the shipped ones.")
+    ] = None,
+    bucket_s: Annotated[
+        int, typer.Option("--bucket-s", min=0, help="Bucket length in seconds; 0 takes the step of the stream.")
+    ] = 0,
+) -> None:
+    """Replay a recorded stream in memory, in arrival order, and write every alert Curb would have raised."""
+    from curb.backtest import run_backtest
+
+    settings = _load(config).detector if config else CurbConfig().detector
+    try:
+        run_backtest(directory, out, settings, bucket_s, console)
+    except (OSError, ValueError) as error:
+        typer.echo(f"backtest: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def status(config: ConfigOption = _DEFAULT, json_lines: JsonOption = False) -> None:
+    """How the running daemon is doing: freshness, who spends, budgets, what fires, what Curb holds."""
+    loaded = _load(config)
+    try:
+        found = asyncio.run(offline.daemon_status(loaded))
+    except offline.NotReachableError as error:
+        typer.echo(f"{error}\nThe log can still be read: curb alerts, curb actions list.", err=True)
+        raise typer.Exit(1) from None
+    render.status(console, found, json_lines)
+
+
+@app.command()
+def alerts(
+    config: ConfigOption = _DEFAULT,
+    every: Annotated[bool, typer.Option("--all", help="Also those that are resolved.")] = False,
+    json_lines: JsonOption = False,
+) -> None:
+    """Alerts on the log, most dollars at risk first; works with the daemon up or down."""
+    view = asyncio.run(offline.load_view(_load(config)))
+    render.alerts(console, list(view.alerts.values()) if every else view.firing(), json_lines)
+
+
+@app.command()
+def spend(
+    config: ConfigOption = _DEFAULT,
+    scope: Annotated[str, typer.Option("--scope", help="Which scope to add up.")] = "key",
+    json_lines: JsonOption = False,
+) -> None:
+    """Total dollars per series of a scope, added up from the log; works with the daemon up or down."""
+    totals = asyncio.run(offline.spend_totals(_load(config), scope))
+    render.spend(console, totals, json_lines)
+
+
+@actions_app.command("list")
+def actions_list(
+    config: ConfigOption = _DEFAULT,
+    every: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
+    json_lines: JsonOption = False,
+) -> None:
+    """Actions in force or planned; with --all every one on the ledger."""
+    view = asyncio.run(offline.load_view(_load(config)))
+    entries = [e[-1] for e in view.actions.values() if every or e[-1].state in render.OPEN_STATES]
+    render.actions(console, entries, json_lines)
+
+
+@actions_app.command("show")
+def actions_show(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = _DEFAULT,
+    json_lines: JsonOption = False,
+) -> None:
+    """The whole life of one action from the ledger: plan, before, after, lease, effect, who."""
+    view = asyncio.run(offline.load_view(_load(config)))
+    if action_id not in view.actions:
+        typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
+        raise typer.Exit(1)
+    render.action_life(console, view.actions[action_id], json_lines)
+
+
+@actions_app.command("undo")
+def actions_undo(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = _DEFAULT,
+) -> None:
+    """Take an action back now. Only values that are still Curb's are restored; anything else is reported as drift."""
+    loaded = _load(config)
+    view = asyncio.run(offline.load_view(loaded))
+    if action_id not in view.actions:
+        typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
+        raise typer.Exit(1)
+    _command(loaded, "undo", {"action_id": action_id}, "undo asked for; the daemon does it at once when it runs")
+
+
+@app.command()
+def halt(
+    config: ConfigOption = _DEFAULT,
+    reason: Annotated[str, typer.Option("--reason", help="Kept on the log.")] = "",
+) -> None:
+    """Kill switch: no new action from now on, also after a restart. What is in force still ends with its lease."""
+    _command(_load(config), "halt", {"reason": reason}, "halted: nothing new is throttled until `curb resume`")
+
+
+@app.command()
+def resume(config: ConfigOption = _DEFAULT) -> None:
+    """Lift the kill switch."""
+    _command(_load(config), "resume", {}, "resumed")
+
+
+def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> None:
+    asyncio.run(offline.send_command(config, kind, args, by=_person()))
+    typer.echo(said)
+
+
+def _person() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container user without a name
+        return "unknown"
+
+
+def main() -> None:
+    """Entry point of the `curb` command."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    main()

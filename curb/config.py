@@ -1,0 +1,141 @@
+"""The configuration file: one YAML document, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, SerializeAsAny, ValidationError
+
+from actions.kinds import ACTIONS, NOTIFIERS
+from actions.settings import ActionsSettings
+from connectors.kinds import KINDS as CONNECTORS
+from curb.config_errors import ConfigError, ConfigErrors, from_validation
+from curb.kinds import UnknownKindError, config_class
+from curb.yaml_source import expand_environment, parse_yaml
+from detector.settings import DetectorSettings
+from stream.kafka_settings import KafkaSettings
+from stream.settings import Settings
+
+
+class EmbeddedSettings(Settings):
+    """The log in one SQLite file, for one machine."""
+
+    kind: Literal["embedded"] = "embedded"
+    directory: Path = Field(default=Path("curb-data"), description="Where the log and all state live.")
+    retention_days: float = Field(default=14.0, gt=0, description="Messages older than this are deleted once read.")
+
+
+class HttpSettings(Settings):
+    """The daemon's one HTTP port: health, metrics, the API and the inbox of push connectors."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(default=8088, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    token: SecretStr | None = Field(
+        default=None, description="Bearer token of /v1 (not of the inbox). Without it /v1 only reads, only on loopback."
+    )
+    max_body_mib: float = Field(default=8.0, gt=0, le=256, description="Largest push body after decompression.")
+
+
+class LoggingSettings(Settings):
+    """The daemon's own log lines."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level written.")
+    format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or plain text.")
+
+
+class PricesSettings(Settings):
+    """The price book that turns tokens into dollars where the source reports none."""
+
+    book: Path | None = Field(
+        default=None, description="A JSON file in LiteLLM's price map format; default: the book shipped with Curb."
+    )
+
+
+class CurbConfig(Settings):
+    """Everything `curb run -c FILE` reads."""
+
+    instance: str = Field(
+        default="curb-0",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Name of this process: stable over restarts, different from every other on the same log.",
+    )
+    log: Annotated[EmbeddedSettings | KafkaSettings, Field(discriminator="kind")] = Field(
+        default=EmbeddedSettings(), description="Where records live: `embedded` (one machine) or `kafka`."
+    )
+    commit_interval_s: float = Field(
+        default=0.5, gt=0, le=60, description="How often sums, alerts and positions are written, in seconds."
+    )
+    snapshot_interval_s: float = Field(
+        default=300.0, gt=0, description="How often state is written whole; a restart replays at most this much."
+    )
+    http: HttpSettings = Field(default=HttpSettings(), description="Health, metrics, API and inbox.")
+    logging: LoggingSettings = Field(default=LoggingSettings(), description="The daemon's own log lines.")
+    prices: PricesSettings = Field(default=PricesSettings(), description="The price book.")
+    connectors: list[SerializeAsAny[Settings]] = Field(default=[], description="Where spend comes from; one kind each.")
+    detector: DetectorSettings = Field(default=DetectorSettings(), description="Sums, scores, budgets and alerts.")
+    actions: ActionsSettings = Field(default=ActionsSettings(), description="Who is told and what may be done.")
+
+
+def load_file(path: Path) -> CurbConfig:
+    """Read and check a configuration file. Raises ConfigErrors with every error found."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "curb run -c FILE; deploy/curb.example.yaml is a commented start"
+        raise ConfigErrors([ConfigError("", f"cannot read {path}: {error}", hint)]) from None
+    return load_text(text)
+
+
+def load_text(text: str) -> CurbConfig:
+    """Check a configuration given as YAML text. Raises ConfigErrors with every error found."""
+    errors: list[ConfigError] = []
+    data = expand_environment(parse_yaml(text), errors)
+    data["connectors"] = _kinds(data.get("connectors"), "connectors", CONNECTORS, errors)
+    actions = data.get("actions")
+    if isinstance(actions, dict):
+        actions = data["actions"] = dict(actions)
+        actions["actions"] = _kinds(actions.get("actions"), "actions.actions", ACTIONS, errors)
+        actions["notifiers"] = _kinds(actions.get("notifiers"), "actions.notifiers", NOTIFIERS, errors)
+    try:
+        config = CurbConfig.model_validate(data)
+    except ValidationError as error:
+        errors += from_validation(error, CurbConfig)
+    if errors:
+        raise ConfigErrors(errors)
+    return config
+
+
+def _kinds(items: Any, path: str, table: dict[str, str], errors: list[ConfigError]) -> list[Settings]:
+    if items is None:
+        return []
+    if not isinstance(items, list):
+        errors.append(ConfigError(path, "must be a list", f"start each entry with `- kind: {min(table)}`"))
+        return []
+    configs: list[Settings] = []
+    names: set[str] = set()
+    for index, item in enumerate(items):
+        here = f"{path}[{index}]"
+        config = _one(item, here, table, errors)
+        if config is None:
+            continue
+        name = str(getattr(config, "name", ""))
+        if name in names:
+            errors.append(ConfigError(f"{here}.name", f"{name!r} is used twice", "every name must be unique"))
+        names.add(name)
+        configs.append(config)
+    return configs
+
+
+def _one(item: Any, path: str, table: dict[str, str], errors: list[ConfigError]) -> Settings | None:
+    if not isinstance(item, dict) or not isinstance(item.get("kind"), str):
+        errors.append(ConfigError(path, "needs a `kind`", f"one of: {', '.join(sorted(table))}"))
+        return None
+    try:
+        kind = config_class(table, item["kind"])
+        return kind.model_validate(item)
+    except UnknownKindError as error:
+        errors.append(ConfigError(f"{path}.kind", str(error), ""))
+    except ValidationError as error:
+        errors += from_validation(error, kind, prefix=path)
+    return None

@@ -1,0 +1,128 @@
+"""The process as an object: open → run → drain → close."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from detector.shard import Shard
+
+from curb import wiring
+from curb.config import CurbConfig, EmbeddedSettings
+from curb.http_api import make_app
+from curb.view import View
+from stream.clock import Clock, WallClock
+from stream.embedded_log import EmbeddedLog
+from stream.log import Log
+
+logger = logging.getLogger(__name__)
+
+#: How long draining may take before what is left is cancelled; positions are safe either way.
+_DRAIN_S = 20.0
+_PRUNE_EVERY_S = 3600.0
+_USER_AGENT = "curb"
+
+
+class Daemon:
+    """Connectors, rollup, detector, actions and the HTTP port over one log.
+
+    `run` ends when `stop` is called or a part fails; a failure of a part is raised after the others were drained.
+    """
+
+    def __init__(self, config: CurbConfig, clock: Clock | None = None, *, view: View | None = None) -> None:
+        self.config = config
+        self.clock: Clock = clock or WallClock()
+        self.view = view or View()
+        self.port = config.http.port
+        self.started_at = time.time()
+        self.log: Log = wiring.make_log(config, self.clock)
+        self._stop = asyncio.Event()
+        self._stop_sources = asyncio.Event()
+        self._stop_rooms = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def open(self) -> None:
+        """Open the log and the HTTP port. Raises what makes running impossible."""
+        await self.log.open()
+        timeout = aiohttp.ClientTimeout(total=30, connect=10)
+        self.http = aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": _USER_AGENT})
+        self.connectors = wiring.make_connectors(self.config, self.log, self.clock, self.http)
+        self.rollup = wiring.make_rollup(self.config, self.log, self.clock)
+        self.detector = wiring.make_detector(self.config, self.log, self.clock)
+        self.actions = wiring.make_actions(self.config, self.log, self.clock, self.http)
+        self._web = web.AppRunner(make_app(self), access_log=None)
+        await self._web.setup()
+        site = web.TCPSite(self._web, self.config.http.host, self.config.http.port)
+        await site.start()
+        self.port = self._web.addresses[0][1]
+        logger.info("listening", extra={"host": self.config.http.host, "port": self.port})
+
+    async def run(self) -> None:
+        """Run every part until `stop` is called or one of them fails, then drain."""
+        for runner in self.connectors.runners:
+            self._start(f"connector {runner.name}", runner.run(self._stop_sources))
+        self._start("rollup", self.rollup.run(self._stop_rooms))
+        self._start("detector", self.detector.run(self._stop_rooms))
+        self._start("actions", self.actions.run(self._stop_rooms))
+        self._start("view", self.view.follow(self.log, f"curb-view-{self.config.instance}", self._stop_rooms))
+        if isinstance(self.log, EmbeddedLog) and isinstance(self.config.log, EmbeddedSettings):
+            self._start("retention", self._prune(self.log, self.config.log.retention_days * 86400))
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([stopped, *self._tasks.values()], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        await self.drain()
+
+    def stop(self) -> None:
+        """Ask `run` to drain and return; safe to call more than once and from a signal handler."""
+        self._stop.set()
+
+    async def drain(self) -> None:
+        """Take nothing new in, then let every part commit what it has in hand. Raises the first part's failure."""
+        logger.info("draining")
+        self._stop.set()
+        await self._web.cleanup()
+        self._stop_sources.set()
+        await self._finish([name for name in self._tasks if name.startswith("connector ")])
+        self._stop_rooms.set()
+        await self._finish(list(self._tasks))
+
+    async def close(self) -> None:
+        """Release what `open` took."""
+        await self._web.cleanup()
+        await self.http.close()
+        await self.log.close()
+
+    def shards(self) -> list[Shard]:
+        """The detector's shards this process owns, for reading."""
+        return [state for state in self.detector.states.values() if isinstance(state, Shard)]
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[name] = asyncio.create_task(work, name=name)
+
+    async def _finish(self, names: list[str]) -> None:
+        tasks = {name: self._tasks.pop(name) for name in names}
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks.values(), timeout=_DRAIN_S)
+        for task in late:
+            logger.warning("did not drain in time", extra={"part": task.get_name()})
+            task.cancel()
+        results = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result
+
+    async def _prune(self, log: EmbeddedLog, retention_s: float) -> None:
+        while not self._stop_rooms.is_set():
+            deleted = await log.prune(self.clock.now() - retention_s)
+            if deleted:
+                logger.info("old messages deleted", extra={"messages": deleted})
+            try:
+                await asyncio.wait_for(self._stop_rooms.wait(), _PRUNE_EVERY_S)
+            except TimeoutError:
+                continue

@@ -1,0 +1,147 @@
+"""The demo on the console: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from curb.daemon import Daemon
+from curb.demo.stage import Stage
+from curb.render import tags_text, usd
+from stream.records import Alert, LedgerEntry, NoticeEntry
+
+_STATE_STYLE = {
+    "planned": "cyan",
+    "applied": "bold cyan",
+    "effective": "bold green",
+    "ineffective": "bold red",
+    "restored": "bold green",
+    "failed": "bold red",
+    "drift": "yellow",
+}
+_PLAIN_EVERY_S = 900.0
+
+
+def clock_time(at: float) -> str:
+    """Hours and minutes of event time."""
+    return datetime.fromtimestamp(at, UTC).strftime("%a %H:%M")
+
+
+class DemoConsole:
+    """A context that shows the daemon while it works. `say` adds a line to the story."""
+
+    def __init__(self, console: Console, stage: Stage) -> None:
+        self._console, self._stage = console, stage
+        self._story: deque[Text] = deque(maxlen=14)
+        self._seen: set[tuple[str, str]] = set()
+        self._live = Live(console=console, refresh_per_second=8, transient=False) if console.is_terminal else None
+        self._plain_at = stage.live_start
+
+    def __enter__(self) -> DemoConsole:
+        if self._live:
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.__exit__(kind, error, trace)
+
+    def say(self, at: float, text: str, style: str = "") -> None:
+        """One line of the story, with its event time."""
+        line = Text(f"{clock_time(at)}  ", "dim") + Text(text, style)
+        self._story.append(line)
+        if not self._live:
+            self._console.print(line, soft_wrap=True)
+
+    def record(self, record: Alert | LedgerEntry | NoticeEntry) -> None:
+        """Tell what just appeared on the log, once per change of state."""
+        if isinstance(record, Alert):
+            self._alert(record)
+        elif isinstance(record, LedgerEntry) and self._new(record.action_id, record.state):
+            self.say(record.at, _ledger_line(record), _STATE_STYLE.get(record.state, ""))
+
+    def _alert(self, alert: Alert) -> None:
+        if not self._new(alert.alert_id, alert.status + alert.tier):
+            return
+        if alert.status == "resolved":
+            self.say(alert.updated_at, f"resolved: {alert.kind} {_subject(alert)}", "green")
+        else:
+            style = {"page": "bold red", "notice": "yellow"}.get(alert.tier, "dim")
+            self.say(alert.updated_at, f"{alert.tier}: {alert.explanation}", style)
+
+    def _new(self, name: str, state: str) -> bool:
+        known = (name, state) in self._seen
+        self._seen.add((name, state))
+        return not known
+
+    def show(self, daemon: Daemon) -> None:
+        """Draw the state of things now."""
+        now = daemon.clock.now()
+        rows = [row for shard in daemon.shards() for row in shard.top(50)]
+        if self._live:
+            self._live.update(self._screen(daemon, rows, now))
+        elif now >= self._plain_at:
+            self._plain_at = now + _PLAIN_EVERY_S
+            total, expected = _sum(rows, "team")
+            self.say(now, f"fleet burns {usd(total)}/h, expected {usd(expected)}/h", "dim")
+
+    def _screen(self, daemon: Daemon, rows: list[dict[str, Any]], now: float) -> RenderableType:
+        head = Text(f"Curb demo  {clock_time(now)} event time", "bold")
+        return Group(head, _spend_table(rows), _budget_table(daemon), Text("What happened", "bold"), *self._story)
+
+
+def _subject(alert: Alert) -> str:
+    return alert.tags.get("api_key") or " ".join(f"{k}={v}" for k, v in alert.tags.items())
+
+
+def _ledger_line(entry: LedgerEntry) -> str:
+    burn = ""
+    if entry.usd_per_hour_before is not None and entry.usd_per_hour_after is not None:
+        burn = f": burn {usd(entry.usd_per_hour_before)}/h → {usd(entry.usd_per_hour_after)}/h"
+    what = {
+        "planned": f"plan: {entry.plan.summary}",
+        "applied": f"applied until {clock_time(entry.lease_expires_at or 0)}: {entry.plan.before} → {entry.plan.after}",
+        "effective": f"verified: the limit holds and works{burn}",
+        "restored": f"restored: {entry.plan.after} → {entry.plan.before}",
+    }.get(entry.state, f"{entry.state}: {entry.plan.summary}")
+    return f"{what} {entry.detail}".strip() if entry.state not in ("planned", "effective") else what
+
+
+def _sum(rows: list[dict[str, Any]], scope: str) -> tuple[float, float]:
+    chosen = [row for row in rows if row["scope"] == scope]
+    return sum(r["usd_per_hour"] for r in chosen), sum(r["expected_usd_per_hour"] for r in chosen)
+
+
+def _spend_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(expand=False, header_style="bold")
+    for column, justify in (("scope", "left"), ("who", "left"), ("$ / h", "right"), ("expected", "right"), ("", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    keys = sorted((r for r in rows if r["scope"] == "key"), key=lambda r: -r["usd_per_hour"])[:5]
+    teams = sorted((r for r in rows if r["scope"] == "team"), key=lambda r: -r["usd_per_hour"])
+    for row in [*teams, *keys]:
+        burn, expected = row["usd_per_hour"], row["expected_usd_per_hour"]
+        high = burn > 2 * expected + 1
+        bar = Text("█" * min(30, round(burn * 2)), "red" if high else "green")
+        table.add_row(row["scope"], tags_text(row["tags"]), Text(usd(burn), "red" if high else ""), usd(expected), bar)
+    return table
+
+
+def _budget_table(daemon: Daemon) -> Table:
+    table = Table(expand=False, header_style="bold", show_edge=False)
+    for column in ("budget", "who", "spent", "of", ""):
+        table.add_column(column)
+    for row in (row for shard in daemon.shards() for row in shard.budget_rows()):
+        spent, amount = row["spent_usd"], row["amount_usd"]
+        bar = ProgressBar(total=amount, completed=min(spent, amount), width=24)
+        table.add_row(row["name"], tags_text(row["tags"]), usd(spent), usd(amount), bar)
+    return table

@@ -1,0 +1,82 @@
+"""What the demo saw while it ran: alerts and ledger from the log, expected spend from the detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actions.notifier import Notice
+from curb.daemon import Daemon
+from curb.demo.stage import Stage
+from curb.demo.traffic import Tally
+from curb.view import View
+from stream.records import Alert, LedgerEntry
+
+
+class Observed:
+    """Samples of the key that loops, and the story of its incident."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.key = stage.trace.key(stage.loop.key)
+        #: (event time, dollars per hour) as the detector expected it.
+        self.expected: list[tuple[float, float]] = []
+
+    def sample(self, daemon: Daemon) -> None:
+        """Remember what the detector expects of the key now."""
+        for shard in daemon.shards():
+            for row in shard.totals("key"):
+                if row["tags"].get("api_key") == self.key.api_key and shard.event_time:
+                    if not self.expected or self.expected[-1][0] < shard.event_time:
+                        self.expected.append((shard.event_time, row["expected_usd_per_hour"]))
+
+    def expected_per_minute(self, minutes: int) -> list[float]:
+        """Expected dollars per hour of each live minute; the last sample before it stands for a minute without one."""
+        values, index, current = [], 0, self.expected[0][1] if self.expected else 0.0
+        for minute in range(minutes):
+            end = self.stage.live_start + (minute + 1) * 60
+            while index < len(self.expected) and self.expected[index][0] <= end:
+                current = self.expected[index][1]
+                index += 1
+            values.append(current)
+        return values
+
+    def incident(self, view: View) -> tuple[Alert | None, list[LedgerEntry]]:
+        """The newest revision of the alert Curb acted on (else the first on the key), and its ledger."""
+        on_key = [a for a in view.alerts.values() if a.tags.get("api_key") == self.key.api_key and a.kind != "budget"]
+        during = [a for a in on_key if a.fired_at >= self.stage.loop.start]
+        acted = {entry.alert_id for entries in view.actions.values() for entry in entries}
+        alert = next((a for a in during if a.alert_id in acted), during[0] if during else None)
+        if alert is None:
+            return None, []
+        return alert, [e for entries in view.actions.values() for e in entries if e.alert_id == alert.alert_id]
+
+    def summary(self, view: View, tally: Tally, without: Tally, limit_now: Any) -> dict[str, Any]:
+        """The figures a person can repeat to a colleague. Seconds of event time after the loop began; dollars."""
+        alert, ledger = self.incident(view)
+        at = {entry.state: entry.at for entry in reversed(ledger)}
+        before = next((entry.plan.before for entry in ledger), {})
+        begin, alias = self.stage.loop.start, self.key.alias
+        after = {entry.state: entry.plan.after for entry in ledger}.get("applied", {})
+        actual, untouched = tally.total(alias), without.total(alias)
+        return {
+            "key": self.key.alias,
+            "detected_after_s": None if alert is None else round(alert.fired_at - begin, 1),
+            "throttled_after_s": round(at["applied"] - begin, 1) if "applied" in at else None,
+            "verified_after_s": round(at["effective"] - begin, 1) if "effective" in at else None,
+            "restored_after_s": round(at["restored"] - begin, 1) if "restored" in at else None,
+            "effect_verified": "effective" in at,
+            "restored": "restored" in at and limit_now == before.get("rpm_limit", "unknown"),
+            "rpm_limit_before": before.get("rpm_limit"),
+            "rpm_limit_during": after.get("rpm_limit"),
+            "rpm_limit_after": limit_now,
+            "lost_usd": round(actual.loop_usd, 2),
+            "counterfactual_usd": round(untouched.loop_usd, 2),
+            "loop_requests_rejected": actual.loop_offered - actual.loop_admitted,
+            "other_requests_rejected": (actual.rejected - (actual.loop_offered - actual.loop_admitted)),
+            "alerts": len(view.alerts),
+        }
+
+    def notice(self, view: View) -> Notice | None:
+        """The incident as the notifiers were given it last."""
+        alert, ledger = self.incident(view)
+        return None if alert is None else Notice(f"demo/{alert.alert_id}", alert, tuple(ledger))

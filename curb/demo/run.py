@@ -1,0 +1,151 @@
+"""`curb demo`: real traffic, one agent loop, and the same daemon as in production, on a faster clock."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from rich.console import Console
+
+from curb.config import CurbConfig, load_file
+from curb.daemon import Daemon
+from curb.demo.console import DemoConsole
+from curb.demo.gateway import Gateway
+from curb.demo.observed import Observed
+from curb.demo.report import write_report
+from curb.demo.stage import Stage, set_stage
+from curb.demo.traffic import Tally, counterfactual, drive
+from curb.logs import setup
+from curb.replay import feed_history
+from curb.view import View
+from stream.clock import ScaledClock
+
+#: Real seconds between two looks at the daemon.
+_FRAME_S = 0.15
+
+
+async def run_demo(directory: Path, out: Path, speed: float, console: Console) -> int:
+    """Run the demo and write `out`. 0 when the loop was found, throttled, verified and the limit restored."""
+    setup("error", "text")
+    stage = set_stage(directory)
+    data = out / "data"
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+        config, keys = _configure(directory, data)
+        console.print(f"[bold]Curb demo[/bold]: feeding {stage.script.history_days:g} days of history")
+        await _history(config, stage, data, console)
+        clock = ScaledClock(stage.live_start, speed)
+        gateway = Gateway(stage.trace, clock, master_key=keys["master"], http=http, limits=stage.limits)
+        os.environ["CURB_DEMO_GATEWAY_URL"] = await gateway.start()
+        try:
+            config = load_file(directory / "curb.yaml")
+            observed = Observed(stage)
+            tally, view = await _live(config, stage, clock, gateway, keys["ingest"], observed, console)
+        finally:
+            await gateway.close()
+        limit_now = gateway.limit(stage.loop.key)
+    without = counterfactual(stage.trace, stage.loop, stage.live_start, stage.live_end, stage.limits)
+    summary = observed.summary(view, tally, without, limit_now)
+    write_report(out, observed, view, tally, without, summary)
+    _tell(console, summary, out)
+    return 0 if summary["effect_verified"] and summary["restored"] else 1
+
+
+def _configure(directory: Path, data: Path) -> tuple[CurbConfig, dict[str, str]]:
+    keys = {"ingest": secrets.token_hex(16), "master": f"sk-{secrets.token_hex(16)}"}
+    os.environ |= {
+        "CURB_DEMO_DATA": str(data),
+        "CURB_DEMO_INGEST_TOKEN": keys["ingest"],
+        "CURB_DEMO_MASTER_KEY": keys["master"],
+        "CURB_DEMO_GATEWAY_URL": "http://127.0.0.1:1",  # known once the gateway listens
+    }
+    return load_file(directory / "curb.yaml"), keys
+
+
+async def _history(config: CurbConfig, stage: Stage, data: Path, console: Console) -> None:
+    file = data / "history.jsonl"
+    with file.open("wb") as lines:
+        for line in stage.trace.history(stage.history_start, stage.live_start):
+            lines.write(msgspec.json.encode(line) + b"\n")
+    await feed_history(config, file, console)
+
+
+async def _live(
+    config: CurbConfig,
+    stage: Stage,
+    clock: ScaledClock,
+    gateway: Gateway,
+    token: str,
+    observed: Observed,
+    console: Console,
+) -> tuple[Tally, View]:
+    screen = DemoConsole(console, stage)
+    daemon = Daemon(config, clock, view=View(screen.record))
+    await daemon.open()
+    gateway.report_to(f"http://127.0.0.1:{daemon.port}/v1/ingest/gateway", token)
+    clock.restart(stage.live_start)
+    running = asyncio.create_task(daemon.run())
+    callback = asyncio.create_task(gateway.run_callback())
+    traffic = asyncio.create_task(
+        drive(stage.trace, stage.loop, gateway, clock, start=stage.live_start, end=stage.live_end)
+    )
+    try:
+        with screen:
+            screen.say(stage.live_start, f"live traffic through the gateway, {len(stage.trace.keys)} keys")
+            await _watch(daemon, traffic, observed, screen, running)
+    finally:
+        callback.cancel()
+        daemon.stop()
+        await running
+        await daemon.close()
+    return await traffic, daemon.view
+
+
+async def _watch(
+    daemon: Daemon, traffic: asyncio.Task[Tally], observed: Observed, screen: DemoConsole, running: asyncio.Task[None]
+) -> None:
+    loop, told = observed.stage.loop, 0
+    moments = [
+        (loop.start, f"an agent starts to loop on key {loop.key}", "bold magenta"),
+        (loop.end, "the agent's owner fixes the loop", "magenta"),
+    ]
+    while not traffic.done():
+        if running.done():
+            await running
+            raise RuntimeError("the daemon stopped before the demo was over")
+        now = daemon.clock.now()
+        while told < len(moments) and moments[told][0] <= now:
+            screen.say(*moments[told])
+            told += 1
+        observed.sample(daemon)
+        screen.show(daemon)
+        await asyncio.sleep(_FRAME_S)
+
+
+def _tell(console: Console, summary: dict[str, object], out: Path) -> None:
+    def minutes(name: str) -> str:
+        seconds = summary[name]
+        return f"{seconds / 60:.0f} minutes" if isinstance(seconds, float | int) else "never"
+
+    lost, without = float(str(summary["lost_usd"])), float(str(summary["counterfactual_usd"]))
+    console.rule("What to tell a colleague")
+    console.print(f"An agent looped on key [bold]{summary['key']}[/bold].")
+    console.print(f"Curb saw it after {minutes('detected_after_s')} and throttled it after {minutes('throttled_after_s')},")
+    console.print(
+        f"to {summary['rpm_limit_during']} requests a minute, the key's own normal level "
+        f"(its limit was {summary['rpm_limit_before']})."
+    )
+    verified = "The burn fell (verified)" if summary["effect_verified"] else "The effect could not be verified"
+    back = f"the limit is back at {summary['rpm_limit_after']}" if summary["restored"] else "the limit is NOT back"
+    console.print(f"{verified}; the lease ended and {back}.")
+    console.print(
+        f"The loop cost [bold]${lost:,.2f}[/bold]; with actions off the same traffic would have cost "
+        f"[bold]${without:,.2f}[/bold]. {summary['other_requests_rejected']} requests of other callers on that key were refused."
+    )
+    console.print(f"Pictures and records: {out}/chart.png, {out}/slack.png, {out}/summary.json", highlight=False)

@@ -1,0 +1,159 @@
+"""How the command line shows things: rich tables for people, JSON lines for programs. Tag values are never markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curb.config import CurbConfig
+from curb.status import iso
+from stream.records import Alert, LedgerEntry
+
+#: Ledger states of actions that hold or may still hold something.
+OPEN_STATES = ("planned", "applied", "effective", "ineffective", "drift", "failed")
+_TIER_STYLE = {"page": "bold red", "notice": "yellow", "digest": "dim"}
+
+
+def tags_text(tags: dict[str, str]) -> Text:
+    """Tags as `key=value`, control characters made visible."""
+    shown = " ".join(f"{key}={value}" for key, value in tags.items())
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown))
+
+
+def usd(value: float) -> str:
+    """Dollars with cents, or four digits under a dollar."""
+    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:.4f}"
+
+
+def _json_lines(values: Sequence[Any]) -> None:
+    for value in values:
+        print(msgspec.json.encode(value).decode())
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column.startswith("$") else "left", overflow="fold")
+    return table
+
+
+def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
+    """What a good configuration amounts to."""
+
+    def names(items: Sequence[Any]) -> str:
+        return ", ".join(f"{cast(Any, item).name} ({cast(Any, item).kind})" for item in items) or "none"
+
+    console.print(f"{path}: ok", style="green")
+    console.print(f"  log         {config.log.kind}")
+    console.print(f"  connectors  {names(config.connectors)}")
+    console.print(f"  budgets     {', '.join(b.name for b in config.detector.budgets) or 'none'}")
+    console.print(f"  notifiers   {names(config.actions.notifiers)}")
+    console.print(f"  actions     {names(config.actions.actions)}; mode {config.actions.mode}")
+
+
+def alerts(console: Console, found: Sequence[Alert], json_lines: bool) -> None:
+    """Alerts as a table, one line each."""
+    if json_lines:
+        return _json_lines(found)
+    if not found:
+        console.print("no alerts")
+        return None
+    table = _table(
+        "Alerts", "tier", "kind", "what", "$ / h", "$ / h expected", "$ over", "$ at risk", "since", "state", "id"
+    )
+    for alert in found:
+        table.add_row(
+            Text(alert.tier, _TIER_STYLE[alert.tier]),
+            alert.kind,
+            tags_text(alert.tags),
+            usd(alert.usd_per_hour),
+            usd(alert.expected_usd_per_hour),
+            usd(alert.excess_usd),
+            usd(alert.dollars_at_risk),
+            iso(alert.started_at) or "",
+            alert.status,
+            alert.alert_id,
+        )
+    return console.print(table)
+
+
+def actions(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) -> None:
+    """Actions as a table, one line each."""
+    if json_lines:
+        return _json_lines(entries)
+    if not entries:
+        console.print("no actions")
+        return None
+    table = _table("Actions", "id", "state", "what", "target", "lease ends", "detail")
+    for entry in entries:
+        table.add_row(
+            entry.action_id,
+            entry.state,
+            Text(entry.plan.summary),
+            Text(entry.plan.target),
+            iso(entry.lease_expires_at) or "",
+            Text(entry.detail),
+        )
+    return console.print(table)
+
+
+def action_life(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) -> None:
+    """Every ledger entry of one action."""
+    if json_lines:
+        return _json_lines(entries)
+    plan = entries[0].plan
+    console.print(Text(f"{plan.action} on {plan.target}: {plan.summary}", "bold"))
+    console.print(Text(f"before {plan.before}   after {plan.after}   alert {entries[0].alert_id}"))
+    table = _table("", "at", "state", "by", "lease ends", "$ / h before", "$ / h after", "detail")
+    for entry in entries:
+        table.add_row(
+            iso(entry.at) or "",
+            entry.state,
+            Text(entry.by),
+            iso(entry.lease_expires_at) or "",
+            "" if entry.usd_per_hour_before is None else usd(entry.usd_per_hour_before),
+            "" if entry.usd_per_hour_after is None else usd(entry.usd_per_hour_after),
+            Text(entry.detail),
+        )
+    return console.print(table)
+
+
+def spend(console: Console, rows: Sequence[dict[str, Any]], json_lines: bool) -> None:
+    """Totals per series."""
+    if json_lines:
+        return _json_lines(rows)
+    table = _table("Spend on the log", "series", "$ total", "events")
+    for row in rows:
+        table.add_row(tags_text(row["tags"]), usd(row["total_usd"]), f"{row['events']:,}")
+    return console.print(table)
+
+
+def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
+    """The daemon's status: one paragraph and three small tables."""
+    if json_lines:
+        return _json_lines([found])
+    halted = "  HALTED: no new actions" if found["halted"] else ""
+    console.print(f"{found['instance']}: {'ready' if found['ready'] else 'catching up'}, mode {found['mode']}{halted}")
+    console.print(
+        f"now {found['now']}, data closed up to {found['event_time'] or 'nothing yet'}, {found['series']} series"
+    )
+    for name, last in found["connectors"].items():
+        console.print(f"  connector {name}: last heard {last or 'never'}")
+    console.print(f"{found['firing']} alerts firing, {len(found['leases'])} leases open")
+    table = _table("Top spenders", "scope", "series", "$ / h", "$ / h expected")
+    for row in found["top"]:
+        table.add_row(row["scope"], tags_text(row["tags"]), usd(row["usd_per_hour"]), usd(row["expected_usd_per_hour"]))
+    console.print(table)
+    budgets = _table("Budgets", "name", "series", "$ spent", "$ budget", "used")
+    for row in found["budgets"]:
+        used = row["spent_usd"] / row["amount_usd"]
+        budgets.add_row(
+            row["name"], tags_text(row["tags"]), usd(row["spent_usd"]), usd(row["amount_usd"]), f"{used:.0%}"
+        )
+    return console.print(budgets)

@@ -1,0 +1,117 @@
+"""`curb replay`: recorded usage through the configured log and the whole way of an event, in event time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+from connectors.usage_jsonl import Config as UsageJsonl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from connectors.connector import Batch, Connector
+from connectors.connector import Context as ConnectorContext
+from connectors.runner import PullRunner
+from curb import render, wiring
+from curb.config import CurbConfig
+from curb.view import View
+from stream.clock import EventClock, WallClock
+from stream.log import Log
+
+
+class _Feed:
+    """Passes a connector through and moves the clock to what was received, once it is safely on the log."""
+
+    def __init__(self, inner: Connector, clock: EventClock) -> None:
+        self._inner, self._clock = inner, clock
+        self._received = 0.0
+        self.records = 0
+        self.done = asyncio.Event()
+
+    async def read(self, cursor: str | None) -> Batch:
+        # Being asked again means that the batch before was appended.
+        self._clock.observe(self._received)
+        batch = await self._inner.read(cursor)
+        self.records += len(batch.records)
+        self._received = max([self._received, *(record.received_at for record in batch.records)])
+        if not batch.records and not batch.more:
+            self.done.set()
+        return batch
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+async def run_replay(config: CurbConfig, source: Path, form: str, console: Console) -> int:
+    """Replay `source`; returns 0 when everything was read, summed and scored."""
+    if not source.exists():
+        console.print(f"replay: {source} does not exist", style="red")
+        return 2
+    clock = EventClock()
+    log = wiring.make_log(config, clock)
+    await log.open()
+    timeout = aiohttp.ClientTimeout(total=30)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            feed = _make_feed(config, source, form, clock, http)
+            await _replay(config, log, clock, feed, http, console)
+        view = await View().load(log)
+        render.alerts(console, list(view.alerts.values()), json_lines=False)
+    finally:
+        await log.close()
+    return 0
+
+
+def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, http: aiohttp.ClientSession) -> _Feed:
+    settings = UsageJsonl.model_validate(
+        {
+            "kind": "usage_jsonl",
+            "name": f"replay-{source.name.split('.')[0].lower()}"[:60],
+            "path": source,
+            "format": form,
+        }
+    )
+    # The recorded receipt times are the time here; the wall clock only bounds them.
+    context = ConnectorContext(WallClock(), http, wiring.load_prices(config.prices.book))
+    return _Feed(settings.build(context), clock)
+
+
+async def _replay(
+    config: CurbConfig, log: Log, clock: EventClock, feed: _Feed, http: aiohttp.ClientSession, console: Console
+) -> None:
+    rollup, detector = wiring.make_rollup(config, log, clock), wiring.make_detector(config, log, clock)
+    actions = wiring.make_actions(config, log, clock, http)
+    runner = PullRunner(feed, "replay", log, clock, poll_interval_s=1.0)
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(part.run(stop)) for part in (runner, rollup, detector, actions)]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("events"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("replaying", total=None)
+        await _until(feed.done.is_set, tasks, lambda: progress.update(bar, completed=feed.records))
+        # One more bucket and its grace, so that the last one closes.
+        clock.observe(clock.now() + config.detector.bucket_s + config.detector.grace_s + 1)
+        for worker in (rollup, detector):
+            rounds = worker.rounds + 2
+            await _until(lambda w=worker, n=rounds: w.rounds >= n, tasks, lambda: None)  # type: ignore[misc]
+    stop.set()
+    await asyncio.gather(*tasks)
+    console.print(f"replayed {feed.records:,} events")
+
+
+async def _until(done: Callable[[], bool], tasks: list[asyncio.Task[None]], meanwhile: Callable[[], object]) -> None:
+    """Wait for `done`; a task that ends before is a failure and is raised."""
+    while not done():
+        meanwhile()
+        for task in tasks:
+            if task.done():
+                task.result()
+                raise RuntimeError(f"{task.get_name()} ended before the replay did")
+        await asyncio.sleep(0.02)

@@ -1,0 +1,48 @@
+"""How the daemon is doing: what /readyz and `curb status` show."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curb.daemon import Daemon
+
+
+def iso(at: float | None) -> str | None:
+    """RFC 3339 of epoch seconds, or None."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def readiness(daemon: Daemon) -> dict[str, Any]:
+    """Ready when everything on the log has been read once; connectors that are behind are named, not fatal."""
+    parts = {"rollup": daemon.rollup.caught_up, "detector": daemon.detector.caught_up}
+    return {"ready": all(parts.values()), **parts, "connectors": _connectors(daemon)}
+
+
+def status(daemon: Daemon) -> dict[str, Any]:
+    """Everything a person asks for first: freshness, series, who spends, what fires, what Curb holds."""
+    shards = daemon.shards()
+    times = [shard.event_time for shard in shards if shard.event_time]
+    top = sorted((row for shard in shards for row in shard.top(10)), key=lambda row: -row["usd_per_hour"])[:10]
+    actions = daemon.actions.view()
+    return {
+        "instance": daemon.config.instance,
+        "now": iso(daemon.clock.now()),
+        "event_time": iso(min(times)) if times else None,
+        "ready": readiness(daemon)["ready"],
+        "mode": daemon.config.actions.mode,
+        "halted": actions["halted"],
+        "series": sum(shard.series_count for shard in shards),
+        "connectors": _connectors(daemon),
+        "top": top,
+        "budgets": [row for shard in shards for row in shard.budget_rows()],
+        "firing": len(daemon.view.firing()),
+        "leases": actions["leases"],
+    }
+
+
+def _connectors(daemon: Daemon) -> dict[str, Any]:
+    found = {runner.name: iso(runner.last_success) for runner in daemon.connectors.runners}
+    found |= {name: iso(source.last_success) for name, source in daemon.connectors.sources.items()}
+    return found

@@ -1,0 +1,106 @@
+"""Builds the parts of a daemon from its configuration; the only place that knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+from actions.runner import ActionsRunner
+from detector.shard import Shard
+from stream.kafka_log import KafkaLog
+
+from actions.action import Action
+from actions.action import Context as ActionContext
+from actions.notifier import Notifier
+from connectors.connector import Connector, PushSource
+from connectors.connector import Context as ConnectorContext
+from connectors.prices import PriceBook
+from connectors.runner import PullRunner
+from curb.config import CurbConfig, EmbeddedSettings
+from detector.rollup import Rollup
+from stream.clock import Clock
+from stream.embedded_log import EmbeddedLog
+from stream.log import Log, TopicPartition
+from stream.topics import RAW_TOPICS, SPEND
+from stream.worker import Worker
+
+ROLLUP_GROUP = "curb-rollup"
+DETECTOR_GROUP = "curb-detector"
+
+
+def make_log(config: CurbConfig, clock: Clock) -> Log:
+    """The configured log, not opened yet."""
+    if isinstance(config.log, EmbeddedSettings):
+        return EmbeddedLog(config.log.directory, clock)
+    return KafkaLog(config.log, config.instance, clock)
+
+
+@dataclass
+class Connectors:
+    """The configured connectors: those that are polled, by runner, and those that are pushed to, by name."""
+
+    runners: list[PullRunner] = field(default_factory=list)
+    sources: dict[str, Any] = field(default_factory=dict)
+
+
+def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession) -> Connectors:
+    """Every configured connector, ready to run."""
+    context = ConnectorContext(clock, http, load_prices(config.prices.book))
+    made = Connectors()
+    for settings in config.connectors:
+        kind = cast(Any, settings)
+        built: Connector | PushSource = kind.build(context)
+        if hasattr(built, "parse"):
+            made.sources[kind.name] = built
+        else:
+            made.runners.append(PullRunner(built, kind.name, log, clock, poll_interval_s=kind.poll_interval_s))
+    return made
+
+
+def load_prices(book: Path | None) -> PriceBook:
+    """The configured price book, or the one shipped with Curb."""
+    return PriceBook.load(book)
+
+
+def make_rollup(config: CurbConfig, log: Log, clock: Clock) -> Worker:
+    """The worker that sums raw records into series and buckets."""
+
+    def state(at: TopicPartition) -> Rollup:
+        return Rollup(config.detector, log.partitions(SPEND), source=f"{at.topic}/{at.partition}")
+
+    return _worker(config, log, ROLLUP_GROUP, RAW_TOPICS, state, clock)
+
+
+def make_detector(config: CurbConfig, log: Log, clock: Clock) -> Worker:
+    """The worker that closes buckets, scores them and opens alerts."""
+    return _worker(config, log, DETECTOR_GROUP, (SPEND,), lambda at: Shard(config.detector), clock)
+
+
+def _worker(
+    config: CurbConfig,
+    log: Log,
+    group: str,
+    topics: tuple[str, ...],
+    state: Callable[[TopicPartition], Any],
+    clock: Clock,
+) -> Worker:
+    return Worker(
+        log,
+        group,
+        topics,
+        state,
+        clock,
+        commit_interval_s=config.commit_interval_s,
+        snapshot_interval_s=config.snapshot_interval_s,
+    )
+
+
+def make_actions(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession) -> ActionsRunner:
+    """The runner with every configured action and notifier."""
+    context = ActionContext(clock, http)
+    actions: dict[str, Action] = {cast(Any, a).name: cast(Any, a).build(context) for a in config.actions.actions}
+    notifiers: dict[str, Notifier] = {cast(Any, n).name: cast(Any, n).build(context) for n in config.actions.notifiers}
+    return ActionsRunner(log, clock, config.actions, actions, notifiers)

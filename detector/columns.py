@@ -1,0 +1,66 @@
+"""Named arrays over all series of a shard that grow, save and load together: the state of the detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of shape (*lead, series): its type and what a new series starts with."""
+
+    lead: tuple[int, ...] = ()
+    dtype: type[np.generic] = np.float64
+    fill: float = 0.0
+
+
+class Columns:
+    """Arrays whose last axis is the series. `columns[name]` is a writable view of the series in use."""
+
+    def __init__(self, columns: Mapping[str, Column], capacity: int) -> None:
+        self.n = 0
+        self._columns = dict(columns)
+        self._capacity = max(1, capacity)
+        self._arrays: dict[str, NDArray[Any]] = {
+            name: np.full((*column.lead, self._capacity), column.fill, column.dtype)
+            for name, column in self._columns.items()
+        }
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._arrays[name][..., : self.n]
+
+    def grow(self, n: int) -> None:
+        """Use `n` series; those that are new hold the fill values. Capacity doubles, so growing is O(1) a series."""
+        if n > self._capacity:
+            self._capacity = max(n, 2 * self._capacity)
+            for name, column in self._columns.items():
+                array = np.full((*column.lead, self._capacity), column.fill, column.dtype)
+                array[..., : self.n] = self._arrays[name][..., : self.n]
+                self._arrays[name] = array
+        self.n = max(self.n, n)
+
+    def dump(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """Copies of all arrays, named "prefix.column"."""
+        return {f"{prefix}.{name}": self[name].copy() for name in self._columns}
+
+    def load(self, prefix: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave. Raises ValueError when the arrays were made with other constants."""
+        for name, column in self._columns.items():
+            saved = arrays[f"{prefix}.{name}"]
+            if saved.shape[:-1] != column.lead:
+                raise ValueError(f"{prefix}.{name} has shape {saved.shape}, expected {(*column.lead, 'series')}")
+        n = max(arrays[f"{prefix}.{name}"].shape[-1] for name in self._columns)
+        self.n = 0
+        self.grow(n)
+        for name in self._columns:
+            self[name][...] = arrays[f"{prefix}.{name}"]
+
+    @property
+    def bytes_per_series(self) -> float:
+        """Memory of one series."""
+        return sum(array.nbytes for array in self._arrays.values()) / self._capacity

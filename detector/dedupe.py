@@ -1,0 +1,52 @@
+"""Remembers the ids of recent events in two generations, so that memory is bounded and forgetting is cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detector.settings import DedupeSettings
+
+
+class RecentIds:
+    """Ids seen within the window, at most `max_ids` of them. When the young generation is full, the old one goes."""
+
+    def __init__(self, settings: DedupeSettings) -> None:
+        self._settings = settings
+        self._young: set[str] = set()
+        self._old: set[str] = set()
+        self._young_since = 0.0
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def first_seen(self, ids: Sequence[str], received_at: float) -> list[bool] | None:
+        """Which of `ids`, received until `received_at`, are new; None when all are. All are remembered."""
+        fresh = set(ids)
+        young, old = self._young, self._old
+        flags = None
+        if len(fresh) < len(ids) or not fresh.isdisjoint(young) or not fresh.isdisjoint(old):
+            flags = self._one_by_one(ids)
+        else:
+            young |= fresh
+        if not self._young_since:
+            self._young_since = received_at
+        if len(young) >= self._settings.max_ids // 2 or received_at - self._young_since >= self._settings.window_s:
+            self._old, self._young, self._young_since = young, set(), received_at
+        return flags
+
+    def _one_by_one(self, ids: Sequence[str]) -> list[bool]:
+        flags = []
+        for each in ids:
+            new = each not in self._young and each not in self._old
+            if new:
+                self._young.add(each)
+            flags.append(new)
+        return flags
+
+    def dump(self) -> tuple[list[str], list[str], float]:
+        """What `load` takes."""
+        return list(self._young), list(self._old), self._young_since
+
+    def load(self, young: list[str], old: list[str], young_since: float) -> None:
+        """Remember what `dump` gave."""
+        self._young, self._old, self._young_since = set(young), set(old), young_since

@@ -1,0 +1,220 @@
+"""Sums raw records of one input partition into partial sums per series and bucket, each event once.
+
+Partial sums gather until the next flush. Whenever receipt time passes the end of a bucket's grace, what gathered is
+written with a tick before anything later is counted; so which records are late does not depend on when flushes fall.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.dedupe import RecentIds
+from detector.hot_records import LATEST_TIME, HotRecord, letter_for, read, reason_against
+from detector.partials import PartialLines
+from detector.series_table import SeriesTable
+from detector.settings import DetectorSettings
+from detector.sums import sum_by_series_and_bucket
+from stream import metrics
+from stream.log import Message
+from stream.records import PricingHole, SpendTick
+from stream.topics import COSTS, GPU, USAGE
+
+#: Topic → the word for its records in a scope's `sources`.
+_SOURCES = {USAGE: "usage", COSTS: "costs", GPU: "gpu"}
+#: Records gathered before they become columns of numbers, and rows of columns before they are summed unasked.
+_BATCH, _MAX_ROWS = 4096, 300_000
+
+
+class _Snapshot(msgspec.Struct):
+    """Everything a rollup knows; between a flush and the next message nothing else is in hand."""
+
+    received_at: float
+    ticked_at: float
+    ids: tuple[list[str], list[str], float]
+    table: dict[str, Any]
+
+
+class Rollup:
+    """The state of one partition of a raw topic; a `PartitionState`.
+
+    `partitions` is the number of partitions of the spend topic; `name` tells this input apart from the others.
+    """
+
+    def __init__(self, settings: DetectorSettings, topic: str, partitions: int, name: str = "") -> None:
+        self._settings, self._partitions, self._name = settings, partitions, name
+        source = _SOURCES[topic]
+        self._billing = topic == COSTS
+        scopes = [scope for scope in settings.scopes if source in scope.sources]
+        self._table = SeriesTable(scopes, settings.guard, partitions)
+        self._ids = RecentIds(settings.dedupe)
+        self._received_at = 0.0
+        self._edge = 0
+        self._ticked_at = 0.0
+        # Records in hand with the combinations of their tags; and which message each run of them came from.
+        self._records: list[HotRecord] = []
+        self._combinations: list[int] = []
+        self._origins: list[tuple[int, Message]] = []
+        self._chunks: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
+        self._rows = 0
+        self._holes: dict[str, PricingHole] = {}
+        self._counted = Counter[str]()
+
+    def process(self, message: Message) -> Sequence[Message]:
+        """Count the records of a message. Returns dead letters, and what a passed edge made due."""
+        records, outputs = read(message, self._received_at)
+        if not records:
+            return outputs
+        latest = max([record.received_at for record in records])
+        if latest > LATEST_TIME:
+            outputs += [
+                letter_for(message, each, "in_the_future") for each in records if each.received_at > LATEST_TIME
+            ]
+            records = [each for each in records if each.received_at <= LATEST_TIME]
+            latest = max((each.received_at for each in records), default=0.0)
+        if self._edge_at(latest) > self._edge:
+            records = self._pass_edges(records, message, outputs)
+        outputs += self._take(records, message)
+        if len(self._records) >= _BATCH:
+            outputs += self._digest()
+            if self._rows >= _MAX_ROWS:
+                outputs += self._write(self._ticked_at)
+        return outputs
+
+    def flush(self, now: float | None) -> Sequence[Message]:
+        """What gathered, with a tick for `now` or, while there is more to read, for the latest receipt."""
+        outputs = self._write(self._received_at if now is None else now)
+        metrics.EVENTS_ROLLED_UP.inc(self._counted["events"])
+        metrics.EVENTS_DUPLICATE.inc(self._counted["duplicates"])
+        self._counted.clear()
+        for scope, count in self._table.take_folded().items():
+            metrics.SERIES_FOLDED.labels(scope=scope).inc(count)
+        return outputs
+
+    def snapshot(self) -> bytes:
+        """The state, right after a flush."""
+        state = _Snapshot(self._received_at, self._ticked_at, self._ids.dump(), self._table.dump())
+        return msgspec.msgpack.encode(state)
+
+    def restore(self, data: bytes) -> None:
+        """Bring a fresh state to `data`."""
+        state = msgspec.msgpack.decode(data, type=_Snapshot)
+        self._received_at, self._ticked_at = state.received_at, state.ticked_at
+        self._edge = self._edge_at(state.received_at) if state.received_at else 0
+        self._ids.load(*state.ids)
+        self._table.load(**state.table)
+
+    def _edge_at(self, time: float) -> int:
+        """How many buckets have ended with their grace at `time`."""
+        return int((time - self._settings.grace_s) // self._settings.bucket_s)
+
+    def _pass_edges(self, records: list[HotRecord], message: Message, outputs: list[Message]) -> list[HotRecord]:
+        """Count all but the last run of records between two edges, ticking at each edge; returns that last run."""
+        start = 0
+        for at, record in enumerate(records):
+            edge = self._edge_at(record.received_at)
+            if edge <= self._edge:
+                continue
+            if self._edge:
+                outputs += self._take(records[start:at], message)
+                outputs += self._write(record.received_at)
+                start = at
+            self._edge = edge
+        return records[start:]
+
+    def _take(self, records: list[HotRecord], message: Message) -> list[Message]:
+        """Gather the records that are new. Returns dead letters that this made known."""
+        if not records:
+            return []
+        received = [record.received_at for record in records]
+        self._received_at = max(self._received_at, *received)
+        new = self._ids.first_seen([record.id for record in records], self._received_at)
+        if new is not None:
+            self._counted["duplicates"] += len(records) - sum(new)
+            records = [record for record, is_new in zip(records, new, strict=True) if is_new]
+            received = [record.received_at for record in records]
+        letters = []
+        if self._table.crowded:
+            letters = self._digest()
+            self._table.forget_combinations()
+        self._origins.append((len(self._records), message))
+        self._records += records
+        self._combinations += self._table.combinations([bytes(record.tags) for record in records], received)
+        if b'"fallback"' in message.value:
+            self._note_holes(records)
+        return letters
+
+    def _note_holes(self, records: list[HotRecord]) -> None:
+        for record in records:
+            if record.cost_source != "fallback":
+                continue
+            hole = self._holes.setdefault(
+                record.request_model,
+                PricingHole(model=record.request_model, source=record.source, reason="unknown_model", at=0.0),
+            )
+            hole.at = max(hole.at, record.received_at)
+            hole.requests += record.requests
+            hole.tokens += record.input_tokens + record.output_tokens
+            hole.fallback_usd += record.effective_cost
+
+    def _digest(self) -> list[Message]:
+        """Turn the records in hand into columns of numbers. Returns dead letters for those that cannot count."""
+        records, count = self._records, len(self._records)
+        if not count:
+            return []
+        combinations = np.array(self._combinations, np.int64)
+        start = np.fromiter([each.charge_period_start for each in records], np.float64, count)
+        received = np.fromiter([each.received_at for each in records], np.float64, count)
+        columns = [[each.effective_cost for each in records], [each.requests for each in records]]
+        columns += [[each.errors for each in records], [each.users for each in records]]
+        columns += [[each.input_tokens for each in records], [each.output_tokens for each in records]]
+        values = np.array(columns, np.float64)
+        settings = self._settings
+        age = received - start
+        good = (age <= settings.max_age_days * 86400) & (age >= -settings.max_future_s) & (combinations >= 0)
+        good &= np.isfinite(values[0]) & (values[1:] >= 0).all(axis=0) & ((values[0] >= 0) | self._billing)
+        letters: list[Message] = []
+        if not good.all():
+            letters = [self._letter(int(at)) for at in np.flatnonzero(~good)]
+            combinations, start, values = combinations[good], start[good], values[:, good]
+        self._counted["events"] += len(start)
+        bucket = (start // settings.bucket_s).astype(np.int64) * settings.bucket_s
+        self._chunks.append((self._table.rows(combinations), bucket, values))
+        self._rows += len(start)
+        self._records, self._combinations, self._origins = [], [], []
+        return letters
+
+    def _letter(self, at: int) -> Message:
+        record = self._records[at]
+        _, message = self._origins[bisect_right(self._origins, at, key=lambda origin: origin[0]) - 1]
+        if self._combinations[at] < 0:
+            return letter_for(message, record, "wrong_type")
+        return letter_for(message, record, reason_against(record, self._billing, self._settings))
+
+    def _write(self, time: float) -> list[Message]:
+        """Everything in hand as messages, behind it a tick if time moved on."""
+        letters = self._digest()
+        lines = PartialLines(self._partitions)
+        if self._rows and self._table.scopes:
+            rows, bucket, values = self._chunks[0]
+            if len(self._chunks) > 1:
+                rows = np.concatenate([chunk[0] for chunk in self._chunks])
+                bucket = np.concatenate([chunk[1] for chunk in self._chunks])
+                values = np.concatenate([chunk[2] for chunk in self._chunks], axis=1)
+            for at in range(len(self._table.scopes)):
+                lines.add_sums(sum_by_series_and_bucket(rows[:, at], bucket, values), self._table.series)
+        self._chunks, self._rows = [], 0
+        for model, hole in self._holes.items():
+            lines.add(crc32(model.encode()) % self._partitions, hole)
+        self._holes = {}
+        if time > self._ticked_at:
+            self._ticked_at = time
+            lines.add_tick(SpendTick(at=time, source=self._name))
+        return letters + lines.messages()

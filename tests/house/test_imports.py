@@ -1,0 +1,100 @@
+"""Imports go down only, and no two modules of a room need each other."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from tests.house.tree import FLOORS, ROOT, name, parse, python_files
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in python_files(*FLOORS)}
+
+
+def imported(path: Path) -> dict[str, int]:
+    """Modules of ours that a file imports, anywhere in it, with the line."""
+    found: dict[str, int] = {}
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            source = _source(node, path)
+            # `from stream import codec` imports the module stream.codec, not only the package.
+            names = [f"{source}.{alias.name}" for alias in node.names]
+            names = [each if each in MODULES else source for each in names]
+        else:
+            continue
+        found.update({each: node.lineno for each in names if each.split(".")[0] in FLOORS})
+    return found
+
+
+def _source(node: ast.ImportFrom, path: Path) -> str:
+    if not node.level:
+        return node.module or ""
+    package = path.relative_to(ROOT).parts[: -node.level]
+    return ".".join((*package, *((node.module,) if node.module else ())))
+
+
+def type_checking_lines(path: Path) -> set[int]:
+    """Lines under `if TYPE_CHECKING:`, which never run."""
+    lines: set[int] = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            lines.update(range(node.lineno, (node.body[-1].end_lineno or node.lineno) + 1))
+    return lines
+
+
+def test_imports_go_down_only() -> None:
+    wrong = []
+    for module, path in MODULES.items():
+        room = module.split(".")[0]
+        for target, line in imported(path).items():
+            other = target.split(".")[0]
+            if other != room and FLOORS[other] >= FLOORS[room]:
+                wrong.append(f"{name(path)}:{line}: {room} imports {target}")
+    assert not wrong, "curb → connectors | detector | actions → stream, and nothing else:\n" + "\n".join(wrong)
+
+
+def test_every_module_imported_from_the_house_exists() -> None:
+    wrong = [
+        f"{name(path)}:{line}: {target}"
+        for path in MODULES.values()
+        for target, line in imported(path).items()
+        if target not in MODULES
+    ]
+    assert not wrong, "no such module:\n" + "\n".join(wrong)
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    graph = {
+        module: {
+            target
+            for target, line in imported(path).items()
+            if target != module and line not in type_checking_lines(path)
+        }
+        for module, path in MODULES.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError("modules import each other: " + " ← ".join(error.args[1])) from None
+
+
+def test_nothing_of_the_project_is_imported_from_tests_or_benchmarks() -> None:
+    wrong = []
+    for path in MODULES.values():
+        for node in ast.walk(parse(path)):
+            targets = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            targets += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            wrong += [
+                f"{name(path)}:{node.lineno}: {target}"  # type: ignore[attr-defined]
+                for target in targets
+                if target.split(".")[0] in {"tests", "benchmarks", "examples"}
+            ]
+    assert not wrong, "shipped code must not need what is not shipped:\n" + "\n".join(wrong)
