@@ -28,6 +28,7 @@ check: $(STAMP) ## Lint, check the formatting and the types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy docs/generate.py deploy/demo_gateway.py
 
 bench: $(STAMP) ## Measure throughput, latency and memory
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -24,6 +24,8 @@ class Book:
     def __init__(self, log: Log) -> None:
         self._log = log
         self.active = False
+        #: False while messages wait that may resolve what seems to fire; nothing new is begun until they are read.
+        self.caught_up = False
         self.facts = Facts()
         self.ledger = Ledger()
         #: Held from checking the limits until the plan is in the ledger, so that two workers never share a slot.

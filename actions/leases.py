@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -61,14 +62,25 @@ class ActionWorker:
         #: What cannot be reached right now, for people: subject → error.
         self.problems: dict[str, str] = {}
 
+    def take_over(self) -> None:
+        """Another process may have acted since: trust nothing but the ledger."""
+        self._fresh.clear()
+        self._outcomes.clear()
+
     async def work(self) -> None:
-        """One pass: what is due for open actions, then alerts that ask for a new one, then what was just planned."""
+        """One pass: what is due for open actions, then alerts that ask for a new one.
+
+        Open actions are looked after between any two alerts, and the first failure ends the pass: however many alerts
+        there are and however slow the other side is, a lease that ends waits for one call at most.
+        """
         await self._advance_all()
         for alert in self._book.facts.firing():
             act = next((act for act in decide(alert, self._settings).act if act.name == self.name), None)
-            if act is not None:
-                await self._guarded(f"{alert.alert_id}/plan", lambda a=alert, c=act: self._consider(a, c))  # type: ignore[misc]
-        await self._advance_all()
+            if act is None:
+                continue
+            if not await self._guarded(f"{alert.alert_id}/plan", partial(self._consider, alert, act)):
+                return
+            await self._advance_all()
 
     async def _advance_all(self) -> None:
         for state in self._book.ledger.actions():
@@ -76,20 +88,22 @@ class ActionWorker:
                 what, step = next_step
                 await self._guarded(f"{state.last.action_id}/{what}", step)
 
-    async def _guarded(self, key: str, step: Step) -> None:
-        """Run a step that is due. What it raises postpones it and never reaches the other steps."""
+    async def _guarded(self, key: str, step: Step) -> bool:
+        """Run a step if it is due. What it raises postpones it and never reaches the other steps; False says so."""
         if not self._book.active or not self._backoff.is_due(key):
-            return
+            return True
         try:
             await step()
         except TransientError as error:
             self._note_problem(key, error)
+            return False
         except Exception as error:
             logger.exception("step of an action failed", extra={"action": self.name, "step": key})
             self._note_problem(key, error)
-        else:
-            self.problems.pop(key, None)
-            self._backoff.succeeded(key)
+            return False
+        self.problems.pop(key, None)
+        self._backoff.succeeded(key)
+        return True
 
     def _note_problem(self, key: str, error: Exception) -> None:
         wait_s = self._backoff.failed(key, error)
@@ -216,7 +230,7 @@ class ActionWorker:
 
     async def _consider(self, alert: Alert, act: Act) -> None:
         attempts = self._book.ledger.attempts(alert.alert_id, self.name)
-        if not self._may_try(alert, attempts, act):
+        if not self._book.caught_up or not self._may_try(alert, attempts, act):
             return
         if why := self._refusal(alert):
             await self._skip(alert, attempts, why)
@@ -254,7 +268,7 @@ class ActionWorker:
         async with self._book.planning:
             holder = self._book.ledger.holder(plan.target)
             if not self._book.active or not self._book.facts.is_firing(alert.alert_id):
-                return
+                return  # both may have changed while the target was read
             why = self._refusal(alert) or (f"held: {holder.last.action_id} has the same target" if holder else "")
             if why:
                 await self._skip(alert, attempts, why)

@@ -22,6 +22,9 @@ def refusal(alert: Alert, ledger: Ledger, settings: ActionsSettings, *, halted: 
         return "never_touch: a matcher of limits.never_touch fits its tags"
     if alert.money == "billed":
         return "billed: bills arrive late and are restated, Curb never acts on them alone"
+    age_s = now - alert.updated_at
+    if age_s > limits.max_alert_age_minutes * 60.0:
+        return f"stale: the newest word about it is {age_s / 60.0:.0f} minutes old (limits.max_alert_age_minutes)"
     if alert.kind not in _NO_WARMUP and known_days < settings.warmup_days:
         return f"warm-up: known for {known_days:.1f} days, less than {settings.warmup_days:g}"
     if len(ledger.open_actions()) >= limits.max_open_actions:

@@ -90,6 +90,7 @@ class ActionsRunner:
                     for passes in self._passes:
                         passes.wake()
         finally:
+            self._book.active = False
             for passes in self._passes:
                 passes.end()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -115,7 +116,7 @@ class ActionsRunner:
         """Plain data for the console and the HTTP API: halted, open leases, recent entries, what cannot be reached."""
         problems = {key: text for worker in self._action_workers for key, text in worker.problems.items()}
         problems |= {key: text for worker in self._notice_workers for key, text in worker.problems.items()}
-        return view(self._book, self._settings, problems)
+        return view(self._book, self._settings, problems | self._orphans())
 
     # --- intake ---
 
@@ -133,6 +134,7 @@ class ActionsRunner:
                 news += [message for message in self._forgettable() if message.key not in changed]
             if messages or news:
                 await reader.commit(news)
+            caught_up = await reader.lag() == 0 if messages or not self._book.caught_up else True
         except TransientError as error:
             logger.warning("log out of reach", extra={"group": GROUP, "error": str(error)})
             reader.seek(_start_of(messages))
@@ -141,6 +143,7 @@ class ActionsRunner:
         for message in news:
             if message.topic == STATE:
                 self._book.facts.set(message.key, message.value)
+        self._book.caught_up = caught_up
         self._book.publish_gauges()
         return bool(messages)
 
@@ -166,9 +169,23 @@ class ActionsRunner:
 
     async def _on_assign(self, partitions: frozenset[TopicPartition]) -> None:
         if any(partition.topic == ALERTS for partition in partitions):
+            for worker in self._action_workers:
+                worker.take_over()
             await self._book.load(self._clock.now())
-            self._book.active = True
+            self._book.active, self._book.caught_up = True, False
+            self._report_orphans()
             logger.info("actions runner is active", extra={"open_leases": len(self._book.ledger.open_actions())})
+
+    def _orphans(self) -> dict[str, str]:
+        """Open actions that no configured action can end, by id."""
+        names = {worker.name for worker in self._action_workers}
+        text = "the action {!r} is no longer configured: its lease cannot end until it is configured again"
+        plans = {state.last.action_id: state.last.plan for state in self._book.ledger.open_actions()}
+        return {action_id: text.format(plan.action) for action_id, plan in plans.items() if plan.action not in names}
+
+    def _report_orphans(self) -> None:
+        for action_id, problem in self._orphans().items():
+            logger.error("lease without action", extra={"action_id": action_id, "problem": problem})
 
     async def _on_revoke(self, partitions: frozenset[TopicPartition]) -> None:
         if any(partition.topic == ALERTS for partition in partitions):

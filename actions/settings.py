@@ -47,6 +47,9 @@ class Limits(Settings):
     verify_within_minutes: float = Field(
         default=15.0, gt=0, description="The burn must have fallen by then, else the action is called ineffective."
     )
+    max_alert_age_minutes: float = Field(
+        default=120.0, gt=0, description="Alerts that nothing was heard of for longer are not acted on."
+    )
     cool_down_minutes: float = Field(
         default=5.0, ge=0, description="Rest after a lease ended before the same alert may be acted on again."
     )
@@ -56,10 +59,8 @@ class ActionsSettings(Settings):
     """The `actions` part of the configuration. `actions` and `notifiers` are validated by the kind each names."""
 
     mode: Mode = Field(default="shadow", description="shadow records what would be done; auto does it.")
-    actions: tuple[dict[str, Any], ...] = Field(default=(), description="Configured actions, each with kind and name.")
-    notifiers: tuple[dict[str, Any], ...] = Field(
-        default=(), description="Configured notifiers, each with kind and name."
-    )
+    actions: tuple[Any, ...] = Field(default=(), description="Configured actions, each with kind and name.")
+    notifiers: tuple[Any, ...] = Field(default=(), description="Configured notifiers, each with kind and name.")
     routes: tuple[Route, ...] = Field(
         default=(),
         description="The first route that matches decides. With no routes, every notifier is told and nothing is done.",
@@ -85,8 +86,8 @@ class ActionsSettings(Settings):
         return self
 
 
-def _names(what: str, configs: tuple[dict[str, Any], ...]) -> list[str]:
-    names = [str(config.get("name", "")) for config in configs]
+def _names(what: str, configs: tuple[Any, ...]) -> list[str]:
+    names = [str(c.get("name", "") if isinstance(c, dict) else getattr(c, "name", "")) for c in configs]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two {what}s are named {name!r}; give each its own name")

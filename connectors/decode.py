@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -72,10 +72,10 @@ def decode(decoder: msgspec.json.Decoder[T], raw: bytes) -> T | Rejected:
     except RecursionError:
         return Rejected("not_json", "nested too deeply")
     except (msgspec.DecodeError, ValueError) as error:
-        return _decode_tolerant(decoder.type, raw, error)
+        return _decode_tolerant(decoder, raw, error)
 
 
-def _decode_tolerant(kind: Any, raw: bytes, strict_error: Exception) -> Any:
+def _decode_tolerant(decoder: msgspec.json.Decoder[T], raw: bytes, strict_error: Exception) -> T | Rejected:
     try:
         plain = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -85,7 +85,8 @@ def _decode_tolerant(kind: Any, raw: bytes, strict_error: Exception) -> Any:
     except ValueError:
         return Rejected("not_json", without_content(strict_error))
     try:
-        return msgspec.convert(plain, kind)
+        converted: T = msgspec.convert(plain, decoder.type)
+        return converted
     except msgspec.ValidationError as error:
         return _wrong_shape(error)
     except OverflowError:

@@ -6,6 +6,7 @@ import asyncio
 import glob
 import gzip
 import hashlib
+import logging
 import os
 import threading
 import zlib
@@ -19,11 +20,13 @@ from connectors.decode import Letters, Rejected
 from connectors.jsonl_lines import DEFAULT_LINE_BYTES, LineFormat, parse_lines, too_long
 from stream.clock import Clock
 from stream.errors import PermanentError, TransientError
-from stream.log import Message
 
+logger = logging.getLogger(__name__)
 CHUNK_BYTES = 1024 * 1024
 #: Bytes at the start of a file that tell it from another file that was given the same inode.
 _HEAD_BYTES = 1024
+#: The offset of a stream that is being read: equal to no place, should the read fail.
+_IN_USE = -1
 
 
 class _Place(msgspec.Struct, omit_defaults=True):
@@ -52,10 +55,14 @@ class _Chunk(NamedTuple):
 
 
 class _OpenGzip(NamedTuple):
-    """A compressed file open at `offset`; going there again would mean to decompress everything before it."""
+    """A compressed file held open: going to `offset` again would mean to decompress everything before it.
+
+    `tail` is what lies between `offset` and where the stream is: the begin of a line.
+    """
 
     file: str
     offset: int
+    tail: bytes
     stream: gzip.GzipFile
 
 
@@ -77,6 +84,7 @@ class JsonlFiles:
         self._chunk_bytes = max(chunk_bytes, max_line_bytes + 1)
         self._open: _OpenGzip | None = None
         self._lock = threading.Lock()
+        self._warned = False
 
     async def read(self, cursor: str | None) -> Batch:
         """Raises TransientError when a file cannot be read now, PermanentError when it may not be read."""
@@ -98,6 +106,7 @@ class JsonlFiles:
     def _next(self, known: dict[str, _Place]) -> Batch:
         """What the first file with something new gives."""
         places = self._places(known)
+        self._warn_when_empty(places)
         for place in places.values():
             try:
                 state = _state(place.path)
@@ -128,6 +137,11 @@ class JsonlFiles:
             places[file] = place
         return places
 
+    def _warn_when_empty(self, places: dict[str, _Place]) -> None:
+        if not places and not self._warned:
+            logger.warning("no file there yet", extra={"connector": self._name, "path": str(self._path)})
+        self._warned = not places
+
     def _matches(self) -> list[str]:
         if self._path.is_dir():
             return sorted(str(path) for pattern in ("*.jsonl", "*.jsonl.gz") for path in self._path.glob(pattern))
@@ -141,7 +155,7 @@ class JsonlFiles:
         """The next chunk of whole lines; moves `place` behind them."""
         compressed = place.path.endswith(".gz")
         with open(place.path, "rb") as raw:
-            chunk = self._gzip_chunk(place, raw) if compressed else _plain_chunk(place, raw, self._chunk_bytes)
+            chunk = self._gzip_chunk(place) if compressed else _plain_chunk(place, raw, self._chunk_bytes)
             if place.head_bytes < _HEAD_BYTES:
                 place.head, place.head_bytes = _head(raw, state[0] if compressed else place.offset + len(chunk.data))
         letters = Letters(self._name, self._clock.now())
@@ -157,6 +171,8 @@ class JsonlFiles:
         )
         place.line += len(lines)
         place.offset += consumed
+        if compressed:
+            self._keep_gzip(place, chunk, chunk.data[consumed:])
         if chunk.damaged:
             where = f"{place.path}@{place.offset}"
             letters.add(Rejected("invalid", "the compressed file is damaged here"), location=where, content=b"")
@@ -185,14 +201,14 @@ class JsonlFiles:
 
     # --- compressed files ------------------------------------------------------------------------------------------
 
-    def _gzip_chunk(self, place: _Place, raw: IO[bytes]) -> _Chunk:
-        stream = self._gzip_at(place)
+    def _gzip_chunk(self, place: _Place) -> _Chunk:
         data = bytearray()
         try:
+            stream, tail = self._gzip_at(place)
+            data += tail
             while len(data) < self._chunk_bytes:
                 part = stream.read1(self._chunk_bytes - len(data))
                 if not part:
-                    self._close_gzip()
                     return _Chunk(bytes(data), end=True, final=True)
                 data += part
         except EOFError:  # still being written
@@ -201,24 +217,84 @@ class JsonlFiles:
         except (gzip.BadGzipFile, zlib.error):
             self._close_gzip()
             return _Chunk(bytes(data), end=True, damaged=True)
-        self._open = _OpenGzip(place.file, place.offset + len(data), stream)
         return _Chunk(bytes(data), end=False)
 
-    def _gzip_at(self, place: _Place) -> gzip.GzipFile:
-        """The decompressed file at the place's offset. Raises what reading raises."""
+    def _gzip_at(self, place: _Place) -> tuple[gzip.GzipFile, bytes]:
+        """The decompressed file, and what was read of it behind the place already. Raises what reading raises."""
         held = self._open
-        if held and held.file == place.file and held.offset >= place.offset:
-            # Backwards within the last chunk is only a partial line; the stream rewinds when it must.
-            if held.offset != place.offset:
-                held.stream.seek(place.offset)
-            return held.stream
+        if held and held.file == place.file and held.offset == place.offset:
+            self._open = held._replace(offset=_IN_USE)
+            return held.stream, held.tail
         self._close_gzip()
         stream = gzip.open(place.path, "rb")  # noqa: SIM115 - stays open between reads, closed by _close_gzip
-        self._open = _OpenGzip(place.file, -1, stream)
+        self._open = _OpenGzip(place.file, _IN_USE, b"", stream)
         stream.seek(place.offset)
-        return stream
+        return stream, b""
+
+    def _keep_gzip(self, place: _Place, chunk: _Chunk, tail: bytes) -> None:
+        if chunk.end:
+            self._close_gzip()
+        elif self._open:
+            self._open = self._open._replace(offset=place.offset, tail=tail)
 
     def _close_gzip(self) -> None:
         if self._open:
             self._open.stream.close()
             self._open = None
+
+
+def _plain_chunk(place: _Place, raw: IO[bytes], chunk_bytes: int) -> _Chunk:
+    raw.seek(place.offset)
+    data = raw.read(chunk_bytes)
+    return _Chunk(data, end=len(data) < chunk_bytes)
+
+
+def _decode_cursor(cursor: str | None) -> dict[str, _Place]:
+    places = [] if cursor is None else msgspec.json.decode(cursor, type=list[_Place])
+    return {place.file: place for place in places}
+
+
+def _encode_cursor(places: dict[str, _Place]) -> str:
+    return msgspec.json.encode(list(places.values())).decode()
+
+
+def _file_id(path: str) -> str:
+    status = os.stat(path)
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Size and time of the last change."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _find(missing: dict[str, _Place]) -> dict[str, str]:
+    """Path → file of those of the missing files that were renamed within their directory."""
+    found = {}
+    for directory in {os.path.dirname(place.path) or "." for place in missing.values()}:
+        if not os.path.isdir(directory):
+            continue
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_file() and (file := _file_id(entry.path)) in missing:
+                    found[entry.path] = file
+    return found
+
+
+def _same_file(place: _Place, path: str) -> bool:
+    """Whether the file still begins as it did and was not cut; else it is another one and read from its start."""
+    state = _state(path)
+    if state == place.seen or not place.head_bytes:
+        return True
+    if not path.endswith(".gz") and state[0] < place.offset:
+        return False
+    with open(path, "rb") as raw:
+        return _head(raw, place.head_bytes) == (place.head, place.head_bytes)
+
+
+def _head(raw: IO[bytes], limit: int) -> tuple[str, int]:
+    """Hash and length of the first bytes, at most `limit`."""
+    raw.seek(0)
+    data = raw.read(min(_HEAD_BYTES, limit))
+    return hashlib.sha256(data).hexdigest()[:16], len(data)

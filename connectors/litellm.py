@@ -236,9 +236,21 @@ def _elements(body: bytes, location: str, letters: Letters) -> Iterator[_Element
         for index, raw in enumerate(_array(body, location, letters)):
             yield _Element(f"{location}#{index}", raw)
         return
+    if b"\n" in body and _is_one_object(body):
+        yield _Element(location, body)
+        return
     for number, line in enumerate(body.split(b"\n"), 1):
         if line.strip(_WHITESPACE):
             yield _Element(f"{location}:{number}", line)
+
+
+def _is_one_object(body: bytes) -> bool:
+    """Whether the lines together are one object, as an encoder with indentation writes it."""
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _array(body: bytes, location: str, letters: Letters) -> Iterator[bytes]:
@@ -256,20 +268,23 @@ def _damaged_array(body: bytes, location: str, letters: Letters, error: Exceptio
     NaN and the like, which JSON forbids, are no damage here: they concern one element and are judged there.
     """
     text = body.decode("utf-8", "surrogateescape")
-    scanner, position = json.JSONDecoder(), _skip(text, 1, " \t\r\n")
+    scanner, position, closed = json.JSONDecoder(), _skip_space(text, 1), False
     try:
-        while text[position : position + 1] != "]":
+        while not text.startswith("]", position):
             _, end = scanner.raw_decode(text, position)
             yield text[position:end].encode("utf-8", "surrogateescape")
-            position = _skip(text, end, " \t\r\n")
-            if text[position : position + 1] == ",":
-                position = _skip(text, position + 1, " \t\r\n")
+            position = _skip_space(text, end)
+            if text.startswith(",", position):
+                position = _skip_space(text, position + 1)
+        position, closed = position + 1, True
     except (ValueError, RecursionError):
-        rest = text[position:].encode("utf-8", "surrogateescape")
+        pass  # told below: what is left is not JSON
+    rest = text[position:].encode("utf-8", "surrogateescape")
+    if rest or not closed:
         letters.add(Rejected("not_json", without_content(error)), location=f"{location}@{position}", content=rest)
 
 
-def _skip(text: str, position: int, characters: str) -> int:
-    while position < len(text) and text[position] in characters:
+def _skip_space(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\r\n":
         position += 1
     return position

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from stream.log import Log, Message
 from stream.retry import RetryPolicy
 from stream.topics import CURSORS
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 #: 2^20 times the first wait is above any cap; larger exponents would overflow a float during a very long outage.
 _MAX_EXPONENT = 20
@@ -116,7 +117,7 @@ class PullRunner:
         logger.log(level, "connector read failed", extra=extra)
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -> Any:
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of `work`, or None when `stop` was set first; `work` is then cancelled."""
     task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:

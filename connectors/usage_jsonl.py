@@ -35,7 +35,9 @@ class Config(Settings):
         None, min_length=8, description="Bearer token of pushed lines; needed without `path`."
     )
     format: Literal["curb", "event_stream"] = Field("curb", description="Which of the two formats the lines have.")
-    tags: dict[str, str] = Field(default={}, description="Tags for every record that does not carry them (curb format).")
+    tags: dict[str, str] = Field(
+        default={}, description="Tags for every record that does not carry them (curb format)."
+    )
     poll_interval_s: float = Field(2.0, gt=0, le=3600, description="How often files are looked at for new lines.")
     max_line_bytes: int = Field(
         DEFAULT_LINE_BYTES, ge=1024, le=16 * 1024 * 1024, description="Longer lines are refused, unread."

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
-from connectors.usage_jsonl import parse_event_stream
-from detector.pipeline import Pipeline
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from connectors.usage_jsonl import parse_event_stream
 from curb.status import iso
+from detector.pipeline import Pipeline
 from detector.settings import DetectorSettings
 from stream.codec import encode_lines
-from stream.records import Alert, SpendRecord
+from stream.records import Alert, GpuRecord, SpendRecord
 from stream.topics import GPU, USAGE
 
 #: Events looked at to find the step of a stream.
@@ -101,20 +101,22 @@ def replay(path: Path, settings: DetectorSettings, bucket_s: int = 0, progress: 
     pipeline = Pipeline(settings)
     started = time.perf_counter()
     with file.open("rb") as raw:
-        _feed(pipeline, _records(raw, file), result, lambda: progress and progress(raw.tell()))
+        _feed(pipeline, settings, _records(raw, file), result, lambda: progress and progress(raw.tell()))
     result.seconds = time.perf_counter() - started
     return result
 
 
 def _records(raw: IO[bytes], file: Path) -> Iterator[SpendRecord]:
-    lines: IO[bytes] = gzip.open(raw) if file.suffix == ".gz" else raw  # type: ignore[assignment]
+    lines: Any = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
     while chunk := lines.readlines(1 << 20):
         records, _ = parse_event_stream(chunk, source="backtest", location=file.name)
         yield from records
 
 
-def _feed(pipeline: Pipeline, records: Iterator[SpendRecord], result: Backtest, tell: Any) -> None:
-    bucket_s, grace_s = pipeline.settings.bucket_s, pipeline.settings.grace_s
+def _feed(
+    pipeline: Pipeline, settings: DetectorSettings, records: Iterator[SpendRecord], result: Backtest, tell: Any
+) -> None:
+    bucket_s, grace_s = settings.bucket_s, settings.grace_s
     batch: list[SpendRecord] = []
     close_at = -math.inf
     for record in records:
@@ -142,15 +144,15 @@ def _next_close(at: float, bucket_s: int, grace_s: float) -> float:
 
 def _flush(pipeline: Pipeline, batch: list[SpendRecord], result: Backtest) -> None:
     for topic in (USAGE, GPU):
-        part = [record for record in batch if (type(record).__name__ == "GpuRecord") == (topic == GPU)]
+        part = [record for record in batch if isinstance(record, GpuRecord) == (topic == GPU)]
         if part:
-            pipeline.feed(topic, encode_lines(part))
+            pipeline.feed(encode_lines(part), topic)
     result.events += len(batch)
     batch.clear()
 
 
 def _collect(pipeline: Pipeline, result: Backtest) -> None:
-    for alert in pipeline.drain_alerts():
+    for alert in pipeline.alerts:
         life = result.alerts.get(alert.alert_id)
         if life is None:
             life = result.alerts[alert.alert_id] = AlertLife(alert, alert, None, alert.tier)

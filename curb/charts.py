@@ -21,18 +21,13 @@ _LEFT, _RIGHT, _BOTTOM = 0.068, 0.975, 0.155
 _ROW_PX, _LABEL_GAP_PX = 21, 12
 
 
-class Lines(NamedTuple):
-    """What to draw, one value per entry of `minutes`, in dollars per hour; None leaves a line out.
-
-    `minutes` are epoch seconds. `expected_low` and `expected_high` are given together.
-    """
-
+class _Lines(NamedTuple):
     minutes: Sequence[float]
     actual: Sequence[float]
     expected: Sequence[float]
-    expected_low: Sequence[float] | None = None
-    expected_high: Sequence[float] | None = None
-    counterfactual: Sequence[float] | None = None
+    expected_low: Sequence[float] | None
+    expected_high: Sequence[float] | None
+    counterfactual: Sequence[float] | None
 
 
 def burn(usd_per_minute: Sequence[float], window: int = 3) -> list[float]:
@@ -45,8 +40,13 @@ def burn(usd_per_minute: Sequence[float], window: int = 3) -> list[float]:
 
 
 def spend_chart(
-    lines: Lines,
+    minutes: Sequence[float],
+    actual: Sequence[float],
+    expected: Sequence[float],
     *,
+    expected_low: Sequence[float] | None = None,
+    expected_high: Sequence[float] | None = None,
+    counterfactual: Sequence[float] | None = None,
     title: str,
     subtitle: str = "",
     events: Sequence[tuple[float, str]] = (),
@@ -55,12 +55,16 @@ def spend_chart(
 ) -> bytes:
     """A PNG of 1200 × 560.
 
-    `events` are (epoch seconds, label); `lease` is shaded; `budget_line` is in dollars per hour.
-
-    Raises PermanentError when matplotlib is missing, ValueError when there is nothing to draw.
+    `minutes` are epoch seconds; every line has one value per minute, in dollars per hour. `expected_low` and
+    `expected_high` go together. `events` are (epoch seconds, label); `lease` (from, to) is shaded; `budget_line` is
+    in dollars per hour. Raises PermanentError when matplotlib is missing, ValueError for fewer than two minutes or
+    lines of another length.
     """
-    if len(lines.minutes) < 2:
+    lines = _Lines(minutes, actual, expected, expected_low, expected_high, counterfactual)
+    if len(minutes) < 2:
         raise ValueError("a chart needs at least two minutes")
+    if any(line is not None and len(line) != len(minutes) for line in lines):
+        raise ValueError("every line needs one value per minute")
     figure = _figure()
     rows = _Labels(figure, lines.minutes, events)
     top = 1 - (78 + (rows.height_px if events else 8)) / _HEIGHT_PX
@@ -74,17 +78,7 @@ def spend_chart(
     rows.draw(axes)
     figure.text(0.016, 0.972, _plain(title), size=16, weight="bold", color=_INK, va="top")
     figure.text(0.016, 0.912, _plain(subtitle), size=11, color=_GREY, va="top")
-    handles, names = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1],
-        names[::-1],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.105),
-        ncols=6,
-        frameon=False,
-        fontsize=10.5,
-        handlelength=2.6,
-    )
+    _legend(axes)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=_DPI)
     return out.getvalue()
@@ -101,7 +95,22 @@ def _figure() -> Figure:
     return figure
 
 
-def _draw_lines(axes: Axes, lines: Lines) -> None:
+def _legend(axes: Axes) -> None:
+    """What matters most first: it was drawn last."""
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(
+        handles[::-1],
+        names[::-1],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.105),
+        ncols=6,
+        frameon=False,
+        fontsize=10.5,
+        handlelength=2.6,
+    )
+
+
+def _draw_lines(axes: Axes, lines: _Lines) -> None:
     x = list(lines.minutes)
     if lines.expected_low is not None and lines.expected_high is not None:
         axes.fill_between(

@@ -100,7 +100,8 @@ def load_text(text: str) -> CurbConfig:
     try:
         config = CurbConfig.model_validate(data)
     except ValidationError as error:
-        errors += from_validation(error, CurbConfig)
+        known = {found.path for found in errors}
+        errors += [found for found in from_validation(error, CurbConfig) if found.path not in known]
     if errors:
         raise ConfigErrors(errors)
     return config

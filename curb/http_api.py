@@ -107,9 +107,9 @@ class _Api:
 
     async def spend(self, request: web.Request) -> web.Response:
         scope = request.query.get("scope", "key")
-        totals = [row for shard in self._daemon.shards() for row in shard.totals(scope)]
-        totals.sort(key=lambda row: -row["total_usd"])
-        return web.json_response({"scope": scope, "series": totals[: _limit(request)]})
+        rows = [row._asdict() for shard in self._daemon.shards() for row in shard.top(_limit(request), scope)]
+        rows.sort(key=lambda row: -row["usd_per_hour"])
+        return web.json_response({"scope": scope, "series": rows[: _limit(request)]})
 
     async def command(self, request: web.Request) -> web.Response:
         try:

@@ -9,7 +9,7 @@ _MARKUP = re.compile(
     r"```(?P<pre>.+?)```"
     r"|`(?P<code>[^`\n]+)`"
     r"|<(?P<angle>[^<>\n]+)>"
-    r"|:(?P<emoji>[a-z0-9_+-]+):"
+    r"|(?<![\w:]):(?P<emoji>[a-z0-9_+-]+):"
     r"|(?<![\w*])\*(?P<bold>[^*\n]+)\*(?![\w*])"
     r"|(?<![\w_])_(?P<italic>[^_\n]+)_(?![\w_])"
     r"|(?<![\w~])~(?P<strike>[^~\n]+)~(?![\w~])",
@@ -73,12 +73,14 @@ def spans(mrkdwn: str) -> list[Span]:
     return _parse(mrkdwn, Span(""))
 
 
-def plain_spans(text: str) -> list[Span]:
-    """A plain_text: only emoji mean anything."""
+def plain_spans(text: str, emoji: bool = True) -> list[Span]:
+    """A plain_text: nothing is markup, and short names of emoji only if `emoji`."""
+    if not emoji:
+        return [Span(_unescape(text))] if text else []
     found: list[Span] = []
     for part in re.split(r"(:[a-z0-9_+-]+:)", text):
         glyph = _GLYPHS.get(part.strip(":")) if part.startswith(":") else None
-        found.append(Span(glyph[0], color=glyph[1]) if glyph else Span(part))
+        found.append(Span(glyph[0], color=glyph[1]) if glyph else Span(_unescape(part)))
     return [span for span in found if span.text]
 
 
@@ -103,7 +105,14 @@ def _styled(match: re.Match[str], style: Span) -> list[Span]:
     if kind == "emoji":
         glyph, color = _GLYPHS.get(inner, (match[0], style.color))
         return [style._replace(text=glyph, color=color)]
-    return _parse(inner, style._replace(**{kind: True}))
+    return _parse(
+        inner,
+        style._replace(
+            bold=style.bold or kind == "bold",
+            italic=style.italic or kind == "italic",
+            strike=style.strike or kind == "strike",
+        ),
+    )
 
 
 def _angle(inner: str, style: Span) -> Span:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import aiohttp
-from connectors.usage_jsonl import Config as UsageJsonl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from connectors.connector import Batch, Connector
 from connectors.connector import Context as ConnectorContext
 from connectors.runner import PullRunner
+from connectors.usage_jsonl import Config as UsageJsonl
 from curb import render, wiring
 from curb.config import CurbConfig
-from curb.view import View
+from curb.offline import load_view
 from stream.clock import EventClock, WallClock
 from stream.log import Log
 
@@ -45,23 +46,28 @@ class _Feed:
 
 
 async def run_replay(config: CurbConfig, source: Path, form: str, console: Console) -> int:
-    """Replay `source`; returns 0 when everything was read, summed and scored."""
+    """Replay `source` and print the alerts; returns 0 when everything was read, summed and scored."""
     if not source.exists():
         console.print(f"replay: {source} does not exist", style="red")
         return 2
+    records = await feed(config, source, form, console)
+    console.print(f"replayed {records:,} events")
+    render.alerts(console, list((await load_view(config)).alerts.values()), json_lines=False)
+    return 0
+
+
+async def feed(config: CurbConfig, source: Path, form: str, console: Console) -> int:
+    """Take `source` through the configured log, rollup, detector and actions; the number of events read now."""
     clock = EventClock()
     log = wiring.make_log(config, clock)
     await log.open()
-    timeout = aiohttp.ClientTimeout(total=30)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as http:
-            feed = _make_feed(config, source, form, clock, http)
-            await _replay(config, log, clock, feed, http, console)
-        view = await View().load(log)
-        render.alerts(console, list(view.alerts.values()), json_lines=False)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
+            passing = _make_feed(config, source, form, clock, http)
+            await _replay(config, log, clock, passing, http, console)
+            return passing.records
     finally:
         await log.close()
-    return 0
 
 
 def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, http: aiohttp.ClientSession) -> _Feed:
@@ -75,27 +81,22 @@ def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, h
     )
     # The recorded receipt times are the time here; the wall clock only bounds them.
     context = ConnectorContext(WallClock(), http, wiring.load_prices(config.prices.book))
-    return _Feed(settings.build(context), clock)
+    return _Feed(cast(Connector, settings.build(context)), clock)
 
 
 async def _replay(
-    config: CurbConfig, log: Log, clock: EventClock, feed: _Feed, http: aiohttp.ClientSession, console: Console
+    config: CurbConfig, log: Log, clock: EventClock, passing: _Feed, http: aiohttp.ClientSession, console: Console
 ) -> None:
     rollup, detector = wiring.make_rollup(config, log, clock), wiring.make_detector(config, log, clock)
     actions = wiring.make_actions(config, log, clock, http)
-    runner = PullRunner(feed, "replay", log, clock, poll_interval_s=1.0)
+    # The wall clock here: what is recorded lies in the past, whatever the replay's own time is.
+    runner = PullRunner(passing, "replay", log, WallClock(), poll_interval_s=0.05)
     stop = asyncio.Event()
     tasks = [asyncio.create_task(part.run(stop)) for part in (runner, rollup, detector, actions)]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("events"),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:,} events"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("replaying", total=None)
-        await _until(feed.done.is_set, tasks, lambda: progress.update(bar, completed=feed.records))
+        bar = progress.add_task("", total=None)
+        await _until(passing.done.is_set, tasks, lambda: progress.update(bar, completed=passing.records))
         # One more bucket and its grace, so that the last one closes.
         clock.observe(clock.now() + config.detector.bucket_s + config.detector.grace_s + 1)
         for worker in (rollup, detector):
@@ -103,7 +104,6 @@ async def _replay(
             await _until(lambda w=worker, n=rounds: w.rounds >= n, tasks, lambda: None)  # type: ignore[misc]
     stop.set()
     await asyncio.gather(*tasks)
-    console.print(f"replayed {feed.records:,} events")
 
 
 async def _until(done: Callable[[], bool], tasks: list[asyncio.Task[None]], meanwhile: Callable[[], object]) -> None:

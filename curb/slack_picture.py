@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -155,7 +155,9 @@ def _spans(text: Any) -> list[Span]:
     if not isinstance(text, Mapping):
         return []
     content = str(text.get("text", ""))
-    return spans(content) if text.get("type") == "mrkdwn" else plain_spans(content)
+    if text.get("type") == "mrkdwn":
+        return spans(content)
+    return plain_spans(content, emoji=text.get("emoji") is not False)
 
 
 def _time(ts: Any) -> str:
@@ -228,7 +230,7 @@ class _Page:
         """Flowing text from `left`, at most `width` wide; moves down by the lines it took."""
         x = left
         written = False
-        for span, word in _words(pieces):
+        for span, word in self._fitting(_words(pieces), text, width):
             if word == "\n":
                 x, self.y, written = left, self.y + text.line, False
                 continue
@@ -240,6 +242,18 @@ class _Page:
             self._word(word, span, text, x)
             x, written = x + needed, True
         self.y += text.line
+
+    def _fitting(self, words: Iterable[tuple[Span, str]], text: _Text, width: float) -> Iterator[tuple[Span, str]]:
+        """The same words; one that no line can hold, such as a hash, comes in parts."""
+        for span, word in words:
+            font, rest = self.font(text, span), word
+            while self.measure(rest.rstrip(), font) > width:
+                most = max(1, int(len(rest) * width / self.measure(rest, font)))
+                while most > 1 and self.measure(rest[:most], font) > width:
+                    most -= 1
+                yield span, rest[:most]
+                rest = rest[most:]
+            yield span, rest
 
     def _word(self, word: str, span: Span, text: _Text, x: float) -> None:
         middle = self.y + text.line / 2
@@ -263,7 +277,7 @@ class _Page:
         return out.getvalue()
 
 
-def _words(pieces: Iterable[Span]) -> Iterable[tuple[Span, str]]:
+def _words(pieces: Iterable[Span]) -> Iterator[tuple[Span, str]]:
     """Words with the blanks behind them, and line breaks, each with its style."""
     for span in pieces:
         for word in re.findall(r"\n|[^\s]+[^\S\n]*|[^\S\n]+", span.text):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
+
 if TYPE_CHECKING:
     from curb.daemon import Daemon
 
@@ -24,7 +26,8 @@ def status(daemon: Daemon) -> dict[str, Any]:
     """Everything a person asks for first: freshness, series, who spends, what fires, what Curb holds."""
     shards = daemon.shards()
     times = [shard.event_time for shard in shards if shard.event_time]
-    top = sorted((row for shard in shards for row in shard.top(10)), key=lambda row: -row["usd_per_hour"])[:10]
+    top = sorted((row for shard in shards for row in shard.top(10)), key=lambda row: -row.usd_per_hour)[:10]
+    budgets = [{"tags": tags, **to_builtins(budget)} for shard in shards for tags, budget in shard.budgets()]
     actions = daemon.actions.view()
     return {
         "instance": daemon.config.instance,
@@ -32,17 +35,18 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "event_time": iso(min(times)) if times else None,
         "ready": readiness(daemon)["ready"],
         "mode": daemon.config.actions.mode,
-        "halted": actions["halted"],
+        "halted": actions["halted"] is not None,
         "series": sum(shard.series_count for shard in shards),
         "connectors": _connectors(daemon),
-        "top": top,
-        "budgets": [row for shard in shards for row in shard.budget_rows()],
+        "top": [row._asdict() for row in top],
+        "budgets": budgets,
         "firing": len(daemon.view.firing()),
-        "leases": actions["leases"],
+        "leases": actions["open"],
+        "problems": actions["problems"],
     }
 
 
 def _connectors(daemon: Daemon) -> dict[str, Any]:
     found = {runner.name: iso(runner.last_success) for runner in daemon.connectors.runners}
-    found |= {name: iso(source.last_success) for name, source in daemon.connectors.sources.items()}
+    found |= {source.name: iso(source.last_success) for source in daemon.connectors.sources.values()}
     return found

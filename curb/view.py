@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from stream.codec import decode_lines
 from stream.errors import TransientError
@@ -85,6 +86,6 @@ class View:
             await reader.close()
 
 
-def _trim(kept: OrderedDict[str, object]) -> None:  # type: ignore[type-arg]
+def _trim(kept: OrderedDict[str, Any]) -> None:
     while len(kept) > _KEEP:
         kept.popitem(last=False)

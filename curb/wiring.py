@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
-from actions.runner import ActionsRunner
-from detector.shard import Shard
-from stream.kafka_log import KafkaLog
 
 from actions.action import Action
 from actions.action import Context as ActionContext
 from actions.notifier import Notifier
-from connectors.connector import Connector, PushSource
+from actions.runner import ActionsRunner
 from connectors.connector import Context as ConnectorContext
+from connectors.inbox import InboxSource
 from connectors.prices import PriceBook
 from connectors.runner import PullRunner
 from curb.config import CurbConfig, EmbeddedSettings
 from detector.rollup import Rollup
+from detector.shard import Shard
 from stream.clock import Clock
 from stream.embedded_log import EmbeddedLog
+from stream.kafka_log import KafkaLog
 from stream.log import Log, TopicPartition
 from stream.topics import RAW_TOPICS, SPEND
 from stream.worker import Worker
@@ -43,7 +43,7 @@ class Connectors:
     """The configured connectors: those that are polled, by runner, and those that are pushed to, by name."""
 
     runners: list[PullRunner] = field(default_factory=list)
-    sources: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, InboxSource] = field(default_factory=dict)
 
 
 def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession) -> Connectors:
@@ -52,9 +52,10 @@ def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.Cl
     made = Connectors()
     for settings in config.connectors:
         kind = cast(Any, settings)
-        built: Connector | PushSource = kind.build(context)
+        built: Any = kind.build(context)
         if hasattr(built, "parse"):
-            made.sources[kind.name] = built
+            body_bytes = int(config.http.max_body_mib * 1024 * 1024)
+            made.sources[kind.name] = InboxSource(kind.name, built, kind.token, max_body_bytes=body_bytes)
         else:
             made.runners.append(PullRunner(built, kind.name, log, clock, poll_interval_s=kind.poll_interval_s))
     return made
@@ -69,7 +70,7 @@ def make_rollup(config: CurbConfig, log: Log, clock: Clock) -> Worker:
     """The worker that sums raw records into series and buckets."""
 
     def state(at: TopicPartition) -> Rollup:
-        return Rollup(config.detector, log.partitions(SPEND), source=f"{at.topic}/{at.partition}")
+        return Rollup(config.detector, at.topic, log.partitions(SPEND), name=f"{at.topic}/{at.partition}")
 
     return _worker(config, log, ROLLUP_GROUP, RAW_TOPICS, state, clock)
 

@@ -14,28 +14,21 @@ from curb.demo.gateway import Gateway
 from curb.demo.incident import AgentLoop
 from curb.demo.trace import Trace
 from curb.demo.traffic import drive
-from stream.clock import WallClock
+from stream.clock import Clock, WallClock
 
 LOOP_HOURS = 2.0
 
 
-async def serve(options: argparse.Namespace) -> None:
+async def serve(options: argparse.Namespace, clock: Clock) -> None:
     """Run until the trace is over, days from now, or until stopped."""
-    clock = WallClock()
     # The trace begins an hour ago, so that the loop knows what was normal before it.
     started = clock.now()
     trace = Trace.load(options.trace, start=started - 3600)
     loop_start = started + options.loop_after_minutes * 60
     loop = AgentLoop(options.loop_key, loop_start, loop_start + LOOP_HOURS * 3600)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
-        gateway = Gateway(
-            trace,
-            clock,
-            master_key=os.environ["CURB_GATEWAY_KEY"],
-            http=http,
-            ingest_url=os.environ["CURB_INGEST_URL"],
-            ingest_token=os.environ["CURB_INGEST_TOKEN"],
-        )
+        gateway = Gateway(trace, clock, master_key=os.environ["CURB_GATEWAY_KEY"], http=http)
+        gateway.report_to(os.environ["CURB_INGEST_URL"], os.environ["CURB_INGEST_TOKEN"])
         url = await gateway.start(options.host, options.port)
         logging.info("gateway on %s; %s starts to loop in %g minutes", url, loop.key, options.loop_after_minutes)
         try:
@@ -62,6 +55,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        asyncio.run(serve(parse()))
+        asyncio.run(serve(parse(), WallClock()))
     except KeyboardInterrupt:
         logging.info("stopped")

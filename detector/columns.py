@@ -23,23 +23,24 @@ class Columns:
     """Arrays whose last axis is the series. `columns[name]` is a writable view of the series in use."""
 
     def __init__(self, columns: Mapping[str, Column], capacity: int) -> None:
-        self.n = 0
         self._columns = dict(columns)
         self._capacity = max(1, capacity)
-        self._arrays: dict[str, NDArray[Any]] = {
-            name: np.full((*column.lead, self._capacity), column.fill, column.dtype)
-            for name, column in self._columns.items()
-        }
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self.n = 0
+        self._arrays = {name: _fresh(column, self._capacity) for name, column in self._columns.items()}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._arrays[name][..., : self.n]
 
     def grow(self, n: int) -> None:
-        """Use `n` series; those that are new hold the fill values. Capacity doubles, so growing is O(1) a series."""
+        """Use `n` series; those that are new hold the fill values. Capacity grows by a quarter at least."""
         if n > self._capacity:
-            self._capacity = max(n, 2 * self._capacity)
+            self._capacity = max(n, self._capacity + self._capacity // 4)
             for name, column in self._columns.items():
-                array = np.full((*column.lead, self._capacity), column.fill, column.dtype)
+                array = _fresh(column, self._capacity)
                 array[..., : self.n] = self._arrays[name][..., : self.n]
                 self._arrays[name] = array
         self.n = max(self.n, n)
@@ -55,7 +56,7 @@ class Columns:
             if saved.shape[:-1] != column.lead:
                 raise ValueError(f"{prefix}.{name} has shape {saved.shape}, expected {(*column.lead, 'series')}")
         n = max(arrays[f"{prefix}.{name}"].shape[-1] for name in self._columns)
-        self.n = 0
+        self._clear()
         self.grow(n)
         for name in self._columns:
             self[name][...] = arrays[f"{prefix}.{name}"]
@@ -64,3 +65,9 @@ class Columns:
     def bytes_per_series(self) -> float:
         """Memory of one series."""
         return sum(array.nbytes for array in self._arrays.values()) / self._capacity
+
+
+def _fresh(column: Column, capacity: int) -> NDArray[Any]:
+    shape = (*column.lead, capacity)
+    # Zeroed memory that is not used yet costs nothing.
+    return np.full(shape, column.fill, column.dtype) if column.fill else np.zeros(shape, column.dtype)

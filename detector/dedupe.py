@@ -22,12 +22,15 @@ class RecentIds:
     def first_seen(self, ids: Sequence[str], received_at: float) -> list[bool] | None:
         """Which of `ids`, received until `received_at`, are new; None when all are. All are remembered."""
         fresh = set(ids)
-        young, old = self._young, self._old
+        young = self._young
+        known = (fresh & young) | (fresh & self._old)
         flags = None
-        if len(fresh) < len(ids) or not fresh.isdisjoint(young) or not fresh.isdisjoint(old):
+        if len(fresh) < len(ids):
             flags = self._one_by_one(ids)
         else:
             young |= fresh
+            if known:
+                flags = [each not in known for each in ids]
         if not self._young_since:
             self._young_since = received_at
         if len(young) >= self._settings.max_ids // 2 or received_at - self._young_since >= self._settings.window_s:

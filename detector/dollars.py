@@ -106,6 +106,7 @@ class DollarsHead:
         self._series = Columns(
             {
                 "first_seen": Column(dtype=np.int64),
+                "frozen": Column(dtype=np.bool_),
                 "expected_now": Column(),
                 "expected_fast": Column(),
                 "requests_fast": Column(),
@@ -150,6 +151,7 @@ class DollarsHead:
     def step(self, step: Step) -> Scores:
         """Score the step with what was known before it, then learn from it. Steps come in order of time."""
         self._advance(step.start, step.frozen)
+        self._series["frozen"][...] = step.frozen
         usd_per_min = step.cost / self._step_min
         expected = self._expected(step.start)
         if step.gap:
@@ -171,15 +173,16 @@ class DollarsHead:
     def skip(self, steps: int, start: int) -> None:
         """`steps` silent steps of the whole fleet from `start` on: averages fade, nothing is learned."""
         ahead = max(0, steps - self._held_score.steps)
-        none = np.zeros(self.n, np.bool_)
+        # An alert stays open through the silence: the hour before it is still not learned as it was.
+        frozen = self._series["frozen"].copy()
         if ahead:
-            self._advance(start + (ahead - 1) * self._step_s, none)
+            self._advance(start + (ahead - 1) * self._step_s, frozen)
             self._windows.decay(ahead)
             self._hourly.decay(ahead, self._step_min)
             self._fast(self._series["expected_now"], np.zeros(self.n), ahead)
         zero = np.zeros(self.n)
         for i in range(ahead, steps):
-            self.step(Step(start + i * self._step_s, zero, zero, True, none))
+            self.step(Step(start + i * self._step_s, zero, zero, True, frozen))
 
     def late(self, index: NDArray[np.intp], cost: Floats, bucket_start: int) -> None:
         """Dollars that came after their bucket closed count in the windows still running, faded by their age."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -13,6 +13,11 @@ from stream.log import Message
 
 #: A time of receipt behind this (in the year 2096) is a mistake; believed, it would end time for every series.
 LATEST_TIME = 4_000_000_000.0
+#: Nothing was charged before the year 2000.
+EARLIEST_TIME = 946_684_800.0
+
+#: Exact in float64, and in a sum of millions.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class HotRecord(msgspec.Struct, gc=False):
@@ -26,11 +31,11 @@ class HotRecord(msgspec.Struct, gc=False):
     request_model: str = ""
     source: str = ""
     cost_source: str = "reported"
-    requests: int = 0
-    errors: int = 0
-    users: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
+    requests: _Count = 0
+    errors: _Count = 0
+    users: _Count = 0
+    input_tokens: _Count = 0
+    output_tokens: _Count = 0
 
 
 def read(message: Message, received_at: float) -> tuple[list[HotRecord], list[Message]]:
@@ -60,23 +65,22 @@ def letter_for(message: Message, record: HotRecord, reason: Reason) -> Message:
 def reason_against(record: HotRecord, billing: bool, settings: DetectorSettings) -> Reason:
     """Why a record that failed the checks of a batch cannot be counted."""
     age_s = record.received_at - record.charge_period_start
-    if age_s > settings.max_age_days * 86400:
+    if age_s > settings.max_age_days * 86400 or record.charge_period_start < EARLIEST_TIME:
         return "too_old"
     if age_s < -settings.max_future_s:
         return "in_the_future"
     if record.effective_cost < 0 and not billing:
         return "negative_cost"
-    if min(record.requests, record.errors, record.users, record.input_tokens, record.output_tokens) < 0:
-        return "invalid"
     return "not_finite"
 
 
 def _reason(why: str) -> Reason:
     """msgspec says what is wrong only in words; this holds to the ones it has used since 0.14."""
-    closed: Sequence[tuple[str, Reason]] = (
+    words: tuple[tuple[str, Reason], ...] = (
         ("missing required field", "missing_field"),
+        ("Expected `int` ", "invalid"),
         ("Expected", "wrong_type"),
         ("out of range", "not_finite"),
         ("utf-8", "not_utf8"),
     )
-    return next((reason for words, reason in closed if words in why), "not_json")
+    return next((reason for part, reason in words if part in why), "not_json")

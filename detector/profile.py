@@ -19,6 +19,8 @@ FROZEN_CLIP_RATIO = 1.2
 MEAN_CLIP_USD_PER_MIN, MEAN_FROZEN_SHARE, MEAN_HORIZON_MIN = 0.05, 0.05, 1440.0
 #: Step of the level per hour, and how much larger it gets when all hours of half a day point the same way.
 LEVEL_STEP, LEVEL_FAST_STEP, LEVEL_KEEP = 0.02, 0.10, 0.9995
+#: The level carries factors up to 7. Beyond, the profile must follow: hours learned at wild levels would not compare.
+LEVEL_MAX = 2.0
 _TINY_USD = 1e-9
 
 
@@ -94,3 +96,4 @@ class Profile:
         step = LEVEL_STEP + LEVEL_FAST_STEP * np.maximum(0.0, np.abs(drift) - 0.6) / 0.4
         level += np.where(taught, step * ratio, 0.0)
         level *= np.where(taught, LEVEL_KEEP, 1.0)
+        np.clip(level, -LEVEL_MAX, LEVEL_MAX, out=level)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 from zlib import crc32
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.dedupe import RecentIds
-from detector.hot_records import LATEST_TIME, HotRecord, letter_for, read, reason_against
+from detector.hot_records import EARLIEST_TIME, LATEST_TIME, HotRecord, letter_for, read, reason_against
 from detector.partials import PartialLines
 from detector.series_table import SeriesTable
 from detector.settings import DetectorSettings
@@ -30,7 +31,7 @@ from stream.topics import COSTS, GPU, USAGE
 #: Topic → the word for its records in a scope's `sources`.
 _SOURCES = {USAGE: "usage", COSTS: "costs", GPU: "gpu"}
 #: Records gathered before they become columns of numbers, and rows of columns before they are summed unasked.
-_BATCH, _MAX_ROWS = 4096, 300_000
+_BATCH, _MAX_ROWS = 1000, 300_000
 
 
 class _Snapshot(msgspec.Struct):
@@ -74,10 +75,8 @@ class Rollup:
             return outputs
         latest = max([record.received_at for record in records])
         if latest > LATEST_TIME:
-            outputs += [
-                letter_for(message, each, "in_the_future") for each in records if each.received_at > LATEST_TIME
-            ]
-            records = [each for each in records if each.received_at <= LATEST_TIME]
+            outputs += [letter_for(message, each, "in_the_future") for each in records if _beyond(each)]
+            records = [each for each in records if not _beyond(each)]
             latest = max((each.received_at for each in records), default=0.0)
         if self._edge_at(latest) > self._edge:
             records = self._pass_edges(records, message, outputs)
@@ -134,12 +133,12 @@ class Rollup:
         if not records:
             return []
         received = [record.received_at for record in records]
-        self._received_at = max(self._received_at, *received)
+        newest = max(received)
+        self._received_at = max(self._received_at, newest)
         new = self._ids.first_seen([record.id for record in records], self._received_at)
         if new is not None:
             self._counted["duplicates"] += len(records) - sum(new)
-            records = [record for record, is_new in zip(records, new, strict=True) if is_new]
-            received = [record.received_at for record in records]
+            records, received = list(compress(records, new)), list(compress(received, new))
         letters = []
         if self._table.crowded:
             letters = self._digest()
@@ -147,7 +146,7 @@ class Rollup:
         self._origins.append((len(self._records), message))
         self._records += records
         self._combinations += self._table.combinations([bytes(record.tags) for record in records], received)
-        if b'"fallback"' in message.value:
+        if "fallback" in [record.cost_source for record in records]:
             self._note_holes(records)
         return letters
 
@@ -179,7 +178,7 @@ class Rollup:
         settings = self._settings
         age = received - start
         good = (age <= settings.max_age_days * 86400) & (age >= -settings.max_future_s) & (combinations >= 0)
-        good &= np.isfinite(values[0]) & (values[1:] >= 0).all(axis=0) & ((values[0] >= 0) | self._billing)
+        good &= (start >= EARLIEST_TIME) & np.isfinite(values[0]) & ((values[0] >= 0) | self._billing)
         letters: list[Message] = []
         if not good.all():
             letters = [self._letter(int(at)) for at in np.flatnonzero(~good)]
@@ -218,3 +217,7 @@ class Rollup:
             self._ticked_at = time
             lines.add_tick(SpendTick(at=time, source=self._name))
         return letters + lines.messages()
+
+
+def _beyond(record: HotRecord) -> bool:
+    return record.received_at > LATEST_TIME

@@ -46,7 +46,8 @@ class Scope(Settings):
     def series(self, tags: Mapping[str, str]) -> SeriesTags:
         """The series of a record with `tags`."""
         own = [(tag, tags.get(tag, UNTAGGED)) for tag in self.group_by]
-        own += [(tag, tags[tag]) for tag in self.also_by if tag in tags]
+        if self.also_by:
+            own += [(tag, tags[tag]) for tag in self.also_by if tag in tags]
         return tuple(own)
 
     @property

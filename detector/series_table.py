@@ -42,6 +42,7 @@ class SeriesTable:
         self.series: list[Series] = []
         #: Events folded per scope since the last `take_folded`.
         self._folded: Counter[str] = Counter()
+        self._folded_ever = 0
         self._guard, self._partitions = guard, partitions
         self._numbers: list[dict[SeriesTags, int]] = [{} for _ in self.scopes]
         self._minute = 0
@@ -89,32 +90,34 @@ class SeriesTable:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return -1
         self._begin_minute(int(received_at // 60))
-        numbers = [self._number(at, scope.series(tags)) for at, scope in enumerate(self.scopes)]
-        row = self._add_row([number for number, _ in numbers])
-        if not any(folded for _, folded in numbers):
+        folded_before = self._folded_ever
+        row = []
+        for at, (scope, numbers) in enumerate(zip(self.scopes, self._numbers, strict=True)):
+            series = scope.series(tags)
+            number = numbers.get(series)
+            row.append(self._new_number(at, series) if number is None else number)
+        combination = self._add_row(row)
+        if self._folded_ever == folded_before:
             # What is folded is looked up every time: a minute later it may be let in.
-            self._combination_of[raw] = row
-        return row
+            self._combination_of[raw] = combination
+        return combination
 
     def _begin_minute(self, minute: int) -> None:
         if minute > self._minute:
             self._minute = minute
             self._new_this_minute = [0] * len(self.scopes)
 
-    def _number(self, at: int, tags: SeriesTags) -> tuple[int, bool]:
-        numbers = self._numbers[at]
-        number = numbers.get(tags)
-        if number is not None:
-            return number, False
+    def _new_number(self, at: int, series: SeriesTags) -> int:
+        numbers, scope = self._numbers[at], self.scopes[at]
         full = len(numbers) >= self._guard.max_series
         if full or self._new_this_minute[at] >= self._guard.max_new_series_per_minute:
-            scope = self.scopes[at]
             self._folded[scope.name] += 1
+            self._folded_ever += 1
             self._warn(scope, full)
             number = numbers.get(scope.folded)
-            return (self._add_series(at, scope.folded) if number is None else number), True
+            return self._add_series(at, scope.folded) if number is None else number
         self._new_this_minute[at] += 1
-        return self._add_series(at, tags), False
+        return self._add_series(at, series)
 
     def _warn(self, scope: Scope, full: bool) -> None:
         if self._minute != self._warned_minute:

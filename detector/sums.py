@@ -31,12 +31,12 @@ def sum_by_series_and_bucket(series: NDArray[np.int64], bucket: NDArray[np.int64
         counts = np.bincount(group, minlength=size)
         present = np.flatnonzero(counts)
         events = counts[present].astype(np.int64)
-        sums = np.stack([np.bincount(group, weights=column, minlength=size)[present] for column in values])
+        sums = [np.bincount(group, weights=column, minlength=size)[present] for column in values]
     else:
         present, group = np.unique(group, return_inverse=True)
         events = np.bincount(group).astype(np.int64)
-        sums = np.stack([np.bincount(group, weights=column) for column in values])
-    return Sums(present % width + first, buckets[present // width], events, sums)
+        sums = [np.bincount(group, weights=column) for column in values]
+    return Sums(present % width + first, buckets[present // width], events, np.array(sums, np.float64))
 
 
 def _distinct(bucket: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import typer.main
 from prometheus_client.metrics import MetricWrapperBase
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -43,6 +43,7 @@ TYPE_NAMES: dict[Any, str] = {
     bool: "true or false",
     Path: "path",
     SecretStr: "secret",
+    HttpUrl: "URL",
     Any: "any",
     type(None): "nothing",
 }
@@ -114,9 +115,15 @@ def keys_table(model: type[BaseModel]) -> str:
 
 
 def description(key: str, field: FieldInfo) -> str:
-    """What the field says of itself; reserved tag values such as __other__ as code, or Markdown makes them bold."""
-    text = field.description or ("Chooses this kind." if key == "kind" else "")
-    return re.sub(r"(?<!`)(__\w+__)", r"`\1`", text)
+    """What the field says of itself."""
+    return as_markdown(field.description or ("Chooses this kind." if key == "kind" else ""))
+
+
+def as_markdown(text: str) -> str:
+    """Plain words in Markdown: __other__ and *.jsonl stay what they are."""
+    parts = text.split("`")  # every second part is code already
+    parts[::2] = [re.sub(r"(__\w+__)", r"`\1`", part).replace("*", "\\*") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -181,11 +188,13 @@ def limit(constraint: Any) -> str:
     """One constraint in words; empty for what has nothing to say to a reader."""
     for attribute, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
         if (bound := getattr(constraint, attribute, None)) is not None:
-            return f"{sign} {bound:g}"
+            return f"{sign} {without_fractions(bound)}"
     if pattern := getattr(constraint, "pattern", None):
         return f"`{pattern}`"
     if least := getattr(constraint, "min_length", None):
-        return f"at least {least}"
+        return f"length ≥ {least}"
+    if most := getattr(constraint, "max_length", None):
+        return f"length ≤ {most}"
     return ""
 
 
@@ -217,8 +226,7 @@ def as_plain(value: Any) -> Any:
 
 
 def first_paragraph(model: type[BaseModel]) -> str:
-    text = " ".join((model.__doc__ or "").split("\n\n")[0].split())
-    return re.sub(r"(?<!`)(__\w+__)", r"`\1`", text) + "\n"
+    return as_markdown(" ".join((model.__doc__ or "").split("\n\n")[0].split())) + "\n"
 
 
 # --- metrics ------------------------------------------------------------------------------------------------------

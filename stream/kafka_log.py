@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -145,7 +145,7 @@ class KafkaLog:
                     latest.pop(message.key, None)
         return latest
 
-    async def scan(self, topic: str) -> AsyncIterator[Message]:
+    async def scan(self, topic: str) -> AsyncGenerator[Message, None]:
         """Every readable message up to the end as it is at the start of the scan, in order within a partition."""
         consumer = AIOKafkaConsumer(
             **self._settings.connection(),

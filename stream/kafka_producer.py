@@ -25,6 +25,8 @@ from stream.topics import TOPICS
 _BATCH_BYTES = 256 * 1024
 #: How long closing may wait for a broker that does not answer (seconds).
 _CLOSE_S = 5.0
+#: In how many steps a producer is made to give up.
+_CANCELS = 5
 #: aiokafka knows no name for it; the newer of two codes that say "another producer took this transactional id".
 _PRODUCER_FENCED = 90
 
@@ -62,30 +64,44 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
 
     Nothing is lost by it: `append` and `commit` return only when all they sent was acknowledged.
     """
-    producer._message_accumulator.fail_all(kafka.ProducerClosed())
+    accumulator = producer._message_accumulator
+    for batch in [*accumulator._pending_batches, *(each for queue in accumulator._batches.values() for each in queue)]:
+        batch.future.add_done_callback(_retrieve)
+    accumulator.fail_all(kafka.ProducerClosed())
     task = producer._sender.sender_task
-    if task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=_CLOSE_S)
+    if task is not None:
+        # Its own last act would be to fail a transaction that may never have begun.
+        task.remove_done_callback(producer._sender._fail_all)
+        task.add_done_callback(_retrieve)
+    for _ in range(_CANCELS):  # the first ends its loop, the next ones what that still waits for
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=_CLOSE_S / _CANCELS)
     with suppress(kafka.KafkaError, TimeoutError):
         await asyncio.wait_for(producer.stop(), _CLOSE_S)
+
+
+def _retrieve(future: asyncio.Future[Any] | asyncio.Task[Any]) -> None:
+    """Mark an error as seen, which asyncio would else report as never retrieved."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def send_all(producer: AIOKafkaProducer, prefix: str, messages: Sequence[Message]) -> None:
     """Send and wait until every message is acknowledged by all replicas in sync. Raises aiokafka's errors."""
     sent: list[asyncio.Future[Any]] = []
-    try:
-        for message in messages:
-            compacted = message.topic in TOPICS and TOPICS[message.topic].compacted
-            # A message without a key may go anywhere; in a compacted topic the empty key is a key like any other.
-            key = message.key if message.key or compacted else None
-            value = None if compacted and not message.value else message.value
-            sent.append(await producer.send(prefix + message.topic, value, key, message.partition))
-    finally:
-        results = await asyncio.gather(*sent, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    for message in messages:
+        compacted = message.topic in TOPICS and TOPICS[message.topic].compacted
+        # A message without a key may go anywhere; in a compacted topic the empty key is a key like any other.
+        key = message.key if message.key or compacted else None
+        value = None if compacted and not message.value else message.value
+        future = await producer.send(prefix + message.topic, value, key, message.partition)
+        future.add_done_callback(_retrieve)
+        sent.append(future)
+    if sent:
+        await asyncio.wait(sent)
+    for future in sent:
+        future.result()
 
 
 class _MemberOffsetsHandler(TxnOffsetCommitHandler):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
 
 from stream import metrics
-from stream.errors import PermanentError, TransientError
+from stream.errors import TransientError
 from stream.kafka_errors import kafka_errors
 from stream.kafka_producer import GroupProducer
 from stream.kafka_protocol import Membership, StableOffsetsRequest
@@ -265,7 +265,7 @@ class KafkaReader:
         owned = [self._theirs(at) for at in self._positions]
         # With read_committed this is the end of what can be read now, open transactions left out.
         ends = await self._consumer.end_offsets(owned)
-        ahead = [max(0, end - await self._consumer.position(at)) for at, end in ends.items()]
+        ahead: list[int] = [max(0, end - await self._consumer.position(at)) for at, end in ends.items()]
         return len(self._buffer) + sum(ahead)
 
     async def commit(self, appends: Sequence[Message] = ()) -> None:

@@ -30,7 +30,7 @@ class KafkaSettings(Settings):
         default="",
         pattern=r"^[a-zA-Z0-9._-]*$",
         max_length=100,
-        description="Put before every topic, group and transactional id, so that several installations share a cluster.",
+        description="Put before the names of topics, groups and transactions, so that several can share a cluster.",
     )
     partitions: int = Field(
         default=8, ge=1, le=1000, description="Partitions of topics that are spread over processes, when first made."

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,6 +15,7 @@ from rich.text import Text
 from curb.daemon import Daemon
 from curb.demo.stage import Stage
 from curb.render import tags_text, usd
+from detector.shard import SeriesStatus
 from stream.records import Alert, LedgerEntry, NoticeEntry
 
 _STATE_STYLE = {
@@ -95,7 +95,7 @@ class DemoConsole:
             total, expected = _sum(rows, "team")
             self.say(now, f"fleet burns {usd(total)}/h, expected {usd(expected)}/h", "dim")
 
-    def _screen(self, daemon: Daemon, rows: list[dict[str, Any]], now: float) -> RenderableType:
+    def _screen(self, daemon: Daemon, rows: list[SeriesStatus], now: float) -> RenderableType:
         head = Text(f"Curb demo  {clock_time(now)} event time", "bold")
         return Group(head, _spend_table(rows), _budget_table(daemon), Text("What happened", "bold"), *self._story)
 
@@ -117,22 +117,28 @@ def _ledger_line(entry: LedgerEntry) -> str:
     return f"{what} {entry.detail}".strip() if entry.state not in ("planned", "effective") else what
 
 
-def _sum(rows: list[dict[str, Any]], scope: str) -> tuple[float, float]:
-    chosen = [row for row in rows if row["scope"] == scope]
-    return sum(r["usd_per_hour"] for r in chosen), sum(r["expected_usd_per_hour"] for r in chosen)
+def _sum(rows: list[SeriesStatus], scope: str) -> tuple[float, float]:
+    chosen = [row for row in rows if row.scope == scope]
+    return sum(r.usd_per_hour for r in chosen), sum(r.expected_usd_per_hour for r in chosen)
 
 
-def _spend_table(rows: list[dict[str, Any]]) -> Table:
+def _spend_table(rows: list[SeriesStatus]) -> Table:
     table = Table(expand=False, header_style="bold")
-    for column, justify in (("scope", "left"), ("who", "left"), ("$ / h", "right"), ("expected", "right"), ("", "left")):
+    for column, justify in (
+        ("scope", "left"),
+        ("who", "left"),
+        ("$ / h", "right"),
+        ("expected", "right"),
+        ("", "left"),
+    ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    keys = sorted((r for r in rows if r["scope"] == "key"), key=lambda r: -r["usd_per_hour"])[:5]
-    teams = sorted((r for r in rows if r["scope"] == "team"), key=lambda r: -r["usd_per_hour"])
+    keys = sorted((r for r in rows if r.scope == "key"), key=lambda r: -r.usd_per_hour)[:5]
+    teams = sorted((r for r in rows if r.scope == "team"), key=lambda r: -r.usd_per_hour)
     for row in [*teams, *keys]:
-        burn, expected = row["usd_per_hour"], row["expected_usd_per_hour"]
+        burn, expected = row.usd_per_hour, row.expected_usd_per_hour
         high = burn > 2 * expected + 1
         bar = Text("█" * min(30, round(burn * 2)), "red" if high else "green")
-        table.add_row(row["scope"], tags_text(row["tags"]), Text(usd(burn), "red" if high else ""), usd(expected), bar)
+        table.add_row(row.scope, tags_text(row.tags), Text(usd(burn), "red" if high else ""), usd(expected), bar)
     return table
 
 
@@ -140,8 +146,7 @@ def _budget_table(daemon: Daemon) -> Table:
     table = Table(expand=False, header_style="bold", show_edge=False)
     for column in ("budget", "who", "spent", "of", ""):
         table.add_column(column)
-    for row in (row for shard in daemon.shards() for row in shard.budget_rows()):
-        spent, amount = row["spent_usd"], row["amount_usd"]
-        bar = ProgressBar(total=amount, completed=min(spent, amount), width=24)
-        table.add_row(row["name"], tags_text(row["tags"]), usd(spent), usd(amount), bar)
+    for tags, budget in (each for shard in daemon.shards() for each in shard.budgets()):
+        bar = ProgressBar(total=budget.amount_usd, completed=min(budget.spent_usd, budget.amount_usd), width=24)
+        table.add_row(budget.name, tags_text(tags), usd(budget.spent_usd), usd(budget.amount_usd), bar)
     return table

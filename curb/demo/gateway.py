@@ -28,8 +28,8 @@ _CHARACTERS_PER_TOKEN = 4
 class Gateway:
     """Serves /key/info, /key/update and /v1/chat/completions, and reports every call to Curb in batches.
 
-    `limits` holds per alias what is set at the beginning, such as {"support-agent": {"rpm_limit": 600}}. `ingest_url`
-    and `ingest_token` are where the usage goes; without a URL none is kept. Time is the clock's.
+    `limits` holds per alias what is set at the beginning, such as {"support-agent": {"rpm_limit": 600}}. `http`
+    carries the reports once `report_to` has said where they go. Time is the clock's.
     """
 
     def __init__(
@@ -39,13 +39,12 @@ class Gateway:
         *,
         master_key: str,
         http: aiohttp.ClientSession | None = None,
-        ingest_url: str = "",
-        ingest_token: str = "",
         limits: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        self._trace = trace
         self._limiter = Limiter(trace.keys, limits)
         self._clock, self._master_key, self._http = clock, master_key, http
-        self._ingest_url, self._ingest_token = ingest_url, ingest_token
+        self._ingest_url = self._ingest_token = ""
         self._outbox: deque[dict[str, Any]] = deque()
         self._calls = itertools.count()
         self._runner: web.AppRunner | None = None
@@ -129,6 +128,11 @@ class Gateway:
 
     # --- the one way every call takes -----------------------------------------------------------------------------
 
+    def limit(self, name: str) -> int | None:
+        """The requests a minute that the key with this alias or api_key may make now; None without a limit."""
+        limit: int | None = self._limiter.info(self._trace.key(name).api_key)["rpm_limit"]
+        return limit
+
     def admit(self, request: Request) -> bool:
         """A call without the HTTP around it, for replays faster than time; same limiter, same report."""
         return self.serve(request).admitted
@@ -141,6 +145,10 @@ class Gateway:
         return verdict
 
     # --- usage on its way to Curb ---------------------------------------------------------------------------------
+
+    def report_to(self, url: str, token: str) -> None:
+        """Report from now on to this URL; before the first call nothing is kept."""
+        self._ingest_url, self._ingest_token = url, token
 
     async def run_callback(self, interval_s: float = FLUSH_INTERVAL_S) -> None:
         """Report every `interval_s` seconds of the clock until cancelled."""
@@ -163,7 +171,7 @@ class Gateway:
 
     async def _post(self, batch: list[dict[str, Any]]) -> bool:
         if self._http is None:
-            raise RuntimeError("a gateway with an ingest_url needs an HTTP session")
+            raise RuntimeError("a gateway that reports needs an HTTP session")
         headers = {"Authorization": f"Bearer {self._ingest_token}", "Content-Type": "application/json"}
         try:
             async with self._http.post(self._ingest_url, data=msgspec.json.encode(batch), headers=headers) as answer:

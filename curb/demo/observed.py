@@ -24,10 +24,12 @@ class Observed:
     def sample(self, daemon: Daemon) -> None:
         """Remember what the detector expects of the key now."""
         for shard in daemon.shards():
-            for row in shard.totals("key"):
-                if row["tags"].get("api_key") == self.key.api_key and shard.event_time:
-                    if not self.expected or self.expected[-1][0] < shard.event_time:
-                        self.expected.append((shard.event_time, row["expected_usd_per_hour"]))
+            at = shard.event_time or 0.0
+            if self.expected and self.expected[-1][0] >= at:
+                continue
+            for row in shard.top(1000, "key"):
+                if row.tags.get("api_key") == self.key.api_key:
+                    self.expected.append((at, row.expected_usd_per_hour))
 
     def expected_per_minute(self, minutes: int) -> list[float]:
         """Expected dollars per hour of each live minute; the last sample before it stands for a minute without one."""

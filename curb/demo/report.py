@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from actions.slack_blocks import message
-from curb.charts import spend_chart
+from actions.slack_blocks import blocks, fallback_text
+from curb.charts import burn, spend_chart
 from curb.demo.observed import Observed
 from curb.demo.traffic import Tally
 from curb.slack_picture import render
@@ -29,39 +29,31 @@ def write_report(
     _write_lines(out / "ledger.jsonl", (entry for entries in view.actions.values() for entry in entries))
     notice = observed.notice(view)
     if notice is not None:
-        slack = message(notice)
+        slack = {"text": fallback_text(notice), "blocks": blocks(notice)}
         (out / "slack.json").write_text(json.dumps(slack, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (out / "slack.png").write_bytes(render(slack))
-    (out / "chart.png").write_bytes(_chart(observed, view, tally, without))
+    (out / "chart.png").write_bytes(_chart(observed, view, tally, without, summary))
 
 
-def _chart(observed: Observed, view: View, tally: Tally, without: Tally) -> bytes:
+def _chart(observed: Observed, view: View, tally: Tally, without: Tally, summary: dict[str, Any]) -> bytes:
     stage, alias = observed.stage, observed.key.alias
     minutes = int((stage.live_end - stage.live_start) // 60)
-    times = [stage.live_start + 60 * minute for minute in range(minutes)]
     alert, ledger = observed.incident(view)
+    at = {entry.state: entry.at for entry in reversed(ledger)}
     events = [(stage.loop.start, "loop starts"), (stage.loop.end, "loop fixed")]
     if alert is not None:
         events.append((alert.fired_at, "detected"))
-    events += [(entry.at, _MARKS[entry.state]) for entry in ledger if entry.state in _MARKS]
+    events += [(at[state], label) for state, label in _MARKS.items() if state in at]
     return spend_chart(
-        times,
-        _per_hour(tally, minutes, alias),
+        [stage.live_start + 60 * minute for minute in range(minutes)],
+        burn(tally.usd_per_minute(minutes, alias), 5),
         observed.expected_per_minute(minutes),
-        counterfactual=_per_hour(without, minutes, alias),
+        counterfactual=burn(without.usd_per_minute(minutes, alias), 5),
+        title=f"Key {alias}: one agent loop, with Curb and without",
+        subtitle=f"the loop cost ${summary['lost_usd']:.2f} instead of ${summary['counterfactual_usd']:.2f}",
         events=sorted(events),
-        title=f"Key {alias}: one agent loop, with and without Curb",
+        lease=(at["applied"], at["restored"]) if {"applied", "restored"} <= at.keys() else None,
     )
-
-
-def _per_hour(tally: Tally, minutes: int, alias: str) -> list[float]:
-    """Dollars per hour of each minute, smoothed over five minutes as the detector's fast window is."""
-    raw = [usd * 60 for usd in tally.usd_per_minute(minutes, alias)]
-    smooth, level = [], sum(raw[:5]) / max(1, len(raw[:5]))
-    for value in raw:
-        level += (value - level) / 5
-        smooth.append(level)
-    return smooth
 
 
 def _write_lines(path: Path, records: Iterable[Any]) -> None:

@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import aiohttp
-import msgspec
 from rich.console import Console
 
 from curb.config import CurbConfig, load_file
@@ -19,9 +18,10 @@ from curb.demo.gateway import Gateway
 from curb.demo.observed import Observed
 from curb.demo.report import write_report
 from curb.demo.stage import Stage, set_stage
+from curb.demo.trace import as_event
 from curb.demo.traffic import Tally, counterfactual, drive
 from curb.logs import setup
-from curb.replay import feed_history
+from curb.replay import feed
 from curb.view import View
 from stream.clock import ScaledClock
 
@@ -72,8 +72,8 @@ async def _history(config: CurbConfig, stage: Stage, data: Path, console: Consol
     file = data / "history.jsonl"
     with file.open("wb") as lines:
         for line in stage.trace.history(stage.history_start, stage.live_start):
-            lines.write(msgspec.json.encode(line) + b"\n")
-    await feed_history(config, file, console)
+            lines.write(as_event(line) + b"\n")
+    await feed(config, file, "event_stream", console)
 
 
 async def _live(
@@ -136,7 +136,9 @@ def _tell(console: Console, summary: dict[str, object], out: Path) -> None:
     lost, without = float(str(summary["lost_usd"])), float(str(summary["counterfactual_usd"]))
     console.rule("What to tell a colleague")
     console.print(f"An agent looped on key [bold]{summary['key']}[/bold].")
-    console.print(f"Curb saw it after {minutes('detected_after_s')} and throttled it after {minutes('throttled_after_s')},")
+    console.print(
+        f"Curb saw it after {minutes('detected_after_s')} and throttled it after {minutes('throttled_after_s')},"
+    )
     console.print(
         f"to {summary['rpm_limit_during']} requests a minute, the key's own normal level "
         f"(its limit was {summary['rpm_limit_before']})."
@@ -146,6 +148,6 @@ def _tell(console: Console, summary: dict[str, object], out: Path) -> None:
     console.print(f"{verified}; the lease ended and {back}.")
     console.print(
         f"The loop cost [bold]${lost:,.2f}[/bold]; with actions off the same traffic would have cost "
-        f"[bold]${without:,.2f}[/bold]. {summary['other_requests_rejected']} requests of other callers on that key were refused."
+        f"[bold]${without:,.2f}[/bold]. On that key {summary['other_requests_rejected']} normal requests were refused."
     )
     console.print(f"Pictures and records: {out}/chart.png, {out}/slack.png, {out}/summary.json", highlight=False)

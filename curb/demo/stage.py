@@ -11,7 +11,7 @@ from stream.settings import Settings
 
 
 class Script(Settings):
-    """`script.yaml` beside the trace: offsets in minutes from the start of the live part."""
+    """`script.yml` beside the trace: offsets in minutes from the start of the live part."""
 
     loop_key: str
     loop_starts_minute: float
@@ -46,7 +46,7 @@ def set_stage(directory: Path) -> Stage:
     import yaml
 
     trace = Trace.load(directory)
-    script = Script.model_validate(yaml.safe_load((directory / "script.yaml").read_text(encoding="utf-8")))
+    script = Script.model_validate(yaml.safe_load((directory / "script.yml").read_text(encoding="utf-8")))
     live_start = trace.start + script.history_days * 86400 + script.live_starts_hour * 3600
     live_end = live_start + script.live_minutes * 60
     if live_end > trace.end:

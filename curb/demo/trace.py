@@ -7,9 +7,11 @@ import gzip
 import heapq
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -90,6 +92,12 @@ _NO_REQUESTS = _Block(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64),
 def default_directory() -> Path:
     """`examples/demo` of the checkout this module runs from."""
     return Path(__file__).resolve().parents[2] / "examples" / "demo"
+
+
+def as_event(line: dict[str, Any]) -> bytes:
+    """A line of `Trace.history` in the event-stream format, whose times are RFC 3339."""
+    moments = {name: datetime.fromtimestamp(line[name], UTC) for name in ("ts", "recv")}
+    return msgspec.json.encode(line | moments)
 
 
 class Trace:

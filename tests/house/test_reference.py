@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -11,7 +10,7 @@ from pydantic import BaseModel
 from curb.config import CurbConfig
 from curb.kinds import config_class
 from docs.generate import REFERENCE, ROOMS, all_commands, all_metrics, keys, nested_models, pages, parameters
-from tests.house.tree import FLOORS, ROOT, name, python_files
+from tests.house.tree import FLOORS, ROOT, markdown_files, name, python_files
 
 
 def page(file: str) -> str:
@@ -90,7 +89,7 @@ def test_every_make_command_in_the_documentation_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     wrong = [
         f"{name(path)}: make {target}"
-        for path in [ROOT / "README.md", *Path(ROOT / "docs").rglob("*.md")]
+        for path in markdown_files()
         for command in re.findall(r"(?:^|`)make ((?:[a-z]+ ?)+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         for target in command.split()
         if target not in targets

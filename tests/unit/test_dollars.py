@@ -60,8 +60,8 @@ def same(a: list[Scores], b: list[Scores]) -> bool:
 
 def test_spike_on_flat_traffic_is_a_notice_and_a_page_within_minutes() -> None:
     head = new_head(2)
-    feed(head, MONDAY, MONDAY + 8 * DAY, noisy(1, 0.2, 2))
-    start = MONDAY + 8 * DAY
+    feed(head, MONDAY, MONDAY + 4 * DAY, noisy(1, 0.2, 2))
+    start = MONDAY + 4 * DAY
     scores = feed(head, start, start + 40 * 60, lambda at: noisy(1, 0.2, 2)(at) * np.array([20.0, 1.0]))
     notice = [i for i, s in enumerate(scores) if s.notice[0] >= SETTINGS.notice_threshold]
     page = [i for i, s in enumerate(scores) if s.page[0] >= SETTINGS.page_threshold]
@@ -78,8 +78,8 @@ def test_spike_on_flat_traffic_is_a_notice_and_a_page_within_minutes() -> None:
 
 def test_burst_shorter_than_the_hold_is_no_notice() -> None:
     head = new_head(1)
-    feed(head, MONDAY, MONDAY + 8 * DAY, noisy(1, 0.2, 1))
-    start = MONDAY + 8 * DAY
+    feed(head, MONDAY, MONDAY + 4 * DAY, noisy(1, 0.2, 1))
+    start = MONDAY + 4 * DAY
     burst = feed(head, start, start + 5 * 60, lambda at: 8 * noisy(1, 0.2, 1)(at))
     after = feed(head, start + 5 * 60, start + 2 * HOUR, noisy(1, 0.2, 1))
     assert max(s.notice[0] for s in burst + after) < SETTINGS.notice_threshold
@@ -230,8 +230,8 @@ def test_skip_is_many_gap_steps_at_once() -> None:
 
 def test_the_rate_falls_back_within_minutes_of_a_spike() -> None:
     head = new_head(1)
-    feed(head, MONDAY, MONDAY + 8 * DAY, flat(1.0))
-    start = MONDAY + 8 * DAY
+    feed(head, MONDAY, MONDAY + 4 * DAY, flat(1.0))
+    start = MONDAY + 4 * DAY
     spike = feed(head, start, start + 60, flat(500.0))
     assert spike[0].rate[0] > 5000
     after = feed(head, start + 60, start + 2 * HOUR, flat(1.0))
@@ -321,3 +321,37 @@ def test_steps_must_come_in_order_and_divide_an_hour() -> None:
 @pytest.mark.parametrize("step_s", [10, 60, 300])
 def test_a_series_takes_at_most_five_kilobytes(step_s: int) -> None:
     assert new_head(64, step_s).bytes_per_series <= 5000
+
+
+def test_the_profile_survives_an_idle_week() -> None:
+    head = new_head(1, 300)
+    busy = noisy(9, 2.0, 1)
+    feed(head, MONDAY, MONDAY + 21 * DAY, busy, step_s=300)
+    feed(head, MONDAY + 21 * DAY, MONDAY + 28 * DAY, flat(0.0), step_s=300)
+    feed(head, MONDAY + 28 * DAY, MONDAY + 35 * DAY, busy, step_s=300)
+    scores = feed(head, MONDAY + 35 * DAY, MONDAY + 36 * DAY, busy, step_s=300)
+    expected = np.array([s.expected_rate[0] for s in scores])
+    assert np.all(expected > 5)
+    assert np.all(expected < 50)
+
+
+def test_an_incident_is_not_learned_through_a_silence_that_follows_it() -> None:
+    free, held = new_head(1, 300), new_head(1, 300)
+    incident = MONDAY + 7 * DAY + 10 * HOUR
+    for head, frozen in ((free, False), (held, True)):
+        feed(head, MONDAY, incident, flat(1.0), step_s=300)
+        feed(head, incident, incident + HOUR, flat(30.0), step_s=300, frozen=frozen)
+        head.skip(23 * 12, incident + HOUR)
+        feed(head, incident + DAY, incident + DAY + HOUR // 2, flat(1.0), step_s=300)
+    assert held.baseline(0).expected_usd_per_hour == pytest.approx(12, rel=0.1)
+    assert free.baseline(0).expected_usd_per_hour > 13
+
+
+def test_a_shard_without_series_can_step() -> None:
+    head = new_head(0)
+    for scores in feed(head, MONDAY, MONDAY + DAY + HOUR, lambda _: np.zeros(0), step_s=60):
+        assert scores.notice.shape == scores.page.shape == scores.channel.shape == (0,)
+    other = new_head(0)
+    other.load(head.dump())
+    other.grow(1, MONDAY + DAY + HOUR)
+    assert np.isfinite(feed(other, MONDAY + DAY + HOUR, MONDAY + DAY + 2 * HOUR, flat(1.0))[-1].notice).all()

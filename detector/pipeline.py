@@ -1,0 +1,61 @@
+"""The whole detector in memory, for back-tests and benchmarks: the same rollup and shard, without a log between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from detector.rollup import Rollup
+from detector.settings import DetectorSettings
+from detector.shard import Shard
+from stream.log import Message
+from stream.records import Alert, DeadLetter
+from stream.topics import ALERTS, COSTS, DEAD_LETTER, GPU, SPEND, USAGE
+
+
+class Pipeline:
+    """Feed raw records in the order of receipt; alerts come out as time passes."""
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        self.shard = Shard(settings)
+        self._rollups = {topic: Rollup(settings, topic, partitions=1, name=topic) for topic in (USAGE, COSTS, GPU)}
+        self._alerts: list[Alert] = []
+        self._dead_letters: list[DeadLetter] = []
+        self._offset = 0
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Alert revisions since the last look."""
+        alerts, self._alerts = self._alerts, []
+        return alerts
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """What could not be counted, since the last look."""
+        letters, self._dead_letters = self._dead_letters, []
+        return letters
+
+    def feed(self, raw: bytes | Iterable[bytes], topic: str = USAGE) -> None:
+        """Count raw records: the value of a message, or lines."""
+        value = raw if isinstance(raw, bytes) else b"\n".join(raw)
+        self._offset += 1
+        self._pass_on(self._rollups[topic].process(Message(topic, value, partition=0, offset=self._offset)))
+
+    def tick(self, at: float | None = None) -> None:
+        """Let time come to `at`, or with None to the latest receipt so far."""
+        for rollup in self._rollups.values():
+            self._pass_on(rollup.flush(at))
+        self.shard.flush(at)
+
+    def _pass_on(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            if message.topic == DEAD_LETTER:
+                self._dead_letters.append(msgspec.json.decode(message.value, type=DeadLetter))
+            elif message.topic == SPEND:
+                self._alerts += [_alert(each) for each in self.shard.process(message)]
+
+
+def _alert(message: Message) -> Alert:
+    assert message.topic == ALERTS
+    return msgspec.json.decode(message.value, type=Alert)

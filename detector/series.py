@@ -1,0 +1,101 @@
+"""The series of one shard: which there are, since when, and what each has cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.columns import Column, Columns
+from detector.local_hours import local_hour
+from detector.scopes import Scope
+
+_tags_decoder = msgspec.json.Decoder(dict[str, str])
+
+
+class SeriesRegistry:
+    """Series numbered 0 upwards in the order of their first sum, with exact totals."""
+
+    def __init__(self, scopes: Sequence[Scope], time_zone: str) -> None:
+        self.scopes: list[str] = []
+        self.tags: list[dict[str, str]] = []
+        self._configured = {scope.name: scope for scope in scopes}
+        self._zone = ZoneInfo(time_zone)
+        self._raw: list[bytes] = []
+        self._numbers: dict[tuple[str, bytes], int] = {}
+        self._columns = Columns(
+            {
+                "first_seen": Column(dtype=np.int64),
+                "total_usd": Column(),
+                "today_usd": Column(),
+                "detect": Column(dtype=np.bool_),
+                "planned": Column(dtype=np.bool_),
+            },
+            64,
+        )
+        self._today = 0
+
+    def __len__(self) -> int:
+        return len(self.scopes)
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        """A column: first_seen (epoch s), total_usd, today_usd, detect, planned (carries tags beyond the scope's)."""
+        return self._columns[column]
+
+    def number(self, scope: str, raw_tags: bytes, first_seen: int) -> int:
+        """The number of a series, which is new if nobody asked before."""
+        known = self._numbers.get((scope, raw_tags))
+        return self._add(scope, raw_tags, first_seen) if known is None else known
+
+    def _add(self, scope: str, raw_tags: bytes, first_seen: int) -> int:
+        number = len(self.scopes)
+        tags = _tags_decoder.decode(raw_tags)
+        self._numbers[(scope, raw_tags)] = number
+        self._raw.append(raw_tags)
+        self.scopes.append(scope)
+        self.tags.append(tags)
+        self._columns.grow(number + 1)
+        configured = self._configured.get(scope)
+        self["first_seen"][number] = first_seen
+        self["detect"][number] = configured is not None and configured.detect
+        self["planned"][number] = configured is not None and not tags.keys() <= set(configured.group_by)
+        return number
+
+    def add_cost(self, index: NDArray[np.int64], cost: NDArray[np.float64], bucket: NDArray[np.int64]) -> None:
+        """Add sums to the totals, and to those of the day when they belong to it."""
+        np.add.at(self["total_usd"], index, cost)
+        today = bucket >= self._today
+        np.add.at(self["today_usd"], index[today], cost[today])
+
+    def begin_day(self, bucket_start: int, open_usd: Callable[[int], NDArray[np.float64]]) -> None:
+        """Start the totals of the day anew if `bucket_start` begins one.
+
+        `open_usd(since)` gives the dollars of each series that came for buckets from `since` on already.
+        """
+        midnight = _midnight(bucket_start, self._zone)
+        if midnight > self._today:
+            self._today = midnight
+            self["today_usd"][...] = open_usd(midnight)
+
+    def dump(self) -> dict[str, Any]:
+        """What `load` takes."""
+        series = list(zip(self.scopes, self._raw, self["first_seen"].tolist(), strict=True))
+        return {"series": series, "today": self._today, "arrays": self._columns.dump("series")}
+
+    def load(self, series: Sequence[tuple[str, bytes, int]], today: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave; which scopes may alert is taken from the configuration of now."""
+        for scope, raw_tags, first_seen in series:
+            self._add(scope, raw_tags, first_seen)
+        self._today = today
+        for column in ("total_usd", "today_usd"):
+            self[column][...] = arrays[f"series.{column}"]
+
+
+def _midnight(at: int, zone: ZoneInfo) -> int:
+    """Epoch seconds of the local midnight before `at`, to the hour on a day of a clock change."""
+    hour = local_hour(at, zone)
+    return hour.start - 3600 * hour.of_day

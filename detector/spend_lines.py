@@ -1,0 +1,72 @@
+"""Messages of the spend topic as the shard reads them: runs of partial sums as columns, ticks and holes between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.codec import decode_lines
+from stream.errors import PermanentError
+from stream.log import Message
+from stream.records import PricingHole, SpendTick
+
+
+class _Partial(msgspec.Struct, tag="partial", tag_field="type", gc=False):
+    """`stream.records.SpendPartial`, only what is scored, with tags left as bytes."""
+
+    scope: str
+    tags: msgspec.Raw
+    bucket_start: int
+    effective_cost: float
+    requests: int = 0
+
+
+@dataclass(frozen=True)
+class PartialRun:
+    """Partial sums in the order of the log; arrays of one length."""
+
+    index: NDArray[np.int64]
+    bucket: NDArray[np.int64]
+    cost: NDArray[np.float64]
+    requests: NDArray[np.float64]
+
+
+#: (scope, raw tags, bucket start) → number of the series.
+Number = Callable[[str, bytes, int], int]
+
+
+def read(message: Message, number: Number) -> Iterator[PartialRun | SpendTick | PricingHole]:
+    """What a message holds, in order. Raises PermanentError for what no rollup has written."""
+
+    def on_bad(line_number: int, _line: bytes, why: str) -> None:
+        at = f"{message.topic}/{message.partition}/{message.offset}#{line_number}"
+        raise PermanentError(f"the log is damaged or was written by another program: {at}: {why}")
+
+    run: list[_Partial] = []
+    kinds: Any = _Partial | SpendTick | PricingHole
+    lines: list[_Partial | SpendTick | PricingHole] = decode_lines(message.value, kinds, on_bad)
+    for line in lines:
+        if isinstance(line, _Partial):
+            run.append(line)
+            continue
+        if run:
+            yield _columns(run, number)
+            run = []
+        yield line
+    if run:
+        yield _columns(run, number)
+
+
+def _columns(run: list[_Partial], number: Number) -> PartialRun:
+    count = len(run)
+    return PartialRun(
+        index=np.fromiter([number(each.scope, bytes(each.tags), each.bucket_start) for each in run], np.int64, count),
+        bucket=np.fromiter([each.bucket_start for each in run], np.int64, count),
+        cost=np.fromiter([each.effective_cost for each in run], np.float64, count),
+        requests=np.fromiter([each.requests for each in run], np.float64, count),
+    )

@@ -1,0 +1,51 @@
+"""Alerts and ledger entries for tests, with every field set to something sensible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from stream.codec import encode
+from stream.log import Message
+from stream.records import Alert, Baseline, Command
+from stream.topics import ALERTS, COMMANDS
+
+T0 = 1_750_000_000.0
+
+
+def an_alert(**changes: Any) -> Alert:
+    alert = Alert(
+        fingerprint="f1",
+        alert_id="a1",
+        revision=1,
+        status="firing",
+        kind="runaway",
+        tier="page",
+        scope="key",
+        tags={"team": "search", "project": "rank", "api_key": "k1"},
+        fired_at=T0,
+        updated_at=T0,
+        started_at=T0 - 300,
+        expected_usd=1.0,
+        actual_usd=20.0,
+        excess_usd=19.0,
+        usd_per_hour=240.0,
+        expected_usd_per_hour=12.0,
+        requests_per_minute=400.0,
+        dollars_at_risk=1900.0,
+        score=9.0,
+        channel="dollars/30min",
+        baseline=Baseline(expected_usd_per_hour=12.0, requests_per_minute_p95=20.0, known_days=10.0),
+        explanation="Requests rose 20-fold on one key.",
+    )
+    return msgspec.structs.replace(alert, **changes)
+
+
+def alert_message(alert: Alert) -> Message:
+    return Message(ALERTS, encode(alert), key=alert.fingerprint.encode())
+
+
+def command_message(kind: str, at: float, *, id: str = "", by: str = "ana", **args: str) -> Message:
+    command = Command(id=id or f"{kind}-{at}", kind=kind, at=at, by=by, args=args)  # type: ignore[arg-type]
+    return Message(COMMANDS, encode(command), key=command.id.encode())

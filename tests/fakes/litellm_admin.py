@@ -1,0 +1,46 @@
+"""The part of the LiteLLM proxy's admin API that reads and updates keys; merges like the real one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from tests.fakes.faults import Faults
+
+ADMIN_KEY = "sk-admin"
+
+
+class LitellmAdmin:
+    def __init__(self, keys: dict[str, dict[str, Any]]) -> None:
+        self.keys = keys
+        self.faults = Faults()
+        #: Bodies of POST /key/update, and who sent them.
+        self.updates: list[tuple[str, dict[str, Any]]] = []
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[self.faults.middleware()])
+        app.router.add_get("/key/info", self._info)
+        app.router.add_post("/key/update", self._update)
+        return app
+
+    async def _info(self, request: web.Request) -> web.Response:
+        key = request.query["key"]
+        return self._row(request, key) or web.json_response({"key": key, "info": self.keys[key]})
+
+    async def _update(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        key = body.pop("key")
+        refusal = self._row(request, key)
+        if refusal is not None:
+            return refusal
+        self.updates.append((request.headers.get("litellm-changed-by", ""), body))
+        self.keys[key].update(body)
+        return web.json_response({"key": key, **self.keys[key]})
+
+    def _row(self, request: web.Request, key: str) -> web.Response | None:
+        if request.headers.get("Authorization") != f"Bearer {ADMIN_KEY}":
+            return web.json_response({"error": {"message": "not allowed"}}, status=401)
+        if key not in self.keys:
+            return web.json_response({"error": {"message": "Key not found"}}, status=404)
+        return None

@@ -1,0 +1,176 @@
+"""Kills: of the process in the middle of a transaction, and of the broker under a running producer and consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from stream.clock import WallClock
+from stream.errors import TransientError
+from stream.kafka_log import KafkaLog
+from stream.kafka_settings import KafkaSettings
+from stream.log import Message
+from stream.topics import SPEND, USAGE
+from tests.real.kafka_broker import Broker
+from tests.real.kafka_copier import BATCH, POINTS, settings
+
+pytestmark = pytest.mark.real
+TOTAL = 200
+
+
+async def run_copier(bootstrap: str, prefix: str, instance: str, point: str) -> int:
+    arguments = ["-m", "tests.real.kafka_copier", bootstrap, prefix, instance, point]
+    process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
+    try:
+        async with asyncio.timeout(120):
+            return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def written(bootstrap: str, topic: str) -> int:
+    """How many offsets are taken on `topic`, aborted messages and transaction markers included."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets([TopicPartition(topic, n) for n in range(2)])
+    finally:
+        await consumer.stop()
+    return sum(ends.values())
+
+
+# With the same instance the restart shuts out its predecessor; another one has to wait for the transaction's time-out.
+CASES = [*((point, "a") for point in POINTS), ("offsets", "b")]
+
+
+@pytest.mark.parametrize(("point", "next_instance"), CASES, ids=["-".join(case) for case in CASES])
+async def test_a_killed_process_leaves_every_message_copied_once(
+    kafka_broker: Broker, point: str, next_instance: str
+) -> None:
+    prefix = f"crash-{uuid.uuid4().hex[:12]}."
+    bootstrap = kafka_broker.bootstrap
+    log = KafkaLog(settings(bootstrap, prefix), "test", WallClock())
+    await log.open()
+    try:
+        await log.append([Message(USAGE, f"{n}".encode(), key=f"{n % 40}".encode()) for n in range(TOTAL)])
+
+        assert await run_copier(bootstrap, prefix, "a", point) == -signal.SIGKILL
+        before = [message async for message in log.scan(SPEND)]
+        assert 0 < len(before) <= 3 * BATCH
+
+        assert await run_copier(bootstrap, prefix, next_instance, "never") == 0
+        copies = Counter([message.value async for message in log.scan(SPEND)])
+        assert copies == Counter(f"{n}!".encode() for n in range(TOTAL))
+        if point in ("sent", "offsets"):  # the killed transaction had really reached the log
+            assert await written(bootstrap, prefix + SPEND) > TOTAL + BATCH / 2
+    finally:
+        await log.close()
+
+
+class Feeder:
+    """Appends numbers in order, each until it is acknowledged."""
+
+    def __init__(self, log: KafkaLog) -> None:
+        self._log = log
+        self.acknowledged = 0
+        self.failures = 0
+        self.stop = asyncio.Event()
+
+    async def run(self) -> None:
+        while not self.stop.is_set():
+            numbers = range(self.acknowledged, self.acknowledged + 10)
+            try:
+                await self._log.append([Message(USAGE, f"{n}".encode(), key=f"{n % 7}".encode()) for n in numbers])
+                self.acknowledged += 10
+            except TransientError:
+                self.failures += 1
+
+
+class Copier:
+    """Copies USAGE to SPEND and opens a new reader after every error, as the runner of a room does."""
+
+    def __init__(self, log: KafkaLog) -> None:
+        self._log = log
+        self.copied = 0
+        self.failures = 0
+        self.stop = asyncio.Event()
+
+    async def run(self) -> None:
+        while not self.stop.is_set():
+            try:
+                await self._copy()
+            except TransientError:
+                self.failures += 1
+
+    async def _copy(self) -> None:
+        reader = await self._log.reader("copier", [USAGE])
+        try:
+            while not (self.stop.is_set() and reader.positions() and await reader.lag() == 0):
+                messages = await reader.fetch(timeout_s=0.2)
+                await reader.commit([message._replace(topic=SPEND, partition=None) for message in messages])
+                self.copied += len(messages)
+        finally:
+            await reader.close()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(90):
+        while not condition():  # noqa: ASYNC110 - looks at counters of running tasks
+            await asyncio.sleep(0.05)
+
+
+async def test_a_killed_broker_loses_nothing_and_doubles_nothing(kafka_broker: Broker) -> None:
+    if not kafka_broker.restartable:
+        pytest.skip("CURB_TEST_KAFKA names a broker of somebody else; unset it to let the test start and kill its own")
+    own = KafkaSettings(
+        kind="kafka",
+        bootstrap_servers=kafka_broker.bootstrap,
+        topic_prefix=f"kill-{uuid.uuid4().hex[:12]}.",
+        partitions=2,
+        request_timeout_s=3,
+        session_timeout_s=6,
+    )
+    log = KafkaLog(own, "a", WallClock())
+    await log.open()
+    feeder, copier = Feeder(log), Copier(log)
+    tasks = [asyncio.create_task(feeder.run()), asyncio.create_task(copier.run())]
+    try:
+        await until(lambda: copier.copied >= 100)
+        # A short outage, then one that lasts until both have felt it.
+        kafka_broker.kill9()
+        await asyncio.to_thread(kafka_broker.start)
+        reached = copier.copied
+        await until(lambda: copier.copied >= reached + 100)
+
+        felt = feeder.failures, copier.failures
+        kafka_broker.kill9()
+        await until(lambda: feeder.failures > felt[0] and copier.failures > felt[1])
+        await asyncio.to_thread(kafka_broker.start)
+        reached = copier.copied
+        await until(lambda: copier.copied >= reached + 100)
+
+        feeder.stop.set()
+        await tasks[0]
+        copier.stop.set()
+        await tasks[1]
+        fed = Counter([int(message.value) async for message in log.scan(USAGE)])
+        copies = Counter([int(message.value) async for message in log.scan(SPEND)])
+        # An append that failed may have been written, so a number may be there twice; a copy is there once per input.
+        assert copies == fed
+        assert set(range(feeder.acknowledged)) <= set(fed)
+        assert sum(fed.values()) <= feeder.acknowledged + 10 * feeder.failures
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await log.close()

@@ -1,0 +1,102 @@
+"""The configuration: every error at once with its path and a hint, secrets from files and the environment, never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from curb.config import CurbConfig, load_file, load_text
+from curb.config_errors import ConfigErrors
+
+
+def errors_of(text: str) -> dict[str, str]:
+    with pytest.raises(ConfigErrors) as raised:
+        load_text(text)
+    return {error.path: str(error) for error in raised.value.errors}
+
+
+def test_an_empty_file_is_a_working_configuration() -> None:
+    assert load_text("") == CurbConfig()
+    assert load_text("").actions.mode == "shadow"
+
+
+def test_six_errors_are_six_errors() -> None:
+    found = errors_of(
+        """
+        log: {kind: embedded, retention_days: -1}
+        http: {prot: 8088}
+        connectors:
+          - {kind: litelm, name: gateway}
+          - {name: files}
+        detector: {bucket_s: 7}
+        actions: {mode: maybe}
+        """
+    )
+    assert set(found) == {
+        "log.retention_days",
+        "http.prot",
+        "connectors[0].kind",
+        "connectors[1]",
+        "detector.bucket_s",
+        "actions.mode",
+    }
+    assert "did you mean `port`?" in found["http.prot"]
+    assert "litellm" in found["connectors[0].kind"]
+
+
+def test_the_message_lists_all_of_them() -> None:
+    with pytest.raises(ConfigErrors, match="2 errors in the configuration") as raised:
+        load_text("{instance: 'a b', commit_interval_s: 0}")
+    assert "instance:" in str(raised.value)
+    assert "commit_interval_s:" in str(raised.value)
+
+
+def test_secrets_come_from_the_environment_or_a_file_and_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CURB_TEST_TOKEN", "from-env")
+    (tmp_path / "token").write_text("from-file\n", encoding="utf-8")
+    by_env = load_text("http: {token: '${CURB_TEST_TOKEN}'}")
+    by_file = load_text(f"http: {{token_file: {tmp_path / 'token'}}}")
+    assert by_env.http.token is not None
+    assert by_env.http.token.get_secret_value() == "from-env"
+    assert by_file.http.token is not None
+    assert by_file.http.token.get_secret_value() == "from-file"
+    assert "from-env" not in repr(by_env)
+
+
+def test_a_secret_given_twice_or_from_nowhere_is_an_error(tmp_path: Path) -> None:
+    found = errors_of(f"http: {{token: a, token_file: {tmp_path / 'missing'}}}")
+    assert "not both" in found["http"]
+    assert "cannot read" in errors_of(f"http: {{token_file: {tmp_path / 'missing'}}}")["http"]
+
+
+def test_a_wrong_secret_is_not_quoted() -> None:
+    assert "hunter2" not in str(errors_of("http: {token: [hunter2]}"))
+
+
+def test_a_variable_that_is_not_set_is_an_error_unless_it_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CURB_TEST_UNSET", raising=False)
+    assert "CURB_TEST_UNSET is not set" in errors_of("instance: ${CURB_TEST_UNSET}")["instance"]
+    assert load_text("instance: ${CURB_TEST_UNSET:-here}").instance == "here"
+
+
+def test_names_are_unique() -> None:
+    text = "connectors: [{kind: litellm, name: a, token: long-token}, {kind: litellm, name: a, token: long-token}]"
+    assert "used twice" in errors_of(text)["connectors[1].name"]
+
+
+def test_a_route_to_nobody_is_an_error() -> None:
+    found = errors_of("actions: {routes: [{notify: [nobody]}]}")
+    assert "nobody" in "".join(found.values())
+
+
+@pytest.mark.parametrize("text", ["a: [", "- just\n- a list", "\t: tab"])
+def test_what_is_not_a_mapping_is_one_clear_error(text: str) -> None:
+    assert list(errors_of(text)) == [""]
+
+
+def test_a_missing_file_says_where_to_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors, match="curb.example.yaml"):
+        load_file(tmp_path / "none.yaml")

@@ -1,0 +1,155 @@
+"""Topics, partitions and sizes of what connectors append, and the door in front of it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from connectors.append import MESSAGE_BYTES, append_batch, record_messages
+from connectors.connector import Batch
+from connectors.validate import Limits, check, clean_tags
+from stream.records import CostRecord, GpuRecord, SpendRecord, UsageRecord
+from stream.topics import COSTS, DEAD_LETTER, GPU, USAGE
+from tests.fakes.memory_log import MemoryLog
+
+NOW = 1_750_000_000.0
+
+
+def usage(number: int = 0, **changes: object) -> UsageRecord:
+    fields: dict[str, object] = {
+        "id": f"r{number}",
+        "charge_period_start": NOW - 60,
+        "received_at": NOW,
+        "effective_cost": 0.5,
+        "tags": {"team": "a"},
+    }
+    return UsageRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def gpu(**changes: object) -> GpuRecord:
+    fields: dict[str, object] = {
+        "id": "g",
+        "charge_period_start": NOW - 60,
+        "received_at": NOW,
+        "effective_cost": 0.5,
+        "tags": {},
+    }
+    return GpuRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def cost(**changes: object) -> CostRecord:
+    fields: dict[str, object] = {
+        "id": "c",
+        "charge_period_start": NOW - 60,
+        "received_at": NOW,
+        "effective_cost": -3.0,
+        "tags": {},
+    }
+    return CostRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+async def test_the_type_picks_the_topic() -> None:
+    log = MemoryLog()
+    appended = await append_batch(log, Batch([usage(), gpu(), cost()], ""), source="s", at=NOW)
+    assert appended == (3, 0)
+    assert [len(log.records(topic)) for topic in (USAGE, GPU, COSTS)] == [1, 1, 1]
+
+
+async def test_an_empty_batch_appends_nothing() -> None:
+    log = MemoryLog()
+    assert await append_batch(log, Batch([], ""), source="s", at=NOW) == (0, 0)
+    assert log.messages == {}
+
+
+async def test_a_refused_record_names_its_place_and_the_rest_is_appended() -> None:
+    log = MemoryLog()
+    batch = Batch([usage(1), usage(2, effective_cost=math.nan)], "", locations=["f:1", "f:2"])
+    assert await append_batch(log, batch, source="s", at=NOW) == (1, 1)
+    assert [(letter.location, letter.reason) for letter in log.dead_letters()] == [("f:2", "not_finite")]
+    assert len(log.of(DEAD_LETTER)) == 1
+
+
+def test_at_most_500_records_a_message_and_the_id_decides_the_partition() -> None:
+    log = MemoryLog(partitions=3)
+    records = [usage(n) for n in range(4000)]
+    messages = record_messages(records, source="s", log=log)
+    assert {message.partition for message in messages} == {0, 1, 2}
+    assert max(message.value.count(b"\n") for message in messages) == 500
+    assert sum(message.value.count(b"\n") for message in messages) == 4000
+    assert {message.key for message in messages} == {b"s"}
+    shuffled = record_messages(records[::-1], source="s", log=log)
+    ids = [{p: b"".join(m.value for m in found if m.partition == p).count(b'"id"') for p in range(3)} for found in
+           (messages, shuffled)]  # fmt: skip
+    assert ids[0] == ids[1]
+
+
+def test_messages_of_large_records_are_split() -> None:
+    tags = {f"tag{n:03d}": "v" * 256 for n in range(64)}
+    messages = record_messages([usage(n, tags=tags) for n in range(500)], source="s", log=MemoryLog(1))
+    assert len(messages) > 10
+    assert max(len(message.value) for message in messages) <= MESSAGE_BYTES
+    assert sum(message.value.count(b"\n") for message in messages) == 500
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (usage(effective_cost=-0.01), "negative_cost"),
+        (gpu(effective_cost=-0.01), "negative_cost"),
+        (usage(effective_cost=2e9), "invalid"),
+        (usage(charge_period_start=math.nan), "not_finite"),
+        (usage(received_at=math.inf), "not_finite"),
+        (usage(charge_period_start=NOW + 301), "in_the_future"),
+        (usage(charge_period_start=1_420_070_399.0), "too_old"),
+        (usage(cache_read_input_tokens=-1), "invalid"),
+        (usage(requests=-1), "invalid"),
+        (usage(id=""), "invalid"),
+        (usage(id="x" * 257), "invalid"),
+        (usage(id="a\ud800"), "invalid"),
+        (gpu(gpu_utilization=math.inf), "not_finite"),
+        (cost(billed_cost=math.nan), "not_finite"),
+    ],
+)
+def test_the_door_refuses(record: SpendRecord, reason: str) -> None:
+    rejected = check(record)
+    assert rejected is not None
+    assert rejected.reason == reason
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        usage(),
+        usage(effective_cost=0.0),
+        usage(charge_period_start=NOW + 299),
+        usage(charge_period_start=1_420_070_400.0),
+        usage(id="x" * 256),
+        cost(),
+        gpu(gpu_utilization=None),
+    ],
+)
+def test_the_door_lets_through(record: SpendRecord) -> None:
+    assert check(record) is None
+
+
+def test_the_future_is_configurable() -> None:
+    record = usage(charge_period_start=NOW + 3600)
+    assert check(record) is not None
+    assert check(record, limits=Limits(max_future_s=7200)) is None
+
+
+def test_long_values_stay_apart() -> None:
+    tags = clean_tags({"a": "x" * 300 + "1", "b": "x" * 300 + "2", "c": "x" * 256})
+    assert tags["a"] != tags["b"]
+    assert len(tags["a"]) == len(tags["b"]) == 256
+    assert tags["a"][239] == "~"
+    assert tags["c"] == "x" * 256
+    assert clean_tags(tags) == tags
+
+
+def test_unsafe_characters_go_and_ordinary_ones_stay() -> None:
+    assert clean_tags({"t\x00eam": " se\u200barch\u2028 ", "名前": "été 😀", "x": "\n"}) == {
+        "team": "search",
+        "名前": "été 😀",
+    }

@@ -1,0 +1,112 @@
+"""Which limit LiteLLM keys get, field by field; the admin API is a dictionary here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actions.action import DriftError
+from actions.http import NotFoundError
+from actions.litellm_limits import Config, LitellmLimits
+from stream.clock import ManualClock
+from stream.records import OTHER, UNTAGGED, Baseline
+from tests.fakes.alerts import an_alert
+
+
+class Limits(LitellmLimits):
+    """The action with its two calls on a dictionary; `sent` are the bodies of updates."""
+
+    def __init__(self, keys: dict[str, dict[str, Any]], **changes: Any) -> None:
+        base = {"kind": "litellm_limits", "name": "limits", "base_url": "http://gateway:4000", "api_key": "sk"}
+        super().__init__(Config.model_validate(base | changes), None, ManualClock())  # type: ignore[arg-type]
+        self.keys = keys
+        self.sent: list[dict[str, Any]] = []
+
+    async def _exchange(self, method: str, url: Any, json: Any = None) -> dict[str, Any]:
+        key = json["key"] if json else url.query["key"]
+        if key not in self.keys:
+            raise NotFoundError("HTTP 404")
+        if json:
+            self.sent.append(json)
+            self.keys[key].update({name: value for name, value in json.items() if name != "key"})
+        return {"info": self.keys[key]}
+
+
+@pytest.mark.parametrize(
+    ("found", "changes", "p95", "expected"),
+    [
+        (None, {}, 20.0, 20),
+        (600, {}, 20.2, 21),
+        (600, {"headroom": 1.5}, 20.0, 30),
+        (600, {"floor_rpm": 40}, 20.0, 40),
+        (600, {}, 0.0, 1),
+        (600, {}, None, 10),
+        (600, {"new_principal_rpm": 3}, None, 3),
+        (20, {}, 20.0, None),
+        (5, {}, 20.0, None),
+        (0, {}, 20.0, None),
+    ],
+)
+async def test_the_limit_is_the_normal_level_and_never_above_the_one_found(
+    found: int | None, changes: dict[str, Any], p95: float | None, expected: int | None
+) -> None:
+    action = Limits({"k1": {"rpm_limit": found}}, **changes)
+    baseline = Baseline(expected_usd_per_hour=1.0, requests_per_minute_p95=p95, known_days=9.0)
+    plan = await action.plan(an_alert(baseline=baseline))
+    if expected is None:
+        assert plan is None
+    else:
+        assert plan is not None
+        assert (plan.before, plan.after) == ({"rpm_limit": found}, {"rpm_limit": expected})
+
+
+@pytest.mark.parametrize(
+    "info", [{"blocked": True}, {"status": "revoked"}, {"status": "deleted"}, {"status": "expired"}]
+)
+async def test_a_key_that_cannot_spend_is_left_alone(info: dict[str, Any]) -> None:
+    assert await Limits({"k1": {"rpm_limit": None, **info}}).plan(an_alert()) is None
+
+
+@pytest.mark.parametrize("tags", [{}, {"api_key": ""}, {"api_key": UNTAGGED}, {"api_key": OTHER}, {"team": "k1"}])
+async def test_an_alert_that_names_no_key_is_left_alone(tags: dict[str, str]) -> None:
+    assert await Limits({"k1": {"rpm_limit": None}}).plan(an_alert(tags=tags)) is None
+
+
+async def test_tokens_per_minute_are_set_only_where_they_tighten() -> None:
+    action = Limits({"k1": {"rpm_limit": 5, "tpm_limit": None}}, tpm=1000)
+    plan = await action.plan(an_alert())
+    assert plan is not None
+    assert (plan.before, plan.after) == ({"tpm_limit": None}, {"tpm_limit": 1000})
+    assert plan.summary == "limit key k1: tpm_limit none → 1000"
+
+
+async def test_only_the_fields_that_change_are_sent() -> None:
+    action = Limits({"k1": {"rpm_limit": None, "metadata": {"owner": "ana"}, "max_budget": 5.0}})
+    plan = await action.plan(an_alert())
+    assert plan is not None
+    await action.apply(plan)
+    await action.undo(plan, None)
+    assert action.sent == [{"key": "k1", "rpm_limit": 20}, {"key": "k1", "rpm_limit": None}]
+    assert action.keys["k1"] == {"rpm_limit": None, "metadata": {"owner": "ana"}, "max_budget": 5.0}
+
+
+async def test_undo_restores_its_own_fields_and_reports_the_changed_one() -> None:
+    action = Limits({"k1": {"rpm_limit": 600, "tpm_limit": 9000}}, tpm=1000)
+    plan = await action.plan(an_alert())
+    assert plan is not None
+    await action.apply(plan)
+    action.keys["k1"]["tpm_limit"] = 2000
+    with pytest.raises(DriftError) as caught:
+        await action.undo(plan, None)
+    assert caught.value.found == {"tpm_limit": 2000}
+    assert action.keys["k1"] == {"rpm_limit": 600, "tpm_limit": 2000}
+
+
+async def test_a_key_that_was_deleted_since_is_drift() -> None:
+    action = Limits({"k1": {"rpm_limit": 600}})
+    plan = await action.plan(an_alert())
+    assert plan is not None
+    action.keys.clear()
+    with pytest.raises(DriftError, match="no longer exists"):
+        await action.undo(plan, None)
