@@ -97,7 +97,7 @@ class ActionWorker:
         except TransientError as error:
             self._note_problem(key, error)
             return False
-        except Exception as error:
+        except Exception as error:  # a defect in one action must not keep other leases from ending
             logger.exception("step of an action failed", extra={"action": self.name, "step": key})
             self._note_problem(key, error)
             return False

@@ -102,7 +102,7 @@ class NoticeWorker:
             await self._tell(fact)
         except TransientError as error:
             self._note_problem(error)
-        except Exception as error:
+        except Exception as error:  # a defect in one notifier must not end the task that retries the others
             logger.exception("notice failed", extra={"channel": self.channel, "alert_id": fact.alert.alert_id})
             self._note_problem(error)
         else:

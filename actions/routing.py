@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from actions.settings import ActionsSettings, Match, Mode, Route, TagMatcher
+from actions.settings import ActionsSettings, Match, Mode, Route, TagMatcher, name_of
 from stream.records import Alert
 
 
@@ -33,7 +33,7 @@ def tags_match(matcher: TagMatcher, tags: Mapping[str, str]) -> bool:
 def decide(alert: Alert, settings: ActionsSettings) -> Decision:
     """The first matching route, and those after it while `continue` is set."""
     if not settings.routes:
-        return Decision(tuple(str(config.get("name", "")) for config in settings.notifiers), ())
+        return Decision(tuple(map(name_of, settings.notifiers)), ())
     notify: dict[str, None] = {}
     act: dict[str, Act] = {}
     for route in settings.routes:

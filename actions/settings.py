@@ -86,8 +86,13 @@ class ActionsSettings(Settings):
         return self
 
 
+def name_of(config: Any) -> str:
+    """The name of a configured action or notifier, whether its kind has validated it already or not."""
+    return str(config.get("name", "") if isinstance(config, dict) else getattr(config, "name", ""))
+
+
 def _names(what: str, configs: tuple[Any, ...]) -> list[str]:
-    names = [str(c.get("name", "") if isinstance(c, dict) else getattr(c, "name", "")) for c in configs]
+    names = [name_of(config) for config in configs]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two {what}s are named {name!r}; give each its own name")

@@ -40,10 +40,8 @@ class RecentIds:
     def _one_by_one(self, ids: Sequence[str]) -> list[bool]:
         flags = []
         for each in ids:
-            new = each not in self._young and each not in self._old
-            if new:
-                self._young.add(each)
-            flags.append(new)
+            flags.append(each not in self._young and each not in self._old)
+            self._young.add(each)
         return flags
 
     def dump(self) -> tuple[list[str], list[str], float]:

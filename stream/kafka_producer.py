@@ -25,25 +25,35 @@ from stream.topics import TOPICS
 _BATCH_BYTES = 256 * 1024
 #: How long closing may wait for a broker that does not answer (seconds).
 _CLOSE_S = 5.0
-#: In how many steps a producer is made to give up.
+#: A cancelled sender first ends its loop, and each further time one of the requests it still waits for.
 _CANCELS = 5
 #: aiokafka knows no name for it; the newer of two codes that say "another producer took this transactional id".
 _PRODUCER_FENCED = 90
 
 
-def _options(settings: KafkaSettings) -> dict[str, Any]:
-    return {
+def _new_producer(settings: KafkaSettings, **transactions: Any) -> AIOKafkaProducer:
+    producer = AIOKafkaProducer(
         **settings.connection(),
-        "enable_idempotence": True,
-        "acks": "all",
-        "compression_type": "lz4",
-        "max_batch_size": _BATCH_BYTES,
-    }
+        enable_idempotence=True,
+        acks="all",
+        compression_type="lz4",
+        max_batch_size=_BATCH_BYTES,
+        **transactions,
+    )
+    producer._sender = _MemberSender(
+        producer.client,
+        acks=-1,
+        txn_manager=producer._txn_manager,
+        message_accumulator=producer._message_accumulator,
+        retry_backoff_ms=100,
+        request_timeout_ms=int(settings.request_timeout_s * 1000),
+    )
+    return producer
 
 
 async def started_producer(settings: KafkaSettings) -> AIOKafkaProducer:
     """An idempotent producer, connected. Raises TransientError or PermanentError."""
-    producer = AIOKafkaProducer(**_options(settings))
+    producer = _new_producer(settings)
     await start_producer(producer, settings.request_timeout_s, "starting a producer")
     return producer
 
@@ -64,16 +74,9 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
 
     Nothing is lost by it: `append` and `commit` return only when all they sent was acknowledged.
     """
-    accumulator = producer._message_accumulator
-    for batch in [*accumulator._pending_batches, *(each for queue in accumulator._batches.values() for each in queue)]:
-        batch.future.add_done_callback(_retrieve)
-    accumulator.fail_all(kafka.ProducerClosed())
+    _give_up(producer._message_accumulator, kafka.ProducerClosed())
     task = producer._sender.sender_task
-    if task is not None:
-        # Its own last act would be to fail a transaction that may never have begun.
-        task.remove_done_callback(producer._sender._fail_all)
-        task.add_done_callback(_retrieve)
-    for _ in range(_CANCELS):  # the first ends its loop, the next ones what that still waits for
+    for _ in range(_CANCELS):
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait({task}, timeout=_CLOSE_S / _CANCELS)
@@ -81,7 +84,17 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
         await asyncio.wait_for(producer.stop(), _CLOSE_S)
 
 
-def _retrieve(future: asyncio.Future[Any] | asyncio.Task[Any]) -> None:
+def _give_up(accumulator: Any, error: BaseException) -> None:
+    """Fail every message that was not delivered; who waits for one hears of it, the rest is not worth a report."""
+    queued = [batch for queue in accumulator._batches.values() for batch in queue]
+    # One that waits to be sent again is not among the pending, where aiokafka looks for it when it fails.
+    accumulator._pending_batches.update(queued)
+    for batch in accumulator._pending_batches:
+        batch._drain_waiter.add_done_callback(_retrieve)
+    accumulator.fail_all(error)
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
     """Mark an error as seen, which asyncio would else report as never retrieved."""
     if not future.cancelled():
         future.exception()
@@ -140,7 +153,19 @@ class _MemberOffsetsHandler(TxnOffsetCommitHandler):  # type: ignore[misc]
 
 
 class _MemberSender(Sender):  # type: ignore[misc]
+    """Ends quietly, and lets the broker check the membership of the reader whose offsets it sends."""
+
     membership = Membership("", -1)
+
+    def _fail_all(self, task: asyncio.Task[Any]) -> None:
+        """Called when the sending task has ended; aiokafka's own assumes that a transaction has begun."""
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        _give_up(self._message_accumulator, error)
+        if self._txn_manager._transaction_waiter is not None:
+            self._txn_manager.fatal_error(error)
+            self._txn_manager._transaction_waiter.add_done_callback(_retrieve)
 
     async def _do_txn_offset_commit(self, offsets: Any, group_id: str) -> None:
         if not offsets:
@@ -158,20 +183,9 @@ class GroupProducer:
     def __init__(self, settings: KafkaSettings, transactional_id: str, transaction_timeout_s: float) -> None:
         self._settings, self._transactional_id = settings, transactional_id
         self._timeout_s = transaction_timeout_s
-        self._producer = AIOKafkaProducer(
-            transactional_id=transactional_id,
-            transaction_timeout_ms=int(transaction_timeout_s * 1000),
-            **_options(settings),
+        self._producer = _new_producer(
+            settings, transactional_id=transactional_id, transaction_timeout_ms=int(transaction_timeout_s * 1000)
         )
-        self._sender = _MemberSender(
-            self._producer.client,
-            acks=-1,
-            txn_manager=self._producer._txn_manager,
-            message_accumulator=self._producer._message_accumulator,
-            retry_backoff_ms=100,
-            request_timeout_ms=int(settings.request_timeout_s * 1000),
-        )
-        self._producer._sender = self._sender
 
     async def start(self) -> None:
         # The coordinator first has to finish the transaction of a predecessor, hence the longer wait.
@@ -183,7 +197,7 @@ class GroupProducer:
         """All or nothing. After an error the outcome is unknown and this producer must be stopped."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self._sender.membership = membership
+        self._producer._sender.membership = membership
         try:
             with kafka_errors("committing"):
                 async with asyncio.timeout(self._timeout_s):

@@ -23,7 +23,8 @@ class RetryPolicy:
 
     def wait(self, attempt: int, retry_after: float | None, rng: random.Random) -> float:
         """Seconds before attempt `attempt + 1`; never less than what the other side asked for, up to ten minutes."""
-        backoff: float = rng.uniform(0.5, 1.0) * min(self.cap_s, self.first_s * 2.0**attempt)
+        # 2^30 first waits are above any cap; larger powers would overflow in a very long outage.
+        backoff: float = rng.uniform(0.5, 1.0) * min(self.cap_s, self.first_s * 2.0 ** min(attempt, 30))
         return max(backoff, min(retry_after or 0.0, 600.0))
 
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from tests.fakes.faults import Faults
 
+KIND = "litellm_limits"
 ADMIN_KEY = "sk-admin"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from actions.console import Config
 from actions.routing import decide, tags_match
 from actions.settings import ActionsSettings
 from tests.fakes.alerts import an_alert
@@ -29,6 +30,14 @@ def test_shadow_is_the_default_and_limits_are_on() -> None:
 def test_without_routes_everybody_is_told_and_nothing_is_done() -> None:
     decision = decide(an_alert(), settings())
     assert (decision.notify, decision.act) == (("chat", "screen"), ())
+
+
+def test_names_are_read_from_configurations_that_are_validated_already() -> None:
+    screen = Config.model_validate({"kind": "console", "name": "screen"})
+    config = ActionsSettings.model_validate({"notifiers": [screen]})
+    assert decide(an_alert(), config).notify == ("screen",)
+    with pytest.raises(ValidationError, match="known names: screen"):
+        ActionsSettings.model_validate({"notifiers": [screen], "routes": [{"notify": ["typo"]}]})
 
 
 @pytest.mark.parametrize("section", ["notify", "act"])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
 import msgspec
 import pytest
 from pydantic import ValidationError
-from rich.console import Console as Terminal
 
 from actions.console import Console
 from actions.notifier import Notice
@@ -18,6 +16,7 @@ from actions.slack_blocks import blocks, fallback_text
 from actions.wording import clean, usd
 from stream.records import BudgetStatus, Cause, LedgerEntry, Plan
 from tests.fakes.alerts import T0, an_alert
+from tests.fakes.terminal import terminal
 
 NASTY = "<!channel> *b* `x` <https://evil.example|ok> & \x1b[31m\u202e\nnext"
 
@@ -130,10 +129,9 @@ def test_slacks_own_limits_are_kept_for_long_values() -> None:
 
 
 async def test_the_console_prints_plain_lines_as_they_are() -> None:
-    out = io.StringIO()
-    terminal = Terminal(file=out, width=40, force_terminal=True)
+    screen, out = terminal()
     notice = Notice("n", an_alert(tags={"team": "[red]x[/red]"}, explanation=NASTY), (applied(),))
-    await Console(terminal).send(notice, "")
+    await Console(screen).send(notice, "")
     assert "[red]x[/red]" in out.getvalue()
     assert "\x1b[31m" not in out.getvalue()
     assert "undo: curb actions undo 0123456789abcdef" in out.getvalue()

@@ -54,18 +54,19 @@ class Follower:
         return [record.id for record in (await self.batches())[0]]
 
     async def batches(self) -> tuple[list[UsageRecord], list[DeadLetter]]:
-        records, dead = [], []
+        records: list[UsageRecord] = []
+        dead: list[DeadLetter] = []
         while True:
             if self._restart:
                 await self._built.close()
                 self._built = self._build()
             batch = await self._built.read(self.cursor)
             self.cursor = batch.cursor
-            records += batch.records
+            records += cast(list[UsageRecord], batch.records)
             dead += [msgspec.json.decode(letter.value, type=DeadLetter) for letter in batch.dead]
             if not batch.more:
                 await self._built.close()
-                return cast(list[UsageRecord], records), dead
+                return records, dead
 
 
 def text(*numbers: int) -> bytes:

@@ -1,0 +1,77 @@
+"""A runner with one gateway, one channel and one log around it, on a clock that moves when told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from actions.ledger import action_id_for
+from actions.runner import ActionsRunner
+from actions.settings import ActionsSettings
+from stream.clock import ManualClock
+from stream.log import Message
+from stream.records import ActionsMessage, LedgerEntry, NoticeEntry
+from stream.topics import ACTIONS
+from tests.fakes.alerts import T0, alert_message, an_alert
+from tests.fakes.gateway import Channel, Gateway
+from tests.fakes.memory_log import MemoryLog
+
+ID1 = action_id_for("a1", "gate", 1)
+ID2 = action_id_for("a1", "gate", 2)
+
+
+def settings(**changes: Any) -> ActionsSettings:
+    base: dict[str, Any] = {
+        "mode": "auto",
+        "actions": [{"kind": "x", "name": "gate"}],
+        "notifiers": [{"kind": "x", "name": "chat"}],
+        "routes": [{"notify": ["chat"], "act": ["gate"], "lease_minutes": 60}],
+    }
+    return ActionsSettings.model_validate(base | changes)
+
+
+class House:
+    """One log, one gateway, one channel; runners come and go."""
+
+    def __init__(self, config: ActionsSettings | None = None, log: Any = None) -> None:
+        self.log = log or MemoryLog()
+        self.clock = ManualClock(T0)
+        self.config = config or settings()
+        self.gate = Gateway({"k1": None, "k2": 500})
+        self.chat = Channel()
+        self.runner = self.new_runner()
+
+    def new_runner(self) -> ActionsRunner:
+        return ActionsRunner(self.log, self.clock, self.config, {"gate": self.gate}, {"chat": self.chat})
+
+    async def restart(self) -> None:
+        self.runner = self.new_runner()
+        await self.runner.open()
+        await self.runner.step()
+
+    async def say(self, *messages: Message) -> None:
+        await self.log.append(messages)
+        await self.runner.step()
+
+    async def wait(self, seconds: float) -> None:
+        await self.clock.advance(seconds)
+        await self.runner.step()
+
+    def ledger(self) -> list[LedgerEntry]:
+        return [m for m in ledger_messages(self.log) if isinstance(m, LedgerEntry)]
+
+    def states(self, action_id: str = ID1) -> list[str]:
+        return [entry.state for entry in self.ledger() if entry.action_id == action_id]
+
+
+def ledger_messages(log: MemoryLog) -> list[ActionsMessage]:
+    return [msgspec.json.decode(m.value, type=LedgerEntry | NoticeEntry) for m in log.of(ACTIONS)]
+
+
+def later(revision: int, seconds: float, **changes: Any) -> Message:
+    return alert_message(an_alert(revision=revision, updated_at=T0 + seconds, **changes))
+
+
+def told(notice: Any) -> tuple[str, list[str]]:
+    return notice.alert.status, [entry.state for entry in notice.ledger if entry.state != "planned"]
