@@ -1,4 +1,9 @@
-"""The runner's memory, and the one way to write to the ledger: first the log, then the fold."""
+"""The runner's memory, and the one way to write to the ledger: first the log, then the fold.
+
+The ledger topic is history and is deleted after its retention. What is still needed of it, all that belongs to an alert
+that is not over, is kept under `actions/ledger/` of the compacted curb.state as well, however long a lease or a budget
+alert lasts. Loading folds both; an entry that is found twice counts once.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,19 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import cast
 
-from actions.facts import Facts
+import msgspec
+
+from actions.facts import Facts, state_message
 from actions.ledger import Ledger
 from stream import metrics
 from stream.codec import decode_lines, encode
 from stream.dead_letters import dead_letter
 from stream.log import Log, Message
-from stream.records import ActionsMessage, LedgerEntry
+from stream.records import ActionsMessage, LedgerEntry, NoticeEntry
 from stream.topics import ACTIONS, STATE
 
+#: What is kept per action, and per (channel, alert): the entries that matter, oldest first.
+KEPT_PREFIX = b"actions/ledger/"
 _LEDGER_MESSAGE = cast("type[ActionsMessage]", ActionsMessage)
 
 
@@ -33,8 +42,12 @@ class Book:
 
     async def load(self, now: float) -> None:
         """Rebuild everything from the log."""
-        facts = Facts(await self._log.table(STATE))
-        ledger = Ledger()
+        table = await self._log.table(STATE)
+        facts, ledger = Facts(table), Ledger()
+        for key, value in table.items():
+            if key.startswith(KEPT_PREFIX):
+                for kept in msgspec.json.decode(value, type=list[LedgerEntry | NoticeEntry]):
+                    ledger.add(kept)
         dead: list[Message] = []
         async for message in _ledger_messages(self._log.scan(ACTIONS), dead, now):
             ledger.add(message)
@@ -46,7 +59,8 @@ class Book:
     async def record(self, message: ActionsMessage) -> None:
         """Append to the ledger; on return it is durable. TransientError: it may or may not be, try again."""
         key = message.plan.target if isinstance(message, LedgerEntry) else message.channel
-        await self._log.append([Message(ACTIONS, encode(message), key=key.encode())])
+        kept = state_message(kept_key(message), [*self.ledger.before(message), message])
+        await self._log.append([Message(ACTIONS, encode(message), key=key.encode()), kept])
         self.ledger.add(message)
         if isinstance(message, LedgerEntry):
             metrics.ACTIONS.labels(action=message.plan.action, state=message.state).inc()
@@ -57,6 +71,13 @@ class Book:
     def publish_gauges(self) -> None:
         metrics.LEASES_OPEN.set(len(self.ledger.open_actions()))
         metrics.HALTED.set(1 if self.facts.halted else 0)
+
+
+def kept_key(message: ActionsMessage) -> bytes:
+    """The key under which entries about the same thing are kept."""
+    if isinstance(message, LedgerEntry):
+        return KEPT_PREFIX + message.action_id.encode()
+    return KEPT_PREFIX + f"{message.channel}/{message.alert_id}".encode()
 
 
 async def _ledger_messages(

@@ -71,8 +71,7 @@ class Ledger:
 
     def _add_notice(self, notice: NoticeEntry) -> None:
         # Two are enough: the newest, and the newest that was sent (its reference is what gets edited).
-        kept = self._told.get((notice.channel, notice.alert_id), [])
-        sent = [entry for entry in kept if entry.state == "sent"][-1:]
+        sent = [entry for entry in self.before(notice) if isinstance(entry, NoticeEntry)]
         self._told[(notice.channel, notice.alert_id)] = [*sent, notice]
 
     # --- actions ---
@@ -115,6 +114,19 @@ class Ledger:
         return next((entry.ref for entry in reversed(kept) if entry.state == "sent" and entry.ref), "")
 
     # --- memory ---
+
+    def before(self, message: ActionsMessage) -> list[LedgerEntry] | list[NoticeEntry]:
+        """What is kept about the same action, or the same alert on the same channel, oldest first."""
+        if isinstance(message, LedgerEntry):
+            state = self._actions.get(message.action_id)
+            return list(state.entries) if state else []
+        kept = self._told.get((message.channel, message.alert_id), [])
+        return [entry for entry in kept if entry.state == "sent"][-1:]
+
+    def about(self, alert_id: str) -> list[ActionsMessage]:
+        """The newest entry of every action on an alert, and of every channel that was told about it."""
+        entries: list[ActionsMessage] = [state.last for state in self.for_alert(alert_id)]
+        return entries + [kept[-1] for (_, told_id), kept in self._told.items() if told_id == alert_id]
 
     def forget(self, before: float, keep_alerts: frozenset[str]) -> None:
         """Drop what ended before `before`, except for the alerts that are still worked on. The log keeps it all."""

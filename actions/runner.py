@@ -28,7 +28,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from actions.action import Action
-from actions.book import Book
+from actions.book import Book, kept_key
 from actions.facts import ALERT_PREFIX, UNDO_PREFIX, read_messages, state_message
 from actions.leases import ActionWorker
 from actions.notifier import Notifier
@@ -36,8 +36,8 @@ from actions.outbox import NoticeWorker
 from actions.settings import ActionsSettings
 from actions.view import view
 from stream.clock import Clock
-from stream.errors import TransientError
-from stream.log import Log, Message, Positions, Reader, TopicPartition
+from stream.errors import PermanentError, TransientError
+from stream.log import Log, Message, Reader, TopicPartition
 from stream.topics import ALERTS, COMMANDS, STATE
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,9 @@ logger = logging.getLogger(__name__)
 GROUP = "curb-actions"
 #: What ended longer ago than this is dropped from memory; the log keeps it.
 _KEEP_S = 24 * 3600.0
-_LOG_RETRY_S = 1.0
+#: Seconds on the wall clock, doubled up to the cap, before the log is tried again.
+_LOG_RETRY_S = 0.5
+_LOG_RETRY_CAP_S = 30.0
 
 
 class ActionsRunner:
@@ -80,20 +82,37 @@ class ActionsRunner:
         self._reader: Reader | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set. Steps in hand are finished; leases stay, the next start goes on with them."""
-        await self.open()
+        """Work until `stop` is set. Steps in hand are finished; leases stay, the next start goes on with them.
+
+        While the log cannot be reached nothing is done: what cannot be written down must not be done.
+        """
         tasks = [asyncio.create_task(passes.run(self._poll_s)) for passes in self._passes]
+        wait_s = _LOG_RETRY_S
         try:
+            while not stop.is_set():
+                try:
+                    await self._run_once(stop, tasks)
+                except TransientError as error:
+                    logger.warning("log out of reach", extra={"group": GROUP, "error": str(error)})
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), wait_s)
+                    wait_s = min(_LOG_RETRY_CAP_S, wait_s * 2)
+                else:
+                    wait_s = _LOG_RETRY_S
+        finally:
+            for passes in self._passes:
+                passes.end()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run_once(self, stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+        try:
+            await self.open()
             while not stop.is_set():
                 self._raise_if_dead(tasks)
                 if await self.take_in(timeout_s=self._poll_s):
                     for passes in self._passes:
                         passes.wake()
         finally:
-            self._book.active = False
-            for passes in self._passes:
-                passes.end()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self.close()
 
     async def open(self) -> None:
@@ -102,9 +121,11 @@ class ActionsRunner:
         )
 
     async def close(self) -> None:
-        if self._reader is not None:
-            await self._reader.close()
-            self._reader = None
+        """Stand by, finish the steps in hand and leave the group."""
+        await self._stand_by()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()
 
     async def step(self, timeout_s: float = 0.0) -> None:
         """Take in what is there and do once all that is due: what `run` does in tasks, in order. For replays."""
@@ -121,29 +142,25 @@ class ActionsRunner:
     # --- intake ---
 
     async def take_in(self, timeout_s: float) -> bool:
-        """Fetch, commit the facts with the positions, then remember them. True when there was something new."""
+        """Fetch, commit the facts with the positions, then remember them. True when there was something new.
+
+        TransientError when the log cannot be reached: close and open again; what was fetched comes again.
+        """
         if self._reader is None:
             raise RuntimeError("open() comes first")
         reader = self._reader
-        messages: list[Message] = []
-        try:
-            messages = await reader.fetch(500, timeout_s)
-            news = read_messages(messages, self._book.facts, now=self._clock.now())
-            if self._book.active:
-                changed = {message.key for message in news}
-                news += [message for message in self._forgettable() if message.key not in changed]
-            if messages or news:
-                await reader.commit(news)
-            caught_up = await reader.lag() == 0 if messages or not self._book.caught_up else True
-        except TransientError as error:
-            logger.warning("log out of reach", extra={"group": GROUP, "error": str(error)})
-            reader.seek(_start_of(messages))
-            await self._clock.sleep(_LOG_RETRY_S)
-            return False
+        messages = await reader.fetch(500, timeout_s)
+        news = read_messages(messages, self._book.facts, now=self._clock.now())
+        if self._book.active:
+            changed = {message.key for message in news}
+            news += [message for message in self._forgettable() if message.key not in changed]
+        if messages or news:
+            await reader.commit(news)
         for message in news:
             if message.topic == STATE:
                 self._book.facts.set(message.key, message.value)
-        self._book.caught_up = caught_up
+        if messages or not self._book.caught_up:
+            self._book.caught_up = not await reader.lag()
         self._book.publish_gauges()
         return bool(messages)
 
@@ -153,10 +170,11 @@ class ActionsRunner:
         gone: list[Message] = []
         keep: set[str] = set()
         for alert_id, fact in book.facts.alerts.items():
-            busy = any(state.is_open for state in book.ledger.for_alert(alert_id))
+            busy = any(state.is_open or state.is_stuck for state in book.ledger.for_alert(alert_id))
             untold = any(worker.pending(fact) for worker in self._notice_workers)
             if fact.alert.status == "resolved" and not busy and not untold:
-                gone.append(state_message(ALERT_PREFIX + alert_id.encode(), None))
+                keys = {kept_key(entry) for entry in book.ledger.about(alert_id)}
+                gone += [state_message(key, None) for key in (ALERT_PREFIX + alert_id.encode(), *sorted(keys))]
             else:
                 keep.add(alert_id)
         answered = {command_id for worker in self._action_workers for command_id in worker.answered}
@@ -168,7 +186,11 @@ class ActionsRunner:
         return gone
 
     async def _on_assign(self, partitions: frozenset[TopicPartition]) -> None:
-        if any(partition.topic == ALERTS for partition in partitions):
+        topics = {partition.topic for partition in partitions}
+        if topics and topics != {ALERTS, COMMANDS}:
+            # Going on would mean a process that acts and never hears of the kill switch.
+            raise PermanentError(f"group {GROUP}: {ALERTS} and {COMMANDS} must be assigned to the same member (range)")
+        if topics:
             for worker in self._action_workers:
                 worker.take_over()
             await self._book.load(self._clock.now())
@@ -189,25 +211,21 @@ class ActionsRunner:
 
     async def _on_revoke(self, partitions: frozenset[TopicPartition]) -> None:
         if any(partition.topic == ALERTS for partition in partitions):
-            self._book.active = False
-            for passes in self._passes:
-                await passes.idle()
-            logger.info("actions runner stands by")
+            await self._stand_by()
 
-    def _raise_if_dead(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _stand_by(self) -> None:
+        """Begin nothing more, and return when no step is running."""
+        if self._book.active:
+            self._book.active = False
+            logger.info("actions runner stands by")
+        for passes in self._passes:
+            await passes.idle()
+
+    def _raise_if_dead(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in tasks:
             if task.done():
                 task.result()
                 raise RuntimeError("a task of the actions runner ended by itself")
-
-
-def _start_of(messages: Sequence[Message]) -> Positions:
-    """Where to read again to get the same messages."""
-    positions: Positions = {}
-    for message in messages:
-        if message.partition is not None:
-            positions.setdefault(TopicPartition(message.topic, message.partition), message.offset)
-    return positions
 
 
 class _Passes:

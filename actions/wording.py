@@ -25,7 +25,7 @@ _STEPS = {
     "applied": "Did",
     "effective": "Did, and the burn fell",
     "ineffective": "Did, but it did not help; please look",
-    "restored": "Restored what it had changed",
+    "restored": "Undone",
     "failed": "Could not",
     "drift": "Left alone: somebody else changed it since",
     "skipped": "Did nothing",

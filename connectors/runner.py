@@ -23,8 +23,6 @@ from stream.topics import CURSORS
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-#: 2^20 times the first wait is above any cap; larger exponents would overflow a float during a very long outage.
-_MAX_EXPONENT = 20
 _POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
 
 
@@ -106,7 +104,7 @@ class PullRunner:
 
     def _backoff(self, retry_after: float | None) -> float:
         self._failures += 1
-        return self._policy.wait(min(self._failures - 1, _MAX_EXPONENT), retry_after, self._rng)
+        return self._policy.wait(self._failures - 1, retry_after, self._rng)
 
     def _count(self, kind: str, error: Exception) -> None:
         metrics.CONNECTOR_ERRORS.labels(connector=self.name, kind=kind).inc()

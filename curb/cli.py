@@ -85,17 +85,19 @@ def replay(
     source: Annotated[Path, typer.Argument(help="A usage file (.jsonl or .jsonl.gz), or a directory of them.")],
     config: ConfigOption = _DEFAULT,
     form: Annotated[str, typer.Option("--format", help="`curb` or `event_stream`.")] = "event_stream",
+    notify: Annotated[bool, typer.Option("--notify", help="Tell the configured notifiers about alerts.")] = False,
 ) -> None:
-    """Feed recorded usage through the configured log, rollup, detector and actions, in event time, then stop.
+    """Feed recorded usage through the configured log, rollup and detector, in event time, then stop.
 
-    Use it to give a new installation its past, or to try a configuration on recorded days. It can be interrupted at any
-    point and started again: it goes on where it was, and no sum or alert is lost or doubled.
+    Nothing is acted on, and nobody is told unless you say --notify: what is recorded is over. Use it to give a new
+    installation its past, or to try a configuration on recorded days. It can be interrupted at any point and started
+    again: it goes on where it was, and no sum or alert is lost or doubled.
     """
     from curb.replay import run_replay
 
     loaded = _load(config)
     setup("warning", "text")
-    raise typer.Exit(asyncio.run(run_replay(loaded, source, form, console)))
+    raise typer.Exit(asyncio.run(run_replay(loaded, source, form, console, tell=notify)))
 
 
 @app.command()

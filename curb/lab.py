@@ -119,17 +119,17 @@ def demo_recording(
 
 
 def default_loops(trace: Trace) -> list[AgentLoop]:
-    """Six loops after the third day, on the six busiest keys, 5 to 20 times their usual burn, 40 minutes to 3 hours."""
+    """Eight loops after the third day, on the keys that spend most: $3 to $60 an hour for 40 minutes to 4 hours."""
     day3 = trace.start + 3 * 86400
     by_spend = sorted(trace.keys, key=lambda key: -trace.usual_usd_per_hour(key, trace.start, day3))
-    sizes = [(20, 40), (12, 60), (8, 90), (6, 120), (5, 180), (15, 60)]
+    sizes = [(60, 40), (40, 60), (30, 90), (20, 120), (12, 120), (8, 180), (5, 120), (3, 240)]
     room = (trace.end - day3) / (len(sizes) + 1)
     loops = []
-    for number, ((factor, minutes), key) in enumerate(zip(sizes, by_spend, strict=False)):
+    for number, ((usd_per_hour, minutes), key) in enumerate(zip(sizes, by_spend, strict=False)):
         start = day3 + (number + 0.5) * room
-        while trace.usual_usd_per_hour(key, start - 3600, start) == 0:
-            start += 600  # a loop needs a normal level to be a multiple of
-        loops.append(AgentLoop(key.alias, start, start + minutes * 60, float(factor)))
+        while (usual := trace.usual_usd_per_hour(key, start - 3600, start)) == 0:
+            start += 600  # a loop is a multiple of what the key spent in the hour before
+        loops.append(AgentLoop(key.alias, start, start + minutes * 60, 1 + usd_per_hour / usual))
     return loops
 
 

@@ -58,29 +58,20 @@ def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
 
 
 def alerts(console: Console, found: Sequence[Alert], json_lines: bool) -> None:
-    """Alerts as a table, one line each."""
+    """Alerts, three short lines each: what and since when, the money, the id."""
     if json_lines:
         return _json_lines(found)
     if not found:
         console.print("no alerts")
-        return None
-    table = _table(
-        "Alerts", "tier", "kind", "what", "$ / h", "$ / h expected", "$ over", "$ at risk", "since", "state", "id"
-    )
     for alert in found:
-        table.add_row(
-            Text(alert.tier, _TIER_STYLE[alert.tier]),
-            alert.kind,
-            tags_text(alert.tags),
-            usd(alert.usd_per_hour),
-            usd(alert.expected_usd_per_hour),
-            usd(alert.excess_usd),
-            usd(alert.dollars_at_risk),
-            iso(alert.started_at) or "",
-            alert.status,
-            alert.alert_id,
-        )
-    return console.print(table)
+        state = "firing" if alert.status == "firing" else "resolved"
+        head = Text(f"{alert.tier} {alert.kind} ", _TIER_STYLE[alert.tier]) + tags_text(alert.tags)
+        console.print(head + Text(f"  {state}, since {iso(alert.started_at)}", "dim"), soft_wrap=True)
+        burn = f"  burns {usd(alert.usd_per_hour)}/h, expected {usd(alert.expected_usd_per_hour)}/h"
+        money = f"{burn}; {usd(alert.excess_usd)} over so far, {usd(alert.dollars_at_risk)} at risk"
+        console.print(Text(money), soft_wrap=True)
+        console.print(Text(f"  {alert.alert_id}", "dim"), soft_wrap=True)
+    return None
 
 
 def actions(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) -> None:

@@ -11,6 +11,7 @@ import aiohttp
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from actions.runner import ActionsRunner
 from connectors.connector import Batch, Connector
 from connectors.connector import Context as ConnectorContext
 from connectors.runner import PullRunner
@@ -45,26 +46,30 @@ class _Feed:
         await self._inner.close()
 
 
-async def run_replay(config: CurbConfig, source: Path, form: str, console: Console) -> int:
+async def run_replay(config: CurbConfig, source: Path, form: str, console: Console, *, tell: bool) -> int:
     """Replay `source` and print the alerts; returns 0 when everything was read, summed and scored."""
     if not source.exists():
         console.print(f"replay: {source} does not exist", style="red")
         return 2
-    records = await feed(config, source, form, console)
+    records = await feed(config, source, form, console, tell=tell)
     console.print(f"replayed {records:,} events")
     render.alerts(console, list((await load_view(config)).alerts.values()), json_lines=False)
     return 0
 
 
-async def feed(config: CurbConfig, source: Path, form: str, console: Console) -> int:
-    """Take `source` through the configured log, rollup, detector and actions; the number of events read now."""
+async def feed(config: CurbConfig, source: Path, form: str, console: Console, *, tell: bool = False) -> int:
+    """Take `source` through the configured log, rollup and detector; the number of events read now.
+
+    Nothing is ever acted on: what is recorded is over. People are told only when `tell` is set.
+    """
     clock = EventClock()
     log = wiring.make_log(config, clock)
     await log.open()
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
             passing = _make_feed(config, source, form, clock, http)
-            await _replay(config, log, clock, passing, http, console)
+            teller = wiring.make_teller(config, log, clock, http, tell=tell)
+            await _replay(config, log, clock, passing, teller, console)
             return passing.records
     finally:
         await log.close()
@@ -85,14 +90,14 @@ def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, h
 
 
 async def _replay(
-    config: CurbConfig, log: Log, clock: EventClock, passing: _Feed, http: aiohttp.ClientSession, console: Console
+    config: CurbConfig, log: Log, clock: EventClock, passing: _Feed, teller: ActionsRunner, console: Console
 ) -> None:
     rollup, detector = wiring.make_rollup(config, log, clock), wiring.make_detector(config, log, clock)
-    actions = wiring.make_actions(config, log, clock, http)
     # The wall clock here: what is recorded lies in the past, whatever the replay's own time is.
     runner = PullRunner(passing, "replay", log, WallClock(), poll_interval_s=0.05)
     stop = asyncio.Event()
-    tasks = [asyncio.create_task(part.run(stop)) for part in (runner, rollup, detector, actions)]
+    works = [*(part.run(stop) for part in (runner, rollup, detector)), _tell(teller, stop)]
+    tasks = [asyncio.create_task(work) for work in works]
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:,} events"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None)
@@ -104,6 +109,18 @@ async def _replay(
             await _until(lambda w=worker, n=rounds: w.rounds >= n, tasks, lambda: None)  # type: ignore[misc]
     stop.set()
     await asyncio.gather(*tasks)
+
+
+async def _tell(teller: ActionsRunner, stop: asyncio.Event) -> None:
+    """Tell as alerts come, and at the end whatever is left."""
+    await teller.open()
+    try:
+        while not stop.is_set():
+            await teller.step(0.2)
+        while await teller.take_in(0.5):
+            await teller.step()
+    finally:
+        await teller.close()
 
 
 async def _until(done: Callable[[], bool], tasks: list[asyncio.Task[None]], meanwhile: Callable[[], object]) -> None:

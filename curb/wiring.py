@@ -102,6 +102,18 @@ def _worker(
 def make_actions(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession) -> ActionsRunner:
     """The runner with every configured action and notifier."""
     context = ActionContext(clock, http)
-    actions: dict[str, Action] = {cast(Any, a).name: cast(Any, a).build(context) for a in config.actions.actions}
-    notifiers: dict[str, Notifier] = {cast(Any, n).name: cast(Any, n).build(context) for n in config.actions.notifiers}
-    return ActionsRunner(log, clock, config.actions, actions, notifiers)
+    actions: dict[str, Action] = {a.name: a.build(context) for a in config.actions.actions}
+    return ActionsRunner(log, clock, config.actions, actions, make_notifiers(config, context))
+
+
+def make_teller(
+    config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession, *, tell: bool
+) -> ActionsRunner:
+    """A runner for replays: it never acts, and tells people only when asked to."""
+    notifiers = make_notifiers(config, ActionContext(clock, http)) if tell else {}
+    return ActionsRunner(log, clock, config.actions, {}, notifiers)
+
+
+def make_notifiers(config: CurbConfig, context: ActionContext) -> dict[str, Notifier]:
+    """Every configured notifier by name."""
+    return {n.name: n.build(context) for n in config.actions.notifiers}

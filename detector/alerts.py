@@ -109,6 +109,7 @@ class RunawayAlerts:
         """New revisions after a bucket; series in `muted` have another alert and open none here."""
         scores, thresholds = bucket.scores, self._settings.score
         self._excess.grow(len(bucket.cost))
+        self._forget_old(bucket.at)
         self._follow_excess(bucket)
         burning = scores.rate > _CALM_RATIO * scores.expected_fast + self._alerts.calm_usd_per_hour
         high = (scores.notice >= thresholds.notice_threshold) | (scores.page >= thresholds.page_threshold)
@@ -119,6 +120,14 @@ class RunawayAlerts:
             if alert is not None:
                 revisions.append(alert)
         return revisions
+
+    def _forget_old(self, at: float) -> None:
+        """Drop what was resolved too long ago to open again, with its sums."""
+        for i, episode in list(self._episodes.items()):
+            over_at = episode.alert.resolved_at
+            if over_at is not None and at - over_at > self._alerts.reopen_s:
+                del self._episodes[i]
+                self._forget_excess(i)
 
     def _follow_excess(self, bucket: ClosedBucket) -> None:
         scores, excess = bucket.scores, self._excess
@@ -141,11 +150,6 @@ class RunawayAlerts:
 
     def _next(self, i: int, bucket: ClosedBucket, wants: bool, burning: bool) -> Alert | None:
         episode = self._episodes.get(i)
-        if episode is not None and not episode.firing:
-            over_for = bucket.at - (episode.alert.resolved_at or bucket.at)
-            if over_for > self._alerts.reopen_s:
-                del self._episodes[i]
-                episode = None
         if episode is None:
             return self._open(i, bucket) if wants else None
         if episode.firing:

@@ -22,26 +22,18 @@ class RecentIds:
     def first_seen(self, ids: Sequence[str], received_at: float) -> list[bool] | None:
         """Which of `ids`, received until `received_at`, are new; None when all are. All are remembered."""
         fresh = set(ids)
-        young = self._young
-        known = (fresh & young) | (fresh & self._old)
+        known = (fresh & self._young) | (fresh & self._old)
+        self._young |= fresh
         flags = None
         if len(fresh) < len(ids):
-            flags = self._one_by_one(ids)
-        else:
-            young |= fresh
-            if known:
-                flags = [each not in known for each in ids]
+            flags = _first_of_each(ids, fresh - known)
+        elif known:
+            flags = [each not in known for each in ids]
         if not self._young_since:
             self._young_since = received_at
-        if len(young) >= self._settings.max_ids // 2 or received_at - self._young_since >= self._settings.window_s:
-            self._old, self._young, self._young_since = young, set(), received_at
-        return flags
-
-    def _one_by_one(self, ids: Sequence[str]) -> list[bool]:
-        flags = []
-        for each in ids:
-            flags.append(each not in self._young and each not in self._old)
-            self._young.add(each)
+        full = len(self._young) >= self._settings.max_ids // 2
+        if full or received_at - self._young_since >= self._settings.window_s:
+            self._old, self._young, self._young_since = self._young, set(), received_at
         return flags
 
     def dump(self) -> tuple[list[str], list[str], float]:
@@ -51,3 +43,14 @@ class RecentIds:
     def load(self, young: list[str], old: list[str], young_since: float) -> None:
         """Remember what `dump` gave."""
         self._young, self._old, self._young_since = set(young), set(old), young_since
+
+
+def _first_of_each(ids: Sequence[str], fresh: set[str]) -> list[bool]:
+    """Flags the first of each id in `fresh`, which is emptied."""
+    flags = []
+    for each in ids:
+        new = each in fresh
+        if new:
+            fresh.remove(each)
+        flags.append(new)
+    return flags

@@ -30,7 +30,8 @@ class HotRecord(msgspec.Struct, gc=False):
     tags: msgspec.Raw
     request_model: str = ""
     source: str = ""
-    cost_source: str = "reported"
+    #: Empty when the record leaves it out, which stands for "reported".
+    cost_source: str = ""
     requests: _Count = 0
     errors: _Count = 0
     users: _Count = 0

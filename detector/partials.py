@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -35,20 +35,28 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
 
 
 class PartialLines:
-    """Lines gathered per partition."""
+    """Lines gathered per partition, cut into values before they grow too large."""
 
     def __init__(self, partitions: int) -> None:
         self._lines: list[list[Any]] = [[] for _ in range(partitions)]
+        self._sizes = [0] * partitions
+        self._messages: list[Message] = []
 
     def add_sums(self, sums: Sums, series: Sequence[Series]) -> None:
         """A line per sum. The columns of `sums.values` are cost, requests, errors, users, input and output tokens."""
         cost, *counts = sums.values
         columns = [column.astype(np.int64).tolist() for column in counts]
         keys = (sums.series.tolist(), sums.bucket.tolist(), cost.tolist(), sums.events.tolist())
-        lines = self._lines
+        lines, sizes = self._lines, self._sizes
         for number, bucket, usd, events, *integers in zip(*keys, *columns, strict=True):
             at = series[number]
-            lines[at.partition].append(_Partial(at.scope, at.tags, bucket, usd, events, *integers))
+            partition = at.partition
+            size = sizes[partition] + at.tags_bytes + _NUMBERS_BYTES
+            if size > _MAX_BYTES:
+                self._cut(partition)
+                size = at.tags_bytes + _NUMBERS_BYTES
+            sizes[partition] = size
+            lines[partition].append(_Partial(at.scope, at.tags, bucket, usd, events, *integers))
 
     def add(self, partition: int, record: PricingHole) -> None:
         """One line to one partition."""
@@ -61,21 +69,11 @@ class PartialLines:
 
     def messages(self) -> list[Message]:
         """The messages to append, in order within each partition."""
-        return [
-            Message(SPEND, value, partition=partition)
-            for partition, lines in enumerate(self._lines)
-            for value in _values(lines)
-        ]
+        for partition in range(len(self._lines)):
+            self._cut(partition)
+        return self._messages
 
-
-def _values(lines: list[Any]) -> Iterator[bytes]:
-    """Lines as values of messages that are not too large."""
-    start = size = 0
-    for at, line in enumerate(lines):
-        length = _NUMBERS_BYTES + (len(bytes(line.tags)) if isinstance(line, _Partial) else 0)
-        if size + length > _MAX_BYTES and size:
-            yield encode_lines(lines[start:at])
-            start, size = at, 0
-        size += length
-    if start < len(lines):
-        yield encode_lines(lines[start:])
+    def _cut(self, partition: int) -> None:
+        if self._lines[partition]:
+            self._messages.append(Message(SPEND, encode_lines(self._lines[partition]), partition=partition))
+        self._lines[partition], self._sizes[partition] = [], 0

@@ -59,14 +59,20 @@ class Rollup:
         self._received_at = 0.0
         self._edge = 0
         self._ticked_at = 0.0
-        # Records in hand with the combinations of their tags; and which message each run of them came from.
+        # Records in hand, their times of receipt, the combinations of their tags, and which message each run is from.
         self._records: list[HotRecord] = []
+        self._receipts: list[float] = []
         self._combinations: list[int] = []
         self._origins: list[tuple[int, Message]] = []
         self._chunks: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
         self._rows = 0
         self._holes: dict[str, PricingHole] = {}
         self._counted = Counter[str]()
+
+    @property
+    def time(self) -> float:
+        """The latest receipt so far, epoch seconds."""
+        return self._received_at
 
     def process(self, message: Message) -> Sequence[Message]:
         """Count the records of a message. Returns dead letters, and what a passed edge made due."""
@@ -145,8 +151,10 @@ class Rollup:
             self._table.forget_combinations()
         self._origins.append((len(self._records), message))
         self._records += records
+        self._receipts += received
         self._combinations += self._table.combinations([bytes(record.tags) for record in records], received)
-        if "fallback" in [record.cost_source for record in records]:
+        cost_sources = [record.cost_source for record in records]
+        if any(cost_sources) and "fallback" in cost_sources:
             self._note_holes(records)
         return letters
 
@@ -169,12 +177,15 @@ class Rollup:
         if not count:
             return []
         combinations = np.array(self._combinations, np.int64)
-        start = np.fromiter([each.charge_period_start for each in records], np.float64, count)
-        received = np.fromiter([each.received_at for each in records], np.float64, count)
-        columns = [[each.effective_cost for each in records], [each.requests for each in records]]
-        columns += [[each.errors for each in records], [each.users for each in records]]
-        columns += [[each.input_tokens for each in records], [each.output_tokens for each in records]]
-        values = np.array(columns, np.float64)
+        start = np.array([each.charge_period_start for each in records])
+        received = np.array(self._receipts)
+        values = np.zeros((6, count))
+        values[0] = [each.effective_cost for each in records]
+        _fill(values[1], [each.requests for each in records])
+        _fill(values[2], [each.errors for each in records])
+        _fill(values[3], [each.users for each in records])
+        _fill(values[4], [each.input_tokens for each in records])
+        _fill(values[5], [each.output_tokens for each in records])
         settings = self._settings
         age = received - start
         good = (age <= settings.max_age_days * 86400) & (age >= -settings.max_future_s) & (combinations >= 0)
@@ -187,7 +198,7 @@ class Rollup:
         bucket = (start // settings.bucket_s).astype(np.int64) * settings.bucket_s
         self._chunks.append((self._table.rows(combinations), bucket, values))
         self._rows += len(start)
-        self._records, self._combinations, self._origins = [], [], []
+        self._records, self._receipts, self._combinations, self._origins = [], [], [], []
         return letters
 
     def _letter(self, at: int) -> Message:
@@ -221,3 +232,9 @@ class Rollup:
 
 def _beyond(record: HotRecord) -> bool:
     return record.received_at > LATEST_TIME
+
+
+def _fill(row: NDArray[np.float64], counts: list[int]) -> None:
+    """Most sources leave most counts at zero."""
+    if any(counts):
+        row[...] = np.fromiter(counts, np.float64, len(counts))

@@ -21,12 +21,13 @@ _MAX_COMBINATIONS = 200_000
 _tags_decoder = msgspec.json.Decoder(dict[str, str])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Series:
     """One series as the rollup writes it."""
 
     scope: str
     tags: msgspec.Raw
+    tags_bytes: int
     partition: int
 
 
@@ -129,8 +130,9 @@ class SeriesTable:
         scope = self.scopes[at].name
         number = len(self.series)
         self._numbers[at][tags] = number
-        raw = msgspec.Raw(msgspec.json.encode(dict(tags)))
-        self.series.append(Series(scope, raw, partition_of(scope, tags, self._partitions)))
+        raw = msgspec.json.encode(dict(tags))
+        partition = partition_of(scope, tags, self._partitions)
+        self.series.append(Series(scope, msgspec.Raw(raw), len(raw), partition))
         return number
 
     def _add_row(self, numbers: list[int]) -> int:

@@ -85,6 +85,9 @@ class Shard:
 
     # --- as a PartitionState --------------------------------------------------------------------------------------
 
+    #: Shards do not wait for one another.
+    time = 0.0
+
     def process(self, message: Message) -> Sequence[Message]:
         """Count partial sums; at a tick, close what is due. Returns alerts."""
         alerts: list[Alert] = []

@@ -197,7 +197,6 @@ class _EmbeddedReader:
         self._log, self._group, self._topics, self._on_revoke = log, group, tuple(topics), on_revoke
         self._positions: Positions = {}
         self._lock_file: int | None = None
-        self._turn = 0
 
     async def start(self, on_assign: OnAssign | None) -> None:
         self._lock_file = _lock(self._log.directory / f"{self._group}.lock", self._group)
@@ -230,15 +229,11 @@ class _EmbeddedReader:
                 continue
 
     def _next(self, max_messages: int) -> list[Message]:
-        # Topics take turns being first, so that a busy one cannot starve the others.
-        self._turn += 1
-        start = self._turn % len(self._topics)
+        # An equal share for every topic, so that a busy one cannot starve the others.
+        share = max(1, max_messages // len(self._topics))
         messages: list[Message] = []
-        for topic in self._topics[start:] + self._topics[:start]:
-            room = max_messages - len(messages)
-            if room <= 0:
-                break
-            messages += self._log._select(topic, self._positions[TopicPartition(topic, 0)], None, room)
+        for topic in self._topics:
+            messages += self._log._select(topic, self._positions[TopicPartition(topic, 0)], None, share)
         return messages
 
     def positions(self) -> Positions:
@@ -247,9 +242,10 @@ class _EmbeddedReader:
     def seek(self, positions: Positions) -> None:
         self._positions.update({at: offset for at, offset in positions.items() if at in self._positions})
 
-    async def lag(self) -> int:
+    async def lag(self) -> dict[TopicPartition, int]:
         ends = await self._log._call(lambda: {topic: self._log._end(topic) for topic in self._topics})
-        return sum(max(0, ends[at.topic] - offset) for at, offset in self._positions.items())
+        behind = {at: ends[at.topic] - offset for at, offset in self._positions.items()}
+        return {at: count for at, count in behind.items() if count > 0}
 
     async def commit(self, appends: Sequence[Message] = ()) -> None:
         with metrics.LOG_COMMIT_SECONDS.labels(group=self._group).time():

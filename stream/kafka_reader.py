@@ -15,6 +15,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from stream import metrics
 from stream.errors import TransientError
@@ -64,6 +65,8 @@ class KafkaReader:
             heartbeat_interval_ms=int(settings.session_timeout_s * 1000 / 5),
             rebalance_timeout_ms=int(_HAND_OVER_S * 1000),
             fetch_max_wait_ms=100,
+            # Topics of one partition must land on the same member: who acts on alerts must hear commands.
+            partition_assignment_strategy=(RangePartitionAssignor,),
         )
         self._owned: frozenset[TopicPartition] = frozenset()
         self._positions: Positions = {}
@@ -247,8 +250,8 @@ class KafkaReader:
         for at, offset in positions.items():
             self._consumer.seek(self._theirs(at), offset)
 
-    async def lag(self) -> int:
-        """Never less than what is unread, and 0 when nothing is; transaction markers may count while there is more."""
+    async def lag(self) -> dict[TopicPartition, int]:
+        """Never less than what is unread, and empty when nothing is; markers of transactions may count."""
         self._check_usable()
         with kafka_errors("reading the lag"):
             async with asyncio.timeout(self._settings.request_timeout_s):
@@ -259,14 +262,16 @@ class KafkaReader:
                     behind = await self._behind()
         return behind
 
-    async def _behind(self) -> int:
+    async def _behind(self) -> dict[TopicPartition, int]:
         if not self._positions:
-            return 0
+            return {}
         owned = [self._theirs(at) for at in self._positions]
         # With read_committed this is the end of what can be read now, open transactions left out.
         ends = await self._consumer.end_offsets(owned)
-        ahead: list[int] = [max(0, end - await self._consumer.position(at)) for at, end in ends.items()]
-        return len(self._buffer) + sum(ahead)
+        behind = collections.Counter(TopicPartition(m.topic, m.partition or 0) for m in self._buffer)
+        for at, end in ends.items():
+            behind[self._ours(at)] += max(0, end - await self._consumer.position(at))
+        return +behind
 
     async def commit(self, appends: Sequence[Message] = ()) -> None:
         self._check_usable()
@@ -298,9 +303,22 @@ class KafkaReader:
             # The producer first: whoever takes over waits for its open transaction.
             await self._producer.stop()
         finally:
-            with suppress(kafka.KafkaError, TimeoutError):
-                await asyncio.wait_for(self._consumer.stop(), _CLOSE_S)
-            await self._consumer._client.close()
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Leave the group. Without a broker the tasks of the membership must end too, or they would join again."""
+        with suppress(kafka.KafkaError, TimeoutError):
+            await asyncio.wait_for(self._consumer.stop(), _CLOSE_S)
+        coordinator, fetcher = self._consumer._coordinator, self._consumer._fetcher
+        tasks = [fetcher._fetch_task] if fetcher is not None else []
+        if coordinator is not None:
+            tasks += [coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task]
+        running = [task for task in tasks if task is not None and not task.done()]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=_CLOSE_S)
+        await self._consumer._client.close()
 
     def _check_usable(self) -> None:
         if not self._usable:

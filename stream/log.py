@@ -37,7 +37,8 @@ class Reader(Protocol):
     `fetch` waits up to `timeout_s` (wall-clock seconds) for at least one message and returns [] when none came.
     `commit` appends messages and saves positions in one atomic step: after a crash either both happened or neither.
     `positions` is just behind the last message returned by `fetch`; `seek` moves it, inside or outside `on_assign`.
-    `lag` is how many messages are already on the log behind `positions`.
+    `lag` names the partitions with messages behind `positions` that are already on the log, and how many (at most;
+    a partition that is not in it is read to its end).
     """
 
     async def fetch(self, max_messages: int = 500, timeout_s: float = 1.0) -> list[Message]: ...
@@ -46,7 +47,7 @@ class Reader(Protocol):
 
     def seek(self, positions: Positions) -> None: ...
 
-    async def lag(self) -> int: ...
+    async def lag(self) -> dict[TopicPartition, int]: ...
 
     async def commit(self, appends: Sequence[Message] = ()) -> None: ...
 

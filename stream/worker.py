@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stream.checkpoint import committed_message, load_checkpoints, snapshot_messages
@@ -21,15 +22,22 @@ logger = logging.getLogger(__name__)
 
 #: Messages per fetch: enough to amortise the call, few enough to bound memory at 500 kB a message.
 _FETCH = 200
+#: Messages held back for a partition that is further behind before they are processed all the same.
+_HOLD = 1000
 
 
 class PartitionState(Protocol):
     """Pure and deterministic: the same messages give the same outputs, wherever fetches and flushes fall between them.
 
     `process` takes one message and returns what to append. `flush` is called before each commit and returns what
-    gathered since the last one; `now` is the clock's time when everything on the log was read, else None.
-    `snapshot` is called right after a flush; `restore` brings a fresh state to it.
+    gathered since the last one; `now` is the clock's time when everything of the partition was read, else None.
+    `snapshot` is called right after a flush; `restore` brings a fresh state to it. `time` is how far the data read so
+    far have come (epoch seconds; a constant where that means nothing): while there is a backlog, the partition that
+    is furthest behind goes first, so that no partition's past is worked off long before another's.
     """
+
+    @property
+    def time(self) -> float: ...
 
     def process(self, message: Message) -> Sequence[Message]: ...
 
@@ -51,6 +59,8 @@ class _Partition:
     #: The offset the last commit of this process wrote, -1 before the first.
     committed: int = -1
     silent: bool = True
+    #: Fetched and not processed yet.
+    held: deque[Message] = field(default_factory=deque)
 
 
 class Worker:
@@ -114,25 +124,46 @@ class Worker:
         loop = asyncio.get_running_loop()
         commit_at = loop.time() + self._commit_interval_s
         snapshot_at = loop.time() + self._snapshot_interval_s
+        behind = await reader.lag()
         while not stop.is_set():
             for message in await reader.fetch(_FETCH, max(0.0, commit_at - loop.time())):
-                self._process(message)
+                self._hold(message)
+            if behind:  # without a backlog what came is processed in the order it came
+                behind = await reader.lag()
+            self._process_held(behind.keys())
             if loop.time() < commit_at:
                 continue
-            behind = await reader.lag() > 0
+            behind = await reader.lag()
             due = loop.time() >= snapshot_at
-            await self._commit(reader, None if behind else self._clock.now(), snapshot=due)
+            await self._commit(reader, behind.keys(), self._clock.now(), snapshot=due)
             if not behind:
                 self.rounds += 1
             if due:
                 snapshot_at = loop.time() + self._snapshot_interval_s
             commit_at = loop.time() + self._commit_interval_s
-        await self._commit(reader, None, snapshot=True)
+        await self._commit(reader, self._partitions.keys(), 0.0, snapshot=True)
 
-    def _process(self, message: Message) -> None:
+    def _hold(self, message: Message) -> None:
         partition = self._partitions.get(TopicPartition(message.topic, message.partition or 0))
-        if partition is None or message.offset < partition.next_offset:
-            return  # fetched before the partition was taken away, or before the seek of its assignment
+        if partition is not None:  # else fetched before the partition was taken away
+            partition.held.append(message)
+
+    def _process_held(self, unread: Set[TopicPartition]) -> None:
+        """Process what is held, the partition furthest behind first; stop where its messages are still to come."""
+        held = sum(len(partition.held) for partition in self._partitions.values())
+        while held:
+            waiting = [(at, p) for at, p in self._partitions.items() if p.held or at in unread]
+            first = min(waiting, key=lambda entry: entry[1].state.time)[1]
+            if not first.held:
+                if held < _HOLD:
+                    return
+                first = min((p for p in self._partitions.values() if p.held), key=lambda p: p.state.time)
+            self._process(first, first.held.popleft())
+            held -= 1
+
+    def _process(self, partition: _Partition, message: Message) -> None:
+        if message.offset < partition.next_offset:
+            return  # fetched before the seek of its assignment
         if partition.silent and message.offset >= partition.silent_until:
             self._end_silence(partition)
         outputs = partition.state.process(message)
@@ -146,7 +177,7 @@ class Worker:
             partition.state.flush(None)  # these outputs are on the log since before the restart
         partition.silent = False
 
-    async def _commit(self, reader: Reader, now: float | None, *, snapshot: bool) -> None:
+    async def _commit(self, reader: Reader, unread: Set[TopicPartition], now: float, *, snapshot: bool) -> None:
         messages = self._outputs
         self._outputs = []
         for at, partition in self._partitions.items():
@@ -154,7 +185,7 @@ class Worker:
                 continue
             if partition.silent:
                 self._end_silence(partition)
-            messages += partition.state.flush(now)
+            messages += partition.state.flush(None if partition.held or at in unread else now)
             if partition.next_offset != partition.committed:
                 messages.append(committed_message(self._group, at, partition.next_offset))
                 partition.committed = partition.next_offset
@@ -185,7 +216,7 @@ class Worker:
 
     async def _revoked(self, partitions: frozenset[TopicPartition]) -> None:
         if self._reader is not None and self._partitions:
-            await self._commit(self._reader, None, snapshot=True)
+            await self._commit(self._reader, self._partitions.keys(), 0.0, snapshot=True)
         for at in partitions:
             self._partitions.pop(at, None)
 

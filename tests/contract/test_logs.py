@@ -157,7 +157,7 @@ async def test_a_commit_writes_messages_and_positions_at_once(open_log: OpenLog)
         assert await log.table(STATE) == {b"k": b"state"}
         async with reading(log) as reader:
             assert await reader.fetch(timeout_s=0.5) == []
-            assert await reader.lag() == 0
+            assert not await reader.lag()
 
 
 async def test_fetch_gives_no_more_than_asked_and_positions_follow_it(log: Log) -> None:
@@ -166,7 +166,7 @@ async def test_fetch_gives_no_more_than_asked_and_positions_follow_it(log: Log) 
         for count in range(1, 11):
             assert len(await reader.fetch(max_messages=1, timeout_s=GIVE_UP_S)) == 1
             assert sum(reader.positions().values()) == count
-            assert await reader.lag() == 10 - count
+            assert sum((await reader.lag()).values()) == 10 - count
         assert await reader.fetch(timeout_s=0.0) == []
 
 
@@ -177,7 +177,7 @@ async def test_seek_goes_back_and_forth(log: Log) -> None:
         await read(reader, 10)
         reader.seek({at: 4})
         assert reader.positions() == {at: 4}
-        assert await reader.lag() == 6
+        assert sum((await reader.lag()).values()) == 6
         reader.seek({at: 3, TopicPartition(ALERTS, 99): 5})
         assert values(await read(reader, 7)) == list(range(3, 10))
         reader.seek({at: 9})
@@ -251,10 +251,10 @@ async def test_lag_is_0_when_everything_was_read(log: Log) -> None:
         for round_ in range(3):
             await log.append(usage(20))
             await read(reader, 20)
-            assert await reader.lag() == 0
+            assert not await reader.lag()
             await reader.commit([Message(SPEND, f"{round_}-{n}".encode(), key=f"{n}".encode()) for n in range(4)])
             await read(other, 4)
-            assert await other.lag() == 0
+            assert not await other.lag()
             await other.commit()
 
 

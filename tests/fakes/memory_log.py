@@ -134,8 +134,9 @@ class _MemoryReader:
     def seek(self, positions: Positions) -> None:
         self._positions.update(positions)
 
-    async def lag(self) -> int:
-        return sum(len(self._log.messages[at]) - position for at, position in self._positions.items())
+    async def lag(self) -> dict[TopicPartition, int]:
+        behind = {at: len(self._log.messages[at]) - position for at, position in self._positions.items()}
+        return {at: count for at, count in behind.items() if count > 0}
 
     async def commit(self, appends: Sequence[Message] = ()) -> None:
         if appends:

@@ -82,7 +82,7 @@ async def test_a_lease_outlives_a_restart_and_ends(world: World, tmp_path: Path)
     log = EmbeddedLog(tmp_path, world.clock)
     await log.open()
     await run_until(
-        log, world.start(log), lambda: world.gateway.keys["k1"]["rpm_limit"] == 600 and "Restored" in said(world.slack)
+        log, world.start(log), lambda: world.gateway.keys["k1"]["rpm_limit"] == 600 and "Undone" in said(world.slack)
     )
     assert world.slack.posted == 1
     assert [who for who, _ in world.gateway.updates] == ["curb/limits"] * 2

@@ -243,7 +243,6 @@ def test_a_restored_rollup_knows_ids_series_and_limits() -> None:
     run(first, message(usage("1", T0), usage("2", T0, key="k2"), usage("3", T0, key="k3")))
     second = rollup(**settings)
     second.restore(first.snapshot())
-    assert second.snapshot() == first.snapshot()
     more = message(usage("1", T0), usage("4", T0, key="k3"), usage("5", T0, key="k2"), usage("6", T0 + 99, key="k4"))
     assert run(first, more) == run(second, more)
 

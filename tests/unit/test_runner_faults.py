@@ -11,9 +11,9 @@ from actions.ledger import action_id_for
 from actions.runner import ActionsRunner
 from stream.codec import encode
 from stream.errors import PermanentError, TransientError
-from stream.log import Message
+from stream.log import Message, TopicPartition
 from stream.records import NoticeEntry
-from stream.topics import ALERTS, DEAD_LETTER, STATE
+from stream.topics import ACTIONS, ALERTS, COMMANDS, DEAD_LETTER, STATE
 from tests.fakes.actions_house import ID1, House, later, ledger_messages, settings, told
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.gateway import Channel
@@ -230,24 +230,89 @@ async def test_what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on(ho
     assert len(house.log.of(DEAD_LETTER)) == 2
 
 
-async def test_an_unreachable_log_loses_nothing(house: House) -> None:
-    working = house.runner._reader.commit  # type: ignore[union-attr]
-    broken = 2
-
-    async def commit(appends: Any = ()) -> None:
-        nonlocal broken
-        if broken:
-            broken -= 1
-            raise TransientError("broker gone")
-        await working(appends)
-
-    house.runner._reader.commit = commit  # type: ignore[union-attr,method-assign]
+@pytest.mark.parametrize("answer_lost", [False, True])
+async def test_an_unreachable_log_loses_nothing(house: House, answer_lost: bool) -> None:
     await house.log.append([alert_message(an_alert())])
-    for _ in range(4):
-        step = asyncio.create_task(house.runner.step())
-        await house.clock.advance(1.0)
-        await step
+    for broken in (1, 2, 1):
+        setattr(house.log, "fail_after" if answer_lost else "fail_next", broken)
+        try:
+            await house.runner.step()
+        except TransientError:
+            await house.runner.close()
+            await house.runner.open()
+        house.log.fail_next = house.log.fail_after = 0
+        await house.wait(120)
+    assert list(dict.fromkeys(house.states())) == ["planned", "applied"]
+    assert {value for _, _, value in house.gate.calls} == {10}
+
+
+async def test_a_commit_that_fails_opens_a_new_reader(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actions.runner._LOG_RETRY_S", 0.0)
+    opened = 0
+    working = house.log.reader
+
+    async def reader(*args: Any, **more: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        made = await working(*args, **more)
+        if opened == 1:
+
+            async def commit(appends: Any = ()) -> None:
+                raise TransientError("broker gone")
+
+            made.commit = commit  # type: ignore[method-assign]
+        return made
+
+    house.log.reader = reader  # type: ignore[method-assign]
+    runner, stop, done = house.new_runner(), asyncio.Event(), asyncio.Event()
+
+    async def hook(point: str) -> None:
+        if point == "after apply":
+            done.set()
+
+    house.gate.hook = hook
+    task = asyncio.create_task(runner.run(stop))
+    await house.log.append([alert_message(an_alert())])
+    async with asyncio.timeout(10):
+        await done.wait()
+        stop.set()
+        await task
+    assert opened == 2
     assert house.states() == ["planned", "applied"]
+
+
+@pytest.mark.parametrize("topic", [ALERTS, COMMANDS])
+async def test_alerts_without_commands_are_refused(house: House, topic: str) -> None:
+    with pytest.raises(PermanentError, match="same member"):
+        await house.runner._on_assign(frozenset({TopicPartition(topic, 0)}))
+
+
+async def test_a_standby_does_nothing_until_it_is_assigned(house: House) -> None:
+    standby = house.new_runner()
+    await standby._on_assign(frozenset())
+    assert standby.view()["active"] is False
+
+
+async def test_after_closing_it_does_nothing_more(house: House) -> None:
+    await house.say(alert_message(an_alert()))
+    await house.runner.close()
+    assert house.runner.view()["active"] is False
+    await house.clock.advance(3600)
+    for passes in house.runner._passes:
+        await passes.once()
+    assert house.states() == ["planned", "applied"]
+
+
+async def test_a_lease_outlives_the_retention_of_the_ledger(house: House) -> None:
+    await house.say(alert_message(an_alert()))
+    for at, messages in house.log.messages.items():
+        if at.topic == ACTIONS:
+            messages.clear()
+    await house.restart()
+    assert house.runner.view()["open"][0]["action_id"] == ID1
+    await house.wait(3600)
+    assert house.gate.limits["k1"] is None
+    assert len(house.chat.posts) == 1
 
 
 async def test_run_works_in_tasks_until_it_is_stopped(house: House) -> None:

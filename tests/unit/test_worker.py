@@ -19,6 +19,8 @@ from stream.worker import Worker
 class RunningSum:
     """Sums integers; emits the part since the last flush, and a line at each multiple of ten of the total."""
 
+    time = 0.0
+
     def __init__(self) -> None:
         self.total = self.part = 0
 

@@ -1,0 +1,115 @@
+"""Runs `curb replay` as its own process against a configuration, kills it, and reads what it left on the log."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import math
+import random
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from curb import wiring
+from curb.config import load_file
+from stream.clock import WallClock
+from stream.codec import decode_lines
+from stream.records import Alert
+from stream.topics import ALERTS
+
+
+class Replay(NamedTuple):
+    """A stream and a configuration to replay it with."""
+
+    events: Path
+    config: Path
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        command = [sys.executable, "-m", "curb.cli", "replay", str(self.events), "-c", str(self.config), "--notify"]
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
+
+    async def to_the_end(self) -> str:
+        """Run it until it ends by itself; its output."""
+        process = await self._start()
+        out, _ = await process.communicate()
+        assert process.returncode == 0, out.decode()
+        return out.decode()
+
+    async def killed_after(self, seconds: float) -> bool:
+        """Run it and kill -9 it after so long; whether it was still running then."""
+        process = await self._start()
+        try:
+            out, _ = await asyncio.wait_for(process.communicate(), seconds)
+        except TimeoutError:
+            process.kill()
+            await process.communicate()
+            return True
+        assert process.returncode == 0, out.decode()
+        return False
+
+
+def write_config(path: Path, log: dict[str, Any], bucket_s: int, slack_url: str, token: str, channel: str) -> Path:
+    """A configuration that tells a Slack at `slack_url`, commits often and takes snapshots often."""
+    notifier = {"kind": "slack", "name": "slack", "token": token, "channel": channel, "base_url": slack_url}
+    config = {
+        "log": log,
+        "instance": "replayed",
+        "commit_interval_s": 0.05,
+        "snapshot_interval_s": 0.5,
+        "detector": {"bucket_s": bucket_s},
+        "actions": {"notifiers": [notifier]},
+    }
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def kill_times(count: int, seconds: float, seed: int) -> list[float]:
+    """Random moments so that `count` kills fall into work of `seconds`; the first half second goes to starting Python."""
+    rng = random.Random(seed)
+    return [0.5 + rng.uniform(0.0, 1.6 * seconds / count) for _ in range(count)]
+
+
+def input_totals(events: Path) -> dict[str, float]:
+    """Dollars per api_key over the unique ids of a stream, added without rounding."""
+    parts: dict[str, list[float]] = defaultdict(list)
+    seen = set()
+    opener = gzip.open if events.suffix == ".gz" else open
+    with opener(events, "rb") as lines:
+        for line in lines:
+            event = json.loads(line)
+            if event["src"] != "llm" or event["id"] in seen:
+                continue
+            seen.add(event["id"])
+            parts[event["tags"]["api_key"]].append(event["cost_usd"])
+    return {key: math.fsum(costs) for key, costs in parts.items()}
+
+
+async def curb_totals(config: Path) -> dict[str, float]:
+    """Dollars per api_key as `curb spend` adds them up from the log."""
+    command = [sys.executable, "-m", "curb.cli", "spend", "-c", str(config), "--json"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    parts: dict[str, list[float]] = defaultdict(list)
+    for line in out.splitlines():
+        row = json.loads(line)
+        parts[row["tags"]["api_key"]].append(row["total_usd"])
+    return {key: math.fsum(costs) for key, costs in parts.items()}
+
+
+async def alert_revisions(config: Path) -> Counter[tuple[str, int]]:
+    """How often each revision of each alert is on the log."""
+    log = wiring.make_log(load_file(config), WallClock())
+    await log.open()
+    try:
+        found: Counter[tuple[str, int]] = Counter()
+        async for message in log.scan(ALERTS):
+            for alert in decode_lines(message.value, Alert, lambda *_: None):
+                found[alert.alert_id, alert.revision] += 1
+        return found
+    finally:
+        await log.close()

@@ -1,0 +1,95 @@
+"""A replay that is killed with -9 again and again ends with exact totals, every alert once, and every message once.
+
+The shipped traffic always runs. With CURB_TEST_DATA=<directory that holds bench_s1> the recorded benchmark stream runs
+as well, killed at twenty points.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from curb.demo.trace import default_directory
+from curb.lab import demo_recording
+from tests.acceptance.replays import Replay, alert_revisions, curb_totals, input_totals, kill_times, write_config
+from tests.fakes.slack_api import CHANNEL, TOKEN, SlackApi
+from tests.require import require
+
+pytestmark = pytest.mark.timeout(600)
+
+LOGS = [pytest.param("embedded"), pytest.param("kafka", marks=pytest.mark.real)]
+#: Slack's times in these tests lie after every replayed event, as they do in life.
+_SLACK_NOW = 4_000_000_000.0
+
+
+@pytest.fixture
+async def slack() -> AsyncIterator[tuple[SlackApi, str]]:
+    api = SlackApi(_SLACK_NOW)
+    api.page_size = 200
+    runner = web.AppRunner(api.app(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield api, f"http://127.0.0.1:{runner.addresses[0][1]}/api/"
+    await runner.cleanup()
+
+
+def log_settings(kind: str, where: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
+    if kind == "embedded":
+        return {"kind": "embedded", "directory": str(where)}
+    broker = request.getfixturevalue("kafka_broker")
+    prefix = f"replay-{uuid.uuid4().hex[:8]}-"
+    return {"kind": "kafka", "bootstrap_servers": broker.bootstrap, "topic_prefix": prefix, "partitions": 2}
+
+
+async def exactly_once(
+    events: Path, bucket_s: int, kills: int, kind: str, where: Path, request: pytest.FixtureRequest, slack: Any
+) -> None:
+    api, url = slack
+    calm = Replay(
+        events,
+        write_config(where / "calm.yaml", log_settings(kind, where / "calm", request), bucket_s, url, TOKEN, CHANNEL),
+    )
+    started = time.monotonic()
+    await calm.to_the_end()
+    seconds = time.monotonic() - started
+    told_calmly = Counter(message["metadata"]["event_payload"]["key"] for message in api.messages.values())
+    api.messages.clear()
+
+    config = write_config(
+        where / "killed.yaml", log_settings(kind, where / "killed", request), bucket_s, url, TOKEN, CHANNEL
+    )
+    killed = Replay(events, config)
+    struck = [await killed.killed_after(after) for after in kill_times(kills, seconds, seed=kills)]
+    await killed.to_the_end()
+
+    assert sum(struck) >= kills / 2
+    assert await curb_totals(config) == pytest.approx(input_totals(events), rel=1e-9, abs=0)
+    revisions = await alert_revisions(config)
+    assert set(revisions.values()) == {1}
+    assert {alert for alert, _ in revisions} == {alert for alert, _ in await alert_revisions(calm.config)}
+    told = Counter(message["metadata"]["event_payload"]["key"] for message in api.messages.values())
+    assert told == told_calmly
+    assert set(told.values()) == {1}
+
+
+@pytest.mark.parametrize("kind", LOGS)
+async def test_the_shipped_traffic(kind: str, tmp_path: Path, request: pytest.FixtureRequest, slack: Any) -> None:
+    recording = demo_recording(default_directory(), tmp_path / "recording")
+    await exactly_once(recording.path / "events.jsonl.gz", 300, 6, kind, tmp_path, request, slack)
+
+
+@pytest.mark.parametrize("kind", LOGS)
+async def test_the_benchmark_stream(kind: str, tmp_path: Path, request: pytest.FixtureRequest, slack: Any) -> None:
+    data = os.environ.get("CURB_TEST_DATA", "")
+    events = Path(data) / "bench_s1" / "events.jsonl.gz"
+    if not data or not events.exists():
+        require("bench_s1", "set CURB_TEST_DATA to the directory that holds bench_s1/events.jsonl.gz")
+    await exactly_once(events, 300, 20, kind, tmp_path, request, slack)

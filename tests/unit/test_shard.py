@@ -1,0 +1,184 @@
+"""Shard: closes buckets in order, survives late sums, gaps and long silences, and counts every dollar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from detector.scopes import Scope
+from detector.settings import DetectorSettings
+from detector.shard import Shard
+from detector.watermark import Watermark
+from stream.codec import encode_lines
+from stream.errors import PermanentError
+from stream.log import Message
+from stream.records import Alert, PricingHole, SpendPartial, SpendTick
+from stream.topics import ALERTS, SPEND
+from tests.fakes.spend import T0
+
+KEY = Scope(name="key", group_by=("api_key",))
+DAY = 86400
+
+
+def partial(start: int, usd: float, key: str = "k", requests: int = 1) -> SpendPartial:
+    return SpendPartial(
+        scope="key", tags={"api_key": key}, bucket_start=start, effective_cost=usd, events=1, requests=requests
+    )
+
+
+def shard(**settings: Any) -> Shard:
+    return Shard(DetectorSettings(scopes=(KEY,), **settings))
+
+
+def send(subject: Shard, *lines: Any) -> list[Alert]:
+    out = subject.process(Message(SPEND, encode_lines(lines), partition=0, offset=1))
+    assert all(each.topic == ALERTS for each in out)
+    return [msgspec.json.decode(each.value, type=Alert) for each in out]
+
+
+def tick(at: float, source: str = "") -> SpendTick:
+    return SpendTick(at=at, source=source)
+
+
+def test_a_bucket_closes_at_its_end_and_grace() -> None:
+    subject = shard()
+    send(subject, partial(T0, 1.0), tick(T0 + 89.9))
+    assert subject.event_time == T0
+    send(subject, tick(T0 + 90))
+    assert subject.event_time == T0 + 60
+    send(subject, tick(T0 + 10))
+    assert subject.event_time == T0 + 60
+
+
+def test_totals_hold_open_closed_and_late_sums() -> None:
+    subject = shard()
+    send(subject, partial(T0, 1.0), partial(T0, 2.0, "k2"), tick(T0 + 300))
+    send(subject, partial(T0, 4.0), partial(T0 + 300, 8.0), partial(T0 - 30 * DAY, 16.0, "old"))
+    assert {tags["api_key"]: usd for tags, usd in subject.totals("key")} == {"k": 13.0, "k2": 2.0, "old": 16.0}
+    assert subject.series_count == 3
+    send(subject, tick(T0 + 600))
+    status = {each.tags["api_key"]: each for each in subject.top(10)}
+    assert (status["k"].total_usd, status["k"].today_usd) == (13.0, 13.0)
+    assert (status["old"].total_usd, status["old"].today_usd) == (16.0, 0.0)
+
+
+def test_a_new_day_begins_with_what_came_for_it() -> None:
+    subject = shard()
+    evening = T0 + DAY - 60
+    send(subject, partial(evening, 1.0), tick(evening + 10))
+    send(subject, partial(T0 + DAY, 2.0), tick(T0 + DAY + 60))
+    assert subject.top(1)[0].today_usd == 3.0
+    send(subject, partial(T0 + DAY + 60, 4.0), tick(T0 + DAY + 90))
+    assert subject.top(1)[0].today_usd == 6.0
+    assert subject.top(1)[0].total_usd == 7.0
+
+
+def test_the_top_is_by_rate_then_total() -> None:
+    subject = shard()
+    send(subject, partial(T0, 1.0, "a"), partial(T0, 9.0, "b"), partial(T0 - 60, 50.0, "c"))
+    send(subject, tick(T0 + 90))
+    assert [each.tags["api_key"] for each in subject.top(3)] == ["c", "b", "a"]
+    assert [each.usd_per_hour > 0 for each in subject.top(3)] == [True] * 3
+    assert subject.top(1, scope="nothing") == []
+
+
+def test_time_waits_for_the_slowest_input_but_not_for_ever() -> None:
+    mark = Watermark(max_skew_s=900)
+    assert mark.advance("a", 1000.0) == 1000
+    assert mark.advance("b", 500.0) == 500
+    assert mark.advance("a", 1300.0) == 500
+    assert mark.advance("b", 1200.0) == 1200
+    assert mark.advance("a", 5000.0) == 4100
+    assert mark.advance("b", 100.0) == 4100
+
+
+def test_what_no_rollup_wrote_stops_the_shard() -> None:
+    with pytest.raises(PermanentError, match=r"curb\.spend/0/7#1"):
+        shard().process(Message(SPEND, encode_lines([tick(T0)]) + b"garbage\n", partition=0, offset=7))
+
+
+def warm(subject: Shard, days: float, usd: float = 0.1) -> int:
+    """A steady key for some days; returns the next bucket."""
+    now = T0
+    while now < T0 + days * DAY:
+        send(subject, partial(now, usd), tick(now + 90))
+        now += 60
+    return now
+
+
+def test_a_runaway_is_paged_and_ends_with_its_cause() -> None:
+    subject = shard(bucket_s=60)
+    now = warm(subject, 3.2)
+    alerts: list[Alert] = []
+    for _ in range(25):
+        alerts += send(subject, partial(now, 10.0, requests=50), tick(now + 90))
+        now += 60
+    assert [each.tier for each in alerts if each.revision == 1] == ["notice"]
+    assert "page" in {each.tier for each in alerts}
+    assert alerts[0].started_at == now - 25 * 60
+    assert alerts[0].baseline is not None
+    assert alerts[0].baseline.expected_usd_per_hour == pytest.approx(6.0, rel=0.05)
+    assert subject.firing == [alerts[-1]]
+    again = shard(bucket_s=60)
+    again.restore(subject.snapshot())
+    assert again.firing == subject.firing
+    for _ in range(60):
+        more = send(subject, partial(now, 0.1), tick(now + 90))
+        assert send(again, partial(now, 0.1), tick(now + 90)) == more
+        alerts += more
+        now += 60
+    assert alerts[-1].status == "resolved"
+    assert {each.alert_id for each in alerts} == {alerts[0].alert_id}
+
+
+def test_a_long_silence_is_passed_over_and_ends_alerts() -> None:
+    steps: list[int] = []
+    subject = shard()
+    now = warm(subject, 0.2)
+    head_step = subject._head.step
+    subject._head.step = lambda step: steps.append(step.start) or head_step(step)  # type: ignore[func-returns-value,method-assign]
+    send(subject, PricingHole(model="m", source="s", reason="unknown_model", at=now), partial(now, 0.1), tick(now + 90))
+    assert len(subject.firing) == 1
+    alerts = send(subject, partial(now + 30 * DAY, 5.0, "other"), tick(now + 30 * DAY + 90))
+    assert len(steps) < 300
+    assert subject.event_time == now + 30 * DAY + 60
+    assert [(each.kind, each.status) for each in alerts] == [("pricing", "resolved")]
+
+
+def test_a_silence_told_in_many_ticks_is_the_same_as_in_one() -> None:
+    one, many = shard(), shard()
+    now = warm(one, 0.2)
+    warm(many, 0.2)
+    end = now + 2 * DAY
+    send(one, tick(end + 90))
+    for at in range(now, end + 1, 600):
+        send(many, tick(at + 90))
+    follow = [partial(end, 3.0), tick(end + 150)]
+    send(one, *follow)
+    send(many, *follow)
+    a, b = one.top(1)[0], many.top(1)[0]
+    assert a.usd_per_hour == pytest.approx(b.usd_per_hour, rel=1e-9)
+    assert a.expected_usd_per_hour == pytest.approx(b.expected_usd_per_hour, rel=1e-9)
+    assert one.event_time == many.event_time
+
+
+def test_the_first_tick_does_not_begin_in_the_far_past() -> None:
+    subject = shard()
+    send(subject, partial(T0 - 30 * DAY, 1.0), partial(T0, 1.0), tick(T0 + 60))
+    assert subject.event_time == T0
+    assert subject._stream_since == T0 + 60 - 7200
+    send(subject, tick(T0 + 90))
+    assert subject.event_time == T0 + 60
+    assert subject.totals("key")[0][1] == 2.0
+
+
+def test_ticks_before_anything_came_are_no_time() -> None:
+    subject = shard()
+    assert send(subject, tick(T0)) == []
+    assert subject.event_time is None
+    assert subject.flush(T0 + 5.0) == ()
+    again = shard()
+    again.restore(subject.snapshot())
+    assert again.event_time is None
