@@ -92,7 +92,7 @@ def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, h
 async def _replay(
     config: CurbConfig, log: Log, clock: EventClock, passing: _Feed, teller: ActionsRunner, console: Console
 ) -> None:
-    rollup, detector = wiring.make_rollup(config, log, clock), wiring.make_detector(config, log, clock)
+    rollup, detector = wiring.make_rollup(config, log, clock, live=False), wiring.make_detector(config, log, clock)
     # The wall clock here: what is recorded lies in the past, whatever the replay's own time is.
     runner = PullRunner(passing, "replay", log, WallClock(), poll_interval_s=0.05)
     stop = asyncio.Event()

@@ -66,11 +66,11 @@ def load_prices(book: Path | None) -> PriceBook:
     return PriceBook.load(book)
 
 
-def make_rollup(config: CurbConfig, log: Log, clock: Clock) -> Worker:
-    """The worker that sums raw records into series and buckets."""
+def make_rollup(config: CurbConfig, log: Log, clock: Clock, *, live: bool = True) -> Worker:
+    """The worker that sums raw records into series and buckets; `live` is False for replays."""
 
     def state(at: TopicPartition) -> Rollup:
-        return Rollup(config.detector, at.topic, log.partitions(SPEND), name=f"{at.topic}/{at.partition}")
+        return Rollup(config.detector, at.topic, log.partitions(SPEND), f"{at.topic}/{at.partition}", live=live)
 
     return _worker(config, log, ROLLUP_GROUP, RAW_TOPICS, state, clock)
 

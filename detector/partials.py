@@ -37,7 +37,8 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
 class PartialLines:
     """Lines gathered per partition, cut into values before they grow too large."""
 
-    def __init__(self, partitions: int) -> None:
+    def __init__(self, partitions: int, source: str) -> None:
+        self._key = source.encode()
         self._lines: list[list[Any]] = [[] for _ in range(partitions)]
         self._sizes = [0] * partitions
         self._messages: list[Message] = []
@@ -75,5 +76,7 @@ class PartialLines:
 
     def _cut(self, partition: int) -> None:
         if self._lines[partition]:
-            self._messages.append(Message(SPEND, encode_lines(self._lines[partition]), partition=partition))
+            self._messages.append(
+                Message(SPEND, encode_lines(self._lines[partition]), key=self._key, partition=partition)
+            )
         self._lines[partition], self._sizes[partition] = [], 0

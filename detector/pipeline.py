@@ -19,7 +19,9 @@ class Pipeline:
 
     def __init__(self, settings: DetectorSettings) -> None:
         self.shard = Shard(settings)
-        self._rollups = {topic: Rollup(settings, topic, partitions=1, name=topic) for topic in (USAGE, COSTS, GPU)}
+        self._rollups = {
+            topic: Rollup(settings, topic, partitions=1, name=topic, live=False) for topic in (USAGE, COSTS, GPU)
+        }
         self._alerts: list[Alert] = []
         self._dead_letters: list[DeadLetter] = []
         self._offset = 0
@@ -44,9 +46,10 @@ class Pipeline:
 
     def tick(self, at: float | None = None) -> None:
         """Let time come to `at`, or with None to the latest receipt so far."""
+        now = max(rollup.time for rollup in self._rollups.values()) if at is None else at
         for rollup in self._rollups.values():
-            self._pass_on(rollup.flush(at))
-        self.shard.flush(at)
+            self._pass_on(rollup.flush(now))
+        self.shard.flush(now)
 
     def _pass_on(self, messages: Iterable[Message]) -> None:
         for message in messages:

@@ -46,11 +46,14 @@ class _Snapshot(msgspec.Struct):
 class Rollup:
     """The state of one partition of a raw topic; a `PartitionState`.
 
-    `partitions` is the number of partitions of the spend topic; `name` tells this input apart from the others.
+    `partitions` is the number of partitions of the spend topic; `name` tells this input apart from the others; `live`
+    is False where the clock is not the wall clock.
     """
 
-    def __init__(self, settings: DetectorSettings, topic: str, partitions: int, name: str = "") -> None:
-        self._settings, self._partitions, self._name = settings, partitions, name
+    def __init__(
+        self, settings: DetectorSettings, topic: str, partitions: int, name: str = "", *, live: bool = True
+    ) -> None:
+        self._settings, self._partitions, self._name, self._live = settings, partitions, name, live
         source = _SOURCES[topic]
         self._billing = topic == COSTS
         scopes = [scope for scope in settings.scopes if source in scope.sources]
@@ -58,7 +61,8 @@ class Rollup:
         self._ids = RecentIds(settings.dedupe)
         self._received_at = 0.0
         self._edge = 0
-        self._ticked_at = 0.0
+        # The first tick after a start says that this input is there, so that scoring waits for it.
+        self._ticked_at, self._told, self._was_live = 0.0, False, False
         # Records in hand, their times of receipt, the combinations of their tags, and which message each run is from.
         self._records: list[HotRecord] = []
         self._receipts: list[float] = []
@@ -95,7 +99,7 @@ class Rollup:
 
     def flush(self, now: float | None) -> Sequence[Message]:
         """What gathered, with a tick for `now` or, while there is more to read, for the latest receipt."""
-        outputs = self._write(self._received_at if now is None else now)
+        outputs = self._write(self._received_at) if now is None else self._write(now, live=self._live)
         metrics.EVENTS_ROLLED_UP.inc(self._counted["events"])
         metrics.EVENTS_DUPLICATE.inc(self._counted["duplicates"])
         self._counted.clear()
@@ -208,10 +212,10 @@ class Rollup:
             return letter_for(message, record, "wrong_type")
         return letter_for(message, record, reason_against(record, self._billing, self._settings))
 
-    def _write(self, time: float) -> list[Message]:
-        """Everything in hand as messages, behind it a tick if time moved on."""
+    def _write(self, time: float, *, live: bool = False) -> list[Message]:
+        """Everything in hand as messages, behind it a tick if time moved past an edge."""
         letters = self._digest()
-        lines = PartialLines(self._partitions)
+        lines = PartialLines(self._partitions, self._name)
         if self._rows and self._table.scopes:
             rows, bucket, values = self._chunks[0]
             if len(self._chunks) > 1:
@@ -224,9 +228,10 @@ class Rollup:
         for model, hole in self._holes.items():
             lines.add(crc32(model.encode()) % self._partitions, hole)
         self._holes = {}
-        if time > self._ticked_at:
-            self._ticked_at = time
-            lines.add_tick(SpendTick(at=time, source=self._name))
+        moved = self._edge_at(time) > self._edge_at(self._ticked_at)
+        if moved or not self._told or (live and not self._was_live):
+            self._ticked_at, self._told, self._was_live = max(time, self._ticked_at), True, live
+            lines.add_tick(SpendTick(at=self._ticked_at, source=self._name, live=live))
         return letters + lines.messages()
 
 

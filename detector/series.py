@@ -51,6 +51,10 @@ class SeriesRegistry:
         known = self._numbers.get((scope, raw_tags))
         return self._add(scope, raw_tags, first_seen) if known is None else known
 
+    def find(self, scope: str, raw_tags: bytes) -> int | None:
+        """The number of a series, None if there is none yet."""
+        return self._numbers.get((scope, raw_tags))
+
     def _add(self, scope: str, raw_tags: bytes, first_seen: int) -> int:
         number = len(self.scopes)
         tags = _tags_decoder.decode(raw_tags)

@@ -104,7 +104,10 @@ class DetectorSettings(Settings):
         default=30, ge=0, description="How long after its end a bucket waits for stragglers before it is scored."
     )
     max_skew_s: float = Field(
-        default=6 * 3600, ge=0, description="How long scoring waits for an input partition that lags behind the others."
+        default=900,
+        ge=0,
+        description="How long scoring waits for an input partition that was up to date and fell silent. One that works "
+        "off a backlog is waited for.",
     )
     max_age_days: float = Field(default=40, gt=0, description="Records older than this go to the dead letters.")
     max_future_s: float = Field(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.alerts import Episode, RunawayAlerts
 from detector.arrays import Packed, pack, unpack
+from detector.arrivals import Arrival, Arrivals, SavedArrival
 from detector.buckets import OpenBuckets
 from detector.budgets import BudgetDump, Budgets
 from detector.closed import ClosedBucket
@@ -19,15 +20,15 @@ from detector.new_principal import Newcomer, NewPrincipalAlerts
 from detector.pricing import PricingAlerts, Unpriced
 from detector.series import SeriesRegistry
 from detector.settings import DetectorSettings
-from detector.spend_lines import PartialRun, read
+from detector.spend_lines import PartialRun, columns, read
 from detector.watermark import Watermark
 from stream import metrics
 from stream.codec import encode
 from stream.log import Message
-from stream.records import Alert, BudgetStatus, SpendTick
+from stream.records import Alert, BudgetStatus, PricingHole, SpendTick
 from stream.topics import ALERTS
 
-#: The first tick opens buckets at most this far back; what is older counts in totals only.
+#: Scoring begins this long before the first tick; what is older counts in totals only.
 _HEAD_START_S = 7200
 #: So long a silence is scored step by step, which ends every alert; the rest is skipped.
 _STEPPED_SILENCE_S = 3 * 3600
@@ -53,7 +54,9 @@ class _Snapshot(msgspec.Struct):
     stream_since: float
     busy: float
     silent_steps: int
-    ticks: dict[str, float]
+    ticks: dict[str, tuple[float, bool]]
+    arrivals: list[SavedArrival]
+    since: float
     series: list[tuple[str, bytes, int]]
     today: int
     episodes: dict[int, Episode]
@@ -76,6 +79,9 @@ class Shard:
         self._pricing = PricingAlerts()
         self._open = OpenBuckets()
         self._watermark = Watermark(settings.max_skew_s)
+        self._arrivals = Arrivals()
+        #: Scoring begins no earlier: what is older than the first ticks counts in totals only.
+        self._since = math.inf
         #: Every bucket that starts before this is closed; None until time is known.
         self._closed_until: int | None = None
         self._stepped = False
@@ -91,13 +97,19 @@ class Shard:
     def process(self, message: Message) -> Sequence[Message]:
         """Count partial sums; at a tick, close what is due. Returns alerts."""
         alerts: list[Alert] = []
-        for part in read(message, self._registry.number):
-            if isinstance(part, PartialRun):
-                self._take(part)
-            elif isinstance(part, SpendTick):
-                alerts += self._pass(self._watermark.advance(part.source, part.at))
+        source = message.key.decode()
+        for part in read(message):
+            if isinstance(part, SpendTick):
+                if part.at and not self._watermark.of(part.source):
+                    self._since = min(self._since, part.at - _HEAD_START_S)
+                alerts += self._pass(self._watermark.advance(part))
+                continue
+            # What its own input had passed is late, however far the other inputs are.
+            due = max(self._edge(self._watermark.of(source)), self._closed_until or 0)
+            if isinstance(part, PricingHole):
+                self._arrivals.add(Arrival(due, source, hole=part))
             else:
-                self._pricing.note(part)
+                self._arrivals.add(Arrival(due, source, part))
         return [Message(ALERTS, encode(alert), key=alert.fingerprint.encode()) for alert in alerts]
 
     def flush(self, now: float | None) -> Sequence[Message]:
@@ -126,6 +138,8 @@ class Shard:
             busy=self._busy,
             silent_steps=self._silent_steps,
             ticks=self._watermark.ticks,
+            arrivals=self._arrivals.dump(),
+            since=self._since,
             series=series["series"],
             today=series["today"],
             episodes=runaway["episodes"],
@@ -142,7 +156,8 @@ class Shard:
         arrays = {part: unpack(each) for part, each in state.arrays.items()}
         self._closed_until, self._stream_since = state.closed_until, state.stream_since
         self._busy, self._silent_steps = state.busy, state.silent_steps
-        self._watermark.ticks = state.ticks
+        self._watermark.ticks, self._since = state.ticks, state.since
+        self._arrivals.load(state.arrivals)
         self._registry.load(state.series, state.today, arrays["series"])
         self._open.load(arrays["open"])
         self._runaway.load(state.episodes, arrays["excess"])
@@ -185,11 +200,19 @@ class Shard:
         return [self._status(i, float(rate[i]), float(expected[i])) for i in shown]
 
     def totals(self, scope: str) -> list[tuple[dict[str, str], float]]:
-        """Tags and dollars of all time of every series of a scope."""
-        total = self._registry["total_usd"]
-        return [
-            (self._registry.tags[i], float(total[i])) for i, each in enumerate(self._registry.scopes) if each == scope
+        """Tags and dollars of all time of every series of a scope, with what waits to be scored."""
+        usd = self._registry["total_usd"].copy()
+        waiting: dict[bytes, float] = {}
+        for part in self._arrivals.parts():
+            number = self._registry.find(part.scope, bytes(part.tags))
+            if number is not None:
+                usd[number] += part.effective_cost
+            elif part.scope == scope:
+                waiting[bytes(part.tags)] = waiting.get(bytes(part.tags), 0.0) + part.effective_cost
+        known = [
+            (self._registry.tags[i], float(usd[i])) for i, each in enumerate(self._registry.scopes) if each == scope
         ]
+        return known + [(msgspec.json.decode(tags, type=dict[str, str]), total) for tags, total in waiting.items()]
 
     def _status(self, i: int, rate: float, expected: float) -> SeriesStatus:
         today, total = float(self._registry["today_usd"][i]), float(self._registry["total_usd"][i])
@@ -197,31 +220,32 @@ class Shard:
 
     # --- counting and closing -------------------------------------------------------------------------------------
 
-    def _take(self, run: PartialRun) -> None:
-        self._registry.add_cost(run.index, run.cost, run.bucket)
-        until = self._closed_until
-        if until is not None:
-            late = run.bucket < until
+    def _take_in(self, start: int) -> None:
+        """Take in what came before the bucket that begins at `start` closes."""
+        for arrival in self._arrivals.take(start):
+            if arrival.hole is not None:
+                self._pricing.note(arrival.hole)
+                continue
+            run = columns(arrival.parts, self._registry.number)
+            self._registry.add_cost(run.index, run.cost, run.bucket)
+            late = run.bucket < start
             if late.any():
-                self._take_late(run.index[late], run.cost[late], run.bucket[late], until)
-                keep = ~late
-                run = PartialRun(run.index[keep], run.bucket[keep], run.cost[keep], run.requests[keep])
-        for start in np.unique(run.bucket).tolist():
-            of = run.bucket == start
-            self._open.add(start, run.index[of], run.cost[of], run.requests[of], len(self._registry))
+                self._correct(run.where(late), start - self._settings.bucket_s)
+                run = run.where(~late)
+            for bucket in np.unique(run.bucket).tolist():
+                of = run.where(run.bucket == bucket)
+                self._open.add(bucket, of.index, of.cost, of.requests, len(self._registry))
 
-    def _take_late(
-        self, index: NDArray[np.int64], cost: NDArray[np.float64], bucket: NDArray[np.int64], until: int
-    ) -> None:
-        metrics.EVENTS_LATE.inc(len(index))
-        newest = until - self._settings.bucket_s
-        self._budgets.late(index, cost, bucket, newest)
+    def _correct(self, late: PartialRun, newest: int) -> None:
+        """Correct windows and budgets by late sums; `newest` is the bucket closed last."""
+        metrics.EVENTS_LATE.inc(len(late.index))
+        self._budgets.late(late.index, late.cost, late.bucket, newest)
         if not self._stepped:
             return
         self._grow(newest)
-        for start in np.unique(bucket).tolist():
-            of = bucket == start
-            self._head.late(index[of], cost[of], start)
+        for start in np.unique(late.bucket).tolist():
+            of = late.where(late.bucket == start)
+            self._head.late(of.index, of.cost, start)
 
     def _grow(self, first_seen: int) -> None:
         if self._head.n < len(self._registry):
@@ -229,17 +253,17 @@ class Shard:
 
     def _pass(self, time: float) -> list[Alert]:
         """Close every bucket whose end and grace are over at `time`."""
-        bucket_s = self._settings.bucket_s
-        due = int((time - self._settings.grace_s) // bucket_s) * bucket_s
+        bucket_s, due = self._settings.bucket_s, self._edge(time)
         if self._closed_until is None:
-            if self._open.first is None:
+            first = self._arrivals.first_bucket
+            if first is None:
                 return []
-            self._stream_since = max(float(self._open.first), time - _HEAD_START_S)
+            self._stream_since = max(float(first), self._since)
             self._closed_until = self._align(self._stream_since)
-            self._drop_older(self._closed_until)
         alerts: list[Alert] = []
         while self._closed_until < due:
             start = self._closed_until
+            self._take_in(start)
             silent = start not in self._open
             self._silent_steps = self._silent_steps + 1 if silent else 0
             if self._silent_steps * bucket_s > _STEPPED_SILENCE_S:
@@ -249,18 +273,19 @@ class Shard:
             self._closed_until = start + bucket_s
         return alerts
 
+    def _edge(self, time: float) -> int:
+        """Every bucket that starts before this has ended, with its grace, at `time`."""
+        return self._align(time - self._settings.grace_s)
+
     def _align(self, time: float) -> int:
         return int(time // self._settings.bucket_s) * self._settings.bucket_s
 
-    def _drop_older(self, until: int) -> None:
-        """Buckets before the stream's begin are in the totals; they are not scored."""
-        while (first := self._open.first) is not None and first < until:
-            self._open.pop(first, len(self._registry))
-
     def _skip(self, start: int, due: int) -> list[Alert]:
         """Pass over a long silence, up to the next bucket with events or `due`."""
-        first = self._open.first
-        end = due if first is None else min(due, first)
+        coming = [first for first in (self._open.first, self._arrivals.first_bucket) if first is not None]
+        end = max(
+            start + self._settings.bucket_s, min([due, *(self._align(first) for first in coming if first > start)])
+        )
         steps = (end - start) // self._settings.bucket_s
         self._grow(start)
         self._head.skip(steps, start)

@@ -1,8 +1,8 @@
-"""Messages of the spend topic as the shard reads them: runs of partial sums as columns, ticks and holes between."""
+"""Messages of the spend topic as the shard reads them: runs of partial sums, ticks and holes between."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from stream.log import Message
 from stream.records import PricingHole, SpendTick
 
 
-class _Partial(msgspec.Struct, tag="partial", tag_field="type", gc=False):
+class Part(msgspec.Struct, tag="partial", tag_field="type", gc=False):
     """`stream.records.SpendPartial`, only what is scored, with tags left as bytes."""
 
     scope: str
@@ -28,41 +28,46 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", gc=False):
 
 @dataclass(frozen=True)
 class PartialRun:
-    """Partial sums in the order of the log; arrays of one length."""
+    """Partial sums as columns: arrays of one length."""
 
     index: NDArray[np.int64]
     bucket: NDArray[np.int64]
     cost: NDArray[np.float64]
     requests: NDArray[np.float64]
 
+    def where(self, chosen: NDArray[np.bool_]) -> PartialRun:
+        """The chosen rows."""
+        return PartialRun(self.index[chosen], self.bucket[chosen], self.cost[chosen], self.requests[chosen])
+
 
 #: (scope, raw tags, bucket start) → number of the series.
 Number = Callable[[str, bytes, int], int]
 
 
-def read(message: Message, number: Number) -> Iterator[PartialRun | SpendTick | PricingHole]:
+def read(message: Message) -> Iterator[list[Part] | SpendTick | PricingHole]:
     """What a message holds, in order. Raises PermanentError for what no rollup has written."""
 
     def on_bad(line_number: int, _line: bytes, why: str) -> None:
         at = f"{message.topic}/{message.partition}/{message.offset}#{line_number}"
         raise PermanentError(f"the log is damaged or was written by another program: {at}: {why}")
 
-    run: list[_Partial] = []
-    kinds: Any = _Partial | SpendTick | PricingHole
-    lines: list[_Partial | SpendTick | PricingHole] = decode_lines(message.value, kinds, on_bad)
+    run: list[Part] = []
+    kinds: Any = Part | SpendTick | PricingHole
+    lines: list[Part | SpendTick | PricingHole] = decode_lines(message.value, kinds, on_bad)
     for line in lines:
-        if isinstance(line, _Partial):
+        if isinstance(line, Part):
             run.append(line)
             continue
         if run:
-            yield _columns(run, number)
+            yield run
             run = []
         yield line
     if run:
-        yield _columns(run, number)
+        yield run
 
 
-def _columns(run: list[_Partial], number: Number) -> PartialRun:
+def columns(run: Sequence[Part], number: Number) -> PartialRun:
+    """The parts as columns, their series numbered."""
     count = len(run)
     return PartialRun(
         index=np.fromiter([number(each.scope, bytes(each.tags), each.bucket_start) for each in run], np.int64, count),

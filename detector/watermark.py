@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from stream.records import SpendTick
+
+#: An input that works off a backlog is waited for this far behind the others; it is broken beyond.
+_BACKLOG_S = 7 * 86400.0
+
 
 class Watermark:
-    """Time is that of the slowest input, but at most `max_skew_s` behind the fastest; it never goes back."""
+    """Time is that of the slowest input; one that was live and fell silent holds it up by `max_skew_s` at most."""
 
     def __init__(self, max_skew_s: float) -> None:
         self._max_skew_s = max_skew_s
-        #: The latest tick of every input.
-        self.ticks: dict[str, float] = {}
+        #: The latest tick of every input, and whether it was live then.
+        self.ticks: dict[str, tuple[float, bool]] = {}
 
-    def advance(self, source: str, at: float) -> float:
-        """The time after `source` came to `at`."""
-        self.ticks[source] = max(at, self.ticks.get(source, at))
-        return max(min(self.ticks.values()), max(self.ticks.values()) - self._max_skew_s)
+    def of(self, source: str) -> float:
+        """How far `source` has come; 0 before its first tick."""
+        return self.ticks.get(source, (0.0, False))[0]
+
+    def advance(self, tick: SpendTick) -> float:
+        """The time after this tick; it never goes back."""
+        self.ticks[tick.source] = (max(tick.at, self.of(tick.source)), tick.live)
+        newest = max(at for at, _ in self.ticks.values())
+        return min(max(at, newest - (self._max_skew_s if live else _BACKLOG_S)) for at, live in self.ticks.values())

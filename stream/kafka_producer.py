@@ -180,11 +180,11 @@ class GroupProducer:
     `start` ends what an earlier process with the same `transactional_id` left open, and shuts that process out.
     """
 
-    def __init__(self, settings: KafkaSettings, transactional_id: str, transaction_timeout_s: float) -> None:
+    def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
         self._settings, self._transactional_id = settings, transactional_id
-        self._timeout_s = transaction_timeout_s
+        self._timeout_s = settings.transaction_timeout_s
         self._producer = _new_producer(
-            settings, transactional_id=transactional_id, transaction_timeout_ms=int(transaction_timeout_s * 1000)
+            settings, transactional_id=transactional_id, transaction_timeout_ms=int(self._timeout_s * 1000)
         )
 
     async def start(self) -> None:

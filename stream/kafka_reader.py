@@ -25,8 +25,6 @@ from stream.kafka_protocol import Membership, StableOffsetsRequest
 from stream.kafka_settings import KafkaSettings
 from stream.log import Message, OnAssign, OnRevoke, Positions, TopicPartition
 
-#: A transaction open for so long is given up by the broker (seconds); it also bounds how long a crash holds up readers.
-TRANSACTION_S = 20.0
 #: How long the others of a group wait for a member that does not come to hand over its partitions (seconds).
 _HAND_OVER_S = 60.0
 #: How long `lag` waits for transaction markers to arrive, which take up offsets but are no messages (seconds).
@@ -54,7 +52,7 @@ class KafkaReader:
         self._group = self._prefix + group
         self._topics = [self._prefix + topic for topic in topics]
         self._on_assign, self._on_revoke = on_assign, on_revoke
-        self._producer = GroupProducer(settings, f"{self._prefix}{instance}-{group}", TRANSACTION_S)
+        self._producer = GroupProducer(settings, f"{self._prefix}{instance}-{group}")
         self._consumer = AIOKafkaConsumer(
             **settings.connection(),
             group_id=self._group,
@@ -133,7 +131,7 @@ class KafkaReader:
         owned = self._owned
         try:
             with kafka_errors("reading positions"):
-                async with asyncio.timeout(self._settings.request_timeout_s + TRANSACTION_S):
+                async with asyncio.timeout(self._settings.request_timeout_s + self._settings.transaction_timeout_s):
                     self._committed = await self._stable_positions()
                     starts = await self._consumer.beginning_offsets([self._theirs(at) for at in owned])
             first = {self._ours(at): offset for at, offset in starts.items()}
@@ -179,7 +177,7 @@ class KafkaReader:
         }
 
     def _check_retriable(self, codes: set[int]) -> None:
-        # Unstable: the previous owner's transaction is being completed; that ends within TRANSACTION_S.
+        # Unstable: the previous owner's transaction is being completed; that ends within its time-out.
         for error in (kafka.for_code(code) for code in codes - {0, _UNSTABLE_OFFSET_COMMIT}):
             if not error.retriable:
                 raise error

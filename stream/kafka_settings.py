@@ -47,6 +47,12 @@ class KafkaSettings(Settings):
     session_timeout_s: float = Field(
         default=15.0, ge=6, le=300, description="A process silent for so long loses its partitions to the others."
     )
+    transaction_timeout_s: float = Field(
+        default=20.0,
+        ge=1,
+        le=900,
+        description="How long one commit may take; readers wait as long for what a crashed process left open.",
+    )
 
     @model_validator(mode="after")
     def _credentials_are_complete(self) -> KafkaSettings:

@@ -101,11 +101,14 @@ class SpendPartial(_Record, tag="partial", tag_field="type", kw_only=True):
 
 
 class SpendTick(_Record, tag="tick", tag_field="type", kw_only=True):
-    """Time has come to `at` for everything the rollup has read: buckets that ended before it may close."""
+    """Time has come to `at` for everything the rollup of `source` has read: buckets that ended before it may close."""
 
     at: float
-    #: Which input the rollup reads; buckets wait for all of them.
+    #: Which input partition tells it, such as "curb.usage/0".
     source: str = ""
+    #: The source has read all there is and goes with the clock. While it is not live it works off a backlog, and
+    #: scoring waits for it.
+    live: bool = False
 
 
 class PricingHole(_Record, tag="pricing_hole", tag_field="type", kw_only=True):

@@ -125,6 +125,7 @@ class Worker:
         commit_at = loop.time() + self._commit_interval_s
         snapshot_at = loop.time() + self._snapshot_interval_s
         behind = await reader.lag()
+        await self._commit(reader, self._partitions.keys(), 0.0, snapshot=False)  # every state may say that it is here
         while not stop.is_set():
             for message in await reader.fetch(_FETCH, max(0.0, commit_at - loop.time())):
                 self._hold(message)
@@ -180,6 +181,11 @@ class Worker:
     async def _commit(self, reader: Reader, unread: Set[TopicPartition], now: float, *, snapshot: bool) -> None:
         messages = self._outputs
         self._outputs = []
+        if any(
+            partition.silent and partition.next_offset < partition.silent_until
+            for partition in self._partitions.values()
+        ):
+            unread = self._partitions.keys()  # until all are where they were, time stands still for each
         for at, partition in self._partitions.items():
             if partition.silent and partition.next_offset < partition.silent_until:
                 continue

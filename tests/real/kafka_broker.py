@@ -43,6 +43,11 @@ _COMMON = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
     "group.initial.rebalance.delay.ms": "0",
     "auto.create.topics.enable": "false",
+    # The controller refuses a killed broker that is back until the session of the old process is over; 9 s by default.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    # Below the 6 s of a broker as it comes, so that tests need not wait long for a member that was killed.
+    "group.min.session.timeout.ms": "1000",
 }
 
 

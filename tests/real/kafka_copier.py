@@ -22,10 +22,12 @@ BATCH = 25
 
 
 def settings(bootstrap: str, prefix: str) -> KafkaSettings:
-    """What the copier and its test use; the shortest session a broker allows by itself."""
-    return KafkaSettings(
-        kind="kafka", bootstrap_servers=bootstrap, topic_prefix=prefix, partitions=2, session_timeout_s=6
+    """What the copier and its test use: whoever was killed is given up soon, so that its successor waits little."""
+    valid = KafkaSettings(
+        kind="kafka", bootstrap_servers=bootstrap, topic_prefix=prefix, partitions=2, transaction_timeout_s=3
     )
+    # Shorter than a broker as it comes allows; the one of the tests does.
+    return valid.model_copy(update={"session_timeout_s": 2})
 
 
 def die(*_: Any) -> NoReturn:

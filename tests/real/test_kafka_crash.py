@@ -22,8 +22,13 @@ from stream.topics import SPEND, USAGE
 from tests.real.kafka_broker import Broker
 from tests.real.kafka_copier import BATCH, POINTS, settings
 
-pytestmark = pytest.mark.real
+# The broker is killed and comes back twice; on a busy machine that alone can take a minute.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 TOTAL = 200
+#: Between two appends (seconds); flat out, the copier would have to catch up for longer than the outages last.
+PACE_S = 0.05
+#: After an error (seconds). Whoever tries again at once takes the processor from the broker that is to come back.
+PAUSE_S = 0.25
 
 
 async def run_copier(bootstrap: str, prefix: str, instance: str, point: str) -> int:
@@ -92,8 +97,10 @@ class Feeder:
             try:
                 await self._log.append([Message(USAGE, f"{n}".encode(), key=f"{n % 7}".encode()) for n in numbers])
                 self.acknowledged += 10
+                await asyncio.sleep(PACE_S)
             except TransientError:
                 self.failures += 1
+                await asyncio.sleep(PAUSE_S)
 
 
 class Copier:
@@ -111,6 +118,7 @@ class Copier:
                 return await self._copy()
             except TransientError:
                 self.failures += 1
+                await asyncio.sleep(PAUSE_S)
 
     async def _copy(self) -> None:
         reader = await self._log.reader("copier", [USAGE])
@@ -140,6 +148,7 @@ async def test_a_killed_broker_loses_nothing_and_doubles_nothing(kafka_broker: B
         partitions=2,
         request_timeout_s=3,
         session_timeout_s=6,
+        transaction_timeout_s=5,
     )
     log = KafkaLog(own, "a", WallClock())
     await log.open()

@@ -86,12 +86,24 @@ def test_the_top_is_by_rate_then_total() -> None:
 
 def test_time_waits_for_the_slowest_input_but_not_for_ever() -> None:
     mark = Watermark(max_skew_s=900)
-    assert mark.advance("a", 1000.0) == 1000
-    assert mark.advance("b", 500.0) == 500
-    assert mark.advance("a", 1300.0) == 500
-    assert mark.advance("b", 1200.0) == 1200
-    assert mark.advance("a", 5000.0) == 4100
-    assert mark.advance("b", 100.0) == 4100
+
+    def advance(source: str, at: float) -> float:
+        return mark.advance(SpendTick(at=at, source=source, live=True))
+
+    assert advance("a", 1000.0) == 1000
+    assert advance("b", 500.0) == 500
+    assert advance("a", 1300.0) == 500
+    assert advance("b", 1200.0) == 1200
+    assert advance("a", 5000.0) == 4100
+    assert advance("b", 100.0) == 4100
+
+
+def test_time_waits_for_an_input_that_works_off_a_backlog() -> None:
+    mark = Watermark(max_skew_s=900)
+    assert mark.advance(SpendTick(at=0.0, source="a")) == 0
+    assert mark.advance(SpendTick(at=90_000.0, source="b", live=True)) == 0
+    assert mark.advance(SpendTick(at=80_000.0, source="a")) == 80_000
+    assert mark.advance(SpendTick(at=80_100.0, source="a", live=True)) == 89_100
 
 
 def test_what_no_rollup_wrote_stops_the_shard() -> None:
