@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from curb import offline, render
 from curb.config import CurbConfig, load_file
 from curb.config_errors import ConfigErrors
 from curb.logs import setup
+from stream.errors import PermanentError, TransientError
+
+T = TypeVar("T")
 
 app = typer.Typer(
     name="curb",
@@ -47,6 +51,15 @@ def _load(path: Path) -> CurbConfig:
     except ConfigErrors as errors:
         typer.echo(f"{path}: {errors}", err=True)
         raise typer.Exit(2) from None
+
+
+def _ask(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work` on the log; a log that cannot be read is one line and exit code 1."""
+    try:
+        return asyncio.run(work)
+    except (PermanentError, TransientError) as error:
+        typer.echo(f"curb: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -97,7 +110,7 @@ def replay(
 
     loaded = _load(config)
     setup("warning", "text")
-    raise typer.Exit(asyncio.run(run_replay(loaded, source, form, console, tell=notify)))
+    raise typer.Exit(_ask(run_replay(loaded, source, form, console, tell=notify)))
 
 
 @app.command()
@@ -141,7 +154,7 @@ def alerts(
     json_lines: JsonOption = False,
 ) -> None:
     """Alerts on the log, most dollars at risk first; works with the daemon up or down."""
-    view = asyncio.run(offline.load_view(_load(config)))
+    view = _ask(offline.load_view(_load(config)))
     render.alerts(console, list(view.alerts.values()) if every else view.firing(), json_lines)
 
 
@@ -152,7 +165,7 @@ def spend(
     json_lines: JsonOption = False,
 ) -> None:
     """Total dollars per series of a scope, added up from the log; works with the daemon up or down."""
-    totals = asyncio.run(offline.spend_totals(_load(config), scope))
+    totals = _ask(offline.spend_totals(_load(config), scope))
     render.spend(console, totals, json_lines)
 
 
@@ -163,7 +176,7 @@ def actions_list(
     json_lines: JsonOption = False,
 ) -> None:
     """Actions in force or planned; with --all every one on the ledger."""
-    view = asyncio.run(offline.load_view(_load(config)))
+    view = _ask(offline.load_view(_load(config)))
     entries = [e[-1] for e in view.actions.values() if every or e[-1].state in render.OPEN_STATES]
     render.actions(console, entries, json_lines)
 
@@ -175,7 +188,7 @@ def actions_show(
     json_lines: JsonOption = False,
 ) -> None:
     """The whole life of one action from the ledger: plan, before, after, lease, effect, who."""
-    view = asyncio.run(offline.load_view(_load(config)))
+    view = _ask(offline.load_view(_load(config)))
     if action_id not in view.actions:
         typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
         raise typer.Exit(1)
@@ -189,7 +202,7 @@ def actions_undo(
 ) -> None:
     """Take an action back now. Only values that are still Curb's are restored; anything else is reported as drift."""
     loaded = _load(config)
-    view = asyncio.run(offline.load_view(loaded))
+    view = _ask(offline.load_view(loaded))
     if action_id not in view.actions:
         typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
         raise typer.Exit(1)
@@ -212,7 +225,7 @@ def resume(config: ConfigOption = _DEFAULT) -> None:
 
 
 def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> None:
-    asyncio.run(offline.send_command(config, kind, args, by=_person()))
+    _ask(offline.send_command(config, kind, args, by=_person()))
     typer.echo(said)
 
 

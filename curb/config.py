@@ -91,6 +91,9 @@ def load_text(text: str) -> CurbConfig:
     """Check a configuration given as YAML text. Raises ConfigErrors with every error found."""
     errors: list[ConfigError] = []
     data = expand_environment(parse_yaml(text), errors)
+    log = data.get("log")
+    if isinstance(log, dict) and "kind" not in log:
+        data["log"] = {"kind": "kafka" if "bootstrap_servers" in log else "embedded", **log}
     data["connectors"] = _kinds(data.get("connectors"), "connectors", CONNECTORS, errors)
     actions = data.get("actions")
     if isinstance(actions, dict):
@@ -99,12 +102,30 @@ def load_text(text: str) -> CurbConfig:
         actions["notifiers"] = _kinds(actions.get("notifiers"), "actions.notifiers", NOTIFIERS, errors)
     try:
         config = CurbConfig.model_validate(data)
+        errors += _unknown_tags(config)
     except ValidationError as error:
         known = {found.path for found in errors}
         errors += [found for found in from_validation(error, CurbConfig) if found.path not in known]
     if errors:
         raise ConfigErrors(errors)
     return config
+
+
+def _unknown_tags(config: CurbConfig) -> list[ConfigError]:
+    """Matchers on tags that no alert can carry: they would match nothing, silently."""
+    known = {tag for scope in config.detector.scopes for tag in (*scope.group_by, *scope.also_by)}
+    known.add("model")  # alerts about prices carry it
+    matchers = {f"actions.routes[{i}].match.tags": route.match.tags for i, route in enumerate(config.actions.routes)}
+    never = config.actions.limits.never_touch
+    matchers |= {f"actions.limits.never_touch[{i}]": tags for i, tags in enumerate(never)}
+    hint = f"alerts carry the tags of their scope: {', '.join(sorted(known))}; see detector.scopes"
+    return [
+        ConfigError(
+            path, f"no scope has the tag {', '.join(sorted(tags.keys() - known))}, so this matches nothing", hint
+        )
+        for path, tags in matchers.items()
+        if tags.keys() - known
+    ]
 
 
 def _kinds(items: Any, path: str, table: dict[str, str], errors: list[ConfigError]) -> list[Settings]:

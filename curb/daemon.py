@@ -10,12 +10,12 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from detector.shard import Shard
 
 from curb import wiring
 from curb.config import CurbConfig, EmbeddedSettings
 from curb.http_api import make_app
 from curb.view import View
+from detector.shard import Shard
 from stream.clock import Clock, WallClock
 from stream.embedded_log import EmbeddedLog
 from stream.log import Log
@@ -45,6 +45,8 @@ class Daemon:
         self._stop_sources = asyncio.Event()
         self._stop_rooms = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.http: aiohttp.ClientSession | None = None
+        self._web: web.AppRunner | None = None
 
     async def open(self) -> None:
         """Open the log and the HTTP port. Raises what makes running impossible."""
@@ -85,16 +87,19 @@ class Daemon:
         """Take nothing new in, then let every part commit what it has in hand. Raises the first part's failure."""
         logger.info("draining")
         self._stop.set()
-        await self._web.cleanup()
+        if self._web is not None:
+            await self._web.cleanup()
         self._stop_sources.set()
         await self._finish([name for name in self._tasks if name.startswith("connector ")])
         self._stop_rooms.set()
         await self._finish(list(self._tasks))
 
     async def close(self) -> None:
-        """Release what `open` took."""
-        await self._web.cleanup()
-        await self.http.close()
+        """Release what `open` took, also when it failed half way."""
+        if self._web is not None:
+            await self._web.cleanup()
+        if self.http is not None:
+            await self.http.close()
         await self.log.close()
 
     def shards(self) -> list[Shard]:

@@ -136,6 +136,8 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
     )
     for name, last in found["connectors"].items():
         console.print(f"  connector {name}: last heard {last or 'never'}")
+    for subject, problem in found["problems"].items():
+        console.print(Text(f"  out of reach: {subject}: {problem}", "red"))
     console.print(f"{found['firing']} alerts firing, {len(found['leases'])} leases open")
     table = _table("Top spenders", "scope", "series", "$ / h", "$ / h expected")
     for row in found["top"]:

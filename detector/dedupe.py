@@ -8,7 +8,10 @@ from detector.settings import DedupeSettings
 
 
 class RecentIds:
-    """Ids seen within the window, at most `max_ids` of them. When the young generation is full, the old one goes."""
+    """Ids seen within the window, `min_ids` of them in any case and `max_ids` at most.
+
+    When the young generation is full, the old one goes.
+    """
 
     def __init__(self, settings: DedupeSettings) -> None:
         self._settings = settings
@@ -31,8 +34,9 @@ class RecentIds:
             flags = [each not in known for each in ids]
         if not self._young_since:
             self._young_since = received_at
-        full = len(self._young) >= self._settings.max_ids // 2
-        if full or received_at - self._young_since >= self._settings.window_s:
+        count = len(self._young)
+        over = received_at - self._young_since >= self._settings.window_s and count >= self._settings.min_ids
+        if over or count >= self._settings.max_ids // 2:
             self._old, self._young, self._young_since = self._young, set(), received_at
         return flags
 

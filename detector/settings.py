@@ -57,6 +57,12 @@ class DedupeSettings(Settings):
     window_s: float = Field(
         default=6 * 3600.0, gt=0, description="An id is remembered at least this long, unless max_ids is reached."
     )
+    min_ids: int = Field(
+        default=100_000,
+        ge=0,
+        description="As many ids are remembered however long ago they came, so that a replayed file that is read again "
+        "after a crash counts once.",
+    )
     max_ids: int = Field(
         default=2_000_000, ge=2, description="Ids kept per partition; about 100 bytes each. The oldest half goes first."
     )

@@ -69,7 +69,7 @@ def write_config(path: Path, log: dict[str, Any], bucket_s: int, slack_url: str,
 
 
 def kill_times(count: int, seconds: float, seed: int) -> list[float]:
-    """Random moments so that `count` kills fall into work of `seconds`; the first half second goes to starting Python."""
+    """Random moments so that `count` kills fall into work of `seconds`; starting Python takes half a second."""
     rng = random.Random(seed)
     return [0.5 + rng.uniform(0.0, 1.6 * seconds / count) for _ in range(count)]
 

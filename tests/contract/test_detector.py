@@ -232,7 +232,7 @@ def test_flat_spend_is_quiet(cost: float) -> None:
 def test_memory_is_bounded() -> None:
     config = DetectorSettings(
         bucket_s=300,
-        dedupe=DedupeSettings(max_ids=1000),
+        dedupe=DedupeSettings(max_ids=1000, min_ids=0),
         guard=GuardSettings(max_new_series_per_minute=20, max_series=50),
     )
     pipeline = Pipeline(config)

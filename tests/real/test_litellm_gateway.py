@@ -101,7 +101,8 @@ async def test_a_runaway_key_is_limited_and_gets_its_limit_back(proxy: Proxy, tm
     made = await proxy.admin("POST", "/key/generate", json={"rpm_limit": OLD_LIMIT, "models": ["fake-gpt"]})
     key, key_hash = made["key"], made["token"]
     config = tmp_path / "curb.yaml"
-    text = _CONFIG.format(directory=tmp_path / "data", url=proxy.url, master=proxy.master, key=key_hash, limit=NEW_LIMIT)
+    values = {"url": proxy.url, "master": proxy.master, "key": key_hash, "limit": NEW_LIMIT}
+    text = _CONFIG.format(directory=tmp_path / "data", **values)
     config.write_text(text, encoding="utf-8")
     statuses: Counter[int] = Counter()
 

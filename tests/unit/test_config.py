@@ -1,4 +1,4 @@
-"""The configuration: every error at once with its path and a hint, secrets from files and the environment, never shown."""
+"""The configuration: every error at once with its path and a hint; secrets come in many ways and are never shown."""
 
 from __future__ import annotations
 
@@ -92,11 +92,22 @@ def test_a_route_to_nobody_is_an_error() -> None:
     assert "nobody" in "".join(found.values())
 
 
+def test_a_matcher_that_can_match_nothing_is_an_error() -> None:
+    found = errors_of("actions: {limits: {never_touch: [{env: prod}]}, routes: [{match: {tags: {colour: red}}}]}")
+    assert set(found) == {"actions.limits.never_touch[0]", "actions.routes[0].match.tags"}
+    assert "detector.scopes" in found["actions.limits.never_touch[0]"]
+
+
+def test_the_embedded_log_needs_no_kind() -> None:
+    assert load_text("log: {directory: here}").log.kind == "embedded"
+    assert load_text("log: {bootstrap_servers: 'b:9092'}").log.kind == "kafka"
+
+
 @pytest.mark.parametrize("text", ["a: [", "- just\n- a list", "\t: tab"])
 def test_what_is_not_a_mapping_is_one_clear_error(text: str) -> None:
     assert list(errors_of(text)) == [""]
 
 
 def test_a_missing_file_says_where_to_start(tmp_path: Path) -> None:
-    with pytest.raises(ConfigErrors, match="curb.example.yaml"):
+    with pytest.raises(ConfigErrors, match=r"curb\.example\.yaml"):
         load_file(tmp_path / "none.yaml")

@@ -110,7 +110,7 @@ def test_a_duplicate_counts_nothing_wherever_it_comes() -> None:
 
 
 def test_ids_are_forgotten_in_generations() -> None:
-    subject = rollup(dedupe=DedupeSettings(max_ids=20, window_s=3600))
+    subject = rollup(dedupe=DedupeSettings(max_ids=20, min_ids=0, window_s=3600))
     for at in range(100):
         run(subject, message(usage(str(at), T0)))
         assert len(subject._ids) <= 20
@@ -119,7 +119,7 @@ def test_ids_are_forgotten_in_generations() -> None:
 
 
 def test_ids_are_remembered_at_least_for_the_window() -> None:
-    subject = rollup(dedupe=DedupeSettings(window_s=3600))
+    subject = rollup(dedupe=DedupeSettings(min_ids=0, window_s=3600))
     run(subject, message(usage("1", T0)))
     run(subject, message(usage("2", T0 + 3600)), message(usage("3", T0 + 7000)))
     assert not partials(run(subject, message(usage("1", T0, received_at=T0 + 3599))))

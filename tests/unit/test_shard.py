@@ -57,8 +57,8 @@ def test_totals_hold_open_closed_and_late_sums() -> None:
     send(subject, partial(T0, 1.0), partial(T0, 2.0, "k2"), tick(T0 + 300))
     send(subject, partial(T0, 4.0), partial(T0 + 300, 8.0), partial(T0 - 30 * DAY, 16.0, "old"))
     assert {tags["api_key"]: usd for tags, usd in subject.totals("key")} == {"k": 13.0, "k2": 2.0, "old": 16.0}
-    assert subject.series_count == 3
     send(subject, tick(T0 + 600))
+    assert subject.series_count == 3
     status = {each.tags["api_key"]: each for each in subject.top(10)}
     assert (status["k"].total_usd, status["k"].today_usd) == (13.0, 13.0)
     assert (status["old"].total_usd, status["old"].today_usd) == (16.0, 0.0)
