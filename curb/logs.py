@@ -1,14 +1,21 @@
-"""The daemon's own log lines: one JSON object a line, or plain text; extras are kept, secrets never get here."""
+"""The daemon's own log lines: one JSON object a line, or plain text; extras are kept, secrets never get here.
+
+aiokafka reports every failed connection, many times a second while no broker answers; it is held to one line per kind.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
+#: How long the next line of the same kind is held back (seconds), where a library repeats itself.
+_QUIET_S = 30.0
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
@@ -41,10 +48,48 @@ class TextFormatter(logging.Formatter):
         return text + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
 
+class OncePerInterval(logging.Filter):
+    """Lets a message of one logger through once per `interval_s` seconds, with `suppressed`: how many it stands for.
+
+    Messages are the same when their text before the arguments are put in is the same. `clock` gives seconds.
+    """
+
+    def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._interval_s, self._clock = interval_s, clock
+        #: When the last line was written, and how many were held back since.
+        self._lines: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind, now = (record.name, str(record.msg)), self._clock()
+        written, suppressed = self._lines.get(kind, (now - self._interval_s, 0))
+        if now - written < self._interval_s:
+            self._lines[kind] = written, suppressed + 1
+            return False
+        if suppressed:
+            record.suppressed = suppressed
+        # Text put together before it was logged makes every line a kind of its own; forget those that are over.
+        self._lines = {each: line for each, line in self._lines.items() if now - line[0] < self._interval_s}
+        self._lines[kind] = now, 0
+        return True
+
+
+class _Noisy(logging.Filter):
+    """Applies a filter to the loggers below one name; a filter of a logger itself does not see its children."""
+
+    def __init__(self, name: str, inner: logging.Filter) -> None:
+        super().__init__(name)
+        self._inner = inner
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not super().filter(record) or bool(self._inner.filter(record))
+
+
 def setup(level: str, style: str) -> None:
     """Send all log lines of the process to standard error in the given style ("json" or "text")."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.addFilter(_Noisy("aiokafka", OncePerInterval(_QUIET_S)))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("aiokafka", "matplotlib", "asyncio", "slack_sdk"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

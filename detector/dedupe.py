@@ -24,12 +24,14 @@ class RecentIds:
 
     def first_seen(self, ids: Sequence[str], received_at: float) -> list[bool] | None:
         """Which of `ids`, received until `received_at`, are new; None when all are. All are remembered."""
-        fresh = set(ids)
-        known = (fresh & self._young) | (fresh & self._old)
-        self._young |= fresh
+        known = self._young.intersection(ids)
+        before = len(self._young) - len(known)
+        if self._old:
+            known |= self._old.intersection(ids)
+        self._young.update(ids)
         flags = None
-        if len(fresh) < len(ids):
-            flags = _first_of_each(ids, fresh - known)
+        if len(self._young) - before < len(ids):
+            flags = _first_of_each(ids, known)
         elif known:
             flags = [each not in known for each in ids]
         if not self._young_since:
@@ -49,12 +51,7 @@ class RecentIds:
         self._young, self._old, self._young_since = set(young), set(old), young_since
 
 
-def _first_of_each(ids: Sequence[str], fresh: set[str]) -> list[bool]:
-    """Flags the first of each id in `fresh`, which is emptied."""
-    flags = []
-    for each in ids:
-        new = each in fresh
-        if new:
-            fresh.remove(each)
-        flags.append(new)
-    return flags
+def _first_of_each(ids: Sequence[str], known: set[str]) -> list[bool]:
+    """Flags the first of each id that is not in `known`."""
+    first = dict(zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True))
+    return [first[each] == at and each not in known for at, each in enumerate(ids)]

@@ -83,14 +83,17 @@ class Rollup:
         records, outputs = read(message, self._received_at)
         if not records:
             return outputs
-        latest = max([record.received_at for record in records])
+        received = [record.received_at for record in records]
+        latest = max(received)
         if latest > LATEST_TIME:
             outputs += [letter_for(message, each, "in_the_future") for each in records if _beyond(each)]
             records = [each for each in records if not _beyond(each)]
-            latest = max((each.received_at for each in records), default=0.0)
+            received = [record.received_at for record in records]
+            latest = max(received, default=0.0)
         if self._edge_at(latest) > self._edge:
-            records = self._pass_edges(records, message, outputs)
-        outputs += self._take(records, message)
+            start = self._pass_edges(records, received, message, outputs)
+            records, received = records[start:], received[start:]
+        outputs += self._take(records, received, message)
         if len(self._records) >= _BATCH:
             outputs += self._digest()
             if self._rows >= _MAX_ROWS:
@@ -124,27 +127,27 @@ class Rollup:
         """How many buckets have ended with their grace at `time`."""
         return int((time - self._settings.grace_s) // self._settings.bucket_s)
 
-    def _pass_edges(self, records: list[HotRecord], message: Message, outputs: list[Message]) -> list[HotRecord]:
-        """Count all but the last run of records between two edges, ticking at each edge; returns that last run."""
+    def _pass_edges(
+        self, records: list[HotRecord], received: list[float], message: Message, outputs: list[Message]
+    ) -> int:
+        """Count all but the last run of records between two edges, ticking at each edge; returns where that begins."""
         start = 0
-        for at, record in enumerate(records):
-            edge = self._edge_at(record.received_at)
+        for at, time in enumerate(received):
+            edge = self._edge_at(time)
             if edge <= self._edge:
                 continue
             if self._edge:
-                outputs += self._take(records[start:at], message)
-                outputs += self._write(record.received_at)
+                outputs += self._take(records[start:at], received[start:at], message)
+                outputs += self._write(time)
                 start = at
             self._edge = edge
-        return records[start:]
+        return start
 
-    def _take(self, records: list[HotRecord], message: Message) -> list[Message]:
+    def _take(self, records: list[HotRecord], received: list[float], message: Message) -> list[Message]:
         """Gather the records that are new. Returns dead letters that this made known."""
         if not records:
             return []
-        received = [record.received_at for record in records]
-        newest = max(received)
-        self._received_at = max(self._received_at, newest)
+        self._received_at = max(self._received_at, *received)
         new = self._ids.first_seen([record.id for record in records], self._received_at)
         if new is not None:
             self._counted["duplicates"] += len(records) - sum(new)
@@ -180,11 +183,11 @@ class Rollup:
         records, count = self._records, len(self._records)
         if not count:
             return []
-        combinations = np.array(self._combinations, np.int64)
-        start = np.array([each.charge_period_start for each in records])
-        received = np.array(self._receipts)
+        combinations = np.fromiter(self._combinations, np.int64, count)
+        start = np.fromiter([each.charge_period_start for each in records], np.float64, count)
+        received = np.fromiter(self._receipts, np.float64, count)
         values = np.zeros((6, count))
-        values[0] = [each.effective_cost for each in records]
+        values[0] = np.fromiter([each.effective_cost for each in records], np.float64, count)
         _fill(values[1], [each.requests for each in records])
         _fill(values[2], [each.errors for each in records])
         _fill(values[3], [each.users for each in records])
@@ -240,6 +243,8 @@ def _beyond(record: HotRecord) -> bool:
 
 
 def _fill(row: NDArray[np.float64], counts: list[int]) -> None:
-    """Most sources leave most counts at zero."""
-    if any(counts):
-        row[...] = np.fromiter(counts, np.float64, len(counts))
+    """Most sources leave most counts at zero, or at one request."""
+    if counts.count(counts[0]) == len(counts):
+        row[...] = counts[0]
+    else:
+        row[...] = np.fromiter(counts, np.int64, len(counts))

@@ -55,17 +55,14 @@ class SeriesTable:
 
     def combinations(self, raw_tags: Sequence[bytes], received_at: Sequence[float]) -> list[int]:
         """The combination of each record's tags, -1 where they are not a JSON object of strings."""
-        found = list(map(self._combination_of.get, raw_tags))
-        if None in found:
-            for at, combination in enumerate(found):
-                if combination is None:
-                    found[at] = self._combination(raw_tags[at], received_at[at])
-        return found  # type: ignore[return-value]
+        try:
+            return list(map(self._combination_of.__getitem__, raw_tags))
+        except KeyError:
+            return list(map(self._combination, raw_tags, received_at))
 
     def rows(self, combinations: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of the series, shape (records, scopes). Valid until `forget_combinations`."""
-        rows: NDArray[np.int64] = self._rows[combinations]
-        return rows
+        return self._rows.take(combinations, axis=0)
 
     @property
     def crowded(self) -> bool:

@@ -27,16 +27,20 @@ def sum_by_series_and_bucket(series: NDArray[np.int64], bucket: NDArray[np.int64
     width = last - first + 1
     group = bucket_at * width + (series - first)
     size = width * len(buckets)
+    # Most columns of counts are zero throughout.
+    used = values.any(axis=1)
     if size <= 4 * len(series) + 10_000:
         counts = np.bincount(group, minlength=size)
         present = np.flatnonzero(counts)
         events = counts[present].astype(np.int64)
-        sums = [np.bincount(group, weights=column, minlength=size)[present] for column in values]
+        sums = [np.bincount(group, weights=column, minlength=size)[present] for column in values[used]]
     else:
         present, group = np.unique(group, return_inverse=True)
         events = np.bincount(group).astype(np.int64)
-        sums = [np.bincount(group, weights=column) for column in values]
-    return Sums(present % width + first, buckets[present // width], events, np.array(sums, np.float64))
+        sums = [np.bincount(group, weights=column) for column in values[used]]
+    totals = np.zeros((len(values), len(present)))
+    totals[used] = sums
+    return Sums(present % width + first, buckets[present // width], events, totals)
 
 
 def _distinct(bucket: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

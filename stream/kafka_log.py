@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream.clock import Clock
 from stream.errors import PermanentError, TransientError
-from stream.kafka_errors import kafka_errors
+from stream.kafka_errors import finish, kafka_errors
 from stream.kafka_producer import send_all, started_producer, stop_producer
 from stream.kafka_reader import KafkaReader
 from stream.kafka_settings import KafkaSettings
@@ -24,6 +24,8 @@ from stream.topics import TOPICS, TopicSpec
 _DAY_MS = 86_400_000
 #: How long one look for more messages may wait while a topic is read to its end (seconds).
 _LOOK_S = 0.2
+#: How long closing a client may take (seconds).
+_CLOSE_S = 5.0
 #: How often it is looked whether a new topic is known everywhere (seconds).
 _CREATED_LOOK_S = 0.05
 
@@ -51,7 +53,7 @@ class KafkaLog:
                     await self._create_missing(admin)
                     self._partitions = await self._described(admin)
         finally:
-            await admin.close()
+            await finish(admin.close(), _CLOSE_S)
         for topic, spec in TOPICS.items():
             if not spec.many and self._partitions[topic] != 1:
                 raise PermanentError(
@@ -157,6 +159,8 @@ class KafkaLog:
         )
         try:
             ends = await self._rewound(consumer, topic)
+            before: dict[KafkaPartition, int] = {}
+            idle = 0  # looks since something came
             while ends:
                 with kafka_errors(f"scanning {topic}"):
                     found = await consumer.getmany(timeout_ms=int(_LOOK_S * 1000))
@@ -167,8 +171,11 @@ class KafkaLog:
                 # Markers of transactions take up offsets: the position passes them, no message ever shows them.
                 passed = {partition: await consumer.position(partition) for partition in ends}
                 ends = {partition: end for partition, end in ends.items() if passed[partition] < end}
+                idle, before = (idle + 1 if passed == before else 0), passed
+                if idle * _LOOK_S > self._settings.request_timeout_s:
+                    raise TransientError(f"Kafka, scanning {topic}: the rest of it does not come")
         finally:
-            await consumer.stop()
+            await finish(consumer.stop(), _CLOSE_S)
 
     async def _rewound(self, consumer: AIOKafkaConsumer, topic: str) -> dict[KafkaPartition, int]:
         """Put `consumer` at the start of `topic`; the end of each partition that is not empty."""

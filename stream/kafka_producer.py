@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -15,7 +14,7 @@ from aiokafka.client import CoordinationType
 from aiokafka.producer.sender import Sender, TxnOffsetCommitHandler
 
 from stream.errors import PermanentError, TransientError
-from stream.kafka_errors import kafka_errors
+from stream.kafka_errors import finish, kafka_errors
 from stream.kafka_protocol import MemberOffsetsRequest, Membership
 from stream.kafka_settings import KafkaSettings
 from stream.log import Message
@@ -80,8 +79,7 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait({task}, timeout=_CLOSE_S / _CANCELS)
-    with suppress(kafka.KafkaError, TimeoutError):
-        await asyncio.wait_for(producer.stop(), _CLOSE_S)
+    await finish(producer.stop(), _CLOSE_S)
 
 
 def _give_up(accumulator: Any, error: BaseException) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -19,7 +18,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from stream import metrics
 from stream.errors import TransientError
-from stream.kafka_errors import kafka_errors
+from stream.kafka_errors import finish, kafka_errors
 from stream.kafka_producer import GroupProducer
 from stream.kafka_protocol import Membership, StableOffsetsRequest
 from stream.kafka_settings import KafkaSettings
@@ -305,10 +304,9 @@ class KafkaReader:
 
     async def _leave(self) -> None:
         """Leave the group. Without a broker the tasks of the membership must end too, or they would join again."""
-        with suppress(kafka.KafkaError, TimeoutError):
-            await asyncio.wait_for(self._consumer.stop(), _CLOSE_S)
+        await finish(self._consumer.stop(), _CLOSE_S)
         coordinator, fetcher = self._consumer._coordinator, self._consumer._fetcher
-        tasks = [fetcher._fetch_task] if fetcher is not None else []
+        tasks = [fetcher._fetch_task, *fetcher._pending_tasks] if fetcher is not None else []
         if coordinator is not None:
             tasks += [coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task]
         running = [task for task in tasks if task is not None and not task.done()]
@@ -316,7 +314,7 @@ class KafkaReader:
             task.cancel()
         if running:
             await asyncio.wait(running, timeout=_CLOSE_S)
-        await self._consumer._client.close()
+        await finish(self._consumer._client.close(), _CLOSE_S)
 
     def _check_usable(self) -> None:
         if not self._usable:

@@ -1,0 +1,90 @@
+"""Runs `curb run` as its own process, as an operator does, and talks to it over HTTP and with the other commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def curb(*arguments: str) -> tuple[int, str]:
+    """Run a command to its end; its exit code and output."""
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-m", "curb.cli", *arguments]
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
+    out, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+async def curb_json(*arguments: str) -> list[dict[str, Any]]:
+    """Run a command with --json; what it printed."""
+    code, out = await curb(*arguments, "--json")
+    assert code == 0, out
+    return [json.loads(line) for line in out.splitlines()]
+
+
+class Daemon:
+    """One `curb run -c config` on `port`."""
+
+    def __init__(self, config: Path, port: int) -> None:
+        self.config, self.url = config, f"http://127.0.0.1:{port}"
+        self.log = config.with_suffix(".out")
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start and wait until it is ready; fails with its output when it ends before."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "curb.cli", "run", "-c", str(self.config), stdout=log, stderr=log
+            )
+        async with aiohttp.ClientSession() as http, asyncio.timeout(30):
+            while not await self._is_ready(http):
+                assert self._process.returncode is None, self.log.read_text(encoding="utf-8")
+                await asyncio.sleep(0.05)
+
+    async def _is_ready(self, http: aiohttp.ClientSession) -> bool:
+        try:
+            async with http.get(f"{self.url}/readyz") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def kill(self) -> None:
+        """kill -9."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        await self._process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            return await self._process.wait()
+
+    async def end(self) -> None:
+        """Make sure it is gone, whatever happened."""
+        if self._process is not None and self._process.returncode is None:
+            await self.kill()
+
+    def resident_mib(self) -> float:
+        """Memory of the process."""
+        assert self._process is not None
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
