@@ -22,7 +22,8 @@ def blocks(notice: Notice) -> list[Block]:
         {"type": "header", "text": _plain(wording.title(alert), _HEADER_MAX)},
         {"type": "section", "fields": [_field(label, value) for label, value in wording.figures(alert)]},
         _cause(notice),
-        *(_step(entry) for entry in wording.newest_per_action(notice)[-10:]),
+        _causes(notice),
+        *(block for entry in wording.newest_per_action(notice)[-10:] for block in _step(entry)),
         None if notice.ledger else {"type": "section", "text": _plain("Curb has not changed anything.", _SECTION_MAX)},
         _ids(notice),
     ]
@@ -66,24 +67,27 @@ def _mrkdwn(text: str) -> Block:
 
 
 def _field(label: str, value: str) -> Block:
-    return _mrkdwn(f"*{label}*\n{code(value)}")
+    return _mrkdwn(f"*{label}*\n{escape(value)}")
 
 
 def _cause(notice: Notice) -> Block | None:
-    alert = notice.alert
-    lines = [f"• {code(line)}" for line in wording.causes(alert)]
-    if alert.explanation:
-        lines.insert(0, code(wording.clean(alert.explanation, 500)))
+    explanation = wording.clean(notice.alert.explanation, 500)
+    return {"type": "section", "text": _plain(explanation, _SECTION_MAX)} if explanation else None
+
+
+def _causes(notice: Notice) -> Block | None:
+    lines = [f"• {code(line)}" for line in wording.causes(notice.alert)]
     return {"type": "section", "text": _mrkdwn("*Cause*\n" + "\n".join(lines))} if lines else None
 
 
-def _step(entry: LedgerEntry) -> Block:
-    lines = [code(wording.step(entry))]
+def _step(entry: LedgerEntry) -> list[Block]:
+    shown: list[Block] = [{"type": "section", "text": _plain(wording.step(entry), _SECTION_MAX)}]
     if wording.in_force(entry):
+        parts = ["undo now: " + code(f"curb actions undo {entry.action_id}")]
         if entry.lease_expires_at is not None:
-            lines.append(f"Ends by itself: {local_time(entry.lease_expires_at)}")
-        lines.append("Undo now: " + code(f"curb actions undo {entry.action_id}"))
-    return {"type": "section", "text": _mrkdwn("\n".join(lines))}
+            parts.insert(0, f"ends by itself {local_time(entry.lease_expires_at)}")
+        shown.append({"type": "context", "elements": [_mrkdwn(" · ".join(parts))]})
+    return shown
 
 
 def _ids(notice: Notice) -> Block:

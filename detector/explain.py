@@ -29,12 +29,12 @@ def duration(seconds: float) -> str:
 
 
 def subject(scope: str, tags: Mapping[str, str]) -> str:
-    """The series in words: the last tag it carries says most, the others follow in brackets."""
-    carried = [f"{tag}={_short(value)}" for tag, value in tags.items() if value != UNTAGGED]
+    """The series in words: the last tag it carries names it, the others follow in brackets."""
+    carried = [(tag, _short(value)) for tag, value in tags.items() if value != UNTAGGED]
     if not carried:
         return f"{scope} without tags"
-    *others, last = carried
-    return f"{scope} {last}" + (f" ({', '.join(others)})" if others else "")
+    *others, (_, name) = carried
+    return f"{scope} {name}" + (f" ({', '.join(f'{tag} {value}' for tag, value in others)})" if others else "")
 
 
 def runaway(who: str, rate: float, expected_rate: float, lasting_s: float, excess_usd: float, window: str) -> str:

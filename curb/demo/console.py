@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -40,7 +41,7 @@ class DemoConsole:
 
     def __init__(self, console: Console, stage: Stage) -> None:
         self._console, self._stage = console, stage
-        self._story: deque[Text] = deque(maxlen=14)
+        self._story: deque[Text] = deque(maxlen=12)
         self._seen: set[tuple[str, str]] = set()
         self._live = Live(console=console, refresh_per_second=8, transient=False) if console.is_terminal else None
         self._plain_at = stage.live_start
@@ -71,7 +72,7 @@ class DemoConsole:
             self.say(record.at, _ledger_line(record), _STATE_STYLE.get(record.state, ""))
 
     def _alert(self, alert: Alert) -> None:
-        if not self._new(alert.alert_id, alert.status + alert.tier):
+        if alert.updated_at < self._stage.live_start or not self._new(alert.alert_id, alert.status + alert.tier):
             return
         if alert.status == "resolved":
             self.say(alert.updated_at, f"resolved: {alert.kind} {_subject(alert)}", "green")
@@ -108,13 +109,18 @@ def _ledger_line(entry: LedgerEntry) -> str:
     burn = ""
     if entry.usd_per_hour_before is not None and entry.usd_per_hour_after is not None:
         burn = f": burn {usd(entry.usd_per_hour_before)}/h → {usd(entry.usd_per_hour_after)}/h"
+    until = clock_time(entry.lease_expires_at or 0)
     what = {
         "planned": f"plan: {entry.plan.summary}",
-        "applied": f"applied until {clock_time(entry.lease_expires_at or 0)}: {entry.plan.before} → {entry.plan.after}",
+        "applied": f"applied until {until}: {_change(entry.plan.before, entry.plan.after)}",
         "effective": f"verified: the limit holds and works{burn}",
-        "restored": f"restored: {entry.plan.after} → {entry.plan.before}",
+        "restored": f"restored, {entry.detail}: {_change(entry.plan.after, entry.plan.before)}",
     }.get(entry.state, f"{entry.state}: {entry.plan.summary}")
-    return f"{what} {entry.detail}".strip() if entry.state not in ("planned", "effective") else what
+    return what if entry.state in ("planned", "applied", "effective", "restored") else f"{what} {entry.detail}".strip()
+
+
+def _change(old: dict[str, Any], new: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {old.get(name)} → {value}" for name, value in new.items())
 
 
 def _sum(rows: list[SeriesStatus], scope: str) -> tuple[float, float]:
@@ -132,8 +138,8 @@ def _spend_table(rows: list[SeriesStatus]) -> Table:
         ("", "left"),
     ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    keys = sorted((r for r in rows if r.scope == "key"), key=lambda r: -r.usd_per_hour)[:5]
-    teams = sorted((r for r in rows if r.scope == "team"), key=lambda r: -r.usd_per_hour)
+    keys = sorted((r for r in rows if r.scope == "key"), key=lambda r: -r.usd_per_hour)[:4]
+    teams = sorted((r for r in rows if r.scope == "team"), key=lambda r: -r.usd_per_hour)[:4]
     for row in [*teams, *keys]:
         burn, expected = row.usd_per_hour, row.expected_usd_per_hour
         high = burn > 2 * expected + 1

@@ -9,7 +9,7 @@ from curb.daemon import Daemon
 from curb.demo.stage import Stage
 from curb.demo.traffic import Tally
 from curb.view import View
-from stream.records import Alert, LedgerEntry
+from stream.records import Alert, LedgerEntry, NoticeEntry
 
 
 class Observed:
@@ -20,11 +20,23 @@ class Observed:
         self.key = stage.trace.key(stage.loop.key)
         #: (event time, dollars per hour) as the detector expected it.
         self.expected: list[tuple[float, float]] = []
+        #: The newest revision of each alert, and the notice as it stood when the effect was verified.
+        self._newest: dict[str, Alert] = {}
+        self._verified: tuple[Alert, float] | None = None
+
+    def record(self, record: Alert | LedgerEntry | NoticeEntry) -> None:
+        """Take in what just appeared on the log."""
+        if isinstance(record, Alert):
+            self._newest[record.alert_id] = record
+        elif isinstance(record, LedgerEntry) and record.state == "effective" and self._verified is None:
+            self._verified = (self._newest[record.alert_id], record.at)
 
     def sample(self, daemon: Daemon) -> None:
         """Remember what the detector expects of the key now."""
         for shard in daemon.shards():
             at = shard.event_time or 0.0
+            if at <= self.stage.live_start:
+                continue  # nothing is scored yet since the start
             if self.expected and self.expected[-1][0] >= at:
                 continue
             for row in shard.top(1000, "key"):
@@ -79,6 +91,11 @@ class Observed:
         }
 
     def notice(self, view: View) -> Notice | None:
-        """The incident as the notifiers were given it last."""
+        """The incident as people were told it when the effect was verified, or as it is at the end."""
         alert, ledger = self.incident(view)
-        return None if alert is None else Notice(f"demo/{alert.alert_id}", alert, tuple(ledger))
+        if alert is None:
+            return None
+        if self._verified is not None:
+            alert, until = self._verified
+            ledger = [entry for entry in ledger if entry.at <= until]
+        return Notice(f"demo/{alert.alert_id}", alert, tuple(ledger))

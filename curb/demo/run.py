@@ -24,6 +24,7 @@ from curb.logs import setup
 from curb.replay import feed
 from curb.view import View
 from stream.clock import ScaledClock
+from stream.records import Alert, LedgerEntry, NoticeEntry
 
 #: Real seconds between two looks at the daemon.
 _FRAME_S = 0.15
@@ -86,7 +87,12 @@ async def _live(
     console: Console,
 ) -> tuple[Tally, View]:
     screen = DemoConsole(console, stage)
-    daemon = Daemon(config, clock, view=View(screen.record))
+
+    def tell(record: Alert | LedgerEntry | NoticeEntry) -> None:
+        observed.record(record)
+        screen.record(record)
+
+    daemon = Daemon(config, clock, view=View(tell))
     await daemon.open()
     gateway.report_to(f"http://127.0.0.1:{daemon.port}/v1/ingest/gateway", token)
     clock.restart(stage.live_start)

@@ -103,7 +103,7 @@ async def test_open_takes_topics_as_they_are_but_for_the_single_ones(
     assert log.partitions(USAGE) == 5
     await admin.delete_topics([settings.topic_prefix + ALERTS])
     async with asyncio.timeout(30):
-        while settings.topic_prefix + ALERTS in await admin.list_topics():  # noqa: ASYNC110
+        while settings.topic_prefix + ALERTS in await admin.list_topics():
             await asyncio.sleep(0.05)
     await admin.create_topics([NewTopic(settings.topic_prefix + ALERTS, 2, 1)])
     with pytest.raises(PermanentError, match=r"curb\.alerts has 2 partitions and must have one"):

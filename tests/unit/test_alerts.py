@@ -59,7 +59,7 @@ def test_opens_with_exact_sums_since_the_excess_began() -> None:
     assert alert.baseline is not None
     assert alert.baseline.requests_per_minute_p95 == 10.0
     assert alert.explanation == (
-        "key api_key=k (team=search) burns $66.00/h, expected $6.00/h, for 6 min: $6.00 over expected; "
+        "key k (team search) burns $66.00/h, expected $6.00/h, for 6 min: $6.00 over expected; "
         "decided by the 30-minute window."
     )
 

@@ -102,7 +102,7 @@ def test_the_explanation_says_it_in_dollars() -> None:
     budgets, _ = setup("a", name="team-day")
     (alert,) = spend(budgets, T0 + 3600 * 11, 51.0)
     assert alert.explanation == (
-        "team team=a has spent $51.00 of the $100.00 of budget team-day for this day (51 %) with 12.0 h to go; "
+        "team a has spent $51.00 of the $100.00 of budget team-day for this day (51 %) with 12.0 h to go; "
         "it burns $51.00/h."
     )
 
