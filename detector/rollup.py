@@ -22,7 +22,7 @@ from detector.hot_records import EARLIEST_TIME, LATEST_TIME, HotRecord, letter_f
 from detector.partials import PartialLines
 from detector.series_table import SeriesTable
 from detector.settings import DetectorSettings
-from detector.sums import sum_by_series_and_bucket
+from detector.sums import distinct_buckets, sum_by_series_and_bucket
 from stream import metrics
 from stream.log import Message
 from stream.records import PricingHole, SpendTick
@@ -147,7 +147,7 @@ class Rollup:
         """Gather the records that are new. Returns dead letters that this made known."""
         if not records:
             return []
-        self._received_at = max(self._received_at, *received)
+        self._received_at = max(self._received_at, max(received))
         new = self._ids.first_seen([record.id for record in records], self._received_at)
         if new is not None:
             self._counted["duplicates"] += len(records) - sum(new)
@@ -225,8 +225,9 @@ class Rollup:
                 rows = np.concatenate([chunk[0] for chunk in self._chunks])
                 bucket = np.concatenate([chunk[1] for chunk in self._chunks])
                 values = np.concatenate([chunk[2] for chunk in self._chunks], axis=1)
+            buckets = distinct_buckets(bucket)
             for at in range(len(self._table.scopes)):
-                lines.add_sums(sum_by_series_and_bucket(rows[:, at], bucket, values), self._table.series)
+                lines.add_sums(sum_by_series_and_bucket(rows[:, at], buckets, values), self._table.series)
         self._chunks, self._rows = [], 0
         for model, hole in self._holes.items():
             lines.add(crc32(model.encode()) % self._partitions, hole)

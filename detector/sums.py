@@ -17,36 +17,42 @@ class Sums(NamedTuple):
     values: NDArray[np.float64]
 
 
-def sum_by_series_and_bucket(series: NDArray[np.int64], bucket: NDArray[np.int64], values: NDArray[np.float64]) -> Sums:
+class Buckets(NamedTuple):
+    """Distinct bucket starts, ascending, and the place of each row's bucket among them."""
+
+    starts: NDArray[np.int64]
+    at: NDArray[np.int64]
+
+
+def distinct_buckets(bucket: NDArray[np.int64]) -> Buckets:
+    """Finds the buckets of all rows; usually there are one or two."""
+    low, high = bucket.min(), bucket.max()
+    if low == high:
+        return Buckets(np.array([low]), np.zeros(len(bucket), np.int64))
+    starts, at = np.unique(bucket, return_inverse=True)
+    return Buckets(starts, at)
+
+
+def sum_by_series_and_bucket(series: NDArray[np.int64], buckets: Buckets, values: NDArray[np.float64]) -> Sums:
     """Sums of `values` (columns, rows) per (series, bucket), ordered by bucket, then series.
 
     Integers up to 2**53 are exact. Where groups are dense, counting beats sorting several times over.
     """
     first, last = int(series.min()), int(series.max())
-    buckets, bucket_at = _distinct(bucket)
     width = last - first + 1
-    group = bucket_at * width + (series - first)
-    size = width * len(buckets)
-    # Most columns of counts are zero throughout.
-    used = values.any(axis=1)
-    if size <= 4 * len(series) + 10_000:
+    group = buckets.at * width + (series - first)
+    size = width * len(buckets.starts)
+    dense = size <= 4 * len(series) + 10_000
+    if dense:
         counts = np.bincount(group, minlength=size)
         present = np.flatnonzero(counts)
         events = counts[present].astype(np.int64)
-        sums = [np.bincount(group, weights=column, minlength=size)[present] for column in values[used]]
     else:
         present, group = np.unique(group, return_inverse=True)
         events = np.bincount(group).astype(np.int64)
-        sums = [np.bincount(group, weights=column) for column in values[used]]
     totals = np.zeros((len(values), len(present)))
-    totals[used] = sums
-    return Sums(present % width + first, buckets[present // width], events, totals)
-
-
-def _distinct(bucket: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct buckets and each row's place among them; usually there are one or two."""
-    low = bucket.min()
-    if low == bucket.max():
-        return np.array([low]), np.zeros(len(bucket), np.int64)
-    buckets, at = np.unique(bucket, return_inverse=True)
-    return buckets, at
+    for total, column in zip(totals, values, strict=True):
+        if column.any():  # most sources leave most counts at zero
+            sums = np.bincount(group, weights=column, minlength=size if dense else 0)
+            total[...] = sums[present] if dense else sums
+    return Sums(present % width + first, buckets.starts[present // width], events, totals)

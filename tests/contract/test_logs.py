@@ -321,7 +321,7 @@ class Copier:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(GIVE_UP_S):
-        while not await condition():  # noqa: ASYNC110 - looks at a log from outside, where no event tells
+        while not await condition():
             await asyncio.sleep(0.05)
 
 

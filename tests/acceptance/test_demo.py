@@ -1,0 +1,36 @@
+"""The demo from its first line to its files: found, throttled to the normal level, verified, restored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.daemons import curb
+
+pytestmark = pytest.mark.timeout(240)
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+async def test_the_demo_tells_its_story_and_leaves_its_files(tmp_path: Path) -> None:
+    out = tmp_path / "demo-out"
+    code, said = await curb("demo", "--out", str(out))
+    assert code == 0, said
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert summary["effect_verified"] is True
+    assert summary["restored"] is True
+    assert 0 < summary["detected_after_s"] <= summary["throttled_after_s"] < summary["verified_after_s"]
+    assert 1 < summary["rpm_limit_during"] < summary["rpm_limit_before"] == summary["rpm_limit_after"]
+    assert 0 < summary["lost_usd"] < 0.6 * summary["counterfactual_usd"]
+
+    alerts = [json.loads(line) for line in (out / "alerts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [a["status"] for a in alerts if a["kind"] == "runaway"] == ["resolved"]
+    ledger = [json.loads(line)["state"] for line in (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert ledger == ["planned", "applied", "effective", "restored"]
+    message = json.loads((out / "slack.json").read_text(encoding="utf-8"))
+    assert message["blocks"][0]["type"] == "header"
+    for picture in ("chart.png", "slack.png"):
+        assert (out / picture).read_bytes().startswith(_PNG)
+    for line in ("an agent starts to loop", "page: ", "plan: limit key", "verified: ", "restored", "The loop cost $"):
+        assert line in said
