@@ -105,6 +105,7 @@ async def _replay(
         # One more bucket and its grace, so that the last one closes.
         clock.observe(clock.now() + config.detector.bucket_s + config.detector.grace_s + 1)
         for worker in (rollup, detector):
+            await _until(lambda w=worker: w.owns_all, tasks, lambda: None)  # type: ignore[misc]
             rounds = worker.rounds + 2
             await _until(lambda w=worker, n=rounds: w.rounds >= n, tasks, lambda: None)  # type: ignore[misc]
     stop.set()

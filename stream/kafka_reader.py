@@ -55,6 +55,8 @@ class KafkaReader:
         self._consumer = AIOKafkaConsumer(
             **settings.connection(),
             group_id=self._group,
+            # A process that starts again takes its place in the group at once, however it ended before.
+            group_instance_id=f"{self._prefix}{instance}-{group}",
             enable_auto_commit=False,
             isolation_level="read_committed",
             auto_offset_reset="earliest",

@@ -92,6 +92,11 @@ class Worker:
         return {at: partition.state for at, partition in self._partitions.items()}
 
     @property
+    def owns_all(self) -> bool:
+        """True while every partition of the topics belongs to this member."""
+        return len(self._partitions) == sum(self._log.partitions(topic) for topic in self._topics)
+
+    @property
     def caught_up(self) -> bool:
         """True once everything that was on the log has been processed."""
         return self.rounds > 0
@@ -137,7 +142,7 @@ class Worker:
             behind = await reader.lag()
             due = loop.time() >= snapshot_at
             await self._commit(reader, behind.keys(), self._clock.now(), snapshot=due)
-            if not behind:
+            if not behind and self._partitions:
                 self.rounds += 1
             if due:
                 snapshot_at = loop.time() + self._snapshot_interval_s
