@@ -136,7 +136,7 @@ async def counted(http: aiohttp.ClientSession, expected: int) -> None:
     for _ in range(50):
         async with http.get("/metrics") as answer:
             text = await answer.text()
-        values = [line.split()[1] for line in text.splitlines() if line.startswith("curb_events_rolled_up_total")]
+        values = [line.split()[1] for line in text.splitlines() if line.startswith("curb_rollup_events_total")]
         found = int(sum(map(float, values)))
         if found == expected:
             return
