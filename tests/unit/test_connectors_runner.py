@@ -179,7 +179,7 @@ async def test_a_read_that_takes_too_long_is_a_transient_error() -> None:
     runner = PullRunner(script, "slow", log, clock, read_timeout_s=0.001, policy=POLICY)
     stop = asyncio.Event()
     task = asyncio.create_task(runner.run(stop))
-    while errors("slow", "transient") == 0:  # noqa: ASYNC110 - the metric is what there is to see
+    while errors("slow", "transient") == 0:
         await asyncio.sleep(0.001)
     stop.set()
     await task

@@ -52,8 +52,7 @@ def test_a_newcomer_pages_once_over_the_limit() -> None:
     assert alert.actual_usd == pytest.approx(55)
     assert alert.dollars_at_risk == pytest.approx(55 + 300)
     assert alert.explanation == (
-        "key leaked was never seen before and has spent $55.00 in its first 11 min (limit $50.00); "
-        "it burns $300.00/h."
+        "key leaked was never seen before and has spent $55.00 in its first 11 min (limit $50.00); it burns $300.00/h."
     )
     more = scene.minute(5.0, times=60)
     assert {each.alert_id for each in more} == {alert.alert_id}

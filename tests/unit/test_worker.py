@@ -71,7 +71,7 @@ async def run_until_read(log: EmbeddedLog, count: int, **options: float) -> Work
     worker = Worker(log, "g", [SPEND], make, ManualClock(), **{"commit_interval_s": 0.0, **options})
     stop = asyncio.Event()
     task = asyncio.create_task(worker.run(stop))
-    while not task.done() and not (worker.caught_up and states[-1].total == count):  # noqa: ASYNC110 - looks at a worker
+    while not task.done() and not (worker.caught_up and states[-1].total == count):
         await asyncio.sleep(0.001)
     stop.set()
     await task
