@@ -21,6 +21,7 @@ from curb.config import CurbConfig
 from curb.offline import load_view
 from stream.clock import EventClock, WallClock
 from stream.log import Log
+from stream.worker import Worker
 
 
 class _Feed:
@@ -102,14 +103,22 @@ async def _replay(
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None)
         await _until(passing.done.is_set, tasks, lambda: progress.update(bar, completed=passing.records))
-        # One more bucket and its grace, so that the last one closes.
-        clock.observe(clock.now() + config.detector.bucket_s + config.detector.grace_s + 1)
-        for worker in (rollup, detector):
-            await _until(lambda w=worker: w.owns_all, tasks, lambda: None)  # type: ignore[misc]
-            rounds = worker.rounds + 2
-            await _until(lambda w=worker, n=rounds: w.rounds >= n, tasks, lambda: None)  # type: ignore[misc]
+        await _settle(rollup, tasks)
+        # One more bucket and its grace, so that the last one closes. The rollup knows the last receipt, also when all
+        # was read before an interruption.
+        last = max([state.time for state in rollup.states.values()])
+        clock.observe(last + config.detector.bucket_s + config.detector.grace_s + 1)
+        await _settle(rollup, tasks)
+        await _settle(detector, tasks)
     stop.set()
     await asyncio.gather(*tasks)
+
+
+async def _settle(worker: Worker, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait until the worker has answered everything that is on the log now."""
+    await _until(lambda: worker.owns_all, tasks, lambda: None)
+    rounds = worker.rounds + 2
+    await _until(lambda: worker.rounds >= rounds, tasks, lambda: None)
 
 
 async def _tell(teller: ActionsRunner, stop: asyncio.Event) -> None:

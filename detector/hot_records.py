@@ -21,17 +21,20 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class HotRecord(msgspec.Struct, gc=False):
-    """See `stream.records.SpendRecord`; unknown fields are skipped without being built."""
+    """See `stream.records.SpendRecord`; unknown fields are skipped without being built.
+
+    Fields are in the order in which records are written: the decoder finds each where it looks first.
+    """
 
     id: str
     charge_period_start: float
     received_at: float
     effective_cost: float
     tags: msgspec.Raw
-    request_model: str = ""
     source: str = ""
     #: Empty when the record leaves it out, which stands for "reported".
     cost_source: str = ""
+    request_model: str = ""
     requests: _Count = 0
     errors: _Count = 0
     users: _Count = 0
