@@ -46,8 +46,8 @@ class Columns:
         self.n = max(self.n, n)
 
     def dump(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """Copies of all arrays, named "prefix.column"."""
-        return {f"{prefix}.{name}": self[name].copy() for name in self._columns}
+        """Views of all arrays, named "prefix.column"; what must outlast the next change is for the caller to copy."""
+        return {f"{prefix}.{name}": self[name] for name in self._columns}
 
     def load(self, prefix: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what `dump` gave. Raises ValueError when the arrays were made with other constants."""

@@ -206,7 +206,7 @@ class DollarsHead:
         )
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """All state as flat arrays, for `load`."""
+        """All state as flat arrays, for `load`: views that hold until the next change."""
         arrays = {"newest": np.array([-1 if self._newest is None else self._newest], np.int64)}
         for name, part in self._parts.items():
             arrays.update(part.dump(name))

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.acceptance.daemons import Daemon, curb, curb_json, free_port
 
 TOKEN = "ingest-token"
 _CONFIG = """
-log: {{directory: {directory}}}
+log: {log}
 http: {{port: {port}, token: admin-token}}
 commit_interval_s: 0.1
 connectors:
@@ -28,9 +29,15 @@ detector: {{bucket_s: 10, grace_s: 1, guard: {{max_new_series_per_minute: 200}}}
 
 
 @pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
+async def daemon(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Daemon]:
+    """On the embedded log, or on what the test is parametrised with."""
+    log: dict[str, Any] = {"directory": str(tmp_path / "data")}
+    if getattr(request, "param", "embedded") == "kafka":
+        broker = request.getfixturevalue("kafka_broker")
+        prefix = f"daemon-{uuid.uuid4().hex[:8]}-"
+        log = {"bootstrap_servers": broker.bootstrap, "topic_prefix": prefix, "partitions": 2}
     config, port = tmp_path / "curb.yaml", free_port()
-    config.write_text(_CONFIG.format(directory=tmp_path / "data", port=port, token=TOKEN), encoding="utf-8")
+    config.write_text(_CONFIG.format(log=json.dumps(log), port=port, token=TOKEN), encoding="utf-8")
     running = Daemon(config, port)
     await running.start()
     yield running
@@ -66,6 +73,9 @@ async def get(daemon: Daemon, path: str, token: str = "admin-token") -> tuple[in
             return answer.status, json.loads(text) if path.startswith("/v1") else text
 
 
+@pytest.mark.parametrize(
+    "daemon", [pytest.param("embedded"), pytest.param("kafka", marks=pytest.mark.real)], indirect=True
+)
 async def test_what_was_accepted_survives_kill_9_and_counts_once(daemon: Daemon) -> None:
     assert await push(daemon, b"".join(line(f"a{n}") for n in range(40))) == (200, {"accepted": 40, "dead": 0})
     await daemon.kill()

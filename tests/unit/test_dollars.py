@@ -172,7 +172,7 @@ def test_dump_and_load_continue_bit_for_bit() -> None:
     head, other = new_head(3), new_head(0)
     stop = MONDAY + 2 * DAY + 777 * 60
     feed(head, MONDAY, stop, noisy(1, 1.0, 3))
-    saved = head.dump()
+    saved = {name: array.copy() for name, array in head.dump().items()}
     ahead = feed(head, stop, stop + 6 * HOUR, noisy(2, 3.0, 3))
     other.load(saved)
     assert other.n == 3
@@ -269,7 +269,7 @@ def test_late_dollars_count_as_if_they_had_come_in_time() -> None:
 def test_late_dollars_of_last_week_change_no_window() -> None:
     head = new_head(1, 300)
     feed(head, MONDAY, MONDAY + 3 * DAY, flat(1.0), step_s=300)
-    before = head.dump()["windows.actual"]
+    before = head.dump()["windows.actual"].copy()
     head.late(np.array([0]), np.array([1000.0]), MONDAY)
     np.testing.assert_array_equal(head.dump()["windows.actual"], before)
     with pytest.raises(ValueError, match="not closed"):
