@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+
 from benchmarks import daemon, pipeline
 
 
 def main() -> None:
     """Each with its defaults; run one as a module of its own for its options."""
+    argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
     print("# Pipeline\n", flush=True)
     pipeline.main([])
     print("\n# Daemon\n", flush=True)

@@ -158,7 +158,8 @@ async def measure(options: argparse.Namespace) -> None:
             loaded_mib = resident_mib(process.pid)
     cuts = [1000 * cut for cut in statistics.quantiles(latencies, n=100, method="inclusive")]
     size = sum(map(len, bodies)) / len(bodies) / 1024
-    print(f"{options.per_second:,} events/s for {options.seconds:.0f} s, posts of {options.batch} events ({size:.0f} KiB);")
+    load = f"{options.per_second:,} events/s for {options.seconds:.0f} s"
+    print(f"{load}, posts of {options.batch} events ({size:.0f} KiB);")
     print("every post accepted, every event counted once.\n")
     print(f"{'start to ready':38} {ready_s:7.1f} s")
     print(f"{f'resident when idle (<= {TARGET_RSS_MIB})':38} {idle_mib:7.0f} MiB")
