@@ -63,6 +63,8 @@ DEFAULT_SCOPES = (
     Scope(name="team", group_by=("team",), sources=("usage", "gpu"), detect=False),
     Scope(name="model", group_by=("model",), sources=("usage",), detect=False),
     Scope(name="node", group_by=("team", "group", "node"), sources=("gpu",)),
+    # An autoscaler that runs away adds nodes; none of them alone spends more than a node does.
+    Scope(name="group", group_by=("team", "group"), sources=("gpu",)),
 )
 
 
