@@ -35,6 +35,8 @@ class Backtest:
     """What a back-test found: events read, seconds it took, every alert by id in the order they opened."""
 
     events: int = 0
+    #: Lines that could not be read or counted.
+    unreadable: int = 0
     seconds: float = 0.0
     bucket_s: int = 60
     alerts: dict[str, AlertLife] = field(default_factory=dict)
@@ -95,21 +97,22 @@ def replay(path: Path, settings: DetectorSettings, bucket_s: int = 0, progress: 
     file = events_file(path)
     if bucket_s == 0:
         with file.open("rb") as raw:
-            bucket_s = stream_step(islice(_records(raw, file), _PROBE))
+            bucket_s = stream_step(islice(_records(raw, file, Backtest()), _PROBE))
     settings = settings.model_validate({**settings.model_dump(), "bucket_s": bucket_s})
     result = Backtest(bucket_s=bucket_s)
     pipeline = Pipeline(settings)
     started = time.perf_counter()
     with file.open("rb") as raw:
-        _feed(pipeline, settings, _records(raw, file), result, lambda: progress and progress(raw.tell()))
+        _feed(pipeline, settings, _records(raw, file, result), result, lambda: progress and progress(raw.tell()))
     result.seconds = time.perf_counter() - started
     return result
 
 
-def _records(raw: IO[bytes], file: Path) -> Iterator[SpendRecord]:
+def _records(raw: IO[bytes], file: Path, result: Backtest) -> Iterator[SpendRecord]:
     lines: Any = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
     while chunk := lines.readlines(1 << 20):
-        records, _ = parse_event_stream(chunk, source="backtest", location=file.name)
+        records, dead = parse_event_stream(chunk, source="backtest", location=file.name)
+        result.unreadable += len(dead)
         yield from records
 
 
@@ -152,6 +155,7 @@ def _flush(pipeline: Pipeline, batch: list[SpendRecord], result: Backtest) -> No
 
 
 def _collect(pipeline: Pipeline, result: Backtest) -> None:
+    result.unreadable += len(pipeline.dead_letters)
     for alert in pipeline.alerts:
         life = result.alerts.get(alert.alert_id)
         if life is None:
@@ -180,5 +184,7 @@ def run_backtest(path: Path, out: Path, settings: DetectorSettings, bucket_s: in
         f"{result.events:,} events in {result.seconds:.1f} s: {rate:,.0f} events/s, {result.bucket_s} s buckets, "
         f"peak memory {peak_mib:.0f} MiB"
     )
+    if result.unreadable:
+        console.print(f"{result.unreadable:,} lines could not be read or counted and were left out", style="yellow")
     console.print(f"{len(result.alerts)} alerts ({tiers}) written to {out}")
     return result

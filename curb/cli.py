@@ -127,6 +127,7 @@ def backtest(
     """Replay a recorded stream in memory, in arrival order, and write every alert Curb would have raised."""
     from curb.backtest import run_backtest
 
+    setup("error", "text")  # what cannot be read is counted in the summary, not told line by line
     settings = _load(config).detector if config else CurbConfig().detector
     try:
         run_backtest(directory, out, settings, bucket_s, console)
@@ -238,6 +239,7 @@ def _person() -> str:
 
 def main() -> None:
     """Entry point of the `curb` command."""
+    setup("warning", "text")
     try:
         app()
     except BrokenPipeError:

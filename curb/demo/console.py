@@ -92,8 +92,10 @@ class DemoConsole:
         if self._live:
             self._live.update(self._screen(daemon, rows, now))
         elif now >= self._plain_at:
-            self._plain_at = now + _PLAIN_EVERY_S
             total, expected = _sum(rows, "team")
+            if not total:
+                return  # nothing is scored yet
+            self._plain_at = now + _PLAIN_EVERY_S
             self.say(now, f"fleet burns {usd(total)}/h, expected {usd(expected)}/h", "dim")
 
     def _screen(self, daemon: Daemon, rows: list[SeriesStatus], now: float) -> RenderableType:

@@ -35,12 +35,11 @@ class Observed:
         """Remember what the detector expects of the key now."""
         for shard in daemon.shards():
             at = shard.event_time or 0.0
-            if at <= self.stage.live_start:
-                continue  # nothing is scored yet since the start
             if self.expected and self.expected[-1][0] >= at:
                 continue
             for row in shard.top(1000, "key"):
-                if row.tags.get("api_key") == self.key.api_key:
+                # Right after a start nothing is scored yet, and both are 0.
+                if row.tags.get("api_key") == self.key.api_key and (row.expected_usd_per_hour or row.usd_per_hour):
                     self.expected.append((at, row.expected_usd_per_hour))
 
     def expected_per_minute(self, minutes: int) -> list[float]:
