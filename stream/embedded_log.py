@@ -105,7 +105,8 @@ class EmbeddedLog:
         return 1
 
     async def prune(self, older_than: float) -> int:
-        """Delete messages appended before `older_than` that every group has read; returns how many."""
+        """Delete messages appended before `older_than` that every group has read (or that no group reads);
+        returns how many."""
         return await self._call(lambda: self._prune(older_than))
 
     async def close(self) -> None:
@@ -184,8 +185,8 @@ class EmbeddedLog:
 
     def _prune(self, older_than: float) -> int:
         deleted = self._db.execute(
-            "DELETE FROM messages WHERE at < ? AND offset < ("
-            " SELECT min(next_offset) FROM positions WHERE positions.topic = messages.topic)",
+            "DELETE FROM messages WHERE at < ? AND offset < coalesce("
+            "(SELECT min(next_offset) FROM positions WHERE positions.topic = messages.topic), offset + 1)",
             (older_than,),
         ).rowcount
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

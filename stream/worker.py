@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 #: Messages per fetch: enough to amortise the call, few enough to bound memory at 500 kB a message.
 _FETCH = 200
 #: Messages held back for a partition that is further behind before they are processed all the same.
-_HOLD = 1000
+_HOLD = 400
+#: A worker that ran for so long (seconds) starts again at once after its next error.
+_SOUND_S = 60.0
 
 
 class PartitionState(Protocol):
@@ -103,15 +105,15 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then commit what is in hand. A log that cannot be reached is tried again."""
-        wait_s = 0.5
+        loop, wait_s = asyncio.get_running_loop(), 0.5
         while not stop.is_set():
+            started = loop.time()
             try:
                 await self._run_once(stop)
-                wait_s = 0.5
             except TransientError as error:
-                logger.warning("worker restarts", extra={"group": self._group, "error": str(error)})
+                wait_s = 0.5 if loop.time() - started > _SOUND_S else min(30.0, wait_s * 2)
+                logger.warning("worker restarts", extra={"group": self._group, "error": str(error), "wait_s": wait_s})
                 await _wait(stop, wait_s)
-                wait_s = min(30.0, wait_s * 2)
 
     async def _run_once(self, stop: asyncio.Event) -> None:
         self._forget()
