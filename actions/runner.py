@@ -43,7 +43,7 @@ from stream.topics import ALERTS, COMMANDS, STATE
 logger = logging.getLogger(__name__)
 
 GROUP = "curb-actions"
-#: What ended longer ago than this is dropped from memory; the log keeps it.
+#: What ended longer ago than this is dropped from memory; the log keeps it. An alert may open again for six hours.
 _KEEP_S = 24 * 3600.0
 #: Seconds on the wall clock, doubled up to the cap, before the log is tried again.
 _LOG_RETRY_S = 0.5
@@ -80,6 +80,8 @@ class ActionsRunner:
         works = [worker.work for worker in self._action_workers] + [worker.work for worker in self._notice_workers]
         self._passes = [_Passes(work) for work in works]
         self._reader: Reader | None = None
+        #: Event time of the newest alert revision read since the start.
+        self._newest = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Steps in hand are finished; leases stay, the next start goes on with them.
@@ -159,6 +161,7 @@ class ActionsRunner:
         for message in news:
             if message.topic == STATE:
                 self._book.facts.set(message.key, message.value)
+        self._newest = max([self._newest, *(fact.alert.updated_at for fact in self._book.facts.alerts.values())])
         if messages or not self._book.caught_up:
             self._book.caught_up = not await reader.lag()
         self._book.publish_gauges()
@@ -182,7 +185,8 @@ class ActionsRunner:
             state = book.ledger.action(action_id)
             if state is None or not (state.is_open or state.is_stuck) or command.id in answered:
                 gone.append(state_message(UNDO_PREFIX + action_id.encode(), None))
-        book.ledger.forget(self._clock.now() - _KEEP_S, frozenset(keep))
+        # Counted from the alerts, not the clock: in a backlog an alert that is over may go on in what is read next.
+        book.ledger.forget(min(self._newest, self._clock.now()) - _KEEP_S, frozenset(keep))
         return gone
 
     async def _on_assign(self, partitions: frozenset[TopicPartition]) -> None:
