@@ -148,15 +148,13 @@ class KafkaLog:
         return latest
 
     async def scan(self, topic: str) -> AsyncGenerator[Message, None]:
-        """Every readable message up to the end as it is at the start of the scan, in order within a partition."""
-        consumer = AIOKafkaConsumer(
-            **self._settings.connection(),
-            group_id=None,
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
-        )
+        """Every readable message up to the end as it is at the start of the scan, in order within a partition.
+
+        A transaction that is open hides all that lies behind its begin, also what is committed. The scan waits until
+        it is over: state that is read short of its end would be an old state.
+        """
+        consumer = self._consumer("read_committed")
+        patience_s = self._settings.request_timeout_s + self._settings.transaction_timeout_s
         try:
             ends = await self._rewound(consumer, topic)
             before: dict[KafkaPartition, int] = {}
@@ -172,7 +170,7 @@ class KafkaLog:
                 passed = {partition: await consumer.position(partition) for partition in ends}
                 ends = {partition: end for partition, end in ends.items() if passed[partition] < end}
                 idle, before = (idle + 1 if passed == before else 0), passed
-                if idle * _LOOK_S > self._settings.request_timeout_s:
+                if idle * _LOOK_S > patience_s:
                     raise TransientError(f"Kafka, scanning {topic}: the rest of it does not come")
         finally:
             await finish(consumer.stop(), _CLOSE_S)
@@ -185,10 +183,32 @@ class KafkaLog:
                 await consumer.start()
                 consumer.assign(partitions)
                 starts = await consumer.beginning_offsets(partitions)
-                ends: dict[KafkaPartition, int] = await consumer.end_offsets(partitions)
+                ends = await self._ends(partitions)
         for partition, start in starts.items():
             consumer.seek(partition, start)
         return {partition: end for partition, end in ends.items() if starts[partition] < end}
+
+    async def _ends(self, partitions: list[KafkaPartition]) -> dict[KafkaPartition, int]:
+        """The ends of `partitions` with what open transactions have written."""
+        consumer = self._consumer("read_uncommitted")
+        try:
+            await consumer.start()
+            consumer.assign(partitions)
+            ends: dict[KafkaPartition, int] = await consumer.end_offsets(partitions)
+            return ends
+        finally:
+            await finish(consumer.stop(), _CLOSE_S)
+
+    def _consumer(self, isolation_level: str) -> AIOKafkaConsumer:
+        """A consumer without a group, not started."""
+        return AIOKafkaConsumer(
+            **self._settings.connection(),
+            group_id=None,
+            enable_auto_commit=False,
+            isolation_level=isolation_level,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+        )
 
     def partitions(self, topic: str) -> int:
         if topic not in self._partitions:
