@@ -41,7 +41,12 @@ class Book:
         self.planning = asyncio.Lock()
 
     async def load(self, now: float) -> None:
-        """Rebuild everything from the log."""
+        """Rebuild everything from the log; what cannot be read becomes dead letters."""
+        if dead := await self.read(now):
+            await self._log.append(dead)
+
+    async def read(self, now: float) -> list[Message]:
+        """Rebuild everything from the log and write nothing; the dead letters for what could not be read."""
         table = await self._log.table(STATE)
         facts, ledger = Facts(table), Ledger()
         for key, value in table.items():
@@ -51,10 +56,9 @@ class Book:
         dead: list[Message] = []
         async for message in _ledger_messages(self._log.scan(ACTIONS), dead, now):
             ledger.add(message)
-        if dead:
-            await self._log.append(dead)
         self.facts, self.ledger = facts, ledger
         self.publish_gauges()
+        return dead
 
     async def record(self, message: ActionsMessage) -> None:
         """Append to the ledger; on return it is durable. TransientError: it may or may not be, try again."""

@@ -21,7 +21,7 @@ import msgspec
 from actions.action import Action, DriftError, Effect, Outcome
 from actions.book import Book
 from actions.calls import Backoff, within
-from actions.ledger import NOT_UNDONE, ActionState, action_id_for
+from actions.ledger import CURB_ITSELF, NOT_UNDONE, ActionState, action_id_for
 from actions.limits import raises_a_limit, refusal
 from actions.routing import Act, decide
 from actions.settings import ActionsSettings
@@ -253,7 +253,7 @@ class ActionWorker:
         last = attempts[-1].last
         if last.state == "shadow":
             return act.mode == "auto"
-        if last.state == "restored" and last.by == "curb":
+        if last.state == "restored" and last.by in CURB_ITSELF:
             has_rested = self._clock.now() >= last.at + self._settings.limits.cool_down_minutes * 60.0
             still_burns = alert.usd_per_hour > NORMAL_BURN * alert.expected_usd_per_hour
             return has_rested and alert.updated_at > last.at and still_burns

@@ -12,6 +12,10 @@ from stream.records import ActionsMessage, LedgerEntry, LedgerState, NoticeEntry
 OPEN: frozenset[LedgerState] = frozenset({"planned", "applied", "effective", "ineffective"})
 #: How the detail of a `failed` entry begins when the change may still be in force.
 NOT_UNDONE = "could not be undone: "
+#: Who ended a lease that the daemon did not end in time.
+REAPER = "curb-reaper"
+#: `by` of what Curb did by itself; anything else is a person.
+CURB_ITSELF = frozenset({"curb", REAPER})
 _IN_FORCE: frozenset[LedgerState] = frozenset({"applied", "effective", "ineffective"})
 
 

@@ -72,6 +72,29 @@ def run(config: ConfigOption = _DEFAULT) -> None:
     raise typer.Exit(asyncio.run(run_daemon(loaded)))
 
 
+@app.command()
+def reaper(
+    config: ConfigOption = _DEFAULT,
+    every: Annotated[float, typer.Option("--every", min=1, help="Seconds between two looks at the ledger.")] = 30.0,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0, help="Seconds a lease must be over; a daemon that runs is faster.")
+    ] = 120.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look once, for cron; exit code 1 when a lease is left.")
+    ] = False,
+) -> None:
+    """Give limits back when their lease is over, also while the daemon is dead. It never sets a limit of its own.
+
+    Run it beside the daemon, with the same configuration, where it does not die of the same cause. It needs the log
+    and the gateways.
+    """
+    from curb.reap import run_reaper
+
+    loaded = _load(config)
+    setup(loaded.logging.level, loaded.logging.format)
+    raise typer.Exit(asyncio.run(run_reaper(loaded, every_s=every, grace_s=grace, once=once)))
+
+
 @app.command("check-config")
 def check_config(config: ConfigOption = _DEFAULT) -> None:
     """Check a configuration and print every error with its YAML path and a hint. Exit code 2 when there is one."""

@@ -101,9 +101,13 @@ def _worker(
 
 def make_actions(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession) -> ActionsRunner:
     """The runner with every configured action and notifier."""
-    context = ActionContext(clock, http)
-    actions: dict[str, Action] = {a.name: a.build(context) for a in config.actions.actions}
-    return ActionsRunner(log, clock, config.actions, actions, make_notifiers(config, context))
+    actions, notifiers = make_action_map(config, clock, http), make_notifiers(config, ActionContext(clock, http))
+    return ActionsRunner(log, clock, config.actions, actions, notifiers)
+
+
+def make_action_map(config: CurbConfig, clock: Clock, http: aiohttp.ClientSession) -> dict[str, Action]:
+    """Every configured action by name."""
+    return {a.name: a.build(ActionContext(clock, http)) for a in config.actions.actions}
 
 
 def make_teller(

@@ -1,0 +1,120 @@
+"""The reaper: gives limits back whose lease is over while no daemon does it, and writes it down on the same ledger.
+
+It only ever undoes; it never plans, applies or extends anything. It reads the log without joining a group, so it can
+neither take the daemon's place nor hold it up. A living daemon ends its leases on time, and an action becomes the
+reaper's only `grace_s` after its end, so while a daemon lives the reaper finds nothing.
+
+Where both meet nevertheless (clocks that disagree, a daemon that just came back), nothing is harmed: undo is
+compare-and-swap, so whoever comes second finds the old value and has nothing to do, and the ledger says `restored`
+twice. A crash between undo and ledger is the same: the next pass finds the old value and writes `restored`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import msgspec
+
+from actions.action import Action, DriftError
+from actions.book import Book
+from actions.calls import Backoff, within
+from actions.ledger import NOT_UNDONE, REAPER, ActionState
+from stream.clock import Clock
+from stream.errors import PermanentError, TransientError
+from stream.log import Log
+from stream.records import LedgerEntry, LedgerState
+from stream.retry import RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+_POLICY = RetryPolicy(first_s=5.0, cap_s=120.0)
+
+
+class Reaper:
+    """Ends leases that have been over for `grace_s` seconds. `actions` by name; whoever built them closes them."""
+
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        actions: Mapping[str, Action],
+        *,
+        grace_s: float = 120.0,
+        call_timeout_s: float = 15.0,
+    ) -> None:
+        self._clock, self._actions = clock, actions
+        self._grace_s, self._call_timeout_s = grace_s, call_timeout_s
+        self._book = Book(log)
+        self._backoff = Backoff(clock, _POLICY)
+        #: Said once per process, for nothing changes until a person does something.
+        self._told: set[str] = set()
+
+    async def once(self) -> list[str]:
+        """One pass over the ledger; the ids of actions that are overdue and may still be in force after it.
+
+        TransientError when the log cannot be reached: call again later, whatever was done already.
+        """
+        await self._book.read(self._clock.now())
+        overdue = [state.last.action_id for state in self._book.ledger.actions() if self._is_overdue(state)]
+        return [action_id for action_id in overdue if not await self._end(action_id)]
+
+    def _is_overdue(self, state: ActionState) -> bool:
+        ends_at = state.last.lease_expires_at
+        may_be_in_force = state.is_open or state.is_stuck
+        return may_be_in_force and ends_at is not None and self._clock.now() >= ends_at + self._grace_s
+
+    async def _end(self, action_id: str) -> bool:
+        """False when the limit may still be in force."""
+        # Others before it may have taken long. If a daemon came back meanwhile it has ended the lease itself, and may
+        # even have acted anew on the same target: that is not for the reaper to undo.
+        await self._book.read(self._clock.now())
+        state = self._book.ledger.action(action_id)
+        if state is None or not self._is_overdue(state):
+            return True
+        entry = state.last
+        if state.is_stuck:
+            self._tell_once(entry, f"{entry.detail}; a person must look")
+            return False
+        action = self._actions.get(entry.plan.action)
+        if action is None:
+            self._tell_once(entry, f"the action {entry.plan.action!r} is no longer configured")
+            return False
+        if not self._backoff.is_due(action_id):
+            return False
+        outcome = await self._undo(action, entry)
+        if outcome is None:
+            return False
+        result, detail = outcome
+        await self._book.record(
+            msgspec.structs.replace(entry, state=result, at=self._clock.now(), by=REAPER, detail=detail)
+        )
+        said = logger.info if result == "restored" else logger.error
+        said(f"overdue lease: {result}", extra={"action_id": action_id, "what": entry.plan.summary, "detail": detail})
+        return result != "failed"
+
+    async def _undo(self, action: Action, entry: LedgerEntry) -> tuple[LedgerState, str] | None:
+        """State and detail for the ledger, or None: to be tried again in a later pass."""
+        try:
+            await within(action.undo(entry.plan, None), self._call_timeout_s, f"{entry.plan.action}.undo")
+        except DriftError as error:
+            return "drift", f"{error}; found {error.found}, left alone"
+        except PermanentError as error:
+            return "failed", f"{NOT_UNDONE}{error}"
+        except TransientError as error:
+            wait_s = self._backoff.failed(entry.action_id, error)
+            logger.warning(
+                "will try again",
+                extra={"action_id": entry.action_id, "error": str(error), "wait_s": round(wait_s, 1)},
+            )
+            return None
+        except Exception as error:  # a defect in one action must not keep other leases from ending
+            logger.exception("undo failed", extra={"action_id": entry.action_id})
+            self._backoff.failed(entry.action_id, error)
+            return None
+        return "restored", "the lease ended"
+
+    def _tell_once(self, entry: LedgerEntry, why: str) -> None:
+        if entry.action_id not in self._told:
+            self._told.add(entry.action_id)
+            logger.error("overdue lease cannot be ended", extra={"action_id": entry.action_id, "why": why})

@@ -1,0 +1,127 @@
+"""The daemon dies while it holds a limit; `curb reaper` gives it back, and the next daemon goes on from there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+
+from tests.acceptance.daemons import Daemon, curb, curb_json, free_port
+from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
+
+TOKEN, OLD_LIMIT, NEW_LIMIT = "ingest-token", 500, 5
+_CONFIG = """
+log: {{directory: {directory}}}
+http: {{port: {port}}}
+commit_interval_s: 0.1
+connectors:
+  - {{kind: usage_jsonl, name: meter, token: {token}}}
+detector:
+  bucket_s: 10
+  grace_s: 1
+  budgets: [{{name: per-key, scope: key, amount_usd: 0.1, period: day, thresholds: [100]}}]
+actions:
+  mode: auto
+  actions:
+    - {{kind: litellm_limits, name: throttle, base_url: "{url}", api_key: {admin}, new_principal_rpm: {limit}}}
+  routes:
+    - {{match: {{kind: [budget]}}, act: [throttle], lease_minutes: 0.4}}
+"""
+
+
+class World(NamedTuple):
+    gateway: LitellmAdmin
+    daemon: Daemon
+
+    def limit(self) -> int | None:
+        limit: int | None = self.gateway.keys["k"]["rpm_limit"]
+        return limit
+
+    async def reap(self, grace_s: int) -> tuple[int, str]:
+        return await curb("reaper", "-c", str(self.daemon.config), "--once", "--grace", str(grace_s))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    gateway, port, config = LitellmAdmin({"k": {"rpm_limit": OLD_LIMIT}}), free_port(), tmp_path / "curb.yaml"
+    async with TestServer(gateway.app()) as server:
+        values = {"url": str(server.make_url("/")), "admin": ADMIN_KEY, "limit": NEW_LIMIT, "token": TOKEN}
+        config.write_text(_CONFIG.format(directory=tmp_path / "data", port=port, **values), encoding="utf-8")
+        daemon = Daemon(config, port)
+        await daemon.start()
+        yield World(gateway, daemon)
+        await daemon.end()
+
+
+async def push(daemon: Daemon, name: str) -> None:
+    record = {"id": name, "charge_period_start": time.time() - 1, "effective_cost": 0.5, "requests": 1}
+    body = json.dumps(record | {"tags": {"team": "a", "project": "p", "api_key": "k"}})
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+        async with http.post(f"{daemon.url}/v1/ingest/meter", data=body) as answer:
+            assert answer.status == 200
+
+
+async def ledger(daemon: Daemon) -> list[tuple[str, str]]:
+    """(state, by) of the one action, in order; whether the burn fell is not asked here."""
+    config = ("-c", str(daemon.config))
+    (newest,) = await curb_json("actions", "list", "--all", *config)
+    life = await curb_json("actions", "show", newest["action_id"], *config)
+    return [
+        (each["state"], each.get("by", "curb")) for each in life if each["state"] not in ("effective", "ineffective")
+    ]
+
+
+@contextlib.asynccontextmanager
+async def running_reaper(daemon: Daemon) -> AsyncIterator[None]:
+    """`curb reaper` until the block is left, then SIGTERM."""
+    command = [sys.executable, "-m", "curb.cli", "reaper", "-c", str(daemon.config), "--every", "1", "--grace", "0"]
+    with daemon.config.with_suffix(".reaper").open("wb") as out:
+        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
+    try:
+        yield
+    finally:
+        process.terminate()
+        code = await process.wait()
+    assert code == 0
+
+
+async def test_a_limit_comes_back_while_the_daemon_is_dead(world: World) -> None:
+    daemon = world.daemon
+    await push(daemon, "first")
+    async with asyncio.timeout(60):
+        while world.limit() != NEW_LIMIT or "applied" not in str(await ledger(daemon)):
+            await asyncio.sleep(0.1)
+    await daemon.kill()
+
+    code, _ = await world.reap(grace_s=3600)
+    assert (code, world.limit()) == (0, NEW_LIMIT), "a lease that is not over is none of the reaper's business"
+    world.gateway.faults.next.append("500")
+    async with asyncio.timeout(90):
+        while (await world.reap(grace_s=0))[0] == 0:
+            await asyncio.sleep(0.1)
+    assert world.limit() == NEW_LIMIT, "the gateway was down for a moment"
+    async with running_reaper(daemon), asyncio.timeout(60):
+        while len(await ledger(daemon)) < 3:
+            await asyncio.sleep(0.1)
+    assert world.limit() == OLD_LIMIT
+    lived = [("planned", "curb"), ("applied", "curb"), ("restored", "curb-reaper")]
+    assert await ledger(daemon) == lived
+
+    await daemon.start()
+    await push(daemon, "second")
+    async with asyncio.timeout(30):  # it has folded the ledger, and in it what the reaper did
+        while daemon.log.read_text(encoding="utf-8").count('"open_leases": 0') < 2:
+            await asyncio.sleep(0.1)
+    assert await daemon.stop() == 0
+    assert await world.reap(grace_s=0) == (0, "")
+    assert await ledger(daemon) == lived
+    assert [body for _, body in world.gateway.updates] == [{"rpm_limit": NEW_LIMIT}, {"rpm_limit": OLD_LIMIT}]

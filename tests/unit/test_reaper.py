@@ -1,0 +1,199 @@
+"""The reaper: overdue limits come back without a daemon, once, whatever fails; nothing else is touched."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from actions.reaper import Reaper
+from stream.errors import PermanentError, TransientError
+from stream.log import Message
+from stream.topics import ACTIONS, DEAD_LETTER
+from tests.fakes.actions_house import ID1, ID2, House, later
+from tests.fakes.alerts import alert_message, an_alert
+
+LEASE_S, GRACE_S = 3600.0, 120.0
+OVERDUE_S = LEASE_S + GRACE_S
+
+
+@pytest.fixture
+async def house() -> House:
+    """A daemon throttled k1 for an hour and is dead since."""
+    house = House()
+    house.gate.limits["k1"] = 500
+    await house.runner.open()
+    await house.say(alert_message(an_alert()))
+    assert (house.states(), house.gate.limits["k1"]) == (["planned", "applied"], 10)
+    return house
+
+
+def reaper_of(house: House) -> Reaper:
+    return Reaper(house.log, house.clock, {"gate": house.gate}, grace_s=GRACE_S)
+
+
+async def test_an_overdue_limit_comes_back_once(house: House) -> None:
+    await house.clock.advance(OVERDUE_S)
+    reaper = reaper_of(house)
+    assert await reaper.once() == []
+    assert await reaper.once() == []
+    assert await reaper_of(house).once() == []
+    assert house.gate.limits["k1"] == 500
+    assert house.gate.calls == [("apply", "k1", 10), ("undo", "k1", 500)]
+    assert house.states() == ["planned", "applied", "restored"]
+    assert (house.ledger()[-1].by, house.ledger()[-1].detail) == ("curb-reaper", "the lease ended")
+
+
+async def test_a_lease_within_its_grace_belongs_to_the_daemon(house: House) -> None:
+    await house.clock.advance(OVERDUE_S - 1)
+    assert await reaper_of(house).once() == []
+    assert house.gate.limits["k1"] == 10
+    assert house.states() == ["planned", "applied"]
+    await house.runner.step()
+    assert house.states()[-1] == "restored"
+    await house.clock.advance(1)
+    assert await reaper_of(house).once() == []
+    assert house.ledger()[-1].by == "curb"
+
+
+async def test_a_plan_that_was_never_carried_out_is_closed() -> None:
+    house = House()
+
+    async def hook(point: str) -> None:
+        if point == "before apply":
+            raise TransientError("gateway down")
+
+    house.gate.hook = hook
+    await house.runner.open()
+    await house.say(alert_message(an_alert()))
+    await house.clock.advance(OVERDUE_S)
+    assert await reaper_of(house).once() == []
+    assert (house.states(), house.gate.calls) == (["planned", "restored"], [])
+
+
+async def test_what_somebody_changed_is_left_alone(house: House) -> None:
+    house.gate.limits["k1"] = 70
+    await house.clock.advance(OVERDUE_S)
+    assert await reaper_of(house).once() == []
+    assert house.gate.limits["k1"] == 70
+    assert house.states()[-1] == "drift"
+    assert "{'rpm': 70}" in house.ledger()[-1].detail
+
+
+async def test_a_gateway_that_is_down_is_tried_again_later(house: House) -> None:
+    tries = []
+
+    async def hook(point: str) -> None:
+        tries.append(point)
+        if len(tries) == 1:
+            raise TransientError("gateway down", retry_after=60)
+
+    house.gate.hook = hook
+    await house.clock.advance(OVERDUE_S)
+    reaper = reaper_of(house)
+    assert await reaper.once() == [ID1]
+    assert await reaper.once() == [ID1]
+    assert (tries, house.states()) == (["before undo"], ["planned", "applied"])
+    await house.clock.advance(60)
+    assert await reaper.once() == []
+    assert (house.gate.limits["k1"], house.states()[-1]) == (500, "restored")
+
+
+async def test_a_defect_in_one_action_holds_up_no_other(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    tags = {"team": "search", "project": "rank", "api_key": "k2"}
+    await house.say(alert_message(an_alert(alert_id="a2", fingerprint="f2", tags=tags)))
+    del house.gate.limits["k1"]
+    await house.clock.advance(OVERDUE_S)
+    with caplog.at_level(logging.ERROR):
+        assert await reaper_of(house).once() == [ID1]
+    assert house.gate.limits["k2"] == 500
+    assert "undo failed" in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["fail_next", "fail_after"])
+async def test_a_crash_between_undo_and_ledger_is_mended_by_the_next_pass(house: House, lost: str) -> None:
+    await house.clock.advance(OVERDUE_S)
+    setattr(house.log, lost, 1)
+    with pytest.raises(TransientError):
+        await reaper_of(house).once()
+    assert house.gate.limits["k1"] == 500
+    assert await reaper_of(house).once() == []
+    assert house.states() == ["planned", "applied", "restored"]
+    assert house.gate.calls == [("apply", "k1", 10), ("undo", "k1", 500)]
+
+
+async def test_a_refusal_is_written_once_and_stays_a_persons_business(house: House) -> None:
+    async def hook(point: str) -> None:
+        raise PermanentError("HTTP 403")
+
+    house.gate.hook = hook
+    await house.clock.advance(OVERDUE_S)
+    reaper = reaper_of(house)
+    assert await reaper.once() == [ID1]
+    assert await reaper.once() == [ID1]
+    assert house.states() == ["planned", "applied", "failed"]
+    assert house.ledger()[-1].detail == "could not be undone: HTTP 403"
+
+
+async def test_an_action_that_is_not_configured_any_more_is_named(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    await house.clock.advance(OVERDUE_S)
+    reaper = Reaper(house.log, house.clock, {}, grace_s=GRACE_S)
+    assert await reaper.once() == [ID1]
+    assert await reaper.once() == [ID1]
+    assert [record.message for record in caplog.records].count("overdue lease cannot be ended") == 1
+    assert house.states() == ["planned", "applied"]
+
+
+async def test_a_daemon_that_comes_back_goes_on_from_what_the_reaper_wrote(house: House) -> None:
+    await house.clock.advance(OVERDUE_S)
+    await reaper_of(house).once()
+    await house.restart()
+    await house.wait(60)
+    assert house.states() == ["planned", "applied", "restored"]
+    assert house.gate.calls == [("apply", "k1", 10), ("undo", "k1", 500)]
+    # It was Curb and no person who undid it, so an alert that goes on is acted on afresh.
+    await house.say(later(2, OVERDUE_S + 900))
+    await house.wait(900)
+    assert house.states(ID2) == ["planned", "applied"]
+
+
+async def test_a_daemon_that_lives_finds_the_limit_back_already(house: House) -> None:
+    """A reaper whose clock is ahead comes first; the daemon does not know and ends the lease in its turn."""
+    await house.clock.advance(OVERDUE_S)
+    await reaper_of(house).once()
+    await house.runner.step()
+    assert house.states() == ["planned", "applied", "restored", "restored"]
+    assert house.gate.calls == [("apply", "k1", 10), ("undo", "k1", 500)]
+
+
+async def test_a_daemon_that_comes_back_in_the_middle_of_a_pass_keeps_what_it_does(house: House) -> None:
+    """While the first undo takes its time, the daemon ends the second lease and acts anew on that key."""
+    tags = {"team": "search", "project": "rank", "api_key": "k2"}
+    second = an_alert(alert_id="a2", fingerprint="f2", tags=tags)
+    await house.say(alert_message(second))
+    await house.clock.advance(OVERDUE_S)
+    reaper = reaper_of(house)
+
+    async def hook(point: str) -> None:
+        house.gate.hook = nothing_more
+        await house.runner.step()
+        again = an_alert(alert_id="a3", fingerprint="f2", tags=tags, updated_at=house.clock.now())
+        await house.say(alert_message(again))
+
+    async def nothing_more(point: str) -> None:
+        return None
+
+    house.gate.hook = hook
+    assert await reaper.once() == []
+    assert house.gate.limits == {"k1": 500, "k2": 10}
+    assert [verb for verb, key, _ in house.gate.calls if key == "k2"] == ["apply", "undo", "apply"]
+
+
+async def test_it_reads_the_log_and_writes_nothing_else(house: House) -> None:
+    await house.log.append([Message(ACTIONS, b"not a record")])
+    reaper = reaper_of(house)
+    before = len(house.log.of(ACTIONS))
+    assert await reaper.once() == []
+    assert (len(house.log.of(ACTIONS)), house.log.of(DEAD_LETTER)) == (before, [])
