@@ -35,17 +35,28 @@ def instructions() -> list[tuple[str, str]]:
 # --- compose ------------------------------------------------------------------------------------------------------
 
 
-def test_compose_runs_kafka_curb_and_the_gateway() -> None:
+def test_compose_runs_kafka_curb_its_reaper_and_the_gateway() -> None:
     services = compose()["services"]
-    assert set(services) == {"kafka", "curb", "gateway"}
+    assert set(services) == {"kafka", "curb", "reaper", "gateway"}
     assert services["curb"]["depends_on"]["kafka"]["condition"] == "service_healthy"
     assert services["gateway"]["depends_on"]["curb"]["condition"] == "service_healthy"
 
 
-def test_every_service_of_compose_has_a_health_check() -> None:
+def test_the_reaper_lives_without_the_daemon_and_with_its_configuration() -> None:
+    services = compose()["services"]
+    reaper, curb = services["reaper"], services["curb"]
+    assert set(reaper["depends_on"]) == {"kafka"}, "it must start when curb cannot"
+    assert reaper["environment"] == curb["environment"]
+    assert reaper["command"] == ["reaper", "-c", "/etc/curb/curb.yaml"]
+    assert reaper["volumes"][0] == curb["volumes"][0]
+
+
+def test_every_service_of_compose_that_listens_has_a_health_check() -> None:
     dockerfile = dict(instructions())
-    without = [name for name, service in compose()["services"].items() if "healthcheck" not in service]
-    assert without == ["curb"], f"no health check: {without}"
+    services = compose()["services"]
+    without = [name for name, service in services.items() if "test" not in service.get("healthcheck", {})]
+    assert without == ["curb", "reaper"], f"no health check: {without}"
+    assert services["reaper"]["healthcheck"] == {"disable": True}, "nothing listens that could be asked"
     assert "/healthz" in dockerfile["HEALTHCHECK"], "curb's is the image's"
 
 
