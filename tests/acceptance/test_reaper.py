@@ -7,9 +7,10 @@ import contextlib
 import json
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -20,7 +21,7 @@ from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
 
 TOKEN, OLD_LIMIT, NEW_LIMIT = "ingest-token", 500, 5
 _CONFIG = """
-log: {{directory: {directory}}}
+log: {log}
 http: {{port: {port}}}
 commit_interval_s: 0.1
 connectors:
@@ -34,7 +35,7 @@ actions:
   actions:
     - {{kind: litellm_limits, name: throttle, base_url: "{url}", api_key: {admin}, new_principal_rpm: {limit}}}
   routes:
-    - {{match: {{kind: [budget]}}, act: [throttle], lease_minutes: 0.4}}
+    - {{match: {{kind: [budget]}}, act: [throttle], lease_minutes: 0.5}}
 """
 
 
@@ -51,11 +52,17 @@ class World(NamedTuple):
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """On the embedded log, or on what the test is parametrised with."""
+    log: dict[str, Any] = {"directory": str(tmp_path / "data")}
+    if request.param == "kafka":
+        broker = request.getfixturevalue("kafka_broker")
+        prefix = f"reaper-{uuid.uuid4().hex[:8]}-"
+        log = {"bootstrap_servers": broker.bootstrap, "topic_prefix": prefix, "partitions": 2}
     gateway, port, config = LitellmAdmin({"k": {"rpm_limit": OLD_LIMIT}}), free_port(), tmp_path / "curb.yaml"
     async with TestServer(gateway.app()) as server:
         values = {"url": str(server.make_url("/")), "admin": ADMIN_KEY, "limit": NEW_LIMIT, "token": TOKEN}
-        config.write_text(_CONFIG.format(directory=tmp_path / "data", port=port, **values), encoding="utf-8")
+        config.write_text(_CONFIG.format(log=json.dumps(log), port=port, **values), encoding="utf-8")
         daemon = Daemon(config, port)
         await daemon.start()
         yield World(gateway, daemon)
@@ -94,6 +101,9 @@ async def running_reaper(daemon: Daemon) -> AsyncIterator[None]:
     assert code == 0
 
 
+@pytest.mark.parametrize(
+    "world", [pytest.param("embedded"), pytest.param("kafka", marks=pytest.mark.real)], indirect=True
+)
 async def test_a_limit_comes_back_while_the_daemon_is_dead(world: World) -> None:
     daemon = world.daemon
     await push(daemon, "first")
@@ -116,10 +126,11 @@ async def test_a_limit_comes_back_while_the_daemon_is_dead(world: World) -> None
     lived = [("planned", "curb"), ("applied", "curb"), ("restored", "curb-reaper")]
     assert await ledger(daemon) == lived
 
+    said_before = len(daemon.log.read_text(encoding="utf-8"))
     await daemon.start()
     await push(daemon, "second")
     async with asyncio.timeout(30):  # it has folded the ledger, and in it what the reaper did
-        while daemon.log.read_text(encoding="utf-8").count('"open_leases": 0') < 2:
+        while '"open_leases": 0' not in daemon.log.read_text(encoding="utf-8")[said_before:]:
             await asyncio.sleep(0.1)
     assert await daemon.stop() == 0
     assert await world.reap(grace_s=0) == (0, "")
