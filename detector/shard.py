@@ -256,7 +256,7 @@ class Shard:
         bucket_s, due = self._settings.bucket_s, self._edge(time)
         if self._closed_until is None:
             first = self._arrivals.first_bucket
-            if first is None:
+            if first is None or time <= 0:  # nothing came, or not from every input yet
                 return []
             self._stream_since = max(float(first), self._since)
             self._closed_until = self._align(self._stream_since)

@@ -141,9 +141,11 @@ class Worker:
             self._process_held(behind.keys())
             if loop.time() < commit_at:
                 continue
+            # The time first, then whether all is read: what is appended in between was received later than `now`.
+            now = self._clock.now()
             behind = await reader.lag()
             due = loop.time() >= snapshot_at
-            await self._commit(reader, behind.keys(), self._clock.now(), snapshot=due)
+            await self._commit(reader, behind.keys(), now, snapshot=due)
             if not behind and self._partitions:
                 self.rounds += 1
             if due:

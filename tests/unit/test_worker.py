@@ -14,6 +14,7 @@ from stream.errors import TransientError
 from stream.log import Message, TopicPartition
 from stream.topics import ALERTS, SPEND, STATE
 from stream.worker import Worker
+from tests.fakes.memory_log import MemoryLog
 
 
 class RunningSum:
@@ -141,3 +142,50 @@ async def test_a_log_that_comes_back_is_read_on(tmp_path: Path) -> None:
     await run_until_read(log, 3)
     assert (await outputs(log))[0] == 3
     await log.close()
+
+
+async def test_time_never_passes_what_was_appended_while_the_log_was_asked_for_its_end() -> None:
+    clock = ManualClock(10.0)
+
+    class Seen:
+        time, read, passed = 0.0, [0.0], [0.0]
+
+        def process(self, message: Message) -> Sequence[Message]:
+            assert float(message.value) >= max(self.passed)
+            self.read.append(float(message.value))
+            return []
+
+        def flush(self, now: float | None) -> Sequence[Message]:
+            self.passed.append(now or 0.0)
+            return []
+
+        def snapshot(self) -> bytes:
+            return b"-"
+
+        def restore(self, data: bytes) -> None:
+            raise AssertionError
+
+    class LateAnswer(MemoryLog):
+        async def reader(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            inner = await super().reader(*args, **kwargs)
+            asked = inner.lag
+
+            async def lag() -> dict[TopicPartition, int]:
+                behind = await asked()
+                # The answer is on its way while a source appends what it has just received.
+                if clock.now() < 15:
+                    await clock.advance(1.0)
+                    await log.append([Message(SPEND, str(clock.now() - 0.5).encode())])
+                return behind
+
+            inner.lag = lag
+            return inner
+
+    log = LateAnswer(partitions=1)
+    stop = asyncio.Event()
+    worker = Worker(log, "g", [SPEND], lambda at: Seen(), clock, commit_interval_s=0.001)
+    task = asyncio.create_task(worker.run(stop))
+    while not task.done() and Seen.read[-1] < 14.5:
+        await asyncio.sleep(0)
+    stop.set()
+    await task
