@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from stream.codec import decode_lines, encode
+from stream.commands import read_commands
 from stream.dead_letters import dead_letter
 from stream.log import Message
 from stream.records import Alert, Command, Tier
@@ -87,7 +88,7 @@ def read_messages(messages: Iterable[Message], facts: Facts, *, now: float) -> l
             for alert in decode_lines(message.value, Alert, _on_bad(dead, message, now)):
                 _note_alert(alert, facts, draft)
         elif message.topic == COMMANDS:
-            for command in decode_lines(message.value, Command, _on_bad(dead, message, now)):
+            for command in read_commands(message.value, _on_bad(dead, message, now)):
                 if command.id not in ids:
                     ids.append(command.id)
                     _note_command(command, draft)

@@ -21,8 +21,9 @@ def blocks(notice: Notice) -> list[Block]:
     parts: list[Block | None] = [
         {"type": "header", "text": _plain(wording.title(alert), _HEADER_MAX)},
         {"type": "section", "fields": [_field(label, value) for label, value in wording.figures(alert)]},
-        _cause(notice),
+        _reason(notice),
         _causes(notice),
+        _explanation(notice),
         *(block for entry in wording.newest_per_action(notice)[-10:] for block in _step(entry)),
         None if notice.ledger else {"type": "section", "text": _plain("Curb has not changed anything.", _SECTION_MAX)},
         _ids(notice),
@@ -70,14 +71,24 @@ def _field(label: str, value: str) -> Block:
     return _mrkdwn(f"*{label}*\n{escape(value)}")
 
 
-def _cause(notice: Notice) -> Block | None:
-    explanation = wording.clean(notice.alert.explanation, 500)
-    return {"type": "section", "text": _plain(explanation, _SECTION_MAX)} if explanation else None
+def _reason(notice: Notice) -> Block | None:
+    """Why it counts, which is the first thing to know after the money."""
+    reason = wording.reason(notice.alert)
+    return {"type": "section", "text": _plain(f"Why: {reason}", _SECTION_MAX)} if reason else None
 
 
 def _causes(notice: Notice) -> Block | None:
     lines = [f"• {code(line)}" for line in wording.causes(notice.alert)]
-    return {"type": "section", "text": _mrkdwn("*Cause*\n" + "\n".join(lines))} if lines else None
+    return {"type": "section", "text": _mrkdwn("*Where it comes from*\n" + "\n".join(lines))} if lines else None
+
+
+def _explanation(notice: Notice) -> Block | None:
+    """The whole sentence; small where what matters of it is above it."""
+    explanation = wording.clean(notice.alert.explanation, 800)
+    if not explanation:
+        return None
+    text = _plain(explanation, _SECTION_MAX)
+    return {"type": "context", "elements": [text]} if notice.alert.reason else {"type": "section", "text": text}
 
 
 def _step(entry: LedgerEntry) -> list[Block]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from actions.notifier import Notice
 from stream.records import Alert, LedgerEntry
 
-_LONGEST_VALUE = 80
+_LONGEST_VALUE, _LONGEST_REASON, _MOST_CAUSES = 80, 400, 5
 _KINDS = {
     "runaway": "Runaway spend",
     "abusive": "Abusive use",
@@ -15,7 +15,6 @@ _KINDS = {
     "idle": "Paid but idle",
     "growth": "Growth",
     "budget": "Budget",
-    "new_principal": "New spender",
     "pricing": "Pricing hole",
     "feed": "Feed problem",
 }
@@ -68,6 +67,8 @@ def figures(alert: Alert) -> list[tuple[str, str]]:
     ]
     if alert.status == "firing":
         pairs.append(("Cost of waiting one hour", usd(excess_rate)))
+    if alert.confidence > 0:
+        pairs.append(("Confidence", f"{alert.confidence:.0%}"))
     if alert.budget is not None:
         budget = alert.budget
         spent = f"{usd(budget.spent_usd)} of {usd(budget.amount_usd)}"
@@ -75,12 +76,20 @@ def figures(alert: Alert) -> list[tuple[str, str]]:
     return [*pairs, ("Money", alert.money)]
 
 
+def reason(alert: Alert) -> str:
+    """What was seen and why it counts, as a sentence; empty where the alert does not say."""
+    words = clean(alert.reason, _LONGEST_REASON).strip()
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "…")) else ".") if words else ""
+
+
 def causes(alert: Alert) -> list[str]:
-    """One line per cause: what explains which part of the excess."""
+    """One line per cause: which part of the subject explains how much of the excess; none where no part stands out."""
     lines = []
-    for cause in alert.causes[:5]:
-        tags = " ".join(f"{clean(key)}={clean(value)}" for key, value in cause.tags.items())
-        lines.append(f"{tags}: {usd(cause.excess_usd)} ({cause.share:.0%})")
+    for cause in alert.causes[:_MOST_CAUSES]:
+        own = {key: value for key, value in cause.tags.items() if alert.tags.get(key) != value}
+        if own:
+            tags = " ".join(f"{clean(key)}={clean(value)}" for key, value in own.items())
+            lines.append(f"{tags}: {usd(cause.excess_usd)} ({cause.share:.0%})")
     return lines
 
 
@@ -112,7 +121,9 @@ def plain_lines(notice: Notice) -> list[str]:
     alert = notice.alert
     lines = [title(alert), "  " + "  ".join(f"{label}: {value}" for label, value in figures(alert))]
     if alert.explanation:
-        lines.append("  " + clean(alert.explanation, 500))
+        lines.append("  " + clean(alert.explanation, 800))
+    elif alert.reason:
+        lines.append("  " + reason(alert))
     lines += [f"  cause {line}" for line in causes(alert)]
     for entry in newest_per_action(notice):
         lease = f"; until {utc(entry.lease_expires_at)}" if in_force(entry) and entry.lease_expires_at else ""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from connectors.connector import Batch
 from connectors.validate import DEFAULT_LIMITS, Limits, validate
 from stream.codec import encode_lines
+from stream.commands import knowledge_message
 from stream.log import Log, Message
 from stream.records import CostRecord, GpuRecord, SpendRecord
 from stream.topics import COSTS, GPU, USAGE
@@ -27,15 +28,16 @@ class Appended(NamedTuple):
 
 
 async def append_batch(log: Log, batch: Batch, *, source: str, at: float, limits: Limits = DEFAULT_LIMITS) -> Appended:
-    """Let the batch through the door and append it, records and dead letters in one call.
+    """Let the batch through the door and append it: records, plans and dead letters in one call.
 
     Returns after the append did. Raises TransientError while the log cannot be reached.
     """
     batch = validate(batch, source=source, at=at, limits=limits)
-    messages = [*record_messages(batch.records, source=source, log=log), *batch.dead]
+    plans = [knowledge_message(plan) for plan in batch.plans]
+    messages = [*plans, *record_messages(batch.records, source=source, log=log), *batch.dead]
     if messages:
         await log.append(messages)
-    return Appended(len(batch.records), len(batch.dead))
+    return Appended(len(batch.records) + len(plans), len(batch.dead))
 
 
 def record_messages(records: Sequence[SpendRecord], *, source: str, log: Log) -> list[Message]:

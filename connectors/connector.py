@@ -9,7 +9,7 @@ import aiohttp
 
 from stream.clock import Clock
 from stream.log import Message
-from stream.records import SpendRecord
+from stream.records import PlannedActivity, SpendRecord
 
 if TYPE_CHECKING:
     from connectors.prices import PriceBook
@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     dead: Sequence[Message] = ()
     #: Where each record was read, parallel to `records`; goes into the dead letter when the door refuses the record.
     locations: Sequence[str] = ()
+    #: Work that was announced in the source; goes to the commands topic.
+    plans: Sequence[PlannedActivity] = ()
 
 
 @runtime_checkable

@@ -111,7 +111,8 @@ def _authorised(request: web.Request, token: SecretStr) -> bool:
 
 
 def _nothing_readable(batch: Batch) -> bool:
-    return bool(batch.dead) and not batch.records and all(_reason(letter) in _UNREADABLE for letter in batch.dead)
+    nothing = not batch.records and not batch.plans
+    return bool(batch.dead) and nothing and all(_reason(letter) in _UNREADABLE for letter in batch.dead)
 
 
 def _reason(letter: Message) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple
@@ -12,12 +12,10 @@ import msgspec
 from connectors.connector import Batch
 from connectors.decode import Letters, Rejected, decode
 from connectors.prices import PriceBook
-from connectors.validate import validate
+from connectors.validate import check_plan, validate
 from stream.clock import WallClock
-from stream.log import Message
-from stream.records import GpuRecord, SpendRecord, UsageRecord
+from stream.records import GpuRecord, PlannedActivity, SpendRecord, UsageRecord
 
-logger = logging.getLogger(__name__)
 DEFAULT_LINE_BYTES = 1024 * 1024
 #: DCGM's "no value" for 64-bit integers, and all that lies above any real reading.
 _BLANK = 9.2e18
@@ -26,11 +24,11 @@ _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class LineFormat(NamedTuple):
-    """How one line becomes a record; None means that the line is no spend and is passed over."""
+    """How one line becomes a record of spend, or of work that is planned."""
 
     name: str
     decoder: msgspec.json.Decoder[Any]
-    record: Callable[[Any, str, float], SpendRecord | None]
+    record: Callable[[Any, str, float], SpendRecord | PlannedActivity]
 
 
 def parse_lines(
@@ -49,7 +47,8 @@ def parse_lines(
     """
     records: list[SpendRecord] = []
     locations: list[str] = []
-    letters, skipped = Letters(source, at), 0
+    plans: list[PlannedActivity] = []
+    letters = Letters(source, at)
     for number, line in enumerate(lines, first_line):
         if not line or line.isspace():
             continue
@@ -61,14 +60,14 @@ def parse_lines(
             letters.add(event, location=f"{location}:{number}", content=line)
             continue
         record = form.record(event, source, at)
-        if record is None:
-            skipped += 1
-            continue
-        records.append(record)
-        locations.append(f"{location}:{number}")
-    if skipped:
-        logger.info("lines that are no spend passed over", extra={"source": source, "lines": skipped})
-    return Batch(records, cursor="", dead=letters.messages(), locations=locations)
+        if not isinstance(record, PlannedActivity):
+            records.append(record)
+            locations.append(f"{location}:{number}")
+        elif rejected := check_plan(record):
+            letters.add(rejected, location=f"{location}:{number}", content=line)
+        else:
+            plans.append(record)
+    return Batch(records, cursor="", dead=letters.messages(), locations=locations, plans=plans)
 
 
 def too_long(max_line_bytes: int) -> Rejected:
@@ -103,14 +102,20 @@ class _Gpu(msgspec.Struct, tag_field="src", tag="gpu"):
 
 
 class _Plan(msgspec.Struct, tag_field="src", tag="plan"):
-    """An announcement, no spend."""
+    """Work announced at `ts`; no spend."""
 
     ts: _Moment
+    tags: dict[str, str]
+    start: _Moment
+    end: _Moment
+    max_usd: float
+    id: str = ""
+    reason: str = ""
 
 
-def _stream_record(event: _Llm | _Gpu | _Plan, source: str, at: float) -> SpendRecord | None:
+def _stream_record(event: _Llm | _Gpu | _Plan, source: str, at: float) -> SpendRecord | PlannedActivity:
     if isinstance(event, _Plan):
-        return None
+        return _planned(event, source, at)
     received_at = at if event.recv is None else min(event.recv.timestamp(), at)
     if isinstance(event, _Gpu):
         return GpuRecord(
@@ -139,6 +144,21 @@ def _stream_record(event: _Llm | _Gpu | _Plan, source: str, at: float) -> SpendR
     )
 
 
+def _planned(event: _Plan, source: str, at: float) -> PlannedActivity:
+    """Without an id, the same announcement has the same one wherever it is read again."""
+    said = msgspec.json.encode([event.ts, sorted(event.tags.items()), event.start, event.end, event.max_usd])
+    return PlannedActivity(
+        id=event.id or f"plan-{hashlib.sha256(said).hexdigest()[:16]}",
+        at=min(event.ts.timestamp(), at),
+        tags=event.tags,
+        start=event.start.timestamp(),
+        end=event.end.timestamp(),
+        max_usd=event.max_usd,
+        reason=event.reason,
+        by=source,
+    )
+
+
 def _unless_blank(value: float | None) -> float | None:
     return None if value is not None and value > _BLANK else value
 
@@ -148,15 +168,14 @@ EVENT_STREAM = LineFormat("event_stream", msgspec.json.Decoder(_Llm | _Gpu | _Pl
 
 def parse_event_stream(
     lines: Iterable[bytes], *, source: str, location: str, at: float | None = None, first_line: int = 1
-) -> tuple[list[SpendRecord], list[Message]]:
-    """Validated records of recorded lines, and the dead letters of the others; for replays without a log.
+) -> Batch:
+    """What recorded lines hold, validated, and the dead letters of the others; for replays without a log.
 
     `at` bounds the recorded receipt times and dates the dead letters (epoch seconds; None is now).
     """
     now = WallClock().now() if at is None else at
     batch = parse_lines(lines, EVENT_STREAM, source=source, location=location, at=now, first_line=first_line)
-    batch = validate(batch, source=source, at=now)
-    return list(batch.records), list(batch.dead)
+    return validate(batch, source=source, at=now)
 
 
 # --- curb -----------------------------------------------------------------------------------------------------------

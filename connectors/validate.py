@@ -11,7 +11,8 @@ from typing import NamedTuple
 from connectors.connector import Batch
 from connectors.decode import Letters, Rejected
 from stream.codec import encode
-from stream.records import CostRecord, GpuRecord, SpendRecord, UsageRecord
+from stream.commands import refusal
+from stream.records import CostRecord, GpuRecord, PlannedActivity, SpendRecord, UsageRecord
 
 #: 2015-01-01T00:00:00Z: no gateway or bill Curb reads is older.
 OLDEST = 1_420_070_400.0
@@ -78,6 +79,14 @@ def check(record: SpendRecord, *, limits: Limits = DEFAULT_LIMITS) -> Rejected |
     record.tags = clean_tags(record.tags)
     record.request_model = shorten(clean(record.request_model), MAX_VALUE_CHARS)
     return None
+
+
+def check_plan(plan: PlannedActivity) -> Rejected | None:
+    """Why announced work is refused, or None; its texts are cleaned in place."""
+    plan.id, plan.tags = shorten(clean(plan.id), MAX_ID_CHARS), clean_tags(plan.tags)
+    plan.reason = shorten(clean(plan.reason), MAX_VALUE_CHARS)
+    why = refusal(plan)
+    return None if why is None else Rejected("invalid", why)
 
 
 def _floats(record: SpendRecord) -> Iterator[tuple[str, float]]:

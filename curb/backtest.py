@@ -7,8 +7,9 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -18,15 +19,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from connectors.usage_jsonl import parse_event_stream
+from curb.scoring import fired, has_labels, read_labels, score, score_lines
 from curb.status import iso
 from detector.pipeline import Pipeline
 from detector.settings import DetectorSettings
 from stream.codec import encode_lines
-from stream.records import Alert, GpuRecord, SpendRecord
-from stream.topics import GPU, USAGE
+from stream.records import Alert, GpuRecord, PlannedActivity, SpendRecord, UsageRecord
+from stream.topics import COMMANDS, GPU, USAGE
 
 #: Events looked at to find the step of a stream.
 _PROBE = 5000
+_Event = SpendRecord | PlannedActivity
 _TIER_RANK = {"digest": 0, "notice": 1, "page": 2}
 
 
@@ -39,6 +42,10 @@ class Backtest:
     unreadable: int = 0
     seconds: float = 0.0
     bucket_s: int = 60
+    #: When the last of what happened was over, epoch seconds; records may have come later.
+    end: float = 0.0
+    #: As it stands at the end of the stream.
+    pipeline: Pipeline | None = None
     alerts: dict[str, AlertLife] = field(default_factory=dict)
 
 
@@ -48,19 +55,30 @@ class AlertLife:
 
     first: Alert
     last: Alert
-    #: Event time at which the tier became page, None if it never did.
-    paged_at: float | None
     tier: str
+    #: Event times at which it became a notice or a page, and a page; None if it never did.
+    noticed_at: float | None = None
+    paged_at: float | None = None
+
+    def follow(self, alert: Alert) -> None:
+        """Take in the next revision."""
+        self.last = alert
+        if alert.tier != "digest" and self.noticed_at is None:
+            self.noticed_at = alert.updated_at
+        if alert.tier == "page" and self.paged_at is None:
+            self.paged_at = alert.updated_at
+        self.tier = max(self.tier, alert.tier, key=_TIER_RANK.__getitem__)
 
     def row(self) -> dict[str, Any]:
-        """One line of the output file. `tier` is the highest it reached; `fired_at` is when it opened."""
+        """One line of the output file. `tier` is the highest it reached; `fired_at` is when people were first told."""
         last = self.last
         return {
             "alert_id": last.alert_id,
             "fingerprint": last.fingerprint,
             "kind": last.kind,
             "tier": self.tier,
-            "fired_at": iso(self.first.fired_at),
+            "fired_at": iso(self.noticed_at or self.first.fired_at),
+            "noticed_at": iso(self.noticed_at),
             "paged_at": iso(self.paged_at),
             "resolved_at": iso(last.resolved_at),
             "tags": last.tags,
@@ -97,43 +115,62 @@ def replay(path: Path, settings: DetectorSettings, bucket_s: int = 0, progress: 
     file = events_file(path)
     if bucket_s == 0:
         with file.open("rb") as raw:
-            bucket_s = stream_step(islice(_records(raw, file, Backtest()), _PROBE))
+            probe = islice(_events(raw, file, Backtest()), _PROBE)
+            bucket_s = stream_step(event for event in probe if isinstance(event, SpendRecord))
     settings = settings.model_validate({**settings.model_dump(), "bucket_s": bucket_s})
     result = Backtest(bucket_s=bucket_s)
     pipeline = Pipeline(settings)
     started = time.perf_counter()
     with file.open("rb") as raw:
-        _feed(pipeline, settings, _records(raw, file, result), result, lambda: progress and progress(raw.tell()))
-    result.seconds = time.perf_counter() - started
+        _feed(pipeline, settings, _events(raw, file, result), result, lambda: progress and progress(raw.tell()))
+    _forget_the_end(result)
+    result.seconds, result.pipeline = time.perf_counter() - started, pipeline
     return result
 
 
-def _records(raw: IO[bytes], file: Path, result: Backtest) -> Iterator[SpendRecord]:
+def _events(raw: IO[bytes], file: Path, result: Backtest) -> Iterator[_Event]:
     lines: Any = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
     while chunk := lines.readlines(1 << 20):
-        records, dead = parse_event_stream(chunk, source="backtest", location=file.name)
-        result.unreadable += len(dead)
-        yield from records
+        batch = parse_event_stream(chunk, source="backtest", location=file.name)
+        result.unreadable += len(batch.dead)
+        kinds: tuple[Sequence[_Event], ...] = (batch.plans, batch.records)
+        yield from merge(*kinds, key=_arrival)
+
+
+def _arrival(event: _Event) -> float:
+    """When it came to be known, epoch seconds."""
+    return event.at if isinstance(event, PlannedActivity) else event.received_at
+
+
+def _forget_the_end(result: Backtest) -> None:
+    """What is over is the recording, not the feed; late records make time run on behind its end."""
+    ended = [i for i, life in result.alerts.items() if life.first.kind == "feed" and life.first.fired_at > result.end]
+    for alert_id in ended:
+        del result.alerts[alert_id]
 
 
 def _feed(
-    pipeline: Pipeline, settings: DetectorSettings, records: Iterator[SpendRecord], result: Backtest, tell: Any
+    pipeline: Pipeline,
+    settings: DetectorSettings,
+    events: Iterator[_Event],
+    result: Backtest,
+    tell: Any,
 ) -> None:
     bucket_s, grace_s = settings.bucket_s, settings.grace_s
-    batch: list[SpendRecord] = []
+    batch: list[_Event] = []
     close_at = -math.inf
-    for record in records:
-        if record.received_at >= close_at:
+    for event in events:
+        if _arrival(event) >= close_at:
             # Everything received before the next bucket may close goes in first, then time moves on.
             _flush(pipeline, batch, result)
             if close_at > -math.inf:
                 pipeline.tick(close_at)
-            close_at = _next_close(record.received_at, bucket_s, grace_s)
+            close_at = _next_close(_arrival(event), bucket_s, grace_s)
             if close_at - bucket_s > -math.inf:
                 pipeline.tick(close_at - bucket_s)
             _collect(pipeline, result)
             tell()
-        batch.append(record)
+        batch.append(event)
     _flush(pipeline, batch, result)
     if close_at > -math.inf:
         pipeline.tick(close_at + bucket_s)
@@ -145,11 +182,13 @@ def _next_close(at: float, bucket_s: int, grace_s: float) -> float:
     return (math.floor((at - grace_s) / bucket_s) + 1) * bucket_s + grace_s
 
 
-def _flush(pipeline: Pipeline, batch: list[SpendRecord], result: Backtest) -> None:
-    for topic in (USAGE, GPU):
-        part = [record for record in batch if isinstance(record, GpuRecord) == (topic == GPU)]
+def _flush(pipeline: Pipeline, batch: list[_Event], result: Backtest) -> None:
+    for topic, kind in ((COMMANDS, PlannedActivity), (USAGE, UsageRecord), (GPU, GpuRecord)):
+        part = [event for event in batch if isinstance(event, kind)]
         if part:
             pipeline.feed(encode_lines(part), topic)
+    started = (event.charge_period_start for event in batch if not isinstance(event, PlannedActivity))
+    result.end = max(result.end, max(started, default=0.0) + result.bucket_s)
     result.events += len(batch)
     batch.clear()
 
@@ -159,12 +198,8 @@ def _collect(pipeline: Pipeline, result: Backtest) -> None:
     for alert in pipeline.alerts:
         life = result.alerts.get(alert.alert_id)
         if life is None:
-            life = result.alerts[alert.alert_id] = AlertLife(alert, alert, None, alert.tier)
-        life.last = alert
-        if alert.tier == "page" and life.paged_at is None:
-            life.paged_at = alert.updated_at
-        if _TIER_RANK[alert.tier] > _TIER_RANK[life.tier]:
-            life.tier = alert.tier
+            life = result.alerts[alert.alert_id] = AlertLife(alert, alert, alert.tier)
+        life.follow(alert)
 
 
 def run_backtest(path: Path, out: Path, settings: DetectorSettings, bucket_s: int, console: Console) -> Backtest:
@@ -187,4 +222,8 @@ def run_backtest(path: Path, out: Path, settings: DetectorSettings, bucket_s: in
     if result.unreadable:
         console.print(f"{result.unreadable:,} lines could not be read or counted and were left out", style="yellow")
     console.print(f"{len(result.alerts)} alerts ({tiers}) written to {out}")
+    if path.is_dir() and has_labels(path):
+        rows = [life.row() for life in result.alerts.values()]
+        for line in score_lines(score(read_labels(path), fired(rows))):
+            console.print(line, markup=False)
     return result

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from curb import offline, render
-from curb.config import CurbConfig, load_file
-from curb.config_errors import ConfigErrors
+from curb import explain, knowledge, offline, render
+from curb.asking import ConfigOption, JsonOption, ask, load, person
+from curb.budgets import app as budgets_app
+from curb.config import CurbConfig
 from curb.logs import setup
 from stream.errors import PermanentError, TransientError
-
-T = TypeVar("T")
 
 app = typer.Typer(
     name="curb",
@@ -36,30 +33,10 @@ If anything looks wrong: [bold]curb halt[/bold] stops new actions at once; lease
 )
 actions_app = typer.Typer(no_args_is_help=True, help="What Curb did, would do, and how to take it back.")
 app.add_typer(actions_app, name="actions")
+app.add_typer(budgets_app, name="budgets")
 
 console = Console()
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", envvar="CURB_CONFIG", help="The configuration file (YAML).", show_default=True)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for other programs.")]
 _DEFAULT = Path("curb.yaml")
-
-
-def _load(path: Path) -> CurbConfig:
-    try:
-        return load_file(path)
-    except ConfigErrors as errors:
-        typer.echo(f"{path}: {errors}", err=True)
-        raise typer.Exit(2) from None
-
-
-def _ask(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work` on the log; a log that cannot be read is one line and exit code 1."""
-    try:
-        return asyncio.run(work)
-    except (PermanentError, TransientError) as error:
-        typer.echo(f"curb: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -67,7 +44,7 @@ def run(config: ConfigOption = _DEFAULT) -> None:
     """Run the daemon until SIGTERM or Ctrl-C; it then drains and leaves nothing half done."""
     from curb.run import run_daemon
 
-    loaded = _load(config)
+    loaded = load(config)
     setup(loaded.logging.level, loaded.logging.format)
     raise typer.Exit(asyncio.run(run_daemon(loaded)))
 
@@ -90,7 +67,7 @@ def reaper(
     """
     from curb.reap import run_reaper
 
-    loaded = _load(config)
+    loaded = load(config)
     setup(loaded.logging.level, loaded.logging.format)
     raise typer.Exit(asyncio.run(run_reaper(loaded, every_s=every, grace_s=grace, once=once)))
 
@@ -98,7 +75,7 @@ def reaper(
 @app.command("check-config")
 def check_config(config: ConfigOption = _DEFAULT) -> None:
     """Check a configuration and print every error with its YAML path and a hint. Exit code 2 when there is one."""
-    loaded = _load(config)
+    loaded = load(config)
     render.config_summary(console, config, loaded)
 
 
@@ -131,9 +108,9 @@ def replay(
     """
     from curb.replay import run_replay
 
-    loaded = _load(config)
+    loaded = load(config)
     setup("warning", "text")
-    raise typer.Exit(_ask(run_replay(loaded, source, form, console, tell=notify)))
+    raise typer.Exit(ask(run_replay(loaded, source, form, console, tell=notify)))
 
 
 @app.command()
@@ -151,7 +128,7 @@ def backtest(
     from curb.backtest import run_backtest
 
     setup("error", "text")  # what cannot be read is counted in the summary, not told line by line
-    settings = _load(config).detector if config else CurbConfig().detector
+    settings = load(config).detector if config else CurbConfig().detector
     try:
         run_backtest(directory, out, settings, bucket_s, console)
     except (OSError, ValueError) as error:
@@ -162,7 +139,7 @@ def backtest(
 @app.command()
 def status(config: ConfigOption = _DEFAULT, json_lines: JsonOption = False) -> None:
     """How the running daemon is doing: freshness, who spends, budgets, what fires, what Curb holds."""
-    loaded = _load(config)
+    loaded = load(config)
     try:
         found = asyncio.run(offline.daemon_status(loaded))
     except offline.NotReachableError as error:
@@ -178,7 +155,7 @@ def alerts(
     json_lines: JsonOption = False,
 ) -> None:
     """Alerts on the log, most dollars at risk first; works with the daemon up or down."""
-    view = _ask(offline.load_view(_load(config)))
+    view = ask(offline.load_view(load(config)))
     render.alerts(console, list(view.alerts.values()) if every else view.firing(), json_lines)
 
 
@@ -189,7 +166,7 @@ def spend(
     json_lines: JsonOption = False,
 ) -> None:
     """Total dollars per series of a scope, added up from the log; works with the daemon up or down."""
-    totals = _ask(offline.spend_totals(_load(config), scope))
+    totals = ask(offline.spend_totals(load(config), scope))
     render.spend(console, totals, json_lines)
 
 
@@ -200,7 +177,7 @@ def actions_list(
     json_lines: JsonOption = False,
 ) -> None:
     """Actions in force or planned; with --all every one on the ledger."""
-    view = _ask(offline.load_view(_load(config)))
+    view = ask(offline.load_view(load(config)))
     entries = [e[-1] for e in view.actions.values() if every or e[-1].state in render.OPEN_STATES]
     render.actions(console, entries, json_lines)
 
@@ -212,7 +189,7 @@ def actions_show(
     json_lines: JsonOption = False,
 ) -> None:
     """The whole life of one action from the ledger: plan, before, after, lease, effect, who."""
-    view = _ask(offline.load_view(_load(config)))
+    view = ask(offline.load_view(load(config)))
     if action_id not in view.actions:
         typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
         raise typer.Exit(1)
@@ -225,12 +202,39 @@ def actions_undo(
     config: ConfigOption = _DEFAULT,
 ) -> None:
     """Take an action back now. Only values that are still Curb's are restored; anything else is reported as drift."""
-    loaded = _load(config)
-    view = _ask(offline.load_view(loaded))
+    loaded = load(config)
+    view = ask(offline.load_view(loaded))
     if action_id not in view.actions:
         typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
         raise typer.Exit(1)
     _command(loaded, "undo", {"action_id": action_id}, "undo asked for; the daemon does it at once when it runs")
+
+
+@app.command()
+def forecast(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Recorded events, a directory or a file. Default: the running daemon, or its log."),
+    ] = None,
+    config: ConfigOption = _DEFAULT,
+    scope: Annotated[str, typer.Option("--scope", help="Which scope's series.")] = "team",
+    top: Annotated[int, typer.Option("--top", min=1, help="How many, most dollars first.")] = 20,
+    quick: Annotated[bool, typer.Option("--quick", help="No fits (Holt-Winters, Prophet): an answer at once.")] = False,
+    chart: Annotated[Path | None, typer.Option("--chart", help="Write a PNG of the first four here.")] = None,
+    json_lines: JsonOption = False,
+) -> None:
+    """What each tag will have cost at the end of its period, within which bounds, and when its budget is passed."""
+    from curb.forecast_command import run_forecast
+
+    loaded = CurbConfig() if source is not None and not config.exists() else load(config)
+    try:
+        code = run_forecast(
+            loaded, source, scope=scope, top=top, quick=quick, chart=chart, json_lines=json_lines, console=console
+        )
+    except (OSError, PermanentError, TransientError) as error:
+        typer.echo(f"forecast: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -239,25 +243,22 @@ def halt(
     reason: Annotated[str, typer.Option("--reason", help="Kept on the log.")] = "",
 ) -> None:
     """Kill switch: no new action from now on, also after a restart. What is in force still ends with its lease."""
-    _command(_load(config), "halt", {"reason": reason}, "halted: nothing new is throttled until `curb resume`")
+    _command(load(config), "halt", {"reason": reason}, "halted: nothing new is throttled until `curb resume`")
 
 
 @app.command()
 def resume(config: ConfigOption = _DEFAULT) -> None:
     """Lift the kill switch."""
-    _command(_load(config), "resume", {}, "resumed")
+    _command(load(config), "resume", {}, "resumed")
 
 
 def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> None:
-    _ask(offline.send_command(config, kind, args, by=_person()))
+    ask(offline.send_command(config, kind, args, by=person()))
     typer.echo(said)
 
 
-def _person() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container user without a name
-        return "unknown"
+knowledge.register(app)
+explain.register(app)
 
 
 def main() -> None:

@@ -13,12 +13,16 @@ from aiohttp import web
 
 from curb import wiring
 from curb.config import CurbConfig, EmbeddedSettings
+from curb.forecast_runner import ForecastRunner
 from curb.http_api import make_app
 from curb.view import View
 from detector.shard import Shard
 from stream.clock import Clock, WallClock
+from stream.codec import encode
 from stream.embedded_log import EmbeddedLog
-from stream.log import Log
+from stream.log import Log, Message
+from stream.records import Alert
+from stream.topics import ALERTS
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Daemon:
         self._stop_rooms = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.http: aiohttp.ClientSession | None = None
+        self.forecasts: ForecastRunner | None = None
         self._web: web.AppRunner | None = None
 
     async def open(self) -> None:
@@ -57,6 +62,8 @@ class Daemon:
         self.rollup = wiring.make_rollup(self.config, self.log, self.clock)
         self.detector = wiring.make_detector(self.config, self.log, self.clock)
         self.actions = wiring.make_actions(self.config, self.log, self.clock, self.http)
+        detector = self.config.detector
+        self.forecasts = ForecastRunner(detector, detector.forecast, self.shards, self._publish, self.clock)
         self._web = web.AppRunner(make_app(self), access_log=None)
         await self._web.setup()
         site = web.TCPSite(self._web, self.config.http.host, self.config.http.port)
@@ -70,6 +77,8 @@ class Daemon:
             self._start(f"connector {runner.name}", runner.run(self._stop_sources))
         self._start("rollup", self.rollup.run(self._stop_rooms))
         self._start("detector", self.detector.run(self._stop_rooms))
+        assert self.forecasts is not None
+        self._start("forecasts", self.forecasts.run(self._stop_rooms))
         self._start("actions", self.actions.run(self._stop_rooms))
         self._start("view", self.view.follow(self.log, f"curb-view-{self.config.instance}", self._stop_rooms))
         if isinstance(self.log, EmbeddedLog) and isinstance(self.config.log, EmbeddedSettings):
@@ -98,6 +107,8 @@ class Daemon:
         """Release what `open` took, also when it failed half way."""
         if self._web is not None:
             await self._web.cleanup()
+        if self.forecasts is not None:
+            await self.forecasts.close()
         if self.http is not None:
             await self.http.close()
         await self.log.close()
@@ -105,6 +116,9 @@ class Daemon:
     def shards(self) -> list[Shard]:
         """The detector's shards this process owns, for reading."""
         return [state for state in self.detector.states.values() if isinstance(state, Shard)]
+
+    async def _publish(self, alert: Alert) -> None:
+        await self.log.append([Message(ALERTS, encode(alert), key=alert.fingerprint.encode())])
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         self._tasks[name] = asyncio.create_task(work, name=name)

@@ -14,6 +14,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from connectors.inbox import add_routes
+from curb import http_explain, http_knowledge
+from curb.budget_history import rows_of
 from curb.status import readiness, status
 from stream.codec import encode
 from stream.errors import TransientError
@@ -44,7 +46,11 @@ def make_app(daemon: Daemon) -> web.Application:
     app.router.add_get("/v1/actions", api.actions)
     app.router.add_get("/v1/actions/{action_id}", api.action)
     app.router.add_get("/v1/spend", api.spend)
+    app.router.add_get("/v1/budgets", api.budgets)
+    app.router.add_get("/v1/forecast", api.forecast)
     app.router.add_post("/v1/commands", api.command)
+    http_knowledge.add_routes(app, daemon)
+    http_explain.add_routes(app, daemon)
     add_routes(app, daemon.connectors.sources, daemon.log, daemon.clock)
     return app
 
@@ -104,6 +110,16 @@ class _Api:
         if entries is None:
             return web.json_response({"error": "no such action"}, status=404)
         return _json(entries)
+
+    async def budgets(self, request: web.Request) -> web.Response:
+        return web.json_response({"budgets": rows_of(self._daemon.shards())})
+
+    async def forecast(self, request: web.Request) -> web.Response:
+        scope = request.query.get("scope", "team")
+        forecasts = self._daemon.forecasts
+        if forecasts is None:
+            return web.json_response({"error": "not open yet"}, status=503)
+        return web.json_response(await forecasts.report(scope, _limit(request)))
 
     async def spend(self, request: web.Request) -> web.Response:
         scope = request.query.get("scope", "key")

@@ -116,8 +116,8 @@ def _span(file: Path) -> tuple[float, float]:
     first, last = math.inf, -math.inf
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
         while chunk := lines.readlines(1 << 20):
-            records, _ = parse_event_stream(chunk, source="lab", location=file.name)
-            starts = [record.charge_period_start for record in records]
+            batch = parse_event_stream(chunk, source="lab", location=file.name)
+            starts = [record.charge_period_start for record in batch.records]
             first, last = min([first, *starts]), max([last, *starts])
     if last < first:
         raise ValueError(f"{file} holds no event")

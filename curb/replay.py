@@ -19,6 +19,7 @@ from connectors.usage_jsonl import Config as UsageJsonl
 from curb import render, wiring
 from curb.config import CurbConfig
 from curb.offline import load_view
+from detector.rollup import Rollup
 from stream.clock import EventClock, WallClock
 from stream.log import Log
 from stream.worker import Worker
@@ -37,9 +38,10 @@ class _Feed:
         # Being asked again means that the batch before was appended.
         self._clock.observe(self._received)
         batch = await self._inner.read(cursor)
-        self.records += len(batch.records)
-        self._received = max([self._received, *(record.received_at for record in batch.records)])
-        if not batch.records and not batch.more:
+        self.records += len(batch.records) + len(batch.plans)
+        received = [*(record.received_at for record in batch.records), *(plan.at for plan in batch.plans)]
+        self._received = max([self._received, *received])
+        if not received and not batch.more:
             self.done.set()
         return batch
 
@@ -106,7 +108,7 @@ async def _replay(
         await _settle(rollup, tasks)
         # One more bucket and its grace, so that the last one closes. The rollup knows the last receipt, also when all
         # was read before an interruption.
-        last = max([state.time for state in rollup.states.values()])
+        last = max(state.time for state in rollup.states.values() if isinstance(state, Rollup))
         clock.observe(last + config.detector.bucket_s + config.detector.grace_s + 1)
         await _settle(rollup, tasks)
         await _settle(detector, tasks)

@@ -18,13 +18,14 @@ from connectors.inbox import InboxSource
 from connectors.prices import PriceBook
 from connectors.runner import PullRunner
 from curb.config import CurbConfig, EmbeddedSettings
+from detector.relay import CommandRelay
 from detector.rollup import Rollup
 from detector.shard import Shard
 from stream.clock import Clock
 from stream.embedded_log import EmbeddedLog
 from stream.kafka_log import KafkaLog
 from stream.log import Log, TopicPartition
-from stream.topics import RAW_TOPICS, SPEND
+from stream.topics import COMMANDS, RAW_TOPICS, SPEND
 from stream.worker import Worker
 
 ROLLUP_GROUP = "curb-rollup"
@@ -67,12 +68,16 @@ def load_prices(book: Path | None) -> PriceBook:
 
 
 def make_rollup(config: CurbConfig, log: Log, clock: Clock, *, live: bool = True) -> Worker:
-    """The worker that sums raw records into series and buckets; `live` is False for replays."""
+    """The worker that sums raw records into series and buckets, and relays what people told; replays are not `live`."""
+    partitions = log.partitions(SPEND)
 
-    def state(at: TopicPartition) -> Rollup:
-        return Rollup(config.detector, at.topic, log.partitions(SPEND), f"{at.topic}/{at.partition}", live=live)
+    def state(at: TopicPartition) -> Rollup | CommandRelay:
+        name = f"{at.topic}/{at.partition}"
+        if at.topic == COMMANDS:
+            return CommandRelay(config.detector, partitions, name, live=live)
+        return Rollup(config.detector, at.topic, partitions, name, live=live)
 
-    return _worker(config, log, ROLLUP_GROUP, RAW_TOPICS, state, clock)
+    return _worker(config, log, ROLLUP_GROUP, (*RAW_TOPICS, COMMANDS), state, clock)
 
 
 def make_detector(config: CurbConfig, log: Log, clock: Clock) -> Worker:

@@ -7,29 +7,35 @@ same sums, births and corrections however they were interleaved: a replay agrees
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
 from detector.spend_lines import Part
-from stream.records import PricingHole
+from stream.records import Knowledge, PricingHole
 
 
 class Arrival(msgspec.Struct):
-    """Partial sums, or a hole in the price book, of one input; `due` is the first bucket that input had not passed."""
+    """Partial sums, a hole in the price book or something people told, of one input.
+
+    `due` is the first bucket that input had not passed.
+    """
 
     due: int
     source: str
     parts: list[Part] = []
     hole: PricingHole | None = None
+    knowledge: Knowledge | None = None
 
 
 class SavedArrival(msgspec.Struct):
-    """An arrival as it is saved: the tags of its parts as bytes."""
+    """An arrival as it is saved: its parts as tuples of their fields, the tags as bytes."""
 
     due: int
     source: str
-    parts: list[tuple[str, bytes, int, float, int]]
+    parts: list[tuple[Any, ...]]
     hole: PricingHole | None
+    knowledge: Knowledge | None
 
 
 class Arrivals:
@@ -65,8 +71,9 @@ class Arrivals:
             SavedArrival(
                 each.due,
                 each.source,
-                [(p.scope, bytes(p.tags), p.bucket_start, p.effective_cost, p.requests) for p in each.parts],
+                [(part.scope, bytes(part.tags), *msgspec.structs.astuple(part)[2:]) for part in each.parts],
                 each.hole,
+                each.knowledge,
             )
             for each in self._waiting
         ]
@@ -77,8 +84,9 @@ class Arrivals:
             Arrival(
                 each.due,
                 each.source,
-                [Part(scope, msgspec.Raw(tags), *rest) for scope, tags, *rest in each.parts],  # type: ignore[arg-type]
+                [Part(scope, msgspec.Raw(tags), *rest) for scope, tags, *rest in each.parts],
                 each.hole,
+                each.knowledge,
             )
             for each in saved
         ]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Rows of the array of a bucket.
-_COST, _REQUESTS = 0, 1
+from detector.amounts import AMOUNTS
 
 
 class OpenBuckets:
-    """Dense sums per bucket; adding is in order, so the same sums in the same order give the same bits."""
+    """Dense sums per bucket, shape (`AMOUNTS`, series); adding is in order, so the same sums in the same order give
+    the same bits."""
 
     def __init__(self) -> None:
         self._sums: dict[int, NDArray[np.float64]] = {}
@@ -29,17 +29,16 @@ class OpenBuckets:
         """Start of the oldest open bucket."""
         return min(self._sums, default=None)
 
-    def add(
-        self, start: int, index: NDArray[np.int64], cost: NDArray[np.float64], requests: NDArray[np.float64], n: int
-    ) -> None:
-        """Add sums of the series `index` (each below `n`) to the bucket that begins at `start`."""
+    def add(self, start: int, index: NDArray[np.int64], values: NDArray[np.float64], n: int) -> None:
+        """Add `values` (amounts, rows) of the series `index` (each below `n`) to the bucket that begins at `start`."""
         sums = self._sums.get(start)
         if sums is None:
-            sums = self._sums[start] = np.zeros((2, n))
+            sums = self._sums[start] = np.zeros((len(AMOUNTS), n))
         elif sums.shape[1] < n:
             sums = self._sums[start] = np.pad(sums, ((0, 0), (0, max(n, 2 * sums.shape[1]) - sums.shape[1])))
-        np.add.at(sums[_COST], index, cost)
-        np.add.at(sums[_REQUESTS], index, requests)
+        for row, amounts in zip(sums, values, strict=True):
+            if amounts.any():
+                np.add.at(row, index, amounts)
 
     def peek_cost(self, since: int, n: int) -> NDArray[np.float64]:
         """Dollars per series in open buckets from `since` on."""
@@ -47,17 +46,17 @@ class OpenBuckets:
         for start, sums in self._sums.items():
             if start >= since:
                 width = min(n, sums.shape[1])
-                total[:width] += sums[_COST, :width]
+                total[:width] += sums[0, :width]
         return total
 
-    def pop(self, start: int, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Take the bucket out: dollars and requests of all `n` series; zeros if there is none."""
+    def pop(self, start: int, n: int) -> NDArray[np.float64]:
+        """Take the bucket out: the amounts of all `n` series, shape (`AMOUNTS`, n); zeros if there is none."""
+        taken = np.zeros((len(AMOUNTS), n))
         sums = self._sums.pop(start, None)
-        if sums is None:
-            return np.zeros(n), np.zeros(n)
-        if sums.shape[1] < n:
-            sums = np.pad(sums, ((0, 0), (0, n - sums.shape[1])))
-        return sums[_COST, :n].copy(), sums[_REQUESTS, :n].copy()
+        if sums is not None:
+            width = min(n, sums.shape[1])
+            taken[:, :width] = sums[:, :width]
+        return taken
 
     def dump(self) -> dict[str, NDArray[Any]]:
         """What `load` takes."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.amounts import Amounts
 from detector.dollars import Scores
 
 
@@ -18,8 +19,15 @@ class ClosedBucket:
     start: int
     end: int
     at: float
-    cost: NDArray[np.float64]
+    amounts: Amounts
     scores: Scores
+    #: The whole fleet was silent, which says something about the feed and nothing about spend.
+    gap: bool = False
+
+    @property
+    def cost(self) -> NDArray[np.float64]:
+        """Dollars."""
+        return self.amounts.cost
 
     @property
     def hours(self) -> float:

@@ -18,6 +18,7 @@ from detector.hourly import Hourly
 from detector.local_hours import LocalHour, local_hour
 from detector.peaks import Peaks
 from detector.profile import Profile
+from detector.recent import Recent
 from detector.settings_score import ScoreSettings
 from detector.tail import Tail
 from detector.windows import WINDOWS_MIN, Windows
@@ -71,7 +72,7 @@ class Scores:
     page: Floats
     #: Index into WINDOWS_MIN of the window that says most.
     channel: NDArray[np.intp]
-    #: $/h expected now; now (5-minute average); and the 5-minute average of the expected.
+    #: $/h expected now; spent in the last five minutes; and the exponential 5-minute average of the expected.
     expected_rate: Floats
     rate: Floats
     expected_fast: Floats
@@ -100,6 +101,7 @@ class DollarsHead:
         self._peaks = Peaks(len(WINDOWS_MIN), capacity)
         self._hourly = Hourly(settings.floors_usd[1], capacity)
         self._activity = Activity(step_s, capacity)
+        self._recent = Recent(WINDOWS_MIN[0], self._step_min, capacity)
         hold_steps = math.ceil(settings.hold_minutes / self._step_min)
         self._held_score = Hold(hold_steps, SILENT, capacity)
         self._held_z = Hold(hold_steps, 0.0, capacity)
@@ -127,6 +129,7 @@ class DollarsHead:
             "peaks": self._peaks.columns,
             "hourly": self._hourly.columns,
             "activity": self._activity.columns,
+            "recent": self._recent.columns,
             "held_score": self._held_score.columns,
             "held_z": self._held_z.columns,
         }
@@ -135,6 +138,12 @@ class DollarsHead:
     def n(self) -> int:
         """Number of series in use."""
         return self._series.n
+
+    @property
+    def expected_usd(self) -> Floats:
+        """Dollars expected in a step like the newest one."""
+        expected: Floats = self._series["expected_now"] * self._step_min
+        return expected
 
     @property
     def bytes_per_series(self) -> float:
@@ -160,6 +169,7 @@ class DollarsHead:
         else:
             self._windows.add(usd_per_min, expected)
             self._hourly.add(usd_per_min, expected, self._step_min)
+        self._recent.push(usd_per_min, self._count())
         self._fast(expected, step.requests / self._step_min)
         age_days = np.maximum(0.0, (step.start + self._step_s - self._series["first_seen"]) / DAY_S)
         value, excess, raw = self._channels(age_days)
@@ -184,6 +194,11 @@ class DollarsHead:
         for i in range(ahead, steps):
             self.step(Step(start + i * self._step_s, zero, zero, True, frozen))
 
+    def forget(self, index: NDArray[np.intp]) -> None:
+        """Incidents of these series are over: their dollars are taken out of all windows."""
+        self._windows.forget(index)
+        self._hourly.forget(index)
+
     def late(self, index: NDArray[np.intp], cost: Floats, bucket_start: int) -> None:
         """Dollars that came after their bucket closed count in the windows still running, faded by their age."""
         if self._newest is None or bucket_start > self._newest:
@@ -192,6 +207,7 @@ class DollarsHead:
         steps_ago = (self._newest - bucket_start) // self._step_s
         self._windows.correct(index, usd_per_min, steps_ago)
         self._hourly.correct(index, usd_per_min, steps_ago, self._step_min)
+        self._recent.correct(index, usd_per_min, steps_ago, self._count())
         if self._open is not None and self._middle_hour(bucket_start).start == self._open.start:
             np.add.at(self._series["hour_usd"], index, cost)
 
@@ -273,7 +289,7 @@ class DollarsHead:
             page=np.where(age_days < self._settings.warmup_days, -np.inf, page),
             channel=channel,
             expected_rate=60 * self._series["expected_now"],
-            rate=60 * self._windows.actual[0],
+            rate=60 * self._recent.mean(),
             expected_fast=60 * self._series["expected_fast"],
             excess=excess[channel, np.arange(self.n)],
             requests_rate=self._series["requests_fast"].copy(),

@@ -40,6 +40,8 @@ class HotRecord(msgspec.Struct, gc=False):
     users: _Count = 0
     input_tokens: _Count = 0
     output_tokens: _Count = 0
+    gpu_utilization: float | None = None
+    memory_used: float | None = None
 
 
 def read(message: Message, received_at: float) -> tuple[list[HotRecord], list[Message]]:

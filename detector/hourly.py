@@ -34,6 +34,11 @@ class Hourly:
             held = self.columns[name]
             held += share * (value - held)
 
+    def forget(self, index: NDArray[np.intp]) -> None:
+        """An incident is over: what it burnt is taken out."""
+        actual, expected = self.columns["actual"], self.columns["expected"]
+        actual[index] = np.minimum(actual[index], expected[index])
+
     def decay(self, steps: int, step_min: float) -> None:
         """Steps of which nothing is known."""
         keep = (1 - min(1.0, step_min / WINDOW_MIN)) ** steps

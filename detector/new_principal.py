@@ -1,125 +1,160 @@
-"""The rule for series never seen before: statistics know nothing of them, so a sum of dollars decides."""
+"""The rule for principals never seen before: statistics know nothing of them, so the way they spend decides."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector import explain
-from detector.alerts import alert_id_of, fingerprint_of, is_news, resolved, revised
-from detector.closed import ClosedBucket
 from detector.columns import Column, Columns
-from detector.series import SeriesRegistry
-from detector.settings import DetectorSettings
-from stream.records import Alert
+from detector.rule import Finding, Floats, Subjects, View
+from detector.settings_principals import NewPrincipalSettings
 
-_DAY_S = 86400
+#: Users grow like requests to this power in an ordinary fleet.
+_EXPONENT = 0.75
+_DAY_MIN = 1440.0
+_LEAST_REQUESTS = 20
+#: So long a newcomer stays one, whatever demand says.
+_YOUNG_DAYS = 2.5
+#: The fleet's prompt sizes, as ln tokens per request: bins of 0.25 from 1 to 20 million.
+_BINS, _WIDTH = 68, 0.25
+_FORGET_DAYS = 14.0
 
 
-class Newcomer(msgspec.Struct):
-    """The newest revision of an alert, what was spent since the first sight, and how long it has been calm."""
+class NewPrincipal:
+    """A page for newcomers that spend like machines, a notice for those that only spend much."""
 
-    alert: Alert
-    spent_usd: float
-    calm_s: float = 0.0
+    def __init__(self, settings: NewPrincipalSettings, warmup_s: float, step_s: int) -> None:
+        self._settings, self._warmup_s = settings, warmup_s
+        self._share = min(1.0, step_s / 60 / _DAY_MIN)
+        self._sums = Columns({name: Column() for name in ("usd", "requests", "organic", "tokens", "users")}, 64)
+        self._jobs = Columns({name: Column() for name in ("usd", "requests", "tokens")}, 64)
+        self._fleet = np.zeros(_BINS)
+        self._usual_usd = 0.0
 
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind abusive."""
+        subjects, amounts = view.principals, view.principals.amounts
+        self._sums.grow(len(subjects.index))
+        organic = np.minimum(amounts.requests, np.maximum(amounts.users, 0.5) ** (1 / _EXPONENT))
+        told = np.where(amounts.users > 0, organic, 0.0)
+        values = (amounts.cost, amounts.requests, told, amounts.input_tokens, amounts.users)
+        for name, value in zip(("usd", "requests", "organic", "tokens", "users"), values, strict=True):
+            held = self._sums[name]
+            held *= 1 - self._share  # a sum that leaks away over a day
+            held += value
+        young = self._young(view, subjects)
+        findings = self._strange_jobs(view)
+        findings += [each for row in np.flatnonzero(young).tolist() if (each := self._judge(row, subjects)) is not None]
+        self._learn(view, subjects)
+        return findings
 
-class NewPrincipalAlerts:
-    """A page, once, when a newcomer spends more than the limit within its first 24 hours.
+    def _strange_jobs(self, view: View) -> list[Finding]:
+        """A job never seen before is nobody's news, unless its prompts are like nothing the fleet has."""
+        jobs, usual = view.jobs(), self._usual_tokens()
+        self._jobs.grow(len(jobs.index))
+        for name, value in (
+            ("usd", jobs.amounts.cost),
+            ("requests", jobs.amounts.requests),
+            ("tokens", jobs.amounts.input_tokens),
+        ):
+            held = self._jobs[name]
+            held *= 1 - self._share
+            held += value
+        if usual is None or view.stream_days * 86400 < self._warmup_s:
+            return []
+        size = self._jobs["tokens"] / np.maximum(self._jobs["requests"], 1e-9)
+        strange = (size > self._settings.tokens_ratio * usual) & (self._jobs["requests"] >= _LEAST_REQUESTS)
+        strange &= (self._jobs["usd"] >= self._settings.limit_usd) & (jobs.age_days < _YOUNG_DAYS)
+        strange &= jobs.amounts.cost > 0
+        return [
+            self._finding(
+                row,
+                jobs,
+                "page",
+                f"a new job with {size[row]:,.0f} input tokens per request, {_times_usual(float(size[row]), usual)}",
+                float(self._jobs["usd"][row]),
+            )
+            for row in np.flatnonzero(strange).tolist()
+        ]
 
-    It ends when the newcomer is calm or old enough for the statistics. While the stream itself is in its warm-up
-    everyone is new and the rule says nothing; planned work has series of its own and is no principal.
-    """
+    def _young(self, view: View, subjects: Subjects) -> NDArray[np.bool_]:
+        late_born = subjects.first_seen - view.stream_since >= self._warmup_s
+        # A key that was known and silent is as unknown as a new one until there is something to judge it by.
+        unknown = late_born if view.demand is None else ~view.demand.mature
+        settled = view.stream_days * 86400 >= self._warmup_s
+        young = unknown & (late_born | (subjects.age_days >= _YOUNG_DAYS)) & settled
+        young &= (self._sums["usd"] >= self._settings.limit_usd) & (subjects.amounts.cost > 0)
+        return young
 
-    def __init__(self, settings: DetectorSettings, registry: SeriesRegistry) -> None:
-        self._settings, self._alerts, self._registry = settings, settings.alerts, registry
-        self._columns = Columns({"spent_usd": Column(), "told": Column(dtype=np.bool_)}, 64)
-        self._newcomers: dict[int, Newcomer] = {}
+    def _judge(self, row: int, subjects: Subjects) -> Finding | None:
+        settings = self._settings
+        usd, requests = float(self._sums["usd"][row]), float(self._sums["requests"][row])
+        if requests < _LEAST_REQUESTS:
+            return self._by_sum(row, subjects, usd)
+        size = float(self._sums["tokens"][row]) / requests
+        usual = self._usual_tokens()
+        if usual is not None and size > settings.tokens_ratio * usual:
+            words = f"{size:,.0f} input tokens per request, {_times_usual(size, usual)}"
+            return self._finding(row, subjects, "page", words, usd)
+        if self._sums["users"][row] <= 0:
+            return self._by_sum(row, subjects, usd)
+        share = float(self._sums["organic"][row]) / requests
+        if share < settings.organic_share_min or (share < settings.doubtful_share_min and usd >= settings.doubtful_usd):
+            return self._finding(
+                row, subjects, "page", f"new, and its users explain {100 * share:.0f} % of its requests", usd
+            )
+        return None
 
-    @property
-    def firing(self) -> list[Alert]:
-        """Newest revisions of what fires now."""
-        return [newcomer.alert for newcomer in self._newcomers.values()]
-
-    def firing_series(self) -> set[int]:
-        """Series with an alert that fires."""
-        return set(self._newcomers)
-
-    def close(self, bucket: ClosedBucket, stream_since: float, muted: set[int]) -> list[Alert]:
-        """New revisions after a bucket; series in `muted` have another alert and open none here."""
-        self._columns.grow(len(bucket.cost))
-        spent, told, registry = self._columns["spent_usd"], self._columns["told"], self._registry
-        first_seen = registry["first_seen"]
-        young = bucket.start < first_seen + _DAY_S
-        spent[young] += bucket.cost[young]
-        over = young & (spent > self._alerts.new_principal_usd) & ~told & registry["detect"] & ~registry["planned"]
-        over &= first_seen - stream_since >= self._settings.warmup_s
-        revisions = [self._update(i, newcomer, bucket) for i, newcomer in sorted(self._newcomers.items())]
-        revisions += [self._open(i, bucket) for i in np.flatnonzero(over).tolist() if i not in muted]
-        return [alert for alert in revisions if alert is not None]
-
-    def _open(self, i: int, bucket: ClosedBucket) -> Alert:
-        self._columns["told"][i] = True
-        scope, tags = self._registry.scopes[i], self._registry.tags[i]
-        fingerprint = fingerprint_of("new_principal", scope, sorted(tags.items()))
-        spent_usd = float(self._columns["spent_usd"][i])
-        alert = Alert(
-            fingerprint=fingerprint,
-            alert_id=alert_id_of(fingerprint, bucket.at),
-            revision=1,
-            status="firing",
-            kind="new_principal",
-            tier="page",
-            scope=scope,
-            tags=tags,
-            fired_at=bucket.at,
-            updated_at=bucket.at,
-            started_at=float(self._registry["first_seen"][i]),
-            expected_usd=0.0,
-            expected_usd_per_hour=0.0,
-            channel="new_principal/24h",
-            **self._figures(i, bucket, spent_usd),
-        )
-        self._newcomers[i] = Newcomer(alert, spent_usd)
-        return alert
-
-    def _update(self, i: int, newcomer: Newcomer, bucket: ClosedBucket) -> Alert | None:
-        alert, step_s = newcomer.alert, bucket.end - bucket.start
-        newcomer.spent_usd += float(bucket.cost[i])
-        rate = float(bucket.scores.rate[i])
-        newcomer.calm_s = 0.0 if rate > self._alerts.calm_usd_per_hour else newcomer.calm_s + step_s
-        grown_up = bucket.end - self._registry["first_seen"][i] >= max(_DAY_S, self._settings.warmup_s)
-        if newcomer.calm_s >= self._alerts.calm_s or grown_up:
-            del self._newcomers[i]
-            return resolved(alert, bucket.at, **self._figures(i, bucket, newcomer.spent_usd))
-        if not is_news(alert, bucket.at, rate, self._alerts.update_every_s):
+    def _by_sum(self, row: int, subjects: Subjects, usd: float) -> Finding | None:
+        """Users are not known: a first day that costs more than that of most keys has to do."""
+        if subjects.age_days[row] > 1.0 or usd < max(self._settings.unknown_usd, self._usual_usd):
             return None
-        newcomer.alert = revised(alert, bucket.at, **self._figures(i, bucket, newcomer.spent_usd))
-        return newcomer.alert
+        return self._finding(row, subjects, "page", f"new, and ${usd:,.0f} in its first day", usd)
 
-    def _figures(self, i: int, bucket: ClosedBucket, spent_usd: float) -> dict[str, Any]:
-        rate, limit_usd = float(bucket.scores.rate[i]), self._alerts.new_principal_usd
-        who = explain.subject(self._registry.scopes[i], self._registry.tags[i])
-        age_s = bucket.end - float(self._registry["first_seen"][i])
+    def _finding(self, row: int, subjects: Subjects, tier: Any, words: str, usd: float) -> Finding:
+        return Finding(
+            int(subjects.index[row]), "new_principal", "abusive", tier, usd / self._settings.limit_usd, words, usd
+        )
+
+    def _usual_tokens(self) -> float | None:
+        """The 95th percentile of the fleet's input tokens per request."""
+        total = self._fleet.sum()
+        if total <= 0:
+            return None
+        at = int(np.searchsorted(np.cumsum(self._fleet), 0.95 * total))
+        return float(np.exp(_WIDTH * (at + 1)))
+
+    def _learn(self, view: View, subjects: Subjects) -> None:
+        """The fleet is what is known for longer and not under suspicion; every series counts alike."""
+        known = (subjects.amounts.requests > 0) & ~subjects.frozen & (subjects.age_days >= 1.0)
+        known |= (subjects.amounts.requests > 0) & (view.stream_days * 86400 < self._warmup_s)
+        size: Floats = subjects.amounts.input_tokens[known] / subjects.amounts.requests[known]
+        bins = np.clip(np.log(np.maximum(size, 1.0)) / _WIDTH, 0, _BINS - 1).astype(np.intp)
+        settled = subjects.age_days >= 1.0
+        if settled.any():
+            self._usual_usd = float(np.percentile(self._sums["usd"][settled], 95))
+        self._fleet *= np.exp(-view.step_s / 86400 / _FORGET_DAYS)
+        np.add.at(self._fleet, bins, 1.0)
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
         return {
-            "actual_usd": spent_usd,
-            "excess_usd": spent_usd,
-            "usd_per_hour": rate,
-            "requests_per_minute": bucket.requests_per_minute(i),
-            "dollars_at_risk": spent_usd + rate * self._alerts.response_page_s / 3600,
-            "score": spent_usd / limit_usd,
-            "explanation": explain.new_principal(who, rate, spent_usd, age_s, limit_usd),
+            **self._sums.dump("sums"),
+            **self._jobs.dump("jobs"),
+            "fleet": self._fleet,
+            "usual": np.array([self._usual_usd]),
         }
 
-    def dump(self) -> dict[str, Any]:
-        """What `load` takes."""
-        return {"newcomers": self._newcomers, "arrays": self._columns.dump("principal")}
-
-    def load(self, newcomers: Mapping[int, Newcomer], arrays: Mapping[str, NDArray[Any]]) -> None:
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what `dump` gave."""
-        self._newcomers = dict(newcomers)
-        self._columns.load("principal", arrays)
+        self._sums.load("sums", arrays)
+        self._jobs.load("jobs", arrays)
+        self._fleet = np.array(arrays["fleet"])
+        self._usual_usd = float(arrays["usual"][0])
+
+
+def _times_usual(size: float, usual: float) -> str:
+    return f"{size / usual:.1f} times what the largest prompts of the fleet have"

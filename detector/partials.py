@@ -16,7 +16,7 @@ from stream.records import PricingHole, SpendTick
 from stream.topics import SPEND
 
 #: Size of a message, and of a line without its tags, at most.
-_MAX_BYTES, _NUMBERS_BYTES = 500_000, 350
+_MAX_BYTES, _NUMBERS_BYTES = 500_000, 450
 
 
 class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=True, gc=False):
@@ -32,6 +32,9 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
     users: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    gpu_samples: int = 0
+    gpu_utilization: float = 0.0
+    memory_used: float = 0.0
 
 
 class PartialLines:
@@ -44,12 +47,16 @@ class PartialLines:
         self._messages: list[Message] = []
 
     def add_sums(self, sums: Sums, series: Sequence[Series]) -> None:
-        """A line per sum. The columns of `sums.values` are cost, requests, errors, users, input and output tokens."""
+        """A line per sum. The columns of `sums.values` are cost, requests, errors, users, input and output tokens.
+
+        Those of GPUs have three more: samples, and the sums of their percents and GiB.
+        """
         cost, *counts = sums.values
-        columns = [column.astype(np.int64).tolist() for column in counts]
+        columns = [column.astype(np.int64).tolist() for column in counts[:6]]
+        columns += [column.tolist() for column in counts[6:]]
         keys = (sums.series.tolist(), sums.bucket.tolist(), cost.tolist(), sums.events.tolist())
         lines, sizes = self._lines, self._sizes
-        for number, bucket, usd, events, *integers in zip(*keys, *columns, strict=True):
+        for number, bucket, usd, events, *counted in zip(*keys, *columns, strict=True):
             at = series[number]
             partition = at.partition
             size = sizes[partition] + at.tags_bytes + _NUMBERS_BYTES
@@ -57,7 +64,7 @@ class PartialLines:
                 self._cut(partition)
                 size = at.tags_bytes + _NUMBERS_BYTES
             sizes[partition] = size
-            lines[partition].append(_Partial(at.scope, at.tags, bucket, usd, events, *integers))
+            lines[partition].append(_Partial(at.scope, at.tags, bucket, usd, events, *counted))
 
     def add(self, partition: int, record: PricingHole) -> None:
         """One line to one partition."""

@@ -6,22 +6,24 @@ from collections.abc import Iterable
 
 import msgspec
 
+from detector.relay import CommandRelay
 from detector.rollup import Rollup
 from detector.settings import DetectorSettings
 from detector.shard import Shard
 from stream.log import Message
 from stream.records import Alert, DeadLetter
-from stream.topics import ALERTS, COSTS, DEAD_LETTER, GPU, SPEND, USAGE
+from stream.topics import ALERTS, COMMANDS, COSTS, DEAD_LETTER, GPU, SPEND, USAGE
 
 
 class Pipeline:
-    """Feed raw records in the order of receipt; alerts come out as time passes."""
+    """Feed raw records, and what people told, in the order of receipt; alerts come out as time passes."""
 
     def __init__(self, settings: DetectorSettings) -> None:
         self.shard = Shard(settings)
-        self._rollups = {
+        self._inputs: dict[str, Rollup | CommandRelay] = {
             topic: Rollup(settings, topic, partitions=1, name=topic, live=False) for topic in (USAGE, COSTS, GPU)
         }
+        self._inputs[COMMANDS] = CommandRelay(settings, partitions=1, name=COMMANDS, live=False)
         self._alerts: list[Alert] = []
         self._dead_letters: list[DeadLetter] = []
         self._offset = 0
@@ -39,16 +41,16 @@ class Pipeline:
         return letters
 
     def feed(self, raw: bytes | Iterable[bytes], topic: str = USAGE) -> None:
-        """Count raw records: the value of a message, or lines."""
+        """Take in raw records, or with COMMANDS what people told: the value of a message, or lines."""
         value = raw if isinstance(raw, bytes) else b"\n".join(raw)
         self._offset += 1
-        self._pass_on(self._rollups[topic].process(Message(topic, value, partition=0, offset=self._offset)))
+        self._pass_on(self._inputs[topic].process(Message(topic, value, partition=0, offset=self._offset)))
 
     def tick(self, at: float | None = None) -> None:
         """Let time come to `at`, or with None to the latest receipt so far."""
-        now = max(rollup.time for rollup in self._rollups.values()) if at is None else at
-        for rollup in self._rollups.values():
-            self._pass_on(rollup.flush(now))
+        now = max(each.time for each in self._inputs.values()) if at is None else at
+        for each in self._inputs.values():
+            self._pass_on(each.flush(now))
         self.shard.flush(now)
 
     def _pass_on(self, messages: Iterable[Message]) -> None:

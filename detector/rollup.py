@@ -55,7 +55,7 @@ class Rollup:
     ) -> None:
         self._settings, self._partitions, self._name, self._live = settings, partitions, name, live
         source = _SOURCES[topic]
-        self._billing = topic == COSTS
+        self._billing, self._metrics = topic == COSTS, topic == GPU
         scopes = [scope for scope in settings.scopes if source in scope.sources]
         self._table = SeriesTable(scopes, settings.guard, partitions)
         self._ids = RecentIds(settings.dedupe)
@@ -186,13 +186,15 @@ class Rollup:
         combinations = np.fromiter(self._combinations, np.int64, count)
         start = np.fromiter([each.charge_period_start for each in records], np.float64, count)
         received = np.fromiter(self._receipts, np.float64, count)
-        values = np.zeros((6, count))
+        values = np.zeros((9 if self._metrics else 6, count))
         values[0] = np.fromiter([each.effective_cost for each in records], np.float64, count)
         _fill(values[1], [each.requests for each in records])
         _fill(values[2], [each.errors for each in records])
         _fill(values[3], [each.users for each in records])
         _fill(values[4], [each.input_tokens for each in records])
         _fill(values[5], [each.output_tokens for each in records])
+        if self._metrics:
+            _fill_metrics(values[6:], records)
         settings = self._settings
         age = received - start
         good = (age <= settings.max_age_days * 86400) & (age >= -settings.max_future_s) & (combinations >= 0)
@@ -241,6 +243,17 @@ class Rollup:
 
 def _beyond(record: HotRecord) -> bool:
     return record.received_at > LATEST_TIME
+
+
+def _fill_metrics(rows: NDArray[np.float64], records: list[HotRecord]) -> None:
+    """Whether there was a sample, its percent and its GiB; sums of them give the mean."""
+    count = len(records)
+    percent = np.fromiter([np.nan if r.gpu_utilization is None else r.gpu_utilization for r in records], float, count)
+    memory = np.fromiter([r.memory_used or 0.0 for r in records], float, count)
+    sampled = np.isfinite(percent) & np.isfinite(memory)
+    rows[0] = sampled
+    rows[1] = np.where(sampled, np.clip(percent, 0.0, 100.0), 0.0)
+    rows[2] = np.where(sampled, np.maximum(memory, 0.0), 0.0)
 
 
 def _fill(row: NDArray[np.float64], counts: list[int]) -> None:

@@ -12,6 +12,8 @@ from stream.records import OTHER, UNTAGGED
 from stream.settings import Settings
 
 Source = Literal["usage", "costs", "gpu"]
+#: What the series of a scope stand for; it decides which rules look at them.
+Role = Literal["principal", "origin", "node", "group", "total"]
 
 #: Tag names and values of one series, in the order of the scope: part of its identity.
 SeriesTags = tuple[tuple[str, str], ...]
@@ -33,6 +35,12 @@ class Scope(Settings):
     )
     detect: bool = Field(
         default=True, description="Whether its series may raise alerts of their own; budgets work either way."
+    )
+
+    role: Role = Field(
+        default="principal",
+        description="What its series are: principal (who spends: a key, a user), origin (a principal's model or "
+        "region), node (one machine), group (machines that scale together) or total (a sum for budgets and people).",
     )
 
     @model_validator(mode="after")
@@ -60,14 +68,27 @@ class Scope(Settings):
 #: the same dollars are already estimated from usage.
 DEFAULT_SCOPES = (
     Scope(name="key", group_by=("team", "project", "api_key"), also_by=("job",), sources=("usage",)),
-    Scope(name="team", group_by=("team",), sources=("usage", "gpu"), detect=False),
-    Scope(name="model", group_by=("model",), sources=("usage",), detect=False),
-    Scope(name="node", group_by=("team", "group", "node"), sources=("gpu",)),
+    Scope(name="team", group_by=("team",), sources=("usage", "gpu"), detect=False, role="total"),
+    Scope(name="model", group_by=("model",), sources=("usage",), detect=False, role="total"),
+    # What a key spends on which model from where: new ones are suspicious, and explain what the key does.
+    Scope(
+        name="origin",
+        group_by=("team", "project", "api_key", "model", "region"),
+        sources=("usage",),
+        detect=False,
+        role="origin",
+    ),
+    Scope(name="node", group_by=("team", "group", "node"), sources=("gpu",), role="node"),
     # An autoscaler that runs away adds nodes; none of them alone spends more than a node does.
-    Scope(name="group", group_by=("team", "group"), sources=("gpu",)),
+    Scope(name="group", group_by=("team", "group"), sources=("gpu",), role="group"),
 )
 
 
-def partition_of(scope: str, tags: SeriesTags, partitions: int) -> int:
-    """The partition of the spend topic that holds a series: always the same one, on every machine."""
-    return crc32("\x1f".join((scope, *(f"{tag}={value}" for tag, value in tags))).encode()) % partitions
+def partition_of(tags: SeriesTags, partitions: int) -> int:
+    """The partition of the spend topic that holds a series: always the same one, on every machine.
+
+    The first tag decides alone. So a key, its models, its jobs and the team's machines are scored side by side, and
+    the rules that compare them see both.
+    """
+    tag, value = tags[0]
+    return crc32(f"{tag}={value}".encode()) % partitions

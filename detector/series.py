@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from detector.columns import Column, Columns
 from detector.local_hours import local_hour
-from detector.scopes import Scope
+from detector.scopes import Role, Scope
 
+_ABOVE: dict[Role, Role] = {"origin": "principal", "node": "group"}
 _tags_decoder = msgspec.json.Decoder(dict[str, str])
 
 
@@ -27,6 +28,10 @@ class SeriesRegistry:
         self._zone = ZoneInfo(time_zone)
         self._raw: list[bytes] = []
         self._numbers: dict[tuple[str, bytes], int] = {}
+        #: Numbers of the series of each role, and of the series that stands above each: the key of an origin, the
+        #: group of a node; -1 for none.
+        self._of_role: dict[Role, list[int]] = {role: [] for role in get_args(Role)}
+        self._above: list[int] = []
         self._columns = Columns(
             {
                 "first_seen": Column(dtype=np.int64),
@@ -55,6 +60,33 @@ class SeriesRegistry:
         """The number of a series, None if there is none yet."""
         return self._numbers.get((scope, raw_tags))
 
+    def of_role(self, role: Role) -> NDArray[np.intp]:
+        """Numbers of the series of a role in the order in which they came; those of `principal` carry no tags beyond
+        their scope's: what has them set apart, such as a job, is no principal."""
+        return np.array(self._of_role[role], np.intp)
+
+    def above(self, number: int) -> int | None:
+        """The series that a series is a part of: the principal of an origin or a job, the group of a node."""
+        known = self._above[number]
+        if known < 0:
+            known = self._above[number] = self._find_above(number)
+        return known if known >= 0 else None
+
+    def _find_above(self, number: int) -> int:
+        configured, tags = self._configured.get(self.scopes[number]), self.tags[number]
+        if configured is None:
+            return -1
+        if self["planned"][number]:
+            wanted = [configured]
+        else:
+            role = _ABOVE.get(configured.role)
+            wanted = [scope for scope in self._configured.values() if scope.role == role]
+        for scope in wanted:
+            if set(scope.group_by) <= tags.keys():
+                raw = msgspec.json.encode({tag: tags[tag] for tag in scope.group_by})
+                return self._numbers.get((scope.name, raw), -1)
+        return -1
+
     def _add(self, scope: str, raw_tags: bytes, first_seen: int) -> int:
         number = len(self.scopes)
         tags = _tags_decoder.decode(raw_tags)
@@ -66,7 +98,11 @@ class SeriesRegistry:
         configured = self._configured.get(scope)
         self["first_seen"][number] = first_seen
         self["detect"][number] = configured is not None and configured.detect
-        self["planned"][number] = configured is not None and not tags.keys() <= set(configured.group_by)
+        apart = configured is not None and not tags.keys() <= set(configured.group_by)
+        self["planned"][number] = apart
+        self._above.append(-1)
+        if configured is not None and not apart:
+            self._of_role[configured.role].append(number)
         return number
 
     def add_cost(self, index: NDArray[np.int64], cost: NDArray[np.float64], bucket: NDArray[np.int64]) -> None:

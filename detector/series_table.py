@@ -130,7 +130,7 @@ class SeriesTable:
         number = len(self.series)
         self._numbers[at][tags] = number
         raw = msgspec.json.encode(dict(tags))
-        partition = partition_of(scope, tags, self._partitions)
+        partition = partition_of(tags, self._partitions)
         self.series.append(Series(scope, msgspec.Raw(raw), len(raw), partition))
         return number
 

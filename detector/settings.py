@@ -3,52 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
+from detector.metric_rule import MetricWatch
 from detector.scopes import DEFAULT_SCOPES, Scope
-from detector.settings_score import ScoreSettings
+from detector.settings_alerts import AlertSettings
+from detector.settings_budget import Budget, ExchangeRate, check_budgets, check_zone
+from detector.settings_forecast import ForecastSettings
+from detector.settings_population import PopulationSettings
+from detector.settings_principals import PrincipalRules
+from detector.settings_rules import FeedSettings, JobSettings, MachineRules
+from detector.settings_score import ScoreSettings, UnexplainedSettings
+from detector.settings_scorers import Scorers, check_scorers
 from stream.settings import Settings
-
-Period = Literal["day", "week", "month", "quarter"]
-
-
-def _check_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"unknown time zone {name!r}; use a name such as UTC or Europe/Berlin") from None
-    return name
-
-
-class Budget(Settings):
-    """A sum of money for a period. With a pattern in `match`, every matching series has the whole amount to itself."""
-
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Name of the budget.")
-    scope: str = Field(description="Name of the scope whose series it applies to.")
-    match: dict[str, str] = Field(
-        default={}, description="Tag values it applies to; * and ? are wildcards. Empty: every series of the scope."
-    )
-    amount_usd: float = Field(gt=0, description="Dollars per period.")
-    period: Period = Field(default="month", description="day, week (from Monday), month or quarter.")
-    thresholds: tuple[float, ...] = Field(
-        default=(50, 80, 100), min_length=1, description="Percent of the amount; each alerts once per period."
-    )
-    time_zone: str | None = Field(default=None, description="Time zone of the period; default: the detector's.")
-
-    @field_validator("thresholds")
-    @classmethod
-    def _ascending(cls, thresholds: tuple[float, ...]) -> tuple[float, ...]:
-        if any(threshold <= 0 for threshold in thresholds):
-            raise ValueError("thresholds are percentages greater than 0")
-        return tuple(sorted(set(thresholds)))
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, name: str | None) -> str | None:
-        return None if name is None else _check_zone(name)
 
 
 class DedupeSettings(Settings):
@@ -75,33 +43,6 @@ class GuardSettings(Settings):
     max_series: int = Field(default=100_000, ge=1, description="Per scope and input partition.")
 
 
-class AlertSettings(Settings):
-    """When alerts update and end, and what the rules beside the score look for."""
-
-    update_every_s: float = Field(
-        default=300, gt=0, description="A firing alert is told anew at least this often, and when its rate moves 10 %."
-    )
-    calm_usd_per_hour: float = Field(
-        default=0.5, ge=0, description="A burn within 20 % plus this much of the expected one counts as calm."
-    )
-    calm_s: float = Field(default=15 * 60, gt=0, description="A finding ends after this long at a calm rate.")
-    quiet_s: float = Field(default=60 * 60, gt=0, description="A finding ends after this long with a low score.")
-    reopen_s: float = Field(default=6 * 3600, ge=0, description="Firing again within this time joins the old finding.")
-    freeze_s: float = Field(
-        default=48 * 3600, ge=0, description="How long a firing series does not learn; then this is its new normal."
-    )
-    response_notice_s: float = Field(default=8 * 3600, ge=0, description="Time until a person sees a notice.")
-    response_page_s: float = Field(default=3600, ge=0, description="Time until a person answers a page.")
-    planned_notice_usd: float = Field(
-        default=5000,
-        ge=0,
-        description="Series of planned work (a scope's also_by tags) stay in the digest below this excess.",
-    )
-    new_principal_usd: float = Field(
-        default=50, gt=0, description="Dollars a series never seen before may spend in its first 24 hours."
-    )
-
-
 class DetectorSettings(Settings):
     """How spend is grouped, scored and held against budgets."""
 
@@ -125,10 +66,30 @@ class DetectorSettings(Settings):
     )
     scopes: tuple[Scope, ...] = Field(default=DEFAULT_SCOPES, min_length=1, description="How spend is grouped.")
     budgets: tuple[Budget, ...] = Field(default=(), description="Sums of money that may be spent per period.")
+    exchange_rates: tuple[ExchangeRate, ...] = Field(
+        default=(), description="What budgets in other currencies are worth in dollars."
+    )
     dedupe: DedupeSettings = Field(default=DedupeSettings(), description="How long ids are remembered.")
     guard: GuardSettings = Field(default=GuardSettings(), description="How many series tags may make.")
     alerts: AlertSettings = Field(default=AlertSettings(), description="When alerts update and end.")
-    score: ScoreSettings = Field(default=ScoreSettings(), description="How spend is scored.")
+    score: ScoreSettings = Field(default=ScoreSettings(), description="How spend is scored against its own past.")
+    unexplained: UnexplainedSettings = Field(
+        default=UnexplainedSettings(), description="How spend is scored against the demand for it."
+    )
+    forecast: ForecastSettings = Field(
+        default=ForecastSettings(), description="Forecasts, their history, the slow lane."
+    )
+    population: PopulationSettings = Field(
+        default=PopulationSettings(), description="How abuse is told from growth and runaways."
+    )
+    metrics: tuple[MetricWatch, ...] = Field(default=(), description="Metrics watched beside dollars.")
+    scorers: Scorers = Field(default=(), description="Detectors beside Curb's own heads; one kind each.")
+    machines: MachineRules = Field(default=MachineRules(), description="Rules on machines and those that start them.")
+    jobs: JobSettings = Field(default=JobSettings(), description="Recurring and planned jobs of a key.")
+    feed: FeedSettings = Field(default=FeedSettings(), description="Sources that go quiet.")
+    principals: PrincipalRules = Field(
+        default=PrincipalRules(), description="Rules on who spends: new keys, models, errors, prompts, slow growth."
+    )
 
     @field_validator("bucket_s")
     @classmethod
@@ -140,20 +101,23 @@ class DetectorSettings(Settings):
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
-        return _check_zone(name)
+        return check_zone(name)
 
     @model_validator(mode="after")
     def _names_fit(self) -> DetectorSettings:
-        for what, names in (("scope", [s.name for s in self.scopes]), ("budget", [b.name for b in self.budgets])):
+        for what, names in (
+            ("scope", [s.name for s in self.scopes]),
+            ("budget", [b.name for b in self.budgets]),
+            ("metric", [m.name for m in self.metrics]),
+        ):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{what} {', '.join(twice)} is defined twice")
-        scopes = {scope.name: scope for scope in self.scopes}
-        for budget in self.budgets:
-            scope = scopes.get(budget.scope)
-            if scope is None:
-                raise ValueError(f"budget {budget.name}: no scope {budget.scope!r}; there are {', '.join(scopes)}")
-            unknown = sorted(budget.match.keys() - {*scope.group_by, *scope.also_by})
-            if unknown:
-                raise ValueError(f"budget {budget.name}: scope {scope.name} has no tag {', '.join(unknown)}")
+        check_budgets(self.budgets, self.scopes, self.exchange_rates)
+        check_scorers(self.scorers, self.scopes)
+        scopes = {scope.name for scope in self.scopes}
+        for watch in self.metrics:
+            if watch.scope not in scopes:
+                known = ", ".join(sorted(scopes))
+                raise ValueError(f"metric {watch.name}: no scope {watch.scope!r}; there are {known}")
         return self

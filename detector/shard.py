@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from detector.alerts import Episode, RunawayAlerts
+from detector.amounts import Amounts
 from detector.arrays import Packed, pack, unpack
 from detector.arrivals import Arrival, Arrivals, SavedArrival
 from detector.buckets import OpenBuckets
 from detector.budgets import BudgetDump, Budgets
-from detector.closed import ClosedBucket
-from detector.dollars import DollarsHead, Scores, Step
-from detector.new_principal import Newcomer, NewPrincipalAlerts
+from detector.dollars import Scores
+from detector.history import SpendHistory
+from detector.incidents import Episode
+from detector.knowledge import Knowledge, KnowledgeDump
 from detector.pricing import PricingAlerts, Unpriced
+from detector.scoring import Scoring
 from detector.series import SeriesRegistry
 from detector.settings import DetectorSettings
 from detector.spend_lines import PartialRun, columns, read
@@ -25,7 +28,7 @@ from detector.watermark import Watermark
 from stream import metrics
 from stream.codec import encode
 from stream.log import Message
-from stream.records import Alert, BudgetStatus, PricingHole, SpendTick
+from stream.records import Alert, BudgetIncrease, BudgetStatus, PricingHole, SpendTick
 from stream.topics import ALERTS
 
 #: Scoring begins this long before the first tick; what is older counts in totals only.
@@ -60,7 +63,7 @@ class _Snapshot(msgspec.Struct):
     series: list[tuple[str, bytes, int]]
     today: int
     episodes: dict[int, Episode]
-    newcomers: dict[int, Newcomer]
+    knowledge: KnowledgeDump
     budgets: BudgetDump
     models: dict[str, Unpriced]
     arrays: dict[str, dict[str, Packed]]
@@ -72,9 +75,9 @@ class Shard:
     def __init__(self, settings: DetectorSettings) -> None:
         self._settings = settings
         self._registry = SeriesRegistry(settings.scopes, settings.time_zone)
-        self._head = DollarsHead(settings.score, settings.bucket_s, settings.time_zone)
-        self._runaway = RunawayAlerts(settings, self._registry, self._head)
-        self._newcomers = NewPrincipalAlerts(settings, self._registry)
+        self._knowledge = Knowledge(settings.scopes, settings.time_zone)
+        self._scoring = Scoring(settings, self._registry, self._knowledge)
+        self.history = SpendHistory(settings.forecast.history, settings.time_zone, settings.bucket_s)
         self._budgets = Budgets(settings, self._registry)
         self._pricing = PricingAlerts()
         self._open = OpenBuckets()
@@ -84,7 +87,6 @@ class Shard:
         self._since = math.inf
         #: Every bucket that starts before this is closed; None until time is known.
         self._closed_until: int | None = None
-        self._stepped = False
         self._stream_since = 0.0
         self._busy, self._silent_steps = 1.0, 0
         self._scores: Scores | None = None
@@ -108,8 +110,10 @@ class Shard:
             due = max(self._edge(self._watermark.of(source)), self._closed_until or 0)
             if isinstance(part, PricingHole):
                 self._arrivals.add(Arrival(due, source, hole=part))
-            else:
+            elif isinstance(part, list):
                 self._arrivals.add(Arrival(due, source, part))
+            else:
+                self._arrivals.add(Arrival(due, source, knowledge=part))
         return [Message(ALERTS, encode(alert), key=alert.fingerprint.encode()) for alert in alerts]
 
     def flush(self, now: float | None) -> Sequence[Message]:
@@ -122,16 +126,11 @@ class Shard:
 
     def snapshot(self) -> bytes:
         """The state, exactly."""
-        series, runaway, newcomers = self._registry.dump(), self._runaway.dump(), self._newcomers.dump()
+        series = self._registry.dump()
+        episodes, scoring = self._scoring.dump()
         budgets, budget_arrays = self._budgets.dump()
-        arrays = {
-            "series": series["arrays"],
-            "head": self._head.dump() if self._stepped else {},
-            "excess": runaway["arrays"],
-            "principal": newcomers["arrays"],
-            "budget": budget_arrays,
-            "open": self._open.dump(),
-        }
+        arrays = {**scoring, "series": series["arrays"], "budget": budget_arrays, "open": self._open.dump()}
+        arrays["history"] = self.history.dump()
         state = _Snapshot(
             closed_until=self._closed_until,
             stream_since=self._stream_since,
@@ -142,8 +141,8 @@ class Shard:
             since=self._since,
             series=series["series"],
             today=series["today"],
-            episodes=runaway["episodes"],
-            newcomers=newcomers["newcomers"],
+            episodes=episodes,
+            knowledge=self._knowledge.dump(),
             budgets=budgets,
             models=self._pricing.dump(),
             arrays={part: pack(each) for part, each in arrays.items()},
@@ -160,13 +159,12 @@ class Shard:
         self._arrivals.load(state.arrivals)
         self._registry.load(state.series, state.today, arrays["series"])
         self._open.load(arrays["open"])
-        self._runaway.load(state.episodes, arrays["excess"])
-        self._newcomers.load(state.newcomers, arrays["principal"])
+        if "history" in arrays:
+            self.history.load(arrays["history"], self._registry.scopes)
+        self._scoring.load(state.episodes, arrays)
+        self._knowledge.load(state.knowledge)
         self._budgets.load(state.budgets, arrays["budget"])
         self._pricing.load(state.models)
-        if arrays["head"]:
-            self._head.load(arrays["head"])
-            self._stepped = True
 
     # --- for people -----------------------------------------------------------------------------------------------
 
@@ -183,11 +181,15 @@ class Shard:
     @property
     def firing(self) -> list[Alert]:
         """Newest revisions of the alerts that fire now."""
-        return [*self._runaway.firing, *self._newcomers.firing, *self._budgets.firing, *self._pricing.firing]
+        return [*self._scoring.incidents.firing, *self._budgets.firing, *self._pricing.firing]
 
     def budgets(self) -> list[tuple[dict[str, str], BudgetStatus]]:
         """Where every budget stands, with the tags of its series."""
         return self._budgets.status()
+
+    def subject(self, i: int) -> tuple[str, dict[str, str]]:
+        """Scope and tags of series `i`."""
+        return self._registry.scopes[i], self._registry.tags[i]
 
     def top(self, count: int, scope: str | None = None) -> list[SeriesStatus]:
         """The series that burn most now, of one scope or all; by rate, then by total."""
@@ -226,6 +228,11 @@ class Shard:
             if arrival.hole is not None:
                 self._pricing.note(arrival.hole)
                 continue
+            if arrival.knowledge is not None:
+                self._knowledge.add(arrival.knowledge)
+                if isinstance(arrival.knowledge, BudgetIncrease):
+                    self._budgets.increase(arrival.knowledge)
+                continue
             run = columns(arrival.parts, self._registry.number)
             self._registry.add_cost(run.index, run.cost, run.bucket)
             late = run.bucket < start
@@ -234,22 +241,18 @@ class Shard:
                 run = run.where(~late)
             for bucket in np.unique(run.bucket).tolist():
                 of = run.where(run.bucket == bucket)
-                self._open.add(bucket, of.index, of.cost, of.requests, len(self._registry))
+                self._open.add(bucket, of.index, of.values, len(self._registry))
 
     def _correct(self, late: PartialRun, newest: int) -> None:
         """Correct windows and budgets by late sums; `newest` is the bucket closed last."""
         metrics.EVENTS_LATE.inc(len(late.index))
         self._budgets.late(late.index, late.cost, late.bucket, newest)
-        if not self._stepped:
-            return
-        self._grow(newest)
+        self.history.grow(self._registry.scopes)
+        self.history.late(late.index, late.cost, late.bucket)
+        self._scoring.grow(newest)
         for start in np.unique(late.bucket).tolist():
             of = late.where(late.bucket == start)
-            self._head.late(of.index, of.cost, start)
-
-    def _grow(self, first_seen: int) -> None:
-        if self._head.n < len(self._registry):
-            self._head.grow(len(self._registry), first_seen)
+            self._scoring.late(of.index, of.cost, start)
 
     def _pass(self, time: float) -> list[Alert]:
         """Close every bucket whose end and grace are over at `time`."""
@@ -287,8 +290,10 @@ class Shard:
             start + self._settings.bucket_s, min([due, *(self._align(first) for first in coming if first > start)])
         )
         steps = (end - start) // self._settings.bucket_s
-        self._grow(start)
-        self._head.skip(steps, start)
+        self._scoring.grow(start)
+        self._scoring.skip(steps, start)
+        self.history.grow(self._registry.scopes)
+        self.history.skip(start, end, self._busy > _BUSY)
         self._silent_steps += steps - 1
         self._closed_until = end
         newest = end - self._settings.bucket_s
@@ -298,25 +303,20 @@ class Shard:
     def _close(self, start: int, silent: bool) -> list[Alert]:
         with metrics.TICK_SECONDS.time():
             n, bucket_s = len(self._registry), self._settings.bucket_s
-            self._grow(start)
+            self._scoring.grow(start)
             self._registry.begin_day(start, lambda since: self._open.peek_cost(since, n))
-            cost, requests = self._open.pop(start, n)
-            frozen = self._runaway.frozen(start, n)
+            self._knowledge.expire(start)
             gap = silent and self._busy > _BUSY
             self._busy += (float(not silent) - self._busy) * bucket_s / _DAY_S
-            scores = self._head.step(Step(start, cost, requests, gap, frozen))
-            self._stepped = True
-            self._scores = scores
-            end = start + bucket_s
-            bucket = ClosedBucket(start, end, end + self._settings.grace_s, cost, scores)
-            return self._alerts(bucket)
-
-    def _alerts(self, bucket: ClosedBucket) -> list[Alert]:
-        alerts = self._newcomers.close(bucket, self._stream_since, self._runaway.firing_series())
-        alerts += self._runaway.close(bucket, self._newcomers.firing_series())
-        alerts += self._budgets.close(bucket)
-        alerts += self._pricing.close(bucket.at)
-        for alert in alerts:
-            if alert.revision == 1:
-                metrics.ALERTS.labels(kind=alert.kind, tier=alert.tier).inc()
-        return alerts
+            amounts = Amounts(*self._open.pop(start, n))
+            self.history.grow(self._registry.scopes)
+            self.history.close(start, amounts.cost, gap)
+            bucket, alerts = self._scoring.close(start, amounts, gap, self._stream_since)
+            self._scores = bucket.scores
+            bucket = replace(bucket, amounts=amounts)  # announced or not, money is spent
+            alerts += self._budgets.close(bucket)
+            alerts += self._pricing.close(bucket.at)
+            for alert in alerts:
+                if alert.revision == 1:
+                    metrics.ALERTS.labels(kind=alert.kind, tier=alert.tier).inc()
+            return alerts

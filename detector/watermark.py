@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stream.records import SpendTick
+from stream.topics import COMMANDS
 
 #: An input that works off a backlog is waited for this far behind the others; it is broken beyond.
 _BACKLOG_S = 7 * 86400.0
@@ -23,5 +24,7 @@ class Watermark:
     def advance(self, tick: SpendTick) -> float:
         """The time after this tick; it never goes back."""
         self.ticks[tick.source] = (max(tick.at, self.of(tick.source)), tick.live)
-        newest = max(at for at, _ in self.ticks.values())
+        # What people say today is no reason to give up waiting for a replay of last month.
+        told = [at for name, (at, _) in self.ticks.items() if not name.startswith(COMMANDS)]
+        newest = max(told, default=0.0)
         return min(max(at, newest - (self._max_skew_s if live else _BACKLOG_S)) for at, live in self.ticks.values())

@@ -10,6 +10,7 @@ from detector.columns import Column, Columns
 Floats = NDArray[np.float64]
 
 WINDOWS_MIN = (5, 30, 120, 480, 1440)
+WINDOW_NAMES = ("5-minute", "30-minute", "2-hour", "8-hour", "24-hour")
 
 
 class Windows:
@@ -40,6 +41,11 @@ class Windows:
         actual, expected = self.actual, self.expected
         actual += self._share * (usd_per_min - actual)
         expected += self._share * (expected_usd_per_min - expected)
+
+    def forget(self, index: NDArray[np.intp]) -> None:
+        """An incident is over: what it burnt is taken out, so that long windows do not echo it."""
+        actual, expected = self.actual, self.expected
+        actual[:, index] = np.minimum(actual[:, index], expected[:, index])
 
     def decay(self, steps: int) -> None:
         """Steps of which nothing is known: both sides fade alike, so that silence is neither a drop nor an excess."""

@@ -98,6 +98,10 @@ class SpendPartial(_Record, tag="partial", tag_field="type", kw_only=True):
     users: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    #: Samples that had a GPU utilization, the sum of their percents, and of their GiB of memory in use.
+    gpu_samples: int = 0
+    gpu_utilization: float = 0.0
+    memory_used: float = 0.0
 
 
 class SpendTick(_Record, tag="tick", tag_field="type", kw_only=True):
@@ -124,13 +128,75 @@ class PricingHole(_Record, tag="pricing_hole", tag_field="type", kw_only=True):
     fallback_usd: float = 0.0
 
 
-SpendMessage = SpendPartial | SpendTick | PricingHole
+class PlannedActivity(_Record, tag="plan", tag_field="type", kw_only=True):
+    """Work that somebody announced: it raises what is expected of matching spend by its cap, and mutes nothing."""
+
+    id: str
+    #: When it was announced.
+    at: float
+    tags: dict[str, str]
+    start: float
+    end: float
+    max_usd: float
+    reason: str = ""
+    by: str = ""
+
+
+class Annotation(_Record, tag="annotation", tag_field="type", kw_only=True):
+    """Something that happened and that an explanation should name."""
+
+    id: str
+    at: float
+    kind: Literal["deploy", "launch", "note"]
+    tags: dict[str, str]
+    text: str = ""
+    by: str = ""
+
+
+class Feedback(_Record, tag="feedback", tag_field="type", kw_only=True):
+    """What a person says an alert was."""
+
+    id: str
+    at: float
+    alert_id: str
+    verdict: Literal["real", "not_an_anomaly", "planned"]
+    by: str = ""
+    note: str = ""
+
+
+class Silence(_Record, tag="silence", tag_field="type", kw_only=True):
+    """Alerts whose tags match are kept in the digest until `until`; one in the past lifts an earlier one."""
+
+    id: str
+    at: float
+    matchers: dict[str, str]
+    until: float
+    reason: str = ""
+    by: str = ""
+
+
+class BudgetIncrease(_Record, tag="budget_increase", tag_field="type", kw_only=True):
+    """More money for a budget until `expires_at`."""
+
+    id: str
+    at: float
+    budget: str
+    match: dict[str, str]
+    amount_usd: float
+    expires_at: float
+    by: str = ""
+
+
+#: What people tell Curb; it reaches scoring on the spend topic, in the order of time like everything else.
+Knowledge = PlannedActivity | Annotation | Feedback | Silence | BudgetIncrease
+
+SpendMessage = SpendPartial | SpendTick | PricingHole | Knowledge
 
 
 # --- curb.alerts --------------------------------------------------------------------------------------------------
 
 Tier = Literal["page", "notice", "digest"]
-AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget", "new_principal", "pricing", "feed"]
+AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget", "pricing", "feed"]
 
 
 class Baseline(_Record, kw_only=True):
@@ -154,6 +220,29 @@ class BudgetStatus(_Record, kw_only=True):
     spent_usd: float
     #: Percent of `amount_usd` that was crossed.
     threshold: float
+    #: One budget on one subject, and the one above it in the tree; `scope` is that of the series it counts.
+    id: str = ""
+    parent_id: str | None = None
+    scope: str = ""
+    #: Counted from here on, where that is later than the begin of the period.
+    counted_from: float = 0.0
+    #: At 100 % of a hard cap, actions may throttle.
+    hard: bool = False
+    #: The configured amount in its own currency; `amount_usd` is what it is worth, with what was added to it.
+    amount: float | None = None
+    currency: str = "USD"
+    carried_usd: float = 0.0
+    expanded_usd: float = 0.0
+    increased_usd: float = 0.0
+    #: What was spent within the running period of the budget above.
+    spent_in_parent_usd: float | None = None
+    #: Pace of the last hours, what the period will come to (80 % interval), when and how likely it is over the amount.
+    usd_per_hour: float | None = None
+    forecast_usd: float | None = None
+    forecast_low_usd: float | None = None
+    forecast_high_usd: float | None = None
+    breach_at: float | None = None
+    breach_probability: float | None = None
 
 
 class Cause(_Record, kw_only=True):
@@ -197,6 +286,10 @@ class Alert(_Record, kw_only=True):
     baseline: Baseline | None = None
     budget: BudgetStatus | None = None
     causes: list[Cause] = []
+    #: How sure it is that somebody wants to know, 0 to 1, from the rule, its score and how long the series is known.
+    confidence: float = 0.0
+    #: What was seen and why it counts, a clause; `explanation` is the whole sentence.
+    reason: str = ""
     explanation: str = ""
 
 

@@ -29,7 +29,7 @@ connectors:
 detector:
   bucket_s: 10
   grace_s: 1
-  budgets: [{{name: per-key, scope: key, amount_usd: 0.1, period: day, thresholds: [100]}}]
+  budgets: [{{name: per-key, scope: key, amount_usd: 0.1, period: day, thresholds: [100], hard: true}}]
 actions:
   mode: auto
   actions:

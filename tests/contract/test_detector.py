@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from detector.pipeline import Pipeline
 from detector.rollup import Rollup
-from detector.settings import AlertSettings, Budget, DedupeSettings, DetectorSettings, GuardSettings
+from detector.settings import DedupeSettings, DetectorSettings, GuardSettings
+from detector.settings_budget import Budget
+from detector.settings_principals import NewPrincipalSettings, PrincipalRules
 from detector.shard import Shard
 from stream.codec import encode_lines
 from stream.log import Message
@@ -28,7 +30,7 @@ from tests.fakes.spend import T0, usage
 SETTINGS = DetectorSettings(
     bucket_s=300,
     warmup_s=0.4 * 86400,
-    alerts=AlertSettings(new_principal_usd=20),
+    principals=PrincipalRules(new_principal=NewPrincipalSettings(unknown_usd=20)),
     budgets=(Budget(name="team", scope="team", match={"team": "*"}, amount_usd=150, period="day"),),
 )
 
@@ -109,7 +111,7 @@ def test_the_planted_incidents_are_found_once(expected: tuple[list[Alert], dict[
     first = [alert for alert in expected[0] if alert.revision == 1]
     assert len({alert.alert_id for alert in first}) == len(first)
     found = {(alert.kind, alert.tags.get("api_key", "")) for alert in first}
-    assert {("runaway", "k1"), ("new_principal", "newcomer"), ("pricing", ""), ("budget", "")} <= found
+    assert {("runaway", "k1"), ("abusive", "newcomer"), ("pricing", ""), ("budget", "")} <= found
     assert not [alert for alert in first if alert.tags.get("api_key") in {"k2", "k3"}]
     for alert_id in {alert.alert_id for alert in expected[0]}:
         revisions = [alert.revision for alert in expected[0] if alert.alert_id == alert_id]
@@ -225,7 +227,7 @@ def test_flat_spend_is_quiet(cost: float) -> None:
     for step in range(288 * 6):
         at = T0 + 300 * step
         pipeline.feed(encode_lines([usage(f"{step}", at, cost, received_at=at + 300)]))
-    pipeline.tick(T0 + 7 * 86400)
+    pipeline.tick(T0 + 6 * 86400)
     assert pipeline.alerts == []
 
 
@@ -244,5 +246,5 @@ def test_memory_is_bounded() -> None:
         pipeline.tick()
         if step in {100, 199}:
             sizes.append((pipeline.shard.series_count, len(pipeline.shard.snapshot())))
-    assert sizes[1][0] == sizes[0][0] == 50 + 2
+    assert sizes[1][0] == sizes[0][0] == 50 + 50 + 2  # keys, their origins, one team, one model
     assert sizes[1][1] < 1.05 * sizes[0][1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from detector.amounts import AMOUNTS, Amounts
 from detector.closed import ClosedBucket
 from detector.dollars import Scores
 from stream.codec import encode_lines
@@ -66,4 +67,6 @@ def bucket(
         requests_rate=np.full(n, 3.0),
     )
     end = start + bucket_s
-    return ClosedBucket(start, end, end + 30.0, each * bucket_s / 3600, scores)
+    none = np.zeros(n)
+    amounts = Amounts(each * bucket_s / 3600, np.ones(n), *[none] * (len(AMOUNTS) - 2))
+    return ClosedBucket(start, end, end + 30.0, amounts, scores)

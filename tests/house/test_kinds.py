@@ -1,4 +1,4 @@
-"""Every kind of connector, action and notifier has a docs page, a fake, and an example that loads."""
+"""Every kind of connector, action, notifier and scorer has a docs page, a fake, and an example that loads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 from actions.kinds import ACTIONS, NOTIFIERS
 from connectors.kinds import KINDS
 from curb.kinds import config_class
+from detector.kinds import SCORERS
 from stream.settings import Settings
 from tests.house.tree import ROOT, parse
 from tests.house.yaml_blocks import configurations, kinds_in
 
-TABLES = {"connectors": KINDS, "actions": ACTIONS, "notifiers": NOTIFIERS}
+TABLES = {"connectors": KINDS, "actions": ACTIONS, "notifiers": NOTIFIERS, "scorers": SCORERS}
 ALL = [(section, kind) for section, table in TABLES.items() for kind in table]
 every_kind = pytest.mark.parametrize(("section", "kind"), ALL)
 

@@ -68,12 +68,13 @@ def with_local_files(text: str, directory: Path) -> str:
 
 
 def kinds_in(text: str) -> set[tuple[str, str]]:
-    """(section, kind) of each connector, action and notifier a block configures."""
+    """(section, kind) of each connector, action, notifier and scorer a block configures."""
     data = yaml.safe_load(text) or {}
     actions = data.get("actions") or {}
     sections = {
         "connectors": data.get("connectors"),
         "actions": actions.get("actions"),
         "notifiers": actions.get("notifiers"),
+        "scorers": (data.get("detector") or {}).get("scorers"),
     }
     return {(section, item["kind"]) for section, items in sections.items() for item in items or [] if "kind" in item}

@@ -61,7 +61,7 @@ async def test_a_notebook_runs(path: Path, kernel: str, tmp_path: Path) -> None:
     assert pictures(notebook)
     (patch,) = (tmp_path / "empty").glob("*.yaml")
     text = patch.read_text(encoding="utf-8")
-    assert load_text(text).detector.score.notice_threshold == 1.0
+    assert load_text(text).detector.score.notice_threshold == 2.0
     assert any(text.strip() in each.get("text", "") for each in outputs(notebook)), "the patch is shown"
     assert [chart.read_bytes()[:4] for chart in (tmp_path / "empty").glob("*.png")] == [b"\x89PNG"]
 

@@ -34,7 +34,13 @@ detector:
   bucket_s: 10
   grace_s: 8
   budgets:
-    - {{name: per-key, scope: key, match: {{api_key: "{key}"}}, amount_usd: 0.0001, period: day, thresholds: [100]}}
+    - name: per-key
+      scope: key
+      match: {{api_key: "{key}"}}
+      amount_usd: 0.0001
+      period: day
+      thresholds: [100]
+      hard: true
 actions:
   mode: auto
   notifiers: [{{kind: console, name: on-call}}]

@@ -9,8 +9,10 @@ import pytest
 from connectors.append import MESSAGE_BYTES, append_batch, record_messages
 from connectors.connector import Batch
 from connectors.validate import Limits, check, clean_tags
-from stream.records import CostRecord, GpuRecord, SpendRecord, UsageRecord
-from stream.topics import COSTS, DEAD_LETTER, GPU, USAGE
+from stream.commands import read_knowledge
+from stream.log import TopicPartition
+from stream.records import CostRecord, GpuRecord, PlannedActivity, SpendRecord, UsageRecord
+from stream.topics import COMMANDS, COSTS, DEAD_LETTER, GPU, USAGE
 from tests.fakes.memory_log import MemoryLog
 
 NOW = 1_750_000_000.0
@@ -153,3 +155,12 @@ def test_unsafe_characters_go_and_ordinary_ones_stay() -> None:
         "team": "search",
         "名前": "été 😀",
     }
+
+
+async def test_plans_go_to_the_commands_topic() -> None:
+    log = MemoryLog()
+    plan = PlannedActivity(id="p", at=NOW, tags={"team": "a"}, start=NOW, end=NOW + 60, max_usd=1.0)
+    appended = await append_batch(log, Batch([usage()], cursor="", plans=[plan]), source="s", at=NOW)
+    assert appended == (2, 0)
+    (message,) = log.messages[TopicPartition(COMMANDS, 0)]
+    assert read_knowledge(message.value, lambda *_: None) == [plan]

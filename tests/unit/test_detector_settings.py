@@ -56,8 +56,16 @@ def test_series_of_a_scope() -> None:
 
 def test_partitions_are_the_same_everywhere_and_even() -> None:
     scope = Scope(name="key", group_by=("api_key",))
-    assert partition_of("key", scope.series({"api_key": "k1"}), 8) == 4
+    assert partition_of(scope.series({"api_key": "k1"}), 8) == 4
     counts = [0] * 8
     for at in range(8000):
-        counts[partition_of("key", scope.series({"api_key": f"k{at}"}), 8)] += 1
+        counts[partition_of(scope.series({"api_key": f"k{at}"}), 8)] += 1
     assert min(counts) > 900
+
+
+@pytest.mark.parametrize("team", ["a", "b", UNTAGGED])
+def test_what_the_rules_compare_is_in_one_partition(team: str) -> None:
+    tags = {"team": team, "api_key": "k", "model": "m", "region": "r", "job": "j", "group": "g", "node": "n"}
+    of_one_team = [scope for scope in DEFAULT_SCOPES if scope.group_by[0] == "team"]
+    assert {scope.name for scope in of_one_team} == {"key", "team", "origin", "node", "group"}
+    assert len({partition_of(scope.series(tags), 64) for scope in of_one_team}) == 1

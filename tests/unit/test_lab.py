@@ -34,7 +34,8 @@ def life(
 ) -> AlertLife:
     """An alert that opened, and perhaps paged, so many minutes after the start of INCIDENT."""
     alert = an_alert(alert_id=f"a{minutes}-{tags}", fired_at=INCIDENT.start + 60 * minutes, tags=tags, tier=tier)
-    return AlertLife(alert, alert, None if paged is None else INCIDENT.start + 60 * paged, tier)
+    noticed_at = None if tier == "digest" else alert.fired_at
+    return AlertLife(alert, alert, tier, noticed_at, None if paged is None else INCIDENT.start + 60 * paged)
 
 
 def judged(*alerts: AlertLife) -> lab.Outcome:

@@ -1,121 +1,143 @@
-"""The rules for the unknown: principals never seen before, and models without a price."""
+"""Newcomers: a machine pages soon, people do not, and where users are unknown a sum has to decide."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import msgspec
 import pytest
 
-from detector.new_principal import NewPrincipalAlerts
-from detector.pricing import PricingAlerts
-from detector.scopes import Scope
-from detector.series import SeriesRegistry
-from detector.settings import DetectorSettings
-from stream.records import Alert, PricingHole
-from tests.fakes.spend import T0, bucket
+from detector.new_principal import NewPrincipal
+from detector.rule import Demand, Finding, Rule, View
+from detector.settings_principals import NewPrincipalSettings
+from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
-DAY = 86400
+STEP_S = 300
 BORN = T0 + 4 * DAY
-SCOPE = Scope(name="key", group_by=("api_key",), also_by=("job",))
 
 
-class Scene:
-    """One series born after the stream's warm-up, one bucket a minute."""
-
-    def __init__(self, born: int = BORN, tags: dict[str, str] | None = None, detect: bool = True) -> None:
-        settings = DetectorSettings(scopes=(SCOPE.model_copy(update={"detect": detect}),))
-        registry = SeriesRegistry(settings.scopes, "UTC")
-        registry.number("key", msgspec.json.encode(tags or {"api_key": "leaked"}), born)
-        self.alerts = NewPrincipalAlerts(settings, registry)
-        self.now = born
-
-    def minute(self, usd: float, times: int = 1, muted: frozenset[int] = frozenset()) -> list[Alert]:
-        out: list[Alert] = []
-        for _ in range(times):
-            out += self.alerts.close(bucket(self.now, [usd * 60]), T0, set(muted))
-            self.now += 60
-        return out
+def rule() -> NewPrincipal:
+    return NewPrincipal(NewPrincipalSettings(), warmup_s=3 * DAY, step_s=STEP_S)
 
 
-def test_a_newcomer_pages_once_over_the_limit() -> None:
-    scene = Scene()
-    assert scene.minute(5.0, times=10) == []
-    (alert,) = scene.minute(5.0)
-    assert (alert.kind, alert.tier, alert.status, alert.channel) == (
-        "new_principal",
-        "page",
-        "firing",
-        "new_principal/24h",
-    )
-    assert (alert.started_at, alert.expected_usd) == (BORN, 0.0)
-    assert alert.actual_usd == pytest.approx(55)
-    assert alert.dollars_at_risk == pytest.approx(55 + 300)
-    assert alert.explanation == (
-        "key leaked was never seen before and has spent $55.00 in its first 11 min (limit $50.00); it burns $300.00/h."
-    )
-    more = scene.minute(5.0, times=60)
-    assert {each.alert_id for each in more} == {alert.alert_id}
-    assert more[-1].actual_usd == pytest.approx(55 + 5 * 60)
+def old_keys() -> list[Row]:
+    return [usage(f"old-{i}", 0.05, requests=20, users=10, input_tokens=20 * (500 + 100 * i)) for i in range(5)]
 
 
-def test_it_ends_when_calm_and_does_not_come_again() -> None:
-    scene = Scene()
-    scene.minute(60.0)
-    out = scene.minute(0.0, times=15)
-    assert (out[-1].status, out[-1].actual_usd) == ("resolved", 60.0)
-    assert scene.alerts.firing == []
-    assert scene.minute(60.0, times=5) == []
+def born(key: Row, at: int = BORN) -> Callable[[int], Iterable[Row]]:
+    return lambda start: [*old_keys(), key] if start >= at else old_keys()
 
 
-def test_it_ends_when_statistics_take_over() -> None:
-    scene = Scene()
-    scene.minute(60.0)
-    out = scene.minute(60.0, times=3 * 1440)
-    assert out[-1].status == "resolved"
-    assert out[-1].updated_at <= BORN + 3 * DAY + 30
+def run(
+    rows: Callable[[int], Iterable[Row]], until: int = BORN + DAY, subject: Rule | None = None
+) -> list[tuple[int, Finding]]:
+    found = Fleet(STEP_S).run(subject or rule(), until, rows)
+    return [(at, each) for at, findings in found for each in findings]
 
 
-@pytest.mark.parametrize(
-    "scene",
-    [
-        {"born": T0 + 2 * DAY},
-        {"tags": {"api_key": "k", "job": "nightly"}},
-        {"detect": False},
-    ],
-)
-def test_it_is_silent(scene: dict[str, Any]) -> None:
-    assert Scene(**scene).minute(60.0, times=3) == []
+def new(cost: float = 1.0, **amounts: float) -> Row:
+    return {**usage("new", cost, requests=400, users=1, input_tokens=400 * 500), **amounts}
 
 
-def test_it_is_silent_after_the_first_day_and_for_muted_series() -> None:
-    scene = Scene()
-    scene.minute(0.0, times=1440)
-    assert scene.minute(60.0, times=3) == []
-    assert Scene().minute(60.0, muted=frozenset({0})) == []
+def test_a_newcomer_that_spends_like_a_machine_pages_at_its_limit() -> None:
+    first, finding = run(born(new()))[0]
+    assert BORN + 5 * STEP_S <= first <= BORN + 6 * STEP_S
+    assert (finding.kind, finding.tier, finding.channel) == ("abusive", "page", "new_principal")
+    assert finding.words == "new, and its users explain 0 % of its requests"
+    assert finding.excess_usd == pytest.approx(5.0, rel=0.2)
 
 
-def hole(model: str, at: float, tokens: int = 100) -> PricingHole:
-    return PricingHole(
-        model=model, source="gw", reason="unknown_model", at=at, requests=2, tokens=tokens, fallback_usd=0.5
-    )
+def test_a_newcomer_with_its_people_is_silent() -> None:
+    assert run(born(new(5.0, requests=400, users=400**0.75))) == []
 
 
-def test_an_unpriced_model_is_told_once_a_day_and_is_over_a_day_after_it_was_last_seen() -> None:
-    pricing = PricingAlerts()
-    pricing.note(hole("m1", T0))
-    pricing.note(hole("m1", T0 + 1))
-    (alert,) = pricing.close(T0 + 90)
-    assert (alert.kind, alert.tier, alert.scope, alert.tags) == ("pricing", "notice", "model", {"model": "m1"})
-    assert (alert.actual_usd, alert.channel) == (1.0, "pricing/unknown_model")
-    assert "200 tokens in 4 requests from gw" in alert.explanation
-    for hour in range(1, 24):
-        pricing.note(hole("m1", T0 + 3600 * hour))
-        assert pricing.close(T0 + 3600 * hour) == []
-    pricing.note(hole("m1", T0 + DAY + 90))
-    (daily,) = pricing.close(T0 + DAY + 91)
-    assert (daily.revision, daily.alert_id) == (2, alert.alert_id)
-    assert pricing.close(T0 + 2 * DAY) == []
-    (over,) = pricing.close(T0 + 2 * DAY + 90)
-    assert (over.status, over.revision) == ("resolved", 3)
-    assert pricing.firing == []
+def test_a_doubtful_newcomer_pages_once_more_is_at_stake() -> None:
+    users = (0.15 * 400) ** 0.75
+    first, finding = run(born(new(1.0, users=users)))[0]
+    assert BORN + 20 * STEP_S <= first <= BORN + 22 * STEP_S
+    assert finding.words == "new, and its users explain 15 % of its requests"
+
+
+def test_prompts_unlike_anybody_elses_page() -> None:
+    _, finding = run(born(new(users=200, input_tokens=400 * 20_000)))[0]
+    assert finding.tier == "page"
+    assert finding.words.startswith("20,000 input tokens per request, ")
+    assert run(born(new(users=200, input_tokens=400 * 1_500))) == []
+
+
+@pytest.mark.parametrize(("requests", "users"), [(400, 0), (0.01, 1)], ids=["no users told", "few large requests"])
+def test_where_users_say_nothing_a_first_day_over_the_sum_pages(requests: float, users: float) -> None:
+    key = new(1.0, requests=requests, users=users, input_tokens=500 * requests)
+    first, finding = run(born(key))[0]
+    assert BORN + 50 * STEP_S <= first <= BORN + 56 * STEP_S
+    assert finding.words.endswith(" in its first day")
+    assert run(born({**key, "cost": 0.15})) == []
+
+
+def test_a_sum_that_is_usual_in_the_fleet_is_no_news() -> None:
+    rich = [{**row, "cost": 2.0} for row in old_keys()]
+    key = new(1.0, users=0)
+    assert run(lambda start: [*rich, key] if start >= BORN else rich) == []
+
+
+def test_while_the_stream_is_young_everybody_is_new() -> None:
+    assert run(born(new(), at=T0 + 2 * DAY), until=T0 + 6 * DAY) == []
+    assert run(born(new(), at=T0 + 3 * DAY), until=T0 + 4 * DAY) != []
+
+
+def test_a_few_dollars_are_not_looked_at() -> None:
+    assert run(born(new(4.9 / 288))) == []
+
+
+class Known:
+    """The rule after demand was judged: which principals are mature."""
+
+    def __init__(self, subject: NewPrincipal, mature: Callable[[View], list[bool]]) -> None:
+        self._subject, self._mature = subject, mature
+
+    def close(self, view: View) -> list[Finding]:
+        mature = view.bucket.cost[view.principals.index] > -1
+        mature[:] = self._mature(view)
+        zero = 0.0 * view.principals.amounts.cost
+        view.demand = Demand(zero, zero, mature, mature, mature)
+        return self._subject.close(view)
+
+    def dump(self) -> dict[str, Any]:
+        return self._subject.dump()
+
+    def load(self, arrays: Mapping[str, Any]) -> None:
+        self._subject.load(arrays)
+
+
+def test_a_newcomer_is_one_until_demand_knows_it() -> None:
+    def mature(view: View) -> list[bool]:
+        return [age > 0.25 for age in view.principals.age_days]
+
+    found = run(born(new()), subject=Known(rule(), mature))
+    assert {at > BORN + 7 * HOUR for at, _ in found} == {False}
+    assert run(born(new()), subject=Known(rule(), lambda view: [True] * len(view.principals.index))) == []
+
+
+def test_a_key_that_was_silent_for_long_is_as_unknown_as_a_new_one() -> None:
+    def rows(start: int) -> list[Row]:
+        return [*old_keys(), new(1.0 if start >= BORN else 0.0)]
+
+    def mature(view: View) -> list[bool]:
+        return [view.registry.tags[i]["api_key"] != "new" for i in view.principals.index]
+
+    assert run(rows, subject=Known(rule(), mature)) != []
+    assert run(rows) == []
+
+
+def test_state_goes_on_where_it_was_saved() -> None:
+    fleet, one, again = Fleet(STEP_S), rule(), rule()
+    rows, found = born(new()), 0
+    for _ in fleet.run(one, BORN + 600, rows):
+        pass
+    again.load(saved(one))
+    while fleet.now < BORN + 6 * HOUR:
+        view = fleet.view(rows(fleet.now))
+        findings = one.close(view)
+        found += len(findings)
+        assert again.close(view) == findings
+    assert found

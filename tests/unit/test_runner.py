@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from actions.ledger import action_id_for
+from stream.records import BudgetStatus
 from tests.fakes.actions_house import ID1, ID2, House, later, settings
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 
@@ -184,6 +185,15 @@ async def test_a_command_sent_twice_counts_once(house: House) -> None:
     assert house.runner.view()["halted"] is None
 
 
+BUDGET: dict[str, Any] = {
+    "name": "b",
+    "period": "day",
+    "period_start": T0,
+    "period_end": T0 + 86400,
+    "amount_usd": 10.0,
+    "spent_usd": 10.0,
+    "threshold": 100.0,
+}
 REFUSALS = {
     "warm-up": ({}, {"baseline": msgspec.structs.replace(an_alert().baseline, known_days=1.0)}),
     "billed": ({}, {"money": "billed"}),
@@ -191,6 +201,9 @@ REFUSALS = {
     "limit: 0 actions are open": ({"limits": {"max_open_actions": 0}}, {}),
     "limit: 0 actions were begun": ({"limits": {"max_actions_per_hour": 0}}, {}),
     "stale": ({}, {"updated_at": T0 - 8000}),
+    "told: a growth alert": ({}, {"kind": "growth"}),
+    "told: a runaway alert of tier digest": ({}, {"tier": "digest"}),
+    "budget": ({}, {"kind": "budget", "budget": BudgetStatus(**BUDGET)}),
     "nothing to do": ({}, {"tags": {"api_key": "unknown"}}),
 }
 
@@ -208,11 +221,15 @@ async def test_a_belt_holds_and_says_why_once(reason: str) -> None:
     assert house.gate.calls == []
 
 
-@pytest.mark.parametrize("kind", ["new_principal", "budget"])
-async def test_what_is_new_or_spent_needs_no_warmup(kind: Any) -> None:
+@pytest.mark.parametrize(
+    "told",
+    [{"kind": "abusive", "channel": "new_principal"}, {"kind": "budget", "budget": BudgetStatus(**BUDGET, hard=True)}],
+    ids=str,
+)
+async def test_what_is_new_or_spent_needs_no_warmup(told: dict[str, Any]) -> None:
     house = House()
     await house.runner.open()
-    await house.say(alert_message(an_alert(kind=kind, baseline=None)))
+    await house.say(alert_message(an_alert(baseline=None, **told)))
     assert house.states() == ["planned", "applied"]
 
 

@@ -149,8 +149,9 @@ def test_a_long_silence_is_passed_over_and_ends_alerts() -> None:
     steps: list[int] = []
     subject = shard()
     now = warm(subject, 0.2)
-    head_step = subject._head.step
-    subject._head.step = lambda step: steps.append(step.start) or head_step(step)  # type: ignore[func-returns-value,method-assign]
+    head = subject._scoring.head
+    head_step = head.step
+    head.step = lambda step: steps.append(step.start) or head_step(step)  # type: ignore[func-returns-value,method-assign]
     send(subject, PricingHole(model="m", source="s", reason="unknown_model", at=now), partial(now, 0.1), tick(now + 90))
     assert len(subject.firing) == 1
     alerts = send(subject, partial(now + 30 * DAY, 5.0, "other"), tick(now + 30 * DAY + 90))

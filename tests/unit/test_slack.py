@@ -63,6 +63,44 @@ def test_it_says_money_cause_deed_and_end_of_the_lease() -> None:
     assert "curb actions undo 0123456789abcdef" in text
 
 
+def test_it_says_why_where_and_how_sure_it_is() -> None:
+    own = {"team": "search", "project": "rank", "api_key": "k1"}
+    alert = an_alert(
+        reason="8.1 times what its requests explain",
+        explanation="The whole sentence.",
+        confidence=0.93,
+        causes=[
+            Cause(tags={**own, "model": "large", "region": "us"}, excess_usd=15.0, share=0.79),
+            Cause(tags=own, excess_usd=4.0, share=0.21),
+        ],
+    )
+    found = blocks(Notice("n", alert))
+    kinds = [block["type"] for block in found]
+    texts = _texts(found)
+    assert "Why: 8.1 times what its requests explain." in texts
+    assert "*Where it comes from*\n• `model=large region=us: $15.00 (79%)`" in texts
+    assert "*Confidence*\n93%" in texts
+    assert "*Cost of waiting one hour*\n$228.00" in texts
+    whole = next(block for block in found if "The whole sentence." in _texts(block))
+    assert whole["type"] == "context"
+    assert kinds.index("section") < found.index(whole)
+
+
+def test_where_no_part_stands_out_nothing_is_listed() -> None:
+    alert = an_alert(causes=[Cause(tags=an_alert().tags, excess_usd=19.0, share=1.0)], confidence=0.0)
+    text = all_text(Notice("n", alert))
+    assert "Where it comes from" not in text
+    assert "Confidence" not in text
+
+
+def test_slacks_ten_fields_are_kept_with_every_figure() -> None:
+    budget = BudgetStatus(
+        name="q", period="month", period_start=T0, period_end=T0, amount_usd=50.0, spent_usd=40.0, threshold=80.0
+    )
+    found = blocks(Notice("n", an_alert(budget=budget, confidence=1.0)))
+    assert all(len(block.get("fields", [])) <= 10 for block in found)
+
+
 def test_without_any_action_it_says_so() -> None:
     assert "Curb has not changed anything." in all_text(Notice("n", an_alert()))
 
@@ -91,6 +129,7 @@ def test_tag_values_are_never_markup() -> None:
     alert = an_alert(
         tags={"team": NASTY},
         explanation=NASTY,
+        reason=NASTY,
         causes=[Cause(tags={NASTY: NASTY}, excess_usd=1.0, share=1.0)],
     )
     ledger = (applied(detail=NASTY),)
@@ -118,7 +157,7 @@ def _texts(value: Any, kind: str = "") -> list[str]:
 
 def test_slacks_own_limits_are_kept_for_long_values() -> None:
     long = "&" * 5000
-    alert = an_alert(tags={f"t{n}": long for n in range(20)}, explanation=long)
+    alert = an_alert(tags={f"t{n}": long for n in range(20)}, explanation=long, reason=long)
     causes = [Cause(tags={f"t{n}": long for n in range(20)}, excess_usd=1.0, share=1.0)] * 9
     found = blocks(Notice("n", msgspec.structs.replace(alert, causes=causes), tuple([applied(detail=long)] * 60)))
     assert len(found) <= 50

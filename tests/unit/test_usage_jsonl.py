@@ -17,7 +17,7 @@ from connectors.prices import PriceBook
 from connectors.usage_jsonl import Config, JsonlFiles, parse_event_stream
 from stream.clock import ManualClock
 from stream.errors import PermanentError
-from stream.records import DeadLetter, GpuRecord, UsageRecord
+from stream.records import DeadLetter, GpuRecord, PlannedActivity, UsageRecord
 from tests.fakes.usage_jsonl import curb_line, gpu_line, lines, stream_line
 
 NOW = 1_750_000_000.0
@@ -134,9 +134,8 @@ def test_received_at_is_never_later_than_now() -> None:
     assert [record.received_at for record in push(lines(events)).records] == [BEFORE + 5, NOW]
 
 
-def test_event_stream(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    plan = {"src": "plan", "ts": "2025-03-27T02:25:00Z", "tags": {}, "start": "x", "max_usd": 3}
+def test_event_stream() -> None:
+    plan = plan_line()
     blank = gpu_line(4, BEFORE, gpu_util_pct=9223372036854775794, gpu_mem_gib=None)
     batch = push(lines([stream_line(1, BEFORE), gpu_line(2, BEFORE), plan, blank]), format="event_stream")
     usage, gpu, nothing = batch.records
@@ -160,16 +159,64 @@ def test_event_stream(caplog: pytest.LogCaptureFixture) -> None:
     assert (nothing.gpu_utilization, nothing.memory_used) == (None, None)
     assert batch.dead == []
     assert batch.locations == ["here:1", "here:2", "here:4"]
-    assert [cast(Any, entry).lines for entry in caplog.records] == [1]
+    assert [each.id for each in batch.plans] == ["p1"]
+
+
+def plan_line(**more: Any) -> dict[str, Any]:
+    return {
+        "src": "plan",
+        "ts": "2025-03-27T02:25:00Z",
+        "tags": {"team": "search", "job": "backfill"},
+        "start": "2025-03-27T04:25:00Z",
+        "end": "2025-03-27T07:25:00+02:00",
+        "max_usd": 3,
+        "id": "p1",
+    } | more
+
+
+def test_plans_are_announced_work() -> None:
+    later = plan_line(ts="2027-03-27T02:25:00Z", end="2025-03-27T07:00:00Z", reason=" once\u200b ")
+    del later["id"]
+    same = dict(reversed(later.items()))
+    batch = push(lines([plan_line(), later, same]), format="event_stream")
+    at = 1_743_042_300.0
+    plan, unnamed, again = batch.plans
+    assert plan == PlannedActivity(
+        id="p1",
+        at=at,
+        tags={"team": "search", "job": "backfill"},
+        start=at + 7200,
+        end=at + 3 * 3600,
+        max_usd=3.0,
+        by="j",
+    )
+    assert (unnamed.at, unnamed.reason) == (NOW, "once")
+    assert unnamed.id == again.id != plan.id
+    assert not batch.dead
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"end": "2025-03-27T04:25:00Z"},
+        {"tags": {}},
+        {"tags": {"team": "\u200b"}},
+        {"max_usd": -1},
+        {"max_usd": float("nan")},
+        {"start": "2025-03-27T04:25:00"},
+        {"max_usd": None},
+    ],
+)
+def test_plans_that_nobody_can_mean_are_dead_letters(wrong: dict[str, Any]) -> None:
+    batch = push(lines([plan_line(**wrong)]), format="event_stream")
+    assert (len(batch.plans), len(batch.dead)) == (0, 1)
 
 
 def test_parse_event_stream_validates() -> None:
     events = [stream_line(1, BEFORE), stream_line(2, BEFORE, cost_usd=-1), stream_line(3, 4_102_444_800.0)]
-    records, dead = parse_event_stream(
-        lines(events).splitlines(keepends=True), source="b", location="f", at=NOW, first_line=11
-    )
-    assert [record.id for record in records] == ["s1"]
-    found = [msgspec.json.decode(letter.value, type=DeadLetter) for letter in dead]
+    batch = parse_event_stream(lines(events).splitlines(keepends=True), source="b", location="f", at=NOW, first_line=11)
+    assert [record.id for record in batch.records] == ["s1"]
+    found = [msgspec.json.decode(letter.value, type=DeadLetter) for letter in batch.dead]
     assert [(letter.location, letter.reason) for letter in found] == [
         ("f:12", "negative_cost"),
         ("f:13", "in_the_future"),

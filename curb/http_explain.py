@@ -1,0 +1,41 @@
+"""HTTP: the explanation of an alert."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from curb.explanation import BudgetLine, NoSuchAlertError, explain, read_log
+from stream.errors import TransientError
+
+if TYPE_CHECKING:
+    from curb.daemon import Daemon
+
+
+def add_routes(app: web.Application, daemon: Daemon) -> None:
+    """Add `GET /v1/alerts/{alert_id}/explain`: an `Explanation`; 404 for no such alert, 503 when the log is away."""
+    app.router.add_get("/v1/alerts/{alert_id}/explain", _Door(daemon).explain)
+
+
+class _Door:
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    async def explain(self, request: web.Request) -> web.Response:
+        alert_id = request.match_info["alert_id"]
+        if alert_id not in self._daemon.view.alerts:
+            return web.json_response({"error": "no such alert"}, status=404)
+        try:
+            recorded = await read_log(self._daemon.log, alert_id)
+        except TransientError as error:
+            return web.json_response({"error": str(error)}, status=503, headers={"Retry-After": "5"})
+        recorded.budgets = [
+            BudgetLine(tags, budget) for shard in self._daemon.shards() for tags, budget in shard.budgets()
+        ]
+        try:
+            found = explain(alert_id, recorded, self._daemon.config.detector)
+        except NoSuchAlertError:  # older than what the log keeps
+            return web.json_response({"error": "no such alert on the log any more"}, status=404)
+        return web.Response(body=msgspec.json.encode(found), content_type="application/json")

@@ -1,0 +1,35 @@
+"""What is summed per series and bucket: dollars, requests, tokens, GPU samples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+class Amounts(NamedTuple):
+    """Sums of one bucket, arrays of one length."""
+
+    #: Dollars.
+    cost: Floats
+    requests: Floats
+    errors: Floats
+    #: Distinct end users, summed over the steps of the source; 0 where nobody counts them.
+    users: Floats
+    input_tokens: Floats
+    output_tokens: Floats
+    #: Samples of GPUs, and the sums of their percents and GiB.
+    gpu_samples: Floats
+    gpu_percents: Floats
+    gpu_gib: Floats
+
+    def of(self, index: NDArray[np.intp]) -> Amounts:
+        """Those of some series."""
+        return Amounts(*(amount[index] for amount in self))
+
+
+#: Names of the sums, in the order of the rows in which they are kept.
+AMOUNTS = Amounts._fields

@@ -1,0 +1,139 @@
+"""What a period will come to, when its budget is spent and how likely that is: from the pace and the weekdays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_DAY_S = 86400
+#: Weekdays count from two weeks on; the level then follows with this share a day.
+_WEEKDAYS_FROM, _LEVEL_SHARE = 14, 0.15
+_FACTOR_MIN, _FACTOR_MAX = 0.1, 4.0
+#: How wrong the level may be, as a standard deviation and share of itself: no whole day seen, under two weeks, after.
+_DOUBT_NEW, _DOUBT_YOUNG, _DOUBT = 0.5, 0.2, 0.1
+_MIN_DAY_SD = 0.05
+#: 80 % of a normal distribution lie within so many standard deviations.
+_SD_80 = 1.2816
+
+
+class Pace(NamedTuple):
+    """Rows of one calendar. Arrays of shape (rows,), but for `daily_usd` of (days, rows). Dollars, epoch seconds."""
+
+    #: Complete days before the one that runs, oldest first; NaN where the row was not known.
+    daily_usd: Floats
+    spent_usd: Floats
+    amount_usd: Floats
+    #: Of the last hours.
+    usd_per_hour: Floats
+    now: float
+    #: End of the local day that runs, and its weekday (0 is Monday).
+    day_end: float
+    weekday: int
+    period_end: float
+
+
+class Outlook(NamedTuple):
+    """By row: dollars at the end of the period with the ends of an 80 % interval, and the breach of the budget.
+
+    `breach_at` is NaN where the expected spend stays within the amount.
+    """
+
+    total_usd: Floats
+    low_usd: Floats
+    high_usd: Floats
+    breach_at: Floats
+    breach_probability: Floats
+
+
+#: The seam: any method that turns a pace into an outlook.
+Forecast = Callable[[Pace], Outlook]
+
+
+def outlook(pace: Pace) -> Outlook:
+    """Mean of the last week, or from two weeks on weekday factors times a level that follows; today by the pace too."""
+    level, factors, doubt, day_sd = _daily(pace)
+    left_today_h = max(0.0, min(pace.day_end, pace.period_end) - pace.now) / 3600
+    days = max(0, round((pace.period_end - pace.day_end) / _DAY_S))
+    known = np.isfinite(pace.daily_usd).any(axis=0)
+    expected_now = level * factors[pace.weekday] / 24
+    rate = np.where(known, (pace.usd_per_hour + expected_now) / 2, pace.usd_per_hour)
+    today = rate * left_today_h
+    weekdays = (pace.weekday + 1 + np.arange(days)) % 7
+    ahead = level * factors[weekdays]
+    rest = today + ahead.sum(axis=0)
+    sd = np.sqrt((doubt * rest) ** 2 + (days + left_today_h / 24) * day_sd**2)
+    total = pace.spent_usd + rest
+    return Outlook(
+        total,
+        np.maximum(pace.spent_usd, total - _SD_80 * sd),
+        total + _SD_80 * sd,
+        _breach_at(pace, rate, today, ahead),
+        _probability_over(pace, total, sd),
+    )
+
+
+def _daily(pace: Pace) -> tuple[Floats, Floats, Floats, Floats]:
+    """Level ($ a day), weekday factors (7, rows), doubt about the level (a share), and sd of one day ($)."""
+    usd = np.maximum(pace.daily_usd, 0.0)
+    known = np.isfinite(pace.daily_usd)
+    count = known.sum(axis=0)
+    weekday = (pace.weekday - np.arange(len(usd), 0, -1)) % 7
+    factors = np.where(count >= _WEEKDAYS_FROM, _factors(usd, known, weekday), 1.0)
+    flat = np.where(known, usd, 0.0) / factors[weekday]
+    week = known & (np.arange(len(usd))[:, None] >= len(usd) - 7)
+    mean = np.where(week, flat, 0.0).sum(axis=0) / np.maximum(week.sum(axis=0), 1)
+    level = np.where(count >= _WEEKDAYS_FROM, _followed(flat, known), mean)
+    level = np.where(count > 0, level, 24 * pace.usd_per_hour)
+    squares = np.where(known, (flat - level) ** 2, 0.0)[-28:]
+    day_sd = np.sqrt(squares.sum(axis=0) / np.maximum(known[-28:].sum(axis=0), 1))
+    doubt = np.where(count >= _WEEKDAYS_FROM, _DOUBT, np.where(count > 0, _DOUBT_YOUNG, _DOUBT_NEW))
+    return level, factors, doubt, np.maximum(day_sd, _MIN_DAY_SD * level)
+
+
+def _factors(usd: Floats, known: NDArray[np.bool_], weekday: NDArray[np.int64]) -> Floats:
+    """Each weekday's mean over the mean of all of the last four weeks, shape (7, rows)."""
+    usd, known, weekday = np.where(known, usd, 0.0)[-28:], known[-28:], weekday[-28:]
+    mean = usd.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    of_day = np.stack([usd[weekday == each].sum(axis=0) for each in range(7)])
+    visits = np.stack([known[weekday == each].sum(axis=0) for each in range(7)])
+    factors = of_day / np.maximum(visits, 1) / np.where(mean > 0, mean, 1.0)
+    return np.where((mean > 0) & (visits > 0), np.clip(factors, _FACTOR_MIN, _FACTOR_MAX), 1.0)
+
+
+def _followed(flat: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Exponentially weighted mean of the days that are known, the newest heaviest."""
+    weight = np.where(known, (1 - _LEVEL_SHARE) ** np.arange(len(flat) - 1, -1, -1)[:, None], 0.0)
+    level: Floats = (weight * flat).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
+    return level
+
+
+def _breach_at(pace: Pace, rate: Floats, today: Floats, ahead: Floats) -> Floats:
+    need = pace.amount_usd - pace.spent_usd
+    at = np.full(len(need), np.nan)
+    if len(ahead):
+        sums = today + np.cumsum(ahead, axis=0)
+        reached = sums >= need
+        first = reached.argmax(axis=0)
+        before = np.take_along_axis(sums - ahead, first[None], axis=0)[0]
+        usd = np.take_along_axis(ahead, first[None], axis=0)[0]
+        part = (need - before) / np.maximum(usd, 1e-12)
+        at = np.where(reached.any(axis=0), pace.day_end + (first + np.clip(part, 0.0, 1.0)) * _DAY_S, at)
+    soon = need <= today
+    at = np.where(soon, pace.now + 3600 * need / np.maximum(rate, 1e-12), at)
+    at = np.where(need <= 0, pace.now, at)
+    # A day of a clock change may be an hour short.
+    capped: Floats = np.minimum(at, pace.period_end)
+    return capped
+
+
+def _probability_over(pace: Pace, total: Floats, sd: Floats) -> Floats:
+    z = (total - pace.amount_usd) / np.maximum(sd, 1e-9)
+    normal = np.array([0.5 * (1 + math.erf(each / math.sqrt(2))) for each in z.tolist()])
+    over: Floats = np.where(pace.spent_usd >= pace.amount_usd, 1.0, normal)
+    return over

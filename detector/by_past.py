@@ -1,0 +1,42 @@
+"""Findings of the dollars head: spend that its own past does not explain."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.rule import Finding, View
+from detector.settings_score import ScoreSettings
+from detector.windows import WINDOW_NAMES, WINDOWS_MIN
+
+_CALM_RATIO = 1.2
+
+
+def findings(view: View, settings: ScoreSettings, calm_usd_per_hour: float) -> list[Finding]:
+    """A page where two statistics agree, a notice where nothing else is known; growth that users explain is a line."""
+    scores, registry = view.bucket.scores, view.registry
+    burning = scores.rate > _CALM_RATIO * scores.expected_fast + calm_usd_per_hour
+    high = (scores.notice >= settings.digest_threshold) | (scores.page >= settings.page_threshold)
+    wants = high & burning & registry["detect"] & ~registry["planned"]
+    for role in ("node", "group"):
+        wants[registry.of_role(role)] = False  # a machine costs what it costs; there are rules for them
+    explained = np.zeros(len(wants), np.bool_)
+    if view.demand is not None:
+        explained[view.principals.index] = view.demand.users_told
+    found = []
+    for i in np.flatnonzero(wants).tolist():
+        channel = int(scores.channel[i])
+        page = scores.page[i] >= settings.page_threshold
+        notice = scores.notice[i] >= settings.notice_threshold
+        grown = bool(explained[i])
+        found.append(
+            Finding(
+                series=i,
+                channel=f"dollars/{WINDOWS_MIN[channel]:g}min",
+                kind="growth" if grown else "runaway",
+                tier="digest" if grown or not (page or notice) else "page" if page else "notice",
+                score=float(max(scores.notice[i], scores.page[i])),
+                words=f"more than its own past explains, over the {WINDOW_NAMES[channel]} window"
+                + (", but as much as its users do" if grown else ""),
+            )
+        )
+    return found

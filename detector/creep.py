@@ -1,0 +1,110 @@
+"""The rule for slow growth: requests that grow from day to day while their users do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.columns import Column, Columns
+from detector.rule import Finding, View
+from detector.settings_principals import CreepSettings
+
+_DAY_MIN, _SHORT_MIN, _REFERENCE_MIN = 1440.0, 360.0, 3 * 1440.0
+_SETTLED_DAYS, _MATURE_DAYS = 2.5, 4.0
+_NEAR, _SD_FLOOR, _SD_PER_DEVIATION = 0.08, 0.01, 1.25
+_LEAST_RATIO, _SHORT_SHARE = 0.08, 0.6
+_BURST_RATIO = 2.0
+#: Active time of a day, and requests in all, below which nothing is said.
+_ACTIVE_MIN, _LEAST_REQUESTS, _LEAST_PER_STEP = 500.0, 1000.0, 3
+
+
+class Creep:
+    """A notice while a day's requests per user are well over those of the days before, and it costs."""
+
+    def __init__(self, settings: CreepSettings, step_s: int) -> None:
+        self._settings, self._step_min = settings, step_s / 60
+        names = ("day_usd", "day_organic", "short_usd", "short_organic", "reference", "deviation", "active", "requests")
+        self._state = Columns({name: Column() for name in names}, 64)
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind growth."""
+        subjects, demand = view.principals, view.demand
+        self._state.grow(len(subjects.index))
+        if view.bucket.gap or demand is None:
+            return []
+        state, requests = self._state, subjects.amounts.requests
+        ages_min = np.maximum(_DAY_MIN * subjects.age_days, self._step_min)
+        told = demand.users_known
+        # A burst of machine-made requests is no slow growth: it counts as twice what the users explain at most.
+        requests = np.minimum(requests, _BURST_RATIO * demand.organic)
+        for usd, organic, minutes in (("day_usd", "day_organic", _DAY_MIN), ("short_usd", "short_organic", _SHORT_MIN)):
+            share = np.minimum(1.0, self._step_min / np.minimum(ages_min, minutes))
+            for name, value in ((usd, requests * demand.unit_usd), (organic, demand.organic * demand.unit_usd)):
+                held = state[name]
+                held += share * (value / self._step_min - held)
+        share = np.minimum(1.0, self._step_min / np.minimum(ages_min, _DAY_MIN))
+        active = state["active"]
+        active += share * ((requests >= _LEAST_PER_STEP) - active)
+        state["requests"][...] += requests
+        ratio = _log_ratio(state["day_usd"], state["day_organic"])
+        fires = told & (subjects.age_days > _MATURE_DAYS) & self._high(ratio)
+        growth_usd = _DAY_MIN * (state["day_usd"] - state["day_organic"] * np.exp(state["reference"]))
+        fires &= growth_usd > self._settings.min_usd_per_day
+        self._learn(ratio, subjects.age_days, subjects.frozen | fires)
+        return [
+            Finding(
+                series=int(subjects.index[row]),
+                channel="creep",
+                kind="growth",
+                tier="notice",
+                score=float(ratio[row] - state["reference"][row]),
+                words=f"{100 * np.expm1(ratio[row] - state['reference'][row]):.0f} % more requests per user than in "
+                f"the days before, which costs ${growth_usd[row]:,.2f} a day",
+                lasting=True,
+            )
+            for row in np.flatnonzero(fires).tolist()
+        ]
+
+    def forget(self, view: View, over: NDArray[np.bool_]) -> None:
+        """Incidents are over: what they asked for is taken out of the windows."""
+        rows = np.flatnonzero(over[view.principals.index])
+        usual = np.exp(self._state["reference"][rows])
+        for name in ("day", "short"):
+            self._state[f"{name}_usd"][rows] = usual * self._state[f"{name}_organic"][rows]
+
+    def _high(self, ratio: NDArray[np.float64]) -> NDArray[np.bool_]:
+        state, settings = self._state, self._settings
+        over = ratio - state["reference"]
+        short = _log_ratio(state["short_usd"], state["short_organic"]) - state["reference"]
+        deviation = np.maximum(_SD_PER_DEVIATION * state["deviation"], _SD_FLOOR)
+        high = (over > np.maximum(settings.min_growth, settings.deviations * deviation)) & (ratio > _LEAST_RATIO)
+        high &= short > _SHORT_SHARE * over
+        high &= (_DAY_MIN * state["active"] >= _ACTIVE_MIN) & (state["requests"] >= _LEAST_REQUESTS)
+        return np.asarray(high)
+
+    def _learn(self, ratio: NDArray[np.float64], age_days: NDArray[np.float64], doubted: NDArray[np.bool_]) -> None:
+        state = self._state
+        reference, deviation = state["reference"], state["deviation"]
+        away = np.abs(ratio - reference)
+        settling = age_days <= _SETTLED_DAYS
+        taught = ~doubted & (settling | (away < _NEAR))
+        share = np.where(settling, 1.0, self._step_min / _REFERENCE_MIN)
+        day = np.minimum(1.0, self._step_min / _DAY_MIN)
+        deviation += np.where(~doubted & ~settling & (away < _NEAR), day * (away - deviation), 0.0)
+        reference += np.where(taught, share * (ratio - reference), 0.0)
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
+        return self._state.dump("state")
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self._state.load("state", arrays)
+
+
+def _log_ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:
+    ratio: NDArray[np.float64] = np.log((over + 1e-9) / (under + 1e-9))
+    return ratio

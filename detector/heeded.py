@@ -1,0 +1,36 @@
+"""Findings as what people told leaves them: silenced and planned ones are digest lines, doubted ones need more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detector.alerts import fingerprint_of
+from detector.knowledge import RISE, Knowledge
+from detector.rule import STATISTICS, Finding
+from detector.series import SeriesRegistry
+
+
+def subject_fingerprint(kind: str, registry: SeriesRegistry, i: int) -> str:
+    """The identity of alerts of one kind on one series."""
+    return fingerprint_of(kind, registry.scopes[i], sorted(registry.tags[i].items()))
+
+
+def heeded(
+    findings: Sequence[Finding], knowledge: Knowledge, registry: SeriesRegistry, at: float, notice_threshold: float
+) -> list[Finding]:
+    """`notice_threshold` is what a statistic must reach where nobody doubted it."""
+    if not findings or not knowledge.has_opinions:
+        return list(findings)
+    rises = knowledge.rises(at)
+    result = []
+    for finding in findings:
+        fingerprint = subject_fingerprint(finding.kind, registry, finding.series)
+        quiet = knowledge.silenced(registry.tags[finding.series], at) is not None
+        quiet |= knowledge.excused_until(fingerprint) > at
+        rise = rises.get(fingerprint, 0.0)
+        if rise > 0:
+            # A rule's score is a multiple of its limit: a rise asks for twice the limit.
+            needed = notice_threshold + rise if finding.family in STATISTICS else 1 + rise / RISE
+            quiet |= finding.score < needed
+        result.append(finding._replace(tier="digest") if quiet else finding)
+    return result

@@ -1,0 +1,151 @@
+"""Everything that judges a closed bucket, in its order: heads, rules, incidents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector import by_past
+from detector.abuse import Abuse
+from detector.amounts import Amounts
+from detector.autoscaler import Autoscaler
+from detector.closed import ClosedBucket
+from detector.context import Context
+from detector.creep import Creep
+from detector.dollars import DollarsHead, Step
+from detector.errors import ErrorRate
+from detector.heeded import heeded
+from detector.idle_gpu import IdleGpu
+from detector.incidents import Episode, Incidents
+from detector.jobs import Jobs
+from detector.knowledge import Knowledge
+from detector.metric_rule import MetricRule
+from detector.new_principal import NewPrincipal
+from detector.origins import NewOrigins
+from detector.root_cause import RootCause
+from detector.rule import Finding, Forgetful, Rule, View
+from detector.scorer import ScorerSettings
+from detector.scorer_rule import ScorerRule
+from detector.series import SeriesRegistry
+from detector.settings import DetectorSettings
+from detector.silent_feed import SilentFeed
+from detector.unexplained import UnexplainedHead
+from detector.unit_cost_rule import UnitCostRule
+from stream.records import Alert
+
+
+class Scoring:
+    """The heads and rules over all series of a shard, and the incidents they make."""
+
+    def __init__(self, settings: DetectorSettings, registry: SeriesRegistry, knowledge: Knowledge) -> None:
+        self._settings, self._registry, self._knowledge = settings, registry, knowledge
+        self.head = DollarsHead(settings.score, settings.bucket_s, settings.time_zone)
+        self.incidents = Incidents(settings.alerts, registry, settings.scopes, settings.time_zone)
+        self._rules = make_rules(settings, registry)
+        self._root_cause = RootCause(settings.scopes, registry)
+        self._stepped = False
+
+    def grow(self, first_seen: int) -> None:
+        """Make room for the series that came since; they were born at `first_seen` (epoch seconds)."""
+        if self.head.n < len(self._registry):
+            self.head.grow(len(self._registry), first_seen)
+
+    def close(self, start: int, amounts: Amounts, gap: bool, stream_since: float) -> tuple[ClosedBucket, list[Alert]]:
+        """Judge the bucket that begins at `start`, then learn from it."""
+        settings, n = self._settings, len(self._registry)
+        frozen = self.incidents.frozen_mask(start, n, self._knowledge)
+        planned = self._knowledge.planned_usd(
+            start, amounts.cost, self.head.expected_usd, self._registry.scopes, self._registry.tags
+        )
+        if planned.any():  # announced work is neither odd nor usual
+            amounts = amounts._replace(cost=amounts.cost - planned)
+            frozen |= planned > 0
+        scores = self.head.step(Step(start, amounts.cost, amounts.requests, gap, frozen))
+        self._stepped = True
+        end = start + settings.bucket_s
+        bucket = ClosedBucket(start, end, end + settings.grace_s, amounts, scores, gap)
+        firing = self.incidents.firing_mask(n)
+        view = View(bucket, self._registry, self._knowledge, stream_since, frozen, firing)
+        findings: list[Finding] = []
+        for rule in self._rules.values():
+            findings += rule.close(view)
+        findings += by_past.findings(view, settings.score, settings.alerts.calm_usd_per_hour)
+        abuse = self._rules.get("abuse")
+        if isinstance(abuse, Abuse):
+            findings = abuse.named(view, findings)
+        findings = heeded(findings, self._knowledge, self._registry, bucket.at, settings.score.notice_threshold)
+        self._root_cause.close(view)
+        alerts = self.incidents.close(view, findings, self.head.baseline, self._root_cause.causes)
+        self._forget(view, firing & ~self.incidents.firing_mask(n))
+        return bucket, alerts
+
+    def _forget(self, view: View, over: NDArray[np.bool_]) -> None:
+        """What incidents burnt that are over is no reason for another one."""
+        if over.any():
+            self.head.forget(np.flatnonzero(over))
+            for rule in self._rules.values():
+                if isinstance(rule, Forgetful):
+                    rule.forget(view, over)
+
+    def skip(self, steps: int, start: int) -> None:
+        """`steps` silent buckets of the whole fleet from `start` on."""
+        self.head.skip(steps, start)
+
+    def late(self, index: NDArray[np.int64], cost: NDArray[np.float64], start: int) -> None:
+        """Dollars that came after their bucket closed."""
+        if self._stepped:
+            self.head.late(index, cost, start)
+
+    def dump(self) -> tuple[dict[int, Episode], dict[str, dict[str, NDArray[Any]]]]:
+        """What `load` takes: episodes, and flat arrays by part."""
+        episodes, excess = self.incidents.dump()
+        arrays = {"excess": excess, "head": self.head.dump() if self._stepped else {}}
+        if self._stepped:
+            arrays["root_cause"] = self._root_cause.dump()
+            arrays.update({f"rule.{name}": rule.dump() for name, rule in self._rules.items()})
+        return episodes, arrays
+
+    def load(self, episodes: Mapping[int, Episode], arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        """Take over what `dump` gave; a rule that was not on before begins anew."""
+        self.incidents.load(episodes, arrays["excess"])
+        if not arrays["head"]:
+            return
+        self._stepped = True
+        self.head.load(arrays["head"])
+        if "root_cause" in arrays:
+            self._root_cause.load(arrays["root_cause"])
+        for name, rule in self._rules.items():
+            if f"rule.{name}" in arrays:
+                rule.load(arrays[f"rule.{name}"])
+
+
+def make_rules(settings: DetectorSettings, registry: SeriesRegistry) -> dict[str, Rule]:
+    """The rules that are on, in the order in which they are asked: demand first, others build on it."""
+    step_s, zone, principals = settings.bucket_s, settings.time_zone, settings.principals
+    machines = settings.machines
+    origins = NewOrigins(principals.new_origin, registry, step_s)
+    newcomers = NewPrincipal(principals.new_principal, settings.warmup_s, step_s)
+    rules: dict[str, tuple[bool, Rule]] = {
+        "unexplained": (settings.unexplained.enabled, UnexplainedHead(settings.unexplained, step_s, zone)),
+        "new_principal": (principals.new_principal.enabled, newcomers),
+        "new_origin": (principals.new_origin.enabled, origins),
+        "errors": (principals.errors.enabled, ErrorRate(principals.errors, step_s)),
+        "context": (principals.context.enabled, Context(principals.context, step_s)),
+        "unit_cost": (principals.unit_cost.enabled, UnitCostRule(principals.unit_cost, step_s)),
+        "creep": (principals.creep.enabled, Creep(principals.creep, step_s)),
+        "idle_gpu": (machines.idle_gpu.enabled, IdleGpu(machines.idle_gpu, step_s, zone)),
+        "autoscaler": (
+            machines.autoscaler.enabled,
+            Autoscaler(machines.autoscaler, step_s, zone, warmup_days=settings.warmup_s / 86400),
+        ),
+        "jobs": (settings.jobs.enabled, Jobs(settings.jobs, step_s, zone, warmup_days=settings.warmup_s / 86400)),
+        "silent_feed": (settings.feed.enabled, SilentFeed(settings.feed, step_s)),
+        "abuse": (settings.population.enabled, Abuse(settings.population, origins, step_s)),
+    }
+    rules |= {f"metric.{watch.name}": (True, MetricRule(watch, zone)) for watch in settings.metrics}
+    scorers = [each for each in settings.scorers if isinstance(each, ScorerSettings)]
+    rules |= {f"scorer.{each.name}": (True, ScorerRule(each, step_s)) for each in scorers}
+    return {name: rule for name, (enabled, rule) in rules.items() if enabled}

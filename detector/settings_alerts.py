@@ -1,0 +1,31 @@
+"""Settings of the life of alerts."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from stream.settings import Settings
+
+
+class AlertSettings(Settings):
+    """When alerts update and end, and what the rules beside the score look for."""
+
+    update_every_s: float = Field(
+        default=300, gt=0, description="A firing alert is told anew at least this often, and when its rate moves 10 %."
+    )
+    calm_usd_per_hour: float = Field(
+        default=0.5, ge=0, description="A burn within 20 % plus this much of the expected one counts as calm."
+    )
+    calm_s: float = Field(default=15 * 60, gt=0, description="A finding ends after this long at a calm rate.")
+    quiet_s: float = Field(default=60 * 60, gt=0, description="A finding ends after this long with a low score.")
+    join_s: float = Field(
+        default=8 * 3600, ge=0, description="What fires again within this time belongs to the old alert."
+    )
+    join_slow_s: float = Field(
+        default=40 * 3600, ge=0, description="The same for slow findings: growth of requests or of prompts."
+    )
+    freeze_s: float = Field(
+        default=48 * 3600, ge=0, description="How long a firing series does not learn; then this is its new normal."
+    )
+    response_notice_s: float = Field(default=8 * 3600, ge=0, description="Time until a person sees a notice.")
+    response_page_s: float = Field(default=3600, ge=0, description="Time until a person answers a page.")

@@ -1,0 +1,145 @@
+"""The head of unexplained dollars: spend over what a principal's own demand should cost, over five windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.channels import SILENT, Floors, score_windows, trust
+from detector.columns import Column, Columns
+from detector.demand import Demand
+from detector.hold import Hold
+from detector.local_hours import local_hour
+from detector.rule import DAY_S, Finding, View
+from detector.rule import Demand as Judged
+from detector.settings_score import UnexplainedSettings
+from detector.tail import Tail
+from detector.windows import WINDOW_NAMES, WINDOWS_MIN, Windows
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class UnexplainedHead:
+    """Scores with what was known before the bucket, then learns from it. Dollars without requests are not judged."""
+
+    def __init__(self, settings: UnexplainedSettings, step_s: int, time_zone: str, capacity: int = 64) -> None:
+        self._settings, self._step_s, self._step_min = settings, step_s, step_s / 60
+        self._zone = ZoneInfo(time_zone)
+        self._floors = Floors(settings.floors_usd, settings.ratio_floors)
+        self._demand = Demand(self._step_min, capacity)
+        self._windows = Windows(self._step_min, capacity)
+        self._tail = Tail(len(WINDOWS_MIN), capacity)
+        self._held = Hold(math.ceil(settings.hold_minutes / self._step_min), SILENT, capacity)
+        self._series = Columns({"mean": Column(), "hour_unexplained": Column()}, capacity)
+        self._newest: int | None = None
+        self._parts = {
+            "series": self._series,
+            "demand": self._demand.columns,
+            "windows": self._windows.columns,
+            "tail": self._tail.columns,
+            "held": self._held.columns,
+        }
+
+    @property
+    def bytes_per_series(self) -> float:
+        """Memory of one principal."""
+        return sum(part.bytes_per_series for part in self._parts.values())
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind unit_cost or runaway; sets `view.demand`."""
+        subjects = view.principals
+        amounts, age_days = subjects.amounts, subjects.age_days
+        for part in self._parts.values():
+            part.grow(len(subjects.index))
+        self._advance(view.start)
+        usd = np.where(amounts.requests > 0, np.maximum(amounts.cost, 0.0), 0.0)
+        organic = self._demand.organic(amounts.requests, amounts.users)
+        unit_usd, mature = self._demand.unit_usd, self._demand.mature(age_days)
+        view.demand = Judged(organic, unit_usd, self._demand.knows_users, self._demand.tells_users, mature)
+        if view.bucket.gap:
+            self._windows.decay(1)
+        else:
+            self._windows.add(usd / self._step_min, organic * unit_usd / self._step_min)
+        value, excess, raw = score_windows(
+            self._windows, self._tail, self._floors, self._floors.usd, self._series["mean"]
+        )
+        score = np.where(mature, raw, SILENT) - np.where(self._demand.knows_users, 0.0, self._settings.userless_penalty)
+        findings = self._decide(view, score, excess)
+        if not view.bucket.gap:
+            self._learn(view, usd, value, score)
+        return findings
+
+    def forget(self, view: View, over: Bools) -> None:
+        """Incidents are over, `over` of shape (all series,): their dollars are taken out of all windows."""
+        self._windows.forget(np.flatnonzero(over[view.principals.index]))
+
+    def _decide(self, view: View, score: Floats, excess: Floats) -> list[Finding]:
+        settings, index = self._settings, view.principals.index
+        channel = score.argmax(axis=0)
+        best = np.maximum(score.max(axis=0, initial=SILENT), SILENT)
+        count = view.start // self._step_s
+        held = self._held.push(best, count)
+        fires = (held >= settings.notice_threshold) | (best >= settings.at_once_threshold)
+        findings = []
+        for row in np.flatnonzero(fires).tolist():
+            at = int(channel[row])
+            page = max(held[row], best[row] if best[row] >= settings.at_once_threshold else SILENT)
+            actual, expected = float(self._windows.actual[at, row]), float(self._windows.expected[at, row])
+            findings.append(
+                Finding(
+                    series=int(index[row]),
+                    channel=f"unexplained/{WINDOWS_MIN[at]:g}min",
+                    kind="runaway",
+                    tier="page" if page >= settings.page_threshold else "notice",
+                    score=float(best[row]),
+                    words=f"{actual / max(expected, 1e-9):.1f} times what its "
+                    f"{'users' if self._demand.knows_users[row] else 'requests'} explain, over the "
+                    f"{WINDOW_NAMES[at]} window",
+                )
+            )
+        return findings
+
+    def _learn(self, view: View, usd: Floats, value: Floats, score: Floats) -> None:
+        subjects = view.principals
+        amounts, age_days = subjects.amounts, subjects.age_days
+        trusted = trust(score, subjects.frozen, age_days)
+        self._tail.learn(value, np.where(usd > 0, trusted * self._step_s / DAY_S, 0.0))
+        # While its spend is in doubt, neither the price of a request nor its users are those of an ordinary day.
+        doubted = subjects.frozen | (trusted < 1)
+        self._demand.learn(usd, amounts.requests, amounts.users, age_days, doubted)
+        mean = self._series["mean"]
+        share = np.minimum(1.0, self._step_min / np.clip(1440 * age_days, self._step_min, 1440.0))
+        usd_per_min = usd / self._step_min
+        mean += np.where(subjects.frozen, 0.05, 1.0) * share * (np.minimum(usd_per_min, 5 * mean + 0.05) - mean)
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """All state as flat arrays, for `load`: views that hold until the next change."""
+        arrays = {"newest": np.array([-1 if self._newest is None else self._newest], np.int64)}
+        for name, part in self._parts.items():
+            arrays.update(part.dump(name))
+        return arrays
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where `dump` was made. Raises ValueError for a state of other constants, KeyError for a foreign one."""
+        for name, part in self._parts.items():
+            part.load(name, arrays)
+        newest = int(arrays["newest"][0])
+        self._newest = None if newest < 0 else newest
+
+    def _advance(self, start: int) -> None:
+        """Move to the step at `start`; the first one of an hour closes the one before."""
+        before, self._newest = self._newest, start
+        if before is None:
+            return
+        was, now = local_hour(before, self._zone), local_hour(start, self._zone)
+        if was.start == now.start:
+            return
+        hours = (now.start - was.start) / 3600
+        self._tail.refresh(hours)
+        self._demand.fade(hours)

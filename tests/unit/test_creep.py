@@ -1,0 +1,117 @@
+"""Slow growth: more requests from day to day are found when no more users come with them, and it costs."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.creep import Creep
+from detector.rule import Demand, Finding, View
+from detector.settings_principals import CreepSettings
+from tests.fakes.views import DAY, T0, Fleet, Row, saved, usage
+
+STEP_S = 300
+BEGIN = T0 + 8 * DAY
+#: Requests of a step, and those of them that users explain, by days since BEGIN.
+Growth = Callable[[float], float]
+
+
+class Judged:
+    """The rule behind a demand that is told by the rows: `output_tokens` are the requests that users explain."""
+
+    def __init__(self, *, unit_usd: float = 0.01, users_known: bool = True) -> None:
+        self.rule, self._unit_usd, self._users_known = Creep(CreepSettings(), STEP_S), unit_usd, users_known
+
+    def close(self, view: View) -> list[Finding]:
+        n = len(view.principals.index)
+        known = np.full(n, self._users_known)
+        view.demand = Demand(
+            view.principals.amounts.output_tokens, np.full(n, self._unit_usd), known, known, np.full(n, True)
+        )
+        return self.rule.close(view)
+
+    def dump(self) -> dict[str, Any]:
+        return self.rule.dump()
+
+    def load(self, arrays: Mapping[str, Any]) -> None:
+        self.rule.load(arrays)
+
+
+def flat(_: float) -> float:
+    return 1.0
+
+
+def slowly(percent_a_day: float) -> Growth:
+    return lambda days: (1 + percent_a_day / 100) ** max(0.0, days)
+
+
+def rows(start: int, requests: Growth, organic: Growth) -> list[Row]:
+    """About $86 a day at one cent for a request."""
+    days = (start - BEGIN) / DAY
+    usual = 30 * math.exp(0.4 * math.sin(2 * math.pi * days) + random.Random(start).gauss(0, 0.1))
+    explained = usual * math.exp(random.Random(start + 1).gauss(0, 0.1))
+    return [usage(requests=usual * requests(days), output_tokens=explained * organic(days))]
+
+
+def run(requests: Growth = flat, organic: Growth = flat, **judged: Any) -> list[tuple[float, Finding]]:
+    """Findings by days from BEGIN on."""
+    given = Fleet(STEP_S).run(Judged(**judged), BEGIN + 9 * DAY, lambda start: rows(start, requests, organic))
+    return [((at - BEGIN) / DAY, each) for at, findings in given for each in findings]
+
+
+@pytest.mark.parametrize(("percent_a_day", "within_days"), [(5, 7), (8, 4), (12, 3)])
+def test_a_few_percent_a_day_are_found_within_days(percent_a_day: float, within_days: float) -> None:
+    first, finding = run(slowly(percent_a_day))[0]
+    assert 1 < first < within_days
+    assert (finding.kind, finding.tier, finding.channel, finding.lasting) == ("growth", "notice", "creep", True)
+    assert "% more requests per user than in the days before, which costs $" in finding.words
+
+
+def test_growth_of_users_is_no_creep() -> None:
+    assert run(slowly(5), slowly(5)) == []
+
+
+def test_steady_use_is_silent() -> None:
+    assert run() == []
+
+
+def test_without_users_nothing_is_said() -> None:
+    assert run(slowly(5), users_known=False) == []
+
+
+def test_growth_for_cents_is_silent() -> None:
+    assert run(slowly(5), unit_usd=0.0001) == []
+
+
+def test_an_odd_afternoon_is_silent() -> None:
+    assert run(lambda days: 1.3 if 2.5 <= days < 2.7 else 1.0) == []
+
+
+@pytest.mark.parametrize("gap", [True, False])
+def test_a_gap_and_a_bucket_that_was_not_judged_teach_nothing(gap: bool) -> None:
+    fleet, subject = Fleet(STEP_S), Judged()
+    for _ in fleet.run(subject, T0 + 5 * DAY, lambda start: rows(start, flat, flat)):
+        pass
+    before = saved(subject.rule)
+    view = fleet.view(rows(fleet.now, flat, flat), gap=gap)
+    assert (subject.close(view) if gap else subject.rule.close(view)) == []
+    after = saved(subject.rule)
+    assert [name for name in before if not np.array_equal(before[name], after[name])] == []
+
+
+def test_state_goes_on_where_it_was_saved() -> None:
+    fleet, one, again, found = Fleet(STEP_S), Judged(), Judged(), 0
+    for _ in fleet.run(one, BEGIN + 2 * DAY, lambda start: rows(start, slowly(8), flat)):
+        pass
+    again.load(saved(one.rule))
+    while fleet.now < BEGIN + 5 * DAY:
+        view = fleet.view(rows(fleet.now, slowly(8), flat))
+        findings = one.close(view)
+        found += len(findings)
+        assert again.close(view) == findings
+    assert found

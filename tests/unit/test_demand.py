@@ -1,0 +1,103 @@
+"""Demand: requests that users explain, and the usual dollars per request, whatever one odd day does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from detector.demand import Demand
+
+AGE = np.array([5.0])
+
+
+def one(value: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([value])
+
+
+def taught(
+    users: Callable[[float], float], steps: int = 400, usd: float = 0.02, low: float = 10, high: float = 200
+) -> Demand:
+    """One series whose requests swing between `low` and `high`."""
+    demand = Demand(5.0, 4)
+    demand.columns.grow(1)
+    for step in range(steps):
+        requests = low + (high - low) * (0.5 + 0.5 * np.sin(step / 10))
+        demand.learn(one(usd * requests), one(requests), one(users(requests)), AGE, np.array([False]))
+    return demand
+
+
+def test_the_own_law_of_users_and_requests_is_learned() -> None:
+    demand = taught(lambda requests: 2 * requests**0.6)
+    assert demand.knows_users[0]
+    assert demand.organic(one(100.0), one(2 * 50**0.6))[0] == pytest.approx(50, rel=1e-6)
+    assert demand.organic(one(100.0), one(2 * 100**0.6))[0] == pytest.approx(100, rel=1e-6)
+
+
+def test_without_spread_of_requests_the_usual_law_holds() -> None:
+    demand = taught(lambda _: 40.0, low=100, high=101)
+    assert demand.organic(one(1000.0), one(80.0))[0] == pytest.approx(100.5 * 2 ** (1 / 0.75), rel=0.01)
+
+
+def test_users_explain_little_more_than_the_requests_there_are() -> None:
+    demand = taught(lambda requests: requests**0.75)
+    assert demand.organic(one(10.0), one(1000.0))[0] == 15.0
+
+
+def test_nobody_explains_next_to_nothing() -> None:
+    demand = taught(lambda requests: requests**0.75)
+    assert demand.organic(one(100.0), one(0.0))[0] < 1
+
+
+@pytest.mark.parametrize(("missing_every", "known"), [(100, True), (20, False)])
+def test_users_that_are_often_missing_are_unknown_and_not_nobody(missing_every: int, known: bool) -> None:
+    count = iter(range(10**6))
+    demand = taught(lambda requests: 0.0 if next(count) % missing_every == 0 else requests**0.75)
+    assert bool(demand.knows_users[0]) is known
+    assert bool(demand.tells_users[0]) is known
+    organic = demand.organic(one(100.0), one(0.0))[0]
+    assert organic < 1 if known else organic == 100
+
+
+def test_who_never_told_users_is_explained_by_its_requests() -> None:
+    demand = taught(lambda _: 0.0)
+    assert not demand.knows_users[0]
+    assert demand.organic(one(700.0), one(0.0))[0] == 700
+
+
+def test_the_price_of_a_request_rises_slowly_and_falls_quickly() -> None:
+    dearer, cheaper = taught(lambda _: 0.0, steps=600), taught(lambda _: 0.0, steps=600)
+    for _ in range(100):
+        dearer.learn(one(0.04 * 100), one(100.0), one(0.0), AGE, np.array([False]))
+        cheaper.learn(one(0.01 * 100), one(100.0), one(0.0), AGE, np.array([False]))
+    assert 0.02 < dearer.unit_usd[0] < 0.03
+    assert 0.01 < cheaper.unit_usd[0] < 0.02
+    assert 0.02 / cheaper.unit_usd[0] > dearer.unit_usd[0] / 0.02
+
+
+def test_one_absurd_request_counts_as_two_and_a_half() -> None:
+    demand = taught(lambda _: 0.0)
+    before = float(demand.unit_usd[0])
+    demand.learn(one(1e6), one(10.0), one(0.0), AGE, np.array([False]))
+    assert before < demand.unit_usd[0] < 1.01 * before
+
+
+def test_a_frozen_series_keeps_its_price() -> None:
+    demand = taught(lambda requests: requests**0.75)
+    before = demand.unit_usd.copy()
+    demand.learn(one(90.0), one(100.0), one(1.0), AGE, np.array([True]))
+    assert demand.unit_usd == before
+
+
+@pytest.mark.parametrize(("steps", "age_days", "mature"), [(400, 5.0, True), (400, 2.4, False), (11, 5.0, False)])
+def test_maturity_takes_days_and_requests(steps: int, age_days: float, mature: bool) -> None:
+    assert bool(taught(lambda _: 0.0, steps=steps).mature(one(age_days))[0]) is mature
+
+
+def test_the_fit_fades_and_the_price_stays() -> None:
+    demand = taught(lambda requests: requests**0.75)
+    before = demand.unit_usd.copy()
+    demand.fade(24 * 21)
+    assert not demand.knows_users[0]
+    assert demand.unit_usd == before

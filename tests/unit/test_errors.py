@@ -1,0 +1,56 @@
+"""Retry storms: the share of failed requests, their number and what they cost must all be high."""
+
+from __future__ import annotations
+
+import pytest
+
+from detector.errors import ErrorRate
+from detector.rule import Finding
+from detector.settings_principals import ErrorSettings
+from tests.fakes.views import HOUR, T0, Fleet, saved, usage
+
+
+def storm(
+    failed: float, *, requests: float = 200, cost: float = 1.0, minutes: int = 60
+) -> list[tuple[int, list[Finding]]]:
+    """An hour of calm, then `failed` of the requests fail; by the minute of the storm."""
+    fleet = Fleet(step_s=60)
+    rule = ErrorRate(ErrorSettings(), 60)
+    calm = usage(cost=cost, requests=requests, errors=0.01 * requests)
+    wild = usage(cost=cost, requests=requests, errors=failed * requests)
+    begin = T0 + HOUR
+    found = list(fleet.run(rule, begin + 60 * minutes, lambda start: [calm if start < begin else wild]))
+    assert not [each for at, each in found if at <= begin and each]
+    return [((at - begin) // 60, each) for at, each in found if at > begin]
+
+
+def test_a_storm_pages_while_it_lasts() -> None:
+    found = storm(0.9)
+    first = next(minute for minute, each in found if each)
+    assert first <= 8
+    assert all(each for minute, each in found if minute >= first)
+    (finding,) = found[-1][1]
+    assert (finding.kind, finding.tier, finding.family) == ("runaway", "page", "errors")
+    assert finding.words == "86 % of its requests fail and cost $51.54/h"
+    assert finding.score == pytest.approx(0.86 / 0.25, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("failed", "requests", "cost"),
+    [(0.2, 200, 1.0), (0.9, 1.0, 1.0), (0.9, 200, 0.005)],
+    ids=["few of many", "few in number", "for next to nothing"],
+)
+def test_what_is_not_all_three_is_silent(failed: float, requests: float, cost: float) -> None:
+    assert not [each for _, each in storm(failed, requests=requests, cost=cost) if each]
+
+
+def test_state_goes_on_where_it_was_saved() -> None:
+    fleet, rule, again = Fleet(step_s=60), ErrorRate(ErrorSettings(), 60), ErrorRate(ErrorSettings(), 60)
+    rows = [usage(cost=1.0, requests=100, errors=40), usage("k2", requests=100)]
+    for _ in range(10):
+        rule.close(fleet.view(rows))
+    again.load(saved(rule))
+    for _ in range(30):
+        view = fleet.view(rows)
+        assert again.close(view) == rule.close(view)
+    assert len(rule.close(fleet.view(rows))) == 1

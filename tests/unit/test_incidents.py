@@ -1,0 +1,257 @@
+"""One incident, one alert: opened, upgraded, told anew, resolved, joined, followed by another, frozen for a while."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from detector.incidents import Episode, Incidents
+from detector.knowledge import Knowledge
+from detector.rule import Finding, View
+from detector.scopes import Scope
+from detector.series import SeriesRegistry
+from detector.settings_alerts import AlertSettings
+from stream.records import Alert, Cause, Feedback, Silence
+from tests.fakes.spend import T0, FakeHead, bucket
+
+SCOPE = Scope(name="key", group_by=("team", "api_key"), also_by=("job",))
+HOUR = 60
+
+
+def finding(**changes: Any) -> Finding:
+    told = Finding(0, "unexplained/30min", "runaway", "notice", 3.0, "11 times what its users explain")
+    return told._replace(**changes)
+
+
+def no_causes(number: int, excess_usd: float) -> list[Cause]:
+    return []
+
+
+class Scene:
+    """One series, one bucket a minute."""
+
+    def __init__(self, tags: dict[str, str] | None = None) -> None:
+        self.settings = AlertSettings()
+        self.registry = SeriesRegistry((SCOPE,), "UTC")
+        self.registry.number("key", msgspec.json.encode(tags or {"team": "search", "api_key": "k"}), T0)
+        self.knowledge = Knowledge((SCOPE,), "UTC")
+        self.incidents = self.fresh()
+        self.now = T0
+
+    def fresh(self) -> Incidents:
+        return Incidents(self.settings, self.registry, (SCOPE,), "UTC")
+
+    def view(self, rate: float) -> View:
+        none = np.zeros(1, np.bool_)
+        return View(bucket(self.now, [rate]), self.registry, self.knowledge, T0 - 1e6, none, none)
+
+    def minutes(self, rate: float, *found: Finding, times: int = 1) -> list[Alert]:
+        out: list[Alert] = []
+        for _ in range(times):
+            out += self.incidents.close(self.view(rate), found, FakeHead().baseline, no_causes)
+            self.now += 60
+        return out
+
+
+def test_opens_with_exact_sums_since_the_excess_began() -> None:
+    scene = Scene()
+    assert scene.minutes(6.0, times=30) == []
+    assert scene.minutes(66.0, times=5) == []
+    began = scene.now - 5 * 60
+    (alert,) = scene.minutes(66.0, finding())
+    assert (alert.kind, alert.tier, alert.status, alert.revision) == ("runaway", "notice", "firing", 1)
+    assert alert.started_at == began
+    assert alert.fired_at == alert.updated_at == scene.now + 30
+    assert alert.alert_id == f"{alert.fingerprint}-{scene.now + 30}"
+    assert alert.actual_usd == pytest.approx(6 * 66 / 60)
+    assert alert.expected_usd == pytest.approx(6 * 6 / 60)
+    assert alert.excess_usd == pytest.approx(6.0)
+    assert alert.dollars_at_risk == pytest.approx(60 * 8 + 6.0)
+    assert (alert.score, alert.channel, alert.requests_per_minute) == (3.0, "unexplained/30min", 3.0)
+    assert alert.baseline is not None
+    assert alert.baseline.requests_per_minute_p95 == 10.0
+    assert "key k (team search) burns $66.00/h, expected $6.00/h" in alert.explanation
+    assert "$6.00 over; 11 times what its users explain." in alert.explanation
+    assert 0 < alert.confidence < 1
+
+
+def test_the_loudest_of_several_findings_opens() -> None:
+    scene = Scene()
+    (alert,) = scene.minutes(
+        66.0, finding(score=9.0), finding(channel="errors", tier="page", score=2.0, words="80 % of its requests fail")
+    )
+    assert (alert.tier, alert.channel, alert.reason) == ("page", "errors", "80 % of its requests fail")
+
+
+def test_a_page_upgrades_in_place_and_never_falls_back() -> None:
+    scene = Scene()
+    (first,) = scene.minutes(66.0, finding())
+    (second,) = scene.minutes(66.0, finding(tier="page", score=6.5, channel="unexplained/5min"))
+    assert (second.tier, second.revision, second.score, second.channel) == ("page", 2, 6.5, "unexplained/5min")
+    assert (second.alert_id, second.fired_at, second.baseline) == (first.alert_id, first.fired_at, first.baseline)
+    later = scene.minutes(66.0, finding(), times=10)
+    assert {each.tier for each in later} == {"page"}
+
+
+def test_a_digest_line_that_becomes_a_notice_is_a_new_alert_from_then_on() -> None:
+    scene = Scene()
+    (line,) = scene.minutes(66.0, finding(tier="digest"))
+    over, alert = scene.minutes(66.0, finding())
+    assert (over.alert_id, over.status) == (line.alert_id, "resolved")
+    assert (alert.revision, alert.tier, alert.fired_at) == (1, "notice", scene.now + 30)
+
+
+def test_told_anew_when_the_rate_moves_or_time_passes() -> None:
+    scene = Scene()
+    scene.minutes(66.0, finding())
+    assert scene.minutes(68.0, finding(), times=4) == []
+    assert [each.revision for each in scene.minutes(68.0, finding())] == [2]
+    assert [each.usd_per_hour for each in scene.minutes(90.0, finding())] == [90.0]
+
+
+def test_resolves_when_the_burn_is_back_to_normal_whatever_is_found() -> None:
+    scene = Scene()
+    scene.minutes(66.0, finding(score=9.0))
+    out = scene.minutes(6.0, finding(score=9.0), times=15)
+    assert out[-1].status == "resolved"
+    assert out[-1].resolved_at == out[-1].updated_at == scene.now + 30
+    assert scene.incidents.firing == []
+
+
+def test_a_lasting_state_does_not_end_at_a_calm_burn_but_when_nothing_is_found() -> None:
+    scene = Scene()
+    creep = finding(channel="creep", kind="growth", lasting=True)
+    scene.minutes(6.5, creep)
+    assert "resolved" not in {each.status for each in scene.minutes(6.5, creep, times=120)}
+    out = scene.minutes(6.5, times=60)
+    assert [each.status for each in out].count("resolved") == 1
+    assert out[-1].status == "resolved"
+
+
+def test_one_finding_starts_the_quiet_hour_again() -> None:
+    scene = Scene()
+    scene.minutes(66.0, finding())
+    scene.minutes(66.0, times=59)
+    scene.minutes(66.0, finding())
+    assert "resolved" not in {each.status for each in scene.minutes(66.0, times=59)}
+
+
+def test_firing_again_within_eight_hours_joins_the_old_alert() -> None:
+    scene = Scene()
+    (first,) = scene.minutes(66.0, finding())
+    done = scene.minutes(6.0, times=15)[-1]
+    scene.minutes(6.0, times=5 * HOUR)
+    (again,) = scene.minutes(66.0, finding())
+    assert (again.alert_id, again.revision, again.status) == (first.alert_id, done.revision + 1, "firing")
+    assert again.resolved_at is None
+    assert again.started_at == first.started_at
+    assert again.actual_usd == pytest.approx((2 * 66 + 15 * 6 + 300 * 6) / 60)
+
+
+def test_firing_again_after_eight_hours_is_a_new_alert() -> None:
+    scene = Scene()
+    (first,) = scene.minutes(66.0, finding())
+    scene.minutes(6.0, times=9 * HOUR)
+    (again,) = scene.minutes(66.0, finding())
+    assert again.fingerprint == first.fingerprint
+    assert (again.alert_id != first.alert_id, again.revision) == (True, 1)
+
+
+def test_a_far_larger_burn_on_the_same_series_is_another_incident() -> None:
+    scene = Scene()
+    (first,) = scene.minutes(16.0, finding())
+    scene.minutes(16.0, finding(), times=9 * HOUR)
+    out = scene.minutes(500.0, finding(), times=HOUR)
+    assert [each.alert_id == first.alert_id for each in out if each.status == "resolved"] == [True]
+    assert {each.alert_id for each in out if each.status == "firing"} - {first.alert_id}
+
+
+def test_what_was_never_heard_before_is_another_incident_after_six_hours() -> None:
+    scene = Scene()
+    model = finding(channel="new_model", kind="unit_cost", tier="page")
+    (first,) = scene.minutes(66.0, finding())
+    assert {each.alert_id for each in scene.minutes(66.0, finding(), model, times=5)} <= {first.alert_id}
+    scene = Scene()
+    (first,) = scene.minutes(66.0, finding())
+    scene.minutes(66.0, finding(), times=7 * HOUR)
+    over, another = scene.minutes(66.0, finding(), model)
+    assert (over.alert_id, over.status) == (first.alert_id, "resolved")
+    assert (another.kind, another.revision) == ("unit_cost", 1)
+
+
+def test_what_long_windows_still_remember_does_not_keep_an_alert_open() -> None:
+    scene = Scene()
+    scene.minutes(600.0, finding(), times=60)
+    out = scene.minutes(8.0, finding(channel="unexplained/1440min"), times=6 * HOUR)
+    assert "resolved" in {each.status for each in out}
+
+
+def test_frozen_for_two_days_at_most_unless_people_say_otherwise() -> None:
+    scene = Scene()
+    (alert,) = scene.minutes(66.0, finding())
+
+    def frozen(at: float) -> list[bool]:
+        return scene.incidents.frozen_mask(at, 2, scene.knowledge).tolist()
+
+    assert frozen(scene.now) == [True, False]
+    assert frozen(alert.fired_at + 48 * 3600) == [False, False]
+    scene.knowledge.add(Feedback(id="f", at=scene.now, alert_id=alert.alert_id, verdict="not_an_anomaly"))
+    assert frozen(scene.now) == [False, False]
+    scene.knowledge.add(Feedback(id="g", at=scene.now + 1, alert_id=alert.alert_id, verdict="real"))
+    assert frozen(alert.fired_at + 49 * 3600) == [True, False]
+
+
+def test_a_silence_makes_a_firing_alert_a_line_and_says_so() -> None:
+    scene = Scene()
+    scene.minutes(66.0, finding(tier="page"))
+    scene.knowledge.add(
+        Silence(id="s", at=scene.now, matchers={"team": "search"}, until=scene.now + 7200, reason="load test")
+    )
+    (silenced,) = scene.minutes(66.0, finding(tier="page"))
+    assert silenced.tier == "digest"
+    assert "load test" in silenced.explanation
+
+
+def test_a_node_of_a_group_that_ran_away_is_no_news() -> None:
+    scopes = (
+        Scope(name="node", group_by=("team", "group", "node"), sources=("gpu",), role="node"),
+        Scope(name="group", group_by=("team", "group"), sources=("gpu",), role="group"),
+    )
+    scene = Scene()
+    scene.registry = SeriesRegistry(scopes, "UTC")
+    group = scene.registry.number("group", b'{"team":"a","group":"g"}', T0)
+    node = scene.registry.number("node", b'{"team":"a","group":"g","node":"n"}', T0)
+    scene.incidents = scene.fresh()
+
+    def close(*found: Finding) -> list[Alert]:
+        none = np.zeros(2, np.bool_)
+        view = View(bucket(scene.now, [66.0, 66.0]), scene.registry, scene.knowledge, 0.0, none, none)
+        scene.now += 60
+        return scene.incidents.close(view, found, FakeHead().baseline, no_causes)
+
+    close(finding(series=group, channel="autoscaler", tier="page"))
+    idle = finding(series=node, channel="idle", kind="idle", tier="page")
+    assert {each.scope for each in close(idle)} <= {"group"}
+
+
+def test_a_dump_goes_on_where_it_was() -> None:
+    scene = Scene()
+    scene.minutes(66.0, finding(), times=7)
+    episodes, arrays = scene.incidents.dump()
+    saved = msgspec.msgpack.decode(msgspec.msgpack.encode(episodes), type=dict[int, Episode])
+    again = scene.fresh()
+    again.load(saved, {name: array.copy() for name, array in arrays.items()})
+    said = again.close(scene.view(90.0), [finding()], FakeHead().baseline, no_causes)
+    assert said == scene.minutes(90.0, finding()) != []
+
+
+def test_hostile_tags_are_data_and_stay_short() -> None:
+    scene = Scene({"team": "<b>\n\x1b[31m", "api_key": "x" * 5000})
+    (alert,) = scene.minutes(66.0, finding())
+    assert "\n" not in alert.explanation
+    assert "\x1b" not in alert.explanation
+    assert len(alert.explanation) < 500
+    assert alert.tags["api_key"] == "x" * 5000

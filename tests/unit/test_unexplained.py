@@ -1,0 +1,155 @@
+"""Unexplained dollars: growth that users explain is silent, the same dollars without users are not."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.rule import Finding
+from detector.settings_score import UnexplainedSettings
+from detector.unexplained import UnexplainedHead
+from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
+
+STEP_S = 300
+BEGIN = T0 + 4 * DAY + 10 * HOUR
+Rows = Callable[[int], Iterable[Row] | None]
+
+
+def head() -> UnexplainedHead:
+    return UnexplainedHead(UnexplainedSettings(), STEP_S, "UTC")
+
+
+def day(start: int, *, users: bool = True, more: float = 1.0, more_users: float = 1.0, price: float = 1.0) -> list[Row]:
+    """A key with a noisy working day; from BEGIN on it grows by the factors given, for three hours."""
+    rng = random.Random(start)
+    requests = (20 + 15 * math.sin(2 * math.pi * (start - T0) / DAY)) * rng.lognormvariate(0, 0.2)
+    people = requests**0.75 * rng.lognormvariate(0, 0.1)
+    unit_usd = 0.02 * rng.lognormvariate(0, 0.1)
+    if BEGIN <= start < BEGIN + 3 * HOUR:
+        requests, people, unit_usd = requests * more, people * more_users, unit_usd * price
+    return [usage(cost=requests * unit_usd, requests=round(requests), users=round(people) if users else 0)]
+
+
+def run(rows: Rows, subject: UnexplainedHead | None = None, until: int = BEGIN + 3 * HOUR) -> list[tuple[int, Finding]]:
+    found = Fleet(STEP_S).run(subject or head(), until, rows)
+    return [(at, each) for at, findings in found for each in findings]
+
+
+@pytest.mark.parametrize("grown", [1.0, 3.0, 8.0])
+def test_growth_that_users_explain_is_silent(grown: float) -> None:
+    assert run(partial(day, more=grown, more_users=grown**0.75)) == []
+
+
+@pytest.mark.parametrize(("grown", "minutes"), [(4.0, 60), (8.0, 30), (30.0, 15)])
+def test_the_same_growth_without_users_is_found(grown: float, minutes: int) -> None:
+    found = run(partial(day, more=grown))
+    first, finding = found[0]
+    assert BEGIN < first <= BEGIN + 60 * minutes
+    assert (finding.kind, finding.family) == ("runaway", "unexplained")
+    assert "times what its users explain" in finding.words
+    assert {each.tier for _, each in found} >= {"page"}
+
+
+def test_dearer_requests_are_found_although_users_are_the_same() -> None:
+    first, finding = run(partial(day, price=5.0))[0]
+    assert BEGIN < first <= BEGIN + HOUR
+    assert finding.kind == "runaway"
+
+
+def test_without_users_requests_are_believed_and_their_price_is_judged() -> None:
+    assert run(partial(day, users=False, more=8.0)) == []
+    first, finding = run(partial(day, users=False, price=8.0))[0]
+    assert BEGIN < first <= BEGIN + HOUR
+    assert "times what its requests explain" in finding.words
+
+
+def test_without_users_it_takes_more() -> None:
+    dearer = 3.5
+    assert run(partial(day, price=dearer)) != []
+    assert run(partial(day, users=False, price=dearer)) == []
+
+
+def test_dollars_without_requests_are_not_judged() -> None:
+    def rows(start: int) -> list[Row]:
+        return [*day(start), usage("gpu-hours", cost=50.0 if start >= BEGIN else 0.5, requests=0)]
+
+    assert run(rows) == []
+
+
+def test_nothing_is_said_of_a_key_known_for_two_days() -> None:
+    def rows(start: int) -> list[Row]:
+        return day(start, more=8.0) if start >= BEGIN - 2 * DAY else [usage("k2", requests=5)]
+
+    assert run(rows) == []
+
+
+def test_a_gap_teaches_nothing() -> None:
+    fleet, subject = Fleet(STEP_S), head()
+    for _ in fleet.run(subject, T0 + DAY + 2 * STEP_S, day):
+        pass
+    before = saved(subject)
+    for _ in range(6):
+        assert subject.close(fleet.view((), gap=True)) == []
+    after = saved(subject)
+    taught = [name for name in before if name.split(".")[0] in {"demand", "tail", "series"}]
+    assert {name.split(".")[0] for name in taught} == {"demand", "tail", "series"}
+    assert [name for name in taught if not np.array_equal(before[name], after[name])] == []
+
+
+def test_a_gap_of_a_night_makes_no_finding() -> None:
+    def rows(start: int) -> list[Row] | None:
+        return None if BEGIN - 8 * HOUR <= start < BEGIN else day(start)
+
+    assert run(rows) == []
+
+
+def test_what_a_bucket_holds_does_not_change_what_it_is_judged_by() -> None:
+    fleet, calm, wild = Fleet(STEP_S), head(), head()
+    for _ in range(3 * 288):
+        view = fleet.view(day(fleet.now))
+        calm.close(view)
+        wild.close(view)
+    now = fleet.now
+    judged: list[Any] = []
+    for subject, price in ((calm, 1.0), (wild, 100.0)):
+        fleet.now = now
+        view = fleet.view([{**row, "cost": price * row["cost"]} for row in day(now)])
+        subject.close(view)
+        judged.append(view.demand)
+    assert judged[0].unit_usd == judged[1].unit_usd > 0
+    assert judged[0].organic == judged[1].organic
+    assert saved(calm)["demand.fast_usd"] < saved(wild)["demand.fast_usd"]
+
+
+@pytest.mark.parametrize("cut", [T0 + DAY, BEGIN + 600])
+def test_state_goes_on_where_it_was_saved(cut: int) -> None:
+    fleet, one, again = Fleet(STEP_S), head(), head()
+    rows = partial(day, more=8.0)
+    found = 0
+    for _ in fleet.run(one, cut, rows):
+        pass
+    again.load(saved(one))
+    while fleet.now < BEGIN + 2 * HOUR:
+        view = fleet.view(rows(fleet.now))
+        findings = one.close(view)
+        found += len(findings)
+        assert again.close(view) == findings
+    assert found
+    assert all(np.array_equal(array, saved(again)[name]) for name, array in saved(one).items())
+
+
+def test_what_an_incident_burnt_is_no_reason_for_another_one() -> None:
+    subject, fleet = head(), Fleet(STEP_S)
+    rows = partial(day, more=30.0)
+    for _ in fleet.run(subject, BEGIN + 3 * HOUR, rows):
+        pass
+    view = fleet.view(rows(fleet.now), firing=[0])
+    assert subject.close(view)
+    subject.forget(view, np.isin(np.arange(len(view.registry)), view.principals.index))
+    assert [each for _, each in fleet.run(subject, BEGIN + 12 * HOUR, rows) if each] == []
