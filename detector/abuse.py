@@ -52,15 +52,15 @@ class Abuse:
 
     def named(self, view: View, findings: Sequence[Finding]) -> list[Finding]:
         """The findings, those of statistics on principals called abusive where the use says so."""
-        rows = {int(i): row for row, i in enumerate(view.principals.index)}
+        index, use = view.principals.index, self._use() if findings else None
         judgement: Judgement | None = None
         result = []
         for finding in findings:
-            row = rows.get(finding.series)
-            if row is None or finding.family not in STATISTICS or finding.kind != "runaway":
+            row = int(np.searchsorted(index, finding.series))
+            stranger = row == len(index) or index[row] != finding.series
+            if stranger or use is None or finding.family not in STATISTICS or finding.kind != "runaway":
                 result.append(finding)
                 continue
-            use = self._use()
             judgement = judgement or self._population.judge(use)
             if judgement.score[row] >= self._settings.abusive_threshold:
                 why = self._population.why(judgement, row, use)

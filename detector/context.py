@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.columns import Column, Columns
+from detector.histogram import chunks, cumulated, find_share
 from detector.rule import Bools, Finding, Floats, Subjects, View
 from detector.settings_principals import ContextSettings
 
@@ -45,7 +46,7 @@ class Context:
         self._envelope = Columns({"weight": Column((_BINS,), np.float32)}, 64)
         #: The bin of each of the last 24 hours, by hour of the epoch; -1 for an hour that says nothing.
         self._waiting = Columns(
-            {"bin": Column((_LAG_HOURS,), np.int16, -1), "worth": Column((_LAG_HOURS,), np.float32)}, 64
+            {"bin": Column((_LAG_HOURS,), np.int8, -1), "doubted": Column((_LAG_HOURS,), np.bool_)}, 64
         )
         self._hour: int | None = None
 
@@ -121,33 +122,30 @@ class Context:
         state, weight = self._state, self._envelope["weight"]
         size = np.log(np.maximum(state["tokens"], 1e-9) / np.maximum(state["requests"], 1e-9))
         said = (state["requests"] * _WINDOW_MIN >= _LEAST_REQUESTS) & np.isfinite(size)
-        place = np.where(said, np.clip((size - _LOWEST) / _WIDTH, 0, _BINS - 1), -1).astype(np.int16)
-        worth = np.where(state["held_min"] > 0, _DOUBT, 1.0).astype(np.float32)
+        place = np.where(said, np.clip((size - _LOWEST) / _WIDTH, 0, _BINS - 1), -1).astype(np.int8)
+        doubted = state["held_min"] > 0
         weight *= np.float32(np.exp(-(now - hour) / 24 / _MEMORY_DAYS))
         young = subjects.age_days < _AT_ONCE_DAYS
-        self._learn(np.flatnonzero(said & young), place, worth)
-        bins, worths = self._waiting["bin"], self._waiting["worth"]
+        self._learn(np.flatnonzero(said & young), place, doubted)
+        bins, doubts = self._waiting["bin"], self._waiting["doubted"]
         for slot in {at % _LAG_HOURS for at in range(hour, min(now, hour + _LAG_HOURS))}:
-            self._learn(np.flatnonzero(bins[slot] >= 0), bins[slot], worths[slot])
+            self._learn(np.flatnonzero(bins[slot] >= 0), bins[slot], doubts[slot])
             bins[slot] = -1
         bins[hour % _LAG_HOURS] = np.where(young, -1, place)
-        worths[hour % _LAG_HOURS] = worth
+        doubts[hour % _LAG_HOURS] = doubted
         self._read()
 
-    def _learn(self, rows: NDArray[np.intp], place: NDArray[np.int16], worth: NDArray[np.float32]) -> None:
-        self._envelope["weight"][place[rows], rows] += worth[rows]
+    def _learn(self, rows: NDArray[np.intp], place: NDArray[np.int8], doubted: Bools) -> None:
+        self._envelope["weight"][place[rows], rows] += np.where(doubted[rows], _DOUBT, 1.0).astype(np.float32)
         self._state["hours"][rows] += 1.0
 
     def _read(self) -> None:
-        mass = np.cumsum(self._envelope["weight"], axis=0)
-        total = mass[-1]
-        series = np.arange(mass.shape[1])
-        for name, share in (("p50", 0.5), ("p90", 0.9), ("p98", 0.98)):
-            at = np.minimum((mass < share * total).sum(axis=0), _BINS - 1)
-            below = np.where(at > 0, mass[np.maximum(at - 1, 0), series], 0.0)
-            inside = np.maximum(mass[at, series] - below, 1e-12)
-            within = np.clip((share * total - below) / inside, 0.0, 1.0)
-            self._state[name][...] = _LOWEST + _WIDTH * (at + within)
+        weight = self._envelope["weight"]
+        for some in chunks(weight.shape[1]):
+            mass = cumulated(weight[:, some].copy())
+            for name, share in (("p50", 0.5), ("p90", 0.9), ("p98", 0.98)):
+                at, within = find_share(mass, share * mass[-1])
+                self._state[name][some] = _LOWEST + _WIDTH * (at + within)
 
     def dump(self) -> dict[str, NDArray[Any]]:
         """What `load` takes."""

@@ -101,7 +101,7 @@ class Incidents:
         return mask
 
     def close(self, view: View, findings: Sequence[Finding], baseline: BaselineOf, causes: CausesOf) -> list[Alert]:
-        """New revisions after a bucket; `baseline` says what is normal for a series, `causes` where an excess is from."""
+        """New revisions after a bucket; `baseline` says what is normal for a series, `causes` where excess is from."""
         self._causes_of = causes
         self._excess.follow(view.bucket, self._episodes)
         self._forget_old(view.bucket.at)

@@ -33,8 +33,8 @@ class NewOrigins:
         #: Per origin series: sums of a day, and which uses it is part of.
         self._sums = Columns({"usd": Column(), "tokens": Column()}, 64)
         self._part_of = Columns({tag: Column(dtype=np.int64, fill=-1) for tag in _TAGS}, 64)
-        #: Per use, a key on a model or from a region: since when it is (again) in use, and when it was used last.
-        self._uses = Columns({"since": Column(dtype=np.int64), "last": Column(dtype=np.int64)}, 64)
+        #: Per use, a key on a model or from a region: whose, since when in use (again), and when used last.
+        self._uses = Columns({name: Column(dtype=np.int64) for name in ("since", "last", "principal")}, 64)
         self._use_numbers: dict[str, int] = {}
         self._keys_in: dict[str, int] = {}
         self._paid = Columns({"usd": Column(), "tokens": Column()}, 64)
@@ -99,10 +99,11 @@ class NewOrigins:
         for tag in _TAGS:
             usd = self._new_usd[tag] = np.zeros(len(principals))
             new = active[self._is_recent(tag, active, view.start)]
-            for row in new.tolist():
-                above = self._registry.above(int(subjects.index[row]))
-                if above is not None and self._is_news(row, tag, above, view):
-                    usd[np.searchsorted(principals, above)] += subjects.amounts.cost[row]
+            uses = self._part_of[tag][new]
+            principal = self._uses["principal"][uses]
+            known = (self._uses["since"][uses] - self._registry["first_seen"][principal]) / _DAY_S >= _KNOWN_DAYS
+            place = np.searchsorted(principals, principal[known])
+            np.add.at(usd, place, subjects.amounts.cost[new[known]])
 
     def _begin(self, tag: str, number: int, start: int) -> int:
         """The use that a series is part of; -1 while its key or its value is not known."""
@@ -115,6 +116,7 @@ class NewOrigins:
             use = self._use_numbers[key] = self._uses.n
             self._uses.grow(use + 1)
             self._uses["since"][use] = self._uses["last"][use] = start
+            self._uses["principal"][use] = principal
             if tag == "region":
                 self._keys_in[value] = self._keys_in.get(value, 0) + 1
         return use

@@ -19,7 +19,7 @@ class Peaks:
 
     def __init__(self, channels: int, capacity: int) -> None:
         self.columns = Columns(
-            {"penalty": Column((channels,)), "day_max": Column((channels,), fill=_NONE)},
+            {"penalty": Column((channels,), np.float32), "day_max": Column((channels,), np.float32, _NONE)},
             capacity,
         )
 

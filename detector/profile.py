@@ -30,10 +30,11 @@ class Profile:
     def __init__(self, capacity: int) -> None:
         self.columns = Columns(
             {
-                "of_day": Column((24,)),
-                "of_day_visits": Column((24,), np.uint16),
-                "of_week": Column((168,)),
-                "of_week_visits": Column((168,), np.uint16),
+                # The hours are half of a series' memory: seven digits of dollars and 255 visits are plenty.
+                "of_day": Column((24,), np.float32),
+                "of_day_visits": Column((24,), np.uint8),
+                "of_week": Column((168,), np.float32),
+                "of_week_visits": Column((168,), np.uint8),
                 "mean": Column(),
                 "level": Column(),
                 "drift": Column(),
@@ -84,8 +85,8 @@ class Profile:
 
     def _visit(self, name: str, slot: int, base: Floats, least: float, whole: Bools) -> None:
         visits, value = self.columns[f"{name}_visits"][slot], self.columns[name][slot]
-        visits += (whole & (visits < np.iinfo(np.uint16).max)).astype(np.uint16)
-        share = np.maximum(1 / np.maximum(visits, 1), least)
+        visits += whole & (visits < np.iinfo(np.uint8).max)
+        share = np.maximum(1 / np.maximum(visits.astype(np.float64), 1.0), least)
         value += np.where(whole, share * (base - value), 0.0)
 
     def _learn_level(self, usd: Floats, expected_usd: Floats, taught: Bools) -> None:

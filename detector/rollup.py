@@ -93,7 +93,7 @@ class Rollup:
         if self._edge_at(latest) > self._edge:
             start = self._pass_edges(records, received, message, outputs)
             records, received = records[start:], received[start:]
-        outputs += self._take(records, received, message)
+        outputs += self._take(records, received, latest, message)
         if len(self._records) >= _BATCH:
             outputs += self._digest()
             if self._rows >= _MAX_ROWS:
@@ -137,17 +137,19 @@ class Rollup:
             if edge <= self._edge:
                 continue
             if self._edge:
-                outputs += self._take(records[start:at], received[start:at], message)
+                outputs += self._take(
+                    records[start:at], received[start:at], max(received[start:at], default=0.0), message
+                )
                 outputs += self._write(time)
                 start = at
             self._edge = edge
         return start
 
-    def _take(self, records: list[HotRecord], received: list[float], message: Message) -> list[Message]:
-        """Gather the records that are new. Returns dead letters that this made known."""
+    def _take(self, records: list[HotRecord], received: list[float], latest: float, message: Message) -> list[Message]:
+        """Gather the records that are new, received until `latest`. Returns dead letters that this made known."""
         if not records:
             return []
-        self._received_at = max(self._received_at, max(received))
+        self._received_at = max(self._received_at, latest)
         new = self._ids.first_seen([record.id for record in records], self._received_at)
         if new is not None:
             self._counted["duplicates"] += len(records) - sum(new)

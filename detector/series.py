@@ -31,6 +31,7 @@ class SeriesRegistry:
         #: Numbers of the series of each role, and of the series that stands above each: the key of an origin, the
         #: group of a node; -1 for none.
         self._of_role: dict[Role, list[int]] = {role: [] for role in get_args(Role)}
+        self._arrays: dict[Role, NDArray[np.intp]] = {}
         self._above: list[int] = []
         self._columns = Columns(
             {
@@ -53,8 +54,20 @@ class SeriesRegistry:
 
     def number(self, scope: str, raw_tags: bytes, first_seen: int) -> int:
         """The number of a series, which is new if nobody asked before."""
-        known = self._numbers.get((scope, raw_tags))
-        return self._add(scope, raw_tags, first_seen) if known is None else known
+        return self.numbers([scope], [raw_tags], [first_seen])[0]
+
+    def numbers(self, scopes: Sequence[str], raw_tags: Sequence[bytes], first_seen: Sequence[int]) -> list[int]:
+        """The numbers of many series; what is new is numbered in its order."""
+        wanted = list(zip(scopes, raw_tags, strict=True))
+        try:
+            return list(map(self._numbers.__getitem__, wanted))
+        except KeyError:
+            new: dict[tuple[str, bytes], int] = {}
+            for key, seen in zip(wanted, first_seen, strict=True):
+                if key not in self._numbers:
+                    new.setdefault(key, seen)
+            self._add([(*key, seen) for key, seen in new.items()])
+            return [self._numbers[key] for key in wanted]
 
     def find(self, scope: str, raw_tags: bytes) -> int | None:
         """The number of a series, None if there is none yet."""
@@ -63,7 +76,11 @@ class SeriesRegistry:
     def of_role(self, role: Role) -> NDArray[np.intp]:
         """Numbers of the series of a role in the order in which they came; those of `principal` carry no tags beyond
         their scope's: what has them set apart, such as a job, is no principal."""
-        return np.array(self._of_role[role], np.intp)
+        numbers, known = self._of_role[role], self._arrays.get(role)
+        if known is None or len(known) < len(numbers):
+            known = self._arrays[role] = np.array(numbers, np.intp)
+            known.flags.writeable = False
+        return known
 
     def above(self, number: int) -> int | None:
         """The series that a series is a part of: the principal of an origin or a job, the group of a node."""
@@ -87,23 +104,26 @@ class SeriesRegistry:
                 return self._numbers.get((scope.name, raw), -1)
         return -1
 
-    def _add(self, scope: str, raw_tags: bytes, first_seen: int) -> int:
-        number = len(self.scopes)
-        tags = _tags_decoder.decode(raw_tags)
-        self._numbers[(scope, raw_tags)] = number
-        self._raw.append(raw_tags)
-        self.scopes.append(scope)
-        self.tags.append(tags)
-        self._columns.grow(number + 1)
-        configured = self._configured.get(scope)
-        self["first_seen"][number] = first_seen
-        self["detect"][number] = configured is not None and configured.detect
-        apart = configured is not None and not tags.keys() <= set(configured.group_by)
-        self["planned"][number] = apart
-        self._above.append(-1)
-        if configured is not None and not apart:
-            self._of_role[configured.role].append(number)
-        return number
+    def _add(self, series: Sequence[tuple[str, bytes, int]]) -> None:
+        """Number new series: their scopes, tags and when they were first seen."""
+        begin = len(self.scopes)
+        detect, planned = [], []
+        group_by = {name: frozenset(scope.group_by) for name, scope in self._configured.items()}
+        for number, (scope, raw_tags, _) in enumerate(series, begin):
+            tags, configured = _tags_decoder.decode(raw_tags), self._configured.get(scope)
+            self._numbers[(scope, raw_tags)] = number
+            self._raw.append(raw_tags)
+            self.scopes.append(scope)
+            self.tags.append(tags)
+            self._above.append(-1)
+            apart = configured is not None and not tags.keys() <= group_by[scope]
+            detect.append(configured is not None and configured.detect)
+            planned.append(apart)
+            if configured is not None and not apart:
+                self._of_role[configured.role].append(number)
+        self._columns.grow(len(self.scopes))
+        self["first_seen"][begin:] = [seen for _, _, seen in series]
+        self["detect"][begin:], self["planned"][begin:] = detect, planned
 
     def add_cost(self, index: NDArray[np.int64], cost: NDArray[np.float64], bucket: NDArray[np.int64]) -> None:
         """Add sums to the totals, and to those of the day when they belong to it."""
@@ -128,8 +148,7 @@ class SeriesRegistry:
 
     def load(self, series: Sequence[tuple[str, bytes, int]], today: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what `dump` gave; which scopes may alert is taken from the configuration of now."""
-        for scope, raw_tags, first_seen in series:
-            self._add(scope, raw_tags, first_seen)
+        self._add(series)
         self._today = today
         for column in ("total_usd", "today_usd"):
             self[column][...] = arrays[f"series.{column}"]

@@ -69,7 +69,7 @@ class ContextSettings(Settings):
 class UnitCostSettings(Settings):
     """Requests that became dearer, against their own past."""
 
-    enabled: bool = Field(default=True, description="Whether dollars per request are looked at.")
+    enabled: bool = Field(default=False, description="Whether dollars per request are looked at.")
     threshold: float = Field(
         default=4.0,
         description="Score of a notice, on the scale of the dollars head: each point more is ten times rarer.",

@@ -233,7 +233,7 @@ class Shard:
                 if isinstance(arrival.knowledge, BudgetIncrease):
                     self._budgets.increase(arrival.knowledge)
                 continue
-            run = columns(arrival.parts, self._registry.number)
+            run = columns(arrival.parts, self._registry.numbers)
             self._registry.add_cost(run.index, run.cost, run.bucket)
             late = run.bucket < start
             if late.any():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.amounts import AMOUNTS
 from stream.codec import decode_lines
 from stream.errors import PermanentError
 from stream.log import Message
@@ -53,8 +54,21 @@ class PartialRun:
         return PartialRun(self.index[chosen], self.bucket[chosen], self.values[:, chosen])
 
 
-#: (scope, raw tags, bucket start) → number of the series.
-Number = Callable[[str, bytes, int], int]
+#: Scopes, raw tags, bucket starts → numbers of the series.
+Numbers = Callable[[Sequence[str], Sequence[bytes], Sequence[int]], list[int]]
+#: In the order of `amounts.AMOUNTS`.
+_AMOUNTS = (
+    "effective_cost",
+    "requests",
+    "errors",
+    "users",
+    "input_tokens",
+    "output_tokens",
+    "gpu_samples",
+    "gpu_utilization",
+    "memory_used",
+)
+_COLUMNS = tuple(attrgetter(name) for name in _AMOUNTS)
 
 
 def read(message: Message) -> Iterator[list[Part] | SpendTick | PricingHole | Knowledge]:
@@ -64,41 +78,23 @@ def read(message: Message) -> Iterator[list[Part] | SpendTick | PricingHole | Kn
         at = f"{message.topic}/{message.partition}/{message.offset}#{line_number}"
         raise PermanentError(f"the log is damaged or was written by another program: {at}: {why}")
 
-    run: list[Part] = []
     kinds: Any = Part | SpendTick | PricingHole | Knowledge
     lines: list[Part | SpendTick | PricingHole | Knowledge] = decode_lines(message.value, kinds, on_bad)
-    for line in lines:
-        if isinstance(line, Part):
-            run.append(line)
-            continue
-        if run:
-            yield run
-            run = []
-        yield line
-    if run:
-        yield run
+    for kind, of_kind in groupby(lines, type):
+        if kind is Part:
+            yield cast("list[Part]", list(of_kind))
+        else:
+            yield from cast("Iterator[SpendTick | PricingHole | Knowledge]", of_kind)
 
 
-def _values(part: Part) -> tuple[float, ...]:
-    """In the order of `amounts.AMOUNTS`."""
-    return (
-        part.effective_cost,
-        part.requests,
-        part.errors,
-        part.users,
-        part.input_tokens,
-        part.output_tokens,
-        part.gpu_samples,
-        part.gpu_utilization,
-        part.memory_used,
-    )
-
-
-def columns(run: Sequence[Part], number: Number) -> PartialRun:
+def columns(run: Sequence[Part], numbers: Numbers) -> PartialRun:
     """The parts as columns, their series numbered."""
     count = len(run)
-    return PartialRun(
-        index=np.fromiter([number(each.scope, bytes(each.tags), each.bucket_start) for each in run], np.int64, count),
-        bucket=np.fromiter([each.bucket_start for each in run], np.int64, count),
-        values=np.array([_values(each) for each in run], np.float64).reshape(count, len(AMOUNTS)).T,
-    )
+    bucket = [each.bucket_start for each in run]
+    index = numbers([each.scope for each in run], [bytes(each.tags) for each in run], bucket)
+    values = np.empty((len(_COLUMNS), count))
+    for row, column in zip(values, _COLUMNS, strict=True):
+        amounts = list(map(column, run))
+        # Most sources leave most counts at zero.
+        row[...] = amounts[0] if amounts.count(amounts[0]) == count else amounts
+    return PartialRun(np.array(index, np.int64), np.array(bucket, np.int64), values)

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.columns import Column, Columns
+from detector.histogram import chunks, cumulated, find_share
 
 Floats = NDArray[np.float64]
 
-BINS, BIN_WIDTH = 60, 0.1
+#: Bins are BIN_WIDTH wide up to BEND bins, then twice as wide, up to 6: what is that far out needs no fine measure.
+BINS, BIN_WIDTH, BEND = 48, 0.1, 36
 #: What is believed before a series has a past: exponential with this mean, worth this many days of activity.
 PRIOR_MEAN, PRIOR_DAYS = 0.152, 0.3
 MEMORY_DAYS = 14.0
@@ -17,8 +19,20 @@ MEMORY_DAYS = 14.0
 Z_HIGH, Z_GAP, Z_MAX = 2.326, 1.045, 30.0
 GAP_MIN, GAP_MAX = 0.08, 0.5
 
-_EDGES = BIN_WIDTH * np.arange(BINS)
-_PRIOR = PRIOR_DAYS * -np.diff(np.append(np.exp(-_EDGES / PRIOR_MEAN), 0.0))
+
+def _place(value: Floats) -> Floats:
+    """Where values lie, in bins."""
+    fine = value / BIN_WIDTH
+    return np.minimum(fine, (fine + BEND) / 2)
+
+
+def _value(place: Floats) -> Floats:
+    """The values that lie there."""
+    return BIN_WIDTH * np.maximum(place, 2 * place - BEND)
+
+
+_EDGES = _value(np.arange(BINS, dtype=np.float64))
+_PRIOR = (PRIOR_DAYS * -np.diff(np.append(np.exp(-_EDGES / PRIOR_MEAN), 0.0))).astype(np.float32)[:, None]
 
 
 class Tail:
@@ -27,10 +41,10 @@ class Tail:
     def __init__(self, channels: int, capacity: int) -> None:
         self.columns = Columns(
             {
-                # float32: 5 channels x 60 bins are a third of a series' memory, and three digits are plenty.
+                # float32: 5 channels x 48 bins are a fifth of a series' memory, and three digits are plenty.
                 "weight": Column((channels, BINS), np.float32),
-                "high": Column((channels,), fill=PRIOR_MEAN * np.log(100)),
-                "low": Column((channels,), fill=PRIOR_MEAN * np.log(10)),
+                "high": Column((channels,), np.float32, fill=PRIOR_MEAN * np.log(100)),
+                "low": Column((channels,), np.float32, fill=PRIOR_MEAN * np.log(10)),
             },
             capacity,
         )
@@ -48,7 +62,7 @@ class Tail:
         taught = np.nonzero(days > 0)[0]
         if taught.size == 0:
             return
-        bins = np.clip(value[:, taught] / BIN_WIDTH, 0, BINS - 1).astype(np.intp)
+        bins = np.clip(_place(value[:, taught]), 0, BINS - 1).astype(np.intp)
         channel = np.arange(self._channels)[:, None]
         self.columns["weight"][channel, bins, taught] += days[taught].astype(np.float32)
 
@@ -56,18 +70,15 @@ class Tail:
         """Forget what `hours` let fade, and read the percentiles anew."""
         weight = self.columns["weight"]
         weight *= np.float32(np.exp(-hours / 24 / MEMORY_DAYS))
-        for channel in range(self._channels):
-            mass = np.cumsum(weight[channel] + _PRIOR[:, None].astype(np.float32), axis=0)
-            self.columns["high"][channel] = _percentile(mass, 0.99)
-            self.columns["low"][channel] = _percentile(mass, 0.90)
+        high, low = self.columns["high"], self.columns["low"]
+        for some in chunks(weight.shape[-1]):
+            for channel in range(self._channels):
+                mass = cumulated(weight[channel, :, some] + _PRIOR)
+                high[channel, some] = _percentile(mass, 0.99)
+                low[channel, some] = _percentile(mass, 0.90)
 
 
 def _percentile(mass: NDArray[np.float32], share: float) -> Floats:
-    """Percentile out of cumulated bins of shape (bins, series), linear within the bin."""
-    target = share * mass[-1].astype(np.float64)
-    at = np.minimum((mass < target).sum(axis=0), BINS - 1)
-    series = np.arange(mass.shape[1])
-    below = np.where(at > 0, mass[at - 1, series], 0.0)
-    inside = mass[at, series] - below
-    value: Floats = BIN_WIDTH * (at + np.clip((target - below) / np.maximum(inside, 1e-12), 0.0, 1.0))
-    return value
+    """Percentile out of cumulated bins of shape (bins, series)."""
+    at, within = find_share(mass, share * mass[-1].astype(np.float64))
+    return _value(at + within)

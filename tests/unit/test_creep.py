@@ -92,6 +92,12 @@ def test_an_odd_afternoon_is_silent() -> None:
     assert run(lambda days: 1.3 if 2.5 <= days < 2.7 else 1.0) == []
 
 
+def test_a_day_that_is_over_is_not_said_on() -> None:
+    found = [days for days, _ in run(lambda days: 2.0 if 2.5 <= days < 2.9 else 1.0)]
+    assert 2.5 < min(found) < 2.9
+    assert max(found) < 3.5
+
+
 @pytest.mark.parametrize("gap", [True, False])
 def test_a_gap_and_a_bucket_that_was_not_judged_teach_nothing(gap: bool) -> None:
     fleet, subject = Fleet(STEP_S), Judged()

@@ -85,6 +85,11 @@ def test_while_the_stream_is_young_everybody_is_new() -> None:
     assert run(born(new(), at=T0 + 3 * DAY), until=T0 + 4 * DAY) != []
 
 
+def test_an_old_key_that_demand_does_not_know_is_judged_after_the_warm_up() -> None:
+    first, _ = run(born(new(), at=T0), until=T0 + 4 * DAY, subject=Known(rule(), lambda view: [False] * 6))[0]
+    assert first == T0 + 3 * DAY
+
+
 def test_a_few_dollars_are_not_looked_at() -> None:
     assert run(born(new(4.9 / 288))) == []
 
