@@ -1,19 +1,21 @@
-"""Memory of an idle daemon, and how long its LiteLLM inbox takes to answer 200 under a steady load on loopback.
+"""Memory of an idle daemon, and how long its LiteLLM or OTLP inbox takes to answer 200 under a steady load on loopback.
 
-Run `python -m benchmarks.daemon`. The daemon is a process of its own on a new embedded log. Posts leave on a timetable,
-and latency counts from there: a post that had to wait for the one before it is as late as its sender would see it.
+Run `python -m benchmarks.daemon`, or with `--inbox otlp` for spans in protobuf. The daemon is a process of its own on a
+new embedded log. Posts leave on a timetable, and latency counts from there: a post that had to wait for the one before
+it is as late as its sender would see it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
@@ -27,12 +29,20 @@ TOKEN = "benchmark-token"
 KEYS, TEAMS = 200, 20
 TARGET_RSS_MIB = 250
 READY_S, SETTLE_S = 30.0, 3.0
+PROMPT = "What does the invoice say about the second quarter? " * 20
+#: Inbox → where it is posted to, and as what.
+PATHS = {
+    "litellm": ("/v1/ingest/litellm", "application/json"),
+    "otlp": ("/v1/ingest/otlp/v1/traces", "application/x-protobuf"),
+}
 
 
-def make_bodies(per_second: int, batch: int, seconds: float, at: float) -> list[bytes]:
-    """Bodies as LiteLLM posts them, every event with an id of its own."""
-    prompt = "What does the invoice say about the second quarter? " * 20
+def make_bodies(inbox: str, per_second: int, batch: int, seconds: float, at: float) -> list[bytes]:
+    """Bodies as LiteLLM or an exporter of spans posts them, every event with an id of its own."""
     events = int(per_second * seconds)
+    firsts = range(0, events, batch)
+    if inbox == "otlp":
+        return [span_body(range(first, first + batch), per_second, at) for first in firsts]
 
     def event(number: int) -> dict[str, Any]:
         key = number * 7 % KEYS
@@ -46,8 +56,8 @@ def make_bodies(per_second: int, batch: int, seconds: float, at: float) -> list[
             "completion_tokens": 100 + number % 70,
             "startTime": at + number / per_second,
             "model": f"model-{number % 5}",
-            "messages": [{"role": "user", "content": prompt}],
-            "response": {"choices": [{"message": {"content": prompt}}]},
+            "messages": [{"role": "user", "content": PROMPT}],
+            "response": {"choices": [{"message": {"content": PROMPT}}]},
             "metadata": {
                 "user_api_key_hash": f"{key:064x}",
                 "user_api_key_alias": f"key-{key}",
@@ -55,16 +65,58 @@ def make_bodies(per_second: int, batch: int, seconds: float, at: float) -> list[
             },
         }
 
-    return [msgspec.json.encode([event(n) for n in range(first, first + batch)]) for first in range(0, events, batch)]
+    return [msgspec.json.encode([event(n) for n in range(first, first + batch)]) for first in firsts]
+
+
+def span_body(numbers: Iterable[int], per_second: int, at: float) -> bytes:
+    """Spans of calls with their prompts, in protobuf."""
+    service = importlib.import_module("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+    request = service.ExportTraceServiceRequest()
+    resource = request.resource_spans.add()
+    put(resource.resource.attributes, {"service.name": "answers", "deployment.environment.name": "prod"})
+    spans = resource.scope_spans.add().spans
+    for number in numbers:
+        key = number * 7 % KEYS
+        span = spans.add(
+            name="chat", trace_id=(number + 1).to_bytes(16, "big"), span_id=(number + 1).to_bytes(8, "big")
+        )
+        span.start_time_unix_nano = int((at + number / per_second) * 1e9)
+        values = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "openai",
+            "gen_ai.request.model": "gpt-4o",
+            "gen_ai.usage.input_tokens": 900 + number % 300,
+            "gen_ai.usage.output_tokens": 100 + number % 70,
+            "gen_ai.input.messages": PROMPT,
+            "gen_ai.output.messages": PROMPT,
+            "api_key.id": f"key-{key}",
+            "team": f"team-{key % TEAMS}",
+        }
+        put(span.attributes, values)
+    body: bytes = request.SerializeToString()
+    return body
+
+
+def put(attributes: Any, values: dict[str, str | int]) -> None:
+    """Add values as OTLP attributes."""
+    for key, value in values.items():
+        entry = attributes.add(key=key)
+        if isinstance(value, int):
+            entry.value.int_value = value
+        else:
+            entry.value.string_value = value
 
 
 def write_config(directory: Path, port: int) -> Path:
-    """A daemon with nothing but a LiteLLM inbox."""
+    """A daemon with nothing but its inboxes."""
     path = directory / "curb.yaml"
     config = {
         "log": {"kind": "embedded", "directory": str(directory / "data")},
         "http": {"port": port},
-        "connectors": [{"kind": "litellm", "name": "litellm", "token": TOKEN}],
+        "connectors": [
+            {"kind": "litellm", "name": "litellm", "token": TOKEN},
+            {"kind": "otel_genai", "name": "otlp", "token": TOKEN},
+        ],
     }
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
@@ -113,18 +165,23 @@ def resident_mib(pid: int) -> float:
     raise SystemExit(f"/proc/{pid}/status has no VmRSS")
 
 
-async def post_all(http: aiohttp.ClientSession, bodies: Sequence[bytes], every_s: float, batch: int) -> list[float]:
+async def post_all(
+    http: aiohttp.ClientSession, inbox: str, bodies: Sequence[bytes], every_s: float, batch: int
+) -> list[float]:
     """Seconds from the planned departure of each post to its answer; every answer must accept the whole batch."""
     loop = asyncio.get_running_loop()
     start = loop.time() + 0.2
+    path, content_type = PATHS[inbox]
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": content_type}
+    whole = b"" if inbox == "otlp" else msgspec.json.encode({"accepted": batch, "dead": 0})
 
     async def post(number: int, body: bytes) -> float:
         due = start + number * every_s
         await asyncio.sleep(due - loop.time())
-        async with http.post("/v1/ingest/litellm", data=body, headers={"Authorization": f"Bearer {TOKEN}"}) as answer:
-            counts = await answer.json()
-        if answer.status != 200 or counts != {"accepted": batch, "dead": 0}:
-            raise SystemExit(f"post {number} was answered {answer.status} {counts}")
+        async with http.post(path, data=body, headers=headers) as answer:
+            said = await answer.read()
+        if answer.status != 200 or said.replace(b" ", b"") != whole:
+            raise SystemExit(f"post {number} was answered {answer.status} {said!r}")
         return loop.time() - due
 
     return await asyncio.gather(*[post(number, body) for number, body in enumerate(bodies)])
@@ -152,8 +209,10 @@ async def measure(options: argparse.Namespace) -> None:
             ready_s = await until_ready(http, process)
             await asyncio.sleep(SETTLE_S)
             idle_mib = resident_mib(process.pid)
-            bodies = make_bodies(options.per_second, options.batch, options.seconds, time.time() - options.seconds)
-            latencies = await post_all(http, bodies, options.batch / options.per_second, options.batch)
+            began = time.time() - options.seconds
+            bodies = make_bodies(options.inbox, options.per_second, options.batch, options.seconds, began)
+            every_s = options.batch / options.per_second
+            latencies = await post_all(http, options.inbox, bodies, every_s, options.batch)
             await counted(http, len(bodies) * options.batch)
             loaded_mib = resident_mib(process.pid)
     cuts = [1000 * cut for cut in statistics.quantiles(latencies, n=100, method="inclusive")]
@@ -172,6 +231,7 @@ async def measure(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inbox", choices=sorted(PATHS), default="litellm")
     parser.add_argument("--per-second", type=int, default=2_000, help="events per second")
     parser.add_argument("--batch", type=int, default=100, help="events per post")
     parser.add_argument("--seconds", type=float, default=10.0)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from connectors.attribution import Attribution
 from connectors.connector import Batch
 from connectors.validate import DEFAULT_LIMITS, Limits, validate
 from stream.codec import encode_lines
@@ -27,14 +28,29 @@ class Appended(NamedTuple):
     dead: int
 
 
-async def append_batch(log: Log, batch: Batch, *, source: str, at: float, limits: Limits = DEFAULT_LIMITS) -> Appended:
-    """Let the batch through the door and append it: records, plans and dead letters in one call.
+async def append_batch(
+    log: Log,
+    batch: Batch,
+    *,
+    source: str,
+    at: float,
+    limits: Limits = DEFAULT_LIMITS,
+    attribution: Attribution | None = None,
+) -> Appended:
+    """Let the batch through the door, attribute it and append it: records, plans and dead letters in one call.
 
-    Returns after the append did. Raises TransientError while the log cannot be reached.
+    What attribution must remember is appended before. Returns after the append did. Raises TransientError while the log
+    cannot be reached.
     """
     batch = validate(batch, source=source, at=at, limits=limits)
+    records = batch.records
+    if attribution is not None and records:
+        records, before = attribution.apply(records, source=source, at=at)
+        if before:
+            await log.append(before)
+            attribution.appended(before)
     plans = [knowledge_message(plan) for plan in batch.plans]
-    messages = [*plans, *record_messages(batch.records, source=source, log=log), *batch.dead]
+    messages = [*plans, *record_messages(records, source=source, log=log), *batch.dead]
     if messages:
         await log.append(messages)
     return Appended(len(batch.records) + len(plans), len(batch.dead))

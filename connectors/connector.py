@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import aiohttp
@@ -21,6 +22,8 @@ class Context(NamedTuple):
     clock: Clock
     http: aiohttp.ClientSession
     prices: PriceBook
+    #: Where a connector may keep a file of its name, for what is too big for a cursor; made when it is not there.
+    state_dir: Path = Path("curb-data/connectors")
 
 
 class Batch(NamedTuple):
@@ -35,6 +38,8 @@ class Batch(NamedTuple):
     locations: Sequence[str] = ()
     #: Work that was announced in the source; goes to the commands topic.
     plans: Sequence[PlannedActivity] = ()
+    #: Of a bill: charge periods that ended by then (epoch seconds) are complete; later ones may still fill up.
+    complete_until: float | None = None
 
 
 @runtime_checkable
@@ -60,3 +65,27 @@ class PushSource(Protocol):
     """
 
     def parse(self, body: bytes, *, location: str, at: float) -> Batch: ...
+
+
+class Check(NamedTuple):
+    """What one cheap, reading call to the upstream showed, such as "list objects under s3://bill/cur"."""
+
+    what: str
+    ok: bool
+    #: What was found, or what is missing and who grants it. Shown to people: never a secret, never content.
+    detail: str = ""
+    #: The permission, role or scope that is needed, in the upstream's own words; empty where none is.
+    permission: str = ""
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """Optional for connectors and push sources: tries credentials and permissions, for `curb connectors check NAME`.
+
+    `check()` makes a few cheap calls that only read (one page, one object, one row), in the order in which a first read
+    needs them, and gives one Check for each; it stops where the next could not work. What the upstream refuses is a
+    Check with `ok=False`, not an error; TransientError or PermanentError may still be raised when nothing can be said.
+    It writes nothing, moves no cursor and keeps no state; it may be called while the connector is being read elsewhere.
+    """
+
+    async def check(self) -> list[Check]: ...

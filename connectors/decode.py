@@ -66,7 +66,7 @@ def decode(decoder: msgspec.json.Decoder[T], raw: bytes) -> T | Rejected:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
-        return _wrong_shape(error)
+        return wrong_shape(error)
     except UnicodeDecodeError as error:
         return Rejected("not_utf8", f"invalid UTF-8 at byte {error.start}")
     except RecursionError:
@@ -88,12 +88,13 @@ def _decode_tolerant(decoder: msgspec.json.Decoder[T], raw: bytes, strict_error:
         converted: T = msgspec.convert(plain, decoder.type)
         return converted
     except msgspec.ValidationError as error:
-        return _wrong_shape(error)
+        return wrong_shape(error)
     except OverflowError:
         return Rejected("not_finite", "a number is out of range")
 
 
-def _wrong_shape(error: msgspec.ValidationError) -> Rejected:
+def wrong_shape(error: msgspec.ValidationError) -> Rejected:
+    """Why something of the wrong shape is refused."""
     text = str(error)
     if "missing required field" in text:
         return Rejected("missing_field", text)

@@ -7,27 +7,27 @@ import hmac
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import msgspec
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import SecretStr
 
 from connectors.append import append_batch
-from connectors.connector import Batch, PushSource
+from connectors.attribution import Attribution
+from connectors.connector import PushSource
 from connectors.decode import Letters, Rejected
+from connectors.door import Door, PlainDoor, Receiver
+from connectors.health import Health
 from connectors.validate import DEFAULT_LIMITS, Limits
 from stream import metrics
 from stream.clock import Clock
 from stream.errors import TransientError
-from stream.log import Log, Message
-from stream.records import DeadLetter
+from stream.log import Log
 
 logger = logging.getLogger(__name__)
 DEFAULT_BODY_BYTES = 8 * 1024 * 1024
 _RETRY_AFTER_S = 5.0
-_UNREADABLE = frozenset({"not_json", "not_utf8"})
 
 
 @dataclass
@@ -35,19 +35,22 @@ class InboxSource:
     """One push connector behind `POST /v1/ingest/{name}`."""
 
     name: str
-    source: PushSource
+    source: PushSource | Receiver
     token: SecretStr
     #: Largest body after decompression.
     max_body_bytes: int = DEFAULT_BODY_BYTES
     limits: Limits = DEFAULT_LIMITS
+    attribution: Attribution | None = None
     #: When something was last received and appended (epoch seconds), or None.
     last_success: float | None = None
+    health: Health = field(default_factory=Health)
 
 
 def add_routes(app: web.Application, sources: Mapping[str, InboxSource], log: Log, clock: Clock) -> None:
-    """Add `POST /v1/ingest/{name}` for these sources, by name, to the daemon's application."""
+    """Add `POST /v1/ingest/{name}`, and paths below it, for these sources, by name, to the daemon's application."""
     inbox = _Inbox(sources, log, clock)
     app.router.add_post("/v1/ingest/{name}", inbox.receive)
+    app.router.add_post("/v1/ingest/{name}/{path:.+}", inbox.receive)
 
 
 class _Inbox:
@@ -61,33 +64,49 @@ class _Inbox:
             return _problem(404, "no push connector of this name")
         if not _authorised(request, source.token):
             return _problem(401, "a valid bearer token is required", {hdrs.WWW_AUTHENTICATE: "Bearer"})
+        door = _door(source.source, request)
+        if door is None:
+            return _problem(404, "this push connector has no such path")
         started = asyncio.get_running_loop().time()
         try:
-            response = await self._ingest(request, source)
+            response = await self._ingest(request, source, door)
         except TransientError as error:
             logger.warning("ingest refused: log unavailable", extra={"connector": source.name, "detail": str(error)})
             metrics.CONNECTOR_ERRORS.labels(connector=source.name, kind="transient").inc()
+            source.health.failed("transient", str(error), self._clock.now())
             wait_s = math.ceil(error.retry_after or _RETRY_AFTER_S)
-            return _problem(503, "the log is unavailable, send again later", {hdrs.RETRY_AFTER: str(wait_s)})
+            return door.problem(503, "the log is unavailable, send again later", {hdrs.RETRY_AFTER: str(wait_s)})
         metrics.INGEST_SECONDS.labels(connector=source.name).observe(asyncio.get_running_loop().time() - started)
         return response
 
-    async def _ingest(self, request: web.Request, source: InboxSource) -> web.Response:
+    async def _ingest(self, request: web.Request, source: InboxSource, door: Door) -> web.Response:
         at, location = self._clock.now(), f"POST /v1/ingest/{source.name}"
         body = await _read_body(request, source.max_body_bytes)
         if isinstance(body, Rejected):
             letters = Letters(source.name, at)
             letters.add(body, location=location, content=b"")
             await self._log.append(letters.messages())
-            return _problem(413 if body.reason == "too_large" else 400, body.detail)
-        batch = source.source.parse(body, location=location, at=at)
-        appended = await append_batch(self._log, batch, source=source.name, at=at, limits=source.limits)
-        if _nothing_readable(batch):
-            return _problem(400, "the body is not JSON")
+            return door.problem(413 if body.reason == "too_large" else 400, body.detail)
+        async with door.order:
+            batch = door.parse(body, location=location, at=at)
+            appended = await append_batch(
+                self._log, batch, source=source.name, at=at, limits=source.limits, attribution=source.attribution
+            )
+            door.appended()
+        source.health.heard(batch.records, appended.accepted, appended.dead)
+        if refused := door.refused(batch):
+            return door.problem(400, refused)
         source.last_success = at
         metrics.CONNECTOR_LAST_SUCCESS.labels(connector=source.name).set(at)
         metrics.RECORDS_READ.labels(connector=source.name).inc(appended.accepted)
-        return web.json_response({"accepted": appended.accepted, "dead": appended.dead})
+        return door.answer(appended.accepted, appended.dead)
+
+
+def _door(source: PushSource | Receiver, request: web.Request) -> Door | None:
+    path = request.match_info.get("path", "")
+    if isinstance(source, Receiver):
+        return source.door(path, request.content_type)
+    return None if path else PlainDoor(source)
 
 
 async def _read_body(request: web.Request, max_bytes: int) -> bytes | Rejected:
@@ -108,15 +127,6 @@ def _authorised(request: web.Request, token: SecretStr) -> bool:
     expected = token.get_secret_value().encode()
     same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), expected)
     return same and scheme.lower() == "bearer"
-
-
-def _nothing_readable(batch: Batch) -> bool:
-    nothing = not batch.records and not batch.plans
-    return bool(batch.dead) and nothing and all(_reason(letter) in _UNREADABLE for letter in batch.dead)
-
-
-def _reason(letter: Message) -> str:
-    return msgspec.json.decode(letter.value, type=DeadLetter).reason
 
 
 def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> web.Response:

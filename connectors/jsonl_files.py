@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 
 import msgspec
 
-from connectors.connector import Batch
+from connectors.connector import Batch, Check
 from connectors.decode import Letters, Rejected
 from connectors.jsonl_lines import DEFAULT_LINE_BYTES, LineFormat, parse_lines, too_long
 from stream.clock import Clock
@@ -90,9 +90,21 @@ class JsonlFiles:
         """Raises TransientError when a file cannot be read now, PermanentError when it may not be read."""
         return await asyncio.to_thread(self._read, cursor)
 
+    async def check(self) -> list[Check]:
+        """Whether there are files, and whether each may be read."""
+        return await asyncio.to_thread(self._check)
+
     async def close(self) -> None:
         with self._lock:
             self._close_gzip()
+
+    def _check(self) -> list[Check]:
+        paths = self._matches()
+        if not paths:
+            return [Check(f"files at {self._path}", False, "there are none; new ones will be read when they come")]
+        refused = [path for path in paths if not os.access(path, os.R_OK)]
+        checks = [Check(f"files at {self._path}", True, f"{len(paths)} files")]
+        return checks + [Check(f"read {path}", False, "permission denied", "read") for path in refused]
 
     def _read(self, cursor: str | None) -> Batch:
         with self._lock:  # a read that was given up may still be running

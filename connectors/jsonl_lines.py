@@ -24,11 +24,11 @@ _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class LineFormat(NamedTuple):
-    """How one line becomes a record of spend, or of work that is planned."""
+    """How one line becomes a record of spend, or of work that is planned; None is a line that means nothing."""
 
     name: str
     decoder: msgspec.json.Decoder[Any]
-    record: Callable[[Any, str, float], SpendRecord | PlannedActivity]
+    record: Callable[[Any, str, float], SpendRecord | PlannedActivity | Rejected | None]
 
 
 def parse_lines(
@@ -60,7 +60,11 @@ def parse_lines(
             letters.add(event, location=f"{location}:{number}", content=line)
             continue
         record = form.record(event, source, at)
-        if not isinstance(record, PlannedActivity):
+        if record is None:
+            continue
+        if isinstance(record, Rejected):
+            letters.add(record, location=f"{location}:{number}", content=line)
+        elif not isinstance(record, PlannedActivity):
             records.append(record)
             locations.append(f"{location}:{number}")
         elif rejected := check_plan(record):
@@ -181,7 +185,9 @@ def parse_event_stream(
 # --- curb -----------------------------------------------------------------------------------------------------------
 
 
-class _CurbLine(msgspec.Struct):
+class CurbLine(msgspec.Struct):
+    """A line of Curb's own format."""
+
     id: str
     charge_period_start: float | _Moment
     tags: dict[str, str] = {}
@@ -200,7 +206,7 @@ class _CurbLine(msgspec.Struct):
 def curb_format(prices: PriceBook, default_tags: dict[str, str]) -> LineFormat:
     """Curb's own format. A line without a cost is priced from the book; `default_tags` fill in what a line lacks."""
 
-    def record(event: _CurbLine, source: str, at: float) -> UsageRecord:
+    def record(event: CurbLine, source: str, at: float) -> UsageRecord:
         model_tag = {"model": event.request_model} if event.request_model else {}
         usage = UsageRecord(
             id=event.id,
@@ -219,21 +225,10 @@ def curb_format(prices: PriceBook, default_tags: dict[str, str]) -> LineFormat:
             cache_creation_input_tokens=event.cache_creation_input_tokens,
         )
         if event.effective_cost is None:
-            _price(usage, prices)
+            prices.price_usage(usage)
         return usage
 
-    return LineFormat("curb", msgspec.json.Decoder(_CurbLine), record)
-
-
-def _price(usage: UsageRecord, prices: PriceBook) -> None:
-    usage.effective_cost, usage.cost_source = prices.estimate(
-        usage.request_model,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cache_read=usage.cache_read_input_tokens,
-        cache_creation=usage.cache_creation_input_tokens,
-    )
-    usage.price_book = prices.hash
+    return LineFormat("curb", msgspec.json.Decoder(CurbLine), record)
 
 
 def _epoch(value: float | datetime) -> float:

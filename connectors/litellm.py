@@ -1,8 +1,10 @@
-"""LiteLLM's `generic_api` callback: what the gateway says each call cost, without the prompts and answers."""
+"""LiteLLM: what the gateway says each call cost, pushed by its callback and backfilled, without prompts and answers."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
@@ -12,15 +14,18 @@ from pydantic import Field, SecretStr
 
 from connectors.connector import Batch, Context
 from connectors.decode import Letters, Rejected, decode, without_content
+from connectors.litellm_backfill import Backfill, BackfillSettings
 from connectors.prices import PriceBook
 from stream.records import UsageRecord
 from stream.settings import Settings
 
 _WHITESPACE = b" \t\r\n"
+#: An answer from the cache repeats an id; the gateway marks it with the time at which it writes, once per log.
+_CACHE_MARK = re.compile(r"_cache_hit\d+(\.\d+)?$")
 
 
 class Config(Settings):
-    """LiteLLM posts to `/v1/ingest/<name>`."""
+    """LiteLLM posts to `/v1/ingest/<name>`; with `backfill`, what a post lost is read from its spend logs."""
 
     kind: Literal["litellm"]
     name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name; the last part of the URL.")
@@ -29,10 +34,14 @@ class Config(Settings):
     free_models: tuple[str, ...] = Field(
         (), description="Models that really cost nothing (self-hosted): zero cost is believed for them."
     )
+    backfill: BackfillSettings | None = Field(None, description="Reads LiteLLM's own logs behind the push.")
 
     def build(self, context: Context) -> LiteLLM:
-        """The push source."""
-        return LiteLLM(self, context.prices)
+        """The push source; its `backfill` is a connector to be read as well, or None."""
+        source = LiteLLM(self, context.prices)
+        if self.backfill is not None:
+            source.backfill = Backfill(self.backfill, self.name, context, source.row_record)
+        return source
 
 
 class _CostBreakdown(msgspec.Struct):
@@ -84,6 +93,29 @@ class _Payload(msgspec.Struct):
     metadata: _Metadata | None = None
 
 
+class _Row(msgspec.Struct):
+    """A row of the spend logs, as far as it is read; some versions give the two JSON columns as text."""
+
+    startTime: str
+    request_id: str | None = None
+    litellm_call_id: str | None = None
+    api_key: str | None = None
+    spend: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    model: str | None = None
+    model_group: str | None = None
+    custom_llm_provider: str | None = None
+    user: str | None = None
+    team_id: str | None = None
+    organization_id: str | None = None
+    end_user: str | None = None
+    cache_hit: str | bool | None = None
+    status: str | None = None
+    metadata: dict[str, Any] | str | None = None
+    request_tags: list[Any] | str | None = None
+
+
 class _Element(NamedTuple):
     location: str
     raw: bytes
@@ -96,6 +128,8 @@ class LiteLLM:
         self._config, self._prices = config, prices
         self._free = frozenset(config.free_models)
         self._decoder = msgspec.json.Decoder(_Payload)
+        self._rows = msgspec.json.Decoder(_Row)
+        self.backfill: Backfill | None = None
 
     def parse(self, body: bytes, *, location: str, at: float) -> Batch:
         records: list[UsageRecord] = []
@@ -110,10 +144,17 @@ class LiteLLM:
                 locations.append(element.location)
         return Batch(records, cursor="", dead=letters.messages(), locations=locations)
 
+    def row_record(self, raw: bytes, at: float) -> UsageRecord | Rejected:
+        """The record of a row of the spend logs: with the id and, as far as the row tells, the tags of the push."""
+        row = decode(self._rows, raw)
+        payload = row if isinstance(row, Rejected) else _payload_of(row)
+        return payload if isinstance(payload, Rejected) else self._of_payload(payload, at)
+
     def _record(self, raw: bytes, at: float) -> UsageRecord | Rejected:
         payload = decode(self._decoder, raw)
-        if isinstance(payload, Rejected):
-            return payload
+        return payload if isinstance(payload, Rejected) else self._of_payload(payload, at)
+
+    def _of_payload(self, payload: _Payload, at: float) -> UsageRecord | Rejected:
         started = _epoch(payload.startTime)
         if started is None:
             return Rejected("wrong_type", "startTime is neither seconds nor an ISO 8601 time")
@@ -150,14 +191,7 @@ class LiteLLM:
 
     def _price(self, payload: _Payload, record: UsageRecord) -> None:
         known = (name for name in (payload.model, payload.model_group) if name and self._prices.lookup(name))
-        record.effective_cost, record.cost_source = self._prices.estimate(
-            next(known, record.request_model),
-            input_tokens=record.input_tokens,
-            output_tokens=record.output_tokens,
-            cache_read=record.cache_read_input_tokens,
-            cache_creation=record.cache_creation_input_tokens,
-        )
-        record.price_book = self._prices.hash
+        self._prices.price_usage(record, model=next(known, ""))
 
     def _tags(self, payload: _Payload) -> dict[str, str]:
         """What the gateway vouches for wins over the key's metadata, that over the caller's tags, that over ours."""
@@ -195,12 +229,46 @@ def _event_id(payload: _Payload, started: float) -> str:
 
     `litellm_call_id` alone is not: callers may choose it (a request header), and retries and fallbacks share it. `id`
     alone is not: an answer from the cache repeats that of the first answer. Attempts that failed have no answer, so
-    both repeat, and the start tells them apart.
+    both repeat, and the start tells them apart. The spend logs round to milliseconds.
     """
-    parts = [part for part in dict.fromkeys((payload.litellm_call_id, payload.id)) if part]
-    if parts and payload.status == "failure":
-        parts.append(f"{started:.3f}")
+    own, marks = _CACHE_MARK.subn("", payload.id or "")
+    parts = [part for part in dict.fromkeys((payload.litellm_call_id, own)) if part]
+    if parts and (payload.status == "failure" or marks):
+        parts.append(str((round(started * 1e6) + 500) // 1000 if math.isfinite(started) else started))
     return "/".join(parts)
+
+
+def _payload_of(row: _Row) -> _Payload | Rejected:
+    """The row in the words of the callback; what only the callback knows is left out."""
+    try:
+        plain = json.loads(row.metadata or "{}") if not isinstance(row.metadata, dict) else row.metadata
+        tags = json.loads(row.request_tags or "[]") if not isinstance(row.request_tags, list) else row.request_tags
+        meta = msgspec.convert(plain or {}, _Metadata)
+        request_tags = msgspec.convert(tags or [], list[Any])
+    except msgspec.ValidationError as error:
+        return Rejected("wrong_type", without_content(error))
+    except (ValueError, RecursionError):
+        return Rejected("not_json", "metadata or request_tags")
+    meta.user_api_key_hash = row.api_key or meta.user_api_key_hash
+    meta.user_api_key_team_id = row.team_id or meta.user_api_key_team_id
+    meta.user_api_key_org_id = row.organization_id or meta.user_api_key_org_id
+    meta.user_api_key_user_id = row.user or meta.user_api_key_user_id
+    return _Payload(
+        startTime=row.startTime,
+        id=row.request_id,
+        litellm_call_id=row.litellm_call_id,
+        status=row.status,
+        response_cost=row.spend,
+        custom_llm_provider=row.custom_llm_provider,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        model=row.model,
+        model_group=row.model_group,
+        cache_hit=str(row.cache_hit).lower() == "true",
+        request_tags=request_tags,
+        end_user=row.end_user,
+        metadata=meta,
+    )
 
 
 def _reported_cost(payload: _Payload) -> float:

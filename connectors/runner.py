@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from connectors.append import append_batch
+from connectors.attribution import Attribution
 from connectors.connector import Connector
+from connectors.health import Health
 from connectors.validate import DEFAULT_LIMITS, Limits
 from stream import metrics
 from stream.clock import Clock
@@ -44,13 +46,16 @@ class PullRunner:
         permanent_wait_s: float = 300.0,
         policy: RetryPolicy = _POLICY,
         limits: Limits = DEFAULT_LIMITS,
+        attribution: Attribution | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.name = name
         self.last_success: float | None = None
+        self.health = Health()
         self._connector, self._log, self._clock = connector, log, clock
         self._poll_interval_s, self._read_timeout_s = poll_interval_s, read_timeout_s
         self._permanent_wait_s, self._policy, self._limits = permanent_wait_s, policy, limits
+        self._attribution = attribution
         self._rng = rng or random.Random()
         self._cursor: str | None = None
         self._loaded = False
@@ -89,14 +94,22 @@ class PullRunner:
         if batch is None:
             return False
         now = self._clock.now()
-        appended = await append_batch(self._log, batch, source=self.name, at=now, limits=self._limits)
+        appended = await append_batch(
+            self._log, batch, source=self.name, at=now, limits=self._limits, attribution=self._attribution
+        )
         if batch.cursor != self._cursor:
             await self._log.append([Message(CURSORS, encode(batch.cursor), key=self.name.encode())])
             self._cursor = batch.cursor
         self.last_success = now
         metrics.CONNECTOR_LAST_SUCCESS.labels(connector=self.name).set(now)
         metrics.RECORDS_READ.labels(connector=self.name).inc(appended.accepted)
+        self.health.heard(batch.records, appended.accepted, appended.dead)
         return batch.more
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the next read goes on; None before the first."""
+        return self._cursor
 
     async def _load(self) -> str | None:
         value = (await self._log.table(CURSORS)).get(self.name.encode())
@@ -111,6 +124,7 @@ class PullRunner:
         level = logging.WARNING if kind == "transient" else logging.ERROR
         # The text of an unexpected error may quote content, so only its type and place are logged.
         detail = str(error) if kind != "unexpected" else type(error).__name__
+        self.health.failed(kind, detail, self._clock.now())
         extra = {"connector": self.name, "kind": kind, "detail": detail}
         logger.log(level, "connector read failed", extra=extra)
 

@@ -17,6 +17,7 @@ from connectors.jsonl_lines import (
     parse_event_stream,
     parse_lines,
 )
+from connectors.jsonl_map import MapSettings, map_format
 from connectors.prices import PriceBook
 from stream.settings import Settings
 
@@ -35,8 +36,9 @@ class Config(Settings):
         None, min_length=8, description="Bearer token of pushed lines; needed without `path`."
     )
     format: Literal["curb", "event_stream"] = Field("curb", description="Which of the two formats the lines have.")
+    map: MapSettings | None = Field(None, description="Where the fields of lines of another format are.")
     tags: dict[str, str] = Field(
-        default={}, description="Tags for every record that does not carry them (curb format)."
+        default={}, description="Tags for every record that does not carry them (not for event_stream)."
     )
     poll_interval_s: float = Field(2.0, gt=0, le=3600, description="How often files are looked at for new lines.")
     max_line_bytes: int = Field(
@@ -47,6 +49,8 @@ class Config(Settings):
     def _path_or_token(self) -> Config:
         if (self.path is None) == (self.token is None):
             raise ValueError("give `path` to read files, or `token` to be pushed to, not both")
+        if self.map is not None and "format" in self.model_fields_set:
+            raise ValueError("give `format` or `map`, not both")
         return self
 
     def build(self, context: Context) -> JsonlFiles | JsonlPush:
@@ -59,6 +63,8 @@ class Config(Settings):
 
 def line_format(config: Config, prices: PriceBook) -> LineFormat:
     """The configured format."""
+    if config.map is not None:
+        return map_format(config.map, prices, config.tags)
     return EVENT_STREAM if config.format == "event_stream" else curb_format(prices, config.tags)
 
 

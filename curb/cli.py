@@ -14,7 +14,11 @@ from curb import explain, knowledge, offline, render
 from curb.asking import ConfigOption, JsonOption, ask, load, person
 from curb.budgets import app as budgets_app
 from curb.config import CurbConfig
+from curb.connectors import app as connectors_app
 from curb.logs import setup
+from curb.prices import app as prices_app
+from curb.reconciling import reconcile
+from curb.unit_costs import UnitCost, resolve
 from stream.errors import PermanentError, TransientError
 
 app = typer.Typer(
@@ -34,6 +38,8 @@ If anything looks wrong: [bold]curb halt[/bold] stops new actions at once; lease
 actions_app = typer.Typer(no_args_is_help=True, help="What Curb did, would do, and how to take it back.")
 app.add_typer(actions_app, name="actions")
 app.add_typer(budgets_app, name="budgets")
+app.add_typer(connectors_app, name="connectors")
+app.add_typer(prices_app, name="prices")
 
 console = Console()
 _DEFAULT = Path("curb.yaml")
@@ -162,12 +168,28 @@ def alerts(
 @app.command()
 def spend(
     config: ConfigOption = _DEFAULT,
-    scope: Annotated[str, typer.Option("--scope", help="Which scope to add up.")] = "key",
+    scope: Annotated[str | None, typer.Option("--scope", help="Which scope to add up; default: key.")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Tags to add up by, with commas, such as team.")] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option("--unit", help="Also dollars per requests, tokens (1,000), runs, or value of a tag (customer)."),
+    ] = None,
     json_lines: JsonOption = False,
 ) -> None:
-    """Total dollars per series of a scope, added up from the log; works with the daemon up or down."""
-    totals = ask(offline.spend_totals(load(config), scope))
-    render.spend(console, totals, json_lines)
+    """Total dollars per series of a scope, added up from the log; works with the daemon up or down.
+
+    With --by and --unit: dollars per request, per 1,000 tokens, per customer, per run of a training job.
+    """
+    loaded = load(config)
+    if by is None and unit is None:
+        return render.spend(console, ask(offline.spend_totals(loaded, scope or "key")), json_lines)
+    tags = tuple(tag.strip() for tag in (by or "team").split(",") if tag.strip())
+    try:
+        resolved = resolve(UnitCost(by=tags or ("team",), unit=unit or "requests", scope=scope), loaded.detector)
+    except ValueError as error:
+        typer.echo(f"spend: {error}", err=True)
+        raise typer.Exit(2) from None
+    render.unit_costs(console, ask(offline.unit_costs(loaded, resolved)), resolved, json_lines)
 
 
 @actions_app.command("list")
@@ -257,6 +279,7 @@ def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> 
     typer.echo(said)
 
 
+app.command()(reconcile)
 knowledge.register(app)
 explain.register(app)
 

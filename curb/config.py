@@ -10,10 +10,16 @@ from pydantic import Field, SecretStr, SerializeAsAny, ValidationError
 from actions.kinds import ACTIONS, NOTIFIERS
 from actions.settings import ActionsSettings
 from connectors.kinds import KINDS as CONNECTORS
+from connectors.settings_attribution import AttributionSettings
+from connectors.settings_prices import PricesSettings
 from curb.config_errors import ConfigError, ConfigErrors, from_validation
 from curb.kinds import UnknownKindError, config_class
+from curb.owners import known_tags, unreachable_owners, with_owners
+from curb.pairs import with_scope
+from curb.unit_costs import DEFAULT_UNIT_COSTS, UnitCost, resolve
 from curb.yaml_source import expand_environment, parse_yaml
 from detector.settings import DetectorSettings
+from detector.settings_reconcile import ReconcileSettings
 from stream.kafka_settings import KafkaSettings
 from stream.settings import Settings
 
@@ -44,14 +50,6 @@ class LoggingSettings(Settings):
     format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or plain text.")
 
 
-class PricesSettings(Settings):
-    """The price book that turns tokens into dollars where the source reports none."""
-
-    book: Path | None = Field(
-        default=None, description="A JSON file in LiteLLM's price map format; default: the book shipped with Curb."
-    )
-
-
 class CurbConfig(Settings):
     """Everything `curb run -c FILE` reads."""
 
@@ -72,7 +70,20 @@ class CurbConfig(Settings):
     http: HttpSettings = Field(default=HttpSettings(), description="Health, metrics, API and inbox.")
     logging: LoggingSettings = Field(default=LoggingSettings(), description="The daemon's own log lines.")
     prices: PricesSettings = Field(default=PricesSettings(), description="The price book.")
+    state_dir: Path = Field(
+        default=Path("curb-data/connectors"),
+        description="Where connectors of bills keep what they told, one file each; belongs to the log, back up together.",
+    )
     connectors: list[SerializeAsAny[Settings]] = Field(default=[], description="Where spend comes from; one kind each.")
+    attribution: AttributionSettings = Field(
+        default=AttributionSettings(), description="Whose spend is whose: tags, owners, rules, shares."
+    )
+    reconcile: ReconcileSettings = Field(
+        default=ReconcileSettings(), description="Estimates against bills, per pair of sources."
+    )
+    unit_costs: tuple[UnitCost, ...] = Field(
+        default=DEFAULT_UNIT_COSTS, description="Dollars per unit that are kept as a metric and in /v1/unit-costs."
+    )
     detector: DetectorSettings = Field(default=DetectorSettings(), description="Sums, scores, budgets and alerts.")
     actions: ActionsSettings = Field(default=ActionsSettings(), description="Who is told and what may be done.")
 
@@ -101,8 +112,7 @@ def load_text(text: str) -> CurbConfig:
         actions["actions"] = _kinds(actions.get("actions"), "actions.actions", ACTIONS, errors)
         actions["notifiers"] = _kinds(actions.get("notifiers"), "actions.notifiers", NOTIFIERS, errors)
     try:
-        config = CurbConfig.model_validate(data)
-        errors += _unknown_tags(config)
+        config = _derived(CurbConfig.model_validate(data), errors)
     except ValidationError as error:
         known = {found.path for found in errors}
         errors += [found for found in from_validation(error, CurbConfig) if found.path not in known]
@@ -111,10 +121,37 @@ def load_text(text: str) -> CurbConfig:
     return config
 
 
+def _derived(config: CurbConfig, errors: list[ConfigError]) -> CurbConfig:
+    """The configuration with what follows from one part of it for another."""
+    try:
+        detector = with_scope(config.detector, config.reconcile)
+    except ValueError as error:
+        errors.append(ConfigError("detector.scopes", str(error), "give your scope another name"))
+        return config
+    config = config.model_copy(update={"detector": detector})
+    errors += _unknown_tags(config)
+    errors += _unknown_units(config)
+    unreachable = unreachable_owners(config.attribution, config.actions, detector)
+    errors += [ConfigError(*found) for found in unreachable]
+    if unreachable:
+        return config
+    return config.model_copy(update={"actions": with_owners(config.actions, config.attribution.owners, detector)})
+
+
+def _unknown_units(config: CurbConfig) -> list[ConfigError]:
+    errors = []
+    for number, wanted in enumerate(config.unit_costs):
+        try:
+            resolve(wanted, config.detector)
+        except ValueError as error:
+            if wanted not in DEFAULT_UNIT_COSTS:
+                errors.append(ConfigError(f"unit_costs[{number}]", str(error), "add a scope with these tags"))
+    return errors
+
+
 def _unknown_tags(config: CurbConfig) -> list[ConfigError]:
     """Matchers on tags that no alert can carry: they would match nothing, silently."""
-    known = {tag for scope in config.detector.scopes for tag in (*scope.group_by, *scope.also_by)}
-    known.add("model")  # alerts about prices carry it
+    known = known_tags(config.detector)
     matchers = {f"actions.routes[{i}].match.tags": route.match.tags for i, route in enumerate(config.actions.routes)}
     never = config.actions.limits.never_touch
     matchers |= {f"actions.limits.never_touch[{i}]": tags for i, tags in enumerate(never)}

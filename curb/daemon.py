@@ -15,12 +15,15 @@ from curb import wiring
 from curb.config import CurbConfig, EmbeddedSettings
 from curb.forecast_runner import ForecastRunner
 from curb.http_api import make_app
+from curb.unit_view import UnitView
 from curb.view import View
+from detector.reconcile import Reconciler
 from detector.shard import Shard
 from stream.clock import Clock, WallClock
 from stream.codec import encode
 from stream.embedded_log import EmbeddedLog
 from stream.log import Log, Message
+from stream.reconciliation import Reconciliation
 from stream.records import Alert
 from stream.topics import ALERTS
 
@@ -59,8 +62,16 @@ class Daemon:
         timeout = aiohttp.ClientTimeout(total=30, connect=10)
         self.http = aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": _USER_AGENT})
         self.connectors = wiring.make_connectors(self.config, self.log, self.clock, self.http)
+        await self.connectors.attribution.open(self.log)
         self.rollup = wiring.make_rollup(self.config, self.log, self.clock)
         self.detector = wiring.make_detector(self.config, self.log, self.clock)
+        # Without pairs its old position must not keep messages from being deleted.
+        self.reconciler = (
+            wiring.make_reconciler(self.config, self.log, self.clock) if self.config.reconcile.pairs else None
+        )
+        if self.reconciler is None and isinstance(self.log, EmbeddedLog):
+            await self.log.forget(wiring.RECONCILE_GROUP)
+        self.units = UnitView(wiring.make_recent_units(self.config))
         self.actions = wiring.make_actions(self.config, self.log, self.clock, self.http)
         detector = self.config.detector
         self.forecasts = ForecastRunner(detector, detector.forecast, self.shards, self._publish, self.clock)
@@ -77,6 +88,9 @@ class Daemon:
             self._start(f"connector {runner.name}", runner.run(self._stop_sources))
         self._start("rollup", self.rollup.run(self._stop_rooms))
         self._start("detector", self.detector.run(self._stop_rooms))
+        self._start("unit costs", self.units.follow(self.log, f"curb-units-{self.config.instance}", self._stop_rooms))
+        if self.reconciler is not None:
+            self._start("reconciler", self.reconciler.run(self._stop_rooms))
         assert self.forecasts is not None
         self._start("forecasts", self.forecasts.run(self._stop_rooms))
         self._start("actions", self.actions.run(self._stop_rooms))
@@ -116,6 +130,11 @@ class Daemon:
     def shards(self) -> list[Shard]:
         """The detector's shards this process owns, for reading."""
         return [state for state in self.detector.states.values() if isinstance(state, Shard)]
+
+    def reconciliations(self) -> list[Reconciliation]:
+        """How the pairs that this process owns stand."""
+        states = self.reconciler.states.values() if self.reconciler is not None else ()
+        return [summary for state in states if isinstance(state, Reconciler) for summary in state.summaries()]
 
     async def _publish(self, alert: Alert) -> None:
         await self.log.append([Message(ALERTS, encode(alert), key=alert.fingerprint.encode())])

@@ -16,6 +16,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from connectors.inbox import add_routes
 from curb import http_explain, http_knowledge
 from curb.budget_history import rows_of
+from curb.connector_rows import of_daemon
+from curb.reconciling import rows
 from curb.status import readiness, status
 from stream.codec import encode
 from stream.errors import TransientError
@@ -48,6 +50,9 @@ def make_app(daemon: Daemon) -> web.Application:
     app.router.add_get("/v1/spend", api.spend)
     app.router.add_get("/v1/budgets", api.budgets)
     app.router.add_get("/v1/forecast", api.forecast)
+    app.router.add_get("/v1/connectors", api.connectors)
+    app.router.add_get("/v1/unit-costs", api.unit_costs)
+    app.router.add_get("/v1/reconciliation", api.reconciliation)
     app.router.add_post("/v1/commands", api.command)
     http_knowledge.add_routes(app, daemon)
     http_explain.add_routes(app, daemon)
@@ -120,6 +125,17 @@ class _Api:
         if forecasts is None:
             return web.json_response({"error": "not open yet"}, status=503)
         return web.json_response(await forecasts.report(scope, _limit(request)))
+
+    async def unit_costs(self, request: web.Request) -> web.Response:
+        found = self._daemon.units.recent.rows()
+        return web.json_response({"unit_costs": [{"by": w.by, "unit": w.unit, "rows": rows} for w, rows in found]})
+
+    async def connectors(self, request: web.Request) -> web.Response:
+        return web.json_response({"connectors": of_daemon(self._daemon)})
+
+    async def reconciliation(self, request: web.Request) -> web.Response:
+        found = rows(self._daemon.reconciliations(), self._daemon.config.reconcile)
+        return web.json_response({"pairs": found})
 
     async def spend(self, request: web.Request) -> web.Response:
         scope = request.query.get("scope", "key")

@@ -8,7 +8,7 @@ from stream.settings import Settings
 
 
 class UnknownKindError(ValueError):
-    """The table has no such kind."""
+    """The table has no such kind, or what it needs is not installed."""
 
 
 def config_class(table: dict[str, str], kind: str) -> type[Settings]:
@@ -16,5 +16,9 @@ def config_class(table: dict[str, str], kind: str) -> type[Settings]:
     if kind not in table:
         raise UnknownKindError(f"unknown kind {kind!r}; there are: {', '.join(sorted(table))}")
     module, _, name = table[kind].partition(":")
-    found: type[Settings] = getattr(importlib.import_module(module), name)
+    try:
+        found: type[Settings] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        detail = f"kind {kind!r} needs the Python module {error.name!r}; its reference page names the extra to install"
+        raise UnknownKindError(detail) from None
     return found

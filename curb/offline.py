@@ -12,6 +12,7 @@ import msgspec
 
 from curb import wiring
 from curb.config import CurbConfig
+from curb.unit_costs import Resolved, UnitSums
 from curb.view import View
 from stream.clock import WallClock
 from stream.codec import decode_lines, encode
@@ -66,10 +67,30 @@ async def spend_totals(config: CurbConfig, scope: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -cast(float, row["total_usd"]))
 
 
+async def unit_costs(config: CurbConfig, resolved: Resolved) -> list[dict[str, Any]]:
+    """Dollars per unit over everything on the log."""
+    sums = UnitSums(resolved, run_gap_s=config.detector.jobs.gap_minutes * 60)
+    log = wiring.make_log(config, WallClock())
+    await log.open()
+    try:
+        async for message in log.scan(SPEND):
+            for record in decode_lines(message.value, cast(Any, SpendMessage), lambda *_: None):
+                if isinstance(record, SpendPartial):
+                    sums.add(record)
+    finally:
+        await log.close()
+    return sums.rows()
+
+
 async def daemon_status(config: CurbConfig) -> dict[str, Any]:
     """/v1/status of the daemon the configuration describes. Raises NotReachableError."""
+    return await daemon_json(config, "/v1/status")
+
+
+async def daemon_json(config: CurbConfig, path: str) -> dict[str, Any]:
+    """What the daemon that the configuration describes answers to GET `path`. Raises NotReachableError."""
     host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host
-    url = f"http://{host}:{config.http.port}/v1/status"
+    url = f"http://{host}:{config.http.port}{path}"
     token = config.http.token
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     try:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from curb.config import CurbConfig
 from curb.status import iso
+from curb.unit_costs import Resolved, untagged_percent
 from stream.records import Alert, LedgerEntry
 
 #: Ledger states of actions that hold or may still hold something.
@@ -122,7 +123,32 @@ def spend(console: Console, rows: Sequence[dict[str, Any]], json_lines: bool) ->
     table = _table("Spend on the log", "series", "$ total", "events")
     for row in rows:
         table.add_row(tags_text(row["tags"]), usd(row["total_usd"]), f"{row['events']:,}")
-    return console.print(table)
+    console.print(table)
+    return _untagged(console, rows)
+
+
+def unit_costs(console: Console, rows: Sequence[dict[str, Any]], resolved: Resolved, json_lines: bool) -> None:
+    """Dollars per unit."""
+    if json_lines:
+        return _json_lines(rows)
+    unit = {"requests": "request", "tokens": "1,000 tokens", "runs": "run"}.get(resolved.wanted.unit)
+    unit = unit or resolved.wanted.unit
+    table = _table(f"Spend on the log, scope {resolved.scope.name}", "series", "$ total", "units", f"$ per {unit}")
+    for row in rows:
+        each = row["usd_per_unit"]
+        table.add_row(
+            tags_text(row["tags"]),
+            usd(row["total_usd"]),
+            f"{row['units']:,.6g}",
+            "-" if each is None else f"{each:,.6g}",
+        )
+    console.print(table)
+    return _untagged(console, rows)
+
+
+def _untagged(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    for tag, percent in untagged_percent(rows).items():
+        console.print(Text(f"  {percent:.1f} % of the dollars have no {tag}"))
 
 
 def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actions.runner import ActionsRunner
 from connectors.connector import Batch, Connector
-from connectors.connector import Context as ConnectorContext
 from connectors.runner import PullRunner
 from connectors.usage_jsonl import Config as UsageJsonl
 from curb import render, wiring
@@ -88,7 +87,7 @@ def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, h
         }
     )
     # The recorded receipt times are the time here; the wall clock only bounds them.
-    context = ConnectorContext(WallClock(), http, wiring.load_prices(config.prices.book))
+    context = wiring.connector_context(config, WallClock(), http)
     return _Feed(cast(Connector, settings.build(context)), clock)
 
 
@@ -97,7 +96,9 @@ async def _replay(
 ) -> None:
     rollup, detector = wiring.make_rollup(config, log, clock, live=False), wiring.make_detector(config, log, clock)
     # The wall clock here: what is recorded lies in the past, whatever the replay's own time is.
-    runner = PullRunner(passing, "replay", log, WallClock(), poll_interval_s=0.05)
+    attribution = wiring.make_attribution(config)
+    await attribution.open(log)
+    runner = PullRunner(passing, "replay", log, WallClock(), poll_interval_s=0.05, attribution=attribution)
     stop = asyncio.Event()
     works = [*(part.run(stop) for part in (runner, rollup, detector)), _tell(teller, stop)]
     tasks = [asyncio.create_task(work) for work in works]

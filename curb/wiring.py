@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
@@ -13,11 +12,17 @@ from actions.action import Action
 from actions.action import Context as ActionContext
 from actions.notifier import Notifier
 from actions.runner import ActionsRunner
+from connectors.attribution import Attribution
 from connectors.connector import Context as ConnectorContext
 from connectors.inbox import InboxSource
 from connectors.prices import PriceBook
 from connectors.runner import PullRunner
+from connectors.settings_prices import PricesSettings
 from curb.config import CurbConfig, EmbeddedSettings
+from curb.owners import known_tags
+from curb.pairs import marks
+from curb.unit_costs import RecentUnits, resolve
+from detector.reconcile import Reconciler
 from detector.relay import CommandRelay
 from detector.rollup import Rollup
 from detector.shard import Shard
@@ -30,6 +35,7 @@ from stream.worker import Worker
 
 ROLLUP_GROUP = "curb-rollup"
 DETECTOR_GROUP = "curb-detector"
+RECONCILE_GROUP = "curb-reconcile"
 
 
 def make_log(config: CurbConfig, clock: Clock) -> Log:
@@ -43,28 +49,48 @@ def make_log(config: CurbConfig, clock: Clock) -> Log:
 class Connectors:
     """The configured connectors: those that are polled, by runner, and those that are pushed to, by name."""
 
+    attribution: Attribution
     runners: list[PullRunner] = field(default_factory=list)
     sources: dict[str, InboxSource] = field(default_factory=dict)
 
 
+def connector_context(config: CurbConfig, clock: Clock, http: aiohttp.ClientSession) -> ConnectorContext:
+    """What connectors are built with."""
+    return ConnectorContext(clock, http, load_prices(config.prices), config.state_dir)
+
+
 def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession) -> Connectors:
     """Every configured connector, ready to run."""
-    context = ConnectorContext(clock, http, load_prices(config.prices.book))
-    made = Connectors()
+    context = connector_context(config, clock, http)
+    made = Connectors(make_attribution(config))
+
+    def pulled(connector: Any, name: str, every_s: float) -> PullRunner:
+        return PullRunner(connector, name, log, clock, poll_interval_s=every_s, attribution=made.attribution)
+
     for settings in config.connectors:
         kind = cast(Any, settings)
         built: Any = kind.build(context)
-        if hasattr(built, "parse"):
+        if hasattr(built, "parse") or hasattr(built, "door"):
             body_bytes = int(config.http.max_body_mib * 1024 * 1024)
-            made.sources[kind.name] = InboxSource(kind.name, built, kind.token, max_body_bytes=body_bytes)
+            made.sources[kind.name] = InboxSource(
+                kind.name, built, kind.token, max_body_bytes=body_bytes, attribution=made.attribution
+            )
+            if (pull := getattr(built, "backfill", None)) is not None:
+                every_s = kind.backfill.poll_interval_s
+                made.runners.append(pulled(pull, f"{kind.name}/backfill", every_s))
         else:
-            made.runners.append(PullRunner(built, kind.name, log, clock, poll_interval_s=kind.poll_interval_s))
+            made.runners.append(pulled(built, kind.name, kind.poll_interval_s))
     return made
 
 
-def load_prices(book: Path | None) -> PriceBook:
-    """The configured price book, or the one shipped with Curb."""
-    return PriceBook.load(book)
+def make_attribution(config: CurbConfig) -> Attribution:
+    """How records are tagged; `open` it on the log before the first batch."""
+    return Attribution(config.attribution, known_tags(config.detector), marks(config.reconcile))
+
+
+def load_prices(settings: PricesSettings) -> PriceBook:
+    """The configured price book, or the one shipped with Curb, with what was agreed beside it."""
+    return PriceBook.load(settings.book, settings)
 
 
 def make_rollup(config: CurbConfig, log: Log, clock: Clock, *, live: bool = True) -> Worker:
@@ -83,6 +109,22 @@ def make_rollup(config: CurbConfig, log: Log, clock: Clock, *, live: bool = True
 def make_detector(config: CurbConfig, log: Log, clock: Clock) -> Worker:
     """The worker that closes buckets, scores them and opens alerts."""
     return _worker(config, log, DETECTOR_GROUP, (SPEND,), lambda at: Shard(config.detector), clock)
+
+
+def make_recent_units(config: CurbConfig) -> RecentUnits:
+    """The configured unit costs that have a scope; the shipped ones may have none among a person's own scopes."""
+    found = []
+    for wanted in config.unit_costs:
+        try:
+            found.append(resolve(wanted, config.detector))
+        except ValueError:
+            continue
+    return RecentUnits(found, run_gap_s=config.detector.jobs.gap_minutes * 60)
+
+
+def make_reconciler(config: CurbConfig, log: Log, clock: Clock) -> Worker:
+    """The worker that holds estimates against bills."""
+    return _worker(config, log, RECONCILE_GROUP, (SPEND,), lambda at: Reconciler(config.reconcile), clock)
 
 
 def _worker(

@@ -25,6 +25,8 @@ class Amounts(NamedTuple):
     gpu_samples: Floats
     gpu_percents: Floats
     gpu_gib: Floats
+    #: The dollars in `cost` that must raise no alert.
+    unscored_cost: Floats
 
     def of(self, index: NDArray[np.intp]) -> Amounts:
         """Those of some series."""

@@ -64,4 +64,7 @@ class OpenBuckets:
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what `dump` gave."""
-        self._sums = {int(start): np.array(sums) for start, sums in arrays.items()}
+        self._sums = {}
+        for start, sums in arrays.items():
+            kept = self._sums[int(start)] = np.zeros((len(AMOUNTS), sums.shape[1]))
+            kept[: len(sums)] = sums  # an older state has fewer amounts

@@ -45,6 +45,14 @@ def pricing(model: str, source: str, requests: int, tokens: int, fallback_usd: f
     )
 
 
+def gpu_pricing(model: str, source: str, gpu_hours: float, fallback_usd: float) -> str:
+    """What GPUs without a price have used so far."""
+    return (
+        f"GPU {short(model, 64) or '(unnamed)'} is in no price list: {gpu_hours:,.1f} GPU hours "
+        f"from {source or 'an unnamed source'} were priced by the fallback at {usd(fallback_usd)}."
+    )
+
+
 def short(value: str, shown: int = _SHOWN) -> str:
     """A tag value fit to be shown."""
     clean = "".join(each if each.isprintable() else "?" for each in value)

@@ -42,16 +42,32 @@ class HotRecord(msgspec.Struct, gc=False):
     output_tokens: _Count = 0
     gpu_utilization: float | None = None
     memory_used: float | None = None
+    gpu_seconds: float = 0.0
 
 
-def read(message: Message, received_at: float) -> tuple[list[HotRecord], list[Message]]:
+class HotCost(HotRecord, gc=False):
+    """See `stream.records.CostRecord`."""
+
+    #: Empty when the record leaves them out, which stands for "Usage" and "new_usage".
+    charge_category: str = ""
+    delta: str = ""
+
+    @property
+    def scored(self) -> bool:
+        """Whether the dollars can raise an alert."""
+        return self.charge_category in ("", "Usage") and self.delta in ("", "new_usage")
+
+
+def read(
+    message: Message, received_at: float, kind: type[HotRecord] = HotRecord
+) -> tuple[list[HotRecord], list[Message]]:
     """The records of a message, and a dead letter (dated `received_at`) for each line that is none."""
     letters: list[Message] = []
 
     def on_bad(number: int, line: bytes, why: str) -> None:
         letters.append(letter(message, _reason(why), why.split("\n", maxsplit=1)[0], number, line, received_at))
 
-    return decode_lines(message.value, HotRecord, on_bad), letters
+    return decode_lines(message.value, kind, on_bad), letters
 
 
 def letter(message: Message, reason: Reason, why: str, number: int, line: bytes, at: float) -> Message:

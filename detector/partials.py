@@ -35,6 +35,7 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
     gpu_samples: int = 0
     gpu_utilization: float = 0.0
     memory_used: float = 0.0
+    unscored_cost: float = 0.0
 
 
 class PartialLines:
@@ -49,11 +50,15 @@ class PartialLines:
     def add_sums(self, sums: Sums, series: Sequence[Series]) -> None:
         """A line per sum. The columns of `sums.values` are cost, requests, errors, users, input and output tokens.
 
-        Those of GPUs have three more: samples, and the sums of their percents and GiB.
+        Those of GPUs have three more: samples, and the sums of their percents and GiB. Those of bills have one more:
+        the cost that is not scored.
         """
         cost, *counts = sums.values
-        columns = [column.astype(np.int64).tolist() for column in counts[:6]]
-        columns += [column.tolist() for column in counts[6:]]
+        integers = 6 if len(counts) == 8 else 5
+        columns = [column.astype(np.int64).tolist() for column in counts[:integers]]
+        if len(counts) == 6:
+            columns += [[0] * len(cost)] * 3
+        columns += [column.tolist() for column in counts[integers:]]
         keys = (sums.series.tolist(), sums.bucket.tolist(), cost.tolist(), sums.events.tolist())
         lines, sizes = self._lines, self._sizes
         for number, bucket, usd, events, *counted in zip(*keys, *columns, strict=True):

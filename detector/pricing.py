@@ -22,6 +22,7 @@ class Unpriced(msgspec.Struct):
     last_seen: float
     requests: int = 0
     tokens: int = 0
+    gpu_hours: float = 0.0
     fallback_usd: float = 0.0
     alert: Alert | None = None
 
@@ -43,6 +44,7 @@ class PricingAlerts:
         unpriced.last_seen = max(unpriced.last_seen, hole.at)
         unpriced.requests += hole.requests
         unpriced.tokens += hole.tokens
+        unpriced.gpu_hours += hole.gpu_hours
         unpriced.fallback_usd += hole.fallback_usd
 
     def close(self, at: float) -> list[Alert]:
@@ -97,5 +99,8 @@ def _open(model: str, unpriced: Unpriced, at: float) -> Alert:
 
 def _figures(model: str, unpriced: Unpriced) -> dict[str, Any]:
     usd = unpriced.fallback_usd
-    words = explain.pricing(model, unpriced.source, unpriced.requests, unpriced.tokens, usd)
+    if unpriced.gpu_hours > 0:
+        words = explain.gpu_pricing(model, unpriced.source, unpriced.gpu_hours, usd)
+    else:
+        words = explain.pricing(model, unpriced.source, unpriced.requests, unpriced.tokens, usd)
     return {"actual_usd": usd, "dollars_at_risk": usd, "explanation": words}

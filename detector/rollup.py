@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.dedupe import RecentIds
-from detector.hot_records import EARLIEST_TIME, LATEST_TIME, HotRecord, letter_for, read, reason_against
+from detector.hot_records import EARLIEST_TIME, LATEST_TIME, HotCost, HotRecord, letter_for, read, reason_against
 from detector.partials import PartialLines
 from detector.series_table import SeriesTable
 from detector.settings import DetectorSettings
@@ -56,6 +56,7 @@ class Rollup:
         self._settings, self._partitions, self._name, self._live = settings, partitions, name, live
         source = _SOURCES[topic]
         self._billing, self._metrics = topic == COSTS, topic == GPU
+        self._kind: type[HotRecord] = HotCost if self._billing else HotRecord
         scopes = [scope for scope in settings.scopes if source in scope.sources]
         self._table = SeriesTable(scopes, settings.guard, partitions)
         self._ids = RecentIds(settings.dedupe)
@@ -80,7 +81,7 @@ class Rollup:
 
     def process(self, message: Message) -> Sequence[Message]:
         """Count the records of a message. Returns dead letters, and what a passed edge made due."""
-        records, outputs = read(message, self._received_at)
+        records, outputs = read(message, self._received_at, self._kind)
         if not records:
             return outputs
         received = [record.received_at for record in records]
@@ -178,6 +179,7 @@ class Rollup:
             hole.at = max(hole.at, record.received_at)
             hole.requests += record.requests
             hole.tokens += record.input_tokens + record.output_tokens
+            hole.gpu_hours += record.gpu_seconds / 3600
             hole.fallback_usd += record.effective_cost
 
     def _digest(self) -> list[Message]:
@@ -188,7 +190,7 @@ class Rollup:
         combinations = np.fromiter(self._combinations, np.int64, count)
         start = np.fromiter([each.charge_period_start for each in records], np.float64, count)
         received = np.fromiter(self._receipts, np.float64, count)
-        values = np.zeros((9 if self._metrics else 6, count))
+        values = np.zeros((9 if self._metrics else 7 if self._billing else 6, count))
         values[0] = np.fromiter([each.effective_cost for each in records], np.float64, count)
         _fill(values[1], [each.requests for each in records])
         _fill(values[2], [each.errors for each in records])
@@ -197,6 +199,9 @@ class Rollup:
         _fill(values[5], [each.output_tokens for each in records])
         if self._metrics:
             _fill_metrics(values[6:], records)
+        elif self._billing:
+            scored = [isinstance(each, HotCost) and each.scored for each in records]
+            values[6] = np.where(scored, 0.0, values[0])
         settings = self._settings
         age = received - start
         good = (age <= settings.max_age_days * 86400) & (age >= -settings.max_future_s) & (combinations >= 0)

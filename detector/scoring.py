@@ -56,6 +56,8 @@ class Scoring:
     def close(self, start: int, amounts: Amounts, gap: bool, stream_since: float) -> tuple[ClosedBucket, list[Alert]]:
         """Judge the bucket that begins at `start`, then learn from it."""
         settings, n = self._settings, len(self._registry)
+        if amounts.unscored_cost.any():
+            amounts = amounts._replace(cost=amounts.cost - amounts.unscored_cost)
         frozen = self.incidents.frozen_mask(start, n, self._knowledge)
         planned = self._knowledge.planned_usd(
             start, amounts.cost, self.head.expected_usd, self._registry.scopes, self._registry.tags

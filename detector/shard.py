@@ -252,7 +252,7 @@ class Shard:
         self._scoring.grow(newest)
         for start in np.unique(late.bucket).tolist():
             of = late.where(late.bucket == start)
-            self._scoring.late(of.index, of.cost, start)
+            self._scoring.late(of.index, of.scored_cost, start)
 
     def _pass(self, time: float) -> list[Alert]:
         """Close every bucket whose end and grace are over at `time`."""
@@ -313,7 +313,7 @@ class Shard:
             self.history.close(start, amounts.cost, gap)
             bucket, alerts = self._scoring.close(start, amounts, gap, self._stream_since)
             self._scores = bucket.scores
-            bucket = replace(bucket, amounts=amounts)  # announced or not, money is spent
+            bucket = replace(bucket, amounts=amounts)  # announced, scored or not, money is spent
             alerts += self._budgets.close(bucket)
             alerts += self._pricing.close(bucket.at)
             for alert in alerts:

@@ -33,6 +33,7 @@ class Part(msgspec.Struct, tag="partial", tag_field="type", gc=False):
     gpu_samples: int = 0
     gpu_utilization: float = 0.0
     memory_used: float = 0.0
+    unscored_cost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class PartialRun:
         """Dollars."""
         cost: NDArray[np.float64] = self.values[0]
         return cost
+
+    @property
+    def scored_cost(self) -> NDArray[np.float64]:
+        """Dollars that may raise an alert."""
+        scored: NDArray[np.float64] = self.values[0] - self.values[-1]
+        return scored
 
     def where(self, chosen: NDArray[np.bool_]) -> PartialRun:
         """The chosen rows."""
@@ -67,6 +74,7 @@ _AMOUNTS = (
     "gpu_samples",
     "gpu_utilization",
     "memory_used",
+    "unscored_cost",
 )
 _COLUMNS = tuple(attrgetter(name) for name in _AMOUNTS)
 

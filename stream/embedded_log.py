@@ -109,6 +109,10 @@ class EmbeddedLog:
         returns how many."""
         return await self._call(lambda: self._prune(older_than))
 
+    async def forget(self, group: str) -> None:
+        """Drop the positions of a group that no longer reads, so that `prune` does not wait for it."""
+        await self._call(lambda: self._db.execute("DELETE FROM positions WHERE reader_group = ?", (group,)))
+
     async def close(self) -> None:
         if self._connection is not None:
             await self._call(self._connection.close)

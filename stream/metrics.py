@@ -13,6 +13,21 @@ CONNECTOR_ERRORS = Counter(
 CONNECTOR_LAST_SUCCESS = Gauge(
     "curb_connector_last_success_timestamp_seconds", "When a connector last read or received something.", ["connector"]
 )
+COST_COMPLETE_UNTIL = Gauge(
+    "curb_connector_complete_until_timestamp_seconds",
+    "Charge periods of a bill that ended by then are complete, as far as the source's lag is learned.",
+    ["connector"],
+)
+UNTAGGED_PERCENT = Gauge(
+    "curb_untagged_percent",
+    "Percent of the dollars a connector brought in the last 24 hours that lack a required tag.",
+    ["connector", "tag"],
+)
+UNTAGGED_USD = Gauge(
+    "curb_untagged_usd",
+    "Dollars a connector brought in the last 24 hours that lack a required tag.",
+    ["connector", "tag"],
+)
 INGEST_SECONDS = Histogram("curb_ingest_seconds", "From request to durable append, per push request.", ["connector"])
 
 EVENTS_ROLLED_UP = Counter("curb_rollup_events_total", "Unique events summed into series.")
@@ -33,5 +48,16 @@ ACTIONS = Counter("curb_actions_total", "Ledger entries written.", ["action", "s
 LEASES_OPEN = Gauge("curb_leases_open", "Actions in force now.")
 HALTED = Gauge("curb_halted", "1 while the kill switch is on.")
 NOTICES = Counter("curb_notices_total", "Messages to people, by outcome.", ["channel", "state"])
+
+UNIT_COST = Gauge(
+    "curb_unit_cost_usd",
+    "Dollars per request, per 1,000 tokens, per run or per value of a tag, over the last 24 hours of spend.",
+    ["by", "value", "unit"],
+)
+CAPTURE_RATIO = Gauge(
+    "curb_capture_ratio", "Billed over estimated dollars of a pair of sources, over its newest billed days.", ["pair"]
+)
+CAPTURE_RATIO_LOW = Gauge("curb_capture_ratio_low", "Lower 90 % bound of the capture ratio.", ["pair"])
+CAPTURE_RATIO_HIGH = Gauge("curb_capture_ratio_high", "Upper 90 % bound of the capture ratio.", ["pair"])
 
 LOG_COMMIT_SECONDS = Histogram("curb_log_commit_seconds", "Time of one atomic append-and-commit.", ["group"])

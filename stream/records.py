@@ -68,6 +68,9 @@ class CostRecord(SpendRecord, kw_only=True):
     service_name: str = ""
     sub_account_id: str = ""
     resource_id: str = ""
+    #: Why it is told: spend of a charge period that was not complete yet; spend of a complete one that was not known;
+    #: or a change of what was known. Only new usage, of category Usage, raises alerts; totals and budgets count all.
+    delta: Literal["new_usage", "late", "restatement"] = "new_usage"
 
 
 class GpuRecord(SpendRecord, kw_only=True):
@@ -79,6 +82,10 @@ class GpuRecord(SpendRecord, kw_only=True):
     memory_used: float | None = None
     #: W.
     power_usage: float | None = None
+    #: GPUs times seconds that are charged; a share of a GPU counts its part.
+    gpu_seconds: float = 0.0
+    #: Content hash of the price list that priced it.
+    price_book: str = ""
 
 
 # --- curb.spend ---------------------------------------------------------------------------------------------------
@@ -102,6 +109,8 @@ class SpendPartial(_Record, tag="partial", tag_field="type", kw_only=True):
     gpu_samples: int = 0
     gpu_utilization: float = 0.0
     memory_used: float = 0.0
+    #: The part of `effective_cost` that raises no alert: billing deltas that are not new usage.
+    unscored_cost: float = 0.0
 
 
 class SpendTick(_Record, tag="tick", tag_field="type", kw_only=True):
@@ -124,6 +133,8 @@ class PricingHole(_Record, tag="pricing_hole", tag_field="type", kw_only=True):
     at: float
     requests: int = 0
     tokens: int = 0
+    #: Of GPUs that no price list knows.
+    gpu_hours: float = 0.0
     #: What the fallback price made of it.
     fallback_usd: float = 0.0
 

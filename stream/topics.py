@@ -14,6 +14,7 @@ COMMANDS = "curb.commands"
 CURSORS = "curb.cursors"
 STATE = "curb.state"
 DEAD_LETTER = "curb.dead_letter"
+RECONCILED = "curb.reconciled"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ TOPICS: dict[str, TopicSpec] = {
     CURSORS: TopicSpec(compacted=True),
     STATE: TopicSpec(compacted=True),
     DEAD_LETTER: TopicSpec(),
+    # Keys: a pair of sources for how it stands, "pair/YYYY-MM-DD" for each of its days.
+    RECONCILED: TopicSpec(compacted=True),
 }
 
 #: What sources write and the rollup reads.

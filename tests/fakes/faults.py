@@ -12,7 +12,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Faults:
-    """`next` holds what happens to the next requests: "429", "500", "slow" or "reset". `after` faults act first."""
+    """`next` holds what happens to the next requests: "ok", "401", "429", "500", "slow" or "reset".
+
+    `after` holds the same for requests that are carried out first.
+    """
 
     def __init__(self) -> None:
         self.next: deque[str] = deque()
@@ -25,8 +28,8 @@ class Faults:
         @web.middleware
         async def faulty(request: web.Request, handler: Handler) -> web.StreamResponse:
             self.seen.append(f"{request.method} {request.path}")
-            if self.next:
-                return await _fault(self.next.popleft(), request)
+            if self.next and (fault := self.next.popleft()) != "ok":
+                return await _fault(fault, request)
             if self.after:
                 await handler(request)
                 return await _fault(self.after.popleft(), request)
@@ -38,6 +41,8 @@ class Faults:
 async def _fault(kind: str, request: web.Request) -> web.StreamResponse:
     if kind == "429":
         return web.json_response({"ok": False, "error": "ratelimited"}, status=429, headers={"Retry-After": "7"})
+    if kind == "401":
+        return web.json_response({"error": {"message": "the token has expired"}}, status=401)
     if kind == "500":
         return web.Response(status=500, text="<html>broken</html>", content_type="text/html")
     if kind == "slow":

@@ -1,104 +1,99 @@
-"""The growth rule: sees a steady climb under a weekly season, and nothing else."""
+"""Growth of rows that are read again: exact, in order, bounded, and promised before it is given."""
 
 from __future__ import annotations
 
-import numpy as np
+import random
+
 import pytest
-from numpy.typing import NDArray
 
-from benchmarks.detection.simulator_growth import GrowthLedger
-from benchmarks.detection.simulator_traffic import CREEP, Traffic
-from detector.growth import DAYS, Growth, Growths
+from connectors.growth import Feed, Grown, Progress, Row, dump, load
+from stream.errors import PermanentError
 
-Floats = NDArray[np.float64]
-WEEK = np.array([1.0, 1.1, 1.2, 1.1, 1.0, 0.3, 0.2])
+A, B = ("p1", "gpt"), ("p2", "gpt")
 
 
-def days(count: int, rate: float, seed: int = 1, usd: float = 100.0, noise: float = 0.05) -> Floats:
-    """Dollars of `count` days that grow by `rate` a day under a strong week."""
-    day = np.arange(count)
-    wobble = np.exp(noise * np.random.default_rng(seed).standard_normal(count))
-    return np.asarray(usd * np.exp(rate * day) * WEEK[day % 7] * wobble)
+def given(feed: Feed) -> list[tuple[float, ...]]:
+    found = [grown.numbers for grown in feed.grown]
+    feed.grown = []
+    return found
 
 
-def feed(rule: Growth, columns: Floats) -> list[Growths]:
-    """`columns` of shape (days, series)."""
-    rule.grow(columns.shape[1])
-    return [rule.step(day) for day in columns]
+def test_first_all_then_only_what_is_new() -> None:
+    feed = Feed(0.0)
+    assert feed.take([Row(60, A, (5, 1)), Row(0, A, (3, 0))])
+    assert [(grown.start, grown.ordinal) for grown in feed.grown] == [(0, 0), (60, 0)]
+    assert given(feed) == [(3, 0), (5, 1)]
+    feed.take([Row(60, A, (7, 1)), Row(0, A, (3, 0)), Row(60, B, (1, 1))])
+    assert [(grown.key, grown.ordinal) for grown in feed.grown] == [(A, 1), (B, 0)]
+    assert given(feed) == [(2, 0), (1, 1)]
 
 
-def test_a_climb_of_three_percent_a_day_fires_and_is_measured() -> None:
-    last = feed(Growth(), days(DAYS, 0.03)[:, None])[-1]
-    assert last.slope[0] == pytest.approx(0.03, abs=0.005)
-    assert last.t[0] > 4
-    assert last.excess_usd_per_day[0] > 5
-    assert last.fires[0]
+def test_a_row_that_comes_twice_counts_once() -> None:
+    feed = Feed(0.0)
+    feed.take([Row(0, A, (3,)), Row(0, A, (3,))])
+    assert given(feed) == [(3,)]
 
 
-def test_flat_falling_small_and_young_spend_does_not_fire() -> None:
-    climbing = days(DAYS, 0.03)
-    young = np.where(np.arange(DAYS) < 3, 0.0, climbing)
-    series = np.stack([days(DAYS, 0.0), days(DAYS, -0.03), climbing / 200, young, np.zeros(DAYS)], axis=1)
-    for scores in feed(Growth(), series):
-        assert not scores.fires.any()
-        assert all(np.isfinite(each).all() for each in (scores.t, scores.slope, scores.excess_usd_per_day))
+def test_shrinking_is_ignored_or_signed() -> None:
+    feed = Feed(0.0)
+    feed.take([Row(0, A, (3, 3))])
+    given(feed)
+    feed.take([Row(0, A, (2, 4))])
+    assert given(feed) == [(0, 1)]
+    feed.take([Row(0, A, (3, 4))])
+    assert given(feed) == []
+    feed.take([Row(0, A, (1, 4))], signed=True)
+    assert given(feed) == [(-2, 0)]
+    feed.take([], signed=True)
+    assert given(feed) == [(-1, -4)]
 
 
-def test_single_wild_days_neither_make_nor_hide_a_trend() -> None:
-    flat, climbing = days(DAYS, 0.0), days(DAYS, 0.03)
-    flat[-1] *= 30
-    climbing[10] *= 0.05
-    last = feed(Growth(), np.stack([flat, climbing], axis=1))[-1]
-    assert last.fires.tolist() == [False, True]
+def test_settled_buckets_are_forgotten_and_never_come_back() -> None:
+    feed = Feed(0.0)
+    feed.take([Row(0, A, (3,)), Row(60, A, (4,))])
+    feed.settle(60.0)
+    feed.settle(30.0)
+    assert (feed.settled, [row.start for row in feed.seen]) == (60.0, [60])
 
 
-def test_the_week_may_begin_on_any_day() -> None:
-    for offset in range(7):
-        series = days(DAYS + offset, 0.0, noise=0.01)[offset:]
-        assert not feed(Growth(), series[:, None])[-1].fires[0]
+def test_sums_are_exact_whatever_is_read_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.growth.MAX_GROWN", 3)
+    rng = random.Random(1)
+    truth = dict.fromkeys([(start, key) for start in range(0, 600, 60) for key in (A, B)], 0)
+    progress = Progress({"f": Feed(0.0)})
+    sums = dict.fromkeys(truth, 0.0)
+    ids: set[str] = set()
+    for _ in range(200):
+        for place in rng.sample(sorted(truth), 4):
+            truth[place] += rng.randrange(5)
+        progress = load(dump(progress))
+        feed = progress.feeds["f"]
+        for grown in feed.grown:
+            sums[grown.start, grown.key] += grown.numbers[0]
+            assert grown.id("s", "f") not in ids
+            ids.add(grown.id("s", "f"))
+        feed.grown = []
+        feed.take([Row(start, key, (float(count),)) for (start, key), count in truth.items()])
+    feed = progress.feeds["f"]
+    while feed.grown:
+        for grown in feed.grown:
+            sums[grown.start, grown.key] += grown.numbers[0]
+        feed.grown = []
+        feed.take([Row(start, key, (float(count),)) for (start, key), count in truth.items()])
+    assert sums == truth
 
 
-def test_a_day_that_is_not_known_counts_as_the_one_a_week_before() -> None:
-    series = days(DAYS + 7, 0.03)
-    holed, whole = Growth(), Growth()
-    feed(whole, series[:, None])
-    holed.grow(1)
-    for number, usd in enumerate(series):
-        down = number == DAYS
-        last = holed.step(np.array([0.0 if down else usd]), known=not down)
-    assert last.fires[0]
-    assert holed.columns["usd"][-7, 0] == pytest.approx(series[DAYS - 7], rel=1e-6)
+def test_ids_tell_feeds_keys_and_ordinals_apart() -> None:
+    grown = Grown(60.0, ("a", "b"), 0, (1.0,))
+    others = [Grown(60.0, ("ab", ""), 0, ()), Grown(0.0, ("a", "b"), 0, ()), Grown(60.0, ("a", "b"), 1, ())]
+    ids = {each.id("s", "f") for each in [grown, *others]} | {grown.id("s", "g"), grown.id("t", "f")}
+    assert len(ids) == 6
+    assert grown.id("s", "f") == Grown(60.0, ("a", "b"), 0, (9.0,)).id("s", "f")
 
 
-def test_bad_numbers_are_days_of_the_week_before_and_refunds_are_zero() -> None:
-    rule = Growth()
-    feed(rule, np.full((DAYS, 3), 10.0))
-    scores = rule.step(np.array([np.nan, np.inf, -50.0]))
-    assert rule.columns["usd"][-1].tolist() == [10.0, 10.0, 0.0]
-    assert not scores.fires.any()
-
-
-def test_dump_and_load_go_on_and_the_future_changes_nothing() -> None:
-    series = np.stack([days(40, 0.03), days(40, 0.0, seed=2)], axis=1)
-    one, other = Growth(), Growth()
-    ahead = feed(one, series)
-    feed(other, series[:20])
-    again = Growth()
-    again.load({name: array.copy() for name, array in other.dump().items()})
-    for expected, day in zip(ahead[20:], series[20:], strict=True):
-        got = again.step(day)
-        assert np.array_equal(got.t, expected.t)
-        assert np.array_equal(got.fires, expected.fires)
-    assert one.bytes_per_series < 150
-
-
-def test_creep_in_simulated_traffic_is_found_in_time() -> None:
-    """Days of 3 % on simulated daily sums: noise, seasons and launches as the benchmark has them."""
-    traffic = Traffic(120, 2)
-    ledger = GrowthLedger(traffic)
-    for day in traffic.days():
-        ledger.add(day)
-    result = ledger.result()
-    assert result.count == int(((traffic.incident == CREEP) & (traffic.born == 0)).sum())
-    assert result.recall >= 0.7
-    assert result.false_alarms <= 0.06
+def test_a_cursor_that_would_not_fit_says_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.growth.MAX_CURSOR_CHARS", 100)
+    feed = Feed(0.0)
+    feed.take([Row(start, (f"{start * 7919}",), (float(start),)) for start in range(100)])
+    with pytest.raises(PermanentError, match="shorten reread_minutes"):
+        dump(Progress({"f": feed}))

@@ -6,12 +6,20 @@ import gzip
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from connectors.price_entry import ServiceTier
+from connectors.price_update import prepare, write
 from connectors.prices import PriceBook
+from connectors.settings_prices import PricesSettings
+from curb.prices import app
+from stream.records import UsageRecord
 
-BOOK = {
+BOOK: dict[str, Any] = {
     "gpt-4o": {
         "input_cost_per_token": 2.5e-6,
         "output_cost_per_token": 1e-5,
@@ -136,3 +144,255 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, content: str, message: 
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         PriceBook.load(path)
+
+
+# --- tiers and other units -------------------------------------------------------------------------------------------
+
+TIERED = {
+    "long": {
+        "input_cost_per_token": 1e-6,
+        "input_cost_per_token_above_128k_tokens": 2e-6,
+        "input_cost_per_token_above_200k_tokens": 4e-6,
+        "input_cost_per_token_above_200k_tokens_priority": 8e-6,
+        "input_cost_per_token_batches": 5e-7,
+        "input_cost_per_token_priority": 3e-6,
+        "output_cost_per_token": 10e-6,
+        "output_cost_per_token_above_200k_tokens": 20e-6,
+        "output_cost_per_token_batches": 5e-6,
+        "output_cost_per_reasoning_token": 30e-6,
+        "cache_read_input_token_cost": 1e-7,
+        "cache_read_input_token_cost_above_200k_tokens": 2e-7,
+        "cache_creation_input_token_cost": 1.25e-6,
+        "cache_creation_input_token_cost_above_1hr": 2e-6,
+        "input_cost_per_audio_token": 7e-6,
+        "output_cost_per_audio_token": 9e-6,
+        "litellm_provider": "acme",
+        "mode": "chat",
+    },
+    "painter": {"output_cost_per_image": 0.04, "input_cost_per_request": "0.01", "mode": "image_generation"},
+    "ranges": {
+        "tiered_pricing": [
+            {"range": [0, 32000.0], "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6},
+            {"range": [32000.0, 128000.0], "input_cost_per_token": 3e-6, "output_cost_per_token": 4e-6},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tier", "usd"),
+    [
+        ({"input_tokens": 128_000}, "standard", 0.128),
+        ({"input_tokens": 128_001}, "standard", 0.256002),
+        ({"input_tokens": 200_001}, "standard", 0.800004),
+        ({"input_tokens": 200_001}, "priority", 1.600008),
+        ({"input_tokens": 1000}, "priority", 0.003),
+        ({"input_tokens": 1000, "output_tokens": 1000}, "batch", 0.0055),
+        ({"input_tokens": 1000, "output_tokens": 1000}, "flex", 0.011),
+        ({"input_tokens": 0, "output_tokens": 1000, "reasoning": 400}, "standard", 0.018),
+        ({"input_tokens": 1000, "cache_read": 1000}, "batch", 1e-4),
+        ({"input_tokens": 300_000, "cache_read": 300_000}, "standard", 0.06),
+        ({"input_tokens": 1000, "cache_creation": 1000, "cache_creation_1h": 400}, "standard", 0.00155),
+        ({"input_tokens": 1000, "audio_input": 100, "output_tokens": 10, "audio_output": 10}, "standard", 0.00169),
+    ],
+)
+def test_tiers(tokens: dict[str, int], tier: ServiceTier, usd: float) -> None:
+    assert PriceBook(TIERED, as_of="").price("long", tier=tier, **tokens) == pytest.approx(usd)
+
+
+def test_ranges_are_tiers_too() -> None:
+    book = PriceBook(TIERED, as_of="")
+    assert book.price("ranges", input_tokens=32_000, output_tokens=1) == pytest.approx(0.032002)
+    assert book.price("ranges", input_tokens=32_001, output_tokens=1) == pytest.approx(0.096007)
+
+
+def test_other_units() -> None:
+    book = PriceBook(TIERED, as_of="")
+    assert book.price("painter", units={"images_output": 3, "requests": 1}) == pytest.approx(0.13)
+    assert book.price("painter", input_tokens=5, units={"images_output": 3}) is None
+    assert book.lookup("painter") is None
+    assert len(book) == 2
+
+
+# --- dates and terms -------------------------------------------------------------------------------------------------
+
+DAY = 86400.0
+NEW_YEAR = 1_767_225_600.0  # 2026-01-01
+DATED = {
+    "m": {
+        "input_cost_per_token": 3e-6,
+        "litellm_provider": "acme",
+        "x_history": [
+            {"input_cost_per_token": 2e-6, "until": "2026-01-01"},
+            {"input_cost_per_token": 1e-6, "until": "2025-07-01"},
+        ],
+    }
+}
+
+
+def terms(**settings: Any) -> PricesSettings:
+    return PricesSettings.model_validate(settings)
+
+
+def input_price(book: PriceBook, model: str = "m", at: float | None = None, organization: str = "") -> float | None:
+    found = book.lookup(model, at=at, organization=organization)
+    return None if found is None else found.input
+
+
+@pytest.mark.parametrize(
+    ("at", "usd"), [(None, 3e-6), (NEW_YEAR, 3e-6), (NEW_YEAR - 1, 2e-6), (NEW_YEAR - 200 * DAY, 1e-6), (0.0, 1e-6)]
+)
+def test_a_price_is_that_of_its_day(at: float | None, usd: float) -> None:
+    assert input_price(PriceBook(DATED, as_of=""), at=at) == usd
+
+
+def test_discounts_hold_for_their_models_days_and_organisation() -> None:
+    discounts = [
+        {"model": "m*", "provider": "acme", "percent": 50, "starts": "2026-01-01", "ends": "2026-01-03"},
+        {"model": "*", "percent": 10, "organization": "big"},
+    ]
+    book = PriceBook(DATED, as_of="", terms=terms(discounts=discounts))
+    assert input_price(book, at=NEW_YEAR) == pytest.approx(1.5e-6)
+    assert input_price(book, at=NEW_YEAR + 2 * DAY) == pytest.approx(3e-6)
+    assert input_price(book, at=NEW_YEAR - 1) == pytest.approx(2e-6)
+    assert input_price(book, at=NEW_YEAR + 5 * DAY, organization="big") == pytest.approx(2.7e-6)
+    assert input_price(book, "other/m-2025-01-01", at=NEW_YEAR) == pytest.approx(1.5e-6)
+
+
+def test_overrides_replace_single_prices_add_models_and_come_before_discounts() -> None:
+    overrides = [
+        {"model": "m", "prices": {"output_cost_per_token": 9e-6}, "starts": "2026-01-01"},
+        {"model": "house", "prices": {"input_cost_per_token": 5e-6}},
+    ]
+    book = PriceBook(DATED, as_of="", terms=terms(overrides=overrides, discounts=[{"percent": 50}]))
+    assert book.price("m", input_tokens=1, output_tokens=1, at=NEW_YEAR) == pytest.approx(12e-6)
+    assert book.price("m", input_tokens=1, output_tokens=1, at=NEW_YEAR - 1) == pytest.approx(1e-6)
+    assert input_price(book, "HOUSE") == 5e-6
+
+
+def test_terms_are_part_of_the_hash_and_history_too() -> None:
+    plain = PriceBook(DATED, as_of="").hash
+    assert PriceBook(DATED, as_of="", terms=terms(book="/elsewhere")).hash == plain
+    assert PriceBook(DATED, as_of="", terms=terms(discounts=[{"percent": 1}])).hash != plain
+    assert PriceBook({"m": {"input_cost_per_token": 3e-6}}, as_of="").hash != plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"discounts": [{"percent": 101}]}, "less than or equal to 100"),
+        ({"discounts": [{"percent": "nan"}]}, "percent"),
+        ({"discounts": [{"percent": 1, "starts": "2026-02-01", "ends": "2026-02-01"}]}, "later than"),
+        ({"overrides": [{"model": "m", "prices": {"imput": 1}}]}, "no name of a price"),
+        ({"overrides": [{"model": "m", "prices": {"input_cost_per_token": -1}}]}, "at least 0"),
+    ],
+)
+def test_terms_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        terms(**settings)
+
+
+def test_history_without_a_date_is_refused() -> None:
+    with pytest.raises(ValueError, match="m: x_history needs a date"):
+        PriceBook({"m": {"input_cost_per_token": 1e-6, "x_history": [{"input_cost_per_token": 1e-6}]}}, as_of="")
+
+
+def test_usage_is_priced_at_its_own_time_for_its_organisation(book: PriceBook) -> None:
+    dated = PriceBook(DATED, as_of="", terms=terms(discounts=[{"percent": 50, "organization": "big"}]))
+    for at, org, model, usd, source in (
+        (NEW_YEAR, "", "m", 3.0, "priced"),
+        (NEW_YEAR - 1, "big", "m", 1.0, "priced"),
+        (NEW_YEAR, "", "nobody", 3.0, "fallback"),
+    ):
+        record = UsageRecord(id="r", charge_period_start=at, received_at=at, effective_cost=0.0, tags={"org": org})
+        record.request_model, record.input_tokens = model, 1_000_000
+        dated.price_usage(record)
+        assert record.effective_cost == pytest.approx(usd)
+        assert (record.cost_source, record.price_book) == (source, dated.hash)
+
+
+def test_names_made_up_by_callers_are_not_remembered_for_ever() -> None:
+    book = PriceBook(BOOK, as_of="")
+    for n in range(50_000):
+        assert book.lookup(f"made-up-{n}") is None
+    assert len(book._remembered) <= 20_000
+
+
+# --- newer books -----------------------------------------------------------------------------------------------------
+
+
+def written(path: Path, models: dict[str, Any], as_of: str) -> Path:
+    path.write_text(json.dumps({**models, "x_book": {"as_of": as_of}}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".json", ".json.gz"])
+def test_an_update_keeps_old_prices_old_models_and_the_old_file(tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / f"prices{suffix}"
+    first = prepare(None, written(tmp_path / "a.json", BOOK, "2026-01-01"), remove=True)
+    assert write(target, first) is None
+    newer = {"gpt-4o": {**BOOK["gpt-4o"], "input_cost_per_token": 2e-6}, "brand-new": {"input_cost_per_token": 1e-6}}
+    second = prepare(target, written(tmp_path / "b.json", newer, "2026-02-01"))
+    assert (second.added, second.missing) == (["brand-new"], ["azure/gpt-4o", "free", "m", "m-2024-11-20", "painter"])
+    changed = {change.price: (change.before, change.after) for change in second.changes}
+    assert changed["input"] == (2.5e-6, 2e-6)
+    assert {change.model for change in second.changes} == {"gpt-4o"}
+    kept = write(target, second)
+    assert kept == tmp_path / f"prices-{first.hash_after}{suffix}"
+    book = PriceBook.load(target)
+    assert (book.hash, book.as_of) == (second.hash_after, "2026-02-01")
+    assert PriceBook.load(kept).hash == first.hash_after
+    february = NEW_YEAR + 31 * DAY
+    assert input_price(book, "gpt-4o", february) == 2e-6
+    assert input_price(book, "gpt-4o", february - 1) == 2.5e-6
+    assert input_price(book, "m") == 1e-6
+    again = prepare(target, tmp_path / "b.json")
+    assert (again.changes, again.hash_after) == ([], book.hash)
+
+
+def test_a_third_price_keeps_both_before_it(tmp_path: Path) -> None:
+    target = tmp_path / "prices.json"
+    for n, day in ((1, "2026-01-01"), (2, "2026-02-01"), (3, "2026-03-01")):
+        models = {"m": {"input_cost_per_token": n * 1e-6}}
+        current = target if target.exists() else written(tmp_path / "zero.json", models, day)
+        write(target, prepare(current, written(tmp_path / "new.json", models, day)))
+    book = PriceBook.load(target)
+    days = (NEW_YEAR, NEW_YEAR + 40 * DAY, NEW_YEAR + 70 * DAY)
+    assert [input_price(book, at=at) for at in days] == [1e-6, 2e-6, 3e-6]
+
+
+def test_a_wrong_update_changes_nothing(tmp_path: Path) -> None:
+    target = written(tmp_path / "prices.json", BOOK, "2026-01-01")
+    before = target.read_bytes()
+    bad = written(tmp_path / "bad.json", {"m": {"input_cost_per_token": "much"}}, "2026-02-01")
+    with pytest.raises(ValueError, match="m: input_cost_per_token is no number"):
+        prepare(target, bad)
+    with pytest.raises(ValueError, match="isoformat"):
+        prepare(target, target, starts="soon")
+    assert target.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["bad.json", "prices.json"]
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    target = tmp_path / "prices.json"
+    config = tmp_path / "curb.yaml"
+    config.write_text(f"prices: {{book: {target}, discounts: [{{percent: 50}}]}}\n", encoding="utf-8")
+    newer = written(tmp_path / "newer.json", {**BOOK, **TIERED}, "2026-01-01")
+    dry = run(app, ["update", str(newer), "-c", str(config), "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    assert "nothing written" in dry.output
+    assert not target.exists()
+    assert "written, book" in run(app, ["update", str(newer), "-c", str(config)]).output
+    shown = run(app, ["show", "acme/long", "-c", str(config), "--at", "2026-02-01", "--json"])
+    found = json.loads(shown.output)
+    assert found["book"] == PriceBook.load(target, terms(discounts=[{"percent": 50}])).hash
+    assert found["usd"]["input above 200000"] == pytest.approx(2e-6)
+    assert found["usd"]["batch input"] == pytest.approx(2.5e-7)
+    assert "0.02" in run(app, ["show", "painter", "-c", str(config)]).output
+    missing = run(app, ["show", "[bold]nobody[/bold]", "-c", str(config)])
+    assert missing.exit_code == 1
+    assert "no price for [bold]nobody[/bold]" in missing.output
+    assert run(app, ["show", "m", "-c", str(config), "--at", "someday"]).exit_code == 2
+    config.write_text("prices: {}\n", encoding="utf-8")
+    assert run(app, ["update", str(newer), "-c", str(config)]).exit_code == 2

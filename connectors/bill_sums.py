@@ -1,0 +1,180 @@
+"""Sums of a bill's lines by charge period and texts, batch by batch in columns; only sums are held."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from connectors.charges import Charge, Dimensions
+
+Floats, Ints = NDArray[np.float64], NDArray[np.int64]
+#: Rows of sums that may wait to be summed again, texts of a column whose meaning is kept, charges made at a time.
+_WAITING_ROWS, _REMEMBERED_TEXTS, _CHUNK_ROWS = 300_000, 200_000, 20_000
+
+
+class Lines(NamedTuple):
+    """Lines of a bill in columns of one length. Times are epoch seconds, amounts in the bill's own currency."""
+
+    start: Ints
+    end: Ints
+    effective: Floats
+    billed: Floats
+    #: Name → text per line, as numbers of an `Interner` of that name.
+    keys: dict[str, NDArray[np.int32]]
+
+
+class Interner:
+    """Texts ↔ small numbers. `read` makes of a text what is kept of it (by default itself); null is read as ""."""
+
+    def __init__(self, read: Callable[[str], str] = str) -> None:
+        self._read = read
+        self.values: list[str] = []
+        self._number_of_value: dict[str, int] = {}
+        self._number_of_text: dict[str, int] = {}
+        self._last: tuple[pa.Array, NDArray[np.int32]] | None = None
+
+    def numbers(self, texts: pa.Array) -> NDArray[np.int32]:
+        """The number of each text."""
+        if not pa.types.is_dictionary(texts.type):
+            texts = texts.cast(pa.string()).dictionary_encode()
+        if self._last is None or not self._last[0].equals(texts.dictionary):
+            numbers = [self.number(text) for text in texts.dictionary.to_pylist()]
+            self._last = texts.dictionary, np.array([*numbers, self.number(None)], np.int32)
+        # A null has no place in the dictionary; it takes the last.
+        places = texts.indices.fill_null(len(texts.dictionary)).to_numpy(zero_copy_only=False)
+        return self._last[1][places]
+
+    def number(self, text: str | None) -> int:
+        """The number of one text."""
+        text = text or ""
+        number = self._number_of_text.get(text)
+        if number is None:
+            if len(self._number_of_text) >= _REMEMBERED_TEXTS:
+                self._number_of_text.clear()
+            value = self._read(text)
+            number = self._number_of_value.get(value)
+            if number is None:
+                number = self._number_of_value[value] = len(self.values)
+                self.values.append(value)
+            self._number_of_text[text] = number
+        return number
+
+
+#: The texts of a key → its dimensions, and dollars per unit of its currency.
+Meaning = Callable[[tuple[str, ...]], tuple[Dimensions, float]]
+
+
+class _Sums(NamedTuple):
+    """Sums per key in columns of one length: start and length in slots, then the numbers of the texts."""
+
+    keys: tuple[NDArray[Any], ...]
+    effective: Floats
+    billed: Floats
+
+
+class BillSums:
+    """Adds up lines by (start, length, dimensions); `slot_s` is the least length of a charge period told apart."""
+
+    def __init__(self, interners: Mapping[str, Interner], slot_s: int, meaning: Meaning) -> None:
+        self._interners, self._slot_s, self._meaning = dict(interners), slot_s, meaning
+        self._places: dict[Dimensions, int] = {}
+        self._known: dict[tuple[int, ...], tuple[int, float]] = {}
+        self._waiting: list[_Sums] = []
+        self._rows, self._most_rows = 0, _WAITING_ROWS
+
+    def add(self, lines: Lines) -> None:
+        """Count lines in. Raises what `meaning` raises."""
+        if not len(lines.start):
+            return
+        start = lines.start // self._slot_s
+        slots = np.maximum(-(-lines.end // self._slot_s) - start, 1)
+        keys = (start, slots, *(lines.keys[name] for name in self._interners))
+        (start, slots, *numbers), effective, billed = _summed(_Sums(keys, lines.effective, lines.billed))
+        place, usd = self._meant(numbers)
+        key = (start.astype(np.int32), slots.astype(np.int32), place)
+        self._waiting.append(_Sums(key, effective * usd, billed * usd))
+        self._rows += len(billed)
+        if self._rows > self._most_rows:
+            self._fold()
+            self._most_rows = self._rows + _WAITING_ROWS
+
+    def charges(self) -> Iterator[Charge]:
+        """Every key once, in dollars."""
+        if not self._waiting:
+            return
+        self._fold()
+        sums = self._waiting.pop()
+        dimensions, slot_s = list(self._places), self._slot_s
+        for first in range(0, len(sums.billed), _CHUNK_ROWS):
+            rows = slice(first, first + _CHUNK_ROWS)
+            start, slots = (column[rows].astype(np.int64) * slot_s for column in sums.keys[:2])
+            of = [dimensions[at] for at in sums.keys[2][rows].tolist()]
+            amounts = sums.effective[rows].tolist(), sums.billed[rows].tolist()
+            yield from map(Charge._make, zip(start.tolist(), slots.tolist(), *amounts, of, strict=True))
+
+    def _meant(self, numbers: list[NDArray[Any]]) -> tuple[NDArray[np.int32], Floats]:
+        """The place of each row's dimensions, and dollars per unit of its currency."""
+        distinct, of_row = _distinct(numbers)
+        meant = []
+        for each in distinct:
+            known = self._known.get(each)
+            if known is None:
+                texts = (interner.values[n] for interner, n in zip(self._interners.values(), each, strict=True))
+                of, usd = self._meaning(tuple(texts))
+                known = self._known[each] = self._places.setdefault(of, len(self._places)), usd
+            meant.append(known)
+        places, usd_per = np.array([place for place, _ in meant], np.int32), np.array([usd for _, usd in meant])
+        return places[of_row], usd_per[of_row]
+
+    def _fold(self) -> None:
+        parts, self._waiting = self._waiting, []
+        keys = tuple(np.concatenate(columns) for columns in zip(*(part.keys for part in parts), strict=True))
+        joined = _Sums(keys, *(np.concatenate([part[at] for part in parts]) for at in (1, 2)))
+        del parts, keys  # a month's sums are large; nothing of them is held twice
+        self._waiting = [_summed(joined)]
+        self._rows = len(self._waiting[0].billed)
+
+
+def _distinct(columns: list[NDArray[Any]]) -> tuple[list[tuple[int, ...]], NDArray[np.intp]]:
+    """The different rows of the columns, and which of them each row is."""
+    of_row, size = columns[0].astype(np.int64), int(columns[0].max()) + 1
+    for column in columns[1:]:
+        width = int(column.max()) + 1
+        if size * width >= 2**62:  # number what there is anew, so that the product stays small
+            of_row = np.unique(of_row, return_inverse=True)[1]
+            size = len(of_row)
+        of_row, size = of_row * width + column, size * width
+    _, first, of_row = np.unique(of_row, return_index=True, return_inverse=True)
+    return list(zip(*(column[first].tolist() for column in columns), strict=True)), of_row
+
+
+def _summed(sums: _Sums) -> _Sums:
+    """Each key once. Keys are packed into one number where they fit: one is compared quicker than ten."""
+    lows = [int(column.min()) for column in sums.keys]
+    sizes = [int(column.max()) - low + 1 for column, low in zip(sums.keys, lows, strict=True)]
+    amounts = {"effective": sums.effective, "billed": sums.billed}
+    if math.prod(sizes) >= 2**62:
+        names = [f"key{at}" for at in range(len(sizes))]
+        found = _grouped(names, {**dict(zip(names, sums.keys, strict=True)), **amounts})
+        keys = tuple(found[name].to_numpy() for name in names)
+    else:
+        packed = np.zeros(len(sums.billed), np.int64)
+        for column, low, size in zip(sums.keys, lows, sizes, strict=True):
+            packed = packed * size + (column - low)
+        found = _grouped(["key"], {"key": packed, **amounts})
+        rest, unpacked = found["key"].to_numpy(), []
+        for column, low, size in zip(reversed(sums.keys), reversed(lows), reversed(sizes), strict=True):
+            rest, number = np.divmod(rest, size)
+            unpacked.append((number + low).astype(column.dtype))
+        keys = tuple(reversed(unpacked))
+    return _Sums(keys, found["effective_sum"].to_numpy(), found["billed_sum"].to_numpy())
+
+
+def _grouped(names: list[str], columns: Mapping[str, NDArray[Any]]) -> pa.Table:
+    by = pa.table(dict(columns)).group_by(names, use_threads=False)
+    return by.aggregate([("effective", "sum"), ("billed", "sum")])

@@ -1,0 +1,194 @@
+"""Samples of DCGM metrics → what each GPU did and which pods held it, whatever exporter version named the labels."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+#: The metrics that are read: the fraction busy comes before the percent, which a MIG instance does not have.
+BUSY, UTIL, MEMORY, POWER = (
+    "DCGM_FI_PROF_GR_ENGINE_ACTIVE",
+    "DCGM_FI_DEV_GPU_UTIL",
+    "DCGM_FI_DEV_FB_USED",
+    "DCGM_FI_DEV_POWER_USAGE",
+)
+METRICS = (BUSY, UTIL, MEMORY, POWER)
+#: DCGM's "no value" (blank, not found, not supported, not permitted), for floats and 64-bit integers; for 32 bits.
+_BLANK = 140_737_488_355_328.0
+_BLANK_32 = frozenset({2147483632.0, 2147483633.0, 2147483634.0, 2147483635.0})
+_PROFILE = re.compile(r"(?:(\d+)c\.)?(\d+)g\.")
+_EXPORTER = re.compile(r"^(?:nvidia-)?dcgm-exporter")
+_POD_LABELS = frozenset({"pod", "pod_name", "exported_pod"})
+#: Compute slices of every GPU that can be cut, but the A30.
+_MIG_SLICES = 7
+
+
+class Sample(NamedTuple):
+    """One value as the exporter wrote it."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+class Holder(NamedTuple):
+    """Who has a GPU: a pod, or a job of a batch system (`pod` is then empty)."""
+
+    namespace: str
+    pod: str
+    job: str = ""
+
+
+@dataclass
+class Part:
+    """A whole GPU, or one MIG instance of it."""
+
+    profile: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    #: Holder → labels that came with it.
+    holders: dict[Holder, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def utilization(self) -> float | None:
+        """Percent, None when there is no value."""
+        busy = self.values.get(BUSY)
+        return 100.0 * busy if busy is not None else self.values.get(UTIL)
+
+    @property
+    def memory_gib(self) -> float | None:
+        mib = self.values.get(MEMORY)
+        return None if mib is None else mib / 1024
+
+
+@dataclass
+class Gpu:
+    """One GPU at one moment. `parts` is by MIG instance; "" is the GPU as a whole."""
+
+    node: str
+    device: str
+    model: str
+    labels: Mapping[str, str]
+    parts: dict[str, Part] = field(default_factory=dict)
+
+
+class Share(NamedTuple):
+    """A part of one GPU that one holder, or nobody, has. The shares of a GPU add up to 1."""
+
+    gpu: Gpu
+    mig: str
+    holder: Holder | None
+    labels: Mapping[str, str]
+    fraction: float
+    utilization: float | None
+    memory_gib: float | None
+    power_w: float | None
+
+
+def value_of(name: str, value: float) -> float | None:
+    """The value, or None where DCGM had none, and for what cannot be: NaN, below 0, more than everything."""
+    if not math.isfinite(value) or value < 0 or value >= _BLANK or value in _BLANK_32:
+        return None
+    most = {BUSY: 1.0, UTIL: 100.0}.get(name)
+    return value if most is None or value <= most * 1.05 else None
+
+
+def names_pods(samples: Iterable[Sample]) -> bool:
+    """Whether the source knows pods at all: then a GPU without one is held by nobody."""
+    return any(not _POD_LABELS.isdisjoint(sample.labels) for sample in samples)
+
+
+def gather(samples: Iterable[Sample]) -> dict[str, Gpu]:
+    """The GPUs by their id. A sample without one (no UUID, no index) is left out.
+
+    A GPU whose every value is blank is there all the same: it is paid for.
+    """
+    samples = list(samples)
+    # Prometheus renames the exporter's labels when its own target has the same; `pod` is then the exporter itself.
+    exported = any("exported_pod" in s.labels or "exported_namespace" in s.labels for s in samples)
+    gpus: dict[str, Gpu] = {}
+    for sample in samples:
+        labels = {key.lower(): value for key, value in sample.labels.items()}
+        node = node_of(labels)
+        index = labels.get("gpu", "")
+        device = labels.get("uuid") or (f"{node}/{index}" if index else "")
+        if not device:
+            continue
+        gpu = gpus.setdefault(device, Gpu(node, device, labels.get("modelname", ""), labels))
+        gpu.model = gpu.model or labels.get("modelname", "")
+        part = gpu.parts.setdefault(labels.get("gpu_i_id", ""), Part(labels.get("gpu_i_profile", "")))
+        value = value_of(sample.name, sample.value)
+        if value is not None:
+            part.values.setdefault(sample.name, value)
+        holder = _holder(labels, exported)
+        if holder is not None:
+            part.holders.setdefault(holder, labels)
+    return gpus
+
+
+def node_of(labels: Mapping[str, str]) -> str:
+    """The machine, by labels in lower case: what scrape configurations add, then what the exporter says."""
+    for name in ("node", "kubernetes_node", "nodename", "hostname"):
+        if labels.get(name):
+            return labels[name]
+    host, _, port = labels.get("instance", "").rpartition(":")
+    return host if port.isdigit() else labels.get("instance", "")
+
+
+def _holder(labels: Mapping[str, str], exported: bool) -> Holder | None:
+    names = ("exported_pod",) if exported else ("pod", "pod_name")
+    spaces = ("exported_namespace",) if exported else ("namespace", "pod_namespace")
+    pod = next((labels[name] for name in names if labels.get(name)), "")
+    if pod and not _EXPORTER.match(pod):
+        return Holder(next((labels[name] for name in spaces if labels.get(name)), ""), pod)
+    job = labels.get("hpc_job", "")
+    return Holder("", "", job) if job else None
+
+
+def slices(profile: str, model: str) -> float:
+    """The share of a GPU that a MIG profile such as 3g.40gb stands for, by its compute slices."""
+    match = _PROFILE.match(profile)
+    whole = 4 if re.search(r"\bA30\b", model) else _MIG_SLICES
+    return min(1.0, int(match[2]) / whole) if match else 1.0 / whole
+
+
+def shares_of(gpu: Gpu) -> list[Share]:
+    """Who has which share of the GPU; what nobody has is a share without holder."""
+    instances = {mig: part for mig, part in gpu.parts.items() if mig}
+    if not instances:
+        return _split(gpu, "", gpu.parts[""], 1.0, gpu.parts[""].values.get(POWER))
+    fractions = {mig: slices(part.profile, gpu.model) for mig, part in instances.items()}
+    over = max(1.0, sum(fractions.values()))
+    power = gpu.parts[""].values.get(POWER) if "" in gpu.parts else None
+    if power is None:  # each instance repeats the power of the whole GPU
+        power = max((part.values[POWER] for part in instances.values() if POWER in part.values), default=None)
+    found = []
+    for mig, part in sorted(instances.items()):
+        fraction = fractions[mig] / over
+        found += _split(gpu, mig, part, fraction, None if power is None else power * fraction)
+    rest = 1.0 - sum(share.fraction for share in found)
+    if rest > 1e-9:
+        found.append(Share(gpu, "rest", None, gpu.labels, rest, 0.0, 0.0, None))
+    return found
+
+
+def _split(gpu: Gpu, mig: str, part: Part, fraction: float, power: float | None) -> list[Share]:
+    """Pods that share a GPU (time slicing, MPS) each repeat its totals: they are counted once and split evenly."""
+    holders: dict[Holder | None, Mapping[str, str]] = dict(part.holders.items())
+    holders = holders or {None: gpu.labels}
+    count, memory = len(holders), part.memory_gib
+    return [
+        Share(
+            gpu,
+            mig,
+            holder,
+            labels,
+            fraction / count,
+            part.utilization,
+            None if memory is None else memory / count,
+            None if power is None else power / count,
+        )
+        for holder, labels in sorted(holders.items(), key=lambda each: each[0] or Holder("", ""))
+    ]

@@ -1,0 +1,111 @@
+"""GPU prices: names, instances, own prices with dates, and that an unknown GPU is never free."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from connectors.gpu_prices import GpuPriceOverride, GpuPrices, parse_offers
+
+LIST = GpuPrices.load()
+NOW = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+HEAD = "provider,instance_type,gpu,gpus,region,usd_per_hour,effective_from,source\n"
+
+
+def own(**settings: Any) -> GpuPriceOverride:
+    return GpuPriceOverride.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "A100-80GB"),
+        ("Tesla V100-SXM2-16GB", "V100"),
+        ("Tesla V100-SXM2-32GB", "V100-32GB"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GH200 480GB", "GH200"),
+        ("NVIDIA RTX A6000", "A6000"),
+        ("NVIDIA H200", "H200"),
+        ("Quadro P620", "Quadro P620"),
+        ("", ""),
+    ],
+)
+def test_names_of_dcgm_are_found_in_the_list(name: str, model: str) -> None:
+    assert LIST.model(name) == model
+
+
+def test_an_instance_is_priced_whole_and_a_gpu_by_the_dearest_vendor() -> None:
+    price = LIST.price("NVIDIA H100 80GB HBM3", NOW, instance="p5.48xlarge")
+    assert (price.usd_per_gpu_hour * 8, price.gpus, price.known) == (pytest.approx(55.04), 8, "priced")
+    assert LIST.price("NVIDIA H100 80GB HBM3", NOW).usd_per_gpu_hour == pytest.approx(6.88)
+    assert LIST.price("NVIDIA H100 80GB HBM3", NOW, provider="lambda").usd_per_gpu_hour == pytest.approx(3.99)
+    # The cheapest offer of a vendor is mostly GPU; the others are mostly processors.
+    assert LIST.price("NVIDIA L4", NOW, provider="aws").usd_per_gpu_hour == pytest.approx(4.6016 / 4)
+
+
+def test_an_unknown_gpu_is_never_free() -> None:
+    price = LIST.price("Quadro P620", NOW)
+    assert price.known == "fallback"
+    assert price.usd_per_gpu_hour == pytest.approx(6.88)
+    assert LIST.price("NVIDIA H100", NOW, provider="nobody").known == "fallback"
+
+
+def test_own_prices_win_from_their_day_on() -> None:
+    prices = GpuPrices.load(
+        [
+            own(gpu="H100", usd_per_hour=2.5, effective_from="2026-01-01"),
+            own(gpu="H100", usd_per_hour=2.0, effective_from="2026-06-01"),
+            own(instance="dgx", gpus=8, usd_per_hour=16),
+        ]
+    )
+    at = [datetime(2026, month, 1, tzinfo=UTC).timestamp() for month in (1, 6)]
+    assert prices.price("H100", at[0] - 1).usd_per_gpu_hour == pytest.approx(6.88)
+    assert [prices.price("H100", each).usd_per_gpu_hour for each in at] == [2.5, 2.0]
+    # A discount on the GPU leaves the number of GPUs of the listed instance known.
+    assert prices.price("H100", at[0], instance="p5.48xlarge")[:2] == (2.5, 8)
+    assert prices.price("", NOW, instance="dgx") == (2.0, 8, "priced")
+    assert prices.hash != LIST.hash
+
+
+def test_a_regional_price_of_ones_own_holds_only_there() -> None:
+    prices = GpuPrices.load([own(instance="p5.48xlarge", gpus=8, usd_per_hour=80, region="eu-west-1")])
+    assert prices.price("H100", NOW, instance="p5.48xlarge", region="eu-west-1").usd_per_gpu_hour == 10
+    assert prices.price("H100", NOW, instance="p5.48xlarge", region="us-east-1").usd_per_gpu_hour == pytest.approx(6.88)
+
+
+def test_listed_rows_change_on_their_day() -> None:
+    rows = "aws,p9,X1,2,us-east-1,10,,s\naws,p9,X1,2,us-east-1,8,2026-02-01,s\naws,p9,X1,2,eu-west-1,12,,s\n"
+    prices = GpuPrices(parse_offers(HEAD + rows))
+    day = datetime(2026, 2, 1, tzinfo=UTC).timestamp()
+    assert prices.price("X1", day - 1, instance="p9", region="us-east-1").usd_per_gpu_hour == 5
+    assert prices.price("X1", day, instance="p9", region="us-east-1").usd_per_gpu_hour == 4
+    assert prices.price("X1", day, instance="p9", region="eu-west-1").usd_per_gpu_hour == 6
+    assert prices.price("X1", day, instance="p9", region="elsewhere").known == "priced"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("provider,gpu\n", "no column"),
+        (HEAD + "aws,p9,X1,two,us,1,,s\n", "line 2"),
+        (HEAD + "aws,p9,X1,2,us,nan,,s\n", "above 0"),
+        (HEAD + "aws,p9,X1,2,us,1,soon,s\n", "line 2"),
+        (HEAD, "no rows"),
+    ],
+)
+def test_a_bad_list_says_where(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        GpuPrices(parse_offers(text))
+
+
+def test_an_override_is_of_one_thing() -> None:
+    for settings in ({"usd_per_hour": 1}, {"gpu": "H100", "instance": "p5", "usd_per_hour": 1}):
+        with pytest.raises(ValidationError, match="either"):
+            own(**settings)
