@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -20,8 +21,14 @@ from curb.config import CurbConfig
 from curb.offline import load_view
 from detector.rollup import Rollup
 from stream.clock import EventClock, WallClock
+from stream.errors import TransientError
 from stream.log import Log
 from stream.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+#: How long to wait before a log that could not be reached is asked again, seconds.
+_LOG_RETRIES_S = (1.0, 2.0, 4.0, 8.0)
 
 
 class _Feed:
@@ -125,7 +132,18 @@ async def _settle(worker: Worker, tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def _tell(teller: ActionsRunner, stop: asyncio.Event) -> None:
-    """Tell as alerts come, and at the end whatever is left."""
+    """Tell as alerts come, and at the end whatever is left; a log that cannot be reached is asked again."""
+    for wait_s in (*_LOG_RETRIES_S, None):
+        try:
+            return await _tell_once(teller, stop)
+        except TransientError as error:
+            if wait_s is None:
+                raise
+            logger.warning("log out of reach", extra={"error": str(error)})
+            await asyncio.sleep(wait_s)
+
+
+async def _tell_once(teller: ActionsRunner, stop: asyncio.Event) -> None:
     await teller.open()
     try:
         while not stop.is_set():

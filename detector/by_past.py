@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.rule import Finding, View
 from detector.settings_score import ScoreSettings
 from detector.windows import WINDOW_NAMES, WINDOWS_MIN
 
 _CALM_RATIO = 1.2
+#: Where it is not known how the users of a principal grow with its requests they are taken for an ordinary fleet's,
+#: and explain what they ask for by this share of it.
+_EXPONENT, _EXPLAINED_SHARE = 0.75, 0.1
 
 
 def findings(view: View, settings: ScoreSettings, calm_usd_per_hour: float) -> list[Finding]:
@@ -21,7 +25,7 @@ def findings(view: View, settings: ScoreSettings, calm_usd_per_hour: float) -> l
         wants[registry.of_role(role)] = False  # a machine costs what it costs; there are rules for them
     explained = np.zeros(len(wants), np.bool_)
     if view.demand is not None:
-        explained[view.principals.index] = view.demand.users_told
+        explained[view.principals.index] = view.demand.users_told & (view.demand.users_known | _as_users_do(view))
     found = []
     for i in np.flatnonzero(wants).tolist():
         channel = int(scores.channel[i])
@@ -40,3 +44,10 @@ def findings(view: View, settings: ScoreSettings, calm_usd_per_hour: float) -> l
             )
         )
     return found
+
+
+def _as_users_do(view: View) -> NDArray[np.bool_]:
+    """Whether the users of this bucket would ask that much in an ordinary fleet; True where nobody asks."""
+    amounts = view.principals.amounts
+    share: NDArray[np.bool_] = amounts.users ** (1 / _EXPONENT) >= _EXPLAINED_SHARE * amounts.requests
+    return share

@@ -6,7 +6,7 @@ import numpy as np
 
 from stream.records import Tier
 
-#: By family: (score, share), in between by straight lines. Those of the first nine are what was right of the alerts on
+#: By family: (score, share), in between by straight lines. Those of the first ten are what was right of the alerts on
 #: the labelled streams that the thresholds were chosen on, as (right + 1) / (all + 2): each was heard 3 to 30 times.
 #: Those of the others are set by what is like them.
 _SHARES: dict[str, tuple[tuple[float, float], ...]] = {
@@ -14,6 +14,7 @@ _SHARES: dict[str, tuple[tuple[float, float], ...]] = {
     "unit_cost": ((4, 0.5), (9, 0.65), (100, 0.8)),
     "context": ((1, 0.45), (3, 0.55), (30, 0.8)),
     "creep": ((0, 0.6),),
+    "weeks": ((0, 0.5),),
     "errors": ((1, 0.85),),
     "new_model": ((1, 0.8), (10, 0.88)),
     "new_principal": ((1, 0.83),),
@@ -28,7 +29,7 @@ _SHARES: dict[str, tuple[tuple[float, float], ...]] = {
 }
 _ANY = ((0.0, 0.7),)
 #: They are judged against the past of the series itself.
-_BY_PAST = frozenset({"unexplained", "dollars", "unit_cost", "context", "creep"})
+_BY_PAST = frozenset({"unexplained", "dollars", "unit_cost", "context", "creep", "weeks"})
 #: Three in 22 lines of the digest were of interest.
 _DIGEST = 0.15
 _SETTLED_DAYS, _NEWBORN = 3.0, 0.5

@@ -15,6 +15,9 @@ from detector.settings_principals import CreepSettings
 _DAY_MIN, _SHORT_MIN, _REFERENCE_MIN = 1440.0, 360.0, 3 * 1440.0
 _SETTLED_DAYS, _MATURE_DAYS = 2.5, 4.0
 _NEAR, _SD_FLOOR, _SD_PER_DEVIATION = 0.08, 0.01, 1.25
+#: Users that are counted badly make the ratio wander for hours. What the short window differs from the day's tells how
+#: far: for noise with a memory of four hours it is the day's own standard deviation, for noise without one it is more.
+_WANDER_MIN = 2 * 1440.0
 _LEAST_RATIO, _SHORT_SHARE = 0.08, 0.6
 _BURST_RATIO = 2.0
 #: Active time of a day, and requests in all, below which nothing is said.
@@ -27,7 +30,7 @@ class Creep:
     def __init__(self, settings: CreepSettings, step_s: int) -> None:
         self._settings, self._step_min = settings, step_s / 60
         names = ("day_usd", "day_organic", "short_usd", "short_organic", "reference", "deviation", "active", "requests")
-        self._state = Columns({name: Column() for name in names}, 64)
+        self._state = Columns({name: Column() for name in (*names, "wander")}, 64)
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind growth."""
@@ -80,7 +83,8 @@ class Creep:
         over = ratio - state["reference"]
         short = _log_ratio(state["short_usd"], state["short_organic"]) - state["reference"]
         deviation = np.maximum(_SD_PER_DEVIATION * state["deviation"], _SD_FLOOR)
-        high = (over > np.maximum(settings.min_growth, settings.deviations * deviation)) & (ratio > _LEAST_RATIO)
+        least = np.maximum(settings.deviations * deviation, settings.wanders * _SD_PER_DEVIATION * state["wander"])
+        high = (over > np.maximum(settings.min_growth, least)) & (ratio > _LEAST_RATIO)
         high &= short > _SHORT_SHARE * over
         high &= (_DAY_MIN * state["active"] >= _ACTIVE_MIN) & (state["requests"] >= _LEAST_REQUESTS)
         return np.asarray(high)
@@ -95,6 +99,10 @@ class Creep:
         day = np.minimum(1.0, self._step_min / _DAY_MIN)
         deviation += np.where(~doubted & ~settling & (away < _NEAR), day * (away - deviation), 0.0)
         reference += np.where(taught, share * (ratio - reference), 0.0)
+        short, wander = _log_ratio(state["short_usd"], state["short_organic"]), state["wander"]
+        known_min = np.clip(_DAY_MIN * age_days - _SHORT_MIN, self._step_min, _WANDER_MIN)
+        grown = ~doubted & (_DAY_MIN * age_days > _SHORT_MIN)
+        wander += np.where(grown, self._step_min / known_min * (np.abs(short - ratio) - wander), 0.0)
 
     def dump(self) -> dict[str, NDArray[Any]]:
         """What `load` takes."""

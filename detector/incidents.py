@@ -24,7 +24,7 @@ from detector.series import SeriesRegistry
 from detector.settings_alerts import AlertSettings
 from stream.records import Alert, Baseline, Cause, Tier
 
-_SLOW = frozenset({"creep", "context"})
+_SLOW = frozenset({"creep", "context", "weeks"})
 _SECOND_AFTER_S, _SECOND_RATIO, _SECOND_USD_PER_HOUR = 8 * 3600.0, 4.0, 1.0
 _OTHER_AFTER_S, _SLOW_AFTER_S, _OTHER_QUIET_S = 6 * 3600.0, 24 * 3600.0, 8 * 3600.0
 _PEAK_S, _ECHO_SHARE = 3 * 3600.0, 0.25

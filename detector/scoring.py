@@ -34,6 +34,7 @@ from detector.settings import DetectorSettings
 from detector.silent_feed import SilentFeed
 from detector.unexplained import UnexplainedHead
 from detector.unit_cost_rule import UnitCostRule
+from detector.weeks import Weeks
 from stream.records import Alert
 
 
@@ -138,6 +139,7 @@ def make_rules(settings: DetectorSettings, registry: SeriesRegistry) -> dict[str
         "context": (principals.context.enabled, Context(principals.context, step_s)),
         "unit_cost": (principals.unit_cost.enabled, UnitCostRule(principals.unit_cost, step_s)),
         "creep": (principals.creep.enabled, Creep(principals.creep, step_s)),
+        "weeks": (principals.weeks.enabled, Weeks(principals.weeks, step_s)),
         "idle_gpu": (machines.idle_gpu.enabled, IdleGpu(machines.idle_gpu, step_s, zone)),
         "autoscaler": (
             machines.autoscaler.enabled,

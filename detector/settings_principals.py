@@ -86,7 +86,23 @@ class CreepSettings(Settings):
         default=0.07, gt=0, description="Growth over the reference, as a logarithm: 0.07 is about 7 %."
     )
     deviations: float = Field(default=3.5, gt=0, description="The same in its own usual deviations.")
+    wanders: float = Field(
+        default=2.0,
+        ge=0,
+        description="The same in what six hours usually differ from a day: users that are counted badly wander.",
+    )
     min_usd_per_day: float = Field(default=1.5, gt=0, description="Dollars per day that the growth costs.")
+
+
+class WeekSettings(Settings):
+    """Slow growth where users are not known: a day against the same one a week ago, higher from day to day."""
+
+    enabled: bool = Field(default=True, description="Whether days are held against those of a week ago.")
+    min_growth: float = Field(default=0.35, gt=0, description="Growth over the week, as a logarithm: 0.35 is 42 %.")
+    max_growth: float = Field(
+        default=1.2, gt=0, description="Growth that is too fast for a creep, and for other rules: 1.2 is 232 %."
+    )
+    min_usd_per_day: float = Field(default=3.0, gt=0, description="Dollars per day that the growth costs.")
 
 
 class PrincipalRules(Settings):
@@ -98,3 +114,4 @@ class PrincipalRules(Settings):
     context: ContextSettings = Field(default=ContextSettings(), description="Growing prompts.")
     unit_cost: UnitCostSettings = Field(default=UnitCostSettings(), description="Requests that became dearer.")
     creep: CreepSettings = Field(default=CreepSettings(), description="Slow growth without users.")
+    weeks: WeekSettings = Field(default=WeekSettings(), description="Slow growth where users are not known.")

@@ -29,7 +29,7 @@ class UnexplainedSettings(Settings):
         "reasons: the score must be this much higher.",
     )
     floors_usd: tuple[_Usd, _Usd, _Usd, _Usd, _Usd] = Field(
-        default=(1.0, 2.0, 3.0, 4.0, 6.0), description="Unexplained dollars within each window below which none count."
+        default=(0.5, 1.0, 2.0, 3.0, 5.0), description="Unexplained dollars within each window below which none count."
     )
     ratio_floors: tuple[_Ratio, _Ratio, _Ratio, _Ratio, _Ratio] = Field(
         default=(2.0, 1.6, 1.4, 1.3, 1.25),

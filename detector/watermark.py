@@ -5,7 +5,7 @@ from __future__ import annotations
 from stream.records import SpendTick
 from stream.topics import COMMANDS
 
-#: An input that works off a backlog is waited for this far behind the others; it is broken beyond.
+#: An input that works off a backlog is waited for this far behind those that are live; it is broken beyond.
 _BACKLOG_S = 7 * 86400.0
 
 
@@ -25,6 +25,10 @@ class Watermark:
         """The time after this tick; it never goes back."""
         self.ticks[tick.source] = (max(tick.at, self.of(tick.source)), tick.live)
         # What people say today is no reason to give up waiting for a replay of last month.
-        told = [at for name, (at, _) in self.ticks.items() if not name.startswith(COMMANDS)]
-        newest = max(told, default=0.0)
-        return min(max(at, newest - (self._max_skew_s if live else _BACKLOG_S)) for at, live in self.ticks.values())
+        told = [tick for name, tick in self.ticks.items() if not name.startswith(COMMANDS)]
+        newest = max((at for at, _ in told), default=0.0)
+        # Nothing is live while a recording is replayed, so no input of it is given up, however unevenly they are read.
+        newest_live = max((at for at, live in told if live), default=0.0)
+        return min(
+            max(at, newest - self._max_skew_s if live else newest_live - _BACKLOG_S) for at, live in self.ticks.values()
+        )

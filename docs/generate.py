@@ -24,6 +24,7 @@ from connectors.kinds import KINDS
 from curb.cli import app
 from curb.config import CurbConfig
 from curb.kinds import config_class
+from detector.kinds import SCORERS
 from stream import metrics
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -32,6 +33,7 @@ GENERATED = "<!-- Written by docs/generate.py from the code; change it there. --
 #: (title, where in the file, the folder of the kinds' own pages, the table of kinds)
 ROOMS = (
     ("Connectors", "connectors[]", "connectors", KINDS),
+    ("Scorers", "detector.scorers[]", "scorers", SCORERS),
     ("Actions", "actions.actions[]", "actions", ACTIONS),
     ("Notifiers", "actions.notifiers[]", "notifiers", NOTIFIERS),
 )

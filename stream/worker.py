@@ -32,7 +32,8 @@ class PartitionState(Protocol):
     """Pure and deterministic: the same messages give the same outputs, wherever fetches and flushes fall between them.
 
     `process` takes one message and returns what to append. `flush` is called before each commit and returns what
-    gathered since the last one; `now` is the clock's time when everything of the partition was read, else None.
+    gathered since the last one; `now` is the clock's time when everything of the partition was read, else None. It is
+    held back to the `time` of the partition furthest behind, so that none tells of a time whose data wait elsewhere.
     `snapshot` is called right after a flush; `restore` brings a fresh state to it. `time` is how far the data read so
     far have come (epoch seconds; a constant where that means nothing): while there is a backlog, the partition that
     is furthest behind goes first, so that no partition's past is worked off long before another's.
@@ -195,12 +196,14 @@ class Worker:
             for partition in self._partitions.values()
         ):
             unread = self._partitions.keys()  # until all are where they were, time stands still for each
+        behind = {at for at, partition in self._partitions.items() if partition.held or at in unread}
+        now = min([now, *(self._partitions[at].state.time for at in behind)])
         for at, partition in self._partitions.items():
             if partition.silent and partition.next_offset < partition.silent_until:
                 continue
             if partition.silent:
                 self._end_silence(partition)
-            messages += partition.state.flush(None if partition.held or at in unread else now)
+            messages += partition.state.flush(None if at in behind else now)
             if partition.next_offset != partition.committed:
                 messages.append(committed_message(self._group, at, partition.next_offset))
                 partition.committed = partition.next_offset

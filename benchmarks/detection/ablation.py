@@ -22,15 +22,29 @@ from benchmarks.detection.run import jobs, measured, overrides, parser
 from detector.settings import DetectorSettings
 
 SHIPPED = "as shipped"
-#: Settings by dotted path from the detector's that switch a part off, by what is then gone.
+#: Settings by dotted path from the detector's that switch a part off (or on), by what differs then.
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "unexplained dollars": {"unexplained.enabled": False},
-    "new principals": {"principals.new_principal.enabled": False},
-    "new models and regions": {"principals.new_origin.enabled": False},
-    "error rates": {"principals.errors.enabled": False},
-    "context": {"principals.context.enabled": False},
-    "creep": {"principals.creep.enabled": False},
-    "the freeze during incidents": {"alerts.freeze_s": 0.0},
+    "without the demand head": {"unexplained.enabled": False},
+    "without the past head": {
+        "score.digest_threshold": 1e6,
+        "score.notice_threshold": 1e6,
+        "score.page_threshold": 1e6,
+    },
+    "without holding for ten minutes": {"score.hold_minutes": 1, "unexplained.hold_minutes": 1},
+    "without new principals": {"principals.new_principal.enabled": False},
+    "without new models and regions": {"principals.new_origin.enabled": False},
+    "without error rates": {"principals.errors.enabled": False},
+    "without prompt sizes": {"principals.context.enabled": False},
+    "without creep": {"principals.creep.enabled": False},
+    "without weeks": {"principals.weeks.enabled": False},
+    "without idle machines": {"machines.idle_gpu.enabled": False},
+    "without the autoscaler rule": {"machines.autoscaler.enabled": False},
+    "without jobs": {"jobs.enabled": False},
+    "without silent feeds": {"feed.enabled": False},
+    "without naming abuse": {"population.enabled": False},
+    "without the freeze during incidents": {"alerts.freeze_s": 0.0},
+    "without joining what fires again": {"alerts.join_s": 0.0, "alerts.join_slow_s": 0.0},
+    "with unit cost (off by default)": {"principals.unit_cost.enabled": True},
 }
 _FIGURES = tuple(figure for figure in FIGURES if figure.name != "CPU s")
 
@@ -45,7 +59,7 @@ def checked(patches: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
 
 def ablation_table(variant: str, by_name: Mapping[str, Sequence[Result]]) -> Table:
     """A line per ablation, the mean over seeds; what differs from the shipped is bold."""
-    table = Table("without", *(figure.name for figure in _FIGURES), title=f"{variant}: what each part adds")
+    table = Table("", *(figure.name for figure in _FIGURES), title=f"{variant}: what each part adds")
     shipped = list(by_name[SHIPPED])
     for name, results in by_name.items():
         cells = [_cell(figure, list(results), shipped) for figure in _FIGURES]

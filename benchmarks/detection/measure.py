@@ -70,10 +70,15 @@ def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(told, key=lambda row: fired([row])[0].at)
 
 
+def without_dead_letters() -> None:
+    """The broken lines of hard streams are what it is for: nobody needs to read of each."""
+    for name in ("connectors", "stream.dead_letters"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def measure(job: Job) -> Result:
     """Replay a stream and score what came of it."""
-    # The broken lines of hard streams are what it is for.
-    logging.getLogger("connectors").setLevel(logging.ERROR)
+    without_dead_letters()
     directory = make(job.variant, job.seed, job.data, job.cache)
     started = time.process_time()
     backtest = replay(directory, patched(DetectorSettings(), job.overrides))

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.detection import chart
-from benchmarks.detection.measure import Job, Result, measure_all
+from benchmarks.detection.figures import as_json, methods_as_json
+from benchmarks.detection.measure import Job, Result, measure_all, without_dead_letters
 from benchmarks.detection.peers import peers, read_events, run_peers
 from benchmarks.detection.streams import CACHE, make, recipes
 from benchmarks.detection.tables import Method, by_variant, kinds_table, methods_table, misses, variant_table
@@ -82,9 +83,15 @@ def measured(todo: Sequence[Job], processes: int, console: Console) -> list[Resu
 # --- methods beside it --------------------------------------------------------------------------------------------
 
 
+#: Variants whose dollars are those of `base`; the other methods see nothing else.
+_SAME_DOLLARS = ("nousers", "noisyusers")
+
+
 def _peers_of(job: Job) -> tuple[tuple[str, int], dict[str, list[Fired]]]:
-    directory = make(job.variant, job.seed, job.data, job.cache)
-    return (job.variant, job.seed), run_peers(directory, recipes()[job.variant].step_s)
+    without_dead_letters()
+    variant = "base" if job.variant in _SAME_DOLLARS else job.variant
+    directory = make(variant, job.seed, job.data, job.cache)
+    return (job.variant, job.seed), run_peers(directory, recipes()[variant].step_s)
 
 
 def compare(results: Sequence[Result], processes: int) -> dict[str, list[Method]]:
@@ -155,7 +162,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     made.add_argument("--json", type=Path, help="write all figures here")
     made.add_argument("--chart", type=Path, help="draw all methods on the first variant here (PNG); means --peers")
-    made.add_argument("--pictures", type=Path, help="draw one incident of each kind into this directory")
+    made.add_argument(
+        "--pictures", type=Path, help="draw one incident of each kind of the first variant into this directory"
+    )
     arguments = made.parse_args(argv)
     console = Console(width=None if Console().is_terminal else 150)
     results = measured(jobs(arguments, overrides=overrides(arguments.set)), arguments.jobs, console)
@@ -181,41 +190,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         draw_overview(several, title, arguments.chart)
     if arguments.pictures:
-        draw_incidents(results, arguments.pictures)
-
-
-def methods_as_json(methods: dict[str, list[Method]]) -> dict[str, list[dict[str, Any]]]:
-    """Means over streams, by variant and method."""
-    names = ("recall", "exact_recall", "usd_lost_share", "noise_per_day", "repeats", "median_minutes")
-    return {
-        variant: [
-            {"method": method.name, "family": method.family} | {name: method.mean(name) for name in names}
-            for method in several
-        ]
-        for variant, several in methods.items()
-    }
-
-
-def as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The figures of each stream."""
-    return [
-        {
-            "variant": result.job.variant,
-            "seed": result.job.seed,
-            "seconds": round(result.seconds, 2),
-            "page+notice": result.both.summary(),
-            "page": result.page.summary(),
-            "kinds": {
-                name: {
-                    "incidents": kind.incidents,
-                    "caught": kind.caught,
-                    "usd_lost_share": kind.lost_share,
-                    "median_minutes": kind.median_minutes,
-                }
-                for name, kind in result.both.kinds.items()
-            },
-            "missed": result.both.missed,
-            "benign_flagged": result.both.benign_flagged,
-        }
-        for result in results
-    ]
+        draw_incidents(next(iter(grouped.values())), arguments.pictures)

@@ -19,7 +19,7 @@ Scored = dict[str, NDArray[np.float32]]
 
 CURB, HEAD, UNIT = "both heads", "dollars head", "unit-cost head"
 #: Whichever head passes its own shipped threshold; 0 is at the threshold.
-SHIPPED = "both heads as shipped"
+SHIPPED = "both heads, each over its threshold"
 UNIT_COST_THRESHOLD, UNIT_COST_USD_PER_DAY = 4.0, 25.0
 INSTANT, PAGE = "dollars head, no hold", "page lane"
 Z_MINUTE, Z_SLOW, STATIC = "Gaussian z, 1 min", "Gaussian z, 5-min EW, dwell 10", "static ratio, dwell 10"

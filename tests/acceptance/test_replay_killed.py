@@ -1,7 +1,7 @@
 """A replay that is killed with -9 again and again ends with exact totals, every alert once, and every message once.
 
-The shipped traffic always runs, on the embedded log. With CURB_TEST_DATA=<directory that holds bench_s1> the recorded
-benchmark stream runs as well, killed at twenty points, on the embedded log and on a real Kafka broker.
+The shipped traffic always runs, on the embedded log and on a real Kafka broker. With CURB_TEST_DATA=<directory that
+holds bench_s1> the recorded benchmark stream runs as well, killed at twenty points, on both logs too.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ async def exactly_once(
     assert Counter(alert_in(message) for message in api.messages.values()) == {alert: 1 for alert, _ in revisions}
 
 
-@pytest.mark.parametrize("kind", ["embedded"])
+@pytest.mark.parametrize("kind", LOGS)
 async def test_the_shipped_traffic(kind: str, tmp_path: Path, request: pytest.FixtureRequest, slack: Any) -> None:
     recording = demo_recording(default_directory(), tmp_path / "recording")
     await exactly_once(recording.path / "events.jsonl.gz", 300, 6, kind, tmp_path, request, slack)

@@ -92,6 +92,22 @@ def test_an_odd_afternoon_is_silent() -> None:
     assert run(lambda days: 1.3 if 2.5 <= days < 2.7 else 1.0) == []
 
 
+def counted_badly(days: float) -> float:
+    """Users whose count wanders by a third for hours."""
+    return math.exp(sum(0.25 * math.sin(2 * math.pi * (days * per_day + per_day)) for per_day in (1.7, 2.3, 3.1)))
+
+
+def test_users_that_are_counted_badly_are_no_creep_and_hide_only_a_small_one() -> None:
+    def judged(requests: Growth) -> list[float]:
+        given = Fleet(STEP_S).run(
+            Judged(), BEGIN + 7 * DAY, lambda start: rows(start, requests, lambda _: counted_badly((start - T0) / DAY))
+        )
+        return [(at - BEGIN) / DAY for at, findings in given if findings]
+
+    assert judged(flat) == []
+    assert 1 < judged(slowly(15))[0] < 6
+
+
 def test_a_day_that_is_over_is_not_said_on() -> None:
     found = [days for days, _ in run(lambda days: 2.0 if 2.5 <= days < 2.9 else 1.0)]
     assert 2.5 < min(found) < 2.9

@@ -70,7 +70,7 @@ def test_without_users_requests_are_believed_and_their_price_is_judged() -> None
 
 
 def test_without_users_it_takes_more() -> None:
-    dearer = 3.5
+    dearer = 3.0
     assert run(partial(day, price=dearer)) != []
     assert run(partial(day, users=False, price=dearer)) == []
 

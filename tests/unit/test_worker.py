@@ -189,3 +189,49 @@ async def test_time_never_passes_what_was_appended_while_the_log_was_asked_for_i
         await asyncio.sleep(0)
     stop.set()
     await task
+
+
+async def test_an_idle_partition_tells_no_time_that_another_has_still_to_read() -> None:
+    passed: list[float] = []
+
+    class Idle:
+        time = 0.0
+
+        def process(self, message: Message) -> Sequence[Message]:
+            self.time = float(message.value)
+            return []
+
+        def flush(self, now: float | None) -> Sequence[Message]:
+            passed.extend([] if now is None else [now])
+            return []
+
+        def snapshot(self) -> bytes:
+            return b"-"
+
+        def restore(self, data: bytes) -> None:
+            raise AssertionError
+
+    class SlowFetch(MemoryLog):
+        async def reader(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            inner = await super().reader(*args, **kwargs)
+            fetch = inner.fetch
+
+            async def one_by_one(_: int, timeout_s: float) -> Sequence[Message]:
+                await asyncio.sleep(0)
+                return await fetch(1, timeout_s)  # type: ignore[no-any-return]
+
+            inner.fetch = one_by_one
+            return inner
+
+    log = SlowFetch(partitions=2)
+    await log.append([Message(SPEND, str(at).encode(), partition=1) for at in (1.0, 2.0, 3.0)])
+    stop = asyncio.Event()
+    worker = Worker(log, "g", [SPEND], lambda at: Idle(), ManualClock(1e6), commit_interval_s=0)
+    task = asyncio.create_task(worker.run(stop))
+    while not task.done() and 1e6 not in passed:
+        await asyncio.sleep(0)
+    stop.set()
+    await task
+    # Partition 0 is empty: it told how far the other was, and the clock's time when all was read.
+    assert set(passed[: passed.index(1e6)]) <= {0.0, 1.0, 2.0, 3.0}
+    assert {1.0, 2.0} <= set(passed)
