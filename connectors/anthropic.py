@@ -63,7 +63,7 @@ class Config(Settings):
             "User-Agent": "curb",
         }
         client = JsonClient(context.http, context.clock, headers, self.timeout_s)
-        return Reports(self.name, reports, client, context, PERMISSION)
+        return Reports(self.name, reports, client, context, PERMISSION, self.poll_interval_s)
 
 
 # --- usage ----------------------------------------------------------------------------------------------------------

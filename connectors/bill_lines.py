@@ -92,8 +92,8 @@ class BillLines:
         good = np.isfinite(effective) & np.isfinite(billed) & (start > 0) & (end >= start)
         lines = Lines(start, end, effective, billed, keys)
         if not good.all():
-            columns = (column[good] for column in lines[:4])
-            lines = Lines(*columns, {name: numbers[good] for name, numbers in keys.items()})
+            kept = {name: numbers[good] for name, numbers in keys.items()}
+            lines = Lines(start[good], end[good], effective[good], billed[good], kept)
         return lines, good
 
     # --- as Texts, for the form --------------------------------------------------------------------------------------

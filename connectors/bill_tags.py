@@ -64,19 +64,17 @@ class BillTags:
             else (column.values.field(0), column.values.field(1))
         )
         offsets = column.offsets.to_numpy(zero_copy_only=False)
+        first, row = int(offsets[0]), np.repeat(np.arange(len(column)), np.diff(offsets))
         encoded = keys if pa.types.is_dictionary(keys.type) else keys.dictionary_encode()
         names = [_same(name or "") for name in encoded.dictionary.to_pylist()]
         numbers = encoded.indices.to_numpy(zero_copy_only=False)
         found = {}
         for tag, wanted in self._wanted.items():
             match = np.array([name == wanted for name in names] or [False])
-            at = np.flatnonzero(match[numbers]) if names else np.zeros(0, np.int64)
-            at = at[(at >= offsets[0]) & (at < offsets[-1])]
-            row = np.searchsorted(offsets, at, side="right") - 1
+            at = np.flatnonzero(match[numbers[first : first + len(row)]]) if names else np.zeros(0, np.int64)
             place = np.full(len(column), -1)
-            place[row[::-1]] = np.arange(len(at))[::-1]
-            values = items.take(pa.array(at)).cast(pa.string())
-            found[tag] = values.take(pa.array(place, mask=place < 0))
+            place[row[at[::-1]]] = at[::-1] + first  # of a key that is there twice the first counts
+            found[tag] = items.take(pa.array(place, mask=place < 0)).cast(pa.string())
         return found
 
     def _of_json(self, column: pa.Array) -> dict[str, pa.Array]:

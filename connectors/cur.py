@@ -45,8 +45,8 @@ def cost(lines: Texts) -> tuple[Floats, Floats]:
     for of, plus, minus in _AMORTISED:
         rows = _are(types, of)
         if rows.any() and lines.has(*plus, *minus):
-            amounts = sum(lines.amounts(name) for name in plus) - sum(lines.amounts(name) for name in minus)
-            effective[rows] = amounts[rows]
+            effective[rows] = sum(lines.amounts(name)[rows] for name in plus)
+            effective[rows] -= sum(lines.amounts(name)[rows] for name in minus)
     upfront = _are(types, "Fee") & _filled(lines.texts("reservationreservationarn"))
     effective[upfront | _are(types, "SavingsPlanNegation") | _are(types, "SavingsPlanUpfrontFee")] = 0.0
     return effective, billed

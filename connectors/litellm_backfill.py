@@ -12,6 +12,7 @@ from pydantic import Field, HttpUrl, SecretStr
 from connectors.connector import Batch, Check, Context
 from connectors.decode import Letters, Rejected
 from connectors.http_json import JsonClient, tried
+from connectors.late_usage import counts_at, is_pause
 from stream.errors import TransientError
 from stream.records import UsageRecord
 from stream.settings import Settings
@@ -60,7 +61,11 @@ class _Offered(NamedTuple):
 
 
 class Backfill:
-    """Pull side of a LiteLLM source: one page of `/spend/logs/v2` a read, oldest first."""
+    """Pull side of a LiteLLM source: one page of `/spend/logs/v2` a read, oldest first.
+
+    Rows that are still news are dated by the reading that gives them, under the id they would be pushed with. So a
+    repeat may differ in its time, and from the push as well; the detector keeps whichever came first.
+    """
 
     def __init__(
         self,
@@ -85,6 +90,11 @@ class Backfill:
         self._settle(cursor, place.since)
         page = await self._page(place)
         batch, ids = self._records(page, place, now)
+        # A window holds what is new since the one before it, unless that is long ago or there was none.
+        since_last_s = place.until - place.since - self._settings.overlap_minutes * 60
+        for record in () if is_pause(since_last_s, self._settings.poll_interval_s) else batch.records:
+            start = record.charge_period_start
+            record.charge_period_start = counts_at(start, start, now)
         if place.page >= page.total_pages:
             next_place = _Cursor(max(place.since, place.until - self._settings.overlap_minutes * 60))
         else:

@@ -79,7 +79,7 @@ class Config(Settings):
         reports += [_costs(self)] if self.costs else []
         headers = {"Authorization": f"Bearer {self.key.get_secret_value()}"}
         client = JsonClient(context.http, context.clock, headers, self.timeout_s)
-        return Reports(self.name, reports, client, context, PERMISSION)
+        return Reports(self.name, reports, client, context, PERMISSION, self.poll_interval_s)
 
 
 # --- usage ----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from connectors.connector import Batch, Check, Context
 from connectors.decode import Letters, Rejected
 from connectors.growth import Feed, Grown, Row, dump, load
 from connectors.http_json import JsonClient, Params, tried
+from connectors.late_usage import counts_at, is_pause
 from stream.errors import PermanentError, TransientError
-from stream.records import SpendRecord
+from stream.records import CostRecord, SpendRecord
 
 MAX_PAGES = 500
 #: Digests of refused rows that are remembered, so that a bucket that is read again tells them once.
@@ -65,13 +66,23 @@ _PAGE = msgspec.json.Decoder(_Page)
 
 
 class Reports:
-    """Connector over reports: one span of one report a read, turn by turn."""
+    """Connector over reports: one span of one report a read, turn by turn.
+
+    The same cursor gives the same ids and amounts. Usage that is still news is dated by the reading that gives it; so
+    when it is given again, its time may differ, and the detector, which knows the id, drops the second.
+    """
 
     def __init__(
-        self, name: str, reports: Sequence[Report], client: JsonClient, context: Context, permission: str
+        self,
+        name: str,
+        reports: Sequence[Report],
+        client: JsonClient,
+        context: Context,
+        permission: str,
+        poll_interval_s: float,
     ) -> None:
         self._name, self._reports, self._client, self._clock = name, reports, client, context.clock
-        self._permission = permission
+        self._permission, self._poll_interval_s = permission, poll_interval_s
         self._refused: set[bytes] = set()
 
     async def read(self, cursor: str | None) -> Batch:
@@ -90,11 +101,15 @@ class Reports:
         letters = Letters(self._name, now)
         # A row outside the span would be forgotten at once, and given again with every reading.
         rows = [row for row in await self._rows(report, feed.settled, end, letters) if feed.settled <= row.start < end]
+        feed.news = self._is_news(feed, rows, now)
         fitted = feed.take(rows, signed=report.signed)
         if fitted:
             feed.settle(min(end, _floor(now - report.reread_s, report.bucket_s)))
         if fitted and end > now:
+            feed.current_at = _floor(now, 60)
             turn = (turn + 1) % len(self._reports)
+        elif not feed.news:
+            feed.current_at = 0.0  # nor is the rest of it
         progress.more = not fitted or end <= now or turn > 0
         progress.turn = turn
         return Batch((), dump(progress), more=progress.more or bool(feed.grown), dead=letters.messages())
@@ -111,8 +126,19 @@ class Reports:
     async def close(self) -> None:
         self._refused.clear()
 
+    def _is_news(self, feed: Feed, rows: Sequence[Row], now: float) -> bool:
+        """Whether what grew did so since just now: neither Curb nor the upstream stood still before."""
+        newest = max((row.start for row in feed.seen), default=0.0)
+        minutes = len({row.start for row in rows if row.start > newest})
+        return not is_pause(max(now - feed.current_at, minutes * 60.0), self._poll_interval_s)
+
     def _given(self, report: Report, feed: Feed, now: float) -> list[SpendRecord]:
-        return [report.record(grown, grown.id(self._name, report.name), now) for grown in feed.grown]
+        records = [report.record(grown, grown.id(self._name, report.name), now) for grown in feed.grown]
+        for record in records if feed.news else ():
+            if not isinstance(record, CostRecord):  # bills keep their day
+                start = record.charge_period_start
+                record.charge_period_start = counts_at(start, start + report.bucket_s, now)
+        return records
 
     async def _rows(self, report: Report, start: float, end: float, letters: Letters) -> list[Row]:
         """Every row of a span. Nothing is used when one page fails: a key that expires in between loses nothing."""

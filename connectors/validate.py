@@ -117,9 +117,9 @@ def clean_tags(tags: dict[str, str]) -> dict[str, str]:
     """Tags with safe, bounded names and values; one that is empty then is dropped (it is as if it were not there)."""
     cleaned = {}
     for given_key, given_value in tags.items():
-        if not isinstance(given_key, str) or not isinstance(given_value, str):
-            given_key, given_value = _text(given_key), _text(given_value)
-        key, value = shorten(clean(given_key), MAX_KEY_CHARS), shorten(clean(given_value), MAX_VALUE_CHARS)
+        key = clean(given_key if isinstance(given_key, str) else _text(given_key))
+        value = clean(given_value if isinstance(given_value, str) else _text(given_value))
+        key, value = shorten(key, MAX_KEY_CHARS), shorten(value, MAX_VALUE_CHARS)
         if key and value:
             cleaned[key] = value
     return cleaned
@@ -127,7 +127,7 @@ def clean_tags(tags: dict[str, str]) -> dict[str, str]:
 
 def _text(given: object) -> str:
     """Numbers and truth values of loosely typed sources as text; what is neither is as if it were not there."""
-    return str(given) if isinstance(given, str | int | float) else ""
+    return str(given) if isinstance(given, int | float) else ""
 
 
 def clean(text: str) -> str:

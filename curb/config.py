@@ -72,7 +72,7 @@ class CurbConfig(Settings):
     prices: PricesSettings = Field(default=PricesSettings(), description="The price book.")
     state_dir: Path = Field(
         default=Path("curb-data/connectors"),
-        description="Where connectors of bills keep what they told, one file each; belongs to the log, back up together.",
+        description="Where connectors of bills keep what they told, one file each; back it up with the log.",
     )
     connectors: list[SerializeAsAny[Settings]] = Field(default=[], description="Where spend comes from; one kind each.")
     attribution: AttributionSettings = Field(

@@ -11,10 +11,13 @@ from connectors.kinds import KINDS
 ROOT = Path(__file__).parents[2]
 #: Kind → the file beside this one that holds its battery.
 BATTERIES = {
+    "aws_cost_explorer": "test_cost_explorer.py",
     "aws_cur": "test_bills.py",
     "focus_file": "test_bills.py",
     "anthropic": "test_usage_reports.py",
+    "cloudwatch": "test_cloudwatch.py",
     "dcgm": "test_dcgm.py",
+    "gcp_billing": "test_gcp_billing.py",
     "openai": "test_usage_reports.py",
     "litellm": "test_connectors.py",
     "otel_genai": "test_otel_genai.py",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
 
@@ -64,7 +65,7 @@ class Upstream:
         """Input tokens by project and minute."""
         sums: dict[tuple[str, float], int] = {}
         for record in self.unique():
-            place = record.tags["project"], record.charge_period_start
+            place = record.tags["project"], float(record.id.split("/")[1])
             sums[place] = sums.get(place, 0) + record.input_tokens
         return sums
 
@@ -93,11 +94,14 @@ async def test_a_bucket_that_grew_gives_only_its_growth(upstream: Upstream) -> N
     await upstream.catch_up(connector)
     await upstream.clock.advance(60)
     await upstream.catch_up(connector)
-    first, second = upstream.log.records()
+    first, second = sorted(upstream.log.records(), key=lambda record: record.id)
     assert isinstance(first, UsageRecord)
     assert (first.input_tokens, first.output_tokens) == (1000, 100)
     assert (second.input_tokens, second.output_tokens) == (500, 50)
-    assert first.charge_period_start == second.charge_period_start == (NOW - 90) // 60 * 60
+    minute = (NOW - 90) // 60 * 60
+    # The first reading brings the past; what is new after that is dated by its reading, so that it is scored.
+    assert (first.charge_period_start, second.charge_period_start) == (minute, NOW + 60)
+    assert first.id.startswith(f"api/{minute:.0f}/")
     assert first.id.removesuffix("/0") == second.id.removesuffix("/1")
     assert first.effective_cost == PRICES.price(MODELS[upstream.kind], input_tokens=1000, output_tokens=100)
     assert (first.cost_source, first.price_book) == ("priced", PRICES.hash)
@@ -138,6 +142,70 @@ async def test_faults_and_restarts_lose_and_double_nothing(upstream: Upstream, s
     billed = sum(record.effective_cost for record in upstream.unique(COSTS))
     assert billed == pytest.approx(sum(call.dollars for call in upstream.fake.calls) if seed % 3 else 0)
     assert upstream.log.dead_letters() == []
+
+
+async def test_what_is_new_is_dated_by_its_reading_for_an_hour(upstream: Upstream) -> None:
+    connector = upstream.build(reread_minutes=120, costs=True)
+    await upstream.catch_up(connector)
+    await upstream.clock.advance(60)
+    now = upstream.clock.now()
+    ages = {"p1": 360, "p2": 3590, "p3": 3720}
+    for project, age in ages.items():
+        upstream.call(now - age, project=project)
+    await upstream.catch_up(connector)
+    dated = {record.tags["project"]: record.charge_period_start for record in upstream.log.records()}
+    assert dated == {"p1": now, "p2": now, "p3": (now - 3720) // 60 * 60}
+    assert upstream.tokens() == upstream.truth()
+    assert {record.charge_period_start % 86_400 for record in upstream.log.records(COSTS)} == {0}
+
+
+async def test_what_gathered_over_a_pause_keeps_its_time(upstream: Upstream) -> None:
+    connector = upstream.build()
+    await upstream.catch_up(connector)
+    await upstream.clock.advance(700)
+    upstream.call(upstream.clock.now() - 200)
+    await upstream.catch_up(connector)
+    await upstream.clock.advance(60)
+    upstream.call(upstream.clock.now() - 200)
+    await upstream.catch_up(upstream.build())
+    first, second = sorted(upstream.log.records(), key=lambda record: record.id)
+    assert first.charge_period_start == (NOW + 500) // 60 * 60
+    assert second.charge_period_start == NOW + 760
+
+
+async def test_what_the_upstream_held_back_keeps_its_time(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.growth.MAX_GROWN", 3)
+    connector = upstream.build()
+    await upstream.catch_up(connector)
+    await upstream.clock.advance(60)
+    held = upstream.clock.now()
+    for minute in range(12):
+        upstream.call(held - 300 - 60 * minute)
+    await upstream.catch_up(connector)
+    await upstream.clock.advance(60)
+    upstream.call(held - 240)
+    await upstream.catch_up(connector)
+    *backlog, news = sorted(upstream.log.records(), key=lambda record: record.id)
+    assert len(backlog) == 12
+    assert {each.charge_period_start for each in backlog} == {
+        (held - 300 - 60 * minute) // 60 * 60 for minute in range(12)
+    }
+    assert news.charge_period_start == held + 60
+
+
+async def test_a_repeat_has_the_same_ids_and_amounts(upstream: Upstream) -> None:
+    connector = upstream.build()
+    await upstream.catch_up(connector)
+    await upstream.clock.advance(60)
+    upstream.call(upstream.clock.now() - 200)
+    cursor = msgspec.json.decode((await upstream.log.table(CURSORS))[b"api"], type=str)
+    promised = (await connector.read(cursor)).cursor
+    repeats = []
+    for _ in range(3):
+        repeats.append((await upstream.build().read(promised)).records[0])
+        await upstream.clock.advance(1500)
+    assert len({(each.id, each.effective_cost, each.input_tokens) for each in repeats}) == 1
+    assert [each.charge_period_start for each in repeats] == [NOW + 60, NOW + 1560, NOW + 3060]
 
 
 async def test_a_quiet_upstream_is_read_once_a_poll(upstream: Upstream) -> None:

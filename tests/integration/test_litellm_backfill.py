@@ -112,6 +112,30 @@ async def test_rows_that_are_written_late_are_found_and_others_not_given_again(g
     assert len(gateway.ids()) == len(set(gateway.ids())) == 20
 
 
+async def test_rows_that_are_news_are_dated_by_their_reading(gateway: Gateway) -> None:
+    connector = gateway.pull()
+    gateway.logs.rows = [row_of(payload(0, NOW - 300))]
+    await gateway.catch_up(connector)  # the first reading brings the past
+    await gateway.clock.advance(60)
+    gateway.logs.rows += [row_of(payload(1, NOW - 240)), row_of(payload(2, NOW - 840))]
+    await gateway.catch_up(connector)
+    await gateway.clock.advance(700)  # a pause
+    gateway.logs.rows.append(row_of(payload(3, NOW + 500)))
+    await gateway.catch_up(connector)
+    dated = [record.charge_period_start for record in sorted(gateway.log.records(), key=lambda record: record.id)]
+    assert dated == [NOW - 300, NOW + 60, NOW + 60, NOW + 500]
+
+
+async def test_rows_that_come_after_an_hour_keep_their_time(gateway: Gateway) -> None:
+    connector = gateway.pull(overlap_minutes=120)
+    await gateway.catch_up(connector)
+    await gateway.clock.advance(60)
+    gateway.logs.rows = [row_of(payload(1, NOW - 3530)), row_of(payload(2, NOW - 3550))]
+    await gateway.catch_up(connector)
+    dated = {record.id: record.charge_period_start for record in gateway.log.records()}
+    assert sorted(dated.values()) == [NOW - 3550, NOW + 60]
+
+
 async def test_a_new_process_repeats_the_overlap_with_the_same_ids(gateway: Gateway) -> None:
     gateway.logs.rows = [row_of(event) for event in events(20)]
     await gateway.catch_up(gateway.pull())
