@@ -28,8 +28,8 @@ from stream.records import Alert, GpuRecord, PlannedActivity, SpendRecord, Usage
 from stream.topics import COMMANDS, GPU, USAGE
 
 #: Events looked at to find the step of a stream.
-_PROBE = 5000
-_Event = SpendRecord | PlannedActivity
+PROBE = 5000
+Event = SpendRecord | PlannedActivity
 _TIER_RANK = {"digest": 0, "notice": 1, "page": 2}
 
 
@@ -115,29 +115,29 @@ def replay(path: Path, settings: DetectorSettings, bucket_s: int = 0, progress: 
     file = events_file(path)
     if bucket_s == 0:
         with file.open("rb") as raw:
-            probe = islice(_events(raw, file, Backtest()), _PROBE)
+            probe = islice(read_events(raw, file, Backtest()), PROBE)
             bucket_s = stream_step(event for event in probe if isinstance(event, SpendRecord))
     settings = settings.model_validate({**settings.model_dump(), "bucket_s": bucket_s})
     result = Backtest(bucket_s=bucket_s)
     pipeline = Pipeline(settings)
     started = time.perf_counter()
     with file.open("rb") as raw:
-        _feed(pipeline, settings, _events(raw, file, result), result, lambda: progress and progress(raw.tell()))
+        feed(pipeline, settings, read_events(raw, file, result), result, lambda: progress and progress(raw.tell()))
     _forget_the_end(result)
     result.seconds, result.pipeline = time.perf_counter() - started, pipeline
     return result
 
 
-def _events(raw: IO[bytes], file: Path, result: Backtest) -> Iterator[_Event]:
+def read_events(raw: IO[bytes], file: Path, result: Backtest) -> Iterator[Event]:
     lines: Any = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
     while chunk := lines.readlines(1 << 20):
         batch = parse_event_stream(chunk, source="backtest", location=file.name)
         result.unreadable += len(batch.dead)
-        kinds: tuple[Sequence[_Event], ...] = (batch.plans, batch.records)
+        kinds: tuple[Sequence[Event], ...] = (batch.plans, batch.records)
         yield from merge(*kinds, key=_arrival)
 
 
-def _arrival(event: _Event) -> float:
+def _arrival(event: Event) -> float:
     """When it came to be known, epoch seconds."""
     return event.at if isinstance(event, PlannedActivity) else event.received_at
 
@@ -149,15 +149,15 @@ def _forget_the_end(result: Backtest) -> None:
         del result.alerts[alert_id]
 
 
-def _feed(
+def feed(
     pipeline: Pipeline,
     settings: DetectorSettings,
-    events: Iterator[_Event],
+    events: Iterator[Event],
     result: Backtest,
     tell: Any,
 ) -> None:
     bucket_s, grace_s = settings.bucket_s, settings.grace_s
-    batch: list[_Event] = []
+    batch: list[Event] = []
     close_at = -math.inf
     for event in events:
         if _arrival(event) >= close_at:
@@ -182,7 +182,7 @@ def _next_close(at: float, bucket_s: int, grace_s: float) -> float:
     return (math.floor((at - grace_s) / bucket_s) + 1) * bucket_s + grace_s
 
 
-def _flush(pipeline: Pipeline, batch: list[_Event], result: Backtest) -> None:
+def _flush(pipeline: Pipeline, batch: list[Event], result: Backtest) -> None:
     for topic, kind in ((COMMANDS, PlannedActivity), (USAGE, UsageRecord), (GPU, GpuRecord)):
         part = [event for event in batch if isinstance(event, kind)]
         if part:

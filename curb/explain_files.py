@@ -35,20 +35,20 @@ def read_files(path: Path, alert_id: str, settings: DetectorSettings, told: Call
     file = backtest.events_file(path)
     found = backtest.Backtest()
     with file.open("rb") as raw:
-        probe = islice(backtest._events(raw, file, found), backtest._PROBE)
+        probe = islice(backtest.read_events(raw, file, found), backtest.PROBE)
         step_s = backtest.stream_step(event for event in probe if isinstance(event, SpendRecord))
     pipeline = Pipeline(settings.model_validate({**settings.model_dump(), "bucket_s": step_s}))
     result = backtest.Backtest(bucket_s=step_s)
     watch = _Watch(alert_id, float(fired), pipeline, result)
     with file.open("rb") as raw:
-        events = watch.until_over(backtest._events(raw, file, result))
+        events = watch.until_over(backtest.read_events(raw, file, result))
 
         def closed() -> None:
             watch.look()
             told(raw.tell())
 
         narrowed = settings.model_copy(update={"bucket_s": step_s})
-        backtest._feed(pipeline, narrowed, events, result, closed)
+        backtest.feed(pipeline, narrowed, events, result, closed)
     return watch.recorded()
 
 
@@ -65,7 +65,7 @@ class _Watch:
         self._looked_at = -math.inf
         self._over = False
 
-    def until_over(self, events: Iterator[backtest._Event]) -> Iterator[backtest._Event]:
+    def until_over(self, events: Iterator[backtest.Event]) -> Iterator[backtest.Event]:
         """The events, up to when enough was seen."""
         for event in events:
             if self._over:

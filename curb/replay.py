@@ -17,6 +17,7 @@ from connectors.connector import Batch, Connector
 from connectors.runner import PullRunner
 from connectors.usage_jsonl import Config as UsageJsonl
 from curb import render, wiring
+from curb.backtest import stream_step
 from curb.config import CurbConfig
 from curb.offline import load_view
 from detector.rollup import Rollup
@@ -38,12 +39,15 @@ class _Feed:
         self._inner, self._clock = inner, clock
         self._received = 0.0
         self.records = 0
+        #: The step of the recording, seconds, as its first events have it.
+        self.step_s = 0
         self.done = asyncio.Event()
 
     async def read(self, cursor: str | None) -> Batch:
         # Being asked again means that the batch before was appended.
         self._clock.observe(self._received)
         batch = await self._inner.read(cursor)
+        self.step_s = self.step_s or (stream_step(batch.records) if batch.records else 0)
         self.records += len(batch.records) + len(batch.plans)
         received = [*(record.received_at for record in batch.records), *(plan.at for plan in batch.plans)]
         self._received = max([self._received, *received])
@@ -79,9 +83,20 @@ async def feed(config: CurbConfig, source: Path, form: str, console: Console, *,
             passing = _make_feed(config, source, form, clock, http)
             teller = wiring.make_teller(config, log, clock, http, tell=tell)
             await _replay(config, log, clock, passing, teller, console)
+            _warn_of_late(passing.step_s, config.detector.bucket_s, console)
             return passing.records
     finally:
         await log.close()
+
+
+def _warn_of_late(step_s: int, bucket_s: int, console: Console) -> None:
+    """Sums over longer steps than the buckets come when their buckets are closed: budgets count them, nothing else."""
+    if step_s > bucket_s:
+        console.print(
+            f"The recording has steps of {step_s} s and detector.bucket_s is {bucket_s}: its sums came too late to be "
+            f"scored. Set detector.bucket_s: {step_s} in a configuration with a log of its own, and replay again.",
+            style="yellow",
+        )
 
 
 def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, http: aiohttp.ClientSession) -> _Feed:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
+from detector.rule import Raised
+
 if TYPE_CHECKING:
     from curb.daemon import Daemon
 
@@ -37,6 +39,11 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "mode": daemon.config.actions.mode,
         "halted": actions["halted"] is not None,
         "series": sum(shard.series_count for shard in shards),
+        # The highest of all partitions: where statistics alert too often, what they need more of a score.
+        "threshold_rise": {
+            tier: round(max((getattr(shard.raised, tier) for shard in shards), default=0.0), 2)
+            for tier in Raised._fields
+        },
         "connectors": _connectors(daemon),
         "top": [row._asdict() for row in top],
         "budgets": budgets,

@@ -29,8 +29,8 @@ def findings(view: View, settings: ScoreSettings, calm_usd_per_hour: float) -> l
     found = []
     for i in np.flatnonzero(wants).tolist():
         channel = int(scores.channel[i])
-        page = scores.page[i] >= settings.page_threshold
-        notice = scores.notice[i] >= settings.notice_threshold
+        page = scores.page[i] >= settings.page_threshold + view.raised.page
+        notice = scores.notice[i] >= settings.notice_threshold + view.raised.notice
         grown = bool(explained[i])
         found.append(
             Finding(

@@ -16,6 +16,9 @@ from detector.settings_principals import ContextSettings
 #: ln tokens per request in bins of 0.1 from e^1 on.
 _BINS, _WIDTH, _LOWEST = 120, 0.1, 1.0
 _WINDOW_MIN, _DAY_WINDOW_MIN = 120.0, 720.0
+#: The newest prompts must be large as well, by this share of what the window's must be: a burst that is over fills the
+#: window for hours.
+_RECENT_MIN, _RECENT_SHARE = 10.0, 0.4
 _MEMORY_DAYS = 10.0
 #: A day's prompts are learned a day later, so that a ramp does not lift the envelope it must exceed; in the first days
 #: at once, since there is nothing else.
@@ -32,6 +35,8 @@ class Context:
             {
                 "tokens": Column(),
                 "requests": Column(),
+                "recent_tokens": Column(),
+                "recent_requests": Column(),
                 "excess": Column(),
                 "held_min": Column(),
                 "price_usd": Column(),
@@ -82,16 +87,18 @@ class Context:
         """Incidents are over: the prompts they sent are taken out of the windows."""
         rows = np.flatnonzero(over[view.principals.index])
         state = self._state
-        state["tokens"][rows] = state["requests"][rows] * np.exp(state["p50"][rows])
+        for of in ("", "recent_"):
+            state[f"{of}tokens"][rows] = state[f"{of}requests"][rows] * np.exp(state["p50"][rows])
         state["excess"][rows] = state["held_min"][rows] = 0.0
 
     def _follow(self, subjects: Subjects) -> Floats:
         """The averages; returns ln tokens per request of the last two hours."""
         state, amounts = self._state, subjects.amounts
-        share = min(1.0, self._step_min / _WINDOW_MIN)
-        for name, value in (("tokens", amounts.input_tokens), ("requests", amounts.requests)):
-            held = state[name]
-            held += share * (value / self._step_min - held)
+        for of, window_min in (("", _WINDOW_MIN), ("recent_", _RECENT_MIN)):
+            share = min(1.0, self._step_min / window_min)
+            for name, value in (("tokens", amounts.input_tokens), ("requests", amounts.requests)):
+                held = state[of + name]
+                held += share * (value / self._step_min - held)
         over = np.maximum(0.0, amounts.input_tokens - amounts.requests * np.exp(state["p90"]))
         held = state["excess"]
         held += min(1.0, self._step_min / _DAY_WINDOW_MIN) * (over / self._step_min - held)
@@ -103,7 +110,12 @@ class Context:
             held = state[name]
             held *= keep
             held += value
-        size: Floats = np.log(np.maximum(state["tokens"], 1e-9) / np.maximum(state["requests"], 1e-9))
+        return self._size()
+
+    def _size(self, of: str = "") -> Floats:
+        """ln tokens per request of the last two hours, or of the newest requests."""
+        tokens, requests = self._state[f"{of}tokens"], self._state[f"{of}requests"]
+        size: Floats = np.log(np.maximum(tokens, 1e-9) / np.maximum(requests, 1e-9))
         return size
 
     def _decide(self, size: Floats) -> tuple[Bools, Floats]:
@@ -115,12 +127,13 @@ class Context:
         high = (size > limit) & (state["requests"] * _WINDOW_MIN >= _LEAST_REQUESTS) & (state["hours"] >= _LEAST_HOURS)
         held = state["held_min"]
         held[...] = np.where(high, held + self._step_min, 0.0)
-        return (held >= settings.hold_minutes) & (usd_per_day >= settings.min_usd_per_day), usd_per_day
+        lasts = self._size("recent_") > state["p50"] + _RECENT_SHARE * (limit - state["p50"])
+        return (held >= settings.hold_minutes) & (usd_per_day >= settings.min_usd_per_day) & lasts, usd_per_day
 
     def _close_hour(self, hour: int, now: int, subjects: Subjects) -> None:
         """Learn the hours that have waited for a day; let the one that ends wait."""
         state, weight = self._state, self._envelope["weight"]
-        size = np.log(np.maximum(state["tokens"], 1e-9) / np.maximum(state["requests"], 1e-9))
+        size = self._size()
         said = (state["requests"] * _WINDOW_MIN >= _LEAST_REQUESTS) & np.isfinite(size)
         place = np.where(said, np.clip((size - _LOWEST) / _WIDTH, 0, _BINS - 1), -1).astype(np.int8)
         doubted = state["held_min"] > 0

@@ -21,7 +21,9 @@ _WANDER_MIN = 2 * 1440.0
 _LEAST_RATIO, _SHORT_SHARE = 0.08, 0.6
 _BURST_RATIO = 2.0
 #: Active time of a day, and requests in all, below which nothing is said.
-_ACTIVE_MIN, _LEAST_REQUESTS, _LEAST_PER_STEP = 500.0, 1000.0, 3
+_ACTIVE_MIN, _LEAST_REQUESTS = 500.0, 1000.0
+#: Time is active while so many requests come within so many minutes.
+_LEAST_IN_WINDOW, _WINDOW_MIN = 3.0, 5.0
 
 
 class Creep:
@@ -30,7 +32,7 @@ class Creep:
     def __init__(self, settings: CreepSettings, step_s: int) -> None:
         self._settings, self._step_min = settings, step_s / 60
         names = ("day_usd", "day_organic", "short_usd", "short_organic", "reference", "deviation", "active", "requests")
-        self._state = Columns({name: Column() for name in (*names, "wander")}, 64)
+        self._state = Columns({name: Column() for name in (*names, "wander", "per_min")}, 64)
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind growth."""
@@ -49,8 +51,9 @@ class Creep:
                 held = state[name]
                 held += share * (value / self._step_min - held)
         share = np.minimum(1.0, self._step_min / np.minimum(ages_min, _DAY_MIN))
-        active = state["active"]
-        active += share * ((requests >= _LEAST_PER_STEP) - active)
+        per_min, active = state["per_min"], state["active"]
+        per_min += min(1.0, self._step_min / _WINDOW_MIN) * (requests / self._step_min - per_min)
+        active += share * ((_WINDOW_MIN * per_min >= _LEAST_IN_WINDOW) - active)
         state["requests"][...] += requests
         ratio = _log_ratio(state["day_usd"], state["day_organic"])
         fires = told & (subjects.age_days > _MATURE_DAYS) & self._high(ratio)

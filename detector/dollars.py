@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.baseline import Activity
+from detector.channels import SILENT, Floors, score_windows, trust
 from detector.columns import Column, Columns
+from detector.drift import Drift
 from detector.hold import Hold
 from detector.hourly import Hourly
 from detector.local_hours import LocalHour, local_hour
@@ -29,20 +32,15 @@ __all__ = ["WINDOWS_MIN", "DollarsHead", "Scores", "Step"]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+_log = logging.getLogger(__name__)
+
 DAY_S = 86400
-#: The score of a channel that does not count.
-SILENT = -9.0
-#: The shorter window that must still burn for each window to count, as indices: 5, 30, 120 → 5; 480 → 30; 1440 → 120.
-_PARTNER = np.array([0, 0, 0, 1, 2])
-_PARTNER_RATIO_SHARE, _PARTNER_FLOOR_SHARE = 0.4, 0.3
-#: Tests per series and month in each window, as log10: five windows, 43,200 minutes.
-_LOG_TESTS = np.log10(5 * 43200 / np.array(WINDOWS_MIN))[:, None]
-#: While frozen or suspicious, a step teaches this share of a normal one.
-_DOUBT, _DOUBT_SCORE, _DOUBT_FROM_DAYS = 0.05, 1.0, 3.0
 _COLD_FACTOR, _YOUNG_FACTOR = 5.0, 2.0
 #: A series that was there when watching began has a past that is not known; this long it is only looked at.
 _LOOK_S = 3600
 _PAGE_SCORE_MAX, _PAGE_Z_FREE = 25.0, 5.0
+#: Dollars of an hour from which on it has a ratio to what was expected.
+_LEAST_USD = 1e-9
 #: An hour of which less was seen teaches nothing.
 _WHOLE_HOUR_MIN = 30.0
 
@@ -85,16 +83,20 @@ class Scores:
 class DollarsHead:
     """Scores with what was known before the step, then learns from it. Pure: same steps, same scores."""
 
-    def __init__(self, settings: ScoreSettings, step_s: int, time_zone: str, capacity: int = 64) -> None:
-        """`step_s` is the bucket length in seconds. Raises ValueError if it is under 10 or does not divide an hour."""
+    def __init__(
+        self, settings: ScoreSettings, step_s: int, time_zone: str, capacity: int = 64, drift: Drift | None = None
+    ) -> None:
+        """`step_s` is the bucket length in seconds, `drift` what says when the level of a series moves at once.
+
+        Raises ValueError if `step_s` is under 10 or does not divide an hour.
+        """
         if step_s < 10 or 3600 % step_s:
             raise ValueError(f"step_s must divide 3600 and be at least 10, not {step_s}")
-        self._settings = settings
+        self._settings, self._drift = settings, drift
         self._step_s = step_s
         self._step_min = step_s / 60
         self._zone = ZoneInfo(time_zone)
-        self._floors = np.array(settings.floors_usd)[:, None]
-        self._ratios = np.array(settings.ratio_floors)[:, None]
+        self._floors = Floors(settings.floors_usd, settings.ratio_floors)
         self._profile = Profile(capacity)
         self._windows = Windows(self._step_min, capacity)
         self._tail = Tail(len(WINDOWS_MIN), capacity)
@@ -226,12 +228,18 @@ class DollarsHead:
         arrays = {"newest": np.array([-1 if self._newest is None else self._newest], np.int64)}
         for name, part in self._parts.items():
             arrays.update(part.dump(name))
+        if self._drift is not None:
+            arrays["drift"] = np.frombuffer(self._drift.dump(), np.uint8)
         return arrays
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go on where `dump` was made. Raises ValueError for a state of other constants, KeyError for a foreign one."""
         for name, part in self._parts.items():
             part.load(name, arrays)
+        if self._drift is not None and "drift" in arrays:
+            lost = self._drift.load(arrays["drift"].tobytes())
+            if lost:
+                _log.warning(lost)
         newest = int(arrays["newest"][0])
         self._newest = None if newest < 0 else newest
         self._open = None if newest < 0 else self._middle_hour(newest)
@@ -262,20 +270,10 @@ class DollarsHead:
 
     def _channels(self, age_days: Floats) -> tuple[Floats, Floats, Floats]:
         """Log ratio, excess dollars and score before the penalty, each of shape (windows, series)."""
-        actual, expected = np.maximum(self._windows.actual, 0.0), self._windows.expected
-        minutes, floors = self._windows.minutes, self._floors
-        kappa = np.maximum(0.25 * floors / minutes, 0.05 * self._profile.mean)
-        value = np.log((actual + kappa) / (expected + kappa))
-        excess = (actual - expected) * minutes
         settings = self._settings
         young = np.where(age_days < settings.settled_days, _YOUNG_FACTOR, 1.0)
-        needed = floors * np.where(age_days < settings.warmup_days, _COLD_FACTOR, young)
-        partner_ratio = 1 + _PARTNER_RATIO_SHARE * (self._ratios - 1)
-        valid = (excess >= needed) & (actual >= self._ratios * expected)
-        valid &= actual[_PARTNER] >= partner_ratio * expected[_PARTNER]
-        valid &= excess[_PARTNER] >= _PARTNER_FLOOR_SHARE * floors[_PARTNER]
-        score = self._tail.surprise(value) - _LOG_TESTS + np.log10(np.maximum(excess, floors) / floors)
-        return value, excess, np.where(valid, score, SILENT)
+        needed = self._floors.usd * np.where(age_days < settings.warmup_days, _COLD_FACTOR, young)
+        return score_windows(self._windows, self._tail, self._floors, needed, self._profile.mean)
 
     def _decide(self, score: Floats, excess: Floats, age_days: Floats) -> Scores:
         channel = score.argmax(axis=0)
@@ -296,14 +294,12 @@ class DollarsHead:
         )
 
     def _learn(self, step: Step, value: Floats, raw: Floats, age_days: Floats, looking: Bools) -> None:
-        best = (raw - self._peaks.penalty).max(axis=0)
-        doubted = step.frozen | ((best > _DOUBT_SCORE) & (age_days > _DOUBT_FROM_DAYS))
-        trust = np.where(doubted, _DOUBT, 1.0)
-        self._tail.learn(value, np.where(step.cost > 0, trust * self._step_s / DAY_S, 0.0))
+        trusted = trust(raw - self._peaks.penalty, step.frozen, age_days)
+        self._tail.learn(value, np.where(step.cost > 0, trusted * self._step_s / DAY_S, 0.0))
         self._peaks.learn(raw)
         usd_per_min = step.cost / self._step_min
         self._profile.learn_mean(usd_per_min, 1440 * age_days, self._step_min, step.frozen, looking)
-        self._activity.add(step.requests, step.start, trust)
+        self._activity.add(step.requests, step.start, trusted)
         series = self._series
         for name, amount in (("hour_usd", step.cost), ("hour_expected", series["expected_now"] * self._step_min)):
             held = series[name]
@@ -338,5 +334,9 @@ class DollarsHead:
         usd, expected = np.maximum(scale * series["hour_usd"], 0.0), scale * series["hour_expected"]
         self._profile.learn_hour(hour, usd, expected, whole, frozen)
         self._hourly.learn_hour(usd, expected, whole & ~frozen)
+        if self._drift is not None:
+            pad = 6 * self._profile.mean
+            ratio = np.log(np.maximum(usd + pad, _LEAST_USD) / np.maximum(expected + pad, _LEAST_USD))
+            self._profile.settle(self._drift.hour(ratio, whole & (usd + expected > 0)))
         for name in ("hour_usd", "hour_expected", "hour_minutes"):
             series[name][...] = 0.0

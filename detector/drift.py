@@ -6,6 +6,7 @@ import math
 import platform
 from collections import deque
 from importlib.metadata import version
+from inspect import ismethod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,12 +62,13 @@ class Drift:
 
     def dump(self) -> bytes:
         """The state with the versions it was made with; pickled models, for `load` alone."""
-        return dump(self._stamp(), {i: tuple(watched) for i, watched in self._watched.items()})
+        return dump(self._stamp(), {i: (_kept(each.detector), each.newest) for i, each in self._watched.items()})
 
     def load(self, data: bytes) -> str:
         """Go on where `dump` was made. Returns why that is impossible, and then learns anew; empty when it is."""
         try:
-            self._watched = {i: _Watched(*each) for i, each in load(self._stamp(), data).items()}
+            saved = load(self._stamp(), data)
+            self._watched = {i: _Watched(self._again(kept), newest) for i, (kept, newest) in saved.items()}
         except NotAModelError as error:
             self._watched = {}
             return f"drift detection learns anew: {error}"
@@ -87,6 +89,22 @@ class Drift:
             )
         return _Watched(detector, deque(maxlen=hours))
 
+    def _again(self, kept: Any) -> Any:
+        """The detector of which `_kept` was made."""
+        if not isinstance(kept, dict):
+            return kept
+        detector = self._fresh().detector
+        vars(detector).update(kept)
+        return detector
+
     def _stamp(self) -> str:
         python = ".".join(platform.python_version_tuple()[:2])
         return f"river {version('river')}, python {python}, drift {self._settings.model_dump_json()}"
+
+
+def _kept(detector: Any) -> Any:
+    """What is saved of a detector: itself, or its fields where one is a method, which `load` takes for code."""
+    fields = getattr(detector, "__dict__", {})
+    if not any(ismethod(value) for value in fields.values()):
+        return detector
+    return {name: value for name, value in fields.items() if not ismethod(value)}

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.columns import Column, Columns
+from detector.settings_rules import GrowthSettings
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 DAYS, WEEK = 28, 7
-LEAST_T, LEAST_SLOPE, LEAST_USD_PER_DAY = 4.0, 0.01, 5.0
 #: The recent week is held against these days, the oldest of the four weeks.
 _OLD_DAYS = 14
 #: The median absolute residual of a normal distribution is so much less than its standard deviation; daily dollars
@@ -55,7 +55,8 @@ class Growths:
 class Growth:
     """Daily dollars of the last four weeks. Advisory: growth is for people to judge, not to throttle."""
 
-    def __init__(self, capacity: int = 64) -> None:
+    def __init__(self, capacity: int = 64, settings: GrowthSettings | None = None) -> None:
+        self._settings = settings or GrowthSettings()
         self.columns = Columns(
             # float32: seven digits of a day's dollars are plenty.
             {"usd": Column((DAYS,), np.float32), "days": Column(dtype=np.uint8)},
@@ -100,7 +101,8 @@ class Growth:
         t = slope / (sd * np.sqrt(_VARIANCE))
         excess = usd[-WEEK:].mean(axis=0) - usd[:_OLD_DAYS].mean(axis=0)
         t, slope, excess = (np.where(ready, each, 0.0) for each in (t, slope, excess))
-        fires = (t > LEAST_T) & (slope > LEAST_SLOPE) & (excess > LEAST_USD_PER_DAY)
+        least = self._settings
+        fires = (t > least.min_t) & (slope > least.min_growth) & (excess > least.min_usd_per_day)
         return Growths(t, slope, excess, fires)
 
     def dump(self) -> dict[str, NDArray[Any]]:

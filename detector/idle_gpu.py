@@ -63,7 +63,7 @@ class IdleGpu:
         return sum(part.bytes_per_series for part in parts)
 
     def close(self, view: View) -> list[Finding]:
-        """Findings of kind idle: pages out of hours, notices for very long stretches."""
+        """Findings of kind idle: notices and then pages out of hours, notices for very long stretches."""
         nodes, groups = view.of("node"), view.of("group")
         self._stretches.grow(len(nodes.index))
         self._hours.columns.grow(len(nodes.index))
@@ -188,7 +188,7 @@ class IdleGpu:
                     series=int(nodes.index[row]),
                     channel="idle_gpu/off_schedule" if out else "idle_gpu/long",
                     kind="idle",
-                    tier="page" if out else "notice",
+                    tier="page" if out and stretch["idle_min"] >= self._settings.page_minutes else "notice",
                     score=stretch["idle_min"] / self._settings.idle_minutes,
                     words=f"it does nothing, for {explain.duration(60 * stretch['idle_min'])}{loaded}, {why}",
                     excess_usd=stretch["out_usd"] if out else stretch["idle_usd"],

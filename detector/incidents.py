@@ -24,7 +24,7 @@ from detector.series import SeriesRegistry
 from detector.settings_alerts import AlertSettings
 from stream.records import Alert, Baseline, Cause, Tier
 
-_SLOW = frozenset({"creep", "context", "weeks"})
+_SLOW = frozenset({"creep", "context", "weeks", "growth"})
 _SECOND_AFTER_S, _SECOND_RATIO, _SECOND_USD_PER_HOUR = 8 * 3600.0, 4.0, 1.0
 _OTHER_AFTER_S, _SLOW_AFTER_S, _OTHER_QUIET_S = 6 * 3600.0, 24 * 3600.0, 8 * 3600.0
 _PEAK_S, _ECHO_SHARE = 3 * 3600.0, 0.25
@@ -154,6 +154,8 @@ class Incidents:
         if not joins or outranks or self._is_another(i, episode, best, found, at):
             over = [resolved(episode.alert, at)] if episode.firing else []
             return [*over, self._open(i, best, found, view, baseline)]
+        if best.tier == "digest" and not episode.firing and episode.alert.tier != "digest":
+            return []  # a line for the digest brings nothing back that people were told is over
         self._hear(i, episode, found, at)
         if episode.firing:
             return self._go_on(i, episode, view, best)

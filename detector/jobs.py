@@ -84,14 +84,6 @@ class Jobs:
         found = (self._judge(view, jobs, row) for row in self._looked_at(jobs))
         return [finding for finding in found if finding is not None]
 
-    def principal_like(self, view: View) -> Bools:
-        """Over `view.jobs()`: active most of the time, so a service rather than a batch job; this rule is silent on it
-        and its dollars are to be judged as a principal's are. As of the last `close`."""
-        known = view.jobs().age_days >= _SHARE_KNOWN_DAYS
-        share = np.zeros(len(known))
-        share[: self._jobs.n] = self._jobs["active_share"]
-        return known & (share > self._settings.batch_share)
-
     def _advance(self, view: View, jobs: Subjects) -> None:
         columns = self._jobs
         cost = np.nan_to_num(jobs.amounts.cost)

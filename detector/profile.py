@@ -83,6 +83,14 @@ class Profile:
         # A level is a ratio to the profile: the first visit of an hour says nothing about it.
         self._learn_level(usd, expected_usd, whole & known)
 
+    def settle(self, log_ratio: Floats) -> None:
+        """Move the level of each series by `log_ratio`, the logarithm of actual over expected; nan leaves it alone."""
+        moved = np.isfinite(log_ratio)
+        level = self.columns["level"]
+        level += np.where(moved, log_ratio, 0.0)
+        np.clip(level, -LEVEL_MAX, LEVEL_MAX, out=level)
+        self.columns["drift"][moved] = 0.0
+
     def _visit(self, name: str, slot: int, base: Floats, least: float, whole: Bools) -> None:
         visits, value = self.columns[f"{name}_visits"][slot], self.columns[name][slot]
         visits += whole & (visits < np.iinfo(np.uint8).max)

@@ -79,6 +79,16 @@ class Demand(NamedTuple):
     mature: Bools
 
 
+class Raised(NamedTuple):
+    """Points that the thresholds of statistics lie over the configured ones, where they alert too often."""
+
+    notice: float = 0.0
+    page: float = 0.0
+
+
+NOT_RAISED = Raised()
+
+
 @dataclass
 class View:
     """A closed and scored bucket with all that is known beside it."""
@@ -93,6 +103,7 @@ class View:
     firing: Bools
     #: Set once demand is judged, which is before the rules are asked.
     demand: Demand | None = None
+    raised: Raised = NOT_RAISED
 
     @property
     def start(self) -> int:

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from detector import by_past
 from detector.abuse import Abuse
+from detector.alert_budget import BudgetController
 from detector.amounts import Amounts
 from detector.autoscaler import Autoscaler
 from detector.closed import ClosedBucket
 from detector.context import Context
 from detector.creep import Creep
 from detector.dollars import DollarsHead, Step
+from detector.drift import Drift
 from detector.errors import ErrorRate
+from detector.growth_rule import GrowthRule
 from detector.heeded import heeded
 from detector.idle_gpu import IdleGpu
 from detector.incidents import Episode, Incidents
@@ -43,8 +46,10 @@ class Scoring:
 
     def __init__(self, settings: DetectorSettings, registry: SeriesRegistry, knowledge: Knowledge) -> None:
         self._settings, self._registry, self._knowledge = settings, registry, knowledge
-        self.head = DollarsHead(settings.score, settings.bucket_s, settings.time_zone)
+        drift = Drift(settings.drift) if settings.drift.detector != "none" else None
+        self.head = DollarsHead(settings.score, settings.bucket_s, settings.time_zone, drift=drift)
         self.incidents = Incidents(settings.alerts, registry, settings.scopes, settings.time_zone)
+        self.budget = BudgetController(settings.alerts.budget, settings.time_zone)
         self._rules = make_rules(settings, registry)
         self._root_cause = RootCause(settings.scopes, registry)
         self._stepped = False
@@ -71,7 +76,8 @@ class Scoring:
         end = start + settings.bucket_s
         bucket = ClosedBucket(start, end, end + settings.grace_s, amounts, scores, gap)
         firing = self.incidents.firing_mask(n)
-        view = View(bucket, self._registry, self._knowledge, stream_since, frozen, firing)
+        self.budget.begin(start, int(np.count_nonzero(self._registry["detect"])))
+        view = View(bucket, self._registry, self._knowledge, stream_since, frozen, firing, raised=self.budget.raised)
         findings: list[Finding] = []
         for rule in self._rules.values():
             findings += rule.close(view)
@@ -81,7 +87,9 @@ class Scoring:
             findings = abuse.named(view, findings)
         findings = heeded(findings, self._knowledge, self._registry, bucket.at, settings.score.notice_threshold)
         self._root_cause.close(view)
+        before = {alert.alert_id: alert.tier for alert in self.incidents.firing}
         alerts = self.incidents.close(view, findings, self.head.baseline, self._root_cause.causes)
+        self.budget.count(alerts, before)
         self._forget(view, firing & ~self.incidents.firing_mask(n))
         return bucket, alerts
 
@@ -108,6 +116,7 @@ class Scoring:
         arrays = {"excess": excess, "head": self.head.dump() if self._stepped else {}}
         if self._stepped:
             arrays["root_cause"] = self._root_cause.dump()
+            arrays["alert_budget"] = self.budget.dump()
             arrays.update({f"rule.{name}": rule.dump() for name, rule in self._rules.items()})
         return episodes, arrays
 
@@ -120,6 +129,8 @@ class Scoring:
         self.head.load(arrays["head"])
         if "root_cause" in arrays:
             self._root_cause.load(arrays["root_cause"])
+        if "alert_budget" in arrays:
+            self.budget.load(arrays["alert_budget"])
         for name, rule in self._rules.items():
             if f"rule.{name}" in arrays:
                 rule.load(arrays[f"rule.{name}"])
@@ -146,6 +157,7 @@ def make_rules(settings: DetectorSettings, registry: SeriesRegistry) -> dict[str
             Autoscaler(machines.autoscaler, step_s, zone, warmup_days=settings.warmup_s / 86400),
         ),
         "jobs": (settings.jobs.enabled, Jobs(settings.jobs, step_s, zone, warmup_days=settings.warmup_s / 86400)),
+        "growth": (settings.growth.enabled, GrowthRule(settings.growth, zone)),
         "silent_feed": (settings.feed.enabled, SilentFeed(settings.feed, step_s)),
         "abuse": (settings.population.enabled, Abuse(settings.population, origins, step_s)),
     }

@@ -10,10 +10,11 @@ from detector.metric_rule import MetricWatch
 from detector.scopes import DEFAULT_SCOPES, Scope
 from detector.settings_alerts import AlertSettings
 from detector.settings_budget import Budget, ExchangeRate, check_budgets, check_zone
+from detector.settings_drift import DriftSettings
 from detector.settings_forecast import ForecastSettings
 from detector.settings_population import PopulationSettings
 from detector.settings_principals import PrincipalRules
-from detector.settings_rules import FeedSettings, JobSettings, MachineRules
+from detector.settings_rules import FeedSettings, GrowthSettings, JobSettings, MachineRules
 from detector.settings_score import ScoreSettings, UnexplainedSettings
 from detector.settings_scorers import Scorers, check_scorers
 from stream.settings import Settings
@@ -73,6 +74,9 @@ class DetectorSettings(Settings):
     guard: GuardSettings = Field(default=GuardSettings(), description="How many series tags may make.")
     alerts: AlertSettings = Field(default=AlertSettings(), description="When alerts update and end.")
     score: ScoreSettings = Field(default=ScoreSettings(), description="How spend is scored against its own past.")
+    drift: DriftSettings = Field(
+        default=DriftSettings(), description="Whether the level of a series moves at once when its spend has for good."
+    )
     unexplained: UnexplainedSettings = Field(
         default=UnexplainedSettings(), description="How spend is scored against the demand for it."
     )
@@ -87,6 +91,7 @@ class DetectorSettings(Settings):
     machines: MachineRules = Field(default=MachineRules(), description="Rules on machines and those that start them.")
     jobs: JobSettings = Field(default=JobSettings(), description="Recurring and planned jobs of a key.")
     feed: FeedSettings = Field(default=FeedSettings(), description="Sources that go quiet.")
+    growth: GrowthSettings = Field(default=GrowthSettings(), description="Spend that climbs for four weeks.")
     principals: PrincipalRules = Field(
         default=PrincipalRules(), description="Rules on who spends: new keys, models, errors, prompts, slow growth."
     )

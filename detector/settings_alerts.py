@@ -7,6 +7,15 @@ from pydantic import Field
 from stream.settings import Settings
 
 
+class AlertBudget(Settings):
+    """Alerts of statistics that people have time for. Where there are more their thresholds rise by and by."""
+
+    notices_per_day: float = Field(
+        default=10.0, gt=0, description="New notices a day for every thousand series that may alert; for fewer as well."
+    )
+    pages_per_day: float = Field(default=5.0, gt=0, description="The same for pages.")
+
+
 class AlertSettings(Settings):
     """When alerts update and end, and what the rules beside the score look for."""
 
@@ -27,5 +36,6 @@ class AlertSettings(Settings):
     freeze_s: float = Field(
         default=48 * 3600, ge=0, description="How long a firing series does not learn; then this is its new normal."
     )
+    budget: AlertBudget = Field(default=AlertBudget(), description="How many alerts of statistics are too many.")
     response_notice_s: float = Field(default=8 * 3600, ge=0, description="Time until a person sees a notice.")
     response_page_s: float = Field(default=3600, ge=0, description="Time until a person answers a page.")

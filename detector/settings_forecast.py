@@ -48,4 +48,3 @@ class ForecastSettings(Settings):
     history: HistorySettings = Field(default=HistorySettings(), description="Which series keep a history.")
     pool: PoolSettings = Field(default=PoolSettings(), description="The worker processes for fits.")
     lane: LaneSettings = Field(default=LaneSettings(), description="The slow lane.")
-    refresh_hours: float = Field(default=6, gt=0, description="Age at which a forecast is due to be made again.")

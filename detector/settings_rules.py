@@ -13,14 +13,15 @@ class IdleGpuSettings(Settings):
     enabled: bool = Field(default=True, description="Whether idle GPU machines are told.")
     idle_pct: float = Field(default=2.0, gt=0, le=100, description="Below this utilisation a machine does nothing.")
     idle_minutes: float = Field(
-        default=10, gt=0, description="So long it does nothing at an hour at which it is usually off: a page."
+        default=10, gt=0, description="So long it does nothing at an hour at which it is usually off: a notice."
     )
+    page_minutes: float = Field(default=20, gt=0, description="So long it does nothing at such an hour: a page.")
     floor_usd: float = Field(default=1.0, ge=0, description="Dollars such an idle stretch has cost at least.")
     known_days: float = Field(
         default=2.0, ge=1, description="A machine younger than this is judged by the hours of its group."
     )
     tolerance_minutes: float = Field(
-        default=10, ge=0, le=360, description="So far from its usual hours a machine is never out of hours."
+        default=5, ge=0, le=360, description="So far from its usual hours a machine is never out of hours."
     )
     max_tolerance_minutes: float = Field(
         default=90,
@@ -113,6 +114,19 @@ class FeedSettings(Settings):
     all_known_days: float = Field(default=2.0, ge=0, description="So long a whole kind of data must be known.")
     team_known_days: float = Field(
         default=8.0, ge=0, description="So long a team must be known: a weekend at least, which may be silent."
+    )
+
+
+class GrowthSettings(Settings):
+    """Spend that climbs steadily for four weeks, whatever the day of the week. A line in the digest, once a day."""
+
+    enabled: bool = Field(default=True, description="Whether growth over four weeks is told.")
+    min_t: float = Field(default=4.0, gt=0, description="Slope of the logarithm of daily dollars, in standard errors.")
+    min_growth: float = Field(
+        default=0.01, gt=0, description="Growth per day, as a logarithm: 0.01 is 1 %, a third more in four weeks."
+    )
+    min_usd_per_day: float = Field(
+        default=5.0, gt=0, description="Dollars by which a day of the last week exceeds one of the first two."
     )
 
 

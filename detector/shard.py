@@ -20,6 +20,7 @@ from detector.history import SpendHistory
 from detector.incidents import Episode
 from detector.knowledge import Knowledge, KnowledgeDump
 from detector.pricing import PricingAlerts, Unpriced
+from detector.rule import Raised
 from detector.scoring import Scoring
 from detector.series import SeriesRegistry
 from detector.settings import DetectorSettings
@@ -90,6 +91,8 @@ class Shard:
         self._stream_since = 0.0
         self._busy, self._silent_steps = 1.0, 0
         self._scores: Scores | None = None
+        #: Its partition, once a message said so.
+        self._partition: int | None = None
 
     # --- as a PartitionState --------------------------------------------------------------------------------------
 
@@ -99,7 +102,7 @@ class Shard:
     def process(self, message: Message) -> Sequence[Message]:
         """Count partial sums; at a tick, close what is due. Returns alerts."""
         alerts: list[Alert] = []
-        source = message.key.decode()
+        source, self._partition = message.key.decode(), message.partition
         for part in read(message):
             if isinstance(part, SpendTick):
                 if part.at and not self._watermark.of(part.source):
@@ -122,6 +125,9 @@ class Shard:
         metrics.ALERTS_FIRING.set(len(self.firing))
         if self._closed_until is not None:
             metrics.DETECTOR_TIME.set(self._closed_until)
+        if self._partition is not None:
+            for tier, points in self.raised._asdict().items():
+                metrics.THRESHOLD_RISE.labels(partition=str(self._partition), tier=tier).set(points)
         return ()
 
     def snapshot(self) -> bytes:
@@ -179,6 +185,11 @@ class Shard:
         return None if self._closed_until is None else float(self._closed_until)
 
     @property
+    def raised(self) -> Raised:
+        """Points by which the thresholds of statistics are raised now, because they alerted too often."""
+        return self._scoring.budget.raised
+
+    @property
     def firing(self) -> list[Alert]:
         """Newest revisions of the alerts that fire now."""
         return [*self._scoring.incidents.firing, *self._budgets.firing, *self._pricing.firing]
@@ -222,8 +233,9 @@ class Shard:
 
     # --- counting and closing -------------------------------------------------------------------------------------
 
-    def _take_in(self, start: int) -> None:
-        """Take in what came before the bucket that begins at `start` closes."""
+    def _take_in(self, start: int) -> bool:
+        """Take in what came before the bucket that begins at `start` closes; returns whether some of it was late."""
+        corrected = False
         for arrival in self._arrivals.take(start):
             if arrival.hole is not None:
                 self._pricing.note(arrival.hole)
@@ -238,10 +250,12 @@ class Shard:
             late = run.bucket < start
             if late.any():
                 self._correct(run.where(late), start - self._settings.bucket_s)
+                corrected = True
                 run = run.where(~late)
             for bucket in np.unique(run.bucket).tolist():
                 of = run.where(run.bucket == bucket)
                 self._open.add(bucket, of.index, of.values, len(self._registry))
+        return corrected
 
     def _correct(self, late: PartialRun, newest: int) -> None:
         """Correct windows and budgets by late sums; `newest` is the bucket closed last."""
@@ -266,9 +280,10 @@ class Shard:
         alerts: list[Alert] = []
         while self._closed_until < due:
             start = self._closed_until
-            self._take_in(start)
+            corrected = self._take_in(start)
             silent = start not in self._open
-            self._silent_steps = self._silent_steps + 1 if silent else 0
+            # A feed of which all is late, such as a bill, is no silence: its dollars may pass a budget.
+            self._silent_steps = self._silent_steps + 1 if silent and not corrected else 0
             if self._silent_steps * bucket_s > _STEPPED_SILENCE_S:
                 alerts += self._skip(start, due)
                 continue

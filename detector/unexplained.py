@@ -80,23 +80,27 @@ class UnexplainedHead:
         self._windows.forget(np.flatnonzero(over[view.principals.index]))
 
     def _decide(self, view: View, score: Floats, excess: Floats) -> list[Finding]:
-        settings, index = self._settings, view.principals.index
+        settings, index, raised = self._settings, view.principals.index, view.raised
         channel = score.argmax(axis=0)
         best = np.maximum(score.max(axis=0, initial=SILENT), SILENT)
         count = view.start // self._step_s
         held = self._held.push(best, count)
-        fires = (held >= settings.notice_threshold) | (best >= settings.at_once_threshold)
+        at_once = settings.at_once_threshold
+        told = (held >= settings.notice_threshold + raised.notice) | (best >= at_once + raised.notice)
+        # A page needs no notice: too many of them do not hide it.
+        loud = np.maximum(held, np.where(best >= at_once + raised.page, best, SILENT))
+        pages = loud >= settings.page_threshold + raised.page
+        fires = told | pages
         findings = []
         for row in np.flatnonzero(fires).tolist():
             at = int(channel[row])
-            page = max(held[row], best[row] if best[row] >= settings.at_once_threshold else SILENT)
             actual, expected = float(self._windows.actual[at, row]), float(self._windows.expected[at, row])
             findings.append(
                 Finding(
                     series=int(index[row]),
                     channel=f"unexplained/{WINDOWS_MIN[at]:g}min",
                     kind="runaway",
-                    tier="page" if page >= settings.page_threshold else "notice",
+                    tier="page" if pages[row] else "notice",
                     score=float(best[row]),
                     words=f"{actual / max(expected, 1e-9):.1f} times what its "
                     f"{'users' if self._demand.knows_users[row] else 'requests'} explain, over the "

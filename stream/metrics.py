@@ -42,6 +42,12 @@ SERIES = Gauge("curb_detector_series", "Series the detector keeps.")
 TICK_SECONDS = Histogram("curb_detector_tick_seconds", "Time to close and score one bucket of all series.")
 DETECTOR_TIME = Gauge("curb_detector_event_timestamp_seconds", "Event time up to which buckets are closed.")
 
+THRESHOLD_RISE = Gauge(
+    "curb_detector_threshold_rise",
+    "Points by which the thresholds of statistics are raised because they alerted more often than their budget.",
+    ["partition", "tier"],
+)
+
 ALERTS = Counter("curb_alerts_total", "Alerts opened.", ["kind", "tier"])
 ALERTS_FIRING = Gauge("curb_alerts_firing", "Alerts firing now.")
 ACTIONS = Counter("curb_actions_total", "Ledger entries written.", ["action", "state"])

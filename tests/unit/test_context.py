@@ -76,6 +76,13 @@ def test_an_hour_of_longer_prompts_is_silent() -> None:
     assert run(lambda hours: 4.0 if 0 <= hours < 0.9 else 1.0) == []
 
 
+def test_a_burst_that_is_over_is_not_said_for_as_long_as_its_window_remembers() -> None:
+    burst: Growth = lambda hours: 25.0 if 0 <= hours < 1.5 else 1.0  # noqa: E731
+    found = [hours for hours, _ in run(burst, until=BEGIN + 12 * HOUR)]
+    assert 1 <= found[0] <= 1.5
+    assert found[-1] <= 1.5 + 1
+
+
 def test_growth_for_less_than_ten_dollars_a_day_is_silent() -> None:
     assert run(step(4.0), requests=5) == []
 

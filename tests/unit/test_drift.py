@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detector.dollars import DollarsHead, Step
 from detector.drift import Drift
+from detector.settings import DetectorSettings
 from detector.settings_drift import DriftSettings
+from detector.settings_score import ScoreSettings
+from detector.shard import Shard
+from tests.fakes.views import HOUR, T0
 
 every_detector = pytest.mark.parametrize("detector", ["adwin", "page_hinkley"])
 
@@ -81,9 +86,10 @@ def test_it_goes_on_where_it_was_saved(detector: str) -> None:
     values = steady(190) + steady(60, 1.5, seed=2)
     whole = feed(drift(detector), values)
     half, again = drift(detector), drift(detector)
-    first = feed(half, values[:195])
+    first = feed(half, values[:100])
+    assert len(half) == 1
     assert again.load(half.dump()) == ""
-    rest = [(hour + 195, level) for hour, level in feed(again, values[195:])]
+    rest = [(hour + 100, level) for hour, level in feed(again, values[100:])]
     assert first + rest == whole
     assert whole
 
@@ -99,3 +105,36 @@ def test_a_state_of_other_settings_is_learned_anew() -> None:
 def test_off_is_no_detector() -> None:
     with pytest.raises(ValueError, match="off"):
         Drift(DriftSettings())
+
+
+def _expected(settings: DriftSettings, *, frozen: bool, saved_at: int | None = None) -> float:
+    """Dollars an hour that the head expects 18 hours after a series went from $6 an hour to $24."""
+    head = _head(settings)
+    for hour in range(300):
+        usd = 6.0 if hour < 282 else 24.0
+        if hour == saved_at:
+            arrays = {name: array.copy() for name, array in head.dump().items()}
+            head = _head(settings)
+            head.load(arrays)
+        head.step(Step(T0 + hour * HOUR, np.array([usd]), np.array([1.0]), False, np.array([frozen and hour > 282])))
+    return float(head.expected_usd[0])
+
+
+def _head(settings: DriftSettings) -> DollarsHead:
+    head = DollarsHead(ScoreSettings(), HOUR, "UTC", drift=Drift(settings) if settings.detector != "none" else None)
+    head.grow(1, T0)
+    return head
+
+
+@every_detector
+def test_switched_on_a_series_that_moved_is_normal_on_its_new_level_within_the_day(detector: Any) -> None:
+    off, on = DriftSettings(), DriftSettings(detector=detector)
+    for frozen in (False, True):
+        assert _expected(off, frozen=frozen) < 16
+        assert 16 < _expected(on, frozen=frozen) < 36
+    assert _expected(on, frozen=True, saved_at=288) == _expected(on, frozen=True)
+
+
+def test_the_detector_has_it_switched_off() -> None:
+    assert Shard(DetectorSettings())._scoring.head._drift is None
+    assert Shard(DetectorSettings(drift=DriftSettings(detector="adwin")))._scoring.head._drift is not None

@@ -151,6 +151,14 @@ def test_firing_again_within_eight_hours_joins_the_old_alert() -> None:
     assert again.actual_usd == pytest.approx((2 * 66 + 15 * 6 + 300 * 6) / 60)
 
 
+def test_a_line_for_the_digest_brings_nothing_back_that_is_over() -> None:
+    scene = Scene()
+    scene.minutes(66.0, finding())
+    assert scene.minutes(6.0, times=15)[-1].status == "resolved"
+    line = finding(channel="growth", kind="growth", tier="digest", score=2.0)
+    assert scene.minutes(6.0, line, times=3) == []
+
+
 def test_firing_again_after_eight_hours_is_a_new_alert() -> None:
     scene = Scene()
     (first,) = scene.minutes(66.0, finding())

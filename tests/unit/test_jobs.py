@@ -92,18 +92,10 @@ def test_a_run_without_end_is_a_notice() -> None:
     assert first == T0 + 4 * DAY + 16 * HOUR
 
 
-def test_a_job_active_most_of_the_time_is_like_a_principal() -> None:
+def test_a_job_active_most_of_the_time_is_a_service_and_not_told() -> None:
     service: Runs = [(0, 24 * 8, 24 * 8 * 20.0)]
-    fleet, jobs = Fleet(), rule()
-    found, like = [], []
     always, nightly = of(service, job="service"), of(NIGHTLY)
-    while fleet.now < T0 + 8 * DAY:
-        view = fleet.view(always(fleet.now) + nightly(fleet.now)[1:])
-        found += jobs.close(view)
-        like.append([fleet.registry.tags[i]["job"] for i in view.jobs().index[jobs.principal_like(view)]])
-    assert found == []
-    assert like[0] == []
-    assert like[-1] == ["service"]
+    assert said(Fleet(), rule(), T0 + 8 * DAY, lambda at: always(at) + nightly(at)[1:]) == []
 
 
 def test_a_gap_neither_ends_a_run_nor_lengthens_a_pause() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.rule import Finding
+from detector.rule import Finding, Raised
 from detector.settings_score import UnexplainedSettings
 from detector.unexplained import UnexplainedHead
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
@@ -54,6 +54,19 @@ def test_the_same_growth_without_users_is_found(grown: float, minutes: int) -> N
     assert (finding.kind, finding.family) == ("runaway", "unexplained")
     assert "times what its users explain" in finding.words
     assert {each.tier for _, each in found} >= {"page"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "tiers"),
+    [(Raised(), {"notice", "page"}), (Raised(20, 0), {"page"}), (Raised(0, 20), {"notice"}), (Raised(20, 20), set())],
+)
+def test_too_many_alerts_raise_each_threshold_for_itself(raised: Raised, tiers: set[str]) -> None:
+    fleet, subject, heard = Fleet(STEP_S), head(), set()
+    while fleet.now < BEGIN + 3 * HOUR:
+        view = fleet.view(day(fleet.now, more=4.0))
+        view.raised = raised
+        heard |= {each.tier for each in subject.close(view)}
+    assert heard == tiers
 
 
 def test_dearer_requests_are_found_although_users_are_the_same() -> None:
