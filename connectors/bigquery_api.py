@@ -74,11 +74,13 @@ class BigQueryApi:
             if self._credentials:
                 try:
                     known = json.loads(self._credentials)
-                    credentials = service_account.Credentials.from_service_account_info(known)
+                    make: Any = service_account.Credentials.from_service_account_info
+                    credentials = make(known)
                 except ValueError as error:
                     raise PermanentError("credentials: not the JSON of a service account's key") from error
             elif self._endpoint_url:
-                credentials = AnonymousCredentials()
+                anonymous: Any = AnonymousCredentials
+                credentials = anonymous()
             options = {"api_endpoint": self._endpoint_url} if self._endpoint_url else None
             self._client = bigquery.Client(self._project or None, credentials=credentials, client_options=options)
         return self._client
