@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import aiohttp
 
+from actions.aim import Aim, Verb
 from stream.clock import Clock
 from stream.records import Alert, Plan
 
@@ -30,6 +32,8 @@ class Effect(NamedTuple):
     in_force: bool
     values: dict[str, Any]
     detail: str = ""
+    #: Requests turned away since it was applied, where the target counts them.
+    rejected: int | None = None
 
 
 class DriftError(Exception):
@@ -43,16 +47,20 @@ class DriftError(Exception):
 class Action(Protocol):
     """Changes one kind of target. Every call may be repeated safely.
 
-    `plan` only reads; it returns None when there is nothing to do (no such subject, or the limit found is already at
-    or below what Curb would set). `before` and `after` hold absolute values of only the fields Curb changes; `after` is
-    never above what was found. `apply` sets `after`. `verify` reads back. `undo` sets `before`, field by field, only
-    where the field still equals `after`; where it equals `before` already there is nothing to do; anything else
-    raises DriftError. They raise TransientError or PermanentError, and never retry or sleep.
+    `plan` only reads; it returns one plan per target it would change, the same again for the same world, and nothing
+    when there is nothing to do (no such subject, or what is found is at or below what Curb would set). `before` and
+    `after` hold absolute values of only the fields Curb changes; `after` is never above what was found. `apply` sets
+    `after`. `verify` reads back. `undo` sets `before`, field by field, only where the field still equals `after`;
+    where it equals `before` already there is nothing to do; anything else raises DriftError. They raise
+    TransientError or PermanentError, and never retry or sleep.
     """
 
+    #: What its credentials must be allowed to do; nothing else is called.
     permissions: ClassVar[tuple[str, ...]]
+    #: The aims it can follow; `plan` is called with no other.
+    verbs: ClassVar[frozenset[Verb]]
 
-    async def plan(self, alert: Alert) -> Plan | None: ...
+    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]: ...
 
     async def apply(self, plan: Plan) -> Outcome: ...
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from actions.action import Action, DriftError, Effect, Outcome
+from actions.aim import to_normal
 from actions.book import Book
 from actions.calls import Backoff, within
 from actions.ledger import CURB_ITSELF, NOT_UNDONE, ActionState, action_id_for
@@ -236,10 +237,11 @@ class ActionWorker:
             await self._skip(alert, attempts, why)
             return
         try:
-            plan = await self._call("plan", self._action.plan(alert))
+            plans = await self._call("plan", self._action.plan(alert, to_normal(alert)))
         except PermanentError as error:
             await self._start(alert, attempts, _no_plan(self.name), "failed", detail=str(error))
             return
+        plan = plans[0] if plans else None
         if plan is None:
             await self._skip(alert, attempts, "nothing to do: no such subject, or it is limited already")
         elif raises_a_limit(plan):

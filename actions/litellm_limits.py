@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import aiohttp
@@ -11,16 +11,16 @@ from pydantic import Field, HttpUrl, SecretStr
 from yarl import URL
 
 from actions.action import Context, DriftError, Effect, Outcome
+from actions.aim import Aim, RateSettings, Verb
 from actions.http import NotFoundError, exchange
 from stream.clock import Clock
 from stream.errors import TransientError
 from stream.records import OTHER, UNTAGGED, Alert, Plan
-from stream.settings import Settings
 
 _GONE = frozenset({"revoked", "deleted", "expired"})
 
 
-class Config(Settings):
+class Config(RateSettings):
     """Sets `rpm_limit` (and `tpm_limit` when asked) of the key an alert is about, through `POST /key/update`."""
 
     kind: Literal["litellm_limits"]
@@ -28,13 +28,6 @@ class Config(Settings):
     base_url: HttpUrl = Field(description="Address of the LiteLLM proxy, such as http://litellm:4000.")
     api_key: SecretStr = Field(description="Key that may read and update keys (proxy admin or master key).")
     tag: str = Field(default="api_key", description="Tag of the alert that holds the hash of the key.")
-    headroom: float = Field(
-        default=1.0, gt=0, le=100, description="The limit is the key's normal requests per minute (p95) times this."
-    )
-    floor_rpm: int = Field(default=1, ge=1, description="Never set less than this many requests per minute.")
-    new_principal_rpm: int = Field(
-        default=10, ge=1, description="Requests per minute for a key whose normal level is not known."
-    )
     tpm: int | None = Field(
         default=None, ge=1, description="Tokens per minute to set as well, if the key has no limit or a higher one."
     )
@@ -50,33 +43,34 @@ class LitellmLimits:
     #: What the admin key must be allowed to call; nothing else is called.
     permissions: ClassVar[tuple[str, ...]] = ("GET /key/info", "POST /key/update")
 
+    verbs: ClassVar[frozenset[Verb]] = frozenset({"shave"})
+
     def __init__(self, config: Config, http: aiohttp.ClientSession, clock: Clock) -> None:
         self._config, self._http, self._clock = config, http, clock
         self._base = URL(str(config.base_url))
 
-    async def plan(self, alert: Alert) -> Plan | None:
-        """None without a key in the tags, for a key that is blocked or over, or when its limits are low enough.
+    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+        """Nothing without a key in the tags, for a key that is blocked or over, or when its limits are low enough.
 
         PermanentError for a key the proxy does not know.
         """
         key = alert.tags.get(self._config.tag, "")
         if key in ("", UNTAGGED, OTHER):
-            return None
+            return ()
         info = await self._info(key)
         if info.get("blocked") or info.get("status") in _GONE:
-            return None
-        wanted = {"rpm_limit": self._rpm_for(alert)}
+            return ()
+        wanted = {"rpm_limit": self._config.rpm_for(aim)}
         if self._config.tpm is not None:
             wanted["tpm_limit"] = self._config.tpm
         after = {name: value for name, value in wanted.items() if info.get(name) is None or info[name] > value}
         if not after:
-            return None
+            return ()
         before = {name: info.get(name) for name in after}
         changes = ", ".join(f"{name} {_shown(before[name])} → {value}" for name, value in after.items())
         summary = f"limit key {info.get('key_alias') or key[:12]}: {changes}"
-        return Plan(
-            action=self._config.name, target=f"litellm/key/{key}", summary=summary, before=before, after=dict(after)
-        )
+        name, target = self._config.name, f"litellm/key/{key}"
+        return (Plan(action=name, target=target, summary=summary, before=before, after=dict(after)),)
 
     async def apply(self, plan: Plan) -> Outcome:
         await self._update(_key_of(plan), plan.after)
@@ -103,12 +97,6 @@ class LitellmLimits:
 
     async def close(self) -> None:
         """Nothing is held: the HTTP session belongs to the caller."""
-
-    def _rpm_for(self, alert: Alert) -> int:
-        normal = alert.baseline.requests_per_minute_p95 if alert.baseline else None
-        if normal is None:
-            return max(self._config.floor_rpm, self._config.new_principal_rpm)
-        return max(self._config.floor_rpm, math.ceil(normal * self._config.headroom))
 
     async def _info(self, key: str) -> dict[str, Any]:
         answer = await self._exchange("GET", (self._base / "key" / "info").with_query(key=key))

@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from connectors.aws_client import AwsClient, AwsSettings
 from connectors.charges import DAY_S, HOUR_S, Charge, Dimensions, Snapshot
 from connectors.connector import Batch, Check, Context
 from connectors.cost_explorer_api import CallBudget, Cost, CostExplorerApi, OverBudget
 from connectors.decode import Letters, Rejected
 from connectors.restate import Restater
+from stream.aws_client import AwsClient, AwsSettings
 from stream.errors import PermanentError, TransientError
 from stream.settings import Settings
 

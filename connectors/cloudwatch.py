@@ -8,7 +8,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from connectors.aws_client import AwsClient, AwsSettings
 from connectors.cloudwatch_api import CloudWatchApi
 from connectors.cloudwatch_queries import Query
 from connectors.connector import Batch, Check, Context
@@ -16,6 +15,7 @@ from connectors.gpu_prices import GpuPriceOverride, GpuPrices
 from connectors.growth import Feed, Grown, Row, dump, load
 from connectors.price_sums import price_sum
 from connectors.prices import PriceBook
+from stream.aws_client import AwsClient, AwsSettings
 from stream.errors import PermanentError, TransientError
 from stream.records import GpuRecord, SpendRecord, UsageRecord
 from stream.settings import Settings

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from connectors.aws_client import AwsClient
 from connectors.cloudwatch_queries import Query
 from connectors.growth import Row
+from stream.aws_client import AwsClient
 from stream.errors import PermanentError, TransientError
 
 #: What GetMetricData takes at most in one request.

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from connectors.aws_client import AwsClient
 from connectors.charges import DAY_S, HOUR_S
+from stream.aws_client import AwsClient
 from stream.clock import Clock
 from stream.errors import PermanentError, TransientError
 

@@ -320,6 +320,12 @@ class Plan(_Record, kw_only=True):
     summary: str
     before: dict[str, Any]
     after: dict[str, Any]
+    #: False when undo cannot bring back what is lost (a training job that is stopped); done only with an approval.
+    reversible: bool = True
+    #: What people should know before they approve it, a sentence.
+    warning: str = ""
+    #: How many subjects of this kind run where the target runs, itself included; None when nobody counts them.
+    population: int | None = None
 
 
 class LedgerEntry(_Record, tag="action", tag_field="type", kw_only=True):

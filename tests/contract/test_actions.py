@@ -8,50 +8,23 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestServer
 from pydantic import ValidationError
 
 from actions.action import Action, Context, DriftError
 from actions.kinds import ACTIONS
 from stream.clock import ManualClock
 from stream.errors import PermanentError, TransientError
-from stream.records import Alert, Plan
-from tests.fakes.alerts import T0, an_alert
-from tests.fakes.faults import Faults
-from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
+from stream.records import Plan
+from tests.fakes.alerts import T0
 
-
-class LitellmBench:
-    """LiteLLM's admin API with one key that has a higher limit and one that has none."""
-
-    def __init__(self) -> None:
-        self.fake = LitellmAdmin({"k1": {"rpm_limit": 600, "metadata": {"owner": "ana"}}, "k2": {"rpm_limit": None}})
-        self.faults: Faults = self.fake.faults
-        self.alerts = [an_alert(), an_alert(tags={"api_key": "k2"})]
-        self.app = self.fake.app
-
-    def config(self, base_url: str) -> dict[str, Any]:
-        return {
-            "kind": "litellm_limits",
-            "name": "limits",
-            "base_url": base_url,
-            "api_key": ADMIN_KEY,
-            "timeout_s": 0.2,
-        }
-
-    def world(self) -> Any:
-        return {key: dict(values) for key, values in self.fake.keys.items()}
-
-    def change_by_hand(self) -> None:
-        for values in self.fake.keys.values():
-            values["rpm_limit"] = 33
-
-    def about_nothing_known(self) -> Alert:
-        return an_alert(tags={"api_key": "nobody"})
-
-
-BENCHES = {"litellm_limits": LitellmBench}
+#: kind → "module:Bench": its fake, how to ask for plans, and how to look at its world.
+BENCHES = {"litellm_limits": "tests.fakes.litellm_admin:LitellmBench"}
 Setup = tuple[Any, Action]
+
+
+def named(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def test_every_kind_has_a_bench() -> None:
@@ -60,19 +33,24 @@ def test_every_kind_has_a_bench() -> None:
 
 @pytest.fixture(params=sorted(ACTIONS))
 async def setup(request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
-    bench = BENCHES[request.param]()
-    module, _, name = ACTIONS[request.param].partition(":")
-    config_class = getattr(importlib.import_module(module), name)
-    async with TestServer(bench.app()) as server, aiohttp.ClientSession() as http:
-        config = config_class.model_validate(bench.config(str(server.make_url("/"))))
+    bench = named(BENCHES[request.param])()
+    config_class = named(ACTIONS[request.param])
+    async with bench.serve() as address, aiohttp.ClientSession() as http:
+        config = config_class.model_validate(bench.config(address))
         action = config.build(Context(ManualClock(T0), http))
         yield bench, action
         await action.close()
 
 
 async def planned(bench: Any, action: Action) -> list[Plan]:
-    plans = [plan for alert in bench.alerts if (plan := await action.plan(alert)) is not None]
-    assert len(plans) == len(bench.alerts)
+    """One plan after the other: a bench's asks have targets of their own."""
+    plans: list[Plan] = []
+    for alert, aim in bench.asks:
+        assert aim.verb in action.verbs
+        found = await action.plan(alert, aim)
+        assert found
+        plans.extend(found)
+    assert len({plan.target for plan in plans}) == len(plans)
     return plans
 
 
@@ -138,14 +116,14 @@ async def test_an_applied_plan_leaves_nothing_more_to_plan(setup: Setup) -> None
     bench, action = setup
     for plan in await planned(bench, action):
         await action.apply(plan)
-    for alert in bench.alerts:
-        assert await action.plan(alert) is None
+    for alert, aim in bench.asks:
+        assert not await action.plan(alert, aim)
 
 
 async def test_an_unknown_subject_is_a_permanent_error(setup: Setup) -> None:
     bench, action = setup
     with pytest.raises(PermanentError):
-        await action.plan(bench.about_nothing_known())
+        await action.plan(bench.about_nothing_known(), bench.asks[0][1])
 
 
 async def test_nothing_is_called_that_is_not_declared(setup: Setup) -> None:
@@ -154,7 +132,7 @@ async def test_nothing_is_called_that_is_not_declared(setup: Setup) -> None:
         await action.apply(plan)
         await action.verify(plan)
         await action.undo(plan, None)
-    assert set(bench.faults.seen) == set(action.permissions)
+    assert bench.called() == set(action.permissions)
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "slow", "reset"])
@@ -165,7 +143,7 @@ async def test_faults_of_the_other_side_are_transient(setup: Setup, fault: str, 
     if verb == "undo":
         await action.apply(plan)
     calls = {
-        "plan": lambda: action.plan(bench.alerts[0]),
+        "plan": lambda: action.plan(*bench.asks[0]),
         "apply": lambda: action.apply(plan),
         "verify": lambda: action.verify(plan),
         "undo": lambda: action.undo(plan, None),
@@ -175,7 +153,7 @@ async def test_faults_of_the_other_side_are_transient(setup: Setup, fault: str, 
         await calls[verb]()
     bench.faults.next.clear()
     assert caught.value.retry_after == (7.0 if fault == "429" else None)
-    assert ADMIN_KEY not in str(caught.value)
+    assert bench.secret not in str(caught.value)
     await calls[verb]()  # the same call works once the fault is over
 
 
@@ -194,10 +172,9 @@ async def test_an_undo_whose_answer_got_lost_can_be_repeated(setup: Setup) -> No
 
 @pytest.mark.parametrize("kind", sorted(ACTIONS))
 def test_a_configuration_refuses_unknown_keys_and_hides_secrets(kind: str) -> None:
-    bench = BENCHES[kind]()
-    module, _, name = ACTIONS[kind].partition(":")
-    config_class = getattr(importlib.import_module(module), name)
+    bench = named(BENCHES[kind])()
+    config_class = named(ACTIONS[kind])
     config = bench.config("http://127.0.0.1:1/")
-    assert ADMIN_KEY not in repr(config_class.model_validate(config))
+    assert bench.secret not in repr(config_class.model_validate(config))
     with pytest.raises(ValidationError, match="colour"):
         config_class.model_validate(config | {"colour": "red"})

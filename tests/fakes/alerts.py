@@ -6,12 +6,15 @@ from typing import Any
 
 import msgspec
 
+from actions.aim import Aim
 from stream.codec import encode
 from stream.log import Message
 from stream.records import Alert, Baseline, Command
 from stream.topics import ALERTS, COMMANDS
 
 T0 = 1_750_000_000.0
+#: Back to what the subject of `an_alert` did before.
+NORMAL = Aim("shave", requests_per_minute=20.0, usd_per_hour=12.0, why="its normal level (p95)")
 
 
 def an_alert(**changes: Any) -> Alert:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
 from actions.action import DriftError, Effect, Outcome
+from actions.aim import Aim, Verb
 from actions.notifier import Notice
 from stream.records import Alert, Plan
 
@@ -21,24 +22,19 @@ class Gateway:
     """Keys with one limit each. `calls` records (verb, key, value)."""
 
     permissions: ClassVar[tuple[str, ...]] = ()
+    verbs: ClassVar[frozenset[Verb]] = frozenset({"shave"})
 
     def __init__(self, limits: dict[str, int | None], *, to: int = 10, hook: Hook = nothing, name: str = "gate"):
         self.limits, self.to, self.hook, self.name = limits, to, hook, name
         self.calls: list[tuple[str, str, Any]] = []
 
-    async def plan(self, alert: Alert) -> Plan | None:
+    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
         await self.hook("plan")
         key = alert.tags["api_key"]
         if key not in self.limits:
-            return None
-        found = self.limits[key]
-        return Plan(
-            action=self.name,
-            target=f"gate/{key}",
-            summary=f"limit {key}",
-            before={"rpm": found},
-            after={"rpm": self.to},
-        )
+            return ()
+        before, after = {"rpm": self.limits[key]}, {"rpm": self.to}
+        return (Plan(action=self.name, target=f"gate/{key}", summary=f"limit {key}", before=before, after=after),)
 
     async def apply(self, plan: Plan) -> Outcome:
         await self._set("apply", plan, plan.after["rpm"])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from stream.records import Alert
+from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
 KIND = "litellm_limits"
@@ -45,3 +50,37 @@ class LitellmAdmin:
         if key not in self.keys:
             return web.json_response({"error": {"message": "Key not found"}}, status=404)
         return None
+
+
+class LitellmBench:
+    """One key that has a higher limit and one that has none."""
+
+    secret = ADMIN_KEY
+
+    def __init__(self) -> None:
+        self.fake = LitellmAdmin({"k1": {"rpm_limit": 600, "metadata": {"owner": "ana"}}, "k2": {"rpm_limit": None}})
+        self.faults: Faults = self.fake.faults
+        #: Each asks for at least one plan.
+        self.asks = [(an_alert(), NORMAL), (an_alert(tags={"api_key": "k2"}), NORMAL)]
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        async with TestServer(self.fake.app()) as server:
+            yield str(server.make_url("/"))
+
+    def config(self, address: str) -> dict[str, Any]:
+        limits = {"kind": KIND, "name": "limits", "timeout_s": 0.2}
+        return limits | {"base_url": address, "api_key": ADMIN_KEY}
+
+    def world(self) -> Any:
+        return {key: dict(values) for key, values in self.fake.keys.items()}
+
+    def change_by_hand(self) -> None:
+        for values in self.fake.keys.values():
+            values["rpm_limit"] = 33
+
+    def about_nothing_known(self) -> Alert:
+        return an_alert(tags={"api_key": "nobody"})
+
+    def called(self) -> set[str]:
+        return set(self.faults.seen)

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from actions.action import DriftError
+from actions.aim import to_normal
 from actions.http import NotFoundError
 from actions.litellm_limits import Config, LitellmLimits
 from stream.clock import ManualClock
 from stream.records import OTHER, UNTAGGED, Baseline
-from tests.fakes.alerts import an_alert
+from tests.fakes.alerts import NORMAL, an_alert
 
 
 class Limits(LitellmLimits):
@@ -53,11 +54,12 @@ async def test_the_limit_is_the_normal_level_and_never_above_the_one_found(
 ) -> None:
     action = Limits({"k1": {"rpm_limit": found}}, **changes)
     baseline = Baseline(expected_usd_per_hour=1.0, requests_per_minute_p95=p95, known_days=9.0)
-    plan = await action.plan(an_alert(baseline=baseline))
+    alert = an_alert(baseline=baseline)
+    plans = await action.plan(alert, to_normal(alert))
     if expected is None:
-        assert plan is None
+        assert not plans
     else:
-        assert plan is not None
+        (plan,) = plans
         assert (plan.before, plan.after) == ({"rpm_limit": found}, {"rpm_limit": expected})
 
 
@@ -65,26 +67,24 @@ async def test_the_limit_is_the_normal_level_and_never_above_the_one_found(
     "info", [{"blocked": True}, {"status": "revoked"}, {"status": "deleted"}, {"status": "expired"}]
 )
 async def test_a_key_that_cannot_spend_is_left_alone(info: dict[str, Any]) -> None:
-    assert await Limits({"k1": {"rpm_limit": None, **info}}).plan(an_alert()) is None
+    assert not await Limits({"k1": {"rpm_limit": None, **info}}).plan(an_alert(), NORMAL)
 
 
 @pytest.mark.parametrize("tags", [{}, {"api_key": ""}, {"api_key": UNTAGGED}, {"api_key": OTHER}, {"team": "k1"}])
 async def test_an_alert_that_names_no_key_is_left_alone(tags: dict[str, str]) -> None:
-    assert await Limits({"k1": {"rpm_limit": None}}).plan(an_alert(tags=tags)) is None
+    assert not await Limits({"k1": {"rpm_limit": None}}).plan(an_alert(tags=tags), NORMAL)
 
 
 async def test_tokens_per_minute_are_set_only_where_they_tighten() -> None:
     action = Limits({"k1": {"rpm_limit": 5, "tpm_limit": None}}, tpm=1000)
-    plan = await action.plan(an_alert())
-    assert plan is not None
+    (plan,) = await action.plan(an_alert(), to_normal(an_alert()))
     assert (plan.before, plan.after) == ({"tpm_limit": None}, {"tpm_limit": 1000})
     assert plan.summary == "limit key k1: tpm_limit none → 1000"
 
 
 async def test_only_the_fields_that_change_are_sent() -> None:
     action = Limits({"k1": {"rpm_limit": None, "metadata": {"owner": "ana"}, "max_budget": 5.0}})
-    plan = await action.plan(an_alert())
-    assert plan is not None
+    (plan,) = await action.plan(an_alert(), to_normal(an_alert()))
     await action.apply(plan)
     await action.undo(plan, None)
     assert action.sent == [{"key": "k1", "rpm_limit": 20}, {"key": "k1", "rpm_limit": None}]
@@ -93,8 +93,7 @@ async def test_only_the_fields_that_change_are_sent() -> None:
 
 async def test_undo_restores_its_own_fields_and_reports_the_changed_one() -> None:
     action = Limits({"k1": {"rpm_limit": 600, "tpm_limit": 9000}}, tpm=1000)
-    plan = await action.plan(an_alert())
-    assert plan is not None
+    (plan,) = await action.plan(an_alert(), to_normal(an_alert()))
     await action.apply(plan)
     action.keys["k1"]["tpm_limit"] = 2000
     with pytest.raises(DriftError) as caught:
@@ -105,8 +104,7 @@ async def test_undo_restores_its_own_fields_and_reports_the_changed_one() -> Non
 
 async def test_a_key_that_was_deleted_since_is_drift() -> None:
     action = Limits({"k1": {"rpm_limit": 600}})
-    plan = await action.plan(an_alert())
-    assert plan is not None
+    (plan,) = await action.plan(an_alert(), to_normal(an_alert()))
     action.keys.clear()
     with pytest.raises(DriftError, match="no longer exists"):
         await action.undo(plan, None)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SecretStr, model_validator
 
-from connectors.connector import Check
 from stream.clock import Clock
 from stream.errors import PermanentError, TransientError, error_for_status
 from stream.settings import Settings
@@ -80,14 +79,6 @@ class AwsClient:
             if name in _TO_BE_CHANGED:
                 raise PermanentError(f"{what}: {error}") from error
             raise TransientError(f"{what}: {name}") from error
-
-    def tried(self, what: str, permission: str, operation: str, **parameters: Any) -> Check:
-        """A Check of one reading call."""
-        try:
-            self.call(operation, **parameters)
-        except (TransientError, PermanentError) as error:
-            return Check(what, False, str(error), permission)
-        return Check(what, True, "answered", permission)
 
     def close(self) -> None:
         """Close its connections."""

@@ -1,0 +1,55 @@
+"""What a rung of the policy ladder wants of a subject, in absolute figures, and the rate a gateway sets for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from stream.records import Alert
+from stream.settings import Settings
+
+#: shave: leave a given rate; pause: stop work that can go on later; block: nothing passes.
+Verb = Literal["shave", "pause", "block"]
+
+
+class Aim(NamedTuple):
+    """Worked out from the subject's own past or its budget, never from a value that was reduced already."""
+
+    verb: Verb = "shave"
+    #: shave: requests per minute to leave; None when the subject's normal level is not known.
+    requests_per_minute: float | None = None
+    #: shave: dollars per hour to leave; None when not known.
+    usd_per_hour: float | None = None
+    #: Where the figures come from, a clause for people.
+    why: str = ""
+
+
+def to_normal(alert: Alert) -> Aim:
+    """Down to what the subject did before: the 95th percentile of its active minutes, and its expected dollars."""
+    baseline = alert.baseline
+    return Aim(
+        "shave",
+        baseline.requests_per_minute_p95 if baseline else None,
+        alert.expected_usd_per_hour if baseline else None,
+        "its normal level (p95)",
+    )
+
+
+class RateSettings(Settings):
+    """Keys that every action on request rates has."""
+
+    headroom: float = Field(
+        default=1.0, gt=0, le=100, description="The limit is the requests per minute the rung leaves times this."
+    )
+    floor_rpm: int = Field(default=1, ge=1, description="Never set less than this many requests per minute.")
+    new_principal_rpm: int = Field(
+        default=10, ge=1, description="Requests per minute for a subject whose normal level is not known."
+    )
+
+    def rpm_for(self, aim: Aim) -> int:
+        """Requests per minute to set for an aim to shave, rounded up."""
+        if aim.requests_per_minute is None:
+            return max(self.floor_rpm, self.new_principal_rpm)
+        return max(self.floor_rpm, math.ceil(aim.requests_per_minute * self.headroom))
