@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import aiohttp
@@ -11,12 +11,17 @@ from actions.aim import Aim, Verb
 from stream.clock import Clock
 from stream.records import Alert, Plan
 
+#: The picture of an alert's spend as PNG, by the alert's id; None where there is nothing to draw.
+Chart = Callable[[str], Awaitable[bytes | None]]
+
 
 class Context(NamedTuple):
     """What wiring hands to `Config.build`: shared things an action or notifier may use but does not own."""
 
     clock: Clock
     http: aiohttp.ClientSession
+    #: None: nobody draws.
+    chart: Chart | None = None
 
 
 class Outcome(NamedTuple):
@@ -51,8 +56,9 @@ class Action(Protocol):
     when there is nothing to do (no such subject, or what is found is at or below what Curb would set). `before` and
     `after` hold absolute values of only the fields Curb changes; `after` is never above what was found. `apply` sets
     `after`. `verify` reads back. `undo` sets `before`, field by field, only where the field still equals `after`;
-    where it equals `before` already there is nothing to do; anything else raises DriftError. They raise
-    TransientError or PermanentError, and never retry or sleep.
+    where it equals `before` already there is nothing to do; anything else raises DriftError. Of a plan that is not
+    `reversible` it gives back what can be given back, which may be nothing; the plan's `warning` says what is lost.
+    They raise TransientError or PermanentError, and never retry or sleep.
     """
 
     #: What its credentials must be allowed to do; nothing else is called.

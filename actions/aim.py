@@ -37,6 +37,22 @@ def to_normal(alert: Alert) -> Aim:
     )
 
 
+def to_budget(alert: Alert, at: float) -> Aim | None:
+    """Down to the rate at which what is left of the alert's budget lasts until its period ends; None without either.
+
+    `alert` holds the burn at firing: what comes out is never above that, and never worked out from a reduced rate.
+    """
+    budget = alert.budget
+    if budget is None or budget.period_end <= at or alert.usd_per_hour <= 0:
+        return None
+    left_usd = max(0.0, budget.amount_usd - budget.spent_usd)
+    usd_per_hour = min(alert.usd_per_hour, left_usd * 3600.0 / (budget.period_end - at))
+    rate = alert.requests_per_minute
+    # At the alert's dollars per request.
+    requests_per_minute = None if rate is None else rate * usd_per_hour / alert.usd_per_hour
+    return Aim("shave", requests_per_minute, usd_per_hour, f"what is left of the budget {budget.name} lasts at this")
+
+
 class RateSettings(Settings):
     """Keys that every action on request rates has."""
 

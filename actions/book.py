@@ -18,11 +18,12 @@ from actions.ledger import Ledger
 from stream import metrics
 from stream.codec import decode_lines, encode
 from stream.dead_letters import dead_letter
+from stream.errors import TransientError
 from stream.log import Log, Message
 from stream.records import ActionsMessage, LedgerEntry, NoticeEntry
 from stream.topics import ACTIONS, STATE
 
-#: What is kept per action, and per (channel, alert): the entries that matter, oldest first.
+#: What is kept per action, and per (channel, alert, part): the entries that matter, oldest first.
 KEPT_PREFIX = b"actions/ledger/"
 _LEDGER_MESSAGE = cast("type[ActionsMessage]", ActionsMessage)
 
@@ -35,8 +36,15 @@ class Book:
         self.active = False
         #: False while messages wait that may resolve what seems to fire; nothing new is begun until they are read.
         self.caught_up = False
+        #: True when an append failed that may have been written nevertheless: the log knows, read it again.
+        self.in_doubt = False
         self.facts = Facts()
         self.ledger = Ledger()
+        #: Actions on a target that a higher rung of the same alert wants: undone first, and why. In memory only: who
+        #: wants it finds it held again after a restart.
+        self.make_way: dict[str, str] = {}
+        #: Since when the burn of an alert has been normal, on the steady clock. After a restart it counts anew.
+        self.calm_since: dict[str, float] = {}
         #: Held from checking the limits until the plan is in the ledger, so that two workers never share a slot.
         self.planning = asyncio.Lock()
 
@@ -56,15 +64,22 @@ class Book:
         dead: list[Message] = []
         async for message in _ledger_messages(self._log.scan(ACTIONS), dead, now):
             ledger.add(message)
-        self.facts, self.ledger = facts, ledger
+        self.facts, self.ledger, self.in_doubt = facts, ledger, False
         self.publish_gauges()
         return dead
 
     async def record(self, message: ActionsMessage) -> None:
         """Append to the ledger; on return it is durable. TransientError: it may or may not be, try again."""
         key = message.plan.target if isinstance(message, LedgerEntry) else message.channel
-        kept = state_message(kept_key(message), [*self.ledger.before(message), message])
-        await self._log.append([Message(ACTIONS, encode(message), key=key.encode()), kept])
+        messages = [Message(ACTIONS, encode(message), key=key.encode())]
+        # A late word about an alert that is over and forgotten: nobody would delete what was kept of it.
+        if message.alert_id in self.facts.alerts or (isinstance(message, LedgerEntry) and message.state != "denied"):
+            messages.append(state_message(kept_key(message), [*self.ledger.before(message), message]))
+        try:
+            await self._log.append(messages)
+        except TransientError:
+            self.in_doubt = True
+            raise
         self.ledger.add(message)
         if isinstance(message, LedgerEntry):
             metrics.ACTIONS.labels(action=message.plan.action, state=message.state).inc()
@@ -81,7 +96,8 @@ def kept_key(message: ActionsMessage) -> bytes:
     """The key under which entries about the same thing are kept."""
     if isinstance(message, LedgerEntry):
         return KEPT_PREFIX + message.action_id.encode()
-    return KEPT_PREFIX + f"{message.channel}/{message.alert_id}".encode()
+    part = f"/{message.part}" if message.part else ""
+    return KEPT_PREFIX + f"{message.channel}/{message.alert_id}{part}".encode()
 
 
 async def _ledger_messages(

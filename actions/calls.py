@@ -7,8 +7,10 @@ import random
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from actions.action import Action, Outcome
 from stream.clock import Clock
-from stream.errors import TransientError
+from stream.errors import PermanentError, TransientError
+from stream.records import Plan
 from stream.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -23,6 +25,22 @@ async def within(call: Awaitable[T], timeout_s: float, what: str) -> T:
         raise TransientError(f"{what}: no answer within {timeout_s:g} s") from None
 
 
+async def undo(action: Action, plan: Plan, outcome: Outcome | None) -> None:
+    """Undo and look. TransientError when the target says yes and still holds what was planned, or does not show it.
+
+    It is tried again then; the next undo says what the matter is.
+    """
+    await action.undo(plan, outcome)
+    if not plan.reversible:
+        return
+    try:
+        effect = await action.verify(plan)
+    except PermanentError as error:
+        raise TransientError(f"{plan.target} took the undo and cannot be read back: {error}") from error
+    if effect.in_force:
+        raise TransientError(f"{plan.target} took the undo and still reads {effect.values}")
+
+
 class Backoff:
     """When each thing may be tried again. Nobody waits in place, so one slow target never holds up another.
 
@@ -32,10 +50,11 @@ class Backoff:
     def __init__(self, clock: Clock, policy: RetryPolicy, rng: random.Random | None = None) -> None:
         self._clock, self._policy, self._rng = clock, policy, rng or random.Random()
         self._failures: dict[str, int] = {}
+        #: On the steady clock: nothing waits longer because somebody set the time of day.
         self._not_before: dict[str, float] = {}
 
     def is_due(self, key: str) -> bool:
-        return self._clock.now() >= self._not_before.get(key, float("-inf"))
+        return self._clock.steady() >= self._not_before.get(key, float("-inf"))
 
     def failed(self, key: str, error: Exception) -> float:
         """Note a failure; returns the seconds until the next try (jittered, at least what the other side asked)."""
@@ -43,12 +62,12 @@ class Backoff:
         asked = error.retry_after if isinstance(error, TransientError) else None
         wait_s = self._policy.wait(min(failures, 16), asked, self._rng)
         self._failures[key] = failures + 1
-        self._not_before[key] = self._clock.now() + wait_s
+        self._not_before[key] = self._clock.steady() + wait_s
         return wait_s
 
     def postpone(self, key: str, seconds: float) -> None:
         """Nothing failed, but there is no use in looking again before `seconds` are over."""
-        self._not_before[key] = self._clock.now() + seconds
+        self._not_before[key] = self._clock.steady() + seconds
 
     def succeeded(self, key: str) -> None:
         """Forget the failures; a `postpone` that is still ahead stays."""

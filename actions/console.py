@@ -8,8 +8,8 @@ from pydantic import Field
 from rich.console import Console as Terminal
 
 from actions.action import Context
-from actions.notifier import Notice
-from actions.wording import plain_lines
+from actions.notifier import DayDigest, Notice
+from actions.wording import digest_plain_lines, plain_lines
 from stream.settings import Settings
 
 
@@ -31,8 +31,15 @@ class Console:
         self._terminal = terminal
 
     async def send(self, notice: Notice, ref: str) -> str:
-        self._terminal.print("\n".join(plain_lines(notice)), markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._print(plain_lines(notice))
         return ""
+
+    async def send_digest(self, digest: DayDigest) -> str:
+        self._print(digest_plain_lines(digest))
+        return ""
+
+    def _print(self, lines: list[str]) -> None:
+        self._terminal.print("\n".join(lines), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     async def find(self, key: str) -> str | None:
         return None

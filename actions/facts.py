@@ -1,7 +1,8 @@
-"""What the runner has been told: firing alerts, halt, requests to undo. Kept in curb.state beside the positions."""
+"""What the runner has been told: alerts, halt, undo, answers, snoozes; kept in curb.state with the positions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,16 +12,29 @@ from stream.codec import decode_lines, encode
 from stream.commands import read_commands
 from stream.dead_letters import dead_letter
 from stream.log import Message
-from stream.records import Alert, Command, Tier
+from stream.records import Alert, Baseline, Command, Tier
 from stream.topics import ALERTS, COMMANDS, STATE
 
 ALERT_PREFIX = b"actions/alerts/"
 UNDO_PREFIX = b"actions/undo/"
+ANSWERS_PREFIX = b"actions/answers/"
+SNOOZE_PREFIX = b"actions/snooze/"
 HALTED_KEY = b"actions/halted"
 COMMANDS_KEY = b"actions/commands"
 #: Command ids remembered, so that one that is sent again does nothing.
 _REMEMBERED_COMMANDS = 1000
+#: Answers kept per action until they are dealt with; who presses a button more often says nothing new.
+_MOST_ANSWERS = 20
 _RANK: dict[Tier, int] = {"digest": 0, "notice": 1, "page": 2}
+
+
+class Original(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the subject was when the incident began: before Curb reduced anything."""
+
+    usd_per_hour: float
+    expected_usd_per_hour: float
+    requests_per_minute: float | None = None
+    baseline: Baseline | None = None
 
 
 class AlertFact(msgspec.Struct, frozen=True):
@@ -28,6 +42,20 @@ class AlertFact(msgspec.Struct, frozen=True):
 
     alert: Alert
     top_tier: Tier
+    #: Of the first revision that was read; None in what an older version of Curb wrote.
+    original: Original | None = None
+
+    def at_firing(self) -> Alert:
+        """The newest revision with the rates of the first: what is aimed for never follows from a reduced rate."""
+        if self.original is None:
+            return self.alert
+        return msgspec.structs.replace(
+            self.alert,
+            usd_per_hour=self.original.usd_per_hour,
+            expected_usd_per_hour=self.original.expected_usd_per_hour,
+            requests_per_minute=self.original.requests_per_minute,
+            baseline=self.original.baseline or self.alert.baseline,
+        )
 
 
 class Facts:
@@ -36,7 +64,12 @@ class Facts:
     def __init__(self, table: Mapping[bytes, bytes] | None = None) -> None:
         self.alerts: dict[str, AlertFact] = {}
         self.undo_requests: dict[str, Command] = {}
+        #: Approvals and denials per action id, in the order in which they were given.
+        self.answers: dict[str, list[Command]] = {}
+        self.snoozes: dict[str, Command] = {}
         self.halted: Command | None = None
+        #: When a halt was lifted last, by this machine's clock: what was before it freezes nothing.
+        self.resumed_at = 0.0
         self.command_ids: tuple[str, ...] = ()
         for key, value in (table or {}).items():
             self.set(key, value)
@@ -47,8 +80,14 @@ class Facts:
             _put(self.alerts, key[len(ALERT_PREFIX) :].decode(), value, AlertFact)
         elif key.startswith(UNDO_PREFIX):
             _put(self.undo_requests, key[len(UNDO_PREFIX) :].decode(), value, Command)
+        elif key.startswith(ANSWERS_PREFIX):
+            _put(self.answers, key[len(ANSWERS_PREFIX) :].decode(), value, list[Command])
+        elif key.startswith(SNOOZE_PREFIX):
+            _put(self.snoozes, key[len(SNOOZE_PREFIX) :].decode(), value, Command)
         elif key == HALTED_KEY:
-            self.halted = msgspec.json.decode(value, type=Command) if value else None
+            command = msgspec.json.decode(value, type=Command) if value else None
+            self.halted = command if command is not None and command.kind == "halt" else None
+            self.resumed_at = command.at if command is not None and command.kind == "resume" else 0.0
         elif key == COMMANDS_KEY:
             self.command_ids = msgspec.json.decode(value, type=tuple[str, ...]) if value else ()
 
@@ -62,12 +101,32 @@ class Facts:
         fact = self.alerts.get(alert_id)
         return fact is not None and fact.alert.status == "firing"
 
+    def snoozed_until(self, alert_id: str) -> float | None:
+        """Until when (epoch seconds) somebody asked not to be told again about an alert; None: nobody did."""
+        command = self.snoozes.get(alert_id)
+        return None if command is None else _until(command)
 
-def _put(into: dict[str, Any], name: str, value: bytes, kind: type[Any]) -> None:
+
+def _until(command: Command) -> float | None:
+    try:
+        until = float(command.args.get("until", ""))
+    except ValueError:
+        return None
+    return until if math.isfinite(until) else None
+
+
+def _put(into: dict[str, Any], name: str, value: bytes, kind: Any) -> None:
     if value:
         into[name] = msgspec.json.decode(value, type=kind)
     else:
         into.pop(name, None)
+
+
+def freeze_message(why: str, now: float) -> Message:
+    """What to append so that Curb is halted by itself, until a person lifts it."""
+    return state_message(
+        HALTED_KEY, Command(id=f"freeze-{now:.0f}", kind="halt", at=now, by="curb", args={"reason": why})
+    )
 
 
 def state_message(key: bytes, record: Any | None) -> Message:
@@ -91,7 +150,7 @@ def read_messages(messages: Iterable[Message], facts: Facts, *, now: float) -> l
             for command in read_commands(message.value, _on_bad(dead, message, now)):
                 if command.id not in ids:
                     ids.append(command.id)
-                    _note_command(command, draft)
+                    _note_command(command, facts, draft, now=now)
     if len(ids) > len(facts.command_ids):
         draft[COMMANDS_KEY] = ids[-_REMEMBERED_COMMANDS:]
     return [*(state_message(key, record) for key, record in draft.items()), *dead]
@@ -101,18 +160,27 @@ def _note_alert(alert: Alert, facts: Facts, draft: dict[bytes, Any]) -> None:
     key = ALERT_PREFIX + alert.alert_id.encode()
     known: AlertFact | None = draft.get(key) or facts.alerts.get(alert.alert_id)
     if known is None:
-        draft[key] = AlertFact(alert, alert.tier)
+        rates = (alert.usd_per_hour, alert.expected_usd_per_hour, alert.requests_per_minute, alert.baseline)
+        draft[key] = AlertFact(alert, alert.tier, Original(*rates))
     elif alert.revision > known.alert.revision:
-        draft[key] = AlertFact(alert, max(known.top_tier, alert.tier, key=_RANK.__getitem__))
+        top_tier = max(known.top_tier, alert.tier, key=_RANK.__getitem__)
+        draft[key] = AlertFact(alert, top_tier, known.original)
 
 
-def _note_command(command: Command, draft: dict[bytes, Any]) -> None:
+def _note_command(command: Command, facts: Facts, draft: dict[bytes, Any], *, now: float) -> None:
     if command.kind == "halt":
         draft[HALTED_KEY] = command
     elif command.kind == "resume":
-        draft[HALTED_KEY] = None
+        draft[HALTED_KEY] = msgspec.structs.replace(command, at=now)
+    elif command.kind == "snooze":
+        if (alert_id := command.args.get("alert_id")) and _until(command) is not None:
+            draft[SNOOZE_PREFIX + alert_id.encode()] = command
     elif action_id := command.args.get("action_id"):
-        draft[UNDO_PREFIX + action_id.encode()] = command
+        if command.kind == "undo":
+            draft[UNDO_PREFIX + action_id.encode()] = command
+        else:
+            key = ANSWERS_PREFIX + action_id.encode()
+            draft[key] = [*draft.get(key, facts.answers.get(action_id, [])), command][:_MOST_ANSWERS]
 
 
 def _on_bad(dead: list[Message], message: Message, now: float) -> Callable[[int, bytes, str], None]:

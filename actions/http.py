@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from stream.clock import Clock
@@ -50,3 +51,22 @@ async def exchange(
     if error_found is not None:
         raise error_found
     return body
+
+
+async def exchange_object(
+    http: aiohttp.ClientSession,
+    clock: Clock,
+    method: str,
+    url: URL,
+    *,
+    timeout_s: float,
+    headers: Mapping[str, str],
+    json: Any = None,
+) -> dict[str, Any]:
+    """Like `exchange`, for an answer that is a JSON object; TransientError when it is not."""
+    body = await exchange(http, clock, method, url, timeout_s=timeout_s, headers=headers, json=json)
+    try:
+        answer: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise TransientError(f"{method} {url.host}{url.path}: the answer is not a JSON object") from error
+    return answer

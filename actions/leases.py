@@ -1,12 +1,13 @@
-"""The life of an action: considered, planned, applied, verified, and undone when its lease ends.
+"""The life of an action after it was entered in the ledger: applied, verified, watched, undone when its lease ends.
 
 Every step is decided from durable facts and the ledger alone, and every step may be repeated: a worker that starts
 anew, after a crash or on another machine, goes on where the ledger ends. Nothing waits in place: what failed in passing
 is tried again in a later pass (`Backoff`), so that one gateway that is down holds up no other lease.
 
-A lease ends when it was announced to end. If the alert still fires then, the old values are restored first; after
-`limits.cool_down_minutes`, if a newer revision still burns more than 1.5 times what is expected, the action is planned
-afresh, with fresh values and a new id. What a person undid is not done again for the same alert.
+A lease ends when it was announced to end, by the wall clock or by the seconds counted, whichever is first. If the alert
+still fires then, the old values are restored first; after the rung's cool-down, if a newer revision still burns more
+than 1.5 times what is expected, the action is planned afresh, with fresh values and a new id. What a person undid is
+not done again for the same alert. How an action comes into the ledger is in `asks.py` and `answers.py`.
 """
 
 from __future__ import annotations
@@ -14,35 +15,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
-import msgspec
-
-from actions.action import Action, DriftError, Effect, Outcome
-from actions.aim import to_normal
+from actions.action import Action, DriftError, Effect
+from actions.answers import Answers
+from actions.asks import Asks
 from actions.book import Book
-from actions.calls import Backoff, within
-from actions.ledger import CURB_ITSELF, NOT_UNDONE, ActionState, action_id_for
-from actions.limits import raises_a_limit, refusal
-from actions.routing import Act, decide
+from actions.calls import undo
+from actions.hand import Hand
+from actions.ladder import FALLEN_BURN, NORMAL_BURN, climb
+from actions.ledger import NOT_UNDONE, SOMEBODY, ActionState
+from actions.routing import decide
 from actions.settings import ActionsSettings
 from stream.clock import Clock
 from stream.errors import PermanentError, TransientError
-from stream.records import Alert, LedgerEntry, LedgerState, Plan
-from stream.retry import RetryPolicy
+from stream.records import Alert, LedgerEntry, Plan
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Step = Callable[[], Awaitable[None]]
 
-#: The burn is normal again at this many times the expected, or has fallen at this share of what it was.
-NORMAL_BURN = 1.5
-FALLEN_BURN = 0.5
-#: How soon a refused alert, and a limit that does not read back, are looked at again.
-_RECHECK_S = 60.0
+#: How soon a limit that does not read back is looked at again, and how often one that is in force is.
 _READ_BACK_AGAIN_S = 15.0
-_POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
+_WATCH_S = 300.0
+#: A lease that cannot be given back for so long is told.
+_OVERDUE_S = 60.0
 
 
 class ActionWorker:
@@ -53,11 +50,12 @@ class ActionWorker:
     ) -> None:
         self.name = name
         self._action, self._book, self._clock, self._settings = action, book, clock, settings
-        self._call_timeout_s = call_timeout_s
-        self._backoff = Backoff(clock, _POLICY)
-        #: Planned by this process and not applied yet: the target cannot hold our value already.
-        self._fresh: set[str] = set()
-        self._outcomes: dict[str, Outcome] = {}
+        self._hand = Hand(name, action, book, clock, settings, call_timeout_s=call_timeout_s)
+        self._asks = Asks(self._hand)
+        self._answers = Answers(self._hand, self._asks)
+        self._backoff = self._hand.backoff
+        #: Actions whose target did not read back when last looked at.
+        self._missed: set[str] = set()
         #: Undo commands that ended in a failure; asked once, answered once.
         self.answered: set[str] = set()
         #: What cannot be reached right now, for people: subject → error.
@@ -65,8 +63,8 @@ class ActionWorker:
 
     def take_over(self) -> None:
         """Another process may have acted since: trust nothing but the ledger."""
-        self._fresh.clear()
-        self._outcomes.clear()
+        self._hand.take_over()
+        self._missed.clear()
 
     async def work(self) -> None:
         """One pass: what is due for open actions, then alerts that ask for a new one.
@@ -76,11 +74,15 @@ class ActionWorker:
         """
         await self._advance_all()
         for alert in self._book.facts.firing():
-            act = next((act for act in decide(alert, self._settings).act if act.name == self.name), None)
-            if act is None:
-                continue
-            if not await self._guarded(f"{alert.alert_id}/plan", partial(self._consider, alert, act)):
-                return
+            for ladder in decide(alert, self._settings).ladders:
+                states = self._book.ledger.for_alert(alert.alert_id)
+                step = climb(ladder, states, alert, self._clock.now()).step
+                act = next((act for act in step.acts if act.name == self.name), None)
+                if act is None:
+                    continue
+                consider = partial(self._asks.consider, alert, act.suited(self._action.verbs))
+                if not await self._guarded(f"{alert.alert_id}/plan", consider):
+                    return
             await self._advance_all()
 
     async def _advance_all(self) -> None:
@@ -113,10 +115,12 @@ class ActionWorker:
             "will try again", extra={"action": self.name, "step": key, "error": str(error), "wait_s": round(wait_s, 1)}
         )
 
-    # --- open actions ---
+    # --- what comes next ---
 
     def _next_step(self, state: ActionState) -> tuple[str, Step] | None:
         entry = state.last
+        if self._answers.are_due(state):
+            return "answer", lambda: self._answers.settle(state)
         if not state.is_open and not state.is_stuck:
             return None
         if reason := self._why_undo(state):
@@ -126,7 +130,7 @@ class ActionWorker:
             return "apply", lambda: self._begin(state)
         if entry.state == "applied":
             return "verify", lambda: self._verify(state)
-        return None
+        return ("watch", lambda: self._watch(state)) if entry.read_back else None
 
     def _why_undo(self, state: ActionState) -> tuple[str, str] | None:
         """Who wants it undone and why, or None."""
@@ -136,68 +140,101 @@ class ActionWorker:
             return command.by, f"asked for by {command.by}"
         if state.is_stuck:
             return None
-        if entry.lease_expires_at is not None and self._clock.now() >= entry.lease_expires_at:
+        if entry.ending:
+            return entry.by, entry.detail
+        if self._hand.lease_is_over(entry):
             return "curb", "the lease ended"
         is_over = not facts.is_firing(entry.alert_id)
         if is_over and (entry.state == "planned" or self._settings.restore_on_resolve):
             return "curb", "the alert is resolved"
-        if entry.state == "planned" and facts.halted and entry.action_id not in self._fresh:
+        if entry.state == "planned" and facts.halted and entry.action_id not in self._hand.fresh:
             return "curb", "halted before it was confirmed"
+        if (why := self._book.make_way.get(entry.action_id)) and not facts.halted:
+            return "curb", why
+        if self._steps_down(state):
+            return "curb", f"stepped down: the burn has been normal for {self._settings.step_down_minutes:g} minutes"
         return None
+
+    def _steps_down(self, state: ActionState) -> bool:
+        """Above the first rung, the highest of an alert ends when the burn has been normal for a while."""
+        entry = state.last
+        if entry.rung <= 1 or entry.state != "effective":
+            return False
+        fact, steady = self._book.facts.alerts.get(entry.alert_id), self._clock.steady()
+        alert = None if fact is None else fact.alert
+        if alert is not None and alert.status == "firing" and alert.usd_per_hour > _normal(alert, entry):
+            self._book.calm_since.pop(entry.alert_id, None)
+            return False
+        since = self._book.calm_since.setdefault(entry.alert_id, steady)
+        others = self._book.ledger.for_alert(entry.alert_id)
+        is_highest = not any(other.is_open and other.last.rung > entry.rung for other in others)
+        return is_highest and steady >= since + self._settings.step_down_minutes * 60.0
+
+    # --- apply and verify ---
 
     async def _begin(self, state: ActionState) -> None:
         """Apply a plan. One that may have been tried before is read back first: a person may have been there since."""
         entry = state.last
-        if entry.action_id in self._fresh:
+        if entry.action_id in self._hand.fresh:
             if self._book.facts.halted:
-                await self._record(entry, "skipped", detail="halted: the kill switch is on")
+                await self._hand.record(state, "skipped", detail="halted: the kill switch is on")
                 return
-            self._fresh.discard(entry.action_id)
-            await self._apply(entry)
+            self._hand.fresh.discard(entry.action_id)
+            await self._apply(state)
             return
         try:
-            effect = await self._call("verify", self._action.verify(entry.plan))
+            effect = await self._hand.call("verify", self._action.verify(entry.plan))
         except PermanentError as error:
             await self._undo(state, "curb", f"could not be confirmed: {error}")
             return
         if effect.in_force:
-            await self._record(entry, "applied", detail="found in force")
+            await self._hand.record(state, "applied", detail="found in force", read_back=True)
         elif _is_between(effect, entry.plan):
-            await self._apply(entry)
+            await self._apply(state)
         else:
-            await self._record(entry, "drift", detail=f"found {effect.values} before it was applied")
+            await self._hand.record(state, "drift", detail=f"found {effect.values} before it was applied")
 
-    async def _apply(self, entry: LedgerEntry) -> None:
+    async def _apply(self, state: ActionState) -> None:
+        entry = state.last
         try:
-            outcome = await self._call("apply", self._action.apply(entry.plan))
+            outcome = await self._hand.call("apply", self._action.apply(entry.plan))
         except PermanentError as error:
-            await self._record(entry, "failed", detail=str(error))
+            await self._hand.record(state, "failed", detail=str(error))
             return
-        self._outcomes[entry.action_id] = outcome
-        await self._record(entry, "applied", detail=outcome.detail)
+        self._hand.outcomes[entry.action_id] = outcome
+        # The time the burn was normal counts from here: a rung never steps down on what was before it.
+        self._book.calm_since.pop(entry.alert_id, None)
+        await self._hand.record(state, "applied", detail=outcome.detail)
 
     async def _verify(self, state: ActionState) -> None:
         """Effective means both: the target reads back as planned, and the burn fell."""
         entry = state.last
         applied_at = state.applied_at or entry.at
-        is_late = self._clock.now() >= applied_at + self._settings.limits.verify_within_minutes * 60.0
+        is_late = self._clock.now() >= applied_at + self._asks.verify_within_s(entry)
         fell, burn = self._burn_since(entry, applied_at)
-        if not fell and not is_late:
+        is_canary = bool(entry.also) and not entry.read_back
+        if not fell and not is_late and not is_canary:
             return
-        effect = await self._read_back(entry.plan)
+        effect = await self._hand.read_back(entry)
+        now_known: dict[str, Any] = {} if burn is None else {"usd_per_hour_after": burn}
         if fell and effect.in_force:
-            await self._record(entry, "effective", detail=effect.detail, burn=burn)
+            self._backoff.postpone(f"{entry.action_id}/watch", _WATCH_S)
+            await self._hand.record(state, "effective", detail=effect.detail, read_back=True, **now_known)
         elif is_late:
-            what = "the burn did not fall" if effect.in_force else f"the target reads {effect.values} {effect.detail}"
-            await self._record(entry, "ineffective", detail=what.strip(), burn=burn)
+            what = self._why_ineffective(entry, applied_at, effect)
+            self._backoff.postpone(f"{entry.action_id}/watch", _WATCH_S)
+            await self._hand.record(state, "ineffective", detail=what.strip(), read_back=effect.in_force, **now_known)
+        elif is_canary and effect.in_force:
+            await self._hand.record(state, "applied", detail="reads back as planned", read_back=True)
         else:
             self._backoff.postpone(f"{entry.action_id}/verify", _READ_BACK_AGAIN_S)
 
-    async def _read_back(self, plan: Plan) -> Effect:
-        try:
-            return await self._call("verify", self._action.verify(plan))
-        except PermanentError as error:
-            return Effect(in_force=False, values={}, detail=str(error))
+    def _why_ineffective(self, entry: LedgerEntry, applied_at: float, effect: Effect) -> str:
+        if not effect.in_force:
+            return f"the target reads {effect.values} {effect.detail}"
+        fact = self._book.facts.alerts.get(entry.alert_id)
+        is_news = fact is not None and fact.alert.updated_at > applied_at
+        return "the burn did not fall" if is_news else "nothing was heard of the burn since"
 
     def _burn_since(self, entry: LedgerEntry, applied_at: float) -> tuple[bool, float | None]:
         """Whether the burn fell since `applied_at`, and what it is now in $/h. No alert any more means it fell."""
@@ -208,126 +245,70 @@ class ActionWorker:
         if alert.status == "resolved":
             return True, alert.usd_per_hour
         before = entry.usd_per_hour_before or 0.0
-        bound = max(NORMAL_BURN * alert.expected_usd_per_hour, FALLEN_BURN * before)
+        bound = _normal(alert, entry)
+        if entry.do != "shave_to_budget":  # half is not enough where a budget has to last
+            bound = max(bound, FALLEN_BURN * before)
         return alert.updated_at > applied_at and alert.usd_per_hour <= bound, alert.usd_per_hour
+
+    async def _watch(self, state: ActionState) -> None:
+        """Whether what is in force still is: what somebody changed is theirs, and told when two looks agree."""
+        entry = state.last
+        effect = await self._hand.read_back(entry)
+        key = f"{entry.action_id}/watch"
+        if effect.in_force:
+            self._missed.discard(entry.action_id)
+            self._backoff.postpone(key, _WATCH_S)
+        elif entry.action_id not in self._missed:
+            self._missed.add(entry.action_id)
+            self._backoff.postpone(key, _READ_BACK_AGAIN_S)
+        else:
+            self._missed.discard(entry.action_id)
+            await self._undo(state, SOMEBODY, "found given back before the lease ended")
+
+    # --- undo ---
 
     async def _undo(self, state: ActionState, by: str, why: str) -> None:
         entry = state.last
         command = self._book.facts.undo_requests.get(entry.action_id)
+        if entry.state == "planned" and entry.action_id not in self._hand.fresh and not entry.ending:
+            # After a crash the reason may be gone (say, the clock was set back), and it would be applied once more.
+            await self._hand.record(state, "planned", by=by, detail=why, ending=True)
+        await self._hand.last_count(entry)
         try:
-            await self._call("undo", self._action.undo(entry.plan, self._outcomes.get(entry.action_id)))
+            await self._hand.call("undo", undo(self._action, entry.plan, self._hand.outcomes.get(entry.action_id)))
         except DriftError as error:
-            await self._record(entry, "drift", by=by, detail=f"{error}; found {error.found}, left alone")
+            detail = f"{error}; found {error.found}, left alone: please look"
+            await self._hand.record(state, "drift", by=by, detail=detail)
         except PermanentError as error:
-            await self._record(entry, "failed", by=by, detail=f"{NOT_UNDONE}{error}")
+            await self._hand.record(state, "failed", by=by, detail=f"{NOT_UNDONE}{error}")
             if command is not None:
                 self.answered.add(command.id)
+        except TransientError as error:
+            await self._tell_overdue(state, error)
+            raise
         else:
-            await self._record(entry, "restored", by=by, detail=why)
-        self._outcomes.pop(entry.action_id, None)
-        self._fresh.discard(entry.action_id)
+            await self._hand.record(state, "restored", by=by, detail=why)
+        self._hand.let_go(entry.action_id)
+        self._book.make_way.pop(entry.action_id, None)
+        self._book.calm_since.pop(entry.alert_id, None)
 
-    # --- new actions ---
-
-    async def _consider(self, alert: Alert, act: Act) -> None:
-        attempts = self._book.ledger.attempts(alert.alert_id, self.name)
-        if not self._book.caught_up or not self._may_try(alert, attempts, act):
+    async def _tell_overdue(self, state: ActionState, error: TransientError) -> None:
+        """Said once; it is tried again until it is given back."""
+        entry = state.last
+        ends_at = entry.lease_expires_at
+        if entry.overdue or ends_at is None or self._clock.now() < ends_at + _OVERDUE_S:
             return
-        if why := self._refusal(alert):
-            await self._skip(alert, attempts, why)
-            return
-        try:
-            plans = await self._call("plan", self._action.plan(alert, to_normal(alert)))
-        except PermanentError as error:
-            await self._start(alert, attempts, _no_plan(self.name), "failed", detail=str(error))
-            return
-        plan = plans[0] if plans else None
-        if plan is None:
-            await self._skip(alert, attempts, "nothing to do: no such subject, or it is limited already")
-        elif raises_a_limit(plan):
-            await self._start(alert, attempts, plan, "failed", detail="the plan would raise a limit; not done")
-        else:
-            await self._enter(alert, attempts, plan, act)
-
-    def _may_try(self, alert: Alert, attempts: list[ActionState], act: Act) -> bool:
-        if not attempts:
-            return True
-        last = attempts[-1].last
-        if last.state == "shadow":
-            return act.mode == "auto"
-        if last.state == "restored" and last.by in CURB_ITSELF:
-            has_rested = self._clock.now() >= last.at + self._settings.limits.cool_down_minutes * 60.0
-            still_burns = alert.usd_per_hour > NORMAL_BURN * alert.expected_usd_per_hour
-            return has_rested and alert.updated_at > last.at and still_burns
-        return last.state == "skipped"
-
-    def _refusal(self, alert: Alert) -> str:
-        facts = self._book.facts
-        return refusal(alert, self._book.ledger, self._settings, halted=facts.halted is not None, now=self._clock.now())
-
-    async def _enter(self, alert: Alert, attempts: list[ActionState], plan: Plan, act: Act) -> None:
-        """Into the ledger, durable before anything is changed. All is checked again: the world moved since."""
-        async with self._book.planning:
-            holder = self._book.ledger.holder(plan.target)
-            if not self._book.active or not self._book.facts.is_firing(alert.alert_id):
-                return  # both may have changed while the target was read
-            why = self._refusal(alert) or (f"held: {holder.last.action_id} has the same target" if holder else "")
-            if why:
-                await self._skip(alert, attempts, why)
-            elif act.mode == "shadow":
-                await self._start(alert, attempts, plan, "shadow", detail="shadow mode: nothing was changed")
-            else:
-                expires_at = self._clock.now() + act.lease_s
-                entry = await self._start(alert, attempts, plan, "planned", lease_expires_at=expires_at)
-                self._fresh.add(entry.action_id)
-
-    async def _skip(self, alert: Alert, attempts: list[ActionState], why: str) -> None:
-        """Said once per alert; the alert is looked at again while it fires, for reasons may go away."""
-        self._backoff.postpone(f"{alert.alert_id}/plan", _RECHECK_S)
-        if not any(attempt.last.state == "skipped" for attempt in attempts):
-            await self._start(alert, attempts, _no_plan(self.name), "skipped", detail=why)
-
-    async def _start(
-        self,
-        alert: Alert,
-        attempts: list[ActionState],
-        plan: Plan,
-        state: LedgerState,
-        *,
-        detail: str = "",
-        lease_expires_at: float | None = None,
-    ) -> LedgerEntry:
-        entry = LedgerEntry(
-            action_id=action_id_for(alert.alert_id, self.name, len(attempts) + 1),
-            state=state,
-            at=self._clock.now(),
-            alert_id=alert.alert_id,
-            fingerprint=alert.fingerprint,
-            plan=plan,
-            lease_expires_at=lease_expires_at,
-            detail=detail,
-            usd_per_hour_before=alert.usd_per_hour,
-        )
-        await self._book.record(entry)
-        return entry
-
-    # --- both ---
-
-    async def _record(
-        self, entry: LedgerEntry, state: LedgerState, *, detail: str = "", by: str = "curb", burn: float | None = None
-    ) -> None:
-        after = burn if burn is not None else entry.usd_per_hour_after
-        now = self._clock.now()
-        await self._book.record(
-            msgspec.structs.replace(entry, state=state, at=now, by=by, detail=detail, usd_per_hour_after=after)
-        )
-
-    async def _call(self, what: str, call: Awaitable[T]) -> T:
-        return await within(call, self._call_timeout_s, f"{self.name}.{what}")
+        detail = f"the lease is over and the limit is still in force: {error}; tried again until it is back"
+        logger.error("lease cannot be ended", extra={"action_id": entry.action_id, "error": str(error)})
+        await self._hand.record(state, entry.state, detail=detail, overdue=True)
 
 
-def _no_plan(action: str) -> Plan:
-    return Plan(action=action, target="", summary="", before={}, after={})
+def _normal(alert: Alert, entry: LedgerEntry) -> float:
+    """Dollars per hour up to which the burn is as it should be."""
+    wanted = alert.expected_usd_per_hour
+    if entry.do == "shave_to_budget" and entry.aim_usd_per_hour is not None:
+        wanted = entry.aim_usd_per_hour
+    return NORMAL_BURN * wanted
 
 
 def _is_between(effect: Effect, plan: Plan) -> bool:

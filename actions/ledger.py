@@ -12,6 +12,8 @@ from stream.records import ActionsMessage, LedgerEntry, LedgerState, NoticeEntry
 OPEN: frozenset[LedgerState] = frozenset({"planned", "applied", "effective", "ineffective"})
 #: How the detail of a `failed` entry begins when the change may still be in force.
 NOT_UNDONE = "could not be undone: "
+#: `by` of a change that Curb found and nobody told it of.
+SOMEBODY = "somebody else"
 #: Who ended a lease that the daemon did not end in time.
 REAPER = "curb-reaper"
 #: `by` of what Curb did by itself; anything else is a person.
@@ -19,9 +21,13 @@ CURB_ITSELF = frozenset({"curb", REAPER})
 _IN_FORCE: frozenset[LedgerState] = frozenset({"applied", "effective", "ineffective"})
 
 
-def action_id_for(alert_id: str, action: str, episode: int) -> str:
-    """The id of the `episode`-th (from 1) attempt of one action on one alert; the same on every machine."""
-    digest = hashlib.sha256(f"{alert_id}\0{action}".encode()).hexdigest()[:16]
+def action_id_for(alert_id: str, action: str, episode: int, target: str = "") -> str:
+    """The id of the `episode`-th (from 1) attempt of one action on one target for one alert; the same everywhere.
+
+    Without a target: of having done nothing.
+    """
+    named = f"{alert_id}\0{action}\0{target}" if target else f"{alert_id}\0{action}"
+    digest = hashlib.sha256(named.encode()).hexdigest()[:16]
     return digest if episode == 1 else f"{digest}-{episode}"
 
 
@@ -44,18 +50,48 @@ class ActionState:
         return next((entry.at for entry in self.entries if entry.state in _IN_FORCE), None)
 
     @property
+    def is_pending(self) -> bool:
+        """Somebody is asked, and nothing is changed until then."""
+        return self.last.state == "proposed"
+
+    @property
+    def in_force(self) -> bool:
+        return self.last.state in _IN_FORCE
+
+    def has_answered(self, command_id: str) -> bool:
+        return any(entry.command_id == command_id for entry in self.entries)
+
+    @property
+    def news(self) -> str:
+        """What people should be told of it, as a short text: it changes when there is something new to say."""
+        answers = sum(1 for entry in self.entries if entry.command_id)
+        late = ":late" if self.last.overdue else ""
+        return f"{self.last.action_id}:{self.last.state}{late}" + (f":{answers}" if answers else "")
+
+    @property
     def is_stuck(self) -> bool:
         """It could not be undone: a person must look, and until then its target is not touched again."""
         return self.last.state == "failed" and self.last.detail.startswith(NOT_UNDONE)
 
 
+def in_order(states: Iterable[ActionState]) -> tuple[LedgerEntry, ...]:
+    """All entries of several actions by time; those of one stay in their order, also when the clock was set back."""
+    dated: list[tuple[float, LedgerEntry]] = []
+    for state in states:
+        at = float("-inf")
+        for entry in state.entries:
+            at = max(at, entry.at)
+            dated.append((at, entry))
+    return tuple(entry for _, entry in sorted(dated, key=lambda pair: pair[0]))
+
+
 class Ledger:
-    """State per action id and the outbox per (channel, alert). Folding an entry twice changes nothing."""
+    """State per action id and the outbox per (channel, alert, part). Folding an entry twice changes nothing."""
 
     def __init__(self, messages: Iterable[ActionsMessage] = ()) -> None:
         self._actions: dict[str, ActionState] = {}
         self._of_alert: dict[str, list[str]] = {}
-        self._told: dict[tuple[str, str], list[NoticeEntry]] = {}
+        self._told: dict[tuple[str, str, str], list[NoticeEntry]] = {}
         for message in messages:
             self.add(message)
 
@@ -76,7 +112,7 @@ class Ledger:
     def _add_notice(self, notice: NoticeEntry) -> None:
         # Two are enough: the newest, and the newest that was sent (its reference is what gets edited).
         sent = [entry for entry in self.before(notice) if isinstance(entry, NoticeEntry)]
-        self._told[(notice.channel, notice.alert_id)] = [*sent, notice]
+        self._told[(notice.channel, notice.alert_id, notice.part)] = [*sent, notice]
 
     # --- actions ---
 
@@ -102,19 +138,34 @@ class Ledger:
         held = (state for state in self._actions.values() if state.is_open or state.is_stuck)
         return next((state for state in held if state.last.plan.target == target), None)
 
+    def held_targets(self) -> frozenset[str]:
+        """Every target that some action has now."""
+        return frozenset(s.last.plan.target for s in self._actions.values() if s.is_open or s.is_stuck)
+
+    def without(self, action_ids: frozenset[str]) -> Ledger:
+        """The same without these actions."""
+        if not action_ids:
+            return self
+        return Ledger(e for name, state in self._actions.items() if name not in action_ids for e in state.entries)
+
     def begun_since(self, at: float) -> int:
         """How many actions were planned (not shadow, not skipped) at `at` or later."""
         return sum(1 for state in self._actions.values() if _planned_at(state) >= at)
 
     # --- outbox ---
 
-    def last_notice(self, channel: str, alert_id: str) -> NoticeEntry | None:
-        kept = self._told.get((channel, alert_id))
+    def last_notice(self, channel: str, alert_id: str, part: str = "") -> NoticeEntry | None:
+        """The newest about the message on an alert, or about one reply (`part`) in its thread."""
+        kept = self._told.get((channel, alert_id, part))
         return kept[-1] if kept else None
+
+    def notices(self, channel: str, alert_id: str) -> list[NoticeEntry]:
+        """What is kept about the message on an alert: the newest that was sent, and the newest."""
+        return list(self._told.get((channel, alert_id, ""), []))
 
     def sent_ref(self, channel: str, alert_id: str) -> str:
         """What the other side calls the message about this alert, or "" when it has none."""
-        kept = self._told.get((channel, alert_id), [])
+        kept = self._told.get((channel, alert_id, ""), [])
         return next((entry.ref for entry in reversed(kept) if entry.state == "sent" and entry.ref), "")
 
     # --- memory ---
@@ -124,13 +175,13 @@ class Ledger:
         if isinstance(message, LedgerEntry):
             state = self._actions.get(message.action_id)
             return list(state.entries) if state else []
-        kept = self._told.get((message.channel, message.alert_id), [])
+        kept = self._told.get((message.channel, message.alert_id, message.part), [])
         return [entry for entry in kept if entry.state == "sent"][-1:]
 
     def about(self, alert_id: str) -> list[ActionsMessage]:
         """The newest entry of every action on an alert, and of every channel that was told about it."""
         entries: list[ActionsMessage] = [state.last for state in self.for_alert(alert_id)]
-        return entries + [kept[-1] for (_, told_id), kept in self._told.items() if told_id == alert_id]
+        return entries + [kept[-1] for (_, told_id, _), kept in self._told.items() if told_id == alert_id]
 
     def forget(self, before: float, keep_alerts: frozenset[str]) -> None:
         """Drop what ended before `before`, except for the alerts that are still worked on. The log keeps it all."""
@@ -141,9 +192,9 @@ class Ledger:
             for action_id in action_ids:
                 del self._actions[action_id]
             del self._of_alert[alert_id]
-        for (channel, alert_id), kept in list(self._told.items()):
-            if alert_id not in keep_alerts and kept[-1].at < before:
-                del self._told[(channel, alert_id)]
+        for about, kept in list(self._told.items()):
+            if about[1] not in keep_alerts and kept[-1].at < before:
+                del self._told[about]
 
 
 def _planned_at(state: ActionState) -> float:

@@ -1,4 +1,4 @@
-"""Tightens the limits of one LiteLLM virtual key to its own normal level, and gives them back."""
+"""Tightens the limits of a LiteLLM key, team, user or customer to its own normal level, and gives them back."""
 
 from __future__ import annotations
 
@@ -7,107 +7,155 @@ from typing import Any, ClassVar, Literal
 
 import aiohttp
 import msgspec
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import Field, HttpUrl, SecretStr, model_validator
 from yarl import URL
 
 from actions.action import Context, DriftError, Effect, Outcome
 from actions.aim import Aim, RateSettings, Verb
 from actions.http import NotFoundError, exchange
+from actions.litellm_subjects import SUBJECTS, is_blocked
+from actions.swap import arrows, swap, tightened
 from stream.clock import Clock
-from stream.errors import TransientError
+from stream.errors import PermanentError, TransientError
 from stream.records import OTHER, UNTAGGED, Alert, Plan
 
-_GONE = frozenset({"revoked", "deleted", "expired"})
+_PAGE_SIZE = 100
 
 
 class Config(RateSettings):
-    """Sets `rpm_limit` (and `tpm_limit` when asked) of the key an alert is about, through `POST /key/update`."""
+    """Sets `rpm_limit`, and what else is asked for, of the subject an alert is about."""
 
     kind: Literal["litellm_limits"]
     name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     base_url: HttpUrl = Field(description="Address of the LiteLLM proxy, such as http://litellm:4000.")
-    api_key: SecretStr = Field(description="Key that may read and update keys (proxy admin or master key).")
-    tag: str = Field(default="api_key", description="Tag of the alert that holds the hash of the key.")
+    api_key: SecretStr = Field(description="Key that may read and update the subjects (proxy admin or master key).")
+    subject: Literal["key", "team", "user", "customer"] = Field(default="key", description="What is limited.")
+    tag: str = Field(
+        default="",
+        description="Tag of the alert that holds the subject; empty: api_key, team, user or end_user, by subject.",
+    )
     tpm: int | None = Field(
-        default=None, ge=1, description="Tokens per minute to set as well, if the key has no limit or a higher one."
+        default=None, ge=1, description="Tokens per minute to set as well, if there is no limit or a higher one."
+    )
+    parallel: int | None = Field(
+        default=None, ge=1, description="max_parallel_requests to set as well, likewise; for keys only."
+    )
+    allow_usd: float | None = Field(
+        default=None,
+        gt=0,
+        description="Dollars it may still spend: max_budget becomes what it has spent so far plus this.",
     )
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for one answer of the proxy.")
 
+    @model_validator(mode="after")
+    def _subject_has_the_limits(self) -> Config:
+        asked = {"tpm_limit": self.tpm, "max_parallel_requests": self.parallel, "max_budget": self.allow_usd}
+        missing = [name for name, value in asked.items() if value is not None and name not in self.limits]
+        if missing:
+            raise ValueError(f"a {self.subject} of LiteLLM has no {' or '.join(missing)} that could be given back")
+        return self
+
+    @property
+    def limits(self) -> frozenset[str]:
+        return SUBJECTS[self.subject].limits
+
     def build(self, context: Context) -> LitellmLimits:
-        return LitellmLimits(self, context.http, context.clock)
+        return _CLASSES[self.subject](self, context.http, context.clock)
 
 
 class LitellmLimits:
-    """An action on `litellm/key/<hash>`. Only the limits it sets are ever sent; `metadata` never is."""
+    """An action on `litellm/key/<hash>`. Only the fields it sets are ever sent; `metadata` never is."""
 
     #: What the admin key must be allowed to call; nothing else is called.
     permissions: ClassVar[tuple[str, ...]] = ("GET /key/info", "POST /key/update")
 
-    verbs: ClassVar[frozenset[Verb]] = frozenset({"shave"})
+    verbs: ClassVar[frozenset[Verb]] = frozenset({"shave", "block"})
 
     def __init__(self, config: Config, http: aiohttp.ClientSession, clock: Clock) -> None:
         self._config, self._http, self._clock = config, http, clock
         self._base = URL(str(config.base_url))
+        self._subject = SUBJECTS[config.subject]
+        self._prefix = f"litellm/{config.subject}/"
 
     async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
-        """Nothing without a key in the tags, for a key that is blocked or over, or when its limits are low enough.
+        """Nothing without a subject in the tags, for one that is blocked or over, or when its limits are low enough.
 
-        PermanentError for a key the proxy does not know.
+        PermanentError for a subject the proxy does not know, and for an aim it cannot follow and take back.
         """
-        key = alert.tags.get(self._config.tag, "")
-        if key in ("", UNTAGGED, OTHER):
+        if aim.verb not in self.verbs:
+            raise PermanentError(f"LiteLLM has no {aim.verb} for a {self._config.subject} that could be taken back")
+        tag = alert.tags.get(self._config.tag or self._subject.tag, "")
+        if tag in ("", UNTAGGED, OTHER):
             return ()
-        info = await self._info(key)
-        if info.get("blocked") or info.get("status") in _GONE:
+        found_id = await self._id_of(tag)
+        row = await self._row(found_id)
+        if is_blocked(row, self._subject):
             return ()
-        wanted = {"rpm_limit": self._config.rpm_for(aim)}
-        if self._config.tpm is not None:
-            wanted["tpm_limit"] = self._config.tpm
-        after = {name: value for name, value in wanted.items() if info.get(name) is None or info[name] > value}
+        after = dict(self._subject.block) if aim.verb == "block" else self._tighter(row, aim)
         if not after:
             return ()
-        before = {name: info.get(name) for name in after}
-        changes = ", ".join(f"{name} {_shown(before[name])} → {value}" for name, value in after.items())
-        summary = f"limit key {info.get('key_alias') or key[:12]}: {changes}"
-        name, target = self._config.name, f"litellm/key/{key}"
-        return (Plan(action=name, target=target, summary=summary, before=before, after=dict(after)),)
+        before = {name: row.get(name) for name in after}
+        label = row.get("key_alias") or row.get("team_alias") or tag[:12]
+        what = f"{'block' if aim.verb == 'block' else 'limit'} {self._config.subject} {label}"
+        target, summary = self._prefix + found_id, f"{what}: {arrows(before, after)}"
+        return (Plan(action=self._config.name, target=target, summary=summary, before=before, after=after),)
+
+    def _tighter(self, row: dict[str, Any], aim: Aim) -> dict[str, Any]:
+        """The limits to set that are below what is found."""
+        config = self._config
+        wanted: dict[str, float] = {"rpm_limit": config.rpm_for(aim)}
+        wanted |= {"tpm_limit": config.tpm} if config.tpm is not None else {}
+        wanted |= {"max_parallel_requests": config.parallel} if config.parallel is not None else {}
+        if config.allow_usd is not None:
+            # What was spent before counts against a budget that is set later: a bare amount would refuse at once.
+            budget = round(float(row.get("spend") or 0.0) + config.allow_usd, 6)
+            if budget > (row.get("soft_budget") or 0.0):  # else the proxy refuses all of the update
+                wanted["max_budget"] = budget
+        return tightened(row, wanted)
 
     async def apply(self, plan: Plan) -> Outcome:
-        await self._update(_key_of(plan), plan.after)
+        if self._subject.update_creates:
+            await self._row(self._id(plan))
+        await self._update(self._id(plan), plan.after)
         return Outcome(values=dict(plan.after))
 
     async def verify(self, plan: Plan) -> Effect:
-        info = await self._info(_key_of(plan))
-        values = {name: info.get(name) for name in plan.after}
+        row = await self._row(self._id(plan))
+        values = {name: row.get(name) for name in plan.after}
         return Effect(in_force=values == plan.after, values=values)
 
     async def undo(self, plan: Plan, outcome: Outcome | None) -> None:
-        key = _key_of(plan)
         try:
-            info = await self._info(key)
+            row = await self._row(self._id(plan))
         except NotFoundError as error:
-            raise DriftError("the key no longer exists", found={}) from error
-        found = {name: info.get(name) for name in plan.after}
-        ours = {name: plan.before[name] for name, value in plan.after.items() if found[name] == value}
-        if ours:
-            await self._update(key, ours)
-        drifted = {name: value for name, value in found.items() if name not in ours and value != plan.before[name]}
-        if drifted:
-            raise DriftError("somebody changed the limits since", found=drifted)
+            raise DriftError(f"the {self._config.subject} no longer exists", found={}) from error
+        change = swap(plan, row)
+        if change.back:
+            await self._update(self._id(plan), change.back)
+        change.raise_drift()
 
     async def close(self) -> None:
         """Nothing is held: the HTTP session belongs to the caller."""
 
-    async def _info(self, key: str) -> dict[str, Any]:
-        answer = await self._exchange("GET", (self._base / "key" / "info").with_query(key=key))
-        info = answer.get("info")
-        if not isinstance(info, dict):
-            raise TransientError("GET /key/info: the answer has no `info`")
-        return info
+    def _id(self, plan: Plan) -> str:
+        return plan.target.removeprefix(self._prefix)
 
-    async def _update(self, key: str, values: dict[str, Any]) -> None:
+    async def _id_of(self, tag: str) -> str:
+        """What the proxy calls the subject of this tag."""
+        return tag
+
+    async def _row(self, found_id: str) -> dict[str, Any]:
+        url = (self._base / self._subject.read).with_query({self._subject.query: found_id})
+        answer = await self._exchange("GET", url)
+        row = answer.get(self._subject.row) if self._subject.row else answer
+        if not isinstance(row, dict):
+            raise TransientError(f"GET /{self._subject.read}: the answer has no `{self._subject.row}`")
+        return row
+
+    async def _update(self, found_id: str, values: dict[str, Any]) -> None:
         """LiteLLM merges: what is not sent stays as it is, null clears a limit."""
-        await self._exchange("POST", self._base / "key" / "update", json={"key": key, **values})
+        body = {self._subject.id_field: found_id, **values}
+        await self._exchange("POST", self._base / self._subject.update, json=body)
 
     async def _exchange(self, method: str, url: URL, json: Any = None) -> dict[str, Any]:
         headers = {
@@ -124,9 +172,42 @@ class LitellmLimits:
         return answer
 
 
-def _key_of(plan: Plan) -> str:
-    return plan.target.removeprefix("litellm/key/")
+class TeamLimits(LitellmLimits):
+    """An action on `litellm/team/<team_id>`. Usage carries the alias of a team where it has one."""
+
+    permissions: ClassVar[tuple[str, ...]] = ("GET /team/info", "GET /v2/team/list", "POST /team/update")
+
+    async def _id_of(self, tag: str) -> str:
+        """The id of the team with this alias, else the tag itself; PermanentError when several have the alias."""
+        found: set[str] = set()
+        page = pages = 1
+        while page <= pages:  # the list holds every alias that has the text in it
+            query: dict[str, str | int] = {"team_alias": tag, "page": page, "page_size": _PAGE_SIZE}
+            answer = await self._exchange("GET", (self._base / "v2/team/list").with_query(query))
+            found |= {team["team_id"] for team in answer.get("teams") or () if team.get("team_alias") == tag}
+            page, pages = page + 1, int(answer.get("total_pages") or 0)
+        if len(found) > 1:
+            raise PermanentError(f"{len(found)} teams have the alias {tag[:60]!r}; give each its own")
+        return found.pop() if found else tag
 
 
-def _shown(limit: Any) -> str:
-    return "none" if limit is None else str(limit)
+class UserLimits(LitellmLimits):
+    """An action on `litellm/user/<user_id>`: all keys of a user together."""
+
+    permissions: ClassVar[tuple[str, ...]] = ("GET /v2/user/info", "POST /user/update")
+
+
+class CustomerBlock(LitellmLimits):
+    """An action on `litellm/customer/<end user>`: refuses it every model, because nothing else can be taken back."""
+
+    permissions: ClassVar[tuple[str, ...]] = ("GET /customer/info", "POST /customer/update")
+
+    verbs: ClassVar[frozenset[Verb]] = frozenset({"block"})
+
+
+_CLASSES: dict[str, type[LitellmLimits]] = {
+    "key": LitellmLimits,
+    "team": TeamLimits,
+    "user": UserLimits,
+    "customer": CustomerBlock,
+}

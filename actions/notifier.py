@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from actions.settings_telling import Telling
 from stream.records import Alert, LedgerEntry
 
 
@@ -14,6 +15,57 @@ class Notice(NamedTuple):
     key: str
     alert: Alert
     ledger: tuple[LedgerEntry, ...] = ()
+    #: Alerts that are told in the same message: of the same owner, or narrower ones that `alert` covers.
+    others: tuple[Alert, ...] = ()
+    telling: Telling = Telling()
+    #: Until when (epoch seconds) somebody asked for quiet, or None.
+    snoozed_until: float | None = None
+    #: The alert by which the message is known from its first to its last word; "" where there is only one.
+    lead_id: str = ""
+
+    @property
+    def lead(self) -> Alert:
+        """The alert the message is named after, whichever heads it now."""
+        return next((each for each in self.others if each.alert_id == self.lead_id), self.alert)
+
+    @property
+    def is_firing(self) -> bool:
+        """Whether any of its alerts still fires."""
+        return any(alert.status == "firing" for alert in (self.alert, *self.others))
+
+    def alert_of(self, entry: LedgerEntry) -> Alert:
+        """The alert that an entry of the ledger is about."""
+        return next((each for each in self.others if each.alert_id == entry.alert_id), self.alert)
+
+
+#: Why there is a reply: a step of an action, a higher tier, one more alert, firing again or still, over, a new picture.
+ReplyKind = Literal["step", "tier", "also", "again", "repeat", "resolved", "chart"]
+
+
+class Reply(NamedTuple):
+    """One line below a message; it is sent once and never edited."""
+
+    #: Unique per (channel, alert_id, what it is about).
+    key: str
+    kind: ReplyKind
+    notice: Notice
+    alert: Alert
+    entry: LedgerEntry | None = None
+    #: Shown in the channel as well, because edits of a message wake nobody.
+    loud: bool = False
+
+
+class DayDigest(NamedTuple):
+    """What happened in a day that was not worth a message of its own, and what Curb did in it."""
+
+    key: str
+    #: The local day on whose morning it is sent, such as "2026-03-01", and the moment it ends at.
+    day: str
+    until: float
+    alerts: tuple[Alert, ...]
+    #: The newest entry of every action that had one in the day.
+    ledger: tuple[LedgerEntry, ...]
+    telling: Telling = Telling()
 
 
 class Notifier(Protocol):
@@ -30,3 +82,22 @@ class Notifier(Protocol):
     async def find(self, key: str) -> str | None: ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Threads(Protocol):
+    """A notifier whose messages have threads. `ref` is the message's; both return the reply's reference.
+
+    A chart for which there is nothing to draw is no reply: `reply` returns "".
+    """
+
+    async def reply(self, reply: Reply, ref: str) -> str: ...
+
+    async def find_reply(self, key: str, ref: str) -> str | None: ...
+
+
+@runtime_checkable
+class Digests(Protocol):
+    """A notifier that can send a digest; `find` finds it by its key."""
+
+    async def send_digest(self, digest: DayDigest) -> str: ...

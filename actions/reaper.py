@@ -1,4 +1,4 @@
-"""The reaper: gives limits back whose lease is over while no daemon does it, and writes it down on the same ledger.
+"""The reaper: gives limits back whose lease is over, or all of them when asked to, and writes it on the same ledger.
 
 It only ever undoes; it never plans, applies or extends anything. It reads the log without joining a group, so it can
 neither take the daemon's place nor hold it up. A living daemon ends its leases on time, and an action becomes the
@@ -12,13 +12,14 @@ twice. A crash between undo and ledger is the same: the next pass finds the old 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from actions.action import Action, DriftError
 from actions.book import Book
-from actions.calls import Backoff, within
+from actions.calls import Backoff, undo, within
 from actions.ledger import NOT_UNDONE, REAPER, ActionState
 from stream.clock import Clock
 from stream.errors import PermanentError, TransientError
@@ -29,6 +30,16 @@ from stream.retry import RetryPolicy
 logger = logging.getLogger(__name__)
 
 _POLICY = RetryPolicy(first_s=5.0, cap_s=120.0)
+
+
+class _Wish(NamedTuple):
+    """Which actions are to be ended, and what the ledger says of it."""
+
+    is_due: Callable[[ActionState], bool]
+    by: str
+    why: str
+    #: A person asks, now.
+    asked: bool
 
 
 class Reaper:
@@ -55,25 +66,50 @@ class Reaper:
 
         TransientError when the log cannot be reached: call again later, whatever was done already.
         """
+        return await self._end_all(_Wish(self._is_overdue, REAPER, "the lease ended", asked=False))
+
+    async def overdue(self) -> list[LedgerEntry]:
+        """The newest entry of everything that `once` would end."""
         await self._book.read(self._clock.now())
-        overdue = [state.last.action_id for state in self._book.ledger.actions() if self._is_overdue(state)]
-        return [action_id for action_id in overdue if not await self._end(action_id)]
+        return [state.last for state in self._book.ledger.actions() if self._is_overdue(state)]
+
+    async def held(self) -> list[LedgerEntry]:
+        """The newest entry of everything that may be in force."""
+        await self._book.read(self._clock.now())
+        return [state.last for state in self._book.ledger.actions() if _may_be_in_force(state)]
+
+    async def newest(self, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
+        """What the ledger says of the same actions now."""
+        await self._book.read(self._clock.now())
+        found = (self._book.ledger.action(entry.action_id) for entry in entries)
+        return [state.last for state in found if state is not None]
+
+    async def restore_all(self, by: str) -> list[str]:
+        """Undo all that may be in force, whenever its lease ends; the ids of what may still be in force after it.
+
+        What could not be undone before is tried again: a person asks.
+        """
+        return await self._end_all(_Wish(_may_be_in_force, by, f"asked for by {by}: restore all", asked=True))
 
     def _is_overdue(self, state: ActionState) -> bool:
         ends_at = state.last.lease_expires_at
-        may_be_in_force = state.is_open or state.is_stuck
-        return may_be_in_force and ends_at is not None and self._clock.now() >= ends_at + self._grace_s
+        return _may_be_in_force(state) and ends_at is not None and self._clock.now() >= ends_at + self._grace_s
 
-    async def _end(self, action_id: str) -> bool:
+    async def _end_all(self, wish: _Wish) -> list[str]:
+        await self._book.read(self._clock.now())
+        due = [state.last.action_id for state in self._book.ledger.actions() if wish.is_due(state)]
+        return [action_id for action_id in due if not await self._end(action_id, wish)]
+
+    async def _end(self, action_id: str, wish: _Wish) -> bool:
         """False when the limit may still be in force."""
         # Others before it may have taken long. If a daemon came back meanwhile it has ended the lease itself, and may
         # even have acted anew on the same target: that is not for the reaper to undo.
         await self._book.read(self._clock.now())
         state = self._book.ledger.action(action_id)
-        if state is None or not self._is_overdue(state):
+        if state is None or not wish.is_due(state):
             return True
         entry = state.last
-        if state.is_stuck:
+        if state.is_stuck and not wish.asked:
             self._tell_once(entry, f"{entry.detail}; a person must look")
             return False
         action = self._actions.get(entry.plan.action)
@@ -82,21 +118,24 @@ class Reaper:
             return False
         if not self._backoff.is_due(action_id):
             return False
-        outcome = await self._undo(action, entry)
+        if entry.state == "planned" and not entry.ending:
+            entry = msgspec.structs.replace(entry, at=self._clock.now(), by=wish.by, detail=wish.why, ending=True)
+            await self._book.record(entry)
+        outcome = await self._undo(action, entry, wish.why)
         if outcome is None:
             return False
         result, detail = outcome
         await self._book.record(
-            msgspec.structs.replace(entry, state=result, at=self._clock.now(), by=REAPER, detail=detail)
+            msgspec.structs.replace(entry, state=result, at=self._clock.now(), by=wish.by, detail=detail)
         )
         said = logger.info if result == "restored" else logger.error
-        said(f"overdue lease: {result}", extra={"action_id": action_id, "what": entry.plan.summary, "detail": detail})
+        said(f"lease: {result}", extra={"action_id": action_id, "what": entry.plan.summary, "detail": detail})
         return result != "failed"
 
-    async def _undo(self, action: Action, entry: LedgerEntry) -> tuple[LedgerState, str] | None:
+    async def _undo(self, action: Action, entry: LedgerEntry, why: str) -> tuple[LedgerState, str] | None:
         """State and detail for the ledger, or None: to be tried again in a later pass."""
         try:
-            await within(action.undo(entry.plan, None), self._call_timeout_s, f"{entry.plan.action}.undo")
+            await within(undo(action, entry.plan, None), self._call_timeout_s, f"{entry.plan.action}.undo")
         except DriftError as error:
             return "drift", f"{error}; found {error.found}, left alone"
         except PermanentError as error:
@@ -112,9 +151,13 @@ class Reaper:
             logger.exception("undo failed", extra={"action_id": entry.action_id})
             self._backoff.failed(entry.action_id, error)
             return None
-        return "restored", "the lease ended"
+        return "restored", why
 
     def _tell_once(self, entry: LedgerEntry, why: str) -> None:
         if entry.action_id not in self._told:
             self._told.add(entry.action_id)
             logger.error("overdue lease cannot be ended", extra={"action_id": entry.action_id, "why": why})
+
+
+def _may_be_in_force(state: ActionState) -> bool:
+    return state.is_open or state.is_stuck

@@ -29,8 +29,18 @@ from typing import Any
 
 from actions.action import Action
 from actions.book import Book, kept_key
-from actions.facts import ALERT_PREFIX, UNDO_PREFIX, read_messages, state_message
+from actions.facts import (
+    ALERT_PREFIX,
+    ANSWERS_PREFIX,
+    HALTED_KEY,
+    SNOOZE_PREFIX,
+    UNDO_PREFIX,
+    freeze_message,
+    read_messages,
+    state_message,
+)
 from actions.leases import ActionWorker
+from actions.limits import freeze
 from actions.notifier import Notifier
 from actions.outbox import NoticeWorker
 from actions.settings import ActionsSettings
@@ -80,6 +90,9 @@ class ActionsRunner:
         works = [worker.work for worker in self._action_workers] + [worker.work for worker in self._notice_workers]
         self._passes = [_Passes(work) for work in works]
         self._reader: Reader | None = None
+        self._owns_alerts = False
+        #: Held while memory is built anew: two at a time could lose what is written between them.
+        self._loading = asyncio.Lock()
         #: Event time of the newest alert revision read since the start.
         self._newest = 0.0
 
@@ -151,11 +164,14 @@ class ActionsRunner:
         if self._reader is None:
             raise RuntimeError("open() comes first")
         reader = self._reader
+        if self._book.in_doubt and self._book.active:
+            await self._read_again()
         messages = await reader.fetch(500, timeout_s)
         news = read_messages(messages, self._book.facts, now=self._clock.now())
         if self._book.active:
             changed = {message.key for message in news}
             news += [message for message in self._forgettable() if message.key not in changed]
+            news += self._freeze() if HALTED_KEY not in changed else []
         if messages or news:
             await reader.commit(news)
         for message in news:
@@ -167,13 +183,29 @@ class ActionsRunner:
         self._book.publish_gauges()
         return bool(messages)
 
+    async def _read_again(self) -> None:
+        """Memory from the log, while no step runs that could write to either."""
+        async with self._loading:
+            await self._stand_by()
+            await self._book.load(self._clock.now())
+            self._book.active = self._owns_alerts  # another process may have got them meanwhile
+
+    def _freeze(self) -> list[Message]:
+        """The halt that Curb gives itself when it acts abnormally often or in vain."""
+        facts, now = self._book.facts, self._clock.now()
+        why = freeze(self._book.ledger, self._settings.limits, resumed_at=facts.resumed_at, now=now)
+        if facts.halted is not None or not why:
+            return []
+        logger.error("halted by itself: `curb resume` lifts it", extra={"reason": why})
+        return [freeze_message(why, now)]
+
     def _forgettable(self) -> list[Message]:
         """Deletes facts that are over: resolved, nothing in force, everybody told; undo requests that were answered."""
         book = self._book
         gone: list[Message] = []
         keep: set[str] = set()
         for alert_id, fact in book.facts.alerts.items():
-            busy = any(state.is_open or state.is_stuck for state in book.ledger.for_alert(alert_id))
+            busy = any(state.is_open or state.is_stuck or state.is_pending for state in book.ledger.for_alert(alert_id))
             untold = any(worker.pending(fact) for worker in self._notice_workers)
             if fact.alert.status == "resolved" and not busy and not untold:
                 keys = {kept_key(entry) for entry in book.ledger.about(alert_id)}
@@ -185,9 +217,22 @@ class ActionsRunner:
             state = book.ledger.action(action_id)
             if state is None or not (state.is_open or state.is_stuck) or command.id in answered:
                 gone.append(state_message(UNDO_PREFIX + action_id.encode(), None))
+        gone += [state_message(ANSWERS_PREFIX + each.encode(), None) for each in self._dealt_with()]
+        over = [alert_id for alert_id in book.facts.snoozes if alert_id not in keep]
+        gone += [state_message(SNOOZE_PREFIX + alert_id.encode(), None) for alert_id in over]
         # Counted from the alerts, not the clock: in a backlog an alert that is over may go on in what is read next.
         book.ledger.forget(min(self._newest, self._clock.now()) - _KEEP_S, frozenset(keep))
         return gone
+
+    def _dealt_with(self) -> list[str]:
+        """Actions about which no answer waits any more."""
+        book, found = self._book, []
+        for action_id, commands in book.facts.answers.items():
+            state = book.ledger.action(action_id)
+            waits = state is not None and state.last.state in ("proposed", "denied")
+            if state is None or not waits or all(state.has_answered(command.id) for command in commands):
+                found.append(action_id)
+        return found
 
     async def _on_assign(self, partitions: frozenset[TopicPartition]) -> None:
         topics = {partition.topic for partition in partitions}
@@ -195,10 +240,12 @@ class ActionsRunner:
             # Going on would mean a process that acts and never hears of the kill switch.
             raise PermanentError(f"group {GROUP}: {ALERTS} and {COMMANDS} must be assigned to the same member (range)")
         if topics:
-            for worker in self._action_workers:
-                worker.take_over()
-            await self._book.load(self._clock.now())
-            self._book.active, self._book.caught_up = True, False
+            self._owns_alerts = True
+            async with self._loading:
+                for worker in self._action_workers:
+                    worker.take_over()
+                await self._book.load(self._clock.now())
+                self._book.active, self._book.caught_up = self._owns_alerts, False
             self._report_orphans()
             logger.info("actions runner is active", extra={"open_leases": len(self._book.ledger.open_actions())})
 
@@ -215,6 +262,7 @@ class ActionsRunner:
 
     async def _on_revoke(self, partitions: frozenset[TopicPartition]) -> None:
         if any(partition.topic == ALERTS for partition in partitions):
+            self._owns_alerts = False
             await self._stand_by()
 
     async def _stand_by(self) -> None:

@@ -2,68 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from stream.records import AlertKind, Tier
+from actions.settings_limits import Limits
+from actions.settings_policy import Approver, Mode, Route
+from actions.settings_telling import Telling
 from stream.settings import Settings
-
-Mode = Literal["shadow", "auto"]
-#: Tag → shell-style glob; all of them must match, and a tag the alert does not carry matches nothing.
-TagMatcher = dict[str, str]
-
-
-class Match(Settings):
-    """Which alerts a route is for. What is left out matches everything."""
-
-    kind: tuple[AlertKind, ...] = Field(default=(), description="Alert kinds.")
-    tier: tuple[Tier, ...] = Field(default=(), description="Alert tiers.")
-    scope: str | None = Field(default=None, description="Scope the alert was found in.")
-    tags: TagMatcher = Field(default_factory=dict, description="Tag → glob; all must match.")
-
-
-class Route(Settings):
-    """What happens to the alerts it matches."""
-
-    match: Match = Field(default_factory=Match, description="Which alerts; empty matches all.")
-    notify: tuple[str, ...] = Field(default=(), description="Names of notifiers that are told.")
-    act: tuple[str, ...] = Field(default=(), description="Names of actions that are planned.")
-    mode: Literal["inherit", "shadow", "auto"] = Field(
-        default="inherit", description="shadow only records what it would do; inherit takes the mode above."
-    )
-    lease_minutes: float = Field(default=60.0, gt=0, le=7 * 1440, description="After this long the action is undone.")
-    continue_: bool = Field(default=False, alias="continue", description="Go on to the next routes after this one.")
-
-
-class Limits(Settings):
-    """How much Curb may do by itself before it leaves the rest to people."""
-
-    max_open_actions: int = Field(default=5, ge=0, description="Actions in force at one time.")
-    max_actions_per_hour: int = Field(default=10, ge=0, description="Actions begun within one hour.")
-    never_touch: tuple[TagMatcher, ...] = Field(
-        default=(), description="Tag matchers; alerts that match one of them are told but never acted on."
-    )
-    verify_within_minutes: float = Field(
-        default=15.0, gt=0, description="The burn must have fallen by then, else the action is called ineffective."
-    )
-    max_alert_age_minutes: float = Field(
-        default=120.0, gt=0, description="Alerts that nothing was heard of for longer are not acted on."
-    )
-    cool_down_minutes: float = Field(
-        default=5.0, ge=0, description="Rest after a lease ended before the same alert may be acted on again."
-    )
 
 
 class ActionsSettings(Settings):
     """The `actions` part of the configuration. `actions` and `notifiers` are validated by the kind each names."""
 
-    mode: Mode = Field(default="shadow", description="shadow records what would be done; auto does it.")
+    mode: Mode = Field(
+        default="shadow",
+        description="shadow records what would be done, approve asks a person first, auto does it.",
+    )
     actions: tuple[Any, ...] = Field(default=(), description="Configured actions, each with kind and name.")
     notifiers: tuple[Any, ...] = Field(default=(), description="Configured notifiers, each with kind and name.")
     routes: tuple[Route, ...] = Field(
         default=(),
         description="The first route that matches decides. With no routes, every notifier is told and nothing is done.",
+    )
+    approvers: dict[str, Approver] = Field(
+        default_factory=dict,
+        description="Role → who may approve and up to how many dollars at risk; say, the owning team and finance.",
+    )
+    step_down_minutes: float = Field(
+        default=10.0,
+        ge=0,
+        description="When the burn was normal for so long, the highest rung above the first is undone.",
     )
     limits: Limits = Field(default_factory=Limits, description="Blast radius.")
     warmup_days: float = Field(
@@ -72,6 +41,7 @@ class ActionsSettings(Settings):
     update_minutes: float = Field(
         default=5.0, gt=0, description="A message is edited with new figures at most this often."
     )
+    telling: Telling = Field(default=Telling(), description="How people are told.")
     restore_on_resolve: bool = Field(
         default=False, description="Undo as soon as the alert resolves instead of at the end of the lease."
     )
@@ -81,9 +51,24 @@ class ActionsSettings(Settings):
         actions = _names("action", self.actions)
         notifiers = _names("notifier", self.notifiers)
         for number, route in enumerate(self.routes):
-            _require(f"routes[{number}].act", route.act, actions, "actions")
             _require(f"routes[{number}].notify", route.notify, notifiers, "notifiers")
+            _require(f"routes[{number}].act", route.act, actions, "actions")
+            for place, rung in enumerate(route.ladder):
+                here = f"routes[{number}].ladder[{place}]"
+                _require(f"{here}.act", rung.act, actions, "actions")
+                _require(f"{here}.approvers", rung.approvers, list(self.approvers), "approvers")
+            if "approve" in self.modes_of(route) and not self.approvers:
+                raise ValueError(
+                    f"routes[{number}]: mode approve, and nobody may approve; name people in `actions.approvers`"
+                )
+        _require("telling.digest.notify", self.telling.digest.notify, notifiers, "notifiers")
         return self
+
+    def modes_of(self, route: Route) -> tuple[Mode, ...]:
+        """The mode of each rung of a route, lowest first; of its only one where it has the short form."""
+        above: Mode = self.mode if route.mode == "inherit" else route.mode
+        rungs: list[Mode] = [above if rung.mode == "inherit" else rung.mode for rung in route.ladder]
+        return tuple(rungs) or ((above,) if route.act else ())
 
 
 def name_of(config: Any) -> str:

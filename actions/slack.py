@@ -1,44 +1,48 @@
-"""Tells a Slack channel about an incident in one message that is edited in place."""
+"""Tells a Slack channel about an incident: one message that is edited in place, its thread, and the daily digest."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable
 from typing import Any, Literal
 
-import aiohttp
-from pydantic import Field, SecretStr
-from slack_sdk.errors import SlackApiError, SlackClientError
-from slack_sdk.web.async_client import AsyncWebClient
-from slack_sdk.web.async_slack_response import AsyncSlackResponse
+from pydantic import Field, SecretStr, model_validator
 
+from actions import wording
 from actions.action import Context
-from actions.notifier import Notice
-from actions.slack_blocks import blocks, fallback_text
-from stream.clock import Clock
-from stream.errors import PermanentError, TransientError, error_for_status
+from actions.notifier import DayDigest, Notice, Reply
+from actions.settings_slack import May
+from actions.slack_blocks import (
+    blocks,
+    digest_blocks,
+    digest_text,
+    fallback_text,
+    reply_blocks,
+    reply_text,
+)
+from actions.slack_buttons import Buttons
+from actions.slack_calls import SlackCalls, UneditableError
+from actions.slack_text import Block
 from stream.settings import Settings
 
 _EVENT_TYPE = "curb_notice"
 _PAGE = 200
-#: Errors of Slack's own that pass by themselves.
-_PASSING = frozenset(
-    {"ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"}
-)
-#: The message cannot be edited any more (deleted, or too old): a new one is posted.
-_UNEDITABLE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
-_quiet = logging.getLogger(f"{__name__}.sdk")
-_quiet.setLevel(logging.INFO)
+_FILE_PREFIX = "curb-"
 
 
 class Config(Settings):
-    """One Slack channel. The bot needs chat:write, and channels:history (groups:history for a private channel)."""
+    """One Slack channel: messages, threads and, for the people in `may`, buttons and slash commands."""
 
     kind: Literal["slack"]
     name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this notifier.")
     token: SecretStr = Field(description="Bot token (xoxb-…).")
     channel: str = Field(pattern=r"^[CGD][A-Z0-9]{6,}$", description="Id of the channel, such as C0123456789.")
+    app_token: SecretStr | None = Field(
+        default=None, description="App-level token (xapp-…): buttons and slash commands arrive by Socket Mode."
+    )
+    signing_secret: SecretStr | None = Field(
+        default=None, description="Signing secret of the app: they arrive as signed requests at /v1/slack/NAME."
+    )
+    may: May = Field(default=May(), description="Who may press which button and use which slash command.")
+    snooze_hours: float = Field(default=4.0, gt=0, le=168, description="How long the snooze button quiets an alert.")
     base_url: str = Field(default="https://slack.com/api/", description="Address of Slack's Web API.")
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for one answer of Slack.")
     find_hours: float = Field(
@@ -46,57 +50,114 @@ class Config(Settings):
     )
     find_pages: int = Field(default=5, ge=1, le=20, description="Pages of 200 messages read for that, at most.")
 
+    @model_validator(mode="after")
+    def _who_may_is_heard(self) -> Config:
+        if self.may != May() and not self.listens:
+            raise ValueError("`may` needs a way to be heard: give app_token (Socket Mode) or signing_secret too")
+        return self
+
+    @property
+    def listens(self) -> bool:
+        """Whether a press of a button can reach Curb."""
+        return self.app_token is not None or self.signing_secret is not None
+
+    def calls(self, context: Context) -> SlackCalls:
+        """Slack's Web API with this token."""
+        return SlackCalls(self.token.get_secret_value(), self.base_url, self.timeout_s, context.http, context.clock)
+
     def build(self, context: Context) -> Slack:
-        return Slack(self, context.http, context.clock)
+        return Slack(self, context)
 
 
 class Slack:
     """A notifier whose references are "channel:ts". The key travels in the message's metadata, for `find`."""
 
-    def __init__(self, config: Config, http: aiohttp.ClientSession, clock: Clock) -> None:
-        self._config, self._clock = config, clock
-        self._client = AsyncWebClient(
-            token=config.token.get_secret_value(),
-            base_url=config.base_url,
-            timeout=max(1, round(config.timeout_s)),
-            session=http,
-            logger=_quiet,
-            retry_handlers=[],
-        )
+    def __init__(self, config: Config, context: Context) -> None:
+        self._config, self._clock, self._draw = config, context.clock, context.chart
+        self._calls = config.calls(context)
+        self._buttons = Buttons(config.name, config.may, config.snooze_hours) if config.listens else None
 
     async def send(self, notice: Notice, ref: str) -> str:
-        content: dict[str, Any] = {
-            "text": fallback_text(notice),
-            "blocks": blocks(notice),
-            "metadata": {"event_type": _EVENT_TYPE, "event_payload": {"key": notice.key}},
-        }
+        content = _content(notice.key, fallback_text(notice), blocks(notice, self._buttons))
         if ref:
             channel, _, ts = ref.partition(":")
             try:
-                answer = await self._ask("chat.update", self._client.chat_update(channel=channel, ts=ts, **content))
+                answer = await self._calls.ask(
+                    "chat.update",
+                    lambda client: client.chat_update(
+                        channel=channel, ts=ts, parse="none", link_names=False, **content
+                    ),
+                )
                 return _ref(answer, channel)
-            except _UneditableError:
+            except UneditableError:
                 pass
-        channel = self._config.channel
-        call = self._client.chat_postMessage(channel=channel, unfurl_links=False, unfurl_media=False, **content)
-        return _ref(await self._ask("chat.postMessage", call), channel)
+        return await self._post(content)
+
+    async def reply(self, reply: Reply, ref: str) -> str:
+        channel, _, ts = ref.partition(":")
+        if reply.kind == "chart":
+            return await self._chart(reply, channel, ts)
+        content = _content(reply.key, reply_text(reply), reply_blocks(reply))
+        return await self._post(content, channel=channel, thread_ts=ts, reply_broadcast=reply.loud)
+
+    async def send_digest(self, digest: DayDigest) -> str:
+        return await self._post(_content(digest.key, digest_text(digest), digest_blocks(digest)))
+
+    async def _post(self, content: dict[str, Any], *, channel: str = "", **more: Any) -> str:
+        channel = channel or self._config.channel
+        answer = await self._calls.ask(
+            "chat.postMessage",
+            lambda client: client.chat_postMessage(
+                channel=channel,
+                unfurl_links=False,
+                unfurl_media=False,
+                mrkdwn=False,
+                parse="none",
+                link_names=False,
+                **content,
+                **more,
+            ),
+        )
+        return _ref(answer, channel)
+
+    async def _chart(self, reply: Reply, channel: str, ts: str) -> str:
+        """The key is the file's name, for `find_reply`; the picture says when the incident was so far."""
+        png = await self._draw(reply.alert.alert_id) if self._draw is not None else None
+        if png is None:
+            return ""
+        title = wording.clean(wording.reply(reply), 200)
+        return await self._calls.upload(channel, ts, f"{_FILE_PREFIX}{reply.key}.png", title, title, png)
 
     async def find(self, key: str) -> str | None:
-        oldest = f"{self._clock.now() - self._config.find_hours * 3600.0:.6f}"
-        cursor = ""
-        for _ in range(self._config.find_pages):
-            call = self._client.conversations_history(
+        def page(client: Any, cursor: str) -> Any:
+            oldest = f"{self._clock.now() - self._config.find_hours * 3600.0:.6f}"
+            return client.conversations_history(
                 channel=self._config.channel,
                 oldest=oldest,
                 limit=_PAGE,
                 include_all_metadata=True,
                 cursor=cursor or None,
             )
-            answer = await self._ask("conversations.history", call)
+
+        return await self._find("conversations.history", page, self._config.channel, key)
+
+    async def find_reply(self, key: str, ref: str) -> str | None:
+        channel, _, ts = ref.partition(":")
+
+        def page(client: Any, cursor: str) -> Any:
+            return client.conversations_replies(
+                channel=channel, ts=ts, limit=_PAGE, include_all_metadata=True, cursor=cursor or None
+            )
+
+        return await self._find("conversations.replies", page, channel, key)
+
+    async def _find(self, method: str, page: Any, channel: str, key: str) -> str | None:
+        cursor = ""
+        for _ in range(self._config.find_pages):
+            answer = await self._calls.ask(method, lambda client, at=cursor: page(client, at))  # type: ignore[misc]
             for message in answer.get("messages", []):
-                metadata = message.get("metadata") or {}
-                if (metadata.get("event_payload") or {}).get("key") == key:
-                    return f"{self._config.channel}:{message['ts']}"
+                if _has_key(message, key):
+                    return f"{channel}:{message['ts']}"
             cursor = (answer.get("response_metadata") or {}).get("next_cursor", "")
             if not cursor:
                 break
@@ -105,29 +166,16 @@ class Slack:
     async def close(self) -> None:
         """Nothing is held: the HTTP session belongs to the caller."""
 
-    async def _ask(self, method: str, call: Awaitable[AsyncSlackResponse]) -> Any:
-        try:
-            async with asyncio.timeout(self._config.timeout_s):
-                return await call
-        except SlackApiError as error:
-            raise self._error(method, error) from None
-        except (aiohttp.ClientError, TimeoutError, SlackClientError) as error:
-            raise TransientError(f"Slack {method}: {type(error).__name__}") from error
 
-    def _error(self, method: str, error: SlackApiError) -> Exception:
-        response = error.response
-        status: int = getattr(response, "status_code", 0) or getattr(response, "status", 500)
-        data = getattr(response, "data", None)
-        said = data.get("error", "") if isinstance(data, dict) else ""
-        what = f"Slack {method}" + (f" ({said})" if said else "")
-        if said in _UNEDITABLE:
-            return _UneditableError(what)
-        by_status = error_for_status(429 if said in _PASSING else status, response.headers, what, now=self._clock.now())
-        return by_status or PermanentError(f"{what}; see the reference of the slack notifier for scopes and channel")
+def _content(key: str, text: str, shown: list[Block]) -> dict[str, Any]:
+    return {"text": text, "blocks": shown, "metadata": {"event_type": _EVENT_TYPE, "event_payload": {"key": key}}}
 
 
-class _UneditableError(PermanentError):
-    pass
+def _has_key(message: dict[str, Any], key: str) -> bool:
+    metadata = message.get("metadata") or {}
+    if (metadata.get("event_payload") or {}).get("key") == key:
+        return True
+    return any(file.get("name") == f"{_FILE_PREFIX}{key}.png" for file in message.get("files") or [])
 
 
 def _ref(answer: Any, channel: str) -> str:

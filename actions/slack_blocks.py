@@ -1,31 +1,46 @@
-"""A notice as Slack Block Kit: a pure function. Text from tags is escaped and set as code, so it is never markup."""
+"""A notice as Slack Block Kit: pure functions. Text from tags is plain or set as code, so it is never markup."""
 
 from __future__ import annotations
 
-from typing import Any
+from urllib.parse import quote
 
 from actions import wording
-from actions.notifier import Notice
+from actions.notifier import DayDigest, Notice, Reply
+from actions.slack_buttons import Buttons
+from actions.slack_text import (
+    HEADER_MAX,
+    SECTION_MAX,
+    TEXT_MAX,
+    Block,
+    code,
+    context,
+    fitted,
+    link,
+    local_time,
+    mrkdwn,
+    plain,
+    section,
+)
 from stream.records import LedgerEntry
 
-Block = dict[str, Any]
-#: Slack's own limits, in characters.
-_HEADER_MAX = 150
-_SECTION_MAX = 3000
-_TEXT_MAX = 3000
+#: So many actions get lines of their own: Slack takes 50 blocks.
+_MOST_ACTIONS = 10
 
 
-def blocks(notice: Notice) -> list[Block]:
-    """Header, money, cause, what Curb did, ids."""
+def blocks(notice: Notice, buttons: Buttons | None = None) -> list[Block]:
+    """Header, money, cause, what Curb did, buttons, ids. Without `buttons` nobody can press anything."""
     alert = notice.alert
+    entries = wording.newest_per_action(notice)[-_MOST_ACTIONS:]
     parts: list[Block | None] = [
-        {"type": "header", "text": _plain(wording.title(alert), _HEADER_MAX)},
-        {"type": "section", "fields": [_field(label, value) for label, value in wording.figures(alert)]},
+        {"type": "header", "text": plain(wording.title(alert), HEADER_MAX)},
+        {"type": "section", "fields": [_field(*pair) for pair in wording.figures(alert, notice.telling)]},
         _reason(notice),
         _causes(notice),
+        _others(notice),
         _explanation(notice),
-        *(block for entry in wording.newest_per_action(notice)[-10:] for block in _step(entry)),
-        None if notice.ledger else {"type": "section", "text": _plain("Curb has not changed anything.", _SECTION_MAX)},
+        *(block for entry in entries for block in _step(entry, notice)),
+        None if notice.ledger else section("Curb has not changed anything."),
+        *(buttons.of(notice) if buttons else []),
         _ids(notice),
     ]
     return [part for part in parts if part is not None]
@@ -33,53 +48,69 @@ def blocks(notice: Notice) -> list[Block]:
 
 def fallback_text(notice: Notice) -> str:
     """What notifications and screen readers show."""
-    return _fitted(wording.title(notice.alert), _TEXT_MAX)
+    return fitted(wording.title(notice.alert), TEXT_MAX)
 
 
-def escape(text: str) -> str:
-    """The three characters that begin Slack's own syntax, such as <!channel> and <https://…|label>."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def reply_blocks(reply: Reply) -> list[Block]:
+    """One line of the thread, with the end of a lease or of the time to answer in the reader's own time zone."""
+    shown = [section(wording.reply(reply))]
+    if reply.entry is not None and (times := _times(reply.entry)):
+        shown.append(context(mrkdwn(" · ".join(times))))
+    return shown
 
 
-def code(text: str, longest: int = 450) -> str:
-    """`text` in which nothing is interpreted: neither markup nor an end of the code itself."""
-    return "`" + _fitted(text.replace("`", "'"), longest) + "`"
+def reply_text(reply: Reply) -> str:
+    """What notifications show of a reply."""
+    return fitted(wording.reply(reply), TEXT_MAX)
 
 
-def _fitted(text: str, longest: int) -> str:
-    """`text` escaped, and cut so that it is then at most `longest` characters and ends in no half of an escape."""
-    short = text[:longest]
-    while len(escape(short)) > longest:
-        short = short[:-2] + "…"
-    return escape(short)
+def digest_blocks(digest: DayDigest) -> list[Block]:
+    """The day in lines; as many as Slack takes in one message."""
+    told, done = wording.digest_lines(digest)
+    shown: list[Block] = [{"type": "header", "text": plain(wording.digest_title(digest), HEADER_MAX)}]
+    for heading, lines in (("Small alerts", told), ("What Curb did", done)):
+        if lines:
+            shown.append({"type": "section", "text": mrkdwn(f"*{heading}*")})
+            shown += [context(plain(line)) for line in lines]
+    return shown
 
 
-def local_time(at: float) -> str:
-    """A moment in the reader's own time zone, with UTC where Slack cannot tell."""
-    return f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{wording.utc(at)}>"
+def digest_text(digest: DayDigest) -> str:
+    """What notifications show of a digest."""
+    return fitted(wording.digest_title(digest), TEXT_MAX)
 
 
-def _plain(text: str, longest: int) -> Block:
-    return {"type": "plain_text", "text": _fitted(text, longest), "emoji": False}
-
-
-def _mrkdwn(text: str) -> Block:
-    return {"type": "mrkdwn", "text": text[:_SECTION_MAX], "verbatim": True}
+def dashboard_link(notice: Notice) -> str:
+    """The address of the alert on the dashboard, or ""."""
+    url = notice.telling.dashboard_url
+    if not url:
+        return ""
+    alert_id = quote(notice.alert.alert_id, safe="")
+    return url.replace("{alert_id}", alert_id) if "{alert_id}" in url else f"{url.rstrip('/')}/alerts/{alert_id}"
 
 
 def _field(label: str, value: str) -> Block:
-    return _mrkdwn(f"*{label}*\n{escape(value)}")
+    return mrkdwn(f"*{label}*\n{code(value, 200)}" if label == "Budget" else f"*{label}*\n{value}")
 
 
 def _reason(notice: Notice) -> Block | None:
     """Why it counts, which is the first thing to know after the money."""
     reason = wording.reason(notice.alert)
-    return {"type": "section", "text": _plain(f"Why: {reason}", _SECTION_MAX)} if reason else None
+    return section(f"Why: {reason}") if reason else None
 
 
 def _causes(notice: Notice) -> Block | None:
     lines = [f"• {code(line)}" for line in wording.causes(notice.alert)]
-    return {"type": "section", "text": _mrkdwn("*Where it comes from*\n" + "\n".join(lines))} if lines else None
+    return {"type": "section", "text": mrkdwn("*Where it comes from*\n" + "\n".join(lines))} if lines else None
+
+
+def _others(notice: Notice) -> Block | None:
+    lines = [f"• {code(line, 300)}" for line in wording.others(notice)]
+    if not lines:
+        return None
+    more = len(notice.others) - len(lines)
+    heading = "*In the same message*" + (f" (and {more} more)" if more > 0 else "")
+    return {"type": "section", "text": mrkdwn(heading + "\n" + "\n".join(lines))}
 
 
 def _explanation(notice: Notice) -> Block | None:
@@ -87,23 +118,37 @@ def _explanation(notice: Notice) -> Block | None:
     explanation = wording.clean(notice.alert.explanation, 800)
     if not explanation:
         return None
-    text = _plain(explanation, _SECTION_MAX)
-    return {"type": "context", "elements": [text]} if notice.alert.reason else {"type": "section", "text": text}
+    text = plain(explanation, SECTION_MAX)
+    return context(text) if notice.alert.reason else {"type": "section", "text": text}
 
 
-def _step(entry: LedgerEntry) -> list[Block]:
-    shown: list[Block] = [{"type": "section", "text": _plain(wording.step(entry), _SECTION_MAX)}]
+def _step(entry: LedgerEntry, notice: Notice) -> list[Block]:
+    words = wording.step(entry)
+    if entry.state in ("proposed", "shadow") and (worth := wording.worth(entry, notice.alert_of(entry))):
+        words += f". It {worth}."
+    if wording.waits(entry) and entry.plan.warning:
+        words += f" {wording.clean(entry.plan.warning, 300)}"
+    shown: list[Block] = [section(words)]
+    parts = _times(entry)
     if wording.in_force(entry):
-        parts = ["undo now: " + code(f"curb actions undo {entry.action_id}")]
-        if entry.lease_expires_at is not None:
-            parts.insert(0, f"ends by itself {local_time(entry.lease_expires_at)}")
-        shown.append({"type": "context", "elements": [_mrkdwn(" · ".join(parts))]})
-    return shown
+        parts.append("undo now: " + code(f"curb actions undo {entry.action_id}"))
+    return [*shown, context(mrkdwn(" · ".join(parts)))] if parts else shown
+
+
+def _times(entry: LedgerEntry) -> list[str]:
+    if wording.in_force(entry) and entry.lease_expires_at is not None:
+        return [f"ends by itself {local_time(entry.lease_expires_at)}"]
+    if wording.waits(entry) and entry.answer_by is not None:
+        return [f"waits for an answer until {local_time(entry.answer_by)}"]
+    return []
 
 
 def _ids(notice: Notice) -> Block:
     alert = notice.alert
-    subject = code(wording.subject(alert), 1000)
-    since = f"since {local_time(alert.started_at)}"
-    parts = [subject, since, f"alert {code(alert.alert_id)}", code(alert.channel)]
-    return {"type": "context", "elements": [_mrkdwn(" · ".join(parts))]}
+    parts = [code(wording.subject(alert), 1000), f"since {local_time(alert.started_at)}"]
+    if notice.snoozed_until is not None:
+        parts.append(f"quiet until {local_time(notice.snoozed_until)}")
+    parts += [f"alert {code(alert.alert_id)}", code(alert.channel)]
+    if url := dashboard_link(notice):
+        parts.append(link(url, "dashboard"))
+    return context(mrkdwn(" · ".join(parts)))

@@ -14,7 +14,7 @@ _RECENT = 50
 
 
 def view(book: Book, settings: ActionsSettings, problems: dict[str, str]) -> dict[str, Any]:
-    """Keys: active, mode, halted (None or by, at, reason), open and recent (newest first), firing, problems."""
+    """Keys: active, mode, halted (None or by, at, reason), open, proposed, recent (newest first), firing, problems."""
     halted = book.facts.halted
     states = sorted(book.ledger.actions(), key=lambda state: state.last.at, reverse=True)
     return {
@@ -24,6 +24,7 @@ def view(book: Book, settings: ActionsSettings, problems: dict[str, str]) -> dic
         if halted is None
         else {"by": halted.by, "at": halted.at, "reason": halted.args.get("reason", "")},
         "open": [_row(state) for state in states if state.is_open or state.is_stuck],
+        "proposed": [_row(state) for state in states if state.is_pending],
         "recent": [_row(state) for state in states[:_RECENT]],
         "firing": [alert.alert_id for alert in book.facts.firing()],
         "problems": dict(problems),

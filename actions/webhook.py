@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Literal
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
 from pydantic import Field, HttpUrl, SecretStr
 from yarl import URL
 
-from actions import wording
+from actions import alertmanager, wording
 from actions.action import Context
 from actions.http import exchange
-from actions.notifier import Notice
+from actions.notifier import DayDigest, Notice
 from stream.clock import Clock
 from stream.settings import Settings
 
@@ -25,6 +25,9 @@ class Config(Settings):
     kind: Literal["webhook"]
     name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this notifier.")
     url: HttpUrl = Field(description="Where to post.")
+    format: Literal["curb", "alertmanager"] = Field(
+        default="curb", description="curb: all there is to say. alertmanager: the body of Alertmanager's own webhook."
+    )
     token: SecretStr | None = Field(default=None, description="Sent as `Authorization: Bearer …`.")
     signing_key: SecretStr | None = Field(
         default=None, description="With it every body is signed: `X-Curb-Signature: sha256=<hex HMAC-SHA256>`."
@@ -42,16 +45,35 @@ class Webhook:
         self._config, self._http, self._clock = config, http, clock
 
     async def send(self, notice: Notice, ref: str) -> str:
-        body = msgspec.json.encode(
-            {"key": notice.key, "title": wording.title(notice.alert), "alert": notice.alert, "ledger": notice.ledger}
+        if self._config.format == "alertmanager":
+            return await self._post(notice.key, alertmanager.payload(notice, self._config.name))
+        body: dict[str, Any] = {
+            "key": notice.key,
+            "title": wording.title(notice.alert),
+            "incident": notice.lead.alert_id,
+            "alert": notice.alert,
+            "others": notice.others,
+            "ledger": notice.ledger,
+        }
+        return await self._post(notice.key, body)
+
+    async def send_digest(self, digest: DayDigest) -> str:
+        if self._config.format == "alertmanager":
+            return await self._post(digest.key, alertmanager.digest_payload(digest, self._config.name))
+        digested = {"day": digest.day, "alerts": digest.alerts, "ledger": digest.ledger}
+        return await self._post(
+            digest.key, {"key": digest.key, "title": wording.digest_title(digest), "digest": digested}
         )
+
+    async def _post(self, key: str, content: dict[str, Any]) -> str:
+        body = msgspec.json.encode(content)
         await exchange(
             self._http,
             self._clock,
             "POST",
             URL(str(self._config.url)),
             timeout_s=self._config.timeout_s,
-            headers=self._headers(notice.key, body),
+            headers=self._headers(key, body),
             data=body,
         )
         return ""

@@ -1,44 +1,30 @@
 """Reads pods, namespaces and nodes from the Kubernetes API: three lists, read only.
 
-Plain HTTP with the service account's token: the official client brings a generated model of the whole API, which is
-built anew for every object and refuses objects it finds incomplete. Of a pod only names, labels, owner and node are
-decoded; its environment and arguments are skipped.
+Of a pod only names, labels, owner and node are decoded; its environment and arguments are skipped.
 """
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
 import msgspec
 from pydantic import Field
-from yarl import URL
 
 from connectors.connector import Check
-from connectors.scrape import fetch
 from stream.clock import Clock
 from stream.errors import PermanentError, TransientError
-from stream.settings import Settings
+from stream.kubernetes_client import KubernetesAccess, KubernetesClient
 
-_PAGE = 500
 #: A pod that ended is remembered for so long: metrics of it come later than its end.
 _REMEMBERED_S = 3600.0
-_MAX_BYTES = 64 * 1024 * 1024
 
 
-class KubernetesSettings(Settings):
+class KubernetesSettings(KubernetesAccess):
     """Where the API server is and how Curb shows who it is; it needs `list` on pods, namespaces and nodes."""
 
-    url: str = Field("https://kubernetes.default.svc", pattern=r"^https?://", description="Address of the API server.")
-    account: Path = Field(
-        Path("/var/run/secrets/kubernetes.io/serviceaccount"),
-        description="Directory with the service account's `token` (read anew for every refresh) and `ca.crt`.",
-    )
     refresh_s: float = Field(60.0, ge=5, le=3600, description="How old the lists may become.")
-    timeout_s: float = Field(15.0, gt=0, le=120, description="Longest wait for one page.")
 
 
 class Pod(NamedTuple):
@@ -88,23 +74,15 @@ class _Item(msgspec.Struct):
     spec: _Spec = msgspec.field(default_factory=_Spec)
 
 
-class _ListMeta(msgspec.Struct, rename={"next": "continue"}):
-    next: str = ""
-
-
-class _List(msgspec.Struct):
-    items: list[_Item]
-    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
-
-
-_decoder = msgspec.json.Decoder(_List)
+_decoder = msgspec.json.Decoder(_Item)
 
 
 class KubernetesApi:
     """Keeps one picture of the cluster and renews it when asked and due."""
 
     def __init__(self, settings: KubernetesSettings, http: aiohttp.ClientSession, clock: Clock) -> None:
-        self._settings, self._http, self._clock = settings, http, clock
+        self._settings, self._clock = settings, clock
+        self._client = KubernetesClient(settings, http, clock)
         self._cluster = NO_CLUSTER
         self._seen: dict[tuple[str, str], float] = {}
         self._fresh_until = 0.0
@@ -136,52 +114,18 @@ class KubernetesApi:
         for kind in ("pods", "namespaces", "nodes"):
             what = f"list {kind} of {self._settings.url}"
             try:
-                await self._page(f"/api/v1/{kind}", {"limit": "1"})
+                await self._client.request("GET", f"/api/v1/{kind}", query={"limit": "1"})
                 checks.append(Check(what, True))
             except (PermanentError, TransientError) as error:
                 checks.append(Check(what, False, str(error), f"list {kind} (cluster role)"))
         return checks
 
     async def _list(self, path: str, **query: str) -> AsyncIterator[_Item]:
-        query["limit"] = str(_PAGE)
-        while True:
-            page = await self._page(path, query)
-            for item in page.items:
-                yield item
-            if not page.metadata.next:
-                return
-            query["continue"] = page.metadata.next
-
-    async def _page(self, path: str, query: dict[str, str]) -> _List:
-        url = URL(self._settings.url) / path.lstrip("/")
-        headers = {"Accept": "application/json", "Authorization": f"Bearer {self._token()}"}
-        answer = await fetch(
-            self._http,
-            self._clock,
-            url.with_query(query),
-            headers=headers,
-            timeout_s=self._settings.timeout_s,
-            types=("application/json",),
-            max_bytes=_MAX_BYTES,
-            tls=self._tls(url),
-        )
-        try:
-            return _decoder.decode(answer.body)
-        except msgspec.DecodeError as error:
-            raise TransientError(f"GET {url.host}{path}: the list is not readable") from error
-
-    def _token(self) -> str:
-        path = self._settings.account / "token"
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise PermanentError(f"{path}: no service account token ({type(error).__name__})") from error
-
-    def _tls(self, url: URL) -> ssl.SSLContext | None:
-        authority = self._settings.account / "ca.crt"
-        if url.scheme != "https" or not authority.exists():
-            return None
-        return ssl.create_default_context(cafile=str(authority))
+        async for item in self._client.items(path, **query):
+            try:
+                yield _decoder.decode(item)
+            except msgspec.DecodeError as error:
+                raise TransientError(f"GET {path}: the list is not readable") from error
 
 
 def _pod(item: _Item) -> Pod:

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from curb import explain, knowledge, offline, render
+from actions.ledger import ActionState
+from curb import acting, explain, knowledge, offline, render
 from curb.asking import ConfigOption, JsonOption, ask, load, person
 from curb.budgets import app as budgets_app
 from curb.config import CurbConfig
@@ -65,15 +66,21 @@ def reaper(
     once: Annotated[
         bool, typer.Option("--once", help="Look once, for cron; exit code 1 when a lease is left.")
     ] = False,
+    dry_run: acting.DryRunOption = False,
 ) -> None:
     """Give limits back when their lease is over, also while the daemon is dead. It never sets a limit of its own.
 
     Run it beside the daemon, with the same configuration, where it does not die of the same cause. It needs the log
-    and the gateways.
+    and the gateways. With --dry-run it looks once and says which leases are overdue; exit code 1 when there is one.
     """
-    from curb.reap import run_reaper
+    from curb.reap import overdue, run_reaper
 
     loaded = load(config)
+    if dry_run:
+        found = ask(overdue(loaded, grace_s=grace))
+        for entry in found:
+            console.print(acting.would_restore(entry), soft_wrap=True)
+        raise typer.Exit(1 if found else 0)
     setup(loaded.logging.level, loaded.logging.format)
     raise typer.Exit(asyncio.run(run_reaper(loaded, every_s=every, grace_s=grace, once=once)))
 
@@ -222,6 +229,7 @@ def actions_show(
 def actions_undo(
     action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
     config: ConfigOption = _DEFAULT,
+    dry_run: acting.DryRunOption = False,
 ) -> None:
     """Take an action back now. Only values that are still Curb's are restored; anything else is reported as drift."""
     loaded = load(config)
@@ -229,6 +237,11 @@ def actions_undo(
     if action_id not in view.actions:
         typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
         raise typer.Exit(1)
+    if dry_run:
+        state = ActionState(view.actions[action_id])
+        is_held = state.is_open or state.is_stuck
+        said = acting.would_restore(state.last) if is_held else f"nothing to undo: it is {state.last.state}"
+        return console.print(said, soft_wrap=True)
     _command(loaded, "undo", {"action_id": action_id}, "undo asked for; the daemon does it at once when it runs")
 
 
@@ -282,6 +295,7 @@ def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> 
 app.command()(reconcile)
 knowledge.register(app)
 explain.register(app)
+acting.register(knowledge.plan_app, actions_app)
 
 
 def main() -> None:

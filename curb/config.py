@@ -14,6 +14,7 @@ from connectors.settings_attribution import AttributionSettings
 from connectors.settings_prices import PricesSettings
 from curb.config_errors import ConfigError, ConfigErrors, from_validation
 from curb.kinds import UnknownKindError, config_class
+from curb.ladders import impossible_rungs, unknown_environments
 from curb.owners import known_tags, unreachable_owners, with_owners
 from curb.pairs import with_scope
 from curb.unit_costs import DEFAULT_UNIT_COSTS, UnitCost, resolve
@@ -38,7 +39,9 @@ class HttpSettings(Settings):
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8088, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     token: SecretStr | None = Field(
-        default=None, description="Bearer token of /v1 (not of the inbox). Without it /v1 only reads, only on loopback."
+        default=None,
+        description="Bearer token of /v1 (not of the inbox, nor of what Slack signs). Without it /v1 only reads, "
+        "only on loopback.",
     )
     max_body_mib: float = Field(default=8.0, gt=0, le=256, description="Largest push body after decompression.")
 
@@ -131,6 +134,8 @@ def _derived(config: CurbConfig, errors: list[ConfigError]) -> CurbConfig:
     config = config.model_copy(update={"detector": detector})
     errors += _unknown_tags(config)
     errors += _unknown_units(config)
+    wrong = [*impossible_rungs(config.actions), *unknown_environments(config.actions, known_tags(detector))]
+    errors += [ConfigError(*found) for found in wrong]
     unreachable = unreachable_owners(config.attribution, config.actions, detector)
     errors += [ConfigError(*found) for found in unreachable]
     if unreachable:
@@ -155,6 +160,8 @@ def _unknown_tags(config: CurbConfig) -> list[ConfigError]:
     matchers = {f"actions.routes[{i}].match.tags": route.match.tags for i, route in enumerate(config.actions.routes)}
     never = config.actions.limits.never_touch
     matchers |= {f"actions.limits.never_touch[{i}]": tags for i, tags in enumerate(never)}
+    marks = config.actions.limits.criticality
+    matchers |= {f"actions.limits.criticality[{i}].match": rule.match for i, rule in enumerate(marks)}
     hint = f"alerts carry the tags of their scope: {', '.join(sorted(known))}; see detector.scopes"
     return [
         ConfigError(

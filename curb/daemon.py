@@ -11,10 +11,13 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from curb import wiring
+from curb import slack_people, wiring
 from curb.config import CurbConfig, EmbeddedSettings
+from curb.explanation import BudgetLine
 from curb.forecast_runner import ForecastRunner
 from curb.http_api import make_app
+from curb.incident_chart import IncidentChart
+from curb.recent_burn import RecentBurn
 from curb.unit_view import UnitView
 from curb.view import View
 from detector.reconcile import Reconciler
@@ -55,6 +58,8 @@ class Daemon:
         self.http: aiohttp.ClientSession | None = None
         self.forecasts: ForecastRunner | None = None
         self._web: web.AppRunner | None = None
+        self.slack = slack_people.Doors({}, {})
+        self._later: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Open the log and the HTTP port. Raises what makes running impossible."""
@@ -72,7 +77,10 @@ class Daemon:
         if self.reconciler is None and isinstance(self.log, EmbeddedLog):
             await self.log.forget(wiring.RECONCILE_GROUP)
         self.units = UnitView(wiring.make_recent_units(self.config))
-        self.actions = wiring.make_actions(self.config, self.log, self.clock, self.http)
+        self.recent = RecentBurn(self.shards, self.clock)
+        self._chart = IncidentChart(self.log, self.recent, self.config.detector)
+        self.actions = wiring.make_actions(self.config, self.log, self.clock, self.http, self.chart)
+        self.slack = slack_people.make_doors(self.config, self.view, self.log, self.clock, self.http)
         detector = self.config.detector
         self.forecasts = ForecastRunner(detector, detector.forecast, self.shards, self._publish, self.clock)
         self._web = web.AppRunner(make_app(self), access_log=None)
@@ -93,7 +101,10 @@ class Daemon:
             self._start("reconciler", self.reconciler.run(self._stop_rooms))
         assert self.forecasts is not None
         self._start("forecasts", self.forecasts.run(self._stop_rooms))
+        self._start("recent burn", self.recent.follow(self._stop_rooms))
         self._start("actions", self.actions.run(self._stop_rooms))
+        for name, socket in self.slack.sockets.items():
+            self._start(f"slack {name}", socket.run(self._stop_rooms))
         self._start("view", self.view.follow(self.log, f"curb-view-{self.config.instance}", self._stop_rooms))
         if isinstance(self.log, EmbeddedLog) and isinstance(self.config.log, EmbeddedSettings):
             self._start("retention", self._prune(self.log, self.config.log.retention_days * 86400))
@@ -121,6 +132,8 @@ class Daemon:
         """Release what `open` took, also when it failed half way."""
         if self._web is not None:
             await self._web.cleanup()
+        for task in list(self._later):
+            task.cancel()
         if self.forecasts is not None:
             await self.forecasts.close()
         if self.http is not None:
@@ -135,6 +148,17 @@ class Daemon:
         """How the pairs that this process owns stand."""
         states = self.reconciler.states.values() if self.reconciler is not None else ()
         return [summary for state in states if isinstance(state, Reconciler) for summary in state.summaries()]
+
+    async def chart(self, alert_id: str) -> bytes | None:
+        """The picture of an incident (PNG), with the budgets as they stand; None where there is nothing to draw."""
+        budgets = [BudgetLine(tags, budget) for shard in self.shards() for tags, budget in shard.budgets()]
+        return await self._chart(alert_id, budgets)
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something after a request was answered; `close` does not wait for it."""
+        task = asyncio.create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
 
     async def _publish(self, alert: Alert) -> None:
         await self.log.append([Message(ALERTS, encode(alert), key=alert.fingerprint.encode())])

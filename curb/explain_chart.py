@@ -7,6 +7,7 @@ from curb.explanation import Explanation
 from curb.render import tags_text
 
 _TITLE_CHARS, _LABEL_CHARS = 96, 44
+_HIGHEST_BUDGET = 1.5
 #: A picture begins so long before the excess, but an alert that came late is not lost in what was before it.
 _BEFORE_S, _LONGEST_BEFORE_S = 2 * 3600.0, 12 * 3600.0
 
@@ -30,7 +31,18 @@ def draw(found: Explanation) -> bytes:
         subtitle=_cut(f"{alert.reason or alert.channel}  ·  ${alert.excess_usd:,.2f} over expected", 150),
         events=[(mark.at, _cut(mark.text, _LABEL_CHARS)) for mark in found.marks],
         lease=_lease(found),
+        budget_line=_budget_line(found, max(point.usd_per_hour for point in points)),
     )
+
+
+def _budget_line(found: Explanation, highest: float) -> float | None:
+    """The narrowest budget of the series spread over its period; one far above all that is drawn would flatten it."""
+    own = sorted(found.budgets, key=lambda line: -len(line.tags))
+    budget = own[0].budget if own else found.alert.budget
+    if budget is None or budget.period_end <= budget.period_start:
+        return None
+    usd_per_hour = budget.amount_usd * 3600.0 / (budget.period_end - budget.period_start)
+    return usd_per_hour if 0 < usd_per_hour <= _HIGHEST_BUDGET * highest else None
 
 
 def _lease(found: Explanation) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from connectors.inbox import add_routes
-from curb import http_explain, http_knowledge
+from curb import http_explain, http_knowledge, slack_people
 from curb.budget_history import rows_of
 from curb.connector_rows import of_daemon
 from curb.reconciling import rows
@@ -56,6 +56,7 @@ def make_app(daemon: Daemon) -> web.Application:
     app.router.add_post("/v1/commands", api.command)
     http_knowledge.add_routes(app, daemon)
     http_explain.add_routes(app, daemon)
+    slack_people.add_routes(app, daemon)
     add_routes(app, daemon.connectors.sources, daemon.log, daemon.clock)
     return app
 
@@ -68,8 +69,8 @@ class _Api:
 
     @web.middleware
     async def authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        # Health and metrics are open, and the inbox checks its own tokens.
-        guarded = request.path.startswith("/v1/") and not request.path.startswith("/v1/ingest/")
+        # Health and metrics are open, the inbox checks its own tokens, and Slack's requests are signed.
+        guarded = request.path.startswith("/v1/") and not request.path.startswith(("/v1/ingest/", "/v1/slack/"))
         if guarded and not self._allowed(request):
             return web.json_response({"error": "missing or wrong bearer token"}, status=401)
         return await handler(request)

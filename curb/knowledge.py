@@ -30,7 +30,8 @@ from stream.commands import knowledge_message
 from stream.log import Log
 from stream.records import Knowledge
 
-plan_app = typer.Typer(no_args_is_help=True, help="Work you know will come, with the dollars it may cost.")
+#: Without a command of its own it shows what would be done now, see `acting.py`.
+plan_app = typer.Typer()
 silence_app = typer.Typer(no_args_is_help=True, help="Alerts that nobody should be told of for a while.")
 increase_app = typer.Typer(no_args_is_help=True, help="More money for a budget, for a while.")
 console = Console()

@@ -1,11 +1,13 @@
-"""What the owners of spend mean for alerts: their channel is told too, and what is critical is never acted on."""
+"""What the owners of spend mean for alerts: their channel is told too, and how critical it is bounds what Curb does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from actions.settings import ActionsSettings, Match, Route, TagMatcher, name_of
+from actions.settings import ActionsSettings, name_of
+from actions.settings_limits import MARKS, CriticalityRule, TagMatcher
+from actions.settings_policy import Match, Route
 from connectors.settings_attribution import AttributionSettings, Owner
 from detector.settings import DetectorSettings
 
@@ -17,19 +19,17 @@ def known_tags(detector: DetectorSettings) -> set[str]:
 
 
 def with_owners(actions: ActionsSettings, owners: Sequence[Owner], detector: DetectorSettings) -> ActionsSettings:
-    """The actions with a route to every owner's channel before all others, and with what is critical out of reach.
+    """The actions with a route to every owner's channel before all others, and with what the owners call critical.
 
     The channels are told by copies of the first Slack notifier; each is named after it and its channel.
     """
     known = known_tags(detector)
-    never = [matcher for owner in owners if owner.criticality == "critical" for matcher in _matchers(owner, known)]
-    if never and "criticality" in known:
-        never.append({"criticality": "critical"})
+    marks = _marks(owners, known)
     slack = _first_slack(actions)
     told = [owner for owner in owners if owner.slack_channel is not None] if slack is not None else []
-    if not never and not told:
+    if not marks and not told:
         return actions
-    limits = actions.limits.model_copy(update={"never_touch": (*actions.limits.never_touch, *_once(never))})
+    limits = actions.limits.model_copy(update={"criticality": (*actions.limits.criticality, *marks)})
     if slack is None or not told:
         return actions.model_copy(update={"limits": limits})
     notifiers = {_notifier(slack, owner): _in_channel(slack, owner) for owner in told}
@@ -58,6 +58,21 @@ def unreachable_owners(
             slack_hint = "add a notifier of kind slack; its token is used"
             found.append((f"{path}.slack_channel", "there is no Slack notifier to tell it with", slack_hint))
     return found
+
+
+def _marks(owners: Sequence[Owner], known: set[str]) -> list[CriticalityRule]:
+    """What `critical` widens to the owner's team; what allows more holds only for what the owner names itself."""
+    marks = []
+    for owner in owners:
+        if owner.criticality == "critical":
+            matchers = _matchers(owner, known)
+        else:
+            matchers = [dict(owner.match)] if owner.criticality and owner.match.keys() <= known else []
+        marks += [
+            CriticalityRule.model_validate({"match": matcher, "is": MARKS[str(owner.criticality)]})
+            for matcher in _once(matchers)
+        ]
+    return marks
 
 
 def _matchers(owner: Owner, known: set[str]) -> list[TagMatcher]:

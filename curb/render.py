@@ -16,8 +16,8 @@ from curb.status import iso
 from curb.unit_costs import Resolved, untagged_percent
 from stream.records import Alert, LedgerEntry
 
-#: Ledger states of actions that hold or may still hold something.
-OPEN_STATES = ("planned", "applied", "effective", "ineffective", "drift", "failed")
+#: Ledger states of actions that wait for an answer, or hold or may still hold something.
+OPEN_STATES = ("proposed", "planned", "applied", "effective", "ineffective", "drift", "failed")
 _TIER_STYLE = {"page": "bold red", "notice": "yellow", "digest": "dim"}
 
 
@@ -96,13 +96,15 @@ def actions(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) 
 
 
 def action_life(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) -> None:
-    """Every ledger entry of one action."""
+    """Every ledger entry of one action, and above them why, who, what before, what after and what it saved."""
     if json_lines:
         return _json_lines(entries)
-    plan = entries[0].plan
+    first, last = entries[0], entries[-1]
+    plan = last.plan
     console.print(Text(f"{plan.action} on {plan.target}: {plan.summary}", "bold"))
-    console.print(Text(f"before {plan.before}   after {plan.after}   alert {entries[0].alert_id}"))
-    table = _table("", "at", "state", "by", "lease ends", "$ / h before", "$ / h after", "detail")
+    for label, text in _facts(first, last):
+        console.print(Text(f"  {label:<9}", "dim") + Text(text), soft_wrap=True)
+    table = _table("", "at", "state", "by", "lease ends", "$ / h before", "$ / h after", "$ saved", "detail")
     for entry in entries:
         table.add_row(
             iso(entry.at) or "",
@@ -111,9 +113,34 @@ def action_life(console: Console, entries: Sequence[LedgerEntry], json_lines: bo
             iso(entry.lease_expires_at) or "",
             "" if entry.usd_per_hour_before is None else usd(entry.usd_per_hour_before),
             "" if entry.usd_per_hour_after is None else usd(entry.usd_per_hour_after),
+            "" if entry.saved_usd is None else usd(entry.saved_usd),
             Text(entry.detail),
         )
     return console.print(table)
+
+
+def _facts(first: LedgerEntry, last: LedgerEntry) -> list[tuple[str, str]]:
+    """(label, text) of what people ask for first."""
+    plan = last.plan
+    who = f"approved by {last.approved_by}" if last.approved_by else "Curb, by itself"
+    if first.state == "proposed" and not last.approved_by:
+        who = f"nobody yet; may approve: {', '.join(first.approvers) or 'nobody'}"
+    tags = tags_text(first.tags).plain
+    found = [
+        ("why", f"alert {first.alert_id}  {tags}; rung {last.rung} {last.do}" + (f": {last.why}" if last.why else "")),
+        ("who", who),
+        ("before", str(plan.before)),
+        ("after", str(plan.after)),
+    ]
+    if plan.warning:
+        found.append(("warning", plan.warning))
+    if last.state == "proposed":
+        found.append(("answer", f"counts until {iso(last.answer_by) or 'the alert is over'}"))
+    if last.saved_usd is not None:
+        found.append(("saved", usd(last.saved_usd)))
+    if last.rejected is not None:
+        found.append(("rejected", f"{last.rejected:,} requests"))
+    return found
 
 
 def spend(console: Console, rows: Sequence[dict[str, Any]], json_lines: bool) -> None:
@@ -155,8 +182,9 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
     """The daemon's status: one paragraph and three small tables."""
     if json_lines:
         return _json_lines([found])
-    halted = "  HALTED: no new actions" if found["halted"] else ""
-    console.print(f"{found['instance']}: {'ready' if found['ready'] else 'catching up'}, mode {found['mode']}{halted}")
+    halted = f"  HALTED: no new actions (by {found.get('halted_by', '')})" if found["halted"] else ""
+    ready = "ready" if found["ready"] else "catching up"
+    console.print(f"{found['instance']}: {ready}, mode {found['mode']}{halted}", markup=False)
     console.print(
         f"now {found['now']}, data closed up to {found['event_time'] or 'nothing yet'}, {found['series']} series"
     )
@@ -164,7 +192,8 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
         console.print(f"  connector {name}: last heard {last or 'never'}")
     for subject, problem in found["problems"].items():
         console.print(Text(f"  out of reach: {subject}: {problem}", "red"))
-    console.print(f"{found['firing']} alerts firing, {len(found['leases'])} leases open")
+    waiting = f", {len(found['proposed'])} wait for an approval" if found.get("proposed") else ""
+    console.print(f"{found['firing']} alerts firing, {len(found['leases'])} leases open{waiting}")
     table = _table("Top spenders", "scope", "series", "$ / h", "$ / h expected")
     for row in found["top"]:
         table.add_row(row["scope"], tags_text(row["tags"]), usd(row["usd_per_hour"]), usd(row["expected_usd_per_hour"]))

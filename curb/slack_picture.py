@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +13,7 @@ from curb.mrkdwn import Span, plain_spans, spans
 from stream.errors import PermanentError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
@@ -46,6 +47,35 @@ def render(message: Mapping[str, Any]) -> bytes:
     Raises PermanentError when the drawing library is missing.
     """
     page = _Page()
+    _message(page, message, {})
+    return page.png()
+
+
+def render_thread(
+    message: Mapping[str, Any], replies: Sequence[Mapping[str, Any]], files: Mapping[str, bytes] | None = None
+) -> bytes:
+    """The PNG of a message with its thread below it. `files` are the pictures that replies show, PNG by file id.
+
+    Raises PermanentError when the drawing library is missing.
+    """
+    page = _Page()
+    _message(page, message, {})
+    if replies:
+        count = f"{len(replies)} {'reply' if len(replies) == 1 else 'replies'}"
+        width = page.line(count, _Text(12.5, 0, _GREY), page.left, page.y + 8)
+        page.box((page.left + width + 10, page.y + 8, page.left + page.width, page.y + 9), fill=_LINE)
+        page.y += 26
+    for reply in replies:
+        page.top = page.y
+        if reply.get("reply_broadcast"):
+            page.line("also sent to the channel", _Text(12, 0, _GREY), page.left, page.y + 6)
+            page.top = page.y = page.y + 18
+        _message(page, reply, files or {})
+        page.y += 6
+    return page.png()
+
+
+def _message(page: _Page, message: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     _title(page, message)
     blocks = message.get("blocks") or []
     _blocks(page, blocks)
@@ -55,15 +85,19 @@ def render(message: Mapping[str, Any]) -> bytes:
         _blocks(page, attachment.get("blocks") or [])
         page.left -= 14
         page.box((page.left, top, page.left + 4, page.y - 4), fill=_color(attachment.get("color")), radius=2)
-    if not blocks and not message.get("attachments"):
-        page.text(spans(str(message.get("text", ""))), _BODY, page.left, page.width)
-    return page.png()
+    if not blocks and not message.get("attachments") and message.get("text"):
+        page.text(spans(str(message["text"])), _BODY, page.left, page.width)
+    for file in message.get("files") or []:
+        page.text([Span(str(file.get("title") or file.get("name") or "file"))], _SMALL, page.left, page.width)
+        if (picture := files.get(str(file.get("id")))) is not None:
+            page.picture(picture)
 
 
 def _title(page: _Page, message: Mapping[str, Any]) -> None:
     """Avatar, name, the badge of an app and the time."""
-    page.box((_MARGIN, _MARGIN, _MARGIN + _AVATAR, _MARGIN + _AVATAR), fill=_BRAND, radius=8)
-    page.line("C", _Text(22, 0, "#ffffff", bold=True), _MARGIN + _AVATAR / 2, _MARGIN + _AVATAR / 2, anchor="mm")
+    top, middle = page.top, page.top + _AVATAR / 2
+    page.box((_MARGIN, top, _MARGIN + _AVATAR, top + _AVATAR), fill=_BRAND, radius=8)
+    page.line("C", _Text(22, 0, "#ffffff", bold=True), _MARGIN + _AVATAR / 2, middle, anchor="mm")
     name = str(message.get("username") or "Curb")
     middle = page.y + 9
     x = page.left + page.line(name, _Text(15, 22, bold=True), page.left, middle) + 6
@@ -186,7 +220,10 @@ class _Page:
         self._directory = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         self._fonts: dict[tuple[str, float], FreeTypeFont] = {}
         self._drawn: list[_Draw] = []
+        self._pasted: list[tuple[Image, tuple[int, int]]] = []
         self.y: float = _MARGIN
+        #: Where the message that is drawn begins.
+        self.top: float = _MARGIN
         self.left: float = _MARGIN + _AVATAR + _GAP
 
     @property
@@ -264,14 +301,28 @@ class _Page:
         if span.strike:
             self.box((x, middle, x + width, middle + 1), fill=span.color or text.color)
 
+    def picture(self, png: bytes) -> None:
+        """A picture as wide as the text, with a frame."""
+        import PIL.Image
+
+        image = PIL.Image.open(io.BytesIO(png)).convert("RGB")
+        width = round(self.width * _SCALE)
+        image = image.resize((width, round(image.height * width / image.width)), PIL.Image.Resampling.LANCZOS)
+        x, y = round(self.left * _SCALE), round((self.y + 4) * _SCALE)
+        self._pasted.append((image, (x, y)))
+        self.y += 4 + image.height / _SCALE + _BLOCK_GAP
+
     def png(self) -> bytes:
-        from PIL import Image, ImageDraw
+        import PIL.Image
+        from PIL import ImageDraw
 
         height = round((self.y + _MARGIN - _BLOCK_GAP / 2) * _SCALE)
-        image = Image.new("RGB", (_WIDTH * _SCALE, height), "#ffffff")
+        image = PIL.Image.new("RGB", (_WIDTH * _SCALE, height), "#ffffff")
         canvas = ImageDraw.Draw(image)
         for draw in self._drawn:
             draw(canvas)
+        for pasted, at in self._pasted:
+            image.paste(pasted, at)
         out = io.BytesIO()
         image.save(out, format="PNG", optimize=True)
         return out.getvalue()

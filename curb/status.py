@@ -38,6 +38,7 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "ready": readiness(daemon)["ready"],
         "mode": daemon.config.actions.mode,
         "halted": actions["halted"] is not None,
+        "halted_by": "" if actions["halted"] is None else _who_and_why(actions["halted"]),
         "series": sum(shard.series_count for shard in shards),
         # The highest of all partitions: where statistics alert too often, what they need more of a score.
         "threshold_rise": {
@@ -49,8 +50,13 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "budgets": budgets,
         "firing": len(daemon.view.firing()),
         "leases": actions["open"],
+        "proposed": actions["proposed"],
         "problems": actions["problems"],
     }
+
+
+def _who_and_why(halted: dict[str, Any]) -> str:
+    return f"{halted['by']}: {halted['reason']}" if halted["reason"] else str(halted["by"])
 
 
 def _connectors(daemon: Daemon) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import aiohttp
 
-from actions.action import Action
+from actions.action import Action, Chart
 from actions.action import Context as ActionContext
 from actions.notifier import Notifier
 from actions.runner import ActionsRunner
@@ -146,9 +146,11 @@ def _worker(
     )
 
 
-def make_actions(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession) -> ActionsRunner:
-    """The runner with every configured action and notifier."""
-    actions, notifiers = make_action_map(config, clock, http), make_notifiers(config, ActionContext(clock, http))
+def make_actions(
+    config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession, chart: Chart | None = None
+) -> ActionsRunner:
+    """The runner with every configured action and notifier; `chart` draws for those who can show pictures."""
+    actions, notifiers = make_action_map(config, clock, http), make_notifiers(config, ActionContext(clock, http, chart))
     return ActionsRunner(log, clock, config.actions, actions, notifiers)
 
 

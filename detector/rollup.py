@@ -41,6 +41,7 @@ class _Snapshot(msgspec.Struct):
     ticked_at: float
     ids: tuple[list[str], list[str], float]
     table: dict[str, Any]
+    untold: float = 0.0
 
 
 class Rollup:
@@ -71,6 +72,8 @@ class Rollup:
         self._origins: list[tuple[int, Message]] = []
         self._chunks: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
         self._rows = 0
+        #: Dollars that no tick has told yet.
+        self._untold = 0.0
         self._holes: dict[str, PricingHole] = {}
         self._counted = Counter[str]()
 
@@ -113,13 +116,13 @@ class Rollup:
 
     def snapshot(self) -> bytes:
         """The state, right after a flush."""
-        state = _Snapshot(self._received_at, self._ticked_at, self._ids.dump(), self._table.dump())
+        state = _Snapshot(self._received_at, self._ticked_at, self._ids.dump(), self._table.dump(), self._untold)
         return msgspec.msgpack.encode(state)
 
     def restore(self, data: bytes) -> None:
         """Bring a fresh state to `data`."""
         state = msgspec.msgpack.decode(data, type=_Snapshot)
-        self._received_at, self._ticked_at = state.received_at, state.ticked_at
+        self._received_at, self._ticked_at, self._untold = state.received_at, state.ticked_at, state.untold
         self._edge = self._edge_at(state.received_at) if state.received_at else 0
         self._ids.load(*state.ids)
         self._table.load(**state.table)
@@ -214,6 +217,7 @@ class Rollup:
         bucket = (start // settings.bucket_s).astype(np.int64) * settings.bucket_s
         self._chunks.append((self._table.rows(combinations), bucket, values))
         self._rows += len(start)
+        self._untold += float(values[0].sum())
         self._records, self._receipts, self._combinations, self._origins = [], [], [], []
         return letters
 
@@ -244,7 +248,8 @@ class Rollup:
         moved = self._edge_at(time) > self._edge_at(self._ticked_at)
         if moved or not self._told or (live and not self._was_live):
             self._ticked_at, self._told, self._was_live = max(time, self._ticked_at), True, live
-            lines.add_tick(SpendTick(at=self._ticked_at, source=self._name, live=live))
+            lines.add_tick(SpendTick(at=self._ticked_at, source=self._name, live=live, effective_cost=self._untold))
+            self._untold = 0.0
         return letters + lines.messages()
 
 

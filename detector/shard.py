@@ -25,6 +25,7 @@ from detector.scoring import Scoring
 from detector.series import SeriesRegistry
 from detector.settings import DetectorSettings
 from detector.spend_lines import PartialRun, columns, read
+from detector.spent import Spent
 from detector.watermark import Watermark
 from stream import metrics
 from stream.codec import encode
@@ -68,6 +69,7 @@ class _Snapshot(msgspec.Struct):
     budgets: BudgetDump
     models: dict[str, Unpriced]
     arrays: dict[str, dict[str, Packed]]
+    spent: dict[str, float] | None = None
 
 
 class Shard:
@@ -83,6 +85,7 @@ class Shard:
         self._pricing = PricingAlerts()
         self._open = OpenBuckets()
         self._watermark = Watermark(settings.max_skew_s)
+        self._spent = Spent(settings.scopes)
         self._arrivals = Arrivals()
         #: Scoring begins no earlier: what is older than the first ticks counts in totals only.
         self._since = math.inf
@@ -107,6 +110,7 @@ class Shard:
             if isinstance(part, SpendTick):
                 if part.at and not self._watermark.of(part.source):
                     self._since = min(self._since, part.at - _HEAD_START_S)
+                self._spent.add(part)
                 alerts += self._pass(self._watermark.advance(part))
                 continue
             # What its own input had passed is late, however far the other inputs are.
@@ -117,7 +121,16 @@ class Shard:
                 self._arrivals.add(Arrival(due, source, part))
             else:
                 self._arrivals.add(Arrival(due, source, knowledge=part))
-        return [Message(ALERTS, encode(alert), key=alert.fingerprint.encode()) for alert in alerts]
+        return [Message(ALERTS, encode(self._with_share(alert)), key=alert.fingerprint.encode()) for alert in alerts]
+
+    def _with_share(self, alert: Alert) -> Alert:
+        number = self._registry.find(alert.scope, msgspec.json.encode(alert.tags))
+        if number is None:
+            return alert
+        total_usd = float(self._registry["total_usd"][number])
+        # What is over a budget may have been normal for long.
+        excess_usd = 0.0 if alert.kind == "budget" else alert.excess_usd
+        return msgspec.structs.replace(alert, share=self._spent.share(alert.scope, total_usd, excess_usd))
 
     def flush(self, now: float | None) -> Sequence[Message]:
         """Nothing gathers here: time comes from ticks on the log, so that a replay sees the same."""
@@ -151,6 +164,7 @@ class Shard:
             knowledge=self._knowledge.dump(),
             budgets=budgets,
             models=self._pricing.dump(),
+            spent=self._spent.dump(),
             arrays={part: pack(each) for part, each in arrays.items()},
         )
         return msgspec.msgpack.encode(state)
@@ -171,6 +185,7 @@ class Shard:
         self._knowledge.load(state.knowledge)
         self._budgets.load(state.budgets, arrays["budget"])
         self._pricing.load(state.models)
+        self._spent.load(state.spent)
 
     # --- for people -----------------------------------------------------------------------------------------------
 

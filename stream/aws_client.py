@@ -18,7 +18,16 @@ _CONNECT_S = 10.0
 #: An assumed role holds for an hour; it is assumed anew before that.
 _ROLE_S = 3000.0
 #: What AWS says with HTTP 400 when later is better.
-_LATER = ("throttl", "toomanyrequests", "limitexceeded", "slowdown", "unavailable", "internal", "requestchanged")
+_LATER = (
+    "throttl",
+    "toomanyrequests",
+    "limitexceeded",
+    "slowdown",
+    "unavailable",
+    "internal",
+    "requestchanged",
+    "optimisticlock",
+)
 #: Of what boto raises without an answer, what nobody can wait away.
 _TO_BE_CHANGED = (
     "NoCredentialsError",
@@ -39,7 +48,7 @@ class AwsSettings(Settings):
     profile: str = Field(default="", description="Profile of the AWS configuration files.")
     access_key_id: str = Field(default="", description="Static credentials, where there is no role and no profile.")
     secret_access_key: SecretStr = Field(default=SecretStr(""), description="Their secret.")
-    role_arn: str = Field(default="", description="Role to assume for reading.")
+    role_arn: str = Field(default="", description="Role to assume.")
     external_id: str = Field(default="", description="External id the role asks for.")
     endpoint_url: str = Field(default="", description="Another address of the service, such as a VPC endpoint.")
     sts_endpoint_url: str = Field(default="", description="Another address of STS, which assumes the role.")
@@ -51,6 +60,14 @@ class AwsSettings(Settings):
         if self.external_id and not self.role_arn:
             raise ValueError("external_id needs role_arn")
         return self
+
+
+class AwsRefusal(PermanentError):
+    """AWS said no. `code` is its word for why, such as "ResourceNotFoundException"."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class AwsClient:
@@ -66,6 +83,7 @@ class AwsClient:
         """One request, by its boto name such as "get_metric_data". Raises TransientError or PermanentError."""
         try:
             from botocore.exceptions import BotoCoreError, ClientError
+            from botocore.parsers import ResponseParserError
         except ImportError as error:
             raise PermanentError("boto3 is not installed: install curb[aws]") from error
         what = f"{self._service} {operation}"
@@ -79,6 +97,8 @@ class AwsClient:
             if name in _TO_BE_CHANGED:
                 raise PermanentError(f"{what}: {error}") from error
             raise TransientError(f"{what}: {name}") from error
+        except ResponseParserError as error:  # a page of something in between
+            raise TransientError(f"{what}: the answer is not readable") from error
 
     def close(self) -> None:
         """Close its connections."""
@@ -133,4 +153,4 @@ class AwsClient:
         said = error_for_status(int(meta.get("HTTPStatusCode", 500)), headers, detail, now=self._clock.now())
         if any(word in code.lower() for word in _LATER) and not isinstance(said, TransientError):
             return TransientError(detail)
-        return said or TransientError(detail)
+        return AwsRefusal(str(said), code) if isinstance(said, PermanentError) else said or TransientError(detail)

@@ -10,9 +10,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Seconds since the Unix epoch, UTC, and a way to wait in the same time."""
+    """Seconds since the Unix epoch, UTC, and a way to wait in the same time.
+
+    `steady` counts the same seconds from no particular moment and never jumps when somebody sets the clock.
+    """
 
     def now(self) -> float: ...
+
+    def steady(self) -> float: ...
 
     async def sleep(self, seconds: float) -> None: ...
 
@@ -22,6 +27,9 @@ class WallClock:
 
     def now(self) -> float:
         return time.time()
+
+    def steady(self) -> float:
+        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
@@ -42,6 +50,9 @@ class ScaledClock:
     def now(self) -> float:
         return self._start + (time.monotonic() - self._origin) * self._speed
 
+    def steady(self) -> float:
+        return time.monotonic() * self._speed
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds) / self._speed)
 
@@ -51,11 +62,20 @@ class ManualClock:
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
+        self._jumped = 0.0
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> float:
         return self._now
+
+    def steady(self) -> float:
+        return self._now - self._jumped
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the clock: the time of day moves, and nothing else does."""
+        self._now += seconds
+        self._jumped += seconds
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:

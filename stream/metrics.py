@@ -53,6 +53,9 @@ ALERTS_FIRING = Gauge("curb_alerts_firing", "Alerts firing now.")
 ACTIONS = Counter("curb_actions_total", "Ledger entries written.", ["action", "state"])
 LEASES_OPEN = Gauge("curb_leases_open", "Actions in force now.")
 HALTED = Gauge("curb_halted", "1 while the kill switch is on.")
+SLACK_CONNECTED = Gauge(
+    "curb_slack_connected", "1 while Slack's buttons and commands reach this process by Socket Mode.", ["notifier"]
+)
 NOTICES = Counter("curb_notices_total", "Messages to people, by outcome.", ["channel", "state"])
 
 UNIT_COST = Gauge(

@@ -6,9 +6,16 @@ Unix epoch, UTC. Money is US dollars as float64. Unknown is None, never 0.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
+
+from stream.record import Record
+from stream.records_actions import ActionsMessage as ActionsMessage  # noqa: PLC0414 (exported)
+from stream.records_actions import LedgerEntry as LedgerEntry  # noqa: PLC0414 (exported)
+from stream.records_actions import LedgerState as LedgerState  # noqa: PLC0414 (exported)
+from stream.records_actions import NoticeEntry as NoticeEntry  # noqa: PLC0414 (exported)
+from stream.records_actions import Plan as Plan  # noqa: PLC0414 (exported)
 
 #: The tag value that stands for "this record does not carry the tag".
 UNTAGGED = "__untagged__"
@@ -16,14 +23,10 @@ UNTAGGED = "__untagged__"
 OTHER = "__other__"
 
 
-class _Record(msgspec.Struct, omit_defaults=True, kw_only=True):
-    v: int = msgspec.field(default=1)
-
-
 # --- raw records: curb.usage, curb.costs, curb.gpu ----------------------------------------------------------------
 
 
-class SpendRecord(_Record, kw_only=True):
+class SpendRecord(Record, kw_only=True):
     """What the three raw records share; the rollup reads only this."""
 
     #: Unique per source event; a second record with the same id is a duplicate and counts nothing.
@@ -91,7 +94,7 @@ class GpuRecord(SpendRecord, kw_only=True):
 # --- curb.spend ---------------------------------------------------------------------------------------------------
 
 
-class SpendPartial(_Record, tag="partial", tag_field="type", kw_only=True):
+class SpendPartial(Record, tag="partial", tag_field="type", kw_only=True):
     """A part of the sum of one series in one event-time bucket; parts add up."""
 
     scope: str
@@ -113,7 +116,7 @@ class SpendPartial(_Record, tag="partial", tag_field="type", kw_only=True):
     unscored_cost: float = 0.0
 
 
-class SpendTick(_Record, tag="tick", tag_field="type", kw_only=True):
+class SpendTick(Record, tag="tick", tag_field="type", kw_only=True):
     """Time has come to `at` for everything the rollup of `source` has read: buckets that ended before it may close."""
 
     at: float
@@ -122,9 +125,11 @@ class SpendTick(_Record, tag="tick", tag_field="type", kw_only=True):
     #: The source has read all there is and goes with the clock. While it is not live it works off a backlog, and
     #: scoring waits for it.
     live: bool = False
+    #: Dollars that came from the source since its tick before.
+    effective_cost: float = 0.0
 
 
-class PricingHole(_Record, tag="pricing_hole", tag_field="type", kw_only=True):
+class PricingHole(Record, tag="pricing_hole", tag_field="type", kw_only=True):
     """Usage whose model no price book knows, or that was reported with tokens at zero cost."""
 
     model: str
@@ -139,7 +144,7 @@ class PricingHole(_Record, tag="pricing_hole", tag_field="type", kw_only=True):
     fallback_usd: float = 0.0
 
 
-class PlannedActivity(_Record, tag="plan", tag_field="type", kw_only=True):
+class PlannedActivity(Record, tag="plan", tag_field="type", kw_only=True):
     """Work that somebody announced: it raises what is expected of matching spend by its cap, and mutes nothing."""
 
     id: str
@@ -153,7 +158,7 @@ class PlannedActivity(_Record, tag="plan", tag_field="type", kw_only=True):
     by: str = ""
 
 
-class Annotation(_Record, tag="annotation", tag_field="type", kw_only=True):
+class Annotation(Record, tag="annotation", tag_field="type", kw_only=True):
     """Something that happened and that an explanation should name."""
 
     id: str
@@ -164,7 +169,7 @@ class Annotation(_Record, tag="annotation", tag_field="type", kw_only=True):
     by: str = ""
 
 
-class Feedback(_Record, tag="feedback", tag_field="type", kw_only=True):
+class Feedback(Record, tag="feedback", tag_field="type", kw_only=True):
     """What a person says an alert was."""
 
     id: str
@@ -175,7 +180,7 @@ class Feedback(_Record, tag="feedback", tag_field="type", kw_only=True):
     note: str = ""
 
 
-class Silence(_Record, tag="silence", tag_field="type", kw_only=True):
+class Silence(Record, tag="silence", tag_field="type", kw_only=True):
     """Alerts whose tags match are kept in the digest until `until`; one in the past lifts an earlier one."""
 
     id: str
@@ -186,7 +191,7 @@ class Silence(_Record, tag="silence", tag_field="type", kw_only=True):
     by: str = ""
 
 
-class BudgetIncrease(_Record, tag="budget_increase", tag_field="type", kw_only=True):
+class BudgetIncrease(Record, tag="budget_increase", tag_field="type", kw_only=True):
     """More money for a budget until `expires_at`."""
 
     id: str
@@ -210,7 +215,7 @@ Tier = Literal["page", "notice", "digest"]
 AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget", "pricing", "feed"]
 
 
-class Baseline(_Record, kw_only=True):
+class Baseline(Record, kw_only=True):
     """What is normal for the series that fired; the throttle goes back to this, not to zero."""
 
     expected_usd_per_hour: float
@@ -220,7 +225,7 @@ class Baseline(_Record, kw_only=True):
     known_days: float = 0.0
 
 
-class BudgetStatus(_Record, kw_only=True):
+class BudgetStatus(Record, kw_only=True):
     """A budget at the moment of the alert."""
 
     name: str
@@ -256,7 +261,7 @@ class BudgetStatus(_Record, kw_only=True):
     breach_probability: float | None = None
 
 
-class Cause(_Record, kw_only=True):
+class Cause(Record, kw_only=True):
     """A share of the excess that one set of tags explains."""
 
     tags: dict[str, str]
@@ -264,7 +269,7 @@ class Cause(_Record, kw_only=True):
     share: float
 
 
-class Alert(_Record, kw_only=True):
+class Alert(Record, kw_only=True):
     """One revision of one incident. `alert_id` is one firing episode of `fingerprint`; revisions count from 1."""
 
     fingerprint: str
@@ -288,6 +293,9 @@ class Alert(_Record, kw_only=True):
     expected_usd_per_hour: float
     #: Requests per minute now (5-minute average); None for series without requests.
     requests_per_minute: float | None = None
+    #: The subject's part of all that its scope's sources have cost so far, without what is in excess, 0 to 1; None
+    #: where nobody adds it up.
+    share: float | None = None
     dollars_at_risk: float
     score: float
     #: Which statistic or rule decided, such as "dollars/30min", "budget/80".
@@ -296,7 +304,7 @@ class Alert(_Record, kw_only=True):
     money: Literal["estimated", "billed"] = "estimated"
     baseline: Baseline | None = None
     budget: BudgetStatus | None = None
-    causes: list[Cause] = []
+    causes: list[Cause] = msgspec.field(default_factory=list)
     #: How sure it is that somebody wants to know, 0 to 1, from the rule, its score and how long the series is known.
     confidence: float = 0.0
     #: What was seen and why it counts, a clause; `explanation` is the whole sentence.
@@ -304,80 +312,22 @@ class Alert(_Record, kw_only=True):
     explanation: str = ""
 
 
-# --- curb.actions: the ledger ---------------------------------------------------------------------------------------
-
-LedgerState = Literal[
-    "planned", "shadow", "applied", "effective", "ineffective", "restored", "failed", "drift", "skipped"
-]
-
-
-class Plan(_Record, kw_only=True):
-    """One thing Curb would change: absolute values before and after, so that repeating it changes nothing."""
-
-    #: Name of the configured action, and what it acts on, such as "litellm/key/<hash>".
-    action: str
-    target: str
-    summary: str
-    before: dict[str, Any]
-    after: dict[str, Any]
-    #: False when undo cannot bring back what is lost (a training job that is stopped); done only with an approval.
-    reversible: bool = True
-    #: What people should know before they approve it, a sentence.
-    warning: str = ""
-    #: How many subjects of this kind run where the target runs, itself included; None when nobody counts them.
-    population: int | None = None
-
-
-class LedgerEntry(_Record, tag="action", tag_field="type", kw_only=True):
-    """One step in the life of one action; the fold over its entries is its state."""
-
-    action_id: str
-    state: LedgerState
-    at: float
-    alert_id: str
-    fingerprint: str
-    plan: Plan
-    #: "curb" or the person who asked.
-    by: str = "curb"
-    lease_expires_at: float | None = None
-    detail: str = ""
-    #: Burn of the subject when planned and when verified.
-    usd_per_hour_before: float | None = None
-    usd_per_hour_after: float | None = None
-
-
-class NoticeEntry(_Record, tag="notice", tag_field="type", kw_only=True):
-    """The outbox: a message is `sending` before the call and `sent` (with the other side's reference) after it."""
-
-    #: Unique per (channel, alert_id, what it says); never sent twice.
-    key: str
-    channel: str
-    alert_id: str
-    state: Literal["sending", "sent", "failed"]
-    at: float
-    #: What the other side calls the message, for edits in place (Slack: channel and ts).
-    ref: str = ""
-    detail: str = ""
-
-
-ActionsMessage = LedgerEntry | NoticeEntry
-
-
 # --- curb.commands, curb.cursors, curb.dead_letter --------------------------------------------------------------------
 
 
-class Command(_Record, kw_only=True):
+class Command(Record, kw_only=True):
     """What a person asked for."""
 
     id: str
-    kind: Literal["halt", "resume", "undo"]
+    kind: Literal["halt", "resume", "undo", "approve", "deny", "snooze"]
     at: float
     by: str
-    #: For undo: {"action_id": ...}; for halt: {"reason": ...}.
-    args: dict[str, str] = {}
+    #: For undo, approve and deny: {"action_id": ...}; for halt: {"reason": ...}; for snooze: {"alert_id": ...,
+    #: "until": ...}, in seconds since the Unix epoch.
+    args: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class DeadLetter(_Record, kw_only=True):
+class DeadLetter(Record, kw_only=True):
     """What could not be read: where it came from and why. The content itself is not kept: it may hold a prompt."""
 
     source: str

@@ -17,8 +17,11 @@ from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.gateway import Channel, Gateway
 from tests.fakes.memory_log import MemoryLog
 
-ID1 = action_id_for("a1", "gate", 1)
-ID2 = action_id_for("a1", "gate", 2)
+ID1 = action_id_for("a1", "gate", 1, "gate/k1")
+ID2 = action_id_for("a1", "gate", 2, "gate/k1")
+
+#: Everything is marked as what may be stopped.
+MARKED: dict[str, Any] = {"criticality": [{"match": {}, "is": "non_critical"}]}
 
 
 def settings(**changes: Any) -> ActionsSettings:
@@ -27,8 +30,10 @@ def settings(**changes: Any) -> ActionsSettings:
         "actions": [{"kind": "x", "name": "gate"}],
         "notifiers": [{"kind": "x", "name": "chat"}],
         "routes": [{"notify": ["chat"], "act": ["gate"], "lease_minutes": 60}],
+        "telling": {"group_wait_seconds": 0, "group_by": [], "inhibit": False, "repeat_hours": 0},
     }
-    return ActionsSettings.model_validate(base | changes)
+    limits = MARKED | changes.pop("limits", {})
+    return ActionsSettings.model_validate(base | changes | {"limits": limits})
 
 
 class House:
@@ -61,8 +66,11 @@ class House:
     def ledger(self) -> list[LedgerEntry]:
         return [m for m in ledger_messages(self.log) if isinstance(m, LedgerEntry)]
 
-    def states(self, action_id: str = ID1) -> list[str]:
-        return [entry.state for entry in self.ledger() if entry.action_id == action_id]
+    def states(self, action_id: str | None = None) -> list[str]:
+        """Of one action, or of the first on the ledger."""
+        ledger = self.ledger()
+        wanted = action_id or (ledger[0].action_id if ledger else "")
+        return [entry.state for entry in ledger if entry.action_id == wanted]
 
 
 def ledger_messages(log: MemoryLog) -> list[ActionsMessage]:

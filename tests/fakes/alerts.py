@@ -9,7 +9,7 @@ import msgspec
 from actions.aim import Aim
 from stream.codec import encode
 from stream.log import Message
-from stream.records import Alert, Baseline, Command
+from stream.records import Alert, Baseline, Command, LedgerEntry, Plan
 from stream.topics import ALERTS, COMMANDS
 
 T0 = 1_750_000_000.0
@@ -52,3 +52,24 @@ def alert_message(alert: Alert) -> Message:
 def command_message(kind: str, at: float, *, id: str = "", by: str = "ana", **args: str) -> Message:
     command = Command(id=id or f"{kind}-{at}", kind=kind, at=at, by=by, args=args)  # type: ignore[arg-type]
     return Message(COMMANDS, encode(command), key=command.id.encode())
+
+
+def a_plan(target: str = "gate/k1", action: str = "gate", **changes: Any) -> Plan:
+    """From 600 requests per minute to 9."""
+    plan = Plan(action=action, target=target, summary="limit", before={"rpm": 600}, after={"rpm": 9})
+    return msgspec.structs.replace(plan, **changes)
+
+
+def an_entry(number: int = 1, state: str = "applied", **changes: Any) -> LedgerEntry:
+    """Of action `i<number>`, about an alert and a target of its own."""
+    plan = changes.pop("plan", None) or a_plan(f"gate/x{number}")
+    entry = LedgerEntry(
+        action_id=f"i{number}",
+        state=state,  # type: ignore[arg-type]
+        at=T0,
+        alert_id=f"other{number}",
+        fingerprint="f",
+        plan=plan,
+        tags={"team": "ads"},
+    )
+    return msgspec.structs.replace(entry, **changes)

@@ -1,67 +1,140 @@
-"""The part of the LiteLLM proxy's admin API that reads and updates keys; merges like the real one."""
+"""The part of the LiteLLM proxy's admin API that reads and updates its subjects; merges, and ignores, like 1.106.2."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from actions.aim import Aim
 from stream.records import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
 KIND = "litellm_limits"
 ADMIN_KEY = "sk-admin"
+BLOCK = Aim("block")
+Rows = dict[str, dict[str, Any]]
 
 
 class LitellmAdmin:
-    def __init__(self, keys: dict[str, dict[str, Any]]) -> None:
-        self.keys = keys
+    """Keys by hash, teams, users and customers by id."""
+
+    def __init__(
+        self,
+        keys: Rows | None = None,
+        teams: Rows | None = None,
+        users: Rows | None = None,
+        customers: Rows | None = None,
+    ) -> None:
+        self.keys, self.teams, self.users, self.customers = keys or {}, teams or {}, users or {}, customers or {}
         self.faults = Faults()
-        #: Bodies of POST /key/update, and who sent them.
+        #: Bodies of updates, and who sent them.
         self.updates: list[tuple[str, dict[str, Any]]] = []
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[self.faults.middleware()])
-        app.router.add_get("/key/info", self._info)
-        app.router.add_post("/key/update", self._update)
+        app = web.Application(middlewares=[self.faults.middleware(), self._authorised])
+        app.router.add_get("/key/info", self._key_info)
+        app.router.add_post("/key/update", self._key_update)
+        app.router.add_get("/team/info", self._team_info)
+        app.router.add_get("/v2/team/list", self._team_list)
+        app.router.add_post("/team/update", self._team_update)
+        app.router.add_get("/v2/user/info", self._user_info)
+        app.router.add_post("/user/update", self._user_update)
+        app.router.add_get("/customer/info", self._customer_info)
+        app.router.add_post("/customer/update", self._customer_update)
         return app
 
-    async def _info(self, request: web.Request) -> web.Response:
-        key = request.query["key"]
-        return self._row(request, key) or web.json_response({"key": key, "info": self.keys[key]})
-
-    async def _update(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        key = body.pop("key")
-        refusal = self._row(request, key)
-        if refusal is not None:
-            return refusal
-        self.updates.append((request.headers.get("litellm-changed-by", ""), body))
-        self.keys[key].update(body)
-        return web.json_response({"key": key, **self.keys[key]})
-
-    def _row(self, request: web.Request, key: str) -> web.Response | None:
+    @web.middleware
+    async def _authorised(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if request.headers.get("Authorization") != f"Bearer {ADMIN_KEY}":
             return web.json_response({"error": {"message": "not allowed"}}, status=401)
-        if key not in self.keys:
-            return web.json_response({"error": {"message": "Key not found"}}, status=404)
-        return None
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def _key_info(self, request: web.Request) -> web.Response:
+        key = request.query["key"]
+        return _answer(self.keys, key, lambda row: {"key": key, "info": row})
+
+    async def _key_update(self, request: web.Request) -> web.Response:
+        name, values = await self._update(request, "key")
+        return _merged(self.keys, name, values)
+
+    async def _team_info(self, request: web.Request) -> web.Response:
+        team_id = request.query["team_id"]
+        return _answer(self.teams, team_id, lambda row: {"team_id": team_id, "team_info": row, "keys": []})
+
+    async def _team_list(self, request: web.Request) -> web.Response:
+        """One to a page; an alias is found by any part of it, whatever the page size asked for."""
+        part, page = request.query["team_alias"].lower(), int(request.query["page"])
+        found = [{"team_id": name, **row} for name, row in self.teams.items() if part in row["team_alias"].lower()]
+        shown = found[page - 1 : page]
+        return web.json_response({"teams": shown, "total": len(found), "page": page, "total_pages": len(found)})
+
+    async def _team_update(self, request: web.Request) -> web.Response:
+        name, values = await self._update(request, "team_id")
+        if name in self.teams and (values.get("max_budget") or 1e9) <= (self.teams[name].get("soft_budget") or 0.0):
+            return web.json_response({"error": {"message": "max_budget must be greater"}}, status=400)
+        values.pop("max_parallel_requests", None)  # taken, and kept nowhere
+        return _merged(self.teams, name, values)
+
+    async def _user_info(self, request: web.Request) -> web.Response:
+        return _answer(self.users, request.query["user_id"], lambda row: row)
+
+    async def _user_update(self, request: web.Request) -> web.Response:
+        """Makes a user that is not there."""
+        name, values = await self._update(request, "user_id")
+        if "blocked" in values:
+            return web.json_response({"error": {"message": "no such column"}}, status=400)
+        cleared = {"max_budget", "budget_duration", "tpm_limit", "rpm_limit"}
+        self.users.setdefault(name, {}).update({k: v for k, v in values.items() if v is not None or k in cleared})
+        return web.json_response({"user_id": name, "data": self.users[name]})
+
+    async def _customer_info(self, request: web.Request) -> web.Response:
+        return _answer(self.customers, request.query["end_user_id"], lambda row: row)
+
+    async def _customer_update(self, request: web.Request) -> web.Response:
+        """Nulls and zeros change nothing; a boolean and a list of models always count."""
+        name, values = await self._update(request, "user_id")
+        kept = {k: v for k, v in values.items() if isinstance(v, bool) or k == "models" or (v is not None and v != 0)}
+        return _merged(self.customers, name, kept)
+
+    async def _update(self, request: web.Request, id_field: str) -> tuple[str, dict[str, Any]]:
+        body = await request.json()
+        name = body.pop(id_field)
+        self.updates.append((request.headers.get("litellm-changed-by", ""), body))
+        return name, body
 
 
-class LitellmBench:
-    """One key that has a higher limit and one that has none."""
+def _answer(rows: Rows, name: str, shape: Any) -> web.Response:
+    if name not in rows:
+        return web.json_response({"error": {"message": "not found"}}, status=404)
+    return web.json_response(shape(rows[name]))
+
+
+def _merged(rows: Rows, name: str, values: dict[str, Any]) -> web.Response:
+    if name in rows:
+        rows[name].update(values)
+    return _answer(rows, name, lambda row: {"id": name, **row})
+
+
+class _Bench:
+    """One kind of subject: `rows` in the fake, and what is asked of the action."""
 
     secret = ADMIN_KEY
+    subject: str
+    tag: str
+    by_hand: ClassVar[dict[str, Any]]
 
-    def __init__(self) -> None:
-        self.fake = LitellmAdmin({"k1": {"rpm_limit": 600, "metadata": {"owner": "ana"}}, "k2": {"rpm_limit": None}})
+    def __init__(self, asks: list[tuple[str, Aim]], **rows: Rows) -> None:
+        self.fake = LitellmAdmin(**rows)
+        self._rows = next(iter(rows.values()))
         self.faults: Faults = self.fake.faults
         #: Each asks for at least one plan.
-        self.asks = [(an_alert(), NORMAL), (an_alert(tags={"api_key": "k2"}), NORMAL)]
+        self.asks = [(an_alert(tags={self.tag: value}), aim) for value, aim in asks]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:
@@ -69,18 +142,84 @@ class LitellmBench:
             yield str(server.make_url("/"))
 
     def config(self, address: str) -> dict[str, Any]:
-        limits = {"kind": KIND, "name": "limits", "timeout_s": 0.2}
+        limits = {"kind": KIND, "name": "limits", "timeout_s": 0.2, "subject": self.subject}
         return limits | {"base_url": address, "api_key": ADMIN_KEY}
 
     def world(self) -> Any:
-        return {key: dict(values) for key, values in self.fake.keys.items()}
+        return {name: dict(values) for name, values in self._rows.items()}
 
     def change_by_hand(self) -> None:
-        for values in self.fake.keys.values():
-            values["rpm_limit"] = 33
+        for values in self._rows.values():
+            values.update(self.by_hand)
 
     def about_nothing_known(self) -> Alert:
-        return an_alert(tags={"api_key": "nobody"})
+        return an_alert(tags={self.tag: "nobody"})
 
     def called(self) -> set[str]:
         return set(self.faults.seen)
+
+
+_NO_LIMITS: dict[str, Any] = dict.fromkeys(("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget"))
+
+
+class LitellmBench(_Bench):
+    """A key that has a higher limit, one that has none, and one to block."""
+
+    subject, tag = "key", "api_key"
+    by_hand: ClassVar[dict[str, Any]] = dict.fromkeys((*_NO_LIMITS, "blocked"), 3)
+
+    def __init__(self) -> None:
+        keys: Rows = {
+            "k1": _NO_LIMITS | {"rpm_limit": 600, "tpm_limit": 9000, "spend": 1.5, "metadata": {"owner": "ana"}},
+            "k2": _NO_LIMITS | {"blocked": None},
+            "k3": _NO_LIMITS | {"rpm_limit": 60, "blocked": None},
+        }
+        super().__init__([("k1", NORMAL), ("k2", NORMAL), ("k3", BLOCK)], keys=keys)
+
+    def config(self, address: str) -> dict[str, Any]:
+        return super().config(address) | {"tpm": 1000, "parallel": 2, "allow_usd": 0.25}
+
+
+class LitellmTeamBench(_Bench):
+    """Teams that are found by alias and by id; another alias has the first one's in it."""
+
+    subject, tag = "team", "team"
+    by_hand: ClassVar[dict[str, Any]] = {"rpm_limit": 33, "blocked": "by ana"}
+
+    def __init__(self) -> None:
+        teams: Rows = {
+            "t0": {"team_alias": "research", "rpm_limit": 5, "blocked": False},
+            "t1": {"team_alias": "Search", "rpm_limit": None, "blocked": False, "metadata": {"owner": "ana"}},
+            "t2": {"team_alias": "search", "rpm_limit": 600, "blocked": False},
+            "t3": {"team_alias": "", "rpm_limit": None, "blocked": False},
+        }
+        super().__init__([("search", NORMAL), ("Search", NORMAL), ("t3", BLOCK)], teams=teams)
+
+
+class LitellmUserBench(_Bench):
+    """Users with and without a limit; a block is a limit of nothing."""
+
+    subject, tag = "user", "user"
+    by_hand: ClassVar[dict[str, Any]] = {"rpm_limit": 33, "max_budget": 4.0}
+
+    def __init__(self) -> None:
+        users: Rows = {
+            "ana@example.com": {"rpm_limit": 600, "max_budget": None, "spend": 3.0},
+            "ben": {"rpm_limit": None, "max_budget": 9.0, "spend": 3.0},
+            "cem": {"rpm_limit": None, "max_budget": 1.0, "spend": 0.0},
+        }
+        super().__init__([("ana@example.com", NORMAL), ("ben", NORMAL), ("cem", BLOCK)], users=users)
+
+    def config(self, address: str) -> dict[str, Any]:
+        return super().config(address) | {"allow_usd": 1.5}
+
+
+class LitellmCustomerBench(_Bench):
+    """Customers that may use every model, and one that may use some."""
+
+    subject, tag = "customer", "end_user"
+    by_hand: ClassVar[dict[str, Any]] = {"models": ["another"]}
+
+    def __init__(self) -> None:
+        customers: Rows = {"c1": {"models": [], "blocked": False}, "c2": {"models": ["fast"], "blocked": True}}
+        super().__init__([("c1", BLOCK), ("c2", BLOCK)], customers=customers)

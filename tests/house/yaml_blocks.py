@@ -14,7 +14,7 @@ from tests.house.tree import ROOT, files, markdown_files, name
 FENCE = re.compile(r"^(?P<indent> *)```ya?ml[ \t]*(?P<owner>[^\n]*)\n(?P<body>.*?)^(?P=indent)```", re.M | re.S)
 VARIABLE = re.compile(r"\$\{(\w+)(?::-[^}]*)?\}")
 #: What belongs to other programs although it lies in deploy/ or examples/.
-FOREIGN_FILES = re.compile(r"^(compose|litellm|prometheus|grafana|script)\b")
+FOREIGN_FILES = re.compile(r"^(compose|envoy|litellm|prometheus|grafana|script)\b")
 
 
 class Block(NamedTuple):

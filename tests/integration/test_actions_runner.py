@@ -38,8 +38,10 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     limits: dict[str, Any] = {"kind": "litellm_limits", "name": "limits", "api_key": ADMIN_KEY}
     chat: dict[str, Any] = {"kind": "slack", "name": "chat", "token": TOKEN, "channel": CHANNEL}
     routes = [{"notify": ["chat"], "act": ["limits"], "lease_minutes": 30}]
+    marked = {"criticality": [{"match": {"team": "*"}, "is": "non_critical"}]}
     settings = ActionsSettings.model_validate(
-        {"mode": "auto", "actions": [limits], "notifiers": [chat], "routes": routes}
+        {"mode": "auto", "actions": [limits], "notifiers": [chat], "routes": routes, "limits": marked}
+        | {"telling": {"group_wait_seconds": 0}}
     )
     async with TestServer(gateway.app()) as one, TestServer(slack.app()) as two, aiohttp.ClientSession() as http:
         context = Context(clock, http)

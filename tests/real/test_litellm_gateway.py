@@ -1,4 +1,4 @@
-"""The real LiteLLM proxy: its usage reaches Curb, a runaway key is limited, gets 429, and has its limit back later.
+"""The real LiteLLM proxy: a runaway key is limited and has its limit back later; so have teams, users and customers.
 
 Switch it on with CURB_TEST_LITELLM=http://127.0.0.1:4000,<master key> and a proxy that has a model `fake-gpt`, virtual
 keys (a database), and this callback: `callback_type: generic_api`, endpoint http://127.0.0.1:18088/v1/ingest/gateway
@@ -12,14 +12,21 @@ import contextlib
 import json
 import os
 import sys
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import aiohttp
 import pytest
 
+from actions import litellm_limits
+from actions.action import Context
+from actions.aim import Aim
+from stream.clock import WallClock
+from stream.errors import PermanentError
+from tests.fakes.alerts import an_alert
 from tests.require import require
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
@@ -48,6 +55,7 @@ actions:
     - {{kind: litellm_limits, name: throttle, base_url: "{url}", api_key: {master}, new_principal_rpm: {limit}}}
   routes:
     - {{match: {{kind: [budget]}}, notify: [on-call], act: [throttle], lease_minutes: 1}}
+  limits: {{shave_unmarked: true}}
 """
 
 
@@ -67,8 +75,9 @@ class Proxy:
     async def limit(self, key_hash: str) -> int | None:
         return (await self.admin("GET", "/key/info", params={"key": key_hash}))["info"]["rpm_limit"]
 
-    async def call(self, key: str) -> int:
-        body = {"model": "fake-gpt", "messages": [{"role": "user", "content": "again and again"}]}
+    async def call(self, key: str, customer: str = "") -> int:
+        body: dict[str, Any] = {"model": "fake-gpt", "messages": [{"role": "user", "content": "again and again"}]}
+        body |= {"user": customer} if customer else {}
         headers = {"Authorization": f"Bearer {key}"}
         async with self._http.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as answer:
             await answer.read()
@@ -83,6 +92,50 @@ async def proxy() -> AsyncIterator[Proxy]:
         require("litellm", "set CURB_TEST_LITELLM=URL,MASTER_KEY; the module's first lines say what the proxy needs")
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
         yield Proxy(http, url.rstrip("/"), master)
+
+
+class Caller(NamedTuple):
+    """A subject of the proxy that really exists, a key that calls for it, and how to read what the proxy holds."""
+
+    alert_tag: dict[str, str]
+    key: str
+    path: str
+    query: dict[str, str]
+    customer: str = ""
+
+    async def statuses(self, proxy: Proxy, calls: int) -> Counter[int]:
+        return Counter([await proxy.call(self.key, self.customer) for _ in range(calls)])
+
+    async def row(self, proxy: Proxy) -> dict[str, Any]:
+        """What the proxy holds about it, without what every call changes."""
+        answer = await proxy.admin("GET", self.path, params=self.query)
+        row = answer.get("info") or answer.get("team_info") or answer
+        changing = ("spend", "total_spend", "updated_at", "settings_updated_at", "last_active", "updated_by")
+        return {name: value for name, value in row.items() if name not in changing}
+
+
+async def a_caller(proxy: Proxy, subject: str) -> Caller:
+    """Makes a new one, with an owner in its metadata and a limit of its own where it can have one."""
+    name = f"curb-{subject}-{uuid.uuid4().hex[:8]}"
+    own = {"metadata": {"owner": "ana"}, "rpm_limit": OLD_LIMIT}
+    key_of: dict[str, Any] = {}
+    if subject == "team":
+        team = await proxy.admin("POST", "/team/new", json={"team_alias": name, **own})
+        key_of = {"team_id": team["team_id"]}
+    elif subject == "user":
+        await proxy.admin("POST", "/user/new", json={"user_id": name, "auto_create_key": False, **own})
+        key_of = {"user_id": name}
+    elif subject == "key":
+        key_of = own
+    elif subject == "customer":
+        await proxy.admin("POST", "/customer/new", json={"user_id": name})
+    made = await proxy.admin("POST", "/key/generate", json=key_of)
+    return {
+        "key": Caller({"api_key": made["token"]}, made["key"], "/key/info", {"key": made["token"]}),
+        "team": Caller({"team": name}, made["key"], "/team/info", key_of),
+        "user": Caller({"user": name}, made["key"], "/v2/user/info", key_of),
+        "customer": Caller({"end_user": name}, made["key"], "/customer/info", {"end_user_id": name}, name),
+    }[subject]
 
 
 @contextlib.asynccontextmanager
@@ -125,6 +178,41 @@ async def test_a_runaway_key_is_limited_and_gets_its_limit_back(proxy: Proxy, tm
         await until("the old limit is back after the lease", restored, 150)
     assert statuses[200] > NEW_LIMIT
     assert await _ledger_states(config) == ["planned", "applied", "restored"]
+
+
+@pytest.mark.parametrize("subject", ["key", "team", "user", "customer"])
+@pytest.mark.parametrize("verb", ["shave", "block"])
+async def test_each_subject_is_refused_at_once_and_is_as_before_after_undo(
+    proxy: Proxy, subject: str, verb: Literal["shave", "block"]
+) -> None:
+    settings: dict[str, Any] = {"kind": "litellm_limits", "name": "limits", "base_url": proxy.url, "subject": subject}
+    settings |= {"tpm": 100_000, "allow_usd": 1.0} if subject != "customer" else {}
+    settings |= {"parallel": 50} if subject == "key" else {}
+    caller = await a_caller(proxy, subject)
+    before = await caller.row(proxy)
+    alert, aim = an_alert(tags=caller.alert_tag), Aim(verb, requests_per_minute=NEW_LIMIT)
+    assert await caller.statuses(proxy, 2) == {200: 2}
+    async with aiohttp.ClientSession() as http:
+        context = Context(WallClock(), http)
+        action = litellm_limits.Config.model_validate(settings | {"api_key": proxy.master}).build(context)
+        if verb not in action.verbs:
+            with pytest.raises(PermanentError):
+                await action.plan(alert, aim)
+            return
+        (plan,) = await action.plan(alert, aim)
+        await action.apply(plan)
+        assert (await action.verify(plan)).in_force
+        answers = await caller.statuses(proxy, NEW_LIMIT + 5)
+        if verb == "block":
+            assert not answers[200]
+        else:
+            # Calls already made in the minute count where the proxy counted them before there was a limit.
+            assert NEW_LIMIT - 2 <= answers[200] <= NEW_LIMIT
+            assert answers[429]
+        await action.undo(plan, None)
+        await action.undo(plan, None)
+    assert await caller.row(proxy) == before
+    assert await caller.statuses(proxy, 3) == {200: 3}
 
 
 async def _ledger_states(config: Path) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from actions.action import DriftError
-from actions.aim import to_normal
+from actions.action import Context, DriftError
+from actions.aim import Aim, to_normal
 from actions.http import NotFoundError
-from actions.litellm_limits import Config, LitellmLimits
+from actions.litellm_limits import Config, CustomerBlock, LitellmLimits, TeamLimits, UserLimits
 from stream.clock import ManualClock
+from stream.errors import PermanentError
 from stream.records import OTHER, UNTAGGED, Baseline
 from tests.fakes.alerts import NORMAL, an_alert
 
@@ -108,3 +110,67 @@ async def test_a_key_that_was_deleted_since_is_drift() -> None:
     action.keys.clear()
     with pytest.raises(DriftError, match="no longer exists"):
         await action.undo(plan, None)
+
+
+BLOCK = Aim("block")
+
+
+async def test_a_key_is_blocked_by_the_flag_that_is_put_back_as_it_was() -> None:
+    action = Limits({"k1": {"rpm_limit": None, "blocked": None}})
+    (plan,) = await action.plan(an_alert(), BLOCK)
+    assert (plan.before, plan.after) == ({"blocked": None}, {"blocked": True})
+    assert plan.summary == "block key k1: blocked none → True"
+    await action.apply(plan)
+    assert not await action.plan(an_alert(), BLOCK)
+    await action.undo(plan, None)
+    assert action.sent[-1] == {"key": "k1", "blocked": None}
+
+
+async def test_parallel_calls_and_a_budget_are_set_only_where_they_tighten() -> None:
+    row = {"rpm_limit": 5, "max_parallel_requests": 50, "max_budget": 100.0, "spend": 12.5}
+    (plan,) = await Limits({"k1": row}, parallel=3, allow_usd=2.0).plan(an_alert(), NORMAL)
+    # What was spent before counts, so it is added: a bare budget of 2 would refuse the next call.
+    assert plan.after == {"max_parallel_requests": 3, "max_budget": 14.5}
+    assert not await Limits(
+        {"k1": row | {"max_parallel_requests": 2, "max_budget": 13.0}}, parallel=3, allow_usd=2.0
+    ).plan(an_alert(), NORMAL)
+
+
+async def test_a_budget_below_the_soft_one_is_left_out_because_the_proxy_would_refuse_all() -> None:
+    row = {"rpm_limit": None, "soft_budget": 20.0, "spend": 1.0}
+    (plan,) = await Limits({"k1": row}, allow_usd=2.0).plan(an_alert(), NORMAL)
+    assert plan.after == {"rpm_limit": 20}
+
+
+@pytest.mark.parametrize(
+    ("subject", "asked", "missing"),
+    [
+        ("team", {"parallel": 1}, "max_parallel_requests"),
+        ("user", {"parallel": 1}, "max_parallel_requests"),
+        ("customer", {"tpm": 1}, "tpm_limit"),
+        ("customer", {"allow_usd": 1}, "max_budget"),
+    ],
+)
+def test_what_could_not_be_given_back_is_refused_by_the_configuration(
+    subject: str, asked: dict[str, Any], missing: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"{subject} of LiteLLM has no {missing}"):
+        Limits({}, subject=subject, **asked)
+
+
+def test_each_subject_has_a_class_and_a_tag_of_its_own() -> None:
+    base = {"kind": "litellm_limits", "name": "limits", "base_url": "http://gateway:4000", "api_key": "sk"}
+    kinds = {"key": LitellmLimits, "team": TeamLimits, "user": UserLimits, "customer": CustomerBlock}
+    for subject, expected in kinds.items():
+        context = Context(ManualClock(), None)  # type: ignore[arg-type]
+        action = Config.model_validate(base | {"subject": subject}).build(context)
+        assert type(action) is expected
+        assert action.verbs == ({"block"} if subject == "customer" else {"shave", "block"})
+
+
+async def test_a_customer_is_never_given_a_limit_because_none_could_be_taken_back() -> None:
+    base = {"kind": "litellm_limits", "name": "limits", "base_url": "http://gateway:4000", "api_key": "sk"}
+    config = Config.model_validate(base | {"subject": "customer"})
+    action = CustomerBlock(config, None, ManualClock())  # type: ignore[arg-type]
+    with pytest.raises(PermanentError, match="no shave for a customer"):
+        await action.plan(an_alert(tags={"end_user": "c1"}), NORMAL)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actions.routing import decide, tags_match
+from actions.matching import criticality
+from actions.routing import decide
 from curb.config import ConfigErrors, CurbConfig, load_text
 from tests.fakes.alerts import an_alert
 
@@ -53,7 +54,7 @@ def test_what_is_critical_is_never_touched() -> None:
     touched = [
         tags
         for tags in ({"project": "checkout"}, {"team": "pay*"}, {"team": "payroll"}, {"team": "search"})
-        if not any(tags_match(matcher, tags) for matcher in limits.never_touch)
+        if criticality(tags, limits) != "critical"
     ]
     assert touched == [{"team": "payroll"}, {"team": "search"}]
 
@@ -62,7 +63,15 @@ def test_a_scope_by_criticality_is_heeded() -> None:
     scopes = "detector: {scopes: [{name: key, group_by: [project, criticality]}]}"
     owners = "attribution: {owners: [{match: {project: a}, criticality: critical}]}"
     limits = load_text(f"{scopes}\n{owners}").actions.limits
-    assert limits.never_touch == ({"project": "a"}, {"criticality": "critical"})
+    tags = ({"project": "a", "criticality": "low"}, {"criticality": "critical"}, {"criticality": "low"}, {})
+    assert [criticality(each, limits) for each in tags] == ["critical", "critical", "non_critical", None]
+
+
+def test_only_what_an_owner_names_is_less_than_critical_not_the_whole_team() -> None:
+    owners = "{match: {project: toys}, team: labs, criticality: low}, {match: {team: ads}, criticality: normal}"
+    limits = load_text(f"attribution: {{owners: [{owners}]}}").actions.limits
+    tags = ({"project": "toys", "team": "labs"}, {"project": "core", "team": "labs"}, {"team": "ads"})
+    assert [criticality(each, limits) for each in tags] == ["non_critical", None, "important"]
 
 
 def test_without_owners_nothing_changes() -> None:

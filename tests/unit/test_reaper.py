@@ -68,7 +68,7 @@ async def test_a_plan_that_was_never_carried_out_is_closed() -> None:
     await house.say(alert_message(an_alert()))
     await house.clock.advance(OVERDUE_S)
     assert await reaper_of(house).once() == []
-    assert (house.states(), house.gate.calls) == (["planned", "restored"], [])
+    assert (house.states(), house.gate.calls) == (["planned", "planned", "restored"], [])
 
 
 async def test_what_somebody_changed_is_left_alone(house: House) -> None:
@@ -197,3 +197,38 @@ async def test_it_reads_the_log_and_writes_nothing_else(house: House) -> None:
     before = len(house.log.of(ACTIONS))
     assert await reaper.once() == []
     assert (len(house.log.of(ACTIONS)), house.log.of(DEAD_LETTER)) == (before, [])
+
+
+async def test_a_person_gets_everything_back_at_once(house: House) -> None:
+    reaper = reaper_of(house)
+    assert [entry.action_id for entry in await reaper.held()] == [ID1]
+    assert await reaper.restore_all("ana") == []
+    assert house.gate.limits["k1"] == 500
+    assert (house.ledger()[-1].state, house.ledger()[-1].by) == ("restored", "ana")
+    assert [entry.state for entry in await reaper.newest([house.ledger()[0]])] == ["restored"]
+    assert await reaper.held() == []
+    # The daemon comes back and does not do again what a person undid.
+    await house.restart()
+    await house.say(later(2, 900))
+    await house.wait(900)
+    assert house.gate.limits["k1"] == 500
+
+
+async def test_what_a_gateway_refused_once_is_tried_again_when_a_person_asks(house: House) -> None:
+    async def refuses(point: str) -> None:
+        raise PermanentError("HTTP 401")
+
+    async def works(point: str) -> None: ...
+
+    house.gate.hook = refuses
+    assert await reaper_of(house).restore_all("ana") == [ID1]
+    house.gate.hook = works
+    assert await reaper_of(house).once() == []
+    assert await reaper_of(house).restore_all("ana") == []
+    assert house.gate.limits["k1"] == 500
+
+
+async def test_restoring_everything_leaves_alone_what_somebody_changed(house: House) -> None:
+    house.gate.limits["k1"] = 70
+    assert await reaper_of(house).restore_all("ana") == []
+    assert (house.gate.limits["k1"], house.states()[-1]) == (70, "drift")

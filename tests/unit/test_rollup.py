@@ -210,7 +210,7 @@ def test_ticks_go_to_every_partition_behind_the_sums_and_never_back() -> None:
     out = run(subject, message(*[usage(str(i), T0 + 5, key=f"k{i}") for i in range(20)]))
     assert [each.partition for each in out] == [0, 1, 2]
     for each in out:
-        assert lines([each])[-1] == SpendTick(at=T0 + 5, source="in/0")
+        assert lines([each])[-1] == SpendTick(at=T0 + 5, source="in/0", effective_cost=20.0)
     assert list(subject.flush(None)) == []
     assert {line.at for line in lines(subject.flush(T0 + 90.0))} == {T0 + 90}
     assert list(subject.flush(T0 + 80.0)) == []
@@ -258,3 +258,15 @@ def test_sums_are_exact() -> None:
     total = math.fsum(p.effective_cost for p in partials(out))
     assert total == pytest.approx(math.fsum(costs), rel=1e-12)
     assert sum(p.events for p in partials(out)) == len(costs)
+
+
+def test_every_dollar_is_told_by_one_tick() -> None:
+    subject, whole = rollup(), rollup()
+    out = run(subject, message(usage("1", T0, 2.0)), message(usage("2", T0 + 1, 3.0)))
+    out += run(subject, message(usage("4", T0 + 1, 4.0)))
+    again = rollup()
+    again.restore(subject.snapshot())
+    out += run(again, message(usage("1", T0 + 2, 2.0), usage("3", T0 + 2, 0.5)))
+    assert [line.effective_cost for line in lines(out) if isinstance(line, SpendTick)] == [5.0, 4.5]
+    out = run(whole, message(usage("1", T0, 2.0), usage("2", T0 + 1, 3.0), usage("3", T0 + 2, 0.5)))
+    assert sum(line.effective_cost for line in lines(out) if isinstance(line, SpendTick)) == 5.5

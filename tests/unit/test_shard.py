@@ -195,3 +195,11 @@ def test_ticks_before_anything_came_are_no_time() -> None:
     again = shard()
     again.restore(subject.snapshot())
     assert again.event_time is None
+
+
+def test_an_alert_says_which_part_of_all_spend_its_subject_is() -> None:
+    budgets = [{"name": "day", "scope": "key", "amount_usd": 50.0, "period": "day", "thresholds": [100]}]
+    subject = Shard(DetectorSettings.model_validate({"scopes": [KEY], "budgets": budgets}))
+    told = SpendTick(at=T0 + 90, source="curb.usage/0", effective_cost=240.0)
+    [alert] = send(subject, partial(T0, 60.0), told)
+    assert (alert.kind, alert.share) == ("budget", 0.25)

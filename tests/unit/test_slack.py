@@ -80,7 +80,7 @@ def test_it_says_why_where_and_how_sure_it_is() -> None:
     assert "Why: 8.1 times what its requests explain." in texts
     assert "*Where it comes from*\n• `model=large region=us: $15.00 (79%)`" in texts
     assert "*Confidence*\n93%" in texts
-    assert "*Cost of waiting one hour*\n$228.00" in texts
+    assert "*Cost of waiting 15 min*\n$57.00" in texts
     whole = next(block for block in found if "The whole sentence." in _texts(block))
     assert whole["type"] == "context"
     assert kinds.index("section") < found.index(whole)

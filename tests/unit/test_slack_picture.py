@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from curb.mrkdwn import Span, plain_spans, spans
-from curb.slack_picture import render
+from curb.slack_picture import render, render_thread
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -82,3 +82,16 @@ def test_text_alone_and_attachments_are_drawn() -> None:
 def test_unknown_blocks_and_wrong_types_do_not_break_it() -> None:
     message = {"ts": "soon", "blocks": [{"type": "video"}, {"type": "section"}, {"type": "header", "text": "bare"}]}
     assert size(render(message))[0] == 1440
+
+
+def test_a_thread_is_drawn_below_its_message_with_its_pictures() -> None:
+    message = {"blocks": [section("root")]}
+    alone = size(render(message))[1]
+    assert size(render_thread(message, []))[1] == alone
+    reply = {"blocks": [section("a reply")]}
+    one = size(render_thread(message, [reply]))[1]
+    assert one > alone
+    assert size(render_thread(message, [{**reply, "reply_broadcast": True}]))[1] > one
+    shown = {"files": [{"id": "F1", "title": "chart"}]}
+    without = size(render_thread(message, [shown]))[1]
+    assert size(render_thread(message, [shown], {"F1": render(message)}))[1] > without > alone

@@ -1,0 +1,211 @@
+"""A Kubernetes API server that keeps objects: lists, reads and merge patches under RBAC, versions, its own checks."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from actions.aim import Aim
+from stream.records import Alert
+from tests.fakes.alerts import an_alert
+from tests.fakes.faults import Faults
+from tests.house.tree import ROOT
+
+KIND = "kubernetes"
+TOKEN = "sa-token-of-the-test"
+MARK = {"curb.dev/criticality": "non-critical"}
+Key = tuple[str, str, str]
+
+
+def obj(kind: str, name: str, spec: dict[str, Any], labels: dict[str, str] | None = None, **more: Any) -> Any:
+    """An object of the team `search` that is marked, unless its labels are given."""
+    labels = {"team": "search", **MARK} if labels is None else labels
+    meta = {"name": name, "namespace": "ml", "labels": labels, "resourceVersion": "1"} | more.pop("metadata", {})
+    secret = {"template": {"spec": {"containers": [{"env": [{"name": "PASSWORD", "value": "hunter2"}]}]}}}
+    return {"kind": kind, "metadata": meta, "spec": secret | spec, **more}
+
+
+def rules_of_the_page() -> set[str]:
+    """ "verb resource.group" of everything that the roles shown in the documentation allow."""
+    page = (ROOT / "docs" / "reference" / "actions" / "kubernetes.md").read_text(encoding="utf-8")
+    allowed = set()
+    for block in page.split("```yaml kubernetes\n")[1:]:
+        for document in yaml.safe_load_all(block.split("```")[0]):
+            for rule in document.get("rules", ()):
+                for group in rule["apiGroups"]:
+                    allowed |= {f"{verb} {each}.{group}" for verb in rule["verbs"] for each in rule["resources"]}
+    return allowed
+
+
+class KubernetesObjects:
+    """`objects` by (resource, namespace or empty, name). Each change counts its version up."""
+
+    def __init__(self, *found: tuple[str, Any], page: int = 2) -> None:
+        self.objects: dict[Key, Any] = {}
+        self.faults = Faults()
+        self.allowed = rules_of_the_page()
+        #: What a patch changed, until somebody else does.
+        self.held: set[Key] = set()
+        #: "verb resource.group" of every request that came in, and the bodies of patches.
+        self.asked: set[str] = set()
+        self.patches: list[tuple[str, Any]] = []
+        self._page = page
+        for resource, item in found:
+            self.objects[resource, item["metadata"].get("namespace", ""), item["metadata"]["name"]] = item
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[self.faults.middleware(), self._authorised])
+        for place in ("", "/namespaces/{namespace}"):
+            base = f"/apis/{{group}}/{{version}}{place}"
+            app.router.add_get(f"{base}/{{resource:(?!namespaces)[a-z]+}}", self._list)
+            app.router.add_get(f"{base}/{{resource:(?!namespaces)[a-z]+}}/{{name}}", self._get)
+            app.router.add_patch(f"{base}/{{resource:(?!namespaces)[a-z]+}}/{{name}}", self._patch)
+            app.router.add_patch(f"{base}/{{resource:(?!namespaces)[a-z]+}}/{{name}}/{{part:scale}}", self._patch)
+        return app
+
+    @web.middleware
+    async def _authorised(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return status(401)
+        given = request.match_info
+        verb = "patch" if request.method == "PATCH" else "get" if "name" in given else "list"
+        part = f"/{given['part']}" if "part" in given else ""
+        right = f"{verb} {given['resource']}{part}.{given['group']}"
+        self.asked.add(right)
+        return await handler(request) if right in self.allowed else status(403)  # type: ignore[no-any-return]
+
+    async def _list(self, request: web.Request) -> web.Response:
+        place = (request.match_info["resource"], request.match_info.get("namespace", ""))
+        items = [
+            item for (resource, namespace, _), item in sorted(self.objects.items()) if (resource, namespace) == place
+        ]
+        start = int(request.query.get("continue", "0"))
+        end = start + min(self._page, int(request.query["limit"]))
+        more = {"continue": str(end)} if end < len(items) else {}
+        return web.json_response({"kind": "List", "metadata": more, "items": items[start:end]})
+
+    async def _get(self, request: web.Request) -> web.Response:
+        item = self.objects.get(key_of(request))
+        return status(404) if item is None else web.json_response(item)
+
+    async def _patch(self, request: web.Request) -> web.Response:
+        assert request.content_type == "application/merge-patch+json"
+        item, patch = self.objects.get(key_of(request)), await request.json()
+        if item is None:
+            return status(404)
+        if patch["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
+            return status(409)
+        if "part" in request.match_info and set(patch["spec"]) != {"replicas"}:
+            return status(422)
+        changed = item["spec"] | patch["spec"]
+        if changed.get("minReplicas", 0) > changed.get("maxReplicas", 1_000):
+            return status(422)
+        self.patches.append((request.path, patch))
+        self.set(key_of(request), **patch["spec"])
+        self.held.add(key_of(request))
+        return web.json_response(item)
+
+    def set(self, key: Key, **spec: Any) -> None:
+        """A change by anybody."""
+        item = self.objects[key]
+        item["spec"].update(spec)
+        item["metadata"]["resourceVersion"] = str(int(item["metadata"]["resourceVersion"]) + 1)
+
+
+def key_of(request: web.Request) -> Key:
+    given = request.match_info
+    return given["resource"], given.get("namespace", ""), given["name"]
+
+
+def status(code: int) -> web.Response:
+    return web.json_response({"kind": "Status", "code": code}, status=code)
+
+
+def account(directory: Path, namespace: str = "curb") -> Path:
+    """A service account's directory."""
+    (directory / "token").write_text(TOKEN + "\n")
+    (directory / "namespace").write_text(namespace)
+    return directory
+
+
+@cache
+def shared_account() -> Path:
+    directory = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return account(directory)
+
+
+PAUSE, SHAVE = Aim("pause"), Aim("shave", usd_per_hour=60.0, why="its normal level")
+
+
+class KubernetesBench:
+    """Work of each kind that a team runs beside what is not marked; the alert burns 240 $/h."""
+
+    secret = TOKEN
+
+    def __init__(self) -> None:
+        no_space = {"metadata": {"namespace": "", "labels": {"team": "index", **MARK}}}
+        of_index = {"team": "index", **MARK}
+        found = [
+            ("deployments", obj("Deployment", "embedder", {"replicas": 8})),
+            ("deployments", obj("Deployment", "checkout", {"replicas": 8}, {"team": "search"})),
+            ("horizontalpodautoscalers", obj("HorizontalPodAutoscaler", "web", {"minReplicas": 3, "maxReplicas": 40})),
+            ("jobs", obj("Job", "train-7", {"suspend": False}, of_index)),
+            ("cronjobs", obj("CronJob", "nightly", {"suspend": False}, of_index)),
+            ("statefulsets", obj("StatefulSet", "crawler", {"replicas": 4}, of_index)),
+            ("workloads", obj("Workload", "job-train-8", {"active": True}, of_index)),
+            ("localqueues", obj("LocalQueue", "research", {"stopPolicy": "None"}, of_index)),
+            ("clusterqueues", obj("ClusterQueue", "spare", {"stopPolicy": "None"}, **no_space)),
+        ]
+        self.fake = KubernetesObjects(*found)
+        self.faults: Faults = self.fake.faults
+        self.asks = [(an_alert(tags={"team": "search"}), SHAVE), (an_alert(tags={"team": "index"}), PAUSE)]
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        async with TestServer(self.fake.app()) as server:
+            yield str(server.make_url("/")).rstrip("/")
+
+    def config(self, address: str) -> dict[str, Any]:
+        where = {"url": address.rstrip("/"), "account": str(shared_account()), "timeout_s": 2.0}
+        every = list({resource for resource, _, _ in self.fake.objects})
+        config: dict[str, Any] = {"kind": KIND, "name": "work", "cluster": where, "objects": sorted(every)}
+        return config | {"namespaces": ["ml", "research"], "labels": {"team": "team"}}
+
+    def world(self) -> Any:
+        """Specs, for the version of an object only ever grows."""
+        return copy.deepcopy({key: item["spec"] for key, item in self.fake.objects.items()})
+
+    def change_by_hand(self) -> None:
+        """Numbers get another value; what only has two is deleted."""
+        for key in self.fake.held:
+            spec = self.fake.objects[key]["spec"]
+            other = {"replicas": 5, "maxReplicas": 33, "stopPolicy": "HoldAndDrain"}
+            if fields := spec.keys() & other.keys():
+                self.fake.set(key, **{field: other[field] for field in fields})
+            else:
+                del self.fake.objects[key]
+        self.fake.held.clear()
+
+    def mark_all(self, value: str | None) -> None:
+        """Everything is marked so; None: nothing is marked."""
+        for item in self.fake.objects.values():
+            labels = {key: each for key, each in item["metadata"]["labels"].items() if key not in MARK}
+            item["metadata"]["labels"] = labels | ({} if value is None else dict.fromkeys(MARK, value))
+
+    def about_nothing_known(self) -> Alert:
+        return an_alert(tags={"team": "nobody"})
+
+    def called(self) -> set[str]:
+        return self.fake.asked

@@ -1,0 +1,102 @@
+"""A thousand stories in which anything goes wrong at any moment: each ends restored or as the ledger says."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from actions import calls
+from actions.leases import ActionWorker
+from actions.ledger import ActionState
+from tests.fakes.chaos_story import Story
+
+#: Where a process can die between two steps of an action: each gets its share of the stories.
+ARROWS = (
+    "before plan gate",
+    "after plan gate",
+    "before append proposed",
+    "after append proposed",
+    "before append planned",
+    "after append planned",
+    "before apply gate",
+    "after apply gate",
+    "before apply jobs",
+    "after apply jobs",
+    "before append applied",
+    "after append applied",
+    "verify gate",
+    "before append effective",
+    "after append effective",
+    "before undo gate",
+    "after undo gate",
+    "before undo jobs",
+    "after undo jobs",
+    "before append restored",
+    "after append restored",
+    "before append sending",
+    "before send",
+    "after send",
+    "find",
+    "before append sent",
+    "after append sent",
+    "before commit",
+    "after commit",
+)
+MODES = ("auto", "auto", "auto", "approve", "approve", "shadow")
+STORIES, PARTS = 1000, 4
+
+
+def a_story(seed: int) -> Story:
+    mode = MODES[seed % len(MODES)]
+    return Story(seed, mode, ladder=seed % 4 > 1, kill_first_at=ARROWS[seed % len(ARROWS)])
+
+
+@pytest.fixture(autouse=True)
+def the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between tries are jittered; here from a seed. What is logged of all the troubles is not kept."""
+    monkeypatch.setattr(calls, "random", SimpleNamespace(Random=lambda: random.Random(1)))
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_it_ends_restored_or_as_the_ledger_says(part: int) -> None:
+    """To see one again: `await a_story(SEED).run()`."""
+    seen: Counter[tuple[str, str]] = Counter()
+    done: Counter[str] = Counter()
+    for seed in range(part * STORIES // PARTS, (part + 1) * STORIES // PARTS):
+        story = a_story(seed)
+        await story.run()
+        assert not story.wrong, f"story {seed}: " + "; ".join(story.wrong)
+        seen += story.trouble.seen
+        done += Counter(f"{change.verb} {gate.name}" for gate in (story.gate, story.jobs) for change in gate.changes)
+    killed = {point for point, what in seen if what == "kill"}
+    assert len(killed & set(ARROWS)) > len(ARROWS) - 6
+    assert {what for _, what in seen} == {"kill", "TransientError", "TimeoutError", "PermanentError", "RuntimeError"}
+    assert min(done[what] for what in ("apply gate", "undo gate", "apply jobs", "undo jobs")) > 5
+
+
+async def test_a_defect_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the look at the target before a plan is applied once more, what people set meanwhile is lost."""
+
+    async def begin(self: ActionWorker, state: ActionState) -> None:
+        await self._apply(state)
+
+    monkeypatch.setattr(ActionWorker, "_begin", begin)
+    found: list[str] = []
+    for seed in range(60):
+        story = a_story(seed)
+        await story.run()
+        found += story.wrong
+    assert any("people left" in wrong or "raises a limit" in wrong for wrong in found)
+
+
+async def test_a_story_is_the_same_every_time() -> None:
+    first, again = a_story(8), a_story(8)
+    await first.run()
+    await again.run()
+    assert first.trouble.seen == again.trouble.seen
+    assert [m.value for m in first.log.of("curb.actions")] == [m.value for m in again.log.of("curb.actions")]

@@ -1,0 +1,77 @@
+"""The daily digest: what is in it, when it goes out, and that it does so once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.fakes.alerts import T0
+from tests.unit.test_outbox import ADS, HOUR, alert, opened
+
+NINE = datetime(2025, 6, 16, 9, 0, tzinfo=UTC).timestamp()
+DIGEST = {"digest": {"notify": ["chat"], "at": "09:00"}}
+
+
+async def test_small_things_are_told_once_a_day_with_what_curb_did() -> None:
+    house = await opened(DIGEST, limits={"max_alert_age_minutes": 9999})
+    await house.say(alert("d1", tier="digest", tags=ADS, excess_usd=3.0), alert("a1"))
+    over: dict[str, Any] = {"status": "resolved", "resolved_at": T0 + 60, "updated_at": T0 + 60}
+    await house.say(alert("d1", 2, tier="digest", tags=ADS, excess_usd=4.0, **over))
+    assert [notice.alert.alert_id for notice in house.chat.posts] == ["a1"]
+    await house.wait(NINE - T0 - 1)
+    assert house.chat.digests == []
+    await house.wait(2)
+    (digest,) = house.chat.digests
+    assert (digest.day, [each.excess_usd for each in digest.alerts]) == ("2025-06-16", [4.0])
+    assert [entry.state for entry in digest.ledger] == ["restored"]
+    await house.restart()
+    await house.wait(HOUR)
+    assert len(house.chat.digests) == 1
+    assert "d1" not in house.runner._book.facts.alerts
+    await house.wait(24 * HOUR)
+    assert len(house.chat.digests) == 1
+
+
+async def test_a_small_thing_that_grows_gets_its_message() -> None:
+    house = await opened(DIGEST, mode="shadow")
+    await house.say(alert("d1", tier="digest"))
+    assert house.chat.posts == []
+    await house.say(alert("d1", 2, tier="notice"))
+    assert len(house.chat.posts) == 1
+
+
+@pytest.mark.parametrize("point", ["before digest", "after digest"])
+async def test_a_digest_is_sent_once_after_a_crash_in_the_middle(point: str) -> None:
+    house = await opened(DIGEST, mode="shadow")
+    await house.say(alert("d1", tier="digest", tags=ADS))
+    died: list[str] = []
+
+    async def hook(at: str) -> None:
+        if at == point and not died:
+            died.append(at)
+            raise KeyboardInterrupt
+
+    house.chat.hook = hook
+    with pytest.raises(KeyboardInterrupt):
+        await house.wait(NINE - T0 + 1)
+    await house.restart()
+    await house.wait(60)
+    assert [[each.alert_id for each in digest.alerts] for digest in house.chat.digests] == [["d1"]]
+
+
+async def test_without_a_digest_small_things_are_told_at_once() -> None:
+    house = await opened(mode="shadow")
+    await house.say(alert("d1", tier="digest"))
+    assert len(house.chat.posts) == 1
+
+
+async def test_a_digest_at_local_time() -> None:
+    berlin = {"time_zone": "Europe/Berlin", **DIGEST}
+    house = await opened(berlin, mode="shadow")
+    await house.say(alert("d1", tier="digest", tags=ADS))
+    await house.wait(NINE - 2 * HOUR - T0 - 1)
+    assert house.chat.digests == []
+    await house.wait(2)
+    assert len(house.chat.digests) == 1
