@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 #: How long to wait before a log that could not be reached is asked again, seconds.
 _LOG_RETRIES_S = (1.0, 2.0, 4.0, 8.0)
+#: How long to wait at the end until this process may tell, seconds; a daemon on the same log may be the one that does.
+_HANDOVER_S = 90.0
 
 
 class _Feed:
@@ -163,8 +166,12 @@ async def _tell_once(teller: ActionsRunner, stop: asyncio.Event) -> None:
     try:
         while not stop.is_set():
             await teller.step(0.2)
-        while await teller.take_in(0.5):
-            await teller.step()
+        # The group may still be handing over from a process that was killed: nothing read is not all read.
+        give_up_at = time.monotonic() + _HANDOVER_S
+        while await teller.step(0.5) or not teller.is_up_to_date:
+            if time.monotonic() > give_up_at and not teller.is_up_to_date:
+                logger.warning("another process tells what is left", extra={"waited_s": _HANDOVER_S})
+                return
     finally:
         await teller.close()
 
