@@ -143,10 +143,18 @@ async def _replay(
 
 
 async def _settle(worker: Worker, tasks: list[asyncio.Task[None]]) -> None:
-    """Wait until the worker has answered everything that is on the log now."""
-    await _until(lambda: worker.owns_all, tasks, lambda: None)
-    rounds = worker.rounds + 2
-    await _until(lambda: worker.rounds >= rounds, tasks, lambda: None)
+    """Wait until the worker, owning all its partitions, has answered everything that is on the log now."""
+    since: int | None = None
+
+    def settled() -> bool:
+        nonlocal since
+        if not worker.owns_all:  # also while the group hands over in between
+            since = None
+            return False
+        since = worker.rounds if since is None else since
+        return worker.rounds >= since + 2
+
+    await _until(settled, tasks, lambda: None)
 
 
 async def _tell(teller: ActionsRunner, stop: asyncio.Event) -> None:
