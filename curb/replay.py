@@ -130,19 +130,30 @@ async def _replay(
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:,} events"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None)
-        await _until(passing.done.is_set, tasks, lambda: progress.update(bar, completed=passing.records))
-        await _settle(rollup, tasks)
-        # One more bucket and its grace, so that the last one closes. The rollup knows the last receipt, also when all
-        # was read before an interruption.
-        last = max(state.time for state in rollup.states.values() if isinstance(state, Rollup))
-        clock.observe(last + config.detector.bucket_s + config.detector.grace_s + 1)
+
+        def meanwhile() -> None:
+            progress.update(bar, completed=passing.records)
+            # What an interrupted replay had appended tells the time as well; else inputs without data would hold it up.
+            clock.observe(_received(rollup))
+
+        await _until(passing.done.is_set, tasks, meanwhile)
+        await _settle(rollup, tasks, meanwhile)
+        # One more bucket and its grace, so that the last one closes.
+        clock.observe(_received(rollup) + config.detector.bucket_s + config.detector.grace_s + 1)
         await _settle(rollup, tasks)
         await _settle(detector, tasks)
     stop.set()
     await asyncio.gather(*tasks)
 
 
-async def _settle(worker: Worker, tasks: list[asyncio.Task[None]]) -> None:
+def _received(rollup: Worker) -> float:
+    """The latest receipt the rollup has read; 0 before the first."""
+    return max((state.time for state in rollup.states.values() if isinstance(state, Rollup)), default=0.0)
+
+
+async def _settle(
+    worker: Worker, tasks: list[asyncio.Task[None]], meanwhile: Callable[[], object] = lambda: None
+) -> None:
     """Wait until the worker, owning all its partitions, has answered everything that is on the log now."""
     since: int | None = None
 
@@ -154,7 +165,7 @@ async def _settle(worker: Worker, tasks: list[asyncio.Task[None]]) -> None:
         since = worker.rounds if since is None else since
         return worker.rounds >= since + 2
 
-    await _until(settled, tasks, lambda: None)
+    await _until(settled, tasks, meanwhile)
 
 
 async def _tell(teller: ActionsRunner, stop: asyncio.Event) -> None:
