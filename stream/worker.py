@@ -161,7 +161,7 @@ class Worker:
             behind = await reader.lag()
             due = loop.time() >= snapshot_at
             await self._commit(reader, behind.keys(), now, snapshot=due)
-            if not behind and self._partitions:
+            if not behind and self._partitions and not self._count_held():
                 self.rounds += 1
             if due:
                 snapshot_at = loop.time() + self._snapshot_interval_s
