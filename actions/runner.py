@@ -142,11 +142,20 @@ class ActionsRunner:
         if reader is not None:
             await reader.close()
 
-    async def step(self, timeout_s: float = 0.0) -> None:
-        """Take in what is there and do once all that is due: what `run` does in tasks, in order. For replays."""
-        await self.take_in(timeout_s)
+    async def step(self, timeout_s: float = 0.0) -> bool:
+        """Take in what is there and do once all that is due: what `run` does in tasks, in order. For replays.
+
+        True when there was something new.
+        """
+        was_new = await self.take_in(timeout_s)
         for passes in self._passes:
             await passes.once()
+        return was_new
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether this process is the active one and has read all there is."""
+        return self._book.active and self._book.caught_up
 
     def view(self) -> dict[str, Any]:
         """Plain data for the console and the HTTP API: halted, open leases, recent entries, what cannot be reached."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 #: How long to wait before a log that could not be reached is asked again, seconds.
 _LOG_RETRIES_S = (1.0, 2.0, 4.0, 8.0)
+#: How long to wait at the end until this process may tell, seconds; a daemon on the same log may be the one that does.
+_HANDOVER_S = 90.0
 
 
 class _Feed:
@@ -127,23 +130,42 @@ async def _replay(
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:,} events"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None)
-        await _until(passing.done.is_set, tasks, lambda: progress.update(bar, completed=passing.records))
-        await _settle(rollup, tasks)
-        # One more bucket and its grace, so that the last one closes. The rollup knows the last receipt, also when all
-        # was read before an interruption.
-        last = max(state.time for state in rollup.states.values() if isinstance(state, Rollup))
-        clock.observe(last + config.detector.bucket_s + config.detector.grace_s + 1)
+
+        def meanwhile() -> None:
+            progress.update(bar, completed=passing.records)
+            # What an interrupted replay had appended tells the time as well; else inputs without data would hold it up.
+            clock.observe(_received(rollup))
+
+        await _until(passing.done.is_set, tasks, meanwhile)
+        await _settle(rollup, tasks, meanwhile)
+        # One more bucket and its grace, so that the last one closes.
+        clock.observe(_received(rollup) + config.detector.bucket_s + config.detector.grace_s + 1)
         await _settle(rollup, tasks)
         await _settle(detector, tasks)
     stop.set()
     await asyncio.gather(*tasks)
 
 
-async def _settle(worker: Worker, tasks: list[asyncio.Task[None]]) -> None:
-    """Wait until the worker has answered everything that is on the log now."""
-    await _until(lambda: worker.owns_all, tasks, lambda: None)
-    rounds = worker.rounds + 2
-    await _until(lambda: worker.rounds >= rounds, tasks, lambda: None)
+def _received(rollup: Worker) -> float:
+    """The latest receipt the rollup has read; 0 before the first."""
+    return max((state.time for state in rollup.states.values() if isinstance(state, Rollup)), default=0.0)
+
+
+async def _settle(
+    worker: Worker, tasks: list[asyncio.Task[None]], meanwhile: Callable[[], object] = lambda: None
+) -> None:
+    """Wait until the worker, owning all its partitions, has answered everything that is on the log now."""
+    since: int | None = None
+
+    def settled() -> bool:
+        nonlocal since
+        if not worker.owns_all:  # also while the group hands over in between
+            since = None
+            return False
+        since = worker.rounds if since is None else since
+        return worker.rounds >= since + 2
+
+    await _until(settled, tasks, meanwhile)
 
 
 async def _tell(teller: ActionsRunner, stop: asyncio.Event) -> None:
@@ -163,8 +185,12 @@ async def _tell_once(teller: ActionsRunner, stop: asyncio.Event) -> None:
     try:
         while not stop.is_set():
             await teller.step(0.2)
-        while await teller.take_in(0.5):
-            await teller.step()
+        # The group may still be handing over from a process that was killed: nothing read is not all read.
+        give_up_at = time.monotonic() + _HANDOVER_S
+        while await teller.step(0.5) or not teller.is_up_to_date:
+            if time.monotonic() > give_up_at and not teller.is_up_to_date:
+                logger.warning("another process tells what is left", extra={"waited_s": _HANDOVER_S})
+                return
     finally:
         await teller.close()
 

@@ -6,6 +6,7 @@ same sums, births and corrections however they were interleaved: a replay agrees
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,19 +43,24 @@ class Arrivals:
     """Arrivals that wait."""
 
     def __init__(self) -> None:
-        self._waiting: list[Arrival] = []
+        self._waiting: dict[int, list[Arrival]] = {}
+        #: The keys of `_waiting`, a heap: a backlog of days is worked off bucket by bucket.
+        self._dues: list[int] = []
 
     def add(self, arrival: Arrival) -> None:
         """Keep it; arrivals of one source come in their order."""
-        self._waiting.append(arrival)
+        group = self._waiting.get(arrival.due)
+        if group is None:
+            group = self._waiting[arrival.due] = []
+            heapq.heappush(self._dues, arrival.due)
+        group.append(arrival)
 
     def take(self, start: int) -> list[Arrival]:
         """Take out all that is due at the closing of the bucket that begins at `start`, in their lasting order."""
-        due = [each for each in self._waiting if each.due <= start]
-        if due:
-            self._waiting = [each for each in self._waiting if each.due > start]
-            due.sort(key=lambda each: (each.due, each.source))
-        return due
+        taken: list[Arrival] = []
+        while self._dues and self._dues[0] <= start:
+            taken += sorted(self._waiting.pop(heapq.heappop(self._dues)), key=lambda each: each.source)
+        return taken
 
     @property
     def first_bucket(self) -> int | None:
@@ -63,7 +69,10 @@ class Arrivals:
 
     def parts(self) -> Iterator[Part]:
         """The sums that wait."""
-        return (part for each in self._waiting for part in each.parts)
+        return (part for each in self._all() for part in each.parts)
+
+    def _all(self) -> Iterator[Arrival]:
+        return (each for group in self._waiting.values() for each in group)
 
     def dump(self) -> list[SavedArrival]:
         """What `load` takes."""
@@ -75,18 +84,12 @@ class Arrivals:
                 each.hole,
                 each.knowledge,
             )
-            for each in self._waiting
+            for each in self._all()
         ]
 
     def load(self, saved: list[SavedArrival]) -> None:
         """Take over what `dump` gave."""
-        self._waiting = [
-            Arrival(
-                each.due,
-                each.source,
-                [Part(scope, msgspec.Raw(tags), *rest) for scope, tags, *rest in each.parts],
-                each.hole,
-                each.knowledge,
-            )
-            for each in saved
-        ]
+        self._waiting, self._dues = {}, []
+        for each in saved:
+            parts = [Part(scope, msgspec.Raw(tags), *rest) for scope, tags, *rest in each.parts]
+            self.add(Arrival(each.due, each.source, parts, each.hole, each.knowledge))

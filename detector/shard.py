@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -104,14 +104,19 @@ class Shard:
 
     def process(self, message: Message) -> Sequence[Message]:
         """Count partial sums; at a tick, close what is due. Returns alerts."""
-        alerts: list[Alert] = []
+        return [each for step in self.steps(message) for each in step]
+
+    def steps(self, message: Message) -> Iterator[Sequence[Message]]:
+        """The same, bucket by bucket."""
         source, self._partition = message.key.decode(), message.partition
         for part in read(message):
             if isinstance(part, SpendTick):
                 if part.at and not self._watermark.of(part.source):
                     self._since = min(self._since, part.at - _HEAD_START_S)
                 self._spent.add(part)
-                alerts += self._pass(self._watermark.advance(part))
+                for alerts in self._pass(self._watermark.advance(part)):
+                    shown = map(self._with_share, alerts)
+                    yield [Message(ALERTS, encode(alert), key=alert.fingerprint.encode()) for alert in shown]
                 continue
             # What its own input had passed is late, however far the other inputs are.
             due = max(self._edge(self._watermark.of(source)), self._closed_until or 0)
@@ -121,7 +126,6 @@ class Shard:
                 self._arrivals.add(Arrival(due, source, part))
             else:
                 self._arrivals.add(Arrival(due, source, knowledge=part))
-        return [Message(ALERTS, encode(self._with_share(alert)), key=alert.fingerprint.encode()) for alert in alerts]
 
     def _with_share(self, alert: Alert) -> Alert:
         number = self._registry.find(alert.scope, msgspec.json.encode(alert.tags))
@@ -283,16 +287,15 @@ class Shard:
             of = late.where(late.bucket == start)
             self._scoring.late(of.index, of.scored_cost, start)
 
-    def _pass(self, time: float) -> list[Alert]:
-        """Close every bucket whose end and grace are over at `time`."""
+    def _pass(self, time: float) -> Iterator[list[Alert]]:
+        """Close every bucket whose end and grace are over at `time`; the alerts of each."""
         bucket_s, due = self._settings.bucket_s, self._edge(time)
         if self._closed_until is None:
             first = self._arrivals.first_bucket
             if first is None or time <= 0:  # nothing came, or not from every input yet
-                return []
+                return
             self._stream_since = max(float(first), self._since)
             self._closed_until = self._align(self._stream_since)
-        alerts: list[Alert] = []
         while self._closed_until < due:
             start = self._closed_until
             corrected = self._take_in(start)
@@ -300,11 +303,11 @@ class Shard:
             # A feed of which all is late, such as a bill, is no silence: its dollars may pass a budget.
             self._silent_steps = self._silent_steps + 1 if silent and not corrected else 0
             if self._silent_steps * bucket_s > _STEPPED_SILENCE_S:
-                alerts += self._skip(start, due)
+                yield self._skip(start, due)
                 continue
-            alerts += self._close(start, silent)
+            alerts = self._close(start, silent)
             self._closed_until = start + bucket_s
-        return alerts
+            yield alerts
 
     def _edge(self, time: float) -> int:
         """Every bucket that starts before this has ended, with its grace, at `time`."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from stream.checkpoint import committed_message, load_checkpoints, snapshot_messages
 from stream.clock import Clock
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _FETCH = 200
 #: Messages held back for a partition that is further behind before they are processed all the same.
 _HOLD = 400
+#: Work goes on for so long (seconds) before other tasks, such as the heartbeats of the group, have their turn.
+_TURN_S = 0.05
 #: A worker that ran for so long (seconds) starts again at once after its next error.
 _SOUND_S = 60.0
 
@@ -49,6 +51,16 @@ class PartitionState(Protocol):
     def snapshot(self) -> bytes: ...
 
     def restore(self, data: bytes) -> None: ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A state whose answer to one message may take long, such as the scoring of days at the tick that ends a backlog.
+
+    `steps` does what `process` does, a part at a time.
+    """
+
+    def steps(self, message: Message) -> Iterator[Sequence[Message]]: ...
 
 
 @dataclass
@@ -86,6 +98,7 @@ class Worker:
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._outputs: list[Message] = []
         self._reader: Reader | None = None
+        self._turn_began = 0.0
         #: Commits made with everything on the log processed; two more of them mean that all there was is answered.
         self.rounds = 0
 
@@ -135,11 +148,12 @@ class Worker:
         behind = await reader.lag()
         await self._commit(reader, self._partitions.keys(), 0.0, snapshot=False)  # every state may say that it is here
         while not stop.is_set():
-            for message in await reader.fetch(_FETCH, max(0.0, commit_at - loop.time())):
-                self._hold(message)
+            if self._count_held() <= _HOLD:
+                for message in await reader.fetch(_FETCH, max(0.0, commit_at - loop.time())):
+                    self._hold(message)
             if behind:  # without a backlog what came is processed in the order it came
                 behind = await reader.lag()
-            self._process_held(behind.keys())
+            await self._process_held(behind.keys(), commit_at)
             if loop.time() < commit_at:
                 continue
             # The time first, then whether all is read: what is appended in between was received later than `now`.
@@ -147,7 +161,7 @@ class Worker:
             behind = await reader.lag()
             due = loop.time() >= snapshot_at
             await self._commit(reader, behind.keys(), now, snapshot=due)
-            if not behind and self._partitions:
+            if not behind and self._partitions and not self._count_held():
                 self.rounds += 1
             if due:
                 snapshot_at = loop.time() + self._snapshot_interval_s
@@ -159,28 +173,51 @@ class Worker:
         if partition is not None:  # else fetched before the partition was taken away
             partition.held.append(message)
 
-    def _process_held(self, unread: Set[TopicPartition]) -> None:
-        """Process what is held, the partition furthest behind first; stop where its messages are still to come."""
-        held = sum(len(partition.held) for partition in self._partitions.values())
+    def _count_held(self) -> int:
+        return sum(len(partition.held) for partition in self._partitions.values())
+
+    async def _process_held(self, unread: Set[TopicPartition], until: float) -> None:
+        """Process what is held, the partition furthest behind first; stop where its messages are still to come.
+
+        It stops as well when the loop's time is `until`, so that a backlog is committed as it is worked off, and an
+        input without data is told about time as often as the others tell it.
+        """
+        loop = asyncio.get_running_loop()
+        held = self._count_held()
         while held:
             waiting = [(at, p) for at, p in self._partitions.items() if p.held or at in unread]
             first = min(waiting, key=lambda entry: entry[1].state.time)[1]
             if not first.held:
-                if held < _HOLD:
+                if held <= _HOLD:
                     return
                 first = min((p for p in self._partitions.values() if p.held), key=lambda p: p.state.time)
-            self._process(first, first.held.popleft())
+            await self._process(first, first.held.popleft())
             held -= 1
+            if loop.time() >= until:
+                return
 
-    def _process(self, partition: _Partition, message: Message) -> None:
+    async def _process(self, partition: _Partition, message: Message) -> None:
         if message.offset < partition.next_offset:
             return  # fetched before the seek of its assignment
         if partition.silent and message.offset >= partition.silent_until:
             self._end_silence(partition)
-        outputs = partition.state.process(message)
+        outputs: list[Message] = []
+        if isinstance(partition.state, Stepwise):
+            for part in partition.state.steps(message):
+                outputs += part
+                await self._give_way()
+        else:
+            outputs += partition.state.process(message)
+            await self._give_way()
         partition.next_offset = message.offset + 1
         if not partition.silent:
             self._outputs += outputs
+
+    async def _give_way(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._turn_began >= _TURN_S:
+            await asyncio.sleep(0)
+            self._turn_began = asyncio.get_running_loop().time()
 
     @staticmethod
     def _end_silence(partition: _Partition) -> None:
