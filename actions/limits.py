@@ -82,7 +82,7 @@ def refusal(
     knows_enough = alert.kind in _NO_WARMUP_KINDS or alert.channel in _NO_WARMUP_CHANNELS
     if not knows_enough and known_days < settings.warmup_days:
         return f"warm-up: known for {known_days:.1f} days, less than {settings.warmup_days:g}"
-    if len(_held(ledger)) >= limits.max_open_actions:
+    if len(_held(ledger)) >= limits.max_open_actions and not _is_held(alert, ledger):
         return f"limit: {limits.max_open_actions} actions are open (limits.max_open_actions)"
     if ledger.begun_since(now - _HOUR_S) >= limits.max_actions_per_hour:
         return f"limit: {limits.max_actions_per_hour} actions were begun within an hour (limits.max_actions_per_hour)"
@@ -213,12 +213,22 @@ def _held(ledger: Ledger) -> list[ActionState]:
     return [state for state in ledger.actions() if state.is_open or state.is_stuck]
 
 
+def _is_held(alert: Alert, ledger: Ledger) -> bool:
+    """Whether an action on it is open: a higher rung would take its place, which `allowed` looks at."""
+    return any(state.is_open for state in ledger.for_alert(alert.alert_id))
+
+
 def _canary(room: int, why: str, mine: Sequence[ActionState]) -> tuple[int, str]:
     """Of several subjects one goes first; the others wait until it reads back as planned."""
     if any(state.last.read_back for state in mine):
         return room, why
     first = mine[0].last.plan.target if mine else "one of them"
     return (0 if mine else 1), f"canary: {first} goes first, the others when it reads back (limits.canary)"
+
+
+def anything_marked(limits: Limits) -> bool:
+    """Whether there may be subjects that are touched although they are not marked themselves."""
+    return limits.shave_unmarked or any(rule.is_ != "critical" for rule in limits.criticality)
 
 
 def raises_a_limit(plan: Plan) -> bool:

@@ -7,7 +7,7 @@ remembered, so that most records cost two look-ups.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import translate
 from typing import NamedTuple
 
@@ -35,6 +35,18 @@ class Verdict(NamedTuple):
     uses: tuple[tuple[int, str], ...]
     #: Required tags that are missing.
     missing: tuple[str, ...]
+
+
+class _Decision(NamedTuple):
+    """What rules, owners, marks and shares say of the values they look at."""
+
+    #: Tags of the rules that match, in their order, and whether they override.
+    given: tuple[tuple[dict[str, str], bool], ...]
+    owner: dict[str, str]
+    mark: dict[str, str]
+    share: int | None
+    #: Share rules that count this record as a consumer, by number.
+    consumes: tuple[int, ...]
 
 
 class Attributed(NamedTuple):
@@ -71,7 +83,10 @@ class Attribution:
         self._owners = [(_matcher(owner.match), _owner_tags(owner)) for owner in settings.owners]
         self._shares = [_matcher(share.match) for share in settings.shares]
         self._consumers = [_matcher(share.consumers) for share in settings.shares]
-        self._fields = _fields_in_use(settings, marks)
+        names = _names_looked_at(settings, marks)
+        self._fields = tuple(field for field in FIELDS if field in names and field != "source")
+        self._looked_at = tuple(sorted(names))
+        self._decided: dict[tuple[str | None, ...], _Decision] = {}
         self._remembered: dict[tuple[object, ...], Verdict] = {}
         self._remembered_chars = 0
         self._shared = SharedCosts(settings.shares)
@@ -117,6 +132,7 @@ class Attribution:
         if found is None:
             if len(self._remembered) >= MAX_REMEMBERED or self._remembered_chars > MAX_REMEMBERED_CHARS:
                 self._remembered.clear()
+                self._decided.clear()  # never more than what is remembered
                 self._remembered_chars = 0
             self._remembered_chars += sum(map(len, tags)) + sum(map(len, tags.values()))
             found = self._remembered[key] = self._work_out(record, source)
@@ -127,24 +143,47 @@ class Attribution:
         for tag, value in self._settings.defaults.get(source, {}).items():
             tags.setdefault(tag, value)
 
+        decision = self._decision(tags, record, source)
+        for given, override in decision.given:
+            tags = {**tags, **given} if override else {**given, **tags}
+        tags = {**decision.owner, **tags}
+        if self._reserved:
+            tags = {tag: value for tag, value in tags.items() if tag not in self._reserved} | decision.mark
+        shares = [(number, self._settings.shares[number].tag) for number in decision.consumes]
+        uses = tuple((number, tags[tag]) for number, tag in shares if tag in tags)
+        missing = tuple(tag for tag in self._settings.required if tag not in tags)
+        return Verdict(tags, decision.share, uses, missing)
+
+    def _decision(self, tags: Mapping[str, str], record: SpendRecord, source: str) -> _Decision:
+        """Remembered by the values that are looked at: a new API key or user changes nothing for rules on projects."""
+        fields = [_field(record, field) for field in self._fields]
+        key = (source, *map(tags.get, self._looked_at), *fields)
+        found = self._decided.get(key)
+        if found is None:
+            seen = {name: tags[name] for name in self._looked_at if name in tags}
+            fallback = {"source": source, **dict(zip(self._fields, fields, strict=True))}
+            found = self._decided[key] = self._decide(seen, fallback)
+        return found
+
+    def _decide(self, tags: dict[str, str], fields: Mapping[str, str]) -> _Decision:
         def look(name: str) -> str | None:
             own = tags.get(name)
-            if own is not None or name not in FIELDS:
-                return own
-            return source if name == "source" else _field(record, name) or None
+            return own if own is not None else fields.get(name) or None
 
+        matched = []
         for matches, given, override in self._rules:
             if matches(look):
                 tags = {**tags, **given} if override else {**given, **tags}
+                matched.append((given, override))
         owner = next((given for matches, given in self._owners if matches(look)), {})
         tags = {**owner, **tags}
+        mark: dict[str, str] = {}
         if self._reserved:
             mark = next((given for matches, given in self._marks if matches(look)), {})
             tags = {tag: value for tag, value in tags.items() if tag not in self._reserved} | mark
         share = next((number for number, matches in enumerate(self._shares) if matches(look)), None)
-        uses = self._uses(tags, look) if share is None else ()
-        missing = tuple(tag for tag in self._settings.required if tag not in tags)
-        return Verdict(tags, share, uses, missing)
+        consumes = () if share is not None else tuple(self._consuming(look))
+        return _Decision(tuple(matched), owner, mark, share, consumes)
 
     def _normal(self, given: Mapping[str, str]) -> dict[str, str]:
         """The tags in normal spelling. Of two spellings of one tag the right one wins, then the alias named first."""
@@ -172,12 +211,10 @@ class Attribution:
             return right.get(value.casefold(), otherwise)
         return value
 
-    def _uses(self, tags: Mapping[str, str], look: _Look) -> tuple[tuple[int, str], ...]:
-        return tuple(
-            (number, tags[share.tag])
-            for number, (share, matches) in enumerate(zip(self._settings.shares, self._consumers, strict=True))
-            if share.by is not None and share.tag in tags and matches(look)
-        )
+    def _consuming(self, look: _Look) -> Iterator[int]:
+        for number, (share, matches) in enumerate(zip(self._settings.shares, self._consumers, strict=True)):
+            if share.by is not None and matches(look):
+                yield number
 
 
 def _names(settings: AttributionSettings, known_tags: Iterable[str]) -> dict[str, tuple[str, int]]:
@@ -219,9 +256,8 @@ def _owner_tags(owner: Owner) -> dict[str, str]:
     return {name: value for name, value in given if value is not None}
 
 
-def _fields_in_use(settings: AttributionSettings, marks: Sequence[Rule]) -> tuple[str, ...]:
-    """The fields of a record that decide what it becomes; the others need no place in what is remembered."""
+def _names_looked_at(settings: AttributionSettings, marks: Sequence[Rule]) -> set[str]:
+    """The tags and fields that decide what a record becomes."""
     matches = [rule.match for rule in (*settings.rules, *marks)] + [owner.match for owner in settings.owners]
     matches += [match for share in settings.shares for match in (share.match, share.consumers)]
-    named = {name for match in matches for name in match}
-    return tuple(field for field in FIELDS if field in named and field != "source")
+    return {name for match in matches for name in match}

@@ -12,17 +12,15 @@ from pydantic import Field
 
 from connectors.bill import Bill, BillSettings, Delivery, Found
 from connectors.bill_files import BillFile, BillFiles
-from connectors.charges import Snapshot
 from connectors.connector import Context
-from connectors.focus_file import digest
+from connectors.cur import CUR
+from connectors.deliveries import SOON_S, by_manifest
+from connectors.focus import FOCUS
 from stream.clock import Clock
 from stream.errors import TransientError
 
 _BY_NAME = re.compile(r"BILLING_PERIOD=(\d{4}-\d{2})", re.IGNORECASE)
 _BY_DAYS = re.compile(r"/(\d{4})(\d{2})\d{2}-\d{8}/")
-#: Clocks of a store are not that exact.
-_SAME_MOMENT_S = 2.0
-_SOON_S = 300.0
 
 
 class Config(BillSettings):
@@ -42,7 +40,7 @@ class Config(BillSettings):
         def find() -> Found:
             return deliveries(files, self.months, context.clock)
 
-        return Bill(self.name, self, context, files, find)
+        return Bill(self.name, self, context, files, find, (FOCUS, CUR))
 
 
 class _Manifest(msgspec.Struct):
@@ -77,21 +75,12 @@ def _delivery(files: BillFiles, period: str, manifest: BillFile, by_path: dict[s
     try:
         content = msgspec.json.decode(files.bytes_of(manifest.path), type=_Manifest)
     except msgspec.DecodeError as error:
-        raise TransientError(f"{manifest.path}: not a whole manifest yet", _SOON_S) from error
+        raise TransientError(f"{manifest.path}: not a whole manifest yet", SOON_S) from error
     urls = content.dataFiles if content.dataFiles is not None else content.reportKeys
     if urls is None:
-        raise TransientError(f"{manifest.path}: names no files (dataFiles or reportKeys)", _SOON_S)
-    chosen = []
-    for path in (files.within(url) if files.local is False else _local(files, url) for url in urls):
-        file = by_path.get(path)
-        if file is None:
-            raise TransientError(f"{manifest.path}: {path} is not there yet", _SOON_S)
-        if not files.local and file.modified > manifest.modified + _SAME_MOMENT_S:
-            raise TransientError(f"{manifest.path}: a newer delivery is on its way", _SOON_S)
-        chosen.append(file)
-    name = content.executionId or content.assemblyId
-    version = ";".join([name, *(f"{file.path}@{file.size}@{file.modified}" for file in chosen)])
-    return Delivery(Snapshot(period, digest(version), manifest.modified), tuple(chosen))
+        raise TransientError(f"{manifest.path}: names no files (dataFiles or reportKeys)", SOON_S)
+    paths = [files.within(url) if not files.local else _local(files, url) for url in urls]
+    return by_manifest(files, period, manifest, paths, by_path, content.executionId or content.assemblyId)
 
 
 def _local(files: BillFiles, url: str) -> str:

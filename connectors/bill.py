@@ -15,7 +15,6 @@ from connectors.bill_lines import BillForm, BillLines
 from connectors.bill_sums import BillSums, Meaning
 from connectors.charges import DAY_S, HOUR_S, Charge, Dimensions, Snapshot
 from connectors.connector import Batch, Check, Context
-from connectors.cur import CUR
 from connectors.decode import Letters, Rejected
 from connectors.focus import FOCUS, is_focus
 from connectors.restate import Restater
@@ -74,7 +73,7 @@ class Bill:
         context: Context,
         files: BillFiles,
         find: Callable[[], Found],
-        forms: Sequence[BillForm] = (FOCUS, CUR),
+        forms: Sequence[BillForm],
     ) -> None:
         self._name, self._settings, self._clock, self._files, self._find = name, settings, context.clock, files, find
         self._path = context.state_dir / f"{name}.sqlite"
@@ -176,7 +175,8 @@ class Bill:
     def _meaning(self, texts: Mapping[str, str], form: BillForm) -> tuple[Dimensions, float]:
         """What is told apart, and dollars per unit of its currency."""
         category, correction = form.category(texts)
-        shown = {key: texts.get(key, "") for key in ("service", "account", "region", "provider")}
+        shown = {key: texts.get(key, "") for key in ("service", "account", "region")}
+        shown["provider"] = texts.get("provider", form.provider)
         given = {name.removeprefix("tag:"): text for name, text in texts.items() if name.startswith("tag:")}
         tags = {**self._settings.tags, **{tag: text for tag, text in {**shown, **given}.items() if text}}
         currency = (texts.get("currency") or "USD").upper()
@@ -204,26 +204,27 @@ class Bill:
         return [key for key in form.texts if key not in optional]
 
     def _form_of(self, names: Sequence[str]) -> BillForm:
-        if len(self._forms) == 1:
-            return self._forms[0]
-        return FOCUS if is_focus({canonical(name) for name in names}) else CUR
+        """FOCUS where it is allowed and the columns are FOCUS, else the last."""
+        focus = FOCUS in self._forms and is_focus({canonical(name) for name in names})
+        return FOCUS if focus else self._forms[-1]
 
     def _check(self) -> list[Check]:
         checks: list[Check] = []
-        what, permission = f"list {self._files.url}", "s3:ListBucket"
+        to_list, to_read = self._files.permissions
+        what, permission = f"list {self._files.url}", to_list
         try:
             deliveries, waiting = self._find()
             checks.append(Check(what, True, f"{len(deliveries)} billing periods", permission))
             files = [file for delivery in deliveries for file in delivery.files]
             if files:
-                what, permission = f"read {files[-1].path}", "s3:GetObject"
+                what, permission = f"read {files[-1].path}", to_read
                 chosen: list[str] = []
                 next(self._files.batches(files[-1].path, lambda names: self._try_columns(names, chosen)), None)
                 checks.append(Check(what, True, f"columns: {', '.join(chosen)}", permission))
             checks += [Check("delivery", False, str(error)) for error in waiting]
         except (PermanentError, TransientError) as error:
             checks.append(Check(what, False, str(error), permission))
-        return checks if self._files.on_s3 else [check._replace(permission="") for check in checks]
+        return checks
 
     def _try_columns(self, names: Sequence[str], chosen: list[str]) -> Sequence[str]:
         form = self._form_of(names)

@@ -14,6 +14,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from pydantic import Field, SecretStr
 
+from connectors.fsspec_files import open_store
 from stream.errors import PermanentError, TransientError
 from stream.settings import Settings
 
@@ -24,10 +25,12 @@ _CSV_BLOCK_BYTES = 4 * 1024 * 1024
 #: What object stores say when asking again with the same credentials cannot help.
 _REFUSED = re.compile(
     r"access.?denied|forbidden|unauthorized|no.?such.?bucket|bucket.?not.?found|invalid.?access.?key|signature|"
-    r"expired.?token|credentials|permission.?denied|HTTP (status )?40[13]\b",
+    r"expired.?token|credentials|permission.?denied|authorization|authentication|container.?not.?found|"
+    r"HTTP (status )?40[13]\b",
     re.IGNORECASE,
 )
-_PYARROW_SCHEMES = ("", "file", "s3", "gs", "gcs", "abfs", "abfss")
+_GOOGLE, _AZURE = ("gs", "gcs"), ("abfs", "abfss", "az")
+_PYARROW_SCHEMES = ("", "file", "s3", *_GOOGLE, "abfs", "abfss")
 
 
 class Storage(Settings):
@@ -40,7 +43,7 @@ class Storage(Settings):
     role_arn: str = Field(default="", description="AWS role to assume for reading.")
     external_id: str = Field(default="", description="External id the role asks for.")
     options: dict[str, Any] = Field(
-        default={}, description="For any other scheme, such as sftp://: options of its fsspec file system."
+        default={}, description="For any other scheme, such as az:// or sftp://: options of its fsspec file system."
     )
 
 
@@ -53,7 +56,7 @@ class BillFile(NamedTuple):
 
 
 class BillFiles:
-    """The files under one URL: s3://, gs://, abfss://, a path on disk, or any scheme that fsspec knows.
+    """The files under one URL: s3://, gs://, abfss://, a path on disk, or any scheme that fsspec knows, such as az://.
 
     Methods raise TransientError for what may work later and PermanentError for what somebody has to change; both name
     the file.
@@ -70,9 +73,14 @@ class BillFiles:
         return _scheme(self.url) in ("", "file")
 
     @property
-    def on_s3(self) -> bool:
-        """Whether AWS's words for permissions fit."""
-        return _scheme(self.url) == "s3"
+    def permissions(self) -> tuple[str, str]:
+        """What is needed to list and to read, in the store's own words; empty where it has none."""
+        scheme = _scheme(self.url)
+        if scheme == "s3":
+            return "s3:ListBucket", "s3:GetObject"
+        if scheme in _GOOGLE:
+            return "storage.objects.list", "storage.objects.get"
+        return ("Storage Blob Data Reader",) * 2 if scheme in _AZURE else ("", "")
 
     @property
     def root(self) -> str:
@@ -99,7 +107,7 @@ class BillFiles:
 
     def _look_for_bucket(self, system: pa.fs.FileSystem, path: str) -> None:
         """Nothing under a prefix is nothing yet; no bucket is a mistake."""
-        bucket = path.split("/", maxsplit=1)[0]
+        bucket = path[: path.find("/", 1)] if "/" in path[1:] else path
         if not self.local and system.get_file_info(bucket).type == pa.fs.FileType.NotFound:
             raise PermanentError(f"{self.url}: there is no {bucket}, or it may not be listed")
 
@@ -134,10 +142,10 @@ class BillFiles:
     def _parquet(self, path: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[pa.RecordBatch]:
         system = self._open()[0]
         with system.open_input_file(path) as source:
-            schema = pq.ParquetFile(source).schema_arrow
-            wanted = list(choose(schema.names))
-            texts = [name for name in wanted if pa.types.is_string(schema.field(name).type)]
-            file = pq.ParquetFile(source, read_dictionary=texts)
+            file = pq.ParquetFile(source)
+            wanted = list(choose(file.schema_arrow.names))
+            texts = [name for name in wanted if pa.types.is_string(file.schema_arrow.field(name).type)]
+            file = pq.ParquetFile(source, metadata=file.metadata, read_dictionary=texts)
             yield from file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
 
     def _csv(self, path: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[pa.RecordBatch]:
@@ -159,23 +167,19 @@ class BillFiles:
     def _open(self) -> tuple[pa.fs.FileSystem, str]:
         if self._opened is None:
             with reading(self.url):
-                self._opened = self._file_system(), _path_of(self.url)
+                if _scheme(self.url) in _PYARROW_SCHEMES:
+                    self._opened = self._file_system(), _path_of(self.url)
+                else:
+                    self._opened = open_store(self.url, self._storage.options)
         return self._opened
 
     def _file_system(self) -> pa.fs.FileSystem:
-        scheme, of = _scheme(self.url), self._storage
+        scheme = _scheme(self.url)
         if scheme == "s3":
             return self._s3()
         if scheme in ("", "file"):
             return pa.fs.LocalFileSystem()
-        if scheme in _PYARROW_SCHEMES:
-            return pa.fs.FileSystem.from_uri(self.url.split("*")[0].replace("gcs://", "gs://"))[0]
-        try:
-            import fsspec
-
-            return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fsspec.filesystem(scheme, **of.options)))
-        except (ImportError, ValueError) as error:
-            raise PermanentError(f"{scheme}://: {error}") from error
+        return pa.fs.FileSystem.from_uri(self.url.split("*")[0].replace("gcs://", "gs://"))[0]
 
     def _s3(self) -> pa.fs.FileSystem:
         of, known = self._storage, dict[str, Any]()

@@ -8,13 +8,23 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from connectors.arrow_arrays import to_numbers
 from connectors.bill_files import canonical
 from connectors.bill_sums import Floats, Interner, Ints, Lines
 from connectors.bill_tags import BillTags
+from connectors.charges import DAY_S
 from stream.errors import PermanentError
+
+
+def epoch(text: str) -> int:
+    """Seconds of an ISO 8601 time, in UTC when it names no zone; 0 for what is none."""
+    try:
+        moment = datetime.fromisoformat(text.strip().removesuffix(" UTC"))
+    except ValueError:
+        return 0
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 class Texts(Protocol):
@@ -31,10 +41,11 @@ class BillForm(NamedTuple):
     """One way to write a bill. Column names are canonical (`bill_files.canonical`), the first that is there counts."""
 
     name: str
-    #: Needed columns as they are documented, for the error that names a missing one.
+    #: Needed columns as they are documented, for the error that names a missing one; "A or B" where one is enough.
     required: tuple[str, ...]
-    start: str
-    end: str
+    start: tuple[str, ...]
+    #: Empty where every line is of a day.
+    end: tuple[str, ...]
     #: Columns that are amounts.
     amounts: tuple[str, ...]
     #: What is told apart → the columns that may hold it.
@@ -45,6 +56,10 @@ class BillForm(NamedTuple):
     cost: Callable[[Texts], tuple[Floats, Floats]]
     #: The texts of a line → (FOCUS charge category, whether it corrects an invoiced period).
     category: Callable[[Mapping[str, str]], tuple[str, bool]]
+    #: A time as it is written → epoch seconds, 0 for what is none.
+    moment: Callable[[str], int] = epoch
+    #: Of all lines that name no other.
+    provider: str = ""
 
 
 class BillLines:
@@ -59,7 +74,7 @@ class BillLines:
         self.interners = {name: Interner() for name in (*self._keys, *(f"tag:{tag}" for tag in tags))}
         self._at: dict[str, str] = {}
         self._batch: pa.RecordBatch | None = None
-        self._moments = Interner()
+        self._moments, self._epochs = Interner(), list[int]()
 
     @property
     def bad_tags(self) -> list[str]:
@@ -69,13 +84,13 @@ class BillLines:
     def choose(self, names: Sequence[str]) -> list[str]:
         """The columns to read of those that there are. Raises PermanentError that names what is missing."""
         form, there = self._form, {canonical(name): name for name in reversed(names)}
-        missing = [name for name in form.required if canonical(name) not in there]
+        missing = [name for name in form.required if not any(canonical(one) in there for one in name.split(" or "))]
         if missing:
             raise PermanentError(
                 f"not a {form.name} bill, or an incomplete one: column {', '.join(missing)} is missing"
             )
         texts = [column for key in self._keys for column in form.texts[key] if column in there]
-        wanted = dict.fromkeys([form.start, form.end, *form.amounts, *texts])
+        wanted = dict.fromkeys([*form.start, *form.end, *form.amounts, *texts])
         chosen = [there[name] for name in wanted if name in there]
         chosen += [name for name in self._tags.choose(names) if name not in chosen]
         self._at = {canonical(name): name for name in chosen}
@@ -84,7 +99,8 @@ class BillLines:
     def read(self, batch: pa.RecordBatch) -> tuple[Lines, NDArray[np.bool_]]:
         """Its lines, and which of its rows they are: those with times and finite amounts."""
         self._batch = batch
-        start, end = self._seconds(self._form.start), self._seconds(self._form.end)
+        start = self._seconds(self._form.start)
+        end = self._seconds(self._form.end) if self._form.end else start + DAY_S
         effective, billed = self._form.cost(self)
         keys = {key: self.interners[key].numbers(self.texts(*self._form.texts[key])) for key in self._keys}
         for tag, values in self._tags.of(batch).items():
@@ -108,9 +124,8 @@ class BillLines:
         if column is None:
             return np.zeros(len(self._rows()))
         if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type):
-            column = _numbers(column.cast(pa.string()))
-        floats: Floats = column.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
-        return floats
+            return _numbers(column.cast(pa.string()))
+        return to_numbers(column.cast(pa.float64(), safe=False), 0.0)
 
     def texts(self, *names: str) -> pa.Array:
         """The first of the columns that is there, as text."""
@@ -128,34 +143,23 @@ class BillLines:
         found = next((self._at[name] for name in names if name in self._at), None)
         return None if found is None else self._rows().column(found)
 
-    def _seconds(self, name: str) -> Ints:
+    def _seconds(self, names: Sequence[str]) -> Ints:
         """Epoch seconds; 0 for what is no time."""
-        column = self._column((name,))
+        column = self._column(names)
         assert column is not None  # `choose` has seen to it
-        if pa.types.is_timestamp(column.type):
-            seconds: Ints = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).fill_null(0).to_numpy()
-            return seconds
-        if pa.types.is_date(column.type):
-            return column.cast(pa.timestamp("s")).cast(pa.int64()).fill_null(0).to_numpy()  # type: ignore[no-any-return]
-        numbers = self._moments.numbers(self.texts(name))
-        return np.array([epoch(text) for text in self._moments.values], np.int64)[numbers]
+        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+            return to_numbers(column.cast(pa.timestamp("s"), safe=False).cast(pa.int64()), 0)
+        numbers, moments = self._moments.numbers(self.texts(*names)), self._moments.values
+        self._epochs += [self._form.moment(text) for text in moments[len(self._epochs) :]]
+        return np.array(self._epochs, np.int64)[numbers]
 
 
-def epoch(text: str) -> int:
-    """Seconds of an ISO 8601 time, in UTC when it names no zone; 0 for what is none."""
+def _numbers(texts: pa.Array) -> Floats:
+    """Texts as numbers, 0 for none at all, NaN where one is no number."""
     try:
-        moment = datetime.fromisoformat(text.strip().removesuffix(" UTC"))
-    except ValueError:
-        return 0
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
-def _numbers(texts: pa.Array) -> pa.Array:
-    """Texts as numbers, NaN where one is none."""
-    try:
-        return pc.cast(texts, pa.float64())
+        return to_numbers(texts.cast(pa.float64()), 0.0)
     except pa.ArrowInvalid:
-        return pa.array([None if text is None else _number(text) for text in texts.to_pylist()], pa.float64())
+        return np.array([0.0 if text is None else _number(text) for text in texts.to_pylist()])
 
 
 def _number(text: str) -> float:

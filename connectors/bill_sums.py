@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from connectors.arrow_arrays import from_ints, to_numbers
 from connectors.charges import Charge, Dimensions
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 #: Rows that may wait to be summed, texts of a column whose meaning is kept, charges made at a time.
-_WAITING_ROWS, _REMEMBERED_TEXTS, _CHUNK_ROWS = 300_000, 200_000, 20_000
+_WAITING_ROWS, _REMEMBERED_TEXTS, _CHUNK_ROWS = 600_000, 200_000, 20_000
 
 
 class Lines(NamedTuple):
@@ -46,7 +47,7 @@ class Interner:
             numbers = [self.number(text) for text in texts.dictionary.to_pylist()]
             self._last = texts.dictionary, np.array([*numbers, self.number(None)], np.int32)
         # A null has no place in the dictionary; it takes the last.
-        places = texts.indices.fill_null(len(texts.dictionary)).to_numpy(zero_copy_only=False)
+        places = to_numbers(texts.indices, len(texts.dictionary))
         found: NDArray[np.int32] = self._last[1][places]
         return found
 
@@ -131,11 +132,14 @@ class BillSums:
         return places[of_row], usd_per[of_row]
 
     def _fold(self) -> None:
-        parts, self._waiting = self._waiting, []
-        keys = tuple(np.concatenate(columns) for columns in zip(*(part.keys for part in parts), strict=True))
-        joined = _Sums(keys, *(np.concatenate([part[at] for part in parts]) for at in (1, 2)))
-        del parts, keys  # a month's sums are large; nothing of them is held twice
-        self._waiting = [_summed(joined)]
+        # A month's sums are large: nothing of them is held twice, and what reading them freed is given back before.
+        pa.default_memory_pool().release_unused()
+        columns = [[*part.keys, part.effective, part.billed] for part in self._waiting]
+        self._waiting.clear()
+        joined = []
+        while columns[0]:
+            joined.append(np.concatenate([part.pop(0) for part in columns]))
+        self._waiting.append(_summed(_Sums(tuple(joined[:-2]), *joined[-2:])))
         self._rows = len(self._waiting[0].billed)
 
 
@@ -151,9 +155,12 @@ def _distinct(columns: Sequence[NDArray[Any]]) -> tuple[NDArray[np.intp], NDArra
         if size * width >= 2**62:  # number what there is anew, so that the product stays small
             packed = np.unique(packed, return_inverse=True)[1]
             size = len(packed)
-        packed, size = packed * width + (column - low), size * width
-    found = pa.array(packed).dictionary_encode()
-    of_row: NDArray[np.intp] = found.indices.to_numpy().astype(np.intp)
+        packed *= width
+        packed += column
+        packed -= low
+        size *= width
+    found = from_ints(packed).dictionary_encode()
+    of_row: NDArray[np.intp] = to_numbers(found.indices, 0).astype(np.intp)
     first = np.empty(len(found.dictionary), np.intp)
     first[of_row[::-1]] = np.arange(len(of_row))[::-1]
     return first, of_row

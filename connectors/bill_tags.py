@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from connectors.arrow_arrays import from_ints, from_texts, to_numbers
 from connectors.bill_files import canonical
 
 _USER_PREFIXES = ("user:", "user_", "user/")
@@ -63,18 +64,18 @@ class BillTags:
             if pa.types.is_map(column.type)
             else (column.values.field(0), column.values.field(1))
         )
-        offsets = column.offsets.to_numpy(zero_copy_only=False)
+        offsets = to_numbers(column.offsets, 0)
         first, row = int(offsets[0]), np.repeat(np.arange(len(column)), np.diff(offsets))
         encoded = keys if pa.types.is_dictionary(keys.type) else keys.dictionary_encode()
         names = [_same(name or "") for name in encoded.dictionary.to_pylist()]
-        numbers = encoded.indices.to_numpy(zero_copy_only=False)
+        numbers = to_numbers(encoded.indices, 0)
         found = {}
         for tag, wanted in self._wanted.items():
             match = np.array([name == wanted for name in names] or [False])
             at = np.flatnonzero(match[numbers[first : first + len(row)]]) if names else np.zeros(0, np.int64)
             place = np.full(len(column), -1)
             place[row[at[::-1]]] = at[::-1] + first  # of a key that is there twice the first counts
-            found[tag] = items.take(pa.array(place, mask=place < 0)).cast(pa.string())
+            found[tag] = items.take(from_ints(place, place < 0)).cast(pa.string())
         return found
 
     def _of_json(self, column: pa.Array) -> dict[str, pa.Array]:
@@ -82,8 +83,7 @@ class BillTags:
             column = column.cast(pa.string()).dictionary_encode()
         rows = [self._values(text) for text in column.dictionary.to_pylist()]
         return {
-            tag: pa.array([values[at] for values in rows], pa.string()).take(column.indices)
-            for at, tag in enumerate(self._wanted)
+            tag: from_texts([values[at] for values in rows]).take(column.indices) for at, tag in enumerate(self._wanted)
         }
 
     def _values(self, text: str | None) -> list[str | None]:

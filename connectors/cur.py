@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from connectors.arrow_arrays import to_numbers
 from connectors.bill_lines import BillForm, Texts
 from connectors.bill_sums import Floats
 
-_TYPE = "lineitemlineitemtype"
+_TYPE, _RESERVATION = "lineitemlineitemtype", "reservationreservationarn"
 #: Type of line → columns that are added and taken off to give its effective cost, where the report has them.
 _AMORTISED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("DiscountedUsage", ("reservationeffectivecost",), ()),
@@ -41,14 +42,22 @@ def cost(lines: Texts) -> tuple[Floats, Floats]:
     """Effective is amortised: what reservations and savings plans cover costs its share, their fees what is unused."""
     billed = lines.amounts("lineitemunblendedcost")
     effective = billed.copy()
-    types = lines.texts(_TYPE)
+    kinds, names = _numbered(lines.texts(_TYPE))
+
+    def are(kind: str) -> NDArray[np.bool_]:
+        same: NDArray[np.bool_] = kinds == (names.index(kind) if kind in names else len(names))
+        return same
+
     for of, plus, minus in _AMORTISED:
-        rows = _are(types, of)
-        if rows.any() and lines.has(*plus, *minus):
+        if of in names and lines.has(*plus, *minus):
+            rows = are(of)
             effective[rows] = sum(lines.amounts(name)[rows] for name in plus)
             effective[rows] -= sum(lines.amounts(name)[rows] for name in minus)
-    upfront = _are(types, "Fee") & _filled(lines.texts("reservationreservationarn"))
-    effective[upfront | _are(types, "SavingsPlanNegation") | _are(types, "SavingsPlanUpfrontFee")] = 0.0
+    nothing = are("SavingsPlanNegation") | are("SavingsPlanUpfrontFee")
+    if "Fee" in names and lines.has(_RESERVATION):
+        numbers, reservations = _numbered(lines.texts(_RESERVATION))
+        nothing |= are("Fee") & np.array([*map(bool, reservations), False])[numbers]
+    effective[nothing] = 0.0
     return effective, billed
 
 
@@ -57,22 +66,11 @@ def category(texts: Mapping[str, str]) -> tuple[str, bool]:
     return _CATEGORIES.get(texts.get("kind", ""), "Adjustment"), False
 
 
-def _are(types: pa.Array, of: str) -> NDArray[np.bool_]:
-    if pa.types.is_dictionary(types.type):
-        place = types.dictionary.to_pylist()
-        if of not in place:
-            return np.zeros(len(types), np.bool_)
-        found: NDArray[np.bool_] = types.indices.fill_null(-1).to_numpy(zero_copy_only=False) == place.index(of)
-        return found
-    same: NDArray[np.bool_] = pc.equal(types, of).fill_null(False).to_numpy(zero_copy_only=False)
-    return same
-
-
-def _filled(texts: pa.Array) -> NDArray[np.bool_]:
-    filled: NDArray[np.bool_] = pc.fill_null(pc.not_equal(texts.cast(pa.string()), ""), False).to_numpy(
-        zero_copy_only=False
-    )
-    return filled
+def _numbered(texts: pa.Array) -> tuple[NDArray[Any], list[str | None]]:
+    """For each row the place of its text in the list, -1 for a null."""
+    if not pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary_encode()
+    return to_numbers(texts.indices, -1), texts.dictionary.to_pylist()
 
 
 CUR = BillForm(
@@ -85,8 +83,8 @@ CUR = BillForm(
         "line_item_product_code",
         "line_item_usage_account_id",
     ),
-    start="lineitemusagestartdate",
-    end="lineitemusageenddate",
+    start=("lineitemusagestartdate",),
+    end=("lineitemusageenddate",),
     amounts=(
         "lineitemunblendedcost",
         "reservationeffectivecost",
@@ -95,7 +93,7 @@ CUR = BillForm(
         "reservationunusedrecurringfee",
         "savingsplantotalcommitmenttodate",
         "savingsplanusedcommitment",
-        "reservationreservationarn",
+        _RESERVATION,
     ),
     texts={
         "service": ("lineitemproductcode",),

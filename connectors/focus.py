@@ -25,8 +25,8 @@ def category(texts: Mapping[str, str]) -> tuple[str, bool]:
 FOCUS = BillForm(
     name="FOCUS",
     required=("ChargePeriodStart", "ChargePeriodEnd", "BilledCost", "BillingCurrency", "ChargeCategory", "ServiceName"),
-    start="chargeperiodstart",
-    end="chargeperiodend",
+    start=("chargeperiodstart",),
+    end=("chargeperiodend",),
     amounts=("effectivecost", "billedcost"),
     texts={
         "service": ("servicename",),

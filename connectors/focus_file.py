@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import defaultdict
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from connectors.bill import Bill, BillSettings, Delivery, Found
-from connectors.bill_files import BillFile, BillFiles
-from connectors.charges import Snapshot
+from connectors.bill import Bill, BillSettings, Found
+from connectors.bill_files import BillFiles
 from connectors.connector import Context
+from connectors.deliveries import by_folder
 from connectors.focus import FOCUS
-from stream.clock import Clock
-from stream.errors import TransientError
 
 _SUFFIXES = (".parquet", ".csv", ".csv.gz")
-#: A file on disk is left alone until it was not written for so long.
-_QUIET_S = 10.0
 
 
 class Config(BillSettings):
@@ -51,33 +45,6 @@ class Config(BillSettings):
         files = BillFiles(self.url, self.storage)
 
         def find() -> Found:
-            return deliveries(files, self.period_pattern, context.clock)
+            return by_folder(files, _SUFFIXES, self.period_pattern, context.clock)
 
         return Bill(self.name, self, context, files, find, (FOCUS,))
-
-
-def deliveries(files: BillFiles, period_pattern: str | None, clock: Clock) -> Found:
-    """What lies there, by billing period. On disk, what was written a moment ago waits."""
-    periods: dict[str, list[BillFile]] = defaultdict(list)
-    for file in files.list():
-        if not file.path.endswith(_SUFFIXES):
-            continue
-        match = re.search(period_pattern, file.path) if period_pattern else None
-        if period_pattern is None or match is not None:
-            periods[match[1] if match else file.path].append(file)
-    found, waiting = [], []
-    for period, candidates in sorted(periods.items()):
-        newest = max(candidates, key=lambda file: file.modified)
-        folder = newest.path.rpartition("/")[0]
-        chosen = tuple(file for file in candidates if file.path.rpartition("/")[0] == folder)
-        if files.local and newest.modified > clock.now() - _QUIET_S:
-            waiting.append(TransientError(f"{newest.path}: may still be being written", _QUIET_S))
-            continue
-        version = ";".join(f"{file.path}@{file.size}@{file.modified}" for file in chosen)
-        found.append(Delivery(Snapshot(period, digest(version), newest.modified), chosen))
-    return found, waiting
-
-
-def digest(text: str) -> str:
-    """Short and stable."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

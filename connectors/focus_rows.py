@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -12,11 +10,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.bill import Delivery, Found
-from connectors.bill_files import BillFile, BillFiles, Storage, reading
-from connectors.charges import Snapshot
-from connectors.focus_file import digest
-from stream.clock import Clock
+from connectors.bill_files import BillFiles, Storage, reading
 from stream.errors import PermanentError, TransientError
 
 Row = Mapping[str, Any]
@@ -41,8 +35,6 @@ COLUMNS = (
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
 _SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 _ROWS = 5000
-#: A file on disk is left alone until it was not written for so long.
-_QUIET_S = 10.0
 
 
 class FocusRows(BillFiles):
@@ -97,26 +89,3 @@ class FocusRows(BillFiles):
 def text(value: Any) -> str | None:
     """A value as text; None for nothing."""
     return None if value is None or value == "" else str(value)
-
-
-def deliveries(files: BillFiles, period_pattern: str | None, clock: Clock) -> Found:
-    """What lies there, by billing period: the first group of `period_pattern` in a path, else each file for itself.
-
-    Of each period the folder that was written last counts. On disk, what was written a moment ago waits.
-    """
-    periods: dict[str, list[BillFile]] = defaultdict(list)
-    for file in files.list():
-        match = re.search(period_pattern, file.path) if period_pattern else None
-        if file.path.endswith(SUFFIXES) and (match or not period_pattern):
-            periods[match[1] if match else file.path].append(file)
-    found, waiting = [], []
-    for period, candidates in sorted(periods.items()):
-        newest = max(candidates, key=lambda file: file.modified)
-        folder = newest.path.rpartition("/")[0]
-        chosen = tuple(file for file in candidates if file.path.rpartition("/")[0] == folder)
-        if files.local and newest.modified > clock.now() - _QUIET_S:
-            waiting.append(TransientError(f"{newest.path}: may still be being written", _QUIET_S))
-            continue
-        version = ";".join(f"{file.path}@{file.size}@{file.modified}" for file in chosen)
-        found.append(Delivery(Snapshot(period, digest(version), newest.modified), chosen))
-    return found, waiting

@@ -14,8 +14,9 @@ from connectors.bigquery_api import BigQueryApi
 from connectors.bill import Bill, BillSettings, Found
 from connectors.charges import DAY_S, HOUR_S, Charge, Dimensions, Snapshot
 from connectors.connector import Batch, Check, Connector, Context
+from connectors.deliveries import by_folder
 from connectors.focus import FOCUS
-from connectors.focus_rows import FocusRows, deliveries
+from connectors.focus_rows import SUFFIXES, FocusRows
 from connectors.gcp_rows import CATEGORIES, form_of
 from connectors.restate import Restater
 from stream.errors import PermanentError, TransientError
@@ -60,7 +61,7 @@ class Config(BillSettings):
         files = FocusRows(self.url, self.storage, form_of)
 
         def find() -> Found:
-            return deliveries(files, self.period_pattern, context.clock)
+            return by_folder(files, SUFFIXES, self.period_pattern, context.clock)
 
         return Bill(self.name, self, context, files, find, (FOCUS,))
 

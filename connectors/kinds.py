@@ -8,6 +8,7 @@ KINDS: dict[str, str] = {
     "aws_cur": "connectors.aws_cur:Config",
     "focus_file": "connectors.focus_file:Config",
     "anthropic": "connectors.anthropic:Config",
+    "azure_cost": "connectors.azure_cost:Config",
     "cloudwatch": "connectors.cloudwatch:Config",
     "dcgm": "connectors.dcgm:Config",
     "gcp_billing": "connectors.gcp_billing:Config",

@@ -27,10 +27,9 @@ class LagCurve(msgspec.Struct):
     since: float | None = None
     #: Billing period → end of charge period, epoch seconds → dollars known at each age; None is "nothing told yet".
     open: dict[str, dict[int, list[float | None]]] = {}
-    #: Faded counts per age: periods seen, periods told, and the sum of their shares told.
+    #: Faded counts per age: periods seen, and periods told.
     seen: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(AGES_H))
     told: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(AGES_H))
-    share: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(AGES_H))
 
     @property
     def lag_s(self) -> float:
@@ -43,13 +42,6 @@ class LagCurve(msgspec.Struct):
                 break
             lag = age
         return self.default_lag_s if lag is None else lag * 3600.0
-
-    def completeness(self, age_s: float) -> float | None:
-        """The share of a charge period that is usually told `age_s` after its end; None while nobody knows."""
-        at = bisect_left(AGES_H, age_s / 3600 + 1e-9) - 1
-        if self.seen[max(at, 0)] < _LEAST:
-            return None
-        return self.share[at] / self.seen[at] if at >= 0 else 0.0
 
     def observe(self, period: str, as_of: float, totals: Mapping[int, float]) -> None:
         """Learn from a snapshot of a billing period: end of charge period (epoch seconds) → dollars of usage."""
@@ -75,7 +67,5 @@ class LagCurve(msgspec.Struct):
             if end + age_h * 3600 < self.since:
                 continue
             near = usd is not None and abs(usd - final) <= max(_NEAR_SHARE * abs(final), _NEAR_USD)
-            share = 1.0 if near else (usd or 0.0) / final if final else 0.0
             self.seen[at] = self.seen[at] * _FADE + 1
             self.told[at] = self.told[at] * _FADE + near
-            self.share[at] = self.share[at] * _FADE + min(max(share, 0.0), 1.0)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from actions.limits import anything_marked
 from curb.config import CurbConfig
 from curb.status import iso
 from curb.unit_costs import Resolved, untagged_percent
@@ -56,6 +57,9 @@ def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
     console.print(f"  budgets     {', '.join(b.name for b in config.detector.budgets) or 'none'}")
     console.print(f"  notifiers   {names(config.actions.notifiers)}")
     console.print(f"  actions     {names(config.actions.actions)}; mode {config.actions.mode}")
+    if config.actions.actions and not anything_marked(config.actions.limits):
+        hint = "nothing is touched but what is marked itself; see limits.criticality and limits.shave_unmarked"
+        console.print(f"  marks       none: {hint}", style="yellow", soft_wrap=True)
 
 
 def alerts(console: Console, found: Sequence[Alert], json_lines: bool) -> None:

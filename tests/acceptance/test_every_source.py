@@ -24,9 +24,12 @@ from tests.fakes import focus_file as focus
 from tests.fakes import litellm_usage as litellm
 from tests.fakes.dcgm import DcgmExporter, FakeGpu
 from tests.fakes.prometheus import PrometheusServer
+from tests.real.litellm_proxy import PORT, TOKEN, Proxy, find_proxy
 from tests.real.prometheus_server import find_binary, running
 
-TOKEN, DAY_S, STEP_S = "ingest-token", 86_400, 10
+DAY_S, STEP_S = 86_400, 10
+#: How the names of teams at a real proxy begin.
+LIVE = "live-"
 #: The bill is so much of what the gateway says; found again as the capture ratio.
 CAPTURED = 0.93
 P5_USD_PER_STEP = 55.04 * STEP_S / 3600
@@ -38,7 +41,7 @@ state_dir: {directory}/state
 http: {{port: {port}, token: admin-token}}
 commit_interval_s: 0.1
 connectors:
-  - {{kind: litellm, name: gateway, token: {token}}}
+  - {{kind: litellm, name: gateway, token: {token}{backfill}}}
   - kind: prometheus
     name: gpus
     url: {prometheus}
@@ -65,6 +68,7 @@ reconcile:
   pairs:
     - {{name: openai, estimated: {{source: gateway}}, billed: {{source: bill, service_name: OpenAI}}}}
 """
+_BACKFILL = ", backfill: {{url: '{url}', key: '{key}', poll_interval_s: 2, first_hours: 1}}"
 _SCRAPE = """
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
@@ -192,44 +196,89 @@ def expected(sent: Usd, shown: Usd, *, real: bool) -> Usd | None:
 
 async def until(daemon: Daemon, scope: str, wanted: Any) -> Usd:
     """The teams' dollars once they are what `wanted` says of them; fails with both when that takes too long."""
-    shown, due = Usd(), time.monotonic() + 90
+    shown, due = Usd(), time.monotonic() + 150
     while time.monotonic() < due:
         shown = await spend(daemon, scope)
-        if (want := wanted(shown)) is not None and shown == pytest.approx(want, rel=1e-9):
-            return shown
+        if (want := wanted(shown)) is not None and _known(shown, want) == pytest.approx(want, rel=1e-9):
+            return _known(shown, want)
         await asyncio.sleep(0.25)
     raise AssertionError(f"{scope}: {shown}, wanted {wanted(shown)}\n{daemon.log.read_text()[-3000:]}")
 
 
+def _known(shown: Usd, wanted: Usd) -> Usd:
+    """Without the teams that a real proxy had before."""
+    return {team: usd for team, usd in shown.items() if team in wanted or not team.startswith(LIVE)}
+
+
+class LiveTeams:
+    """Two teams at a real proxy, and what it said their calls cost; none without a proxy."""
+
+    def __init__(self, proxy: Proxy | None) -> None:
+        self._proxy, self._keys, self.usd = proxy, dict[str, str](), defaultdict[str, float](float)
+
+    async def begin(self) -> None:
+        if self._proxy is not None:
+            for team in (f"{LIVE}{time.time_ns():x}-{name}" for name in "ab"):
+                self._keys[team] = await self._proxy.team_key(team)
+
+    async def call(self, times: int) -> None:
+        for team, key in self._keys.items():
+            assert self._proxy is not None
+            for _ in range(times):
+                answer = await self._proxy.call(key)
+                assert answer.status == web.HTTPOk.status_code
+                assert answer.usd > 0
+                self.usd[team] += answer.usd
+
+
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    "real", [pytest.param(False, id="fake"), pytest.param(True, id="real", marks=pytest.mark.real)]
+    "real",
+    [
+        pytest.param((), id="fake"),
+        pytest.param(("prometheus",), id="real", marks=pytest.mark.real),
+        pytest.param(("prometheus", "litellm"), id="real-litellm", marks=pytest.mark.real),
+    ],
 )
-async def test_all_at_once_add_up_and_reconcile(tmp_path: Path, s3: tuple[str, Any], real: bool) -> None:
+async def test_all_at_once_add_up_and_reconcile(tmp_path: Path, s3: tuple[str, Any], real: tuple[str, ...]) -> None:
+    """With a real proxy, teams call it before, while and after Curb is dead: what its posts lost is read back."""
+    proxies = find_proxy() if "litellm" in real else contextlib.nullcontext()
+    async with proxies as proxy, gpus(tmp_path, real="prometheus" in real) as prometheus:
+        await all_at_once(tmp_path, s3, prometheus, proxy, real=bool(real))
+
+
+async def all_at_once(tmp_path: Path, s3: tuple[str, Any], prometheus: str, proxy: Proxy | None, *, real: bool) -> None:
     url, client = s3
     days = history(time.time() // DAY_S * DAY_S)
     sent = by_team([each for payloads in days.values() for each in payloads])
     deliver(client, bill(dict(list(days.items())[:6]), 0.8))
-    async with gpus(tmp_path, real=real) as prometheus:
-        config, port = tmp_path / "curb.yaml", free_port()
-        places = {"directory": tmp_path, "prometheus": prometheus, "s3": url}
-        config.write_text(_CONFIG.format(port=port, token=TOKEN, step_s=STEP_S, **places), encoding="utf-8")
-        daemon = Daemon(config, port)
-        try:
-            await daemon.start()
-            await until(daemon, "billed", lambda shown: billed(dict(list(days.items())[:6]), 0.8))
-            # The month goes on and what was billed is restated, while the gateway posts, some of it twice.
-            deliver(client, bill(days, CAPTURED))
-            for payloads in days.values():
-                await post(daemon, payloads)
-            await post(daemon, next(iter(days.values())))
-            await daemon.kill()
-            await daemon.start()
-            await until(daemon, "billed", lambda shown: billed(days, CAPTURED))
-            shown = await until(daemon, "team", lambda shown: expected(sent, shown, real=real))
-            (pair,) = (await get(daemon, "/v1/reconciliation"))["pairs"]
-            assert await daemon.stop() == 0
-        finally:
-            await daemon.end()
+    config, port = tmp_path / "curb.yaml", PORT if proxy else free_port()
+    places = {"directory": tmp_path, "prometheus": prometheus, "s3": url, "token": TOKEN, "step_s": STEP_S}
+    backfill = _BACKFILL.format(url=proxy.url, key=proxy.master) if proxy else ""
+    config.write_text(_CONFIG.format(port=port, backfill=backfill, **places), encoding="utf-8")
+    daemon, live = Daemon(config, port), LiveTeams(proxy)
+    try:
+        await daemon.start()
+        await live.begin()
+        await live.call(5)
+        await until(daemon, "billed", lambda shown: billed(dict(list(days.items())[:6]), 0.8))
+        # The month goes on and what was billed is restated, while the gateway posts, some of it twice.
+        deliver(client, bill(days, CAPTURED))
+        for payloads in days.values():
+            await post(daemon, payloads)
+        await post(daemon, next(iter(days.values())))
+        await live.call(5)
+        await daemon.kill()
+        await live.call(5)
+        await daemon.start()
+        await live.call(5)
+        await until(daemon, "billed", lambda shown: billed(days, CAPTURED))
+        sent |= live.usd
+        shown = await until(daemon, "team", lambda shown: expected(sent, shown, real=real))
+        (pair,) = (await get(daemon, "/v1/reconciliation"))["pairs"]
+        assert await daemon.stop() == 0
+    finally:
+        await daemon.end()
     assert (pair["pair"], pair["days"]) == ("openai", 7)
     week = [each for day, payloads in days.items() if day >= max(days) - 6 * DAY_S for each in payloads]
     assert pair["estimated_usd"] == pytest.approx(sum(by_team(week).values()))
@@ -238,9 +287,9 @@ async def test_all_at_once_add_up_and_reconcile(tmp_path: Path, s3: tuple[str, A
     assert pair["ratio_low"] <= CAPTURED <= pair["ratio_high"] or pair["ratio_low"] == pytest.approx(CAPTURED)
     # The same without the daemon, added up from the log; it may have read one more step before it stopped.
     offline = await curb_json("spend", "-c", str(config), "--scope", "team")
-    totals = {row["tags"]["team"]: row["total_usd"] for row in offline}
+    totals = _known({row["tags"]["team"]: row["total_usd"] for row in offline}, sent)
     assert totals == pytest.approx(expected(sent, totals, real=real), rel=1e-9)
-    assert set(totals) == set(shown) == {"search", "support", "ml", "__idle__"}
+    assert set(totals) == set(shown) == {"search", "support", "ml", "__idle__", *live.usd}
     assert await curb_json("alerts", "-c", str(config)) == []
 
 

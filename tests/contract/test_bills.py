@@ -11,7 +11,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from connectors import aws_cur, focus_file
+from connectors import aws_cur, azure_cost, focus_file
 from connectors.connector import Batch, Connector, Context
 from connectors.prices import PriceBook
 from connectors.runner import PullRunner
@@ -19,11 +19,12 @@ from stream.clock import ManualClock
 from stream.errors import TransientError
 from stream.topics import COSTS, CURSORS
 from tests.fakes import aws_cur as cur
+from tests.fakes import azure_cost as azure
 from tests.fakes import focus_file as focus
 from tests.fakes.memory_log import MemoryLog
 
 JUNE, NOW = 1_748_736_000.0, 1_750_000_000.0
-#: Charges by key: (hour, team) → dollars.
+#: Charges by key: (hour or, of Azure, day; team) → dollars.
 Month = dict[tuple[int, str], float]
 
 
@@ -45,8 +46,23 @@ def deliver_focus(root: Path, month: Month, at: float) -> None:
     os.utime(root / "june.csv", (at, at))
 
 
-Case = tuple[Any, Callable[[Path, Month, float], None]]
-CASES: dict[str, Case] = {"aws_cur": (aws_cur.Config, deliver_cur), "focus_file": (focus_file.Config, deliver_focus)}
+def deliver_azure(root: Path, month: Month, at: float) -> None:
+    lines = [
+        azure.line(JUNE + 86_400 * day, usd, "customer", tags=f'{{"team": "{team}"}}')
+        for (day, team), usd in month.items()
+    ]
+    export = azure.Export(root)
+    export.runs = int(at)
+    export.deliver(lines, at=at)
+
+
+Case = tuple[Any, Callable[[Path, Month, float], None], int]
+#: Kind → its configuration, how it delivers, and the seconds of a charge period.
+CASES: dict[str, Case] = {
+    "aws_cur": (aws_cur.Config, deliver_cur, 3600),
+    "azure_cost": (azure_cost.Config, deliver_azure, 86_400),
+    "focus_file": (focus_file.Config, deliver_focus, 3600),
+}
 
 
 class Faulty:
@@ -70,13 +86,15 @@ class Faulty:
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("seed", range(3))
 async def test_resume_after_any_failure_loses_and_doubles_nothing(tmp_path: Path, kind: str, seed: int) -> None:
-    config, deliver = CASES[kind]
+    config, deliver, slot_s = CASES[kind]
     rng, log, clock = random.Random(seed), MemoryLog(), ManualClock(NOW)
     settings = config.model_validate({"kind": kind, "name": "bill", "url": str(tmp_path / "bill")})
     context = Context(clock, cast(aiohttp.ClientSession, None), PriceBook.load(), tmp_path / "state")
     month: Month = {}
     for delivery in range(4):
-        month |= {(rng.randrange(300), rng.choice("abc")): round(rng.uniform(-5, 50), 6) for _ in range(40)}
+        month |= {
+            (rng.randrange(300 * 3600 // slot_s), rng.choice("abc")): round(rng.uniform(-5, 50), 6) for _ in range(40)
+        }
         for key in rng.sample(sorted(month), 3):
             del month[key]
         deliver(tmp_path / "bill", month, NOW - 4000 + 1000 * delivery)
@@ -93,7 +111,7 @@ async def test_resume_after_any_failure_loses_and_doubles_nothing(tmp_path: Path
             await inner.close()
     told: dict[tuple[int, str], float] = {}
     for record in {record.id: record for record in log.records(COSTS)}.values():
-        key = (int(record.charge_period_start - JUNE) // 3600, record.tags["team"])
+        key = (int(record.charge_period_start - JUNE) // slot_s, record.tags["team"])
         told[key] = told.get(key, 0.0) + record.effective_cost
     for key in told.keys() | month.keys():
         assert told.get(key, 0.0) == pytest.approx(month.get(key, 0.0), abs=1e-9)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 BATTERIES = {
     "aws_cost_explorer": "test_cost_explorer.py",
     "aws_cur": "test_bills.py",
+    "azure_cost": "test_bills.py",
     "focus_file": "test_bills.py",
     "anthropic": "test_usage_reports.py",
     "cloudwatch": "test_cloudwatch.py",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +18,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from curb.config import load_text
-from tests.house.tree import ROOT
+from tests.house.tree import ROOT, parse
 from tests.house.yaml_blocks import environment
 
 DEPLOY = ROOT / "deploy"
+#: The extras that connectors need.
+CONNECTORS = ("aws", "bills", "gcp", "otel")
 
 
 def compose() -> dict[str, Any]:
@@ -133,7 +139,7 @@ def pins(file: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    ("file", "extras"), [("constraints/all.txt", ["dev"]), ("constraints/run.txt", ["build", "charts"])]
+    ("file", "extras"), [("constraints/all.txt", ["dev"]), ("constraints/run.txt", ["build", "charts", *CONNECTORS])]
 )
 def test_pins_satisfy_what_the_project_asks_for(file: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -163,3 +169,30 @@ def test_every_pin_has_hashes_and_no_address(file: str) -> None:
     requirements = re.split(r"\n(?=\S)", text.strip())
     assert requirements
     assert all("--hash=sha256:" in requirement for requirement in requirements)
+
+
+#: Packages a person adds for a store that is not everybody's; connectors say so when they are missing.
+OPTIONAL = {"azure"}
+
+
+def test_the_image_has_every_package_that_a_connector_imports() -> None:
+    own = {"stream", "connectors", "detector", "actions", "curb"}
+    distributions, found = packages_distributions(), set(pins("constraints/run.txt"))
+    missing = {
+        f"{path.name}: {name}"
+        for path in (ROOT / "connectors").glob("*.py")
+        for name in imported(path) - own - OPTIONAL - sys.stdlib_module_names
+        if not found & {canonicalize_name(each) for each in distributions.get(name, [])}
+    }
+    assert not missing, f"add their extras to IMAGE in the Makefile and run `make lock`: {sorted(missing)}"
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the packages a file imports anywhere."""
+    names = set[str]()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}

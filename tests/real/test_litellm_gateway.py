@@ -1,8 +1,7 @@
 """The real LiteLLM proxy: a runaway key is limited and has its limit back later; so have teams, users and customers.
 
-Switch it on with CURB_TEST_LITELLM=http://127.0.0.1:4000,<master key> and a proxy that has a model `fake-gpt`, virtual
-keys (a database), and this callback: `callback_type: generic_api`, endpoint http://127.0.0.1:18088/v1/ingest/gateway
-with the header `Authorization: Bearer ingest-token`. It takes about three minutes of real time.
+Switch it on with CURB_TEST_LITELLM=http://127.0.0.1:4000,<master key>; `tests/real/litellm_proxy.py` says what the
+proxy needs. It takes about three minutes of real time.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 import uuid
 from collections import Counter
@@ -27,14 +25,14 @@ from actions.aim import Aim
 from stream.clock import WallClock
 from stream.errors import PermanentError
 from tests.fakes.alerts import an_alert
-from tests.require import require
+from tests.real.litellm_proxy import PORT, Proxy, find_proxy
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 
 OLD_LIMIT, NEW_LIMIT = 500, 5
 _CONFIG = """
 log: {{kind: embedded, directory: {directory}}}
-http: {{port: 18088}}
+http: {{port: {port}}}
 connectors:
   - {{kind: litellm, name: gateway, token: ingest-token}}
 detector:
@@ -59,39 +57,10 @@ actions:
 """
 
 
-class Proxy:
-    """The proxy's HTTP interface as an administrator and as a client see it."""
-
-    def __init__(self, http: aiohttp.ClientSession, url: str, master: str) -> None:
-        self._http, self.url, self.master = http, url, master
-
-    async def admin(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self.master}"}
-        async with self._http.request(method, self.url + path, headers=headers, **options) as answer:
-            assert answer.status == 200, await answer.text()
-            found: dict[str, Any] = await answer.json()
-            return found
-
-    async def limit(self, key_hash: str) -> int | None:
-        return (await self.admin("GET", "/key/info", params={"key": key_hash}))["info"]["rpm_limit"]
-
-    async def call(self, key: str, customer: str = "") -> int:
-        body: dict[str, Any] = {"model": "fake-gpt", "messages": [{"role": "user", "content": "again and again"}]}
-        body |= {"user": customer} if customer else {}
-        headers = {"Authorization": f"Bearer {key}"}
-        async with self._http.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as answer:
-            await answer.read()
-            return answer.status
-
-
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    where = os.environ.get("CURB_TEST_LITELLM", "")
-    url, _, master = where.partition(",")
-    if not master:
-        require("litellm", "set CURB_TEST_LITELLM=URL,MASTER_KEY; the module's first lines say what the proxy needs")
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
-        yield Proxy(http, url.rstrip("/"), master)
+    async with find_proxy() as found:
+        yield found
 
 
 class Caller(NamedTuple):
@@ -104,7 +73,7 @@ class Caller(NamedTuple):
     customer: str = ""
 
     async def statuses(self, proxy: Proxy, calls: int) -> Counter[int]:
-        return Counter([await proxy.call(self.key, self.customer) for _ in range(calls)])
+        return Counter([(await proxy.call(self.key, self.customer)).status for _ in range(calls)])
 
     async def row(self, proxy: Proxy) -> dict[str, Any]:
         """What the proxy holds about it, without what every call changes."""
@@ -160,13 +129,13 @@ async def test_a_runaway_key_is_limited_and_gets_its_limit_back(proxy: Proxy, tm
     made = await proxy.admin("POST", "/key/generate", json={"rpm_limit": OLD_LIMIT, "models": ["fake-gpt"]})
     key, key_hash = made["key"], made["token"]
     config = tmp_path / "curb.yaml"
-    values = {"url": proxy.url, "master": proxy.master, "key": key_hash, "limit": NEW_LIMIT}
+    values = {"url": proxy.url, "master": proxy.master, "key": key_hash, "limit": NEW_LIMIT, "port": PORT}
     text = _CONFIG.format(directory=tmp_path / "data", **values)
     config.write_text(text, encoding="utf-8")
     statuses: Counter[int] = Counter()
 
     async def loop_until_refused() -> bool:
-        statuses[await proxy.call(key)] += 1
+        statuses[(await proxy.call(key)).status] += 1
         return statuses[429] >= 3
 
     async def restored() -> bool:

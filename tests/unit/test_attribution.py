@@ -16,7 +16,7 @@ from connectors import attribution as module
 from connectors.append import append_batch
 from connectors.attribution import Attribution
 from connectors.connector import Batch
-from connectors.settings_attribution import AttributionSettings
+from connectors.settings_attribution import AttributionSettings, Rule
 from connectors.shares import MAX_PARTS, part_id, parts
 from connectors.validate import clean_tags
 from stream.errors import TransientError
@@ -332,14 +332,41 @@ def test_taxes_and_credits_do_not_count_as_untagged_and_parts_are_tagged() -> No
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_REMEMBERED", 100)
-    attribution = make(lower_case=["team"])
+    attribution = make(lower_case=["team"], rules=[{"match": {"team": "x*"}, "tags": {"unit": "x"}}])
     for n in range(10_000):
         assert tags_of(attribution, team=f"T{n}") == {"team": f"t{n}"}
-        assert len(attribution._remembered) <= 100
+        assert len(attribution._decided) <= len(attribution._remembered) <= 100
     monkeypatch.setattr(module, "MAX_REMEMBERED_CHARS", 1000)
     for n in range(100):
         tags_of(attribution, team=f"{n}" * 50)
         assert len(attribution._remembered) <= 19
+
+
+_FEW = st.dictionaries(st.sampled_from(["team", "unit", "env", "source", "request_model"]), st.sampled_from("ab"))
+
+
+@given(
+    st.lists(st.tuples(_FEW, _FEW, st.booleans()), max_size=4),
+    st.lists(_FEW, max_size=2),
+    st.lists(st.tuples(_FEW, st.sampled_from(["a", "b", ""]), st.integers(0, 99)), min_size=2, max_size=12),
+)
+def test_what_was_decided_before_decides_nothing_else(
+    rules: list[tuple[dict[str, str], dict[str, str], bool]],
+    owners: list[dict[str, str]],
+    records: list[tuple[dict[str, str], str, int]],
+) -> None:
+    settings = AttributionSettings.model_validate(
+        {
+            "rules": [{"match": m, "tags": t, "override": o} for m, t, o in rules if m and t],
+            "owners": [{"match": m, "team": "b"} for m in owners if m],
+        }
+    )
+    mark = [Rule(match={"unit": "a"}, tags={"env": "m"})]
+    one = Attribution(settings, marks=mark)
+    for tags, model, key in records:
+        record = usage(**tags, api_key=f"k{key}")
+        record.request_model = model
+        assert one.verdict(record, "a") == Attribution(settings, marks=mark).verdict(record, "a")
 
 
 @pytest.mark.parametrize(

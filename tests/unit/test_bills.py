@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import gzip
-import os
 from collections import Counter, defaultdict
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import aiohttp
-import msgspec
 import pytest
 from pydantic import ValidationError
 
 from connectors import aws_cur, focus_file
-from connectors.bill import Bill
-from connectors.connector import Context
-from connectors.prices import PriceBook
-from stream.clock import ManualClock
 from stream.errors import PermanentError, TransientError
-from stream.records import CostRecord, DeadLetter
 from tests.fakes import aws_cur as cur
 from tests.fakes import focus_file as focus
-
-DATA = Path(__file__).parents[1] / "data"
-JUNE = 1_748_736_000.0  # 2025-06-01
-NOW = JUNE + 20 * 86_400
-HOUR = 3600.0
-
-
-class Told:
-    """A bill that is read, with all it told."""
-
-    def __init__(self, state: Path, config: Any, now: float = NOW) -> None:
-        self.clock = ManualClock(now)
-        context = Context(self.clock, cast(aiohttp.ClientSession, None), PriceBook.load(), state)
-        self.bill: Bill = config.build(context)
-        self.cursor: str | None = None
-        self.letters: list[DeadLetter] = []
-
-    async def read(self) -> list[CostRecord]:
-        """Everything new."""
-        records: list[CostRecord] = []
-        more = True
-        while more:
-            batch = await self.bill.read(self.cursor)
-            records += cast("list[CostRecord]", batch.records)
-            self.letters += [msgspec.json.decode(letter.value, type=DeadLetter) for letter in batch.dead]
-            self.cursor, more = batch.cursor, batch.more
-        return records
+from tests.fakes.bills import HOUR, JUNE, NOW, Told, cents, rows_of, sample, write
 
 
 def cur_config(root: Path, **more: Any) -> aws_cur.Config:
@@ -62,27 +26,11 @@ def focus_config(url: Path | str, **more: Any) -> focus_file.Config:
     return focus_file.Config.model_validate({"kind": "focus_file", "name": "bill", "url": str(url), **more})
 
 
-def write(path: Path, content: bytes, at: float = NOW - 3600) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    os.utime(path, (at, at))
-    return path
-
-
-def rows_of(name: str) -> list[dict[str, str]]:
-    with gzip.open(DATA / name, "rt", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def cents(usd: Decimal | float) -> int:
-    return round(Decimal(usd) * 100)
-
-
 # --- real extracts ----------------------------------------------------------------------------------------------------
 
 
 async def test_the_focus_sample_comes_to_the_cent(tmp_path: Path) -> None:
-    write(tmp_path / "f" / "focus.csv.gz", (DATA / "focus_1.0_sample.csv.gz").read_bytes())
+    write(tmp_path / "f" / "focus.csv.gz", sample("focus_1.0_sample.csv.gz"))
     records = await Told(tmp_path / "state", focus_config(tmp_path / "f")).read()
     rows = rows_of("focus_1.0_sample.csv.gz")
     for ours, theirs in (("billed_cost", "BilledCost"), ("effective_cost", "EffectiveCost")):
@@ -101,7 +49,7 @@ async def test_the_focus_sample_comes_to_the_cent(tmp_path: Path) -> None:
 async def test_the_aws_sample_comes_to_the_cent(tmp_path: Path) -> None:
     export = cur.Export(tmp_path / "cur", "legacy", "csv.gz")
     manifest = export.deliver([cur.line(JUNE, 1)], "2023-11")
-    next((tmp_path / "cur").rglob("*.csv.gz")).write_bytes((DATA / "aws_cur_sample.csv.gz").read_bytes())
+    next((tmp_path / "cur").rglob("*.csv.gz")).write_bytes(sample("aws_cur_sample.csv.gz"))
     assert manifest.is_file()
     told = Told(tmp_path / "state", cur_config(tmp_path / "cur"), now=1_702_000_000)
     records = await told.read()

@@ -25,7 +25,6 @@ def learn(full_after_h: float, every_h: int = 6, days: int = 20) -> LagCurve:
 def test_until_enough_periods_settled_the_default_holds() -> None:
     assert learn(10, days=6).lag_s == 48 * HOUR
     assert learn(60, days=6).lag_s == 48 * HOUR
-    assert learn(10, days=6).completeness(3600) is None
 
 
 def test_the_lag_of_a_quick_and_of_a_slow_source() -> None:
@@ -36,15 +35,6 @@ def test_the_lag_of_a_quick_and_of_a_slow_source() -> None:
 
 def test_a_source_seen_once_a_day_is_complete_a_day_later_at_worst() -> None:
     assert learn(10, every_h=24).lag_s == 24 * HOUR
-
-
-def test_completeness_grows_with_age() -> None:
-    curve = learn(40)
-    shares = [curve.completeness(hours * HOUR) for hours in (1, 6, 24, 48, 500)]
-    assert all(share is not None for share in shares)
-    assert shares == sorted(shares, key=lambda share: share or 0.0)
-    assert shares[-1] == 1.0
-    assert 0.5 < (shares[2] or 0.0) < 0.65
 
 
 def test_restatements_of_old_periods_teach_no_longer_lag() -> None:

@@ -228,6 +228,14 @@ def test_what_could_not_be_undone_is_still_in_force() -> None:
     assert entered([a_plan()], config, an_entry(1, "failed", detail="refused"))[0] == ["gate/k1"]
 
 
+def test_a_higher_rung_may_take_the_place_of_a_lower_one_when_all_places_are_taken() -> None:
+    held = an_entry(1, alert_id="a1", plan=a_plan())
+    config = settings(max_open_actions=1)
+    assert why_not(config, Ledger([held])) == ""
+    assert entered([a_plan("gate/k2")], config, held)[0] == []
+    assert entered([a_plan()], config, rung=2)[0] == ["gate/k1"]
+
+
 def test_another_team_and_an_hour_ago_do_not_count() -> None:
     old = [an_entry(n, state, at=T0 - HOUR_S - 1) for n in range(4) for state in ("planned", "restored")]
     mine = [an_entry(9, tags={"team": "search"})]

@@ -1,0 +1,67 @@
+"""What tests of bills in files have in common: a bill that is read to its end, and the real extracts."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+import msgspec
+
+from connectors.bill import Bill
+from connectors.connector import Context
+from connectors.prices import PriceBook
+from stream.clock import ManualClock
+from stream.records import CostRecord, DeadLetter
+
+DATA = Path(__file__).parents[1] / "data"
+JUNE = 1_748_736_000.0  # 2025-06-01
+NOW = JUNE + 20 * 86_400
+HOUR = 3600.0
+
+
+class Told:
+    """A bill that is read, with all it told."""
+
+    def __init__(self, state: Path, config: Any, now: float = NOW) -> None:
+        self.clock = ManualClock(now)
+        context = Context(self.clock, cast(aiohttp.ClientSession, None), PriceBook.load(), state)
+        self.bill: Bill = config.build(context)
+        self.cursor: str | None = None
+        self.letters: list[DeadLetter] = []
+
+    async def read(self) -> list[CostRecord]:
+        """Everything new."""
+        records: list[CostRecord] = []
+        more = True
+        while more:
+            batch = await self.bill.read(self.cursor)
+            records += cast("list[CostRecord]", batch.records)
+            self.letters += [msgspec.json.decode(letter.value, type=DeadLetter) for letter in batch.dead]
+            self.cursor, more = batch.cursor, batch.more
+        return records
+
+
+def write(path: Path, content: bytes, at: float = NOW - 3600) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (at, at))
+    return path
+
+
+def sample(name: str) -> bytes:
+    """One of the real extracts."""
+    return (DATA / name).read_bytes()
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    with gzip.open(DATA / name, "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cents(usd: Decimal | float) -> int:
+    return round(Decimal(usd) * 100)
