@@ -22,7 +22,7 @@ demo: $(STAMP) ## Watch a runaway key being found, throttled and restored (under
 	$(BIN)/curb demo $(ARGS)
 
 test: $(STAMP) ## Run every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(STAMP) ## Lint, check the formatting and the types
 	$(BIN)/ruff check
@@ -46,7 +46,7 @@ clean: ## Remove the environment, caches and demo output; never curb-data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the image has: every kind of connector works in it.
-IMAGE := --extra build --extra charts --extra aws --extra bills --extra gcp --extra otel
+IMAGE := --extra build --extra charts --extra apprise --extra aws --extra bills --extra gcp --extra otel
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
 

@@ -99,7 +99,7 @@ def figures(alert: Alert, telling: Telling = _TELLING) -> list[tuple[str, str]]:
         answer = telling.people_answer_after_minutes
         what, end = period_end(alert)
         pairs.append((f"Cost of waiting {minutes(answer)}", usd(rate * answer / 60.0)))
-        pairs.append((f"Until {what} ends", usd(rate * max(0.0, end - alert.updated_at) / 3600.0)))
+        pairs.append((f"Waiting until {what} ends", usd(rate * max(0.0, end - alert.updated_at) / 3600.0)))
     if alert.confidence > 0:
         pairs.append(("Confidence", f"{alert.confidence:.0%}"))
     if alert.budget is not None:

@@ -30,16 +30,16 @@ def test_waiting_is_priced_until_people_answer_and_until_the_period_ends() -> No
     found = dict(wording.figures(alert, Telling(people_answer_after_minutes=30)))
     assert found["Over expected"] == "$228.00/h"
     assert found["Cost of waiting 30 min"] == "$114.00"
-    assert found["Until the budget's period ends"] == "$2,280"
+    assert found["Waiting until the budget's period ends"] == "$2,280"
     assert "Cost of waiting 1 h" in dict(wording.figures(alert, Telling(people_answer_after_minutes=60)))
 
 
 def test_without_a_budget_the_month_is_the_period() -> None:
     at = datetime(2025, 12, 31, 22, 0, tzinfo=UTC).timestamp()
     found = dict(wording.figures(an_alert(updated_at=at)))
-    assert found["Until the month ends"] == "$456.00"
+    assert found["Waiting until the month ends"] == "$456.00"
     over = an_alert(budget=budget(T0 - 5), updated_at=at)
-    assert dict(wording.figures(over))["Until the month ends"] == "$456.00"
+    assert dict(wording.figures(over))["Waiting until the month ends"] == "$456.00"
 
 
 def test_what_burns_less_than_expected_costs_nothing_to_wait_for() -> None:
