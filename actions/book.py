@@ -14,7 +14,7 @@ from typing import cast
 import msgspec
 
 from actions.facts import Facts, state_message
-from actions.ledger import Ledger
+from actions.ledger import OPEN, Ledger
 from stream import metrics
 from stream.codec import decode_lines, encode
 from stream.dead_letters import dead_letter
@@ -73,7 +73,8 @@ class Book:
         key = message.plan.target if isinstance(message, LedgerEntry) else message.channel
         messages = [Message(ACTIONS, encode(message), key=key.encode())]
         # A late word about an alert that is over and forgotten: nobody would delete what was kept of it.
-        if message.alert_id in self.facts.alerts or (isinstance(message, LedgerEntry) and message.state != "denied"):
+        may_be_in_force = isinstance(message, LedgerEntry) and message.state in (*OPEN, "failed")
+        if message.alert_id in self.facts.alerts or may_be_in_force:
             messages.append(state_message(kept_key(message), [*self.ledger.before(message), message]))
         try:
             await self._log.append(messages)

@@ -296,7 +296,7 @@ class ActionWorker:
         """Said once; it is tried again until it is given back."""
         entry = state.last
         ends_at = entry.lease_expires_at
-        if entry.overdue or ends_at is None or self._clock.now() < ends_at + _OVERDUE_S:
+        if state.is_stuck or entry.overdue or ends_at is None or self._clock.now() < ends_at + _OVERDUE_S:
             return
         detail = f"the lease is over and the limit is still in force: {error}; tried again until it is back"
         logger.error("lease cannot be ended", extra={"action_id": entry.action_id, "error": str(error)})

@@ -106,7 +106,10 @@ class Ledger:
         if state is None:
             state = self._actions[entry.action_id] = ActionState()
             self._of_alert.setdefault(entry.alert_id, []).append(entry.action_id)
-        if entry not in state.entries:
+        # Whoever is about to end a lease may not know yet that the reaper, or a person, has ended it.
+        is_about_to_end = entry.state in OPEN and (entry.overdue or entry.ending)
+        comes_late = is_about_to_end and state.entries and not state.is_open
+        if entry not in state.entries and not comes_late:
             state.entries.append(entry)
 
     def _add_notice(self, notice: NoticeEntry) -> None:

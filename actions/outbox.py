@@ -9,7 +9,6 @@ drop the copy. Lines of a thread and digests go the same way, each under a name 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Awaitable, Iterator
 from typing import Literal, TypeVar
@@ -20,8 +19,9 @@ from actions.calls import Backoff, within
 from actions.digests import compose, due, goes_into_digest
 from actions.facts import AlertFact
 from actions.ledger import ActionState, in_order
+from actions.news import next_key, says
 from actions.notifier import DayDigest, Digests, Notice, Notifier, Threads
-from actions.replies import Line, lines, repeats, state_told, worth_telling
+from actions.replies import Line, lines, repeats, state_told
 from actions.routing import decide
 from actions.settings import ActionsSettings
 from stream.clock import Clock
@@ -36,31 +36,6 @@ T = TypeVar("T")
 GIVE_UP_S = 24 * 3600.0
 _CHART_GIVE_UP_S = 3600.0
 _POLICY = RetryPolicy(first_s=1.0, cap_s=300.0)
-
-
-def says(channel: str, bundle: Bundle, actions: list[ActionState], *more: str) -> str:
-    """A short hash of what a message would say. Figures are left out: they alone are no news."""
-    words = [channel]
-    for fact in sorted(bundle.facts, key=lambda fact: (fact is not bundle.lead, fact.alert.alert_id)):
-        words += [fact.alert.alert_id, fact.alert.status, fact.top_tier]
-    words += [action.news for action in actions if worth_telling(action)]
-    return hashlib.sha256("\0".join([*words, *more]).encode()).hexdigest()[:20]
-
-
-def next_key(digest: str, bundle: Bundle, last: NoticeEntry | None, every_s: float) -> str:
-    """The key of the message that is due now, or "" when people know all of it.
-
-    New figures alone are due only where the message can be edited (it has a reference), every `every_s` seconds.
-    """
-    fresh_key = f"{digest}-{bundle.revision}"
-    if last is None or last.told_with or last.key.rpartition("-")[0] != digest:
-        return fresh_key
-    if last.state == "sending":
-        return last.key
-    can_edit = last.state == "sent" and last.ref
-    if can_edit and bundle.is_firing and bundle.updated_at >= last.at + every_s and fresh_key != last.key:
-        return fresh_key
-    return ""
 
 
 class NoticeWorker:

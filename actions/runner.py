@@ -93,8 +93,10 @@ class ActionsRunner:
         self._owns_alerts = False
         #: Held while memory is built anew: two at a time could lose what is written between them.
         self._loading = asyncio.Lock()
-        #: Event time of the newest alert revision read since the start.
-        self._newest = 0.0
+        #: Event time of the newest alert revision read since the start, and of the one at the last look for what may
+        #: be forgotten; when that was, on the steady clock.
+        self._newest = self._newest_before = 0.0
+        self._looked_at = clock.steady()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Steps in hand are finished; leases stay, the next start goes on with them.
@@ -229,8 +231,12 @@ class ActionsRunner:
         gone += [state_message(ANSWERS_PREFIX + each.encode(), None) for each in self._dealt_with()]
         over = [alert_id for alert_id in book.facts.snoozes if alert_id not in keep]
         gone += [state_message(SNOOZE_PREFIX + alert_id.encode(), None) for alert_id in over]
-        # Counted from the alerts, not the clock: in a backlog an alert that is over may go on in what is read next.
-        book.ledger.forget(min(self._newest, self._clock.now()) - _KEEP_S, frozenset(keep))
+        if self._clock.steady() - self._looked_at >= _KEEP_S:
+            # What had ended at the last look, and a day has passed since in this process: a backlog is read faster than
+            # time passes, and unevenly, so that an alert that was over long ago may go on in what is read next.
+            book.ledger.forget(self._newest_before, frozenset(keep))
+            self._newest_before = min(self._newest, self._clock.now())
+            self._looked_at = self._clock.steady()
         return gone
 
     def _dealt_with(self) -> list[str]:

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import BasicAuth, web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from connectors.inbox import add_routes
-from curb import http_explain, http_knowledge, slack_people
+from curb import dashboard, http_explain, http_knowledge, slack_people
 from curb.budget_history import rows_of
 from curb.connector_rows import of_daemon
 from curb.reconciling import rows
@@ -54,6 +54,7 @@ def make_app(daemon: Daemon) -> web.Application:
     app.router.add_get("/v1/unit-costs", api.unit_costs)
     app.router.add_get("/v1/reconciliation", api.reconciliation)
     app.router.add_post("/v1/commands", api.command)
+    dashboard.add_routes(app, daemon)
     http_knowledge.add_routes(app, daemon)
     http_explain.add_routes(app, daemon)
     slack_people.add_routes(app, daemon)
@@ -71,14 +72,19 @@ class _Api:
     async def authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         # Health and metrics are open, the inbox checks its own tokens, and Slack's requests are signed.
         guarded = request.path.startswith("/v1/") and not request.path.startswith(("/v1/ingest/", "/v1/slack/"))
-        if guarded and not self._allowed(request):
-            return web.json_response({"error": "missing or wrong bearer token"}, status=401)
+        page = dashboard.is_page(request.path)
+        if (guarded or page) and not self._allowed(request):
+            # A browser asks its user for a name and a password; the password is the token.
+            asks = {"WWW-Authenticate": 'Basic realm="curb", charset="UTF-8"'} if page and self._token else {}
+            return web.json_response({"error": "missing or wrong bearer token"}, status=401, headers=asks)
         return await handler(request)
 
     def _allowed(self, request: web.Request) -> bool:
         if self._token is None:
             return request.method == "GET" and _is_loopback(request.remote)
         given = request.headers.get("Authorization", "")
+        if given.startswith("Basic ") and request.method == "GET" and dashboard.is_page(request.path):
+            return hmac.compare_digest(_password(given).encode(), self._token.encode())
         return hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode())
 
     async def healthz(self, request: web.Request) -> web.Response:
@@ -174,6 +180,14 @@ def _limit(request: web.Request) -> int:
         return max(1, min(10_000, int(request.query.get("limit", _LIMIT))))
     except ValueError:
         return _LIMIT
+
+
+def _password(authorization: str) -> str:
+    """The password of HTTP's basic authentication, or ""."""
+    try:
+        return BasicAuth.decode(authorization, encoding="utf-8").password
+    except ValueError:
+        return ""
 
 
 def _is_loopback(remote: str | None) -> bool:

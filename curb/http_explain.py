@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from curb.explanation import BudgetLine, NoSuchAlertError, explain, read_log
+from curb.explanation import BudgetLine, Explanation, NoSuchAlertError, explain, read_log
 from stream.errors import TransientError
 
 if TYPE_CHECKING:
@@ -24,18 +24,22 @@ class _Door:
         self._daemon = daemon
 
     async def explain(self, request: web.Request) -> web.Response:
-        alert_id = request.match_info["alert_id"]
-        if alert_id not in self._daemon.view.alerts:
-            return web.json_response({"error": "no such alert"}, status=404)
-        try:
-            recorded = await read_log(self._daemon.log, alert_id)
-        except TransientError as error:
-            return web.json_response({"error": str(error)}, status=503, headers={"Retry-After": "5"})
-        recorded.budgets = [
-            BudgetLine(tags, budget) for shard in self._daemon.shards() for tags, budget in shard.budgets()
-        ]
-        try:
-            found = explain(alert_id, recorded, self._daemon.config.detector)
-        except NoSuchAlertError:  # older than what the log keeps
-            return web.json_response({"error": "no such alert on the log any more"}, status=404)
+        found = await explained(self._daemon, request.match_info["alert_id"])
+        if isinstance(found, web.Response):
+            return found
         return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+
+
+async def explained(daemon: Daemon, alert_id: str) -> Explanation | web.Response:
+    """The explanation of an alert with the budgets as they stand, or the answer that says why there is none."""
+    if alert_id not in daemon.view.alerts:
+        return web.json_response({"error": "no such alert"}, status=404)
+    try:
+        recorded = await read_log(daemon.log, alert_id)
+    except TransientError as error:
+        return web.json_response({"error": str(error)}, status=503, headers={"Retry-After": "5"})
+    recorded.budgets = [BudgetLine(tags, budget) for shard in daemon.shards() for tags, budget in shard.budgets()]
+    try:
+        return explain(alert_id, recorded, daemon.config.detector)
+    except NoSuchAlertError:  # older than what the log keeps
+        return web.json_response({"error": "no such alert on the log any more"}, status=404)

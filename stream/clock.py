@@ -100,7 +100,13 @@ class ManualClock:
 
 
 class EventClock(ManualClock):
-    """Time as the data tell it: `observe` moves it to the newest receipt time seen, never back. For replays."""
+    """Time as the data tell it: `observe` moves it to the newest receipt time seen, never back. For replays.
+
+    How long things take is the machine's time: days of data come in seconds.
+    """
+
+    def steady(self) -> float:
+        return time.monotonic()
 
     def observe(self, at: float) -> None:
         self._now = max(self._now, at)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from actions.facts import ALERT_PREFIX, ANSWERS_PREFIX, UNDO_PREFIX
-from actions.ledger import Ledger
+from actions.ledger import OPEN, Ledger
 from actions.reaper import Reaper
 from actions.runner import ActionsRunner
 from actions.settings import ActionsSettings
@@ -213,7 +213,8 @@ class Story:
         gate, subject = self._subject(ledger)
         known = [state.last.action_id for state in ledger.actions()]
         asked = [state.last.action_id for state in ledger.actions() if state.is_pending]
-        what = self.rng.choice(["edit", "delete", "deaf", "undo", "halt", "resume", "resume", "again", "restore all"] + ["answer"] * 4)
+        seldom = ["edit", "delete", "deaf", "undo", "halt", "resume", "resume", "again", "restore all"]
+        what = self.rng.choice(seldom + ["answer"] * 4)
         if what == "edit" and subject in gate.values:
             gate.set_by_a_person(subject, next(self._numbers))
         elif what == "delete" and self.rng.random() < 0.3:
@@ -304,7 +305,8 @@ class Story:
         so_far = Ledger()
         for entry in entries:
             path = states[entry.action_id]
-            if not path or path[-1] != entry.state:
+            is_about_to_end = entry.state in OPEN and (entry.overdue or entry.ending)
+            if (not path or path[-1] != entry.state) and not is_about_to_end:
                 path.append(entry.state)
             so_far.add(entry)
             held = [s.last.plan.target for s in so_far.actions() if s.is_open or s.is_stuck]

@@ -139,7 +139,8 @@ def pins(file: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    ("file", "extras"), [("constraints/all.txt", ["dev"]), ("constraints/run.txt", ["build", "charts", "apprise", *CONNECTORS])]
+    ("file", "extras"),
+    [("constraints/all.txt", ["dev"]), ("constraints/run.txt", ["build", "charts", "apprise", *CONNECTORS])],
 )
 def test_pins_satisfy_what_the_project_asks_for(file: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

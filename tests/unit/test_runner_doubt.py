@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actions.ledger import ActionState, in_order
+from actions.ledger import ActionState, Ledger, in_order
 from actions.reaper import Reaper
 from stream.errors import PermanentError
 from stream.topics import STATE
@@ -142,3 +142,11 @@ def test_entries_stay_in_their_order_when_the_clock_was_set_back() -> None:
     second = ActionState([an_entry(2, "planned", at=T0 + 50)])
     told = [(entry.action_id, entry.state) for entry in in_order([first, second])]
     assert told == [("i2", "planned"), ("i1", "planned"), ("i1", "restored")]
+
+
+def test_who_is_about_to_end_what_others_have_ended_opens_it_not_again() -> None:
+    applied, restored = an_entry(1), an_entry(1, "restored", by="curb-reaper")
+    overdue, ending = an_entry(1, "effective", overdue=True), an_entry(1, "planned", ending=True)
+    for late in (overdue, ending):
+        assert Ledger([applied, restored, late]).open_actions() == []
+        assert len(Ledger([applied, late]).open_actions()) == 1

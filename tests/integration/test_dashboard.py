@@ -1,0 +1,145 @@
+"""The dashboard's pages: what they show, that a tag is never markup, and who may look."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from curb.config import CurbConfig
+from curb.daemon import Daemon
+from curb.http_api import make_app
+from curb.view import View
+from detector.rule import Raised
+from detector.shard import SeriesStatus
+from stream.clock import ManualClock
+from stream.reconciliation import Reconciliation
+from stream.records import BudgetStatus, LedgerEntry, Plan
+from tests.fakes.alerts import T0, alert_message, an_alert
+from tests.fakes.memory_log import MemoryLog
+
+TOKEN = "page-token"
+HOSTILE = '<script>alert("x")</script>'
+BUDGET = BudgetStatus(
+    name="monthly", period="month", period_start=T0, period_end=T0, amount_usd=50.0, spent_usd=40.0, threshold=80.0
+)
+
+
+class Shard:
+    """Two teams, one of them with a hostile name."""
+
+    event_time, series_count, raised = T0, 2, Raised(0.0, 0.0)
+
+    def top(self, count: int, scope: str | None = None) -> list[SeriesStatus]:
+        rows = [("search", 30.0, 10.0), (HOSTILE, 1.0, 2.0)]
+        found = [SeriesStatus("team", {"team": team}, rate, usual, 12.5, 99.0) for team, rate, usual in rows]
+        return found[:count] if scope in (None, "team") else []
+
+    def budgets(self) -> list[tuple[dict[str, str], BudgetStatus]]:
+        return [({"team": "search"}, BUDGET)]
+
+
+def a_daemon(**changes: Any) -> Any:
+    """A daemon as far as the pages see it."""
+    config = CurbConfig.model_validate({"http": {"token": TOKEN} if changes.pop("guarded", True) else {}})
+    worker, empty = SimpleNamespace(caught_up=True), {"halted": None, "open": [], "proposed": [], "problems": {}}
+    base = {
+        "config": config,
+        "log": MemoryLog(),
+        "view": View(),
+        "clock": ManualClock(T0),
+        "rollup": worker,
+        "detector": worker,
+        "connectors": SimpleNamespace(runners=[], sources={}),
+        "actions": SimpleNamespace(view=lambda: empty),
+        "shards": lambda: [Shard()],
+        "reconciliations": lambda: [
+            Reconciliation(
+                pair="tokens", period_start=T0, period_end=T0, estimated_usd=10, billed_usd=9, days=9, ratio=0.9, at=T0
+            )
+        ],
+        "slack": None,
+        "doors": None,
+    }
+    return SimpleNamespace(**(base | changes))
+
+
+@pytest.fixture
+async def daemon() -> Any:
+    return a_daemon()
+
+
+@pytest.fixture
+async def browser(daemon: Any) -> AsyncIterator[TestClient[Any, Any]]:
+    async with TestClient(TestServer(make_app(cast(Daemon, daemon)))) as client:
+        yield client
+
+
+def login(password: str = TOKEN) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"me:{password}".encode()).decode()}
+
+
+async def page(browser: TestClient[Any, Any], path: str) -> str:
+    async with browser.get(path, headers=login()) as answer:
+        assert answer.status == 200, await answer.text()
+        assert "script" not in answer.headers["Content-Security-Policy"]
+        return await answer.text()
+
+
+async def test_spend_per_team_budgets_and_bills(browser: TestClient[Any, Any]) -> None:
+    text = await page(browser, "/")
+    for shown in ("search", "$30.00", "$10.00", "$12.50", "monthly", "80.0%", "0.900", "Mode <strong>shadow"):
+        assert shown in text
+    assert "No spend of this scope yet" in await page(browser, "/?scope=key")
+
+
+async def test_a_tag_is_never_markup(browser: TestClient[Any, Any]) -> None:
+    text = await page(browser, "/")
+    assert HOSTILE not in text
+    assert "&lt;script&gt;" in text
+    assert HOSTILE not in await page(browser, f"/?scope={HOSTILE}")
+
+
+async def test_an_alert_has_a_page_with_what_was_done_and_a_picture(browser: TestClient[Any, Any], daemon: Any) -> None:
+    alert = an_alert(tags={"team": HOSTILE})
+    later = an_alert(tags={"team": HOSTILE}, revision=2, updated_at=T0 + 600, usd_per_hour=300.0)
+    for each in (alert, later):
+        await daemon.log.append([alert_message(each)])
+        daemon.view.apply(alert_message(each))
+    plan = Plan(action="gate", target="key/k1", summary="limit key k1", before={"rpm": 600}, after={"rpm": 20})
+    entry = LedgerEntry(action_id="x1", state="applied", at=T0, alert_id="a1", fingerprint="f1", plan=plan)
+    daemon.view.actions["x1"] = [entry]
+    assert "/alerts/a1" in await page(browser, "/")
+    text = await page(browser, "/alerts/a1")
+    assert "limit key k1" in text
+    assert "Requests rose 20-fold" in text
+    assert HOSTILE not in text
+    async with browser.get("/alerts/a1/chart.png", headers=login()) as answer:
+        assert (await answer.read()).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("path", ["/alerts/nobody", "/alerts/nobody/chart.png"])
+async def test_what_is_not_there_is_404(browser: TestClient[Any, Any], path: str) -> None:
+    async with browser.get(path, headers=login()) as answer:
+        assert answer.status == 404
+
+
+@pytest.mark.parametrize("headers", [{}, login("wrong"), {"Authorization": "Basic ???"}])
+async def test_without_the_token_a_browser_asks_for_it(browser: TestClient[Any, Any], headers: dict[str, str]) -> None:
+    async with browser.get("/", headers=headers) as answer:
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic")
+
+
+async def test_a_password_opens_pages_only(browser: TestClient[Any, Any]) -> None:
+    async with browser.get("/v1/status", headers=login()) as answer:
+        assert answer.status == 401
+
+
+async def test_without_a_token_this_machine_may_look() -> None:
+    async with TestClient(TestServer(make_app(a_daemon(guarded=False)))) as client, client.get("/") as answer:
+        assert answer.status == 200
