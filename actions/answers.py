@@ -96,7 +96,7 @@ class Answers:
         """Once more against the belts, then planned with fresh values; they must be the ones that were shown."""
         entry = state.last
         holder = self._book.ledger.holder(plan.target)
-        if not self._book.active or not state.is_pending or self._over(entry):
+        if not self._book.may_work or not state.is_pending or self._over(entry):
             return  # all may have changed while the target was read; the next pass says so
         if holder is not None and not makes_way(holder, alert, act):
             await self._not_now(state, command, f"{holder.last.action_id} has the same target")

@@ -139,7 +139,7 @@ class Asks:
     async def _enter(self, alert: Alert, act: Act, wanted: Wanted) -> None:
         """Into the ledger, durable before anything is changed. All is checked again: the world moved since."""
         async with self._book.planning:
-            if not self._book.active or not self._book.facts.is_firing(alert.alert_id):
+            if not self._book.may_work or not self._book.facts.is_firing(alert.alert_id):
                 return  # both may have changed while the target was read
             attempts = self._book.ledger.attempts(alert.alert_id, self._hand.name)
             if why := self.refusal(alert, act):

@@ -48,6 +48,11 @@ class Book:
         #: Held from checking the limits until the plan is in the ledger, so that two workers never share a slot.
         self.planning = asyncio.Lock()
 
+    @property
+    def may_work(self) -> bool:
+        """Whether a step may be taken: this process is the one, and knows what it has written."""
+        return self.active and not self.in_doubt
+
     async def load(self, now: float) -> None:
         """Rebuild everything from the log; what cannot be read becomes dead letters."""
         if dead := await self.read(now):
@@ -56,15 +61,15 @@ class Book:
     async def read(self, now: float) -> list[Message]:
         """Rebuild everything from the log and write nothing; the dead letters for what could not be read."""
         table = await self._log.table(STATE)
-        facts, ledger = Facts(table), Ledger()
+        dead: list[Message] = []
+        logged = [message async for message in _ledger_messages(self._log.scan(ACTIONS), dead, now)]
+        there = {encode(message) for message in logged}
+        older: list[ActionsMessage] = []
         for key, value in table.items():
             if key.startswith(KEPT_PREFIX):
-                for kept in msgspec.json.decode(value, type=list[LedgerEntry | NoticeEntry]):
-                    ledger.add(kept)
-        dead: list[Message] = []
-        async for message in _ledger_messages(self._log.scan(ACTIONS), dead, now):
-            ledger.add(message)
-        self.facts, self.ledger, self.in_doubt = facts, ledger, False
+                kept = msgspec.json.decode(value, type=list[LedgerEntry | NoticeEntry])
+                older += [message for message in kept if encode(message) not in there]
+        self.facts, self.ledger, self.in_doubt = Facts(table), Ledger([*older, *logged]), False
         self.publish_gauges()
         return dead
 

@@ -41,6 +41,11 @@ async def undo(action: Action, plan: Plan, outcome: Outcome | None) -> None:
         raise TransientError(f"{plan.target} took the undo and still reads {effect.values}")
 
 
+def ended(plan: Plan, why: str) -> str:
+    """What the ledger says of an undo that was carried out: why, and what it could not bring back."""
+    return why if plan.reversible else f"{why}; not all of it can be brought back: {plan.warning}"
+
+
 class Backoff:
     """When each thing may be tried again. Nobody waits in place, so one slow target never holds up another.
 

@@ -13,7 +13,7 @@ not done again for the same alert. How an action comes into the ledger is in `as
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from actions.action import Action, DriftError, Effect
 from actions.answers import Answers
 from actions.asks import Asks
 from actions.book import Book
-from actions.calls import undo
+from actions.calls import ended, undo
 from actions.hand import Hand
 from actions.ladder import FALLEN_BURN, NORMAL_BURN, climb
 from actions.ledger import NOT_UNDONE, SOMEBODY, ActionState
@@ -38,6 +38,8 @@ Step = Callable[[], Awaitable[None]]
 #: How soon a limit that does not read back is looked at again, and how often one that is in force is.
 _READ_BACK_AGAIN_S = 15.0
 _WATCH_S = 300.0
+#: Open actions wait for so long at most while new alerts are looked at.
+_AT_MOST_S = 0.25
 #: A lease that cannot be given back for so long is told.
 _OVERDUE_S = 60.0
 
@@ -69,10 +71,11 @@ class ActionWorker:
     async def work(self) -> None:
         """One pass: what is due for open actions, then alerts that ask for a new one.
 
-        Open actions are looked after between any two alerts, and the first failure ends the pass: however many alerts
-        there are and however slow the other side is, a lease that ends waits for one call at most.
+        Open actions are looked after between any two alerts that took time, and the first failure ends the pass:
+        however many alerts there are and however slow the other side is, a lease that ends waits for one call at most.
         """
         await self._advance_all()
+        advanced_at = self._clock.steady()
         for alert in self._book.facts.firing():
             for ladder in decide(alert, self._settings).ladders:
                 states = self._book.ledger.for_alert(alert.alert_id)
@@ -83,17 +86,24 @@ class ActionWorker:
                 consider = partial(self._asks.consider, alert, act.suited(self._action.verbs))
                 if not await self._guarded(f"{alert.alert_id}/plan", consider):
                     return
-            await self._advance_all()
+            if self._clock.steady() - advanced_at >= _AT_MOST_S:
+                await self._advance_all()
+                advanced_at = self._clock.steady()
+            else:
+                await self._advance(self._book.ledger.for_alert(alert.alert_id))
 
     async def _advance_all(self) -> None:
-        for state in self._book.ledger.actions():
+        await self._advance(self._book.ledger.actions())
+
+    async def _advance(self, states: Iterable[ActionState]) -> None:
+        for state in states:
             if state.last.plan.action == self.name and (next_step := self._next_step(state)):
                 what, step = next_step
                 await self._guarded(f"{state.last.action_id}/{what}", step)
 
     async def _guarded(self, key: str, step: Step) -> bool:
         """Run a step if it is due. What it raises postpones it and never reaches the other steps; False says so."""
-        if not self._book.active or not self._backoff.is_due(key):
+        if not self._book.may_work or not self._backoff.is_due(key):
             return True
         try:
             await step()
@@ -287,7 +297,7 @@ class ActionWorker:
             await self._tell_overdue(state, error)
             raise
         else:
-            await self._hand.record(state, "restored", by=by, detail=why)
+            await self._hand.record(state, "restored", by=by, detail=ended(entry.plan, why))
         self._hand.let_go(entry.action_id)
         self._book.make_way.pop(entry.action_id, None)
         self._book.calm_since.pop(entry.alert_id, None)

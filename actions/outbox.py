@@ -112,7 +112,7 @@ class NoticeWorker:
         return bundle, told, entries, again, self._quiet(bundle), self._backoff.is_due(self._charts)
 
     def _may_go_on(self) -> bool:
-        return self._book.active and self._backoff.is_due(self.channel)
+        return self._book.may_work and self._backoff.is_due(self.channel)
 
     # --- what there is to say ---
 

@@ -19,7 +19,7 @@ import msgspec
 
 from actions.action import Action, DriftError
 from actions.book import Book
-from actions.calls import Backoff, undo, within
+from actions.calls import Backoff, ended, undo, within
 from actions.ledger import NOT_UNDONE, REAPER, ActionState
 from stream.clock import Clock
 from stream.errors import PermanentError, TransientError
@@ -151,7 +151,7 @@ class Reaper:
             logger.exception("undo failed", extra={"action_id": entry.action_id})
             self._backoff.failed(entry.action_id, error)
             return None
-        return "restored", why
+        return "restored", ended(entry.plan, why)
 
     def _tell_once(self, entry: LedgerEntry, why: str) -> None:
         if entry.action_id not in self._told:

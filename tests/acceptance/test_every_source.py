@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import random
@@ -179,6 +180,15 @@ async def get(daemon: Daemon, path: str) -> Any:
             return await answer.json()
 
 
+async def dashboard(daemon: Daemon) -> str:
+    """The page of spend per team, as a browser gets it."""
+    login = base64.b64encode(b"me:admin-token").decode()
+    async with aiohttp.ClientSession(headers={"Authorization": f"Basic {login}"}) as http:
+        async with http.get(f"{daemon.url}/?scope=team") as answer:
+            assert answer.status == web.HTTPOk.status_code
+            return await answer.text()
+
+
 async def spend(daemon: Daemon, scope: str) -> Usd:
     """Dollars per team as the daemon shows them."""
     found = await get(daemon, f"/v1/spend?scope={scope}")
@@ -276,6 +286,7 @@ async def all_at_once(tmp_path: Path, s3: tuple[str, Any], prometheus: str, prox
         sent |= live.usd
         shown = await until(daemon, "team", lambda shown: expected(sent, shown, real=real))
         (pair,) = (await get(daemon, "/v1/reconciliation"))["pairs"]
+        page = await dashboard(daemon)
         assert await daemon.stop() == 0
     finally:
         await daemon.end()
@@ -285,6 +296,10 @@ async def all_at_once(tmp_path: Path, s3: tuple[str, Any], prometheus: str, prox
     assert pair["billed_usd"] == pytest.approx(CAPTURED * pair["estimated_usd"])
     assert pair["ratio"] == pytest.approx(CAPTURED)
     assert pair["ratio_low"] <= CAPTURED <= pair["ratio_high"] or pair["ratio_low"] == pytest.approx(CAPTURED)
+    assert all(team in page for team in shown)
+    assert f"{CAPTURED:.3f}" in page
+    if not real:  # else one more step of the GPUs may have come
+        assert all(f"${usd:,.2f}" in page for usd in shown.values())
     # The same without the daemon, added up from the log; it may have read one more step before it stopped.
     offline = await curb_json("spend", "-c", str(config), "--scope", "team")
     totals = _known({row["tags"]["team"]: row["total_usd"] for row in offline}, sent)

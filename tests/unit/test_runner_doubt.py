@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 
+from actions.book import Book, kept_key
+from actions.facts import state_message
 from actions.ledger import ActionState, Ledger, in_order
 from actions.reaper import Reaper
+from stream.codec import encode
 from stream.errors import PermanentError
-from stream.topics import STATE
+from stream.log import Message
+from stream.topics import ACTIONS, STATE
 from tests.fakes.actions_house import ID1, House, later, settings
 from tests.fakes.alerts import T0, alert_message, an_alert, an_entry, command_message
+from tests.fakes.memory_log import MemoryLog
 
 
 @pytest.fixture
@@ -150,3 +155,29 @@ def test_who_is_about_to_end_what_others_have_ended_opens_it_not_again() -> None
     for late in (overdue, ending):
         assert Ledger([applied, restored, late]).open_actions() == []
         assert len(Ledger([applied, late]).open_actions()) == 1
+
+
+async def test_no_step_is_taken_on_memory_that_is_in_doubt(house: House) -> None:
+    await house.log.append([alert_message(an_alert())])
+    await house.runner.take_in(0)
+    house.log.fail_after = 1
+    for _ in range(3):
+        for passes in house.runner._passes:
+            await passes.once()
+        await house.clock.advance(300)
+    assert (house.states(), house.gate.calls, house.chat.posts) == (["planned"], [], [])
+    await house.runner.step()
+    await house.runner.step()
+    assert house.states()[:2] == ["planned", "applied"]
+    assert len(house.chat.posts) == 1
+
+
+async def test_what_is_kept_beside_the_log_never_comes_after_what_is_on_it() -> None:
+    log = MemoryLog()
+    planned, applied, restored = (an_entry(1, state, at=T0) for state in ("planned", "applied", "restored"))
+    kept = state_message(kept_key(planned), [an_entry(1, "proposed", at=T0 - 9e6), planned, restored])
+    await log.append([*(Message(ACTIONS, encode(each), key=b"k") for each in (planned, applied, restored)), kept])
+    book = Book(log)
+    await book.load(T0)
+    [state] = book.ledger.actions()
+    assert [entry.state for entry in state.entries] == ["proposed", "planned", "applied", "restored"]
