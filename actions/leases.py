@@ -74,6 +74,8 @@ class ActionWorker:
         Open actions are looked after between any two alerts that took time, and the first failure ends the pass:
         however many alerts there are and however slow the other side is, a lease that ends waits for one call at most.
         """
+        # What an earlier pass planned and did not come to is read back first: a person may have been there since.
+        self._hand.fresh.clear()
         await self._advance_all()
         advanced_at = self._clock.steady()
         for alert in self._book.facts.firing():

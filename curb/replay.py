@@ -125,8 +125,10 @@ async def _replay(
     await attribution.open(log)
     runner = PullRunner(passing, "replay", log, WallClock(), poll_interval_s=0.05, attribution=attribution)
     stop = asyncio.Event()
-    works = [*(part.run(stop) for part in (runner, rollup, detector)), _tell(teller, stop)]
-    tasks = [asyncio.create_task(work) for work in works]
+    all_told = asyncio.Event()
+    works = [part.run(stop) for part in (runner, rollup, detector)]
+    telling = asyncio.create_task(_tell(teller, all_told))
+    tasks = [*(asyncio.create_task(work) for work in works), telling]
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:,} events"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None)
@@ -143,7 +145,11 @@ async def _replay(
         await _settle(rollup, tasks)
         await _settle(detector, tasks)
     stop.set()
-    await asyncio.gather(*tasks)
+    await asyncio.gather(*tasks[:-1])
+    # Nothing else comes: what waits for others to be told with it need not wait.
+    clock.observe(clock.now() + config.actions.telling.group_wait_seconds + 1)
+    all_told.set()
+    await telling
 
 
 def _received(rollup: Worker) -> float:

@@ -54,7 +54,10 @@ class Replay(NamedTuple):
 
 
 def write_config(path: Path, log: dict[str, Any], bucket_s: int, slack_url: str, token: str, channel: str) -> Path:
-    """A configuration that tells a Slack at `slack_url`, commits often and takes snapshots often."""
+    """A configuration that tells a Slack at `slack_url` of each alert by itself, and commits and takes snapshots often.
+
+    An alert that waits for others is told at the end of a replay all the same.
+    """
     notifier = {"kind": "slack", "name": "slack", "token": token, "channel": channel, "base_url": slack_url}
     config = {
         "log": log,
@@ -62,7 +65,7 @@ def write_config(path: Path, log: dict[str, Any], bucket_s: int, slack_url: str,
         "commit_interval_s": 0.05,
         "snapshot_interval_s": 0.5,
         "detector": {"bucket_s": bucket_s},
-        "actions": {"notifiers": [notifier]},
+        "actions": {"notifiers": [notifier], "telling": {"group_by": [], "inhibit": False}},
     }
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
