@@ -77,8 +77,10 @@ class _Pages:
         if alert_id not in view.alerts:
             raise web.HTTPNotFound(text="no such alert, or one older than what is kept")
         entries = [entry for each in view.actions.values() for entry in each if entry.alert_id == alert_id]
-        has_charts = importlib.util.find_spec("matplotlib") is not None
-        return self._page("alert.html", alert=view.alerts[alert_id], actions=_by_time(entries), chart=has_charts)
+        alert = view.alerts[alert_id]
+        # A budget counts a sum, and a burn that was told once is no line yet.
+        has_chart = alert.kind != "budget" and alert.revision > 1 and importlib.util.find_spec("matplotlib") is not None
+        return self._page("alert.html", alert=alert, actions=_by_time(entries), chart=has_chart)
 
     async def chart(self, request: web.Request) -> web.Response:
         """404 without matplotlib, for an unknown alert, or where there is nothing to draw yet."""
