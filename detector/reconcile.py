@@ -41,6 +41,8 @@ class _Day(msgspec.Struct):
 class _State(msgspec.Struct):
     ticks: dict[str, float] = {}
     evaluated_at: float = 0.0
+    #: Time of the first tick ever heard: a bill tells of days on which nobody was there to estimate.
+    since: float = 0.0
     #: Pair → number of the day since 1970 → sums.
     days: dict[str, dict[int, _Day]] = {}
     alerts: dict[str, Alert] = {}
@@ -71,6 +73,7 @@ class Reconciler:
                 continue  # another kind of record; the detector tells of what nobody can read
             if isinstance(record, SpendTick):
                 self._state.ticks[record.source] = max(record.at, self._state.ticks.get(record.source, 0.0))
+                self._state.since = self._state.since or record.at
             elif record.scope == SCOPE.name:
                 self._add(record)
         at = self.time
@@ -133,11 +136,15 @@ class Reconciler:
         return [Message(ALERTS, encode(resolved(each, at)), key=each.fingerprint.encode()) for each in ended]
 
     def _settled(self, pair: Pair, at: float, most: int) -> list[int]:
-        """The newest days that are over for long enough and that the bill has reached, in order."""
+        """The newest days that are over for long enough and that the bill has reached, in order.
+
+        They begin with the first day that was estimated, or on which Curb ran.
+        """
         days = self._state.days[pair.name]
+        first = min([int(self._state.since // _DAY_S), *(number for number, day in days.items() if day.estimated)])
         reached = max((number for number, day in days.items() if day.billed), default=-1)
         last = min(reached, int((at - pair.lag_hours * 3600) // _DAY_S) - 1)
-        return sorted(number for number in days if number <= last)[-most:]
+        return sorted(number for number in days if first <= number <= last)[-most:]
 
     def _summary(self, pair: Pair, at: float) -> Reconciliation | None:
         days = self._state.days[pair.name]

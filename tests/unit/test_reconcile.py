@@ -144,7 +144,17 @@ def test_an_alert_opens_outside_the_band_and_ends_inside() -> None:
 def test_what_is_in_order(estimated: float, billed: float, fires: bool) -> None:
     state = Reconciler(SETTINGS)
     parts = [part(day, money, usd) for day in range(3) for money, usd in (("estimated", estimated), ("billed", billed))]
+    feed(state, tick(0.1))  # Curb runs from the first day on
     assert bool(alerts(feed(state, *parts, tick(6.0)))) is fires
+
+
+def test_a_bill_of_the_time_before_curb_is_held_against_nothing() -> None:
+    state = Reconciler(SETTINGS)
+    assert alerts(feed(state, *(part(day, "billed", 50.0) for day in range(5)), tick(6.0))) == []
+    assert state.summaries() == []
+    # Estimates of those days may still come, out of what a source kept.
+    feed(state, *(part(day, "estimated", 50.0) for day in range(2, 5)), tick(6.1))
+    assert [(each.days, each.ratio) for each in state.summaries()] == [(3, 1.0)]
 
 
 def test_time_is_that_of_the_slowest_input_but_not_of_a_dead_one() -> None:
