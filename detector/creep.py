@@ -14,7 +14,9 @@ from detector.settings_principals import CreepSettings
 
 _DAY_MIN, _SHORT_MIN, _REFERENCE_MIN = 1440.0, 360.0, 3 * 1440.0
 _SETTLED_DAYS, _MATURE_DAYS = 2.5, 4.0
-_NEAR, _SD_FLOOR, _SD_PER_DEVIATION = 0.08, 0.01, 1.25
+_NEAR, _SD_FLOOR, _SD_PER_DEVIATION = 0.06, 0.01, 1.25
+#: What is usual is learned over so long that the growth which is to be found does not pass for it.
+_DEVIATION_MIN = 6 * 1440.0
 #: Users that are counted badly make the ratio wander for hours. What the short window differs from the day's tells how
 #: far: for noise with a memory of four hours it is the day's own standard deviation, for noise without one it is more.
 _WANDER_MIN = 2 * 1440.0
@@ -99,8 +101,9 @@ class Creep:
         settling = age_days <= _SETTLED_DAYS
         taught = ~doubted & (settling | (away < _NEAR))
         share = np.where(settling, 1.0, self._step_min / _REFERENCE_MIN)
-        day = np.minimum(1.0, self._step_min / _DAY_MIN)
-        deviation += np.where(~doubted & ~settling & (away < _NEAR), day * (away - deviation), 0.0)
+        settled_min = np.clip(_DAY_MIN * (age_days - _SETTLED_DAYS), self._step_min, _DEVIATION_MIN)
+        usual = ~doubted & ~settling & (away < _NEAR)
+        deviation += np.where(usual, self._step_min / settled_min * (away - deviation), 0.0)
         reference += np.where(taught, share * (ratio - reference), 0.0)
         short, wander = _log_ratio(state["short_usd"], state["short_organic"]), state["wander"]
         known_min = np.clip(_DAY_MIN * age_days - _SHORT_MIN, self._step_min, _WANDER_MIN)
