@@ -26,7 +26,7 @@ from stream.records import Alert, Baseline, Cause, Tier
 
 _SLOW = frozenset({"creep", "context", "weeks", "growth"})
 _SECOND_AFTER_S, _SECOND_RATIO, _SECOND_USD_PER_HOUR = 8 * 3600.0, 4.0, 1.0
-_OTHER_AFTER_S, _SLOW_AFTER_S, _OTHER_QUIET_S = 6 * 3600.0, 24 * 3600.0, 8 * 3600.0
+_OTHER_AFTER_S, _SLOW_AFTER_S, _OTHER_QUIET_S = 3 * 3600.0, 24 * 3600.0, 8 * 3600.0
 _PEAK_S, _ECHO_SHARE = 3 * 3600.0, 0.25
 _CALM_RATIO = 1.2
 
@@ -136,11 +136,13 @@ class Incidents:
         for i, episode in list(self._episodes.items()):
             if episode.firing or at - episode.opened_at < self._settings.freeze_s:
                 continue
-            if at - episode.last_seen > self._join_s(episode):
+            if at - episode.last_seen > self._join_s(episode, ()):
                 del self._episodes[i]
 
-    def _join_s(self, episode: Episode) -> float:
-        return self._settings.join_slow_s if _SLOW & episode.families.keys() else self._settings.join_s
+    def _join_s(self, episode: Episode, found: Sequence[Finding]) -> float:
+        """How long after its end findings belong to an incident: slow growth is found again a day later, not a loop."""
+        slow = _SLOW & episode.families.keys() and (not found or any(finding.family in _SLOW for finding in found))
+        return self._settings.join_slow_s if slow else self._settings.join_s
 
     def _next(self, i: int, found: list[Finding], view: View, baseline: BaselineOf) -> list[Alert]:
         episode, at = self._episodes.get(i), view.bucket.at
@@ -149,7 +151,7 @@ class Incidents:
         best = max(found, key=lambda finding: (RANK[finding.tier], finding.score))
         if episode is None:
             return [self._open(i, best, found, view, baseline)]
-        joins = episode.firing or at - episode.last_seen <= self._join_s(episode)
+        joins = episode.firing or at - episode.last_seen <= self._join_s(episode, found)
         outranks = episode.alert.tier == "digest" and best.tier != "digest"
         if not joins or outranks or self._is_another(i, episode, best, found, at):
             over = [resolved(episode.alert, at)] if episode.firing else []

@@ -60,7 +60,7 @@ class ContextSettings(Settings):
     enabled: bool = Field(default=True, description="Whether prompt sizes are looked at.")
     min_usd_per_day: float = Field(default=10.0, gt=0, description="Dollars per day that the growth costs.")
     margin: float = Field(
-        default=0.35, gt=0, description="How far over the 98th percentile, as a logarithm: 0.35 is 42 %."
+        default=0.35, gt=0, description="How far over the 95th percentile, as a logarithm: 0.35 is 42 %."
     )
     min_ratio: float = Field(default=2.2, gt=1, description="As a multiple of the median of its own past.")
     hold_minutes: int = Field(default=60, ge=5, description="How long it must last.")
@@ -95,10 +95,12 @@ class CreepSettings(Settings):
 
 
 class WeekSettings(Settings):
-    """Slow growth where users are not known: a day against the same one a week ago, higher from day to day."""
+    """Slow growth where users are not known: days against those of a week or of four days ago."""
 
-    enabled: bool = Field(default=True, description="Whether days are held against those of a week ago.")
-    min_growth: float = Field(default=0.35, gt=0, description="Growth over the week, as a logarithm: 0.35 is 42 %.")
+    enabled: bool = Field(default=True, description="Whether days are held against those before.")
+    min_growth: float = Field(
+        default=0.35, gt=0, description="Growth over the week, or four days, as a logarithm: 0.35 is 42 %."
+    )
     max_growth: float = Field(
         default=1.2, gt=0, description="Growth that is too fast for a creep, and for other rules: 1.2 is 232 %."
     )

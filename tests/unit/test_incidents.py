@@ -168,6 +168,17 @@ def test_firing_again_after_eight_hours_is_a_new_alert() -> None:
     assert (again.alert_id != first.alert_id, again.revision) == (True, 1)
 
 
+@pytest.mark.parametrize(("channel", "joins"), [("creep", True), ("unexplained/30min", False)])
+def test_hours_after_slow_growth_only_slow_growth_belongs_to_it(channel: str, joins: bool) -> None:
+    scene = Scene()
+    slow = finding(channel="creep", kind="growth", lasting=True)
+    (first,) = scene.minutes(8.0, slow)
+    assert scene.minutes(6.0, times=2 * HOUR)[-1].status == "resolved"
+    scene.minutes(6.0, times=20 * HOUR)
+    (again,) = scene.minutes(66.0, slow._replace(channel=channel))
+    assert (again.alert_id == first.alert_id) == joins
+
+
 def test_a_far_larger_burn_on_the_same_series_is_another_incident() -> None:
     scene = Scene()
     (first,) = scene.minutes(16.0, finding())
@@ -177,14 +188,14 @@ def test_a_far_larger_burn_on_the_same_series_is_another_incident() -> None:
     assert {each.alert_id for each in out if each.status == "firing"} - {first.alert_id}
 
 
-def test_what_was_never_heard_before_is_another_incident_after_six_hours() -> None:
+def test_what_was_never_heard_before_is_another_incident_after_three_hours() -> None:
     scene = Scene()
     model = finding(channel="new_model", kind="unit_cost", tier="page")
     (first,) = scene.minutes(66.0, finding())
     assert {each.alert_id for each in scene.minutes(66.0, finding(), model, times=5)} <= {first.alert_id}
     scene = Scene()
     (first,) = scene.minutes(66.0, finding())
-    scene.minutes(66.0, finding(), times=7 * HOUR)
+    scene.minutes(66.0, finding(), times=4 * HOUR)
     over, another = scene.minutes(66.0, finding(), model)
     assert (over.alert_id, over.status) == (first.alert_id, "resolved")
     assert (another.kind, another.revision) == ("unit_cost", 1)

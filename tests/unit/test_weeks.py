@@ -1,4 +1,4 @@
-"""Weeks: where users are not known, a day is held against the same one a week ago."""
+"""Weeks: where users are not known, a day is held against the same one a week ago, or against the days before."""
 
 from __future__ import annotations
 
@@ -88,9 +88,20 @@ def test_growth_for_cents_is_silent() -> None:
     assert run(slowly, unit_usd=0.0001) == []
 
 
-def test_a_week_must_be_known() -> None:
-    assert run(slowly, begin=BEGIN - 2 * DAY) == []
-    assert [days for days, _ in run(slowly, begin=BEGIN - 5 * DAY) if days < 5] == []
+def test_before_there_is_a_week_every_day_must_be_more_than_the_one_before() -> None:
+    first, finding = run(lambda days: 1.13 ** (days + 10))[0]
+    assert first == -5
+    assert "% more requests in a day than 4 days ago, growing from day to day, which costs $" in finding.words
+
+
+def test_the_rise_from_a_weekend_to_the_middle_of_the_week_is_known_after_a_week() -> None:
+    weekly = [1.0, 1.12, 1.25, 1.4, 1.55, 1.4, 1.2]
+    rhythm = [days for days, _ in run(lambda days: weekly[int(days + 10) % 7])]
+    assert [days for days in rhythm if days > -3] == []
+
+
+def test_weeks_and_days_must_be_known() -> None:
+    assert [days for days, _ in run(slowly, begin=BEGIN - 2 * DAY) if days < 3] == []
 
 
 def test_it_goes_on_where_it_was_saved() -> None:
