@@ -174,6 +174,10 @@ class Incidents:
         """Whether this is another incident than the one that is open: far larger, or of a kind not heard before."""
         if best.tier == "digest":
             return False
+        # Growth is only told: what must be stopped cannot be a later line of it.
+        stops = best.tier == "page" and best.kind != "growth"
+        if stops and episode.alert.kind == "growth" and episode.alert.tier != "page":
+            return True
         age_s, rate = at - episode.opened_at, self._excess.hourly(i)
         if best.family in STATISTICS:
             larger = rate > max(_SECOND_RATIO * episode.peak_usd_per_hour, _SECOND_USD_PER_HOUR)

@@ -14,7 +14,7 @@ from detector.rule import Finding, View
 from detector.scopes import Scope
 from detector.series import SeriesRegistry
 from detector.settings_alerts import AlertSettings
-from stream.records import Alert, Cause, Feedback, Silence
+from stream.records import Alert, Cause, Feedback, Silence, Tier
 from tests.fakes.spend import T0, FakeHead, bucket
 
 SCOPE = Scope(name="key", group_by=("team", "api_key"), also_by=("job",))
@@ -166,6 +166,15 @@ def test_firing_again_after_eight_hours_is_a_new_alert() -> None:
     (again,) = scene.minutes(66.0, finding())
     assert again.fingerprint == first.fingerprint
     assert (again.alert_id != first.alert_id, again.revision) == (True, 1)
+
+
+@pytest.mark.parametrize(("tier", "ends"), [("page", True), ("notice", False)])
+def test_a_runaway_is_no_later_line_of_what_was_told_as_growth(tier: Tier, ends: bool) -> None:
+    scene = Scene()
+    (first,) = scene.minutes(8.0, finding(channel="creep", kind="growth", lasting=True))
+    out = scene.minutes(66.0, finding(tier=tier, score=9.0))
+    assert (out[0].alert_id, out[0].status) == (first.alert_id, "resolved" if ends else "firing")
+    assert [(each.kind, each.tier, each.revision) for each in out[1:]] == ([("runaway", "page", 1)] if ends else [])
 
 
 @pytest.mark.parametrize(("channel", "joins"), [("creep", True), ("unexplained/30min", False)])
