@@ -43,7 +43,7 @@ class Context:
                 "price_tokens": Column(),
                 "p50": Column(),
                 "p90": Column(),
-                "p95": Column(),
+                "p97": Column(),
                 "hours": Column(),
             },
             64,
@@ -122,7 +122,7 @@ class Context:
         state, settings = self._state, self._settings
         price = state["price_usd"] / np.maximum(state["price_tokens"], 1e-9)
         usd_per_day = 1440 * state["excess"] * price
-        limit = state["p95"] + np.maximum(settings.margin, state["p90"] - state["p50"])
+        limit = state["p97"] + np.maximum(settings.margin, state["p90"] - state["p50"])
         limit = np.maximum(limit, state["p50"] + np.log(settings.min_ratio))
         high = (size > limit) & (state["requests"] * _WINDOW_MIN >= _LEAST_REQUESTS) & (state["hours"] >= _LEAST_HOURS)
         held = state["held_min"]
@@ -156,7 +156,7 @@ class Context:
         weight = self._envelope["weight"]
         for some in chunks(weight.shape[1]):
             mass = cumulated(weight[:, some].copy())
-            for name, share in (("p50", 0.5), ("p90", 0.9), ("p95", 0.95)):
+            for name, share in (("p50", 0.5), ("p90", 0.9), ("p97", 0.97)):
                 at, within = find_share(mass, share * mass[-1])
                 self._state[name][some] = _LOWEST + _WIDTH * (at + within)
 

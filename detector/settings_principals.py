@@ -60,7 +60,7 @@ class ContextSettings(Settings):
     enabled: bool = Field(default=True, description="Whether prompt sizes are looked at.")
     min_usd_per_day: float = Field(default=10.0, gt=0, description="Dollars per day that the growth costs.")
     margin: float = Field(
-        default=0.35, gt=0, description="How far over the 95th percentile, as a logarithm: 0.35 is 42 %."
+        default=0.35, gt=0, description="How far over the 97th percentile, as a logarithm: 0.35 is 42 %."
     )
     min_ratio: float = Field(default=2.2, gt=1, description="As a multiple of the median of its own past.")
     hold_minutes: int = Field(default=60, ge=5, description="How long it must last.")

@@ -20,6 +20,11 @@ class UnexplainedSettings(Settings):
         default=2.0, description="A notice opens at this score, held for `hold_minutes`; each point is ten times rarer."
     )
     page_threshold: float = Field(default=6.0, description="A page needs this score.")
+    page_usd_per_hour: float = Field(
+        default=50.0,
+        gt=0,
+        description="A notice is a page, whatever its score, where so many dollars an hour are unexplained for hours.",
+    )
     at_once_threshold: float = Field(default=10.0, description="A score this high counts without holding.")
     hold_minutes: int = Field(default=10, ge=1, le=60, description="How long a score must hold before it counts.")
     userless_penalty: float = Field(

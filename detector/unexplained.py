@@ -21,6 +21,9 @@ from detector.settings_score import UnexplainedSettings
 from detector.tail import Tail
 from detector.windows import WINDOW_NAMES, WINDOWS_MIN, Windows
 
+#: The window over which dollars alone make a page: two hours.
+_DEAR = WINDOWS_MIN.index(120)
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -90,6 +93,8 @@ class UnexplainedHead:
         # A page needs no notice: too many of them do not hide it.
         loud = np.maximum(held, np.where(best >= at_once + raised.page, best, SILENT))
         pages = loud >= settings.page_threshold + raised.page
+        # On a series that is always erratic nothing is surprising, and some things are expensive.
+        pages |= told & (excess[_DEAR] >= WINDOWS_MIN[_DEAR] / 60 * settings.page_usd_per_hour)
         fires = told | pages
         findings = []
         for row in np.flatnonzero(fires).tolist():

@@ -56,6 +56,13 @@ def test_the_same_growth_without_users_is_found(grown: float, minutes: int) -> N
     assert {each.tier for _, each in found} >= {"page"}
 
 
+@pytest.mark.parametrize(("limit_usd", "tiers"), [(5.0, {"notice", "page"}), (50.0, {"notice"})])
+def test_what_is_not_surprising_enough_for_a_page_may_be_dear_enough(limit_usd: float, tiers: set[str]) -> None:
+    settings = UnexplainedSettings(page_threshold=1e3, at_once_threshold=1e3, page_usd_per_hour=limit_usd)
+    found = run(partial(day, more=4.0), UnexplainedHead(settings, STEP_S, "UTC"))
+    assert {each.tier for _, each in found} == tiers
+
+
 @pytest.mark.parametrize(
     ("raised", "tiers"),
     [(Raised(), {"notice", "page"}), (Raised(20, 0), {"page"}), (Raised(0, 20), {"notice"}), (Raised(20, 20), set())],
