@@ -23,7 +23,8 @@ class UnexplainedSettings(Settings):
     page_usd_per_hour: float = Field(
         default=50.0,
         gt=0,
-        description="A notice is a page, whatever its score, where so many dollars an hour are unexplained for hours.",
+        description="A notice is a page, whatever its score, where so many dollars an hour are unexplained "
+        "over two hours.",
     )
     at_once_threshold: float = Field(default=10.0, description="A score this high counts without holding.")
     hold_minutes: int = Field(default=10, ge=1, le=60, description="How long a score must hold before it counts.")

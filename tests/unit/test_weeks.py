@@ -97,11 +97,15 @@ def test_before_there_is_a_week_every_day_must_be_more_than_the_one_before() -> 
 def test_the_rise_from_a_weekend_to_the_middle_of_the_week_is_known_after_a_week() -> None:
     weekly = [1.0, 1.12, 1.25, 1.4, 1.55, 1.4, 1.2]
     rhythm = [days for days, _ in run(lambda days: weekly[int(days + 10) % 7])]
-    assert [days for days in rhythm if days > -3] == []
+    assert rhythm
+    assert max(rhythm) < -3
 
 
 def test_weeks_and_days_must_be_known() -> None:
     assert [days for days, _ in run(slowly, begin=BEGIN - 2 * DAY) if days < 3] == []
+    late = run(slowly, begin=BEGIN - 5 * DAY)
+    assert late
+    assert [days for days, each in late if "than a week ago" in each.words and days < 5] == []
 
 
 def test_it_goes_on_where_it_was_saved() -> None:
