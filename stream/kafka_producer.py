@@ -39,6 +39,7 @@ def _new_producer(settings: KafkaSettings, **transactions: Any) -> AIOKafkaProdu
         max_batch_size=_BATCH_BYTES,
         **transactions,
     )
+    producer._message_accumulator._pending_batches = _Pending()
     producer._sender = _MemberSender(
         producer.client,
         acks=-1,
@@ -85,9 +86,7 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
 def _give_up(accumulator: Any, error: BaseException) -> None:
     """Fail every message that was not delivered; who waits for one hears of it, the rest is not worth a report."""
     queued = [batch for queue in accumulator._batches.values() for batch in queue]
-    # One that waits to be sent again is not among the pending, where aiokafka looks for it when it fails.
-    accumulator._pending_batches.update(queued)
-    for batch in accumulator._pending_batches:
+    for batch in (*queued, *accumulator._pending_batches):
         batch._drain_waiter.add_done_callback(_retrieve)
     accumulator.fail_all(error)
 
@@ -113,6 +112,17 @@ async def send_all(producer: AIOKafkaProducer, prefix: str, messages: Sequence[M
         await asyncio.wait(sent)
     for future in sent:
         future.result()
+
+
+class _Pending(set[Any]):
+    """The batches under way. Removing one that is not there is no error.
+
+    aiokafka removes a batch when it is put back to be sent again, and once more when it is done. Who gives it up in
+    between, or in the moment before it is put back, would make one of the two fail.
+    """
+
+    def remove(self, batch: Any) -> None:
+        self.discard(batch)
 
 
 class _MemberOffsetsHandler(TxnOffsetCommitHandler):  # type: ignore[misc]

@@ -14,7 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.acceptance.daemons import Daemon, curb, curb_json, free_port
+from tests.acceptance.daemons import Daemon, curb, curb_json
+from tests.ports import free_port
 
 TOKEN = "ingest-token"
 _CONFIG = """

@@ -20,11 +20,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from moto.server import ThreadedMotoServer
 
-from tests.acceptance.daemons import Daemon, curb_json, free_port
+from tests.acceptance.daemons import Daemon, curb_json
 from tests.fakes import focus_file as focus
 from tests.fakes import litellm_usage as litellm
 from tests.fakes.dcgm import DcgmExporter, FakeGpu
 from tests.fakes.prometheus import PrometheusServer
+from tests.ports import free_port
 from tests.real.litellm_proxy import PORT, TOKEN, Proxy, find_proxy
 from tests.real.prometheus_server import find_binary, running
 

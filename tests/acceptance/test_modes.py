@@ -14,8 +14,9 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from tests.acceptance.daemons import Daemon, curb, free_port
+from tests.acceptance.daemons import Daemon, curb
 from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
+from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(400)
 TOKEN, OLD_LIMIT, NEW_LIMIT = "ingest-token", 500, 5

@@ -16,8 +16,9 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from tests.acceptance.daemons import Daemon, curb, curb_json, free_port
+from tests.acceptance.daemons import Daemon, curb, curb_json
 from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
+from tests.ports import free_port
 
 TOKEN, OLD_LIMIT, NEW_LIMIT = "ingest-token", 500, 5
 _CONFIG = """

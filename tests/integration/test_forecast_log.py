@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from stream.codec import encode
 from stream.log import Message
 from stream.records import SpendPartial
 from stream.topics import SPEND
+from tests.ports import free_port
 
 #: 1 March 2025, midnight UTC.
 START = 1740787200
@@ -28,12 +28,8 @@ START = 1740787200
 
 @pytest.fixture
 def config(tmp_path: Path) -> CurbConfig:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return CurbConfig.model_validate(
-        {"log": {"kind": "embedded", "directory": str(tmp_path / "log")}, "http": {"host": "127.0.0.1", "port": port}}
-    )
+    http = {"host": "127.0.0.1", "port": free_port()}
+    return CurbConfig.model_validate({"log": {"kind": "embedded", "directory": str(tmp_path / "log")}, "http": http})
 
 
 async def fill(config: CurbConfig) -> None:

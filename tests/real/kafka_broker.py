@@ -14,16 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.ports import free_port
 from tests.require import require
 
 KAFKA_VERSION = "4.1.1"
 LOG4J_VERSION = "2.25.1"
 IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 START_TIMEOUT_S = 90.0
+#: How often a broker that ends while it starts is started again, as a service manager would.
+STARTS = 3
 HOW_TO = (
     "no broker: set CURB_TEST_KAFKA=host:port, or start a Docker daemon that has or can pull"
     f" {IMAGE}, or install Java 17 and Maven with access to Maven Central"
@@ -64,6 +67,10 @@ class Broker(Protocol):
 
     def stop(self) -> None: ...
 
+    def last_lines(self) -> str:
+        """The end of its log, for the message of a test that failed."""
+        ...
+
 
 class NamedBroker:
     """The broker of CURB_TEST_KAFKA. It is used, never stopped."""
@@ -81,6 +88,9 @@ class NamedBroker:
 
     stop = kill9
 
+    def last_lines(self) -> str:
+        return ""
+
 
 class ProcessBroker:
     """The broker's jars run by Java; `directory` holds its data and its log file, broker.log."""
@@ -89,8 +99,8 @@ class ProcessBroker:
 
     def __init__(self, jars: Path, directory: Path) -> None:
         self._java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{jars}/*"]
-        self._directory = directory
-        port, controller_port = _free_port(), _free_port()
+        self._directory, self._log = directory, directory / "broker.log"
+        port, controller_port = free_port(), free_port()
         self.bootstrap = f"127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._properties = directory / "server.properties"
@@ -115,11 +125,19 @@ class ProcessBroker:
             raise AssertionError(f"{arguments[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
     def start(self) -> None:
-        with (self._directory / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._java, "kafka.Kafka", str(self._properties)], stdout=log, stderr=log, cwd=self._directory
-            )
-        _wait_until_open(self.bootstrap, self._alive, self._directory / "broker.log")
+        for _ in range(STARTS):
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [*self._java, "kafka.Kafka", str(self._properties)], stdout=log, stderr=log, cwd=self._directory
+                )
+            if _opens(self.bootstrap, self._alive):
+                return
+            _say(f"the broker did not start; its last lines:\n{self.last_lines()}")
+            self.kill9()
+        raise AssertionError(f"the broker did not start {STARTS} times:\n{self.last_lines()}")
+
+    def last_lines(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
 
     def _alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -150,7 +168,7 @@ class ContainerBroker:
     def __init__(self) -> None:
         from testcontainers.core.container import DockerContainer
 
-        port = _free_port()
+        port = free_port()
         container = DockerContainer(IMAGE).with_bind_ports(9092, port)
         host = container.get_container_host_ip()
         self.bootstrap = f"{host}:{port}"
@@ -171,7 +189,12 @@ class ContainerBroker:
         else:
             self._container.start()
             self._created = True
-        _wait_until_open(self.bootstrap, lambda: True, None)
+        if not _opens(self.bootstrap, lambda: True):
+            raise AssertionError(f"the broker did not start:\n{self.last_lines()}")
+
+    def last_lines(self) -> str:
+        out, err = self._container.get_logs()
+        return (out + err).decode(errors="replace")[-3000:]
 
     def kill9(self) -> None:
         self._container.get_wrapped_container().kill()
@@ -287,17 +310,12 @@ def _say(text: str) -> None:
     print(f"[kafka] {text}", file=sys.__stderr__, flush=True)
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _wait_until_open(address: str, alive: Any, log: Path | None) -> None:
+def _opens(address: str, alive: Callable[[], bool]) -> bool:
+    """Wait until somebody listens there; False when the time is up or it is no longer alive."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and alive():
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-            return
+            return True
         time.sleep(0.1)
-    raise AssertionError(f"the broker did not start: {log.read_text()[-3000:] if log else address}")
+    return False

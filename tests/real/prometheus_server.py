@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 
+from tests.ports import free_port
 from tests.require import require
 
 START_TIMEOUT_S = 60.0
@@ -32,9 +32,7 @@ def find_binary() -> str:
 @contextlib.asynccontextmanager
 async def running(binary: str, config: str, directory: Path) -> AsyncIterator[str]:
     """The address of a server with this configuration; its data lies in `directory`."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     file, log = directory / "prometheus.yml", directory / "prometheus.log"
     file.write_text(config, encoding="utf-8")
     arguments = [

@@ -24,7 +24,8 @@ from stream.clock import WallClock
 from stream.errors import TransientError
 from stream.records import Plan
 from tests.fakes.alerts import an_alert
-from tests.real.gateway_load import free_port, load, model_server, running, success, with_values
+from tests.ports import free_port
+from tests.real.gateway_load import load, model_server, running, success, with_values
 from tests.require import require
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]

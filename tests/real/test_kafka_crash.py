@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 TOTAL = 200
 #: Between two appends (seconds); flat out, the copier would have to catch up for longer than the outages last.
 PACE_S = 0.05
+#: How long a part of the story may take (seconds).
+WAIT_S = 90.0
 #: After an error (seconds). Whoever tries again at once takes the processor from the broker that is to come back.
 PAUSE_S = 0.25
 
@@ -134,12 +136,26 @@ class Copier:
             await reader.close()
 
 
-async def until(condition: Callable[[], Any], running: Sequence[asyncio.Task[None]]) -> None:
-    async with asyncio.timeout(90):
-        while not condition():
-            ended = [task for task in running if task.done()]
-            assert not ended, f"nobody told these to end: {ended}"
-            await asyncio.sleep(0.05)
+def awaits(task: asyncio.Task[None]) -> str:
+    """Where the task stands: its functions from the outermost in, each with its line."""
+    inner: Any = task.get_coro()
+    chain = []
+    while getattr(inner, "cr_frame", None) is not None:
+        chain.append(f"{inner.__qualname__}:{inner.cr_frame.f_lineno}")
+        inner = inner.cr_await
+    return " > ".join(chain)
+
+
+async def until(what: str, condition: Callable[[], Any], running: Sequence[asyncio.Task[None]], broker: Broker) -> None:
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not condition():
+                ended = [task for task in running if task.done()]
+                assert not ended, f"nobody told these to end: {ended}"
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        waits = "\n".join(map(awaits, running))
+        pytest.fail(f"not within {WAIT_S} s: {what}\n{waits}\nthe broker's last lines:\n{broker.last_lines()}")
 
 
 async def test_a_killed_broker_loses_nothing_and_doubles_nothing(kafka_broker: Broker) -> None:
@@ -158,20 +174,28 @@ async def test_a_killed_broker_loses_nothing_and_doubles_nothing(kafka_broker: B
     await log.open()
     feeder, copier = Feeder(log), Copier(log)
     tasks = [asyncio.create_task(feeder.run()), asyncio.create_task(copier.run())]
+
+    async def copies_more(when: str) -> None:
+        reached = copier.copied
+        await until(f"100 copies {when}", lambda: copier.copied >= reached + 100, tasks, kafka_broker)
+
     try:
-        await until(lambda: copier.copied >= 100, tasks)
+        await copies_more("at first")
         # A short outage, then one that lasts until both have felt it.
         kafka_broker.kill9()
         await asyncio.to_thread(kafka_broker.start)
-        reached = copier.copied
-        await until(lambda: copier.copied >= reached + 100, tasks)
+        await copies_more("after a short outage")
 
-        felt = feeder.failures, copier.failures
+        before = feeder.failures, copier.failures
         kafka_broker.kill9()
-        await until(lambda: feeder.failures > felt[0] and copier.failures > felt[1], tasks)
+        await until(
+            "both have felt the outage",
+            lambda: feeder.failures > before[0] and copier.failures > before[1],
+            tasks,
+            kafka_broker,
+        )
         await asyncio.to_thread(kafka_broker.start)
-        reached = copier.copied
-        await until(lambda: copier.copied >= reached + 100, tasks)
+        await copies_more("after a long outage")
 
         feeder.stop.set()
         await tasks[0]
