@@ -26,8 +26,9 @@ class Abuse:
         self._settings, self._origins = settings, origins
         self._share = min(1.0, step_s / _HOUR_S)
         self._population = Population(settings)
-        #: The last hour, exponentially weighted.
-        self._hour = Columns({name: Column() for name in (*_AMOUNTS, *(f"new_{tag}" for tag in _NEW))}, 64)
+        #: The last hour, exponentially weighted; only its ratios are looked at, for which float32 is plenty.
+        names = (*_AMOUNTS, *(f"new_{tag}" for tag in _NEW))
+        self._hour = Columns({name: Column(dtype=np.float32) for name in names}, 64)
         self._closed: int | None = None
 
     def close(self, view: View) -> list[Finding]:

@@ -13,8 +13,8 @@ from detector.histogram import chunks, cumulated, find_share
 from detector.rule import Bools, Finding, Floats, Subjects, View
 from detector.settings_principals import ContextSettings
 
-#: ln tokens per request in bins of 0.1 from e^1 on.
-_BINS, _WIDTH, _LOWEST = 120, 0.1, 1.0
+#: ln tokens per request in bins of 0.2 from e^1 on.
+_BINS, _WIDTH, _LOWEST = 60, 0.2, 1.0
 _WINDOW_MIN, _DAY_WINDOW_MIN = 120.0, 720.0
 #: The newest prompts must be large as well, by this share of what the window's must be: a burst that is over fills the
 #: window for hours.

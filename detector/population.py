@@ -72,8 +72,9 @@ class Population:
     def __init__(self, settings: PopulationSettings, capacity: int = 64) -> None:
         self._settings = settings
         count = len(FEATURES)
+        # float32: means of logarithms and counts of hours need no more.
         self._own = Columns(
-            {"usual": Column((count,)), "variance": Column((count,)), "hours": Column((count,))},
+            {name: Column((count,), np.float32) for name in ("usual", "variance", "hours")},
             capacity,
         )
         #: Middle and spread over principals of the features, and how many hours taught them; shape (features, 1).

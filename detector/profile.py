@@ -30,10 +30,11 @@ class Profile:
     def __init__(self, capacity: int) -> None:
         self.columns = Columns(
             {
-                # The hours are half of a series' memory: seven digits of dollars and 255 visits are plenty.
+                # The hours take much of a series' memory: 255 visits are plenty, and so are the two digits that a
+                # logarithm keeps in float16, for hours of the week of which each newest one counts for a third.
                 "of_day": Column((24,), np.float32),
                 "of_day_visits": Column((24,), np.uint8),
-                "of_week": Column((168,), np.float32),
+                "of_week_log": Column((168,), np.float16, fill=np.log(_TINY_USD)),
                 "of_week_visits": Column((168,), np.uint8),
                 "mean": Column(),
                 "level": Column(),
@@ -59,8 +60,8 @@ class Profile:
     def _hour_usd(self, hour: LocalHour) -> tuple[Floats, Bools]:
         """Dollars of that hour at level 0, and whether its hour of day was ever seen. Few visits lean on the day."""
         visits = self.columns["of_week_visits"][hour.of_week].astype(np.float64)
-        of_week, of_day = self.columns["of_week"][hour.of_week], self.columns["of_day"][hour.of_day]
-        return (visits * of_week + of_day) / (visits + 1), self.columns["of_day_visits"][hour.of_day] > 0
+        of_day, known = self.columns["of_day"][hour.of_day], self.columns["of_day_visits"][hour.of_day] > 0
+        return (visits * self._week_usd(hour.of_week) + of_day) / (visits + 1), known
 
     def learn_mean(self, usd_per_min: Floats, age_min: Floats, step_min: float, frozen: Bools, looking: Bools) -> None:
         """A step into the fallback mean, whose memory is the age, at most a day. While `looking` nothing is clipped."""
@@ -78,8 +79,10 @@ class Profile:
         limit = np.where(frozen, np.minimum(limit, FROZEN_CLIP_RATIO * expected_usd), limit)
         usd = np.clip(usd, 0.0, limit)
         base = usd * np.exp(-self.columns["level"])
-        self._visit("of_day", hour.of_day, base, 0.1, whole)
-        self._visit("of_week", hour.of_week, base, 0.3, whole)
+        of_day, of_week = self.columns["of_day"][hour.of_day], self._week_usd(hour.of_week)
+        of_day[...] = self._visited("of_day", hour.of_day, of_day, base, 0.1, whole)
+        of_week = self._visited("of_week", hour.of_week, of_week, base, 0.3, whole)
+        self.columns["of_week_log"][hour.of_week] = np.log(np.maximum(of_week, _TINY_USD))
         # A level is a ratio to the profile: the first visit of an hour says nothing about it.
         self._learn_level(usd, expected_usd, whole & known)
 
@@ -91,11 +94,17 @@ class Profile:
         np.clip(level, -LEVEL_MAX, LEVEL_MAX, out=level)
         self.columns["drift"][moved] = 0.0
 
-    def _visit(self, name: str, slot: int, base: Floats, least: float, whole: Bools) -> None:
-        visits, value = self.columns[f"{name}_visits"][slot], self.columns[name][slot]
+    def _week_usd(self, of_week: int) -> Floats:
+        """Dollars of that hour of the week at level 0."""
+        usd: Floats = np.exp(self.columns["of_week_log"][of_week].astype(np.float64))
+        return usd
+
+    def _visited(self, name: str, slot: int, value: Floats, base: Floats, least: float, whole: Bools) -> Floats:
+        """Count a visit of an hour; what its `value` is after it."""
+        visits = self.columns[f"{name}_visits"][slot]
         visits += whole & (visits < np.iinfo(np.uint8).max)
         share = np.maximum(1 / np.maximum(visits.astype(np.float64), 1.0), least)
-        value += np.where(whole, share * (base - value), 0.0)
+        return value + np.where(whole, share * (base - value), 0.0)
 
     def _learn_level(self, usd: Floats, expected_usd: Floats, taught: Bools) -> None:
         level, drift = self.columns["level"], self.columns["drift"]

@@ -10,8 +10,8 @@ from detector.histogram import chunks, cumulated, find_share
 
 Floats = NDArray[np.float64]
 
-#: Bins are BIN_WIDTH wide up to BEND bins, then twice as wide, up to 6: what is that far out needs no fine measure.
-BINS, BIN_WIDTH, BEND = 48, 0.1, 36
+#: The first BEND bins are BIN_WIDTH wide, those up to 6 COARSE times as wide: what is far out needs no fine measure.
+BINS, BIN_WIDTH, BEND, COARSE = 28, 0.1, 20, 5
 #: What is believed before a series has a past: exponential with this mean, worth this many days of activity.
 PRIOR_MEAN, PRIOR_DAYS = 0.152, 0.3
 MEMORY_DAYS = 14.0
@@ -23,12 +23,12 @@ GAP_MIN, GAP_MAX = 0.08, 0.5
 def _place(value: Floats) -> Floats:
     """Where values lie, in bins."""
     fine = value / BIN_WIDTH
-    return np.minimum(fine, (fine + BEND) / 2)
+    return np.minimum(fine, BEND + (fine - BEND) / COARSE)
 
 
 def _value(place: Floats) -> Floats:
     """The values that lie there."""
-    return BIN_WIDTH * np.maximum(place, 2 * place - BEND)
+    return BIN_WIDTH * np.maximum(place, BEND + COARSE * (place - BEND))
 
 
 _EDGES = _value(np.arange(BINS, dtype=np.float64))
@@ -41,7 +41,7 @@ class Tail:
     def __init__(self, channels: int, capacity: int) -> None:
         self.columns = Columns(
             {
-                # float32: 5 channels x 48 bins are a fifth of a series' memory, and three digits are plenty.
+                # float32: 5 channels x 28 bins are an eighth of a series' memory, and three digits are plenty.
                 "weight": Column((channels, BINS), np.float32),
                 "high": Column((channels,), np.float32, fill=PRIOR_MEAN * np.log(100)),
                 "low": Column((channels,), np.float32, fill=PRIOR_MEAN * np.log(10)),
