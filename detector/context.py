@@ -31,23 +31,10 @@ class Context:
 
     def __init__(self, settings: ContextSettings, step_s: int) -> None:
         self._settings, self._step_min, self._step_s = settings, step_s / 60, step_s
-        self._state = Columns(
-            {
-                "tokens": Column(),
-                "requests": Column(),
-                "recent_tokens": Column(),
-                "recent_requests": Column(),
-                "excess": Column(),
-                "held_min": Column(),
-                "price_usd": Column(),
-                "price_tokens": Column(),
-                "p50": Column(),
-                "p90": Column(),
-                "p97": Column(),
-                "hours": Column(),
-            },
-            64,
-        )
+        amounts = ("tokens", "requests", "recent_tokens", "recent_requests", "excess", "price_usd", "price_tokens")
+        names = (*amounts, "held_min", "p50", "p90", "p97", "hours")
+        # float32: averages that fade, and limits read from bins, need no more.
+        self._state = Columns({name: Column(dtype=np.float32) for name in names}, 64)
         self._envelope = Columns({"weight": Column((_BINS,), np.float32)}, 64)
         #: The bin of each of the last 24 hours, by hour of the epoch; -1 for an hour that says nothing.
         self._waiting = Columns(

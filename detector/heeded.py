@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from detector.alerts import fingerprint_of
 from detector.knowledge import RISE, Knowledge
@@ -20,11 +20,13 @@ def heeded(
 ) -> list[Finding]:
     """`notice_threshold` is what a statistic must reach where nobody doubted it."""
     if not findings or not knowledge.has_opinions:
-        return list(findings)
-    rises = knowledge.rises(at)
+        return [finding for finding in findings if not finding.recurring]
+    rises, real = knowledge.rises(at), knowledge.real_fingerprints()
     result = []
     for finding in findings:
         fingerprint = subject_fingerprint(finding.kind, registry, finding.series)
+        if finding.recurring and not _called_real(finding, real, registry):
+            continue
         quiet = knowledge.silenced(registry.tags[finding.series], at) is not None
         quiet |= knowledge.excused_until(fingerprint) > at
         rise = rises.get(fingerprint, 0.0)
@@ -34,3 +36,8 @@ def heeded(
             quiet |= finding.score < needed
         result.append(finding._replace(tier="digest") if quiet else finding)
     return result
+
+
+def _called_real(finding: Finding, real: Set[str], registry: SeriesRegistry) -> bool:
+    """Under either name: whether a burn is called abusive differs from one time to the next."""
+    return any(subject_fingerprint(kind, registry, finding.series) in real for kind in ("runaway", "abusive"))

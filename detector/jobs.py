@@ -28,6 +28,8 @@ _SHARE_DAYS, _SHARE_KNOWN_DAYS = 3.0, 2.0
 #: A run far larger than those at its time is remembered as no more than this multiple of them: what is told again and
 #: again becomes usual, in steps.
 _LEARN_FACTOR = 1.5
+#: Over how long the pace of a run is measured, and how long it has gone on at least.
+_PACE_MIN = 30.0
 #: An earlier run that cost next to nothing says nothing on what the next one may cost.
 _LEAST_USD = 1.0
 
@@ -51,12 +53,13 @@ class Jobs:
         self._jobs = Columns(
             {
                 #: The run that goes on: epoch seconds of its begin, 0 for none, and seconds of the local day; minutes
-                #: since it was active; dollars; minutes.
+                #: since it was active; dollars; minutes; pace.
                 "start": Column(dtype=np.int64),
                 "second": Column(dtype=np.int32),
                 "paused_min": Column((), np.float32),
                 "run_usd": Column(),
                 "run_min": Column((), np.float32),
+                "usd_per_hour": Column((), np.float32),
                 #: Whether a plan covers the run, or a part of it.
                 "planned": Column(dtype=np.bool_),
                 "active_share": Column((), np.float32),
@@ -100,6 +103,8 @@ class Jobs:
         columns["second"][begins] = round(3600 * (hour.of_day + hour.fraction))
         columns["run_usd"][...] += np.where(columns["start"] > 0, np.maximum(cost, 0.0), 0.0)
         columns["run_min"][...] += np.where(columns["start"] > 0, step_min, 0.0)
+        pace = columns["usd_per_hour"]
+        pace += min(1.0, step_min / _PACE_MIN) * (60 * np.maximum(cost, 0.0) / step_min - pace)
         share = columns["active_share"]
         # Short pauses are a part of a run, at any length of buckets.
         share += step_min / (1440 * _SHARE_DAYS) * ((columns["start"] > 0) - share)
@@ -123,7 +128,7 @@ class Jobs:
             for held, value in zip((starts, seconds, usd), newest, strict=True):
                 held[1 : last + 1] = held[:last].copy()
                 held[0] = value
-        for name in ("start", "run_usd", "run_min", "planned"):
+        for name in ("start", "run_usd", "run_min", "usd_per_hour", "planned"):
             columns[name][row] = 0
 
     def _looked_at(self, jobs: Subjects) -> list[int]:
@@ -173,9 +178,15 @@ class Jobs:
         if known.any() and usd > max(settings.factor * largest, settings.other_time_usd):
             why = f"{usd / max(largest, _LEAST_USD):.1f} times the largest run at any time before"
             return _Verdict("notice", largest, settings.factor * largest, why)
-        endless = float(columns["run_min"][row]) >= 60 * settings.endless_hours and usd > settings.endless_usd
-        if usd > settings.notice_usd or endless:
-            return _Verdict("notice", 0.0, settings.notice_usd, "unlike any run before and not announced")
+        minutes, pace = float(columns["run_min"][row]), float(columns["usd_per_hour"][row])
+        hours_left = settings.endless_hours - minutes / 60
+        endless = hours_left <= 0 and usd > settings.endless_usd
+        # Nobody need wait until it is called endless to see what it comes to by then.
+        goes_on = minutes >= _PACE_MIN and columns["paused_min"][row] == 0
+        comes_to = usd + max(0.0, hours_left) * pace if goes_on else usd
+        if comes_to > settings.notice_usd or endless:
+            why = f"now ${pace:,.0f} an hour, unlike any run before and not announced"
+            return _Verdict("notice", 0.0, settings.notice_usd, why)
         if usd > settings.digest_usd:
             why = "at a time of day at which it never ran before" if known.any() else "the first one of this job"
             return _Verdict("digest", 0.0, settings.digest_usd, why)

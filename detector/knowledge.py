@@ -4,7 +4,8 @@ What each verdict on an alert does:
 
 * `not_an_anomaly`: the notice threshold of the alert's fingerprint (its rule on its series) rises by 3, half of which
   is forgotten in 14 days; several add up to 9 at most. The series learns again, also while the alert fires.
-* `real`: the episode is never learned, and what the series' peaks were raised by on its days is discarded.
+* `real`: the episode is never learned, what the series' peaks were raised by on its days is discarded, and the same
+  again is told also where it has come at the same time on earlier days.
 * `planned`: the fingerprint is excused until the end of the local day, and for six hours at least.
 """
 
@@ -152,9 +153,9 @@ class Knowledge:
         own = [each.at for each in planned if fingerprint_of_alert(each.alert_id) == fingerprint]
         return max((max(_next_midnight(at, self._zone), at + _EXCUSED_S) for at in own), default=0.0)
 
-    def real_since(self, at: float) -> dict[str, float]:
-        """By alert id: when people said, since `at`, that it was real."""
-        return {each.alert_id: each.at for each in self._feedback.values() if each.verdict == "real" and each.at >= at}
+    def real_fingerprints(self) -> set[str]:
+        """What people called real in the last months: it is told again, however often it comes."""
+        return {fingerprint_of_alert(each.alert_id) for each in self._feedback.values() if each.verdict == "real"}
 
     # --- annotations ----------------------------------------------------------------------------------------------
 

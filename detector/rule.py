@@ -43,6 +43,8 @@ class Finding(NamedTuple):
     excess_usd: float | None = None
     #: The rule speaks of a state that may last at a low burn (a growth, an idle machine): calm spend does not end it.
     lasting: bool = False
+    #: It came at the same time on earlier days: not told, unless people call it real.
+    recurring: bool = False
 
     @property
     def family(self) -> str:

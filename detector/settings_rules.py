@@ -78,7 +78,12 @@ class JobSettings(Settings):
         default=2.5, gt=1, description="A run may cost this many times the largest one like it; then it is a notice."
     )
     digest_usd: float = Field(default=10, ge=0, description="From here on a run like none before is a digest line.")
-    notice_usd: float = Field(default=5000, ge=0, description="From here on a run like none before is a notice.")
+    notice_usd: float = Field(
+        default=5000,
+        ge=0,
+        description="From here on a run like none before is a notice, or one that comes to it within `endless_hours` "
+        "at the pace of its last half hour.",
+    )
     other_time_usd: float = Field(
         default=50,
         ge=0,

@@ -15,12 +15,15 @@ from detector.columns import Column, Columns
 from detector.demand import Demand
 from detector.hold import Hold
 from detector.local_hours import local_hour
+from detector.recurring import Recurring
 from detector.rule import DAY_S, Finding, View
 from detector.rule import Demand as Judged
 from detector.settings_score import UnexplainedSettings
 from detector.tail import Tail
 from detector.windows import WINDOW_NAMES, WINDOWS_MIN, Windows
 
+#: The window that tells a burst: half an hour.
+_BURST = WINDOWS_MIN.index(30)
 #: The window over which dollars alone make a page: two hours.
 _DEAR = WINDOWS_MIN.index(120)
 
@@ -39,7 +42,8 @@ class UnexplainedHead:
         self._windows = Windows(self._step_min, capacity)
         self._tail = Tail(len(WINDOWS_MIN), capacity)
         self._held = Hold(math.ceil(settings.hold_minutes / self._step_min), SILENT, capacity)
-        self._series = Columns({"mean": Column(), "hour_unexplained": Column()}, capacity)
+        self._recurring = Recurring(self._step_min, capacity)
+        self._series = Columns({"mean": Column()}, capacity)
         self._newest: int | None = None
         self._parts = {
             "series": self._series,
@@ -47,6 +51,7 @@ class UnexplainedHead:
             "windows": self._windows.columns,
             "tail": self._tail.columns,
             "held": self._held.columns,
+            "recurring": self._recurring.columns,
         }
 
     @property
@@ -69,6 +74,7 @@ class UnexplainedHead:
             self._windows.decay(1)
         else:
             self._windows.add(usd / self._step_min, organic * unit_usd / self._step_min)
+            self._recurring.follow(view.start // 60, self._burns(), usd - organic * unit_usd)
         value, excess, raw = score_windows(
             self._windows, self._tail, self._floors, self._floors.usd, self._series["mean"]
         )
@@ -81,6 +87,13 @@ class UnexplainedHead:
     def forget(self, view: View, over: Bools) -> None:
         """Incidents are over, `over` of shape (all series,): their dollars are taken out of all windows."""
         self._windows.forget(np.flatnonzero(over[view.principals.index]))
+
+    def _burns(self) -> Bools:
+        """Who spends clearly more than is explained, over half an hour and in the newest minutes."""
+        actual, expected = self._windows.actual[: _BURST + 1], self._windows.expected[: _BURST + 1]
+        over = (actual > self._floors.ratios[_BURST] * expected).all(axis=0)
+        burns: Bools = over & ((actual - expected)[_BURST] * WINDOWS_MIN[_BURST] >= self._floors.usd[_BURST])
+        return burns
 
     def _decide(self, view: View, score: Floats, excess: Floats) -> list[Finding]:
         settings, index, raised = self._settings, view.principals.index, view.raised
@@ -111,6 +124,7 @@ class UnexplainedHead:
                     words=f"{actual / max(expected, 1e-9):.1f} times what its "
                     f"{'users' if self._demand.knows_users[row] else 'requests'} explain, over the "
                     f"{WINDOW_NAMES[at]} window",
+                    recurring=self._recurring.usual(row),
                 )
             )
         return findings

@@ -95,6 +95,18 @@ def test_real_changes_no_threshold() -> None:
     assert scene.tier(6.0) == "page"
 
 
+def test_what_comes_every_night_is_told_only_if_people_called_it_real() -> None:
+    scene = Scene()
+    nightly = Finding(0, "unexplained/30min", "runaway", "page", 6.5, "too much", recurring=True)
+    judge = (scene.knowledge, scene.registry, T0 + 1, THRESHOLD)
+    assert heeded([nightly], *judge) == []
+    scene.judge("real", kind="unit_cost")
+    assert heeded([nightly], *judge) == []
+    # Whether it was called abusive differs from night to night.
+    scene.judge("real", kind="abusive")
+    assert heeded([nightly], *judge) == [nightly]
+
+
 def test_a_silence_makes_a_digest_line_of_what_matches_until_it_ends() -> None:
     scene = Scene()
     scene.knowledge.add(Silence(id="s", at=T0, matchers={"api_key": "k1*"}, until=T0 + HOUR))

@@ -50,13 +50,24 @@ def test_a_nightly_job_says_nothing_until_a_run_is_far_larger(step_s: int) -> No
     assert finding.excess_usd == pytest.approx(150 - 60, abs=0.4 * 400 * max(step_s, 900) / HOUR)
 
 
-def test_a_first_run_is_a_digest_line_from_ten_dollars_and_a_notice_when_it_is_huge() -> None:
-    found = said(Fleet(), rule(), T0 + 5 * DAY, of([(24 * 4 + 9, 6.0, 9000.0)]))
-    assert [finding.tier for _, finding in found[:1]] == ["digest"]
+def test_a_first_run_is_a_digest_line_from_ten_dollars_on() -> None:
+    found = said(Fleet(), rule(), T0 + 7 * DAY, of([(24 * 4 + 9, 12.0, 3000.0)]))
     assert found[0][0] == T0 + 4 * DAY + 9 * HOUR + 300
     assert "the first one of this job" in found[0][1].words
-    notices = [(at, finding) for at, finding in found if finding.tier == "notice"]
-    assert notices[0][1].excess_usd == pytest.approx(5000, abs=200)
+    assert {finding.tier for _, finding in found} == {"digest"}
+
+
+@pytest.mark.parametrize("step_s", [60, 300])
+def test_a_first_run_is_a_notice_when_it_will_be_huge_and_not_for_one_dear_minute(step_s: int) -> None:
+    begin = T0 + 4 * DAY + 9 * HOUR
+    found = said(Fleet(step_s), rule(step_s), T0 + 5 * DAY, of([(24 * 4 + 9, 6.0, 9000.0)], step_s))
+    first, notice = next((at, finding) for at, finding in found if finding.tier == "notice")
+    # $1,500 an hour come to far more than $5,000 in 16 hours; the pace is known after half an hour.
+    assert first - begin == 30 * 60
+    assert notice.words.endswith("unlike any run before and not announced")
+    assert notice.excess_usd == pytest.approx(750)
+    dear = said(Fleet(step_s), rule(step_s), T0 + 5 * DAY, of([(24 * 4 + 9, step_s / HOUR, 900.0)], step_s))
+    assert {finding.tier for _, finding in dear} == {"digest"}
 
 
 def test_what_comes_every_week_or_month_is_known_the_second_time() -> None:

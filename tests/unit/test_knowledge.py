@@ -185,8 +185,7 @@ def test_the_newest_verdict_on_an_alert_counts() -> None:
     subject.add(verdict("planned", at=T0 + 1))
     assert subject.verdict("fp-1") == "real"
     assert subject.rises(T0) == {}
-    assert subject.real_since(T0) == {"fp-1": T0 + 5}
-    assert subject.real_since(T0 + 6) == {}
+    assert subject.real_fingerprints() == {"fp"}
     assert subject.verdict("fp-2") is None
 
 

@@ -76,6 +76,16 @@ def test_too_many_alerts_raise_each_threshold_for_itself(raised: Raised, tiers: 
     assert heard == tiers
 
 
+def test_what_comes_every_night_is_found_on_the_first_two() -> None:
+    def rows(start: int) -> list[Row]:
+        night = (start - T0) % DAY // HOUR == 1
+        batch = [usage(cost=20.0 * STEP_S / HOUR, requests=40, users=1)] if night and start >= T0 + 4 * DAY else []
+        return day(start) + batch
+
+    found = run(rows, until=T0 + 8 * DAY)
+    assert {(at - T0) // DAY: each.recurring for at, each in found} == {4: False, 5: False, 6: True, 7: True}
+
+
 def test_dearer_requests_are_found_although_users_are_the_same() -> None:
     first, finding = run(partial(day, price=5.0))[0]
     assert BEGIN < first <= BEGIN + HOUR
