@@ -69,7 +69,7 @@ class Scoring:
             start, amounts.cost, self.head.expected_usd, self._registry.scopes, self._registry.tags
         )
         if planned.any():  # announced work is neither odd nor usual
-            amounts = amounts._replace(cost=amounts.cost - planned)
+            amounts = _unplanned(amounts, planned)
             frozen |= planned > 0
         scores = self.head.step(Step(start, amounts.cost, amounts.requests, gap, frozen))
         self._stepped = True
@@ -134,6 +134,22 @@ class Scoring:
         for name, rule in self._rules.items():
             if f"rule.{name}" in arrays:
                 rule.load(arrays[f"rule.{name}"])
+
+
+def _unplanned(amounts: Amounts, planned_usd: NDArray[np.float64]) -> Amounts:
+    """What is left of a bucket without announced work: its dollars, and requests in proportion.
+
+    Which of the tokens were the work's is not known, so that none are looked at while it goes on.
+    """
+    announced = planned_usd > 0
+    rest = 1 - np.divide(planned_usd, amounts.cost, out=np.zeros_like(planned_usd), where=announced)
+    return amounts._replace(
+        cost=amounts.cost - planned_usd,
+        requests=amounts.requests * rest,
+        errors=amounts.errors * rest,
+        input_tokens=np.where(announced, 0.0, amounts.input_tokens),
+        output_tokens=np.where(announced, 0.0, amounts.output_tokens),
+    )
 
 
 def make_rules(settings: DetectorSettings, registry: SeriesRegistry) -> dict[str, Rule]:

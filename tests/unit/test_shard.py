@@ -14,7 +14,7 @@ from detector.watermark import Watermark
 from stream.codec import encode_lines
 from stream.errors import PermanentError
 from stream.log import Message
-from stream.records import Alert, PricingHole, SpendPartial, SpendTick
+from stream.records import Alert, PlannedActivity, PricingHole, SpendPartial, SpendTick
 from stream.topics import ALERTS, SPEND
 from tests.fakes.spend import T0
 
@@ -143,6 +143,25 @@ def test_a_runaway_is_paged_and_ends_with_its_cause() -> None:
         now += 60
     assert alerts[-1].status == "resolved"
     assert {each.alert_id for each in alerts} == {alerts[0].alert_id}
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_announced_work_without_a_job_of_its_own_is_no_news_to_any_rule(announced: bool) -> None:
+    """A backfill in the key's own rows: more dollars, more requests of the same users, and far longer prompts."""
+    subject, told = shard(bucket_s=300), set()
+    begin, end = T0 + 4 * DAY, T0 + 4 * DAY + 8 * 3600
+    if announced:
+        plan = PlannedActivity(id="p", at=T0, tags={"api_key": "k"}, start=begin, end=end, max_usd=500.0)
+        send(subject, plan, tick(T0))
+    for now in range(T0, T0 + 5 * DAY, 300):
+        usual = {"requests": 100, "users": 32, "input_tokens": 100 * 300, "output_tokens": 100 * 50}
+        usd = 1.0
+        if begin <= now < end:
+            usual |= {"requests": 400, "input_tokens": 400 * 1500}
+            usd = 5.0
+        part = SpendPartial(scope="key", tags={"api_key": "k"}, bucket_start=now, effective_cost=usd, events=1, **usual)
+        told |= {alert.kind for alert in send(subject, part, tick(now + 390))}
+    assert told == (set() if announced else {"abusive"})
 
 
 def test_a_long_silence_is_passed_over_and_ends_alerts() -> None:
