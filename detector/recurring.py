@@ -24,14 +24,14 @@ _DAY_MIN = 1440
 class Recurring:
     """Per series: the burst that goes on, and the newest ones before it. Times are minutes of the epoch, in int32."""
 
-    def __init__(self, step_min: float, capacity: int) -> None:
-        self._step_min = step_min
+    def __init__(self, capacity: int) -> None:
         self.columns = Columns(
             {
                 #: 0 for none.
                 "start": Column(dtype=np.int32),
+                #: The newest step that burnt.
+                "last": Column(dtype=np.int32),
                 "usd": Column(dtype=np.float32),
-                "paused_min": Column(dtype=np.float32),
                 #: The newest first.
                 "starts": Column((_KEPT,), np.int32),
                 "sums": Column((_KEPT,), np.float32),
@@ -40,17 +40,17 @@ class Recurring:
         )
 
     def follow(self, minute: int, burns: Bools, over_usd: Floats) -> None:
-        """A step that begins at `minute`: who burns, and the dollars over what was expected."""
-        start, usd, paused = (self.columns[name] for name in ("start", "usd", "paused_min"))
+        """A step that begins at `minute`: who burns, and the dollars over what was expected. Gaps are left out."""
+        start, last, usd = (self.columns[name] for name in ("start", "last", "usd"))
+        self._end(np.flatnonzero((start > 0) & (minute - last > _PAUSE_MIN)))
         start[burns & (start == 0)] = minute
-        running = start > 0
-        usd += np.where(running, np.maximum(over_usd, 0.0), 0.0).astype(np.float32)
-        paused[...] = np.where(burns, 0.0, paused + self._step_min)
-        ended = np.flatnonzero(running & (paused >= _PAUSE_MIN))
-        if ended.size == 0:
-            return
-        lasted = minute - paused[ended] - start[ended]
-        kept = ended[(usd[ended] >= _LEAST_USD) & (lasted <= _LONGEST_MIN)]
+        last[burns] = minute
+        usd += np.where(start > 0, np.maximum(over_usd, 0.0), 0.0).astype(np.float32)
+
+    def _end(self, ended: NDArray[np.intp]) -> None:
+        """Remember these bursts, as far as they are any."""
+        start, last, usd = (self.columns[name] for name in ("start", "last", "usd"))
+        kept = ended[(usd[ended] >= _LEAST_USD) & (last[ended] - start[ended] <= _LONGEST_MIN)]
         for name, newest in (("starts", start), ("sums", usd)):
             held = self.columns[name]
             held[1:, kept] = held[:-1, kept]

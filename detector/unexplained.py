@@ -42,7 +42,7 @@ class UnexplainedHead:
         self._windows = Windows(self._step_min, capacity)
         self._tail = Tail(len(WINDOWS_MIN), capacity)
         self._held = Hold(math.ceil(settings.hold_minutes / self._step_min), SILENT, capacity)
-        self._recurring = Recurring(self._step_min, capacity)
+        self._recurring = Recurring(capacity)
         self._series = Columns({"mean": Column()}, capacity)
         self._newest: int | None = None
         self._parts = {

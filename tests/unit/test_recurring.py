@@ -19,7 +19,7 @@ Bursts = Sequence[tuple[int, float, float, float]]
 
 def usual(bursts: Bursts, subject: Recurring | None = None) -> list[bool]:
     """Whether each burst is known at its end."""
-    recurring = subject or Recurring(STEP_MIN, 1)
+    recurring = subject or Recurring(1)
     recurring.columns.grow(1)
     spans = [(T0 + round(DAY_MIN * day + 60 * hour), round(60 * hours), usd) for day, hour, hours, usd in bursts]
     known = []
@@ -56,7 +56,7 @@ def test_a_day_long_trouble_teaches_nothing() -> None:
 
 
 def test_far_larger_is_said_once_it_is() -> None:
-    recurring = Recurring(STEP_MIN, 1)
+    recurring = Recurring(1)
     usual([(day, 2, 1, 40) for day in range(3)], recurring)
     # The last one goes on, at nearly the same pace.
     said = []
@@ -68,6 +68,16 @@ def test_far_larger_is_said_once_it_is() -> None:
 
 def test_pauses_within_an_hour_belong_to_the_burst() -> None:
     twice = [(day, hour, 0.5, 20.0) for day in range(3) for hour in (2.0, 3.0)]
-    subject = Recurring(STEP_MIN, 1)
+    subject = Recurring(1)
     assert usual(twice, subject)[-1]
     assert subject.columns["sums"][:, 0].tolist()[:3] == pytest.approx([40, 40, 0])
+
+
+def test_a_gap_ends_a_burst() -> None:
+    subject = Recurring(1)
+    subject.columns.grow(1)
+    for day in range(3):
+        # The feed falls silent half an hour into each burst, for the rest of the day.
+        for step in range(6):
+            subject.follow(T0 + DAY_MIN * day + 120 + STEP_MIN * step, np.array([True]), np.array([5.0]))
+    assert subject.usual(0)
