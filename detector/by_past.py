@@ -25,7 +25,9 @@ def findings(view: View, settings: ScoreSettings, calm_usd_per_hour: float) -> l
         wants[registry.of_role(role)] = False  # a machine costs what it costs; there are rules for them
     explained = np.zeros(len(wants), np.bool_)
     if view.demand is not None:
-        explained[view.principals.index] = view.demand.users_told & (view.demand.users_known | _as_users_do(view))
+        # Only of a series that demand judges is it known that it would speak up if users explained too little.
+        judged = view.demand.users_known & view.demand.mature
+        explained[view.principals.index] = view.demand.users_told & (judged | _as_users_do(view))
     found = []
     for i in np.flatnonzero(wants).tolist():
         channel = int(scores.channel[i])

@@ -61,18 +61,22 @@ def test_what_tells_its_users_is_growth_in_the_digest() -> None:
     view = scored([usage("k1", 9.0), usage("k2", 9.0)], page=9.0)
     n = len(view.principals.index)
     told = np.arange(n) == 0
-    view.demand = Demand(np.zeros(n), np.zeros(n), told, told, ~told)
+    view.demand = Demand(np.zeros(n), np.zeros(n), told, told, told)
     grown, odd = findings(view)
     assert (grown.kind, grown.tier, grown.series) == ("growth", "digest", int(view.principals.index[0]))
     assert grown.words.endswith("but as much as its users do")
     assert (odd.kind, odd.tier) == ("runaway", "page")
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize(("users", "tier"), [(60, "digest"), (2, "page")])
-def test_users_that_are_not_known_yet_explain_what_an_ordinary_fleets_would(users: int, tier: str) -> None:
+def test_where_demand_does_not_judge_yet_users_explain_what_an_ordinary_fleets_would(
+    users: int, tier: str, known: bool
+) -> None:
+    """That users are known does not say what a request of theirs costs."""
     view = scored([usage(cost=9.0, requests=200, users=users)], page=9.0)
     no, yes = np.array([False]), np.array([True])
-    view.demand = Demand(np.zeros(1), np.zeros(1), no, yes, no)
+    view.demand = Demand(np.zeros(1), np.zeros(1), np.array([known]), yes, no)
     (finding,) = findings(view)
     assert finding.tier == tier
 
