@@ -20,6 +20,9 @@ class UnexplainedSettings(Settings):
         default=2.0, description="A notice opens at this score, held for `hold_minutes`; each point is ten times rarer."
     )
     page_threshold: float = Field(default=6.0, description="A page needs this score.")
+    page_usd: float = Field(
+        default=10.0, ge=0, description="Nobody is paged for less than so many dollars, unexplained over any window."
+    )
     page_usd_per_hour: float = Field(
         default=50.0,
         gt=0,

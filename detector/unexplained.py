@@ -106,6 +106,8 @@ class UnexplainedHead:
         # A page needs no notice: too many of them do not hide it.
         loud = np.maximum(held, np.where(best >= at_once + raised.page, best, SILENT))
         pages = loud >= settings.page_threshold + raised.page
+        # Surprise alone gets nobody out of bed: what is odd and cheap is a notice until it has cost something.
+        pages &= excess.max(axis=0, initial=0.0) >= settings.page_usd
         # On a series that is always erratic nothing is surprising, and some things are expensive. The budget of the
         # notices bounds these as well.
         pages |= told & (excess[_DEAR] >= WINDOWS_MIN[_DEAR] / 60 * settings.page_usd_per_hour)

@@ -63,6 +63,12 @@ def test_what_is_not_surprising_enough_for_a_page_may_be_dear_enough(limit_usd: 
     assert {each.tier for _, each in found} == tiers
 
 
+@pytest.mark.parametrize(("limit_usd", "tiers"), [(0.0, {"notice", "page"}), (1e3, {"notice"})])
+def test_nobody_is_paged_for_what_costs_next_to_nothing(limit_usd: float, tiers: set[str]) -> None:
+    found = run(partial(day, more=4.0), UnexplainedHead(UnexplainedSettings(page_usd=limit_usd), STEP_S, "UTC"))
+    assert {each.tier for _, each in found} == tiers
+
+
 @pytest.mark.parametrize(
     ("raised", "tiers"),
     [(Raised(), {"notice", "page"}), (Raised(20, 0), {"page"}), (Raised(0, 20), {"notice"}), (Raised(20, 20), set())],
