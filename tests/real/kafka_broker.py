@@ -25,8 +25,6 @@ KAFKA_VERSION = "4.1.1"
 LOG4J_VERSION = "2.25.1"
 IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 START_TIMEOUT_S = 90.0
-#: How often a broker that ends while it starts is started again, as a service manager would.
-STARTS = 3
 HOW_TO = (
     "no broker: set CURB_TEST_KAFKA=host:port, or start a Docker daemon that has or can pull"
     f" {IMAGE}, or install Java 17 and Maven with access to Maven Central"
@@ -125,16 +123,11 @@ class ProcessBroker:
             raise AssertionError(f"{arguments[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
     def start(self) -> None:
-        for _ in range(STARTS):
-            with self._log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    [*self._java, "kafka.Kafka", str(self._properties)], stdout=log, stderr=log, cwd=self._directory
-                )
-            if _opens(self.bootstrap, self._alive):
-                return
-            _say(f"the broker did not start; its last lines:\n{self.last_lines()}")
-            self.kill9()
-        raise AssertionError(f"the broker did not start {STARTS} times:\n{self.last_lines()}")
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._java, "kafka.Kafka", str(self._properties)], stdout=log, stderr=log, cwd=self._directory
+            )
+        _wait_until_open(self, self._alive)
 
     def last_lines(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
@@ -189,8 +182,7 @@ class ContainerBroker:
         else:
             self._container.start()
             self._created = True
-        if not _opens(self.bootstrap, lambda: True):
-            raise AssertionError(f"the broker did not start:\n{self.last_lines()}")
+        _wait_until_open(self, lambda: True)
 
     def last_lines(self) -> str:
         out, err = self._container.get_logs()
@@ -310,12 +302,11 @@ def _say(text: str) -> None:
     print(f"[kafka] {text}", file=sys.__stderr__, flush=True)
 
 
-def _opens(address: str, alive: Callable[[], bool]) -> bool:
-    """Wait until somebody listens there; False when the time is up or it is no longer alive."""
-    host, _, port = address.rpartition(":")
+def _wait_until_open(broker: Broker, alive: Callable[[], bool]) -> None:
+    host, _, port = broker.bootstrap.rpartition(":")
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and alive():
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-            return True
+            return
         time.sleep(0.1)
-    return False
+    raise AssertionError(f"the broker did not start:\n{broker.last_lines()}")
