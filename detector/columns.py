@@ -45,6 +45,11 @@ class Columns:
                 self._arrays[name] = array
         self.n = max(self.n, n)
 
+    def reset(self, which: NDArray[np.bool_]) -> None:
+        """The series in `which`, of shape (series,), start anew."""
+        for name, column in self._columns.items():
+            self[name][..., which] = column.fill
+
     def dump(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Views of all arrays, named "prefix.column"; what must outlast the next change is for the caller to copy."""
         return {f"{prefix}.{name}": self[name] for name in self._columns}

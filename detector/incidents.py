@@ -25,6 +25,8 @@ from detector.settings_alerts import AlertSettings
 from stream.records import Alert, Baseline, Cause, Tier
 
 _SLOW = frozenset({"creep", "context", "weeks", "growth"})
+#: What says how something is, not what it does: said again it is the same news.
+_STATES = frozenset({"new_principal"})
 _SECOND_AFTER_S, _SECOND_RATIO, _SECOND_USD_PER_HOUR = 8 * 3600.0, 4.0, 1.0
 _OTHER_AFTER_S, _SLOW_AFTER_S, _OTHER_QUIET_S = 3 * 3600.0, 24 * 3600.0, 8 * 3600.0
 _PEAK_S, _ECHO_SHARE = 3 * 3600.0, 0.25
@@ -136,13 +138,8 @@ class Incidents:
         for i, episode in list(self._episodes.items()):
             if episode.firing or at - episode.opened_at < self._settings.freeze_s:
                 continue
-            if at - episode.last_seen > self._join_s(episode, ()):
+            if at - episode.last_seen > self._settings.join_s:
                 del self._episodes[i]
-
-    def _join_s(self, episode: Episode, found: Sequence[Finding]) -> float:
-        """How long after its end findings belong to an incident: slow growth is found again a day later, not a loop."""
-        slow = _SLOW & episode.families.keys() and (not found or any(finding.family in _SLOW for finding in found))
-        return self._settings.join_slow_s if slow else self._settings.join_s
 
     def _next(self, i: int, found: list[Finding], view: View, baseline: BaselineOf) -> list[Alert]:
         episode, at = self._episodes.get(i), view.bucket.at
@@ -151,7 +148,7 @@ class Incidents:
         best = max(found, key=lambda finding: (RANK[finding.tier], finding.score))
         if episode is None:
             return [self._open(i, best, found, view, baseline)]
-        joins = episode.firing or at - episode.last_seen <= self._join_s(episode, found)
+        joins = episode.firing or at - episode.last_seen <= self._settings.join_s
         outranks = episode.alert.tier == "digest" and best.tier != "digest"
         if not joins or outranks or self._is_another(i, episode, best, found, at):
             over = [resolved(episode.alert, at)] if episode.firing else []
@@ -188,7 +185,7 @@ class Incidents:
                 continue
             after = _SLOW_AFTER_S if finding.family in _SLOW else _OTHER_AFTER_S
             heard = episode.families.get(finding.family)
-            if age_s > after and (heard is None or at - heard > _OTHER_QUIET_S):
+            if age_s > after and (heard is None or (at - heard > _OTHER_QUIET_S and finding.family not in _STATES)):
                 return True
         return False
 

@@ -51,6 +51,11 @@ class NewPrincipal:
         self._learn(view, subjects)
         return findings
 
+    def forget(self, view: View, over: NDArray[np.bool_]) -> None:
+        """Incidents are over: what they spent is out of the sums, or the next hour of ordinary work is told for it."""
+        for subjects, sums in ((view.principals, self._sums), (view.jobs(), self._jobs)):
+            sums.reset(over[subjects.index])
+
     def _strange_jobs(self, view: View) -> list[Finding]:
         """A job never seen before is nobody's news, unless its prompts are like nothing the fleet has."""
         jobs, usual = view.jobs(), self._usual_tokens()
@@ -103,9 +108,9 @@ class NewPrincipal:
             return self._by_sum(row, subjects, usd)
         share = float(self._sums["organic"][row]) / requests
         if share < settings.organic_share_min or (share < settings.doubtful_share_min and usd >= settings.doubtful_usd):
-            return self._finding(
-                row, subjects, "page", f"new, and its users explain {100 * share:.0f} % of its requests", usd
-            )
+            sure = share < settings.page_share_min or usd >= settings.page_usd
+            words = f"new, and its users explain {100 * share:.0f} % of its requests"
+            return self._finding(row, subjects, "page" if sure else "notice", words, usd)
         return None
 
     def _by_sum(self, row: int, subjects: Subjects, usd: float) -> Finding | None:

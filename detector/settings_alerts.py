@@ -28,10 +28,7 @@ class AlertSettings(Settings):
     calm_s: float = Field(default=15 * 60, gt=0, description="A finding ends after this long at a calm rate.")
     quiet_s: float = Field(default=60 * 60, gt=0, description="A finding ends after this long with a low score.")
     join_s: float = Field(
-        default=8 * 3600, ge=0, description="What fires again within this time belongs to the old alert."
-    )
-    join_slow_s: float = Field(
-        default=40 * 3600, ge=0, description="The same for slow findings: growth of requests or of prompts."
+        default=24 * 3600, ge=0, description="What fires again within this time belongs to the old alert."
     )
     freeze_s: float = Field(
         default=48 * 3600, ge=0, description="How long a firing series does not learn; then this is its new normal."

@@ -24,6 +24,13 @@ class NewPrincipalSettings(Settings):
         default=0.2, ge=0, le=1, description="The same from `doubtful_usd` on, where there is more at stake."
     )
     doubtful_usd: float = Field(default=20.0, gt=0, description="Dollars in a day for `doubtful_share_min`.")
+    page_share_min: float = Field(
+        default=0.07,
+        ge=0,
+        le=1,
+        description="The same for a page: few users that ask a lot are a notice until `page_usd` are spent.",
+    )
+    page_usd: float = Field(default=100.0, gt=0, description="Dollars in a day from which on any doubt is a page.")
     tokens_ratio: float = Field(
         default=3.0, gt=1, description="Input tokens per request as a multiple of the fleet's 95th percentile."
     )

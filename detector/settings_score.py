@@ -19,14 +19,14 @@ class UnexplainedSettings(Settings):
     notice_threshold: float = Field(
         default=2.0, description="A notice opens at this score, held for `hold_minutes`; each point is ten times rarer."
     )
-    page_threshold: float = Field(default=6.0, description="A page needs this score.")
+    page_threshold: float = Field(default=7.0, description="A page needs this score.")
     page_usd: float = Field(
-        default=10.0, ge=0, description="Nobody is paged for less than so many dollars, unexplained over any window."
+        default=20.0, ge=0, description="Nobody is paged for less than so many dollars, unexplained over any window."
     )
     page_usd_per_hour: float = Field(
         default=50.0,
         gt=0,
-        description="A notice is a page, whatever its score, where so many dollars an hour are unexplained "
+        description="A notice a point over its threshold is a page where so many dollars an hour are unexplained "
         "over two hours.",
     )
     at_once_threshold: float = Field(default=10.0, description="A score this high counts without holding.")

@@ -26,6 +26,8 @@ from detector.windows import WINDOW_NAMES, WINDOWS_MIN, Windows
 _BURST = WINDOWS_MIN.index(30)
 #: The window over which dollars alone make a page: two hours.
 _DEAR = WINDOWS_MIN.index(120)
+#: So much further than a notice it must be out of the ordinary then.
+_DEAR_POINTS = 1.0
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -108,9 +110,10 @@ class UnexplainedHead:
         pages = loud >= settings.page_threshold + raised.page
         # Surprise alone gets nobody out of bed: what is odd and cheap is a notice until it has cost something.
         pages &= excess.max(axis=0, initial=0.0) >= settings.page_usd
-        # On a series that is always erratic nothing is surprising, and some things are expensive. The budget of the
-        # notices bounds these as well.
-        pages |= told & (excess[_DEAR] >= WINDOWS_MIN[_DEAR] / 60 * settings.page_usd_per_hour)
+        # On a series that is always erratic nothing is very surprising, and some things are expensive. The budget of
+        # the notices bounds these as well.
+        odd = told & (best >= settings.notice_threshold + raised.notice + _DEAR_POINTS)
+        pages |= odd & (excess[_DEAR] >= WINDOWS_MIN[_DEAR] / 60 * settings.page_usd_per_hour)
         fires = told | pages
         findings = []
         for row in np.flatnonzero(fires).tolist():

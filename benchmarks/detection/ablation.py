@@ -1,6 +1,6 @@
 """What each part of the detector adds: the shipped defaults beside themselves without it, on the same streams.
 
-Run `python -m benchmarks.detection.ablation --data DIR --seeds 56-57`. Each ablation is a name and the settings it
+Run `python -m benchmarks.detection.ablation --data DIR --seeds 79-80`. Each ablation is a name and the settings it
 changes; `--patches FILE` reads others from YAML: `name: {dotted.path: value}`.
 """
 
@@ -43,7 +43,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without silent feeds": {"feed.enabled": False},
     "without naming abuse": {"population.enabled": False},
     "without the freeze during incidents": {"alerts.freeze_s": 0.0},
-    "without joining what fires again": {"alerts.join_s": 0.0, "alerts.join_slow_s": 0.0},
+    "without joining what fires again": {"alerts.join_s": 0.0},
     "with unit cost (off by default)": {"principals.unit_cost.enabled": True},
 }
 _FIGURES = tuple(figure for figure in FIGURES if figure.name != "CPU s")

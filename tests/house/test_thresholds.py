@@ -23,7 +23,8 @@ def listed(values: tuple[float, ...]) -> str:
         f"| past (`detector.score`) | {listed(SCORE.floors_usd)} | {listed(SCORE.ratio_floors)} |",
         f"| demand | | {UNEXPLAINED.notice_threshold:g} held, or {UNEXPLAINED.at_once_threshold:g} at once | "
         f"{UNEXPLAINED.page_threshold:g} held, or {UNEXPLAINED.at_once_threshold:g} at once; "
-        f"a notice for ${UNEXPLAINED.page_usd_per_hour:g} an hour; nothing below ${UNEXPLAINED.page_usd:g} |",
+        f"a notice of {UNEXPLAINED.notice_threshold + 1:g} for ${UNEXPLAINED.page_usd_per_hour:g} an hour; "
+        f"nothing below ${UNEXPLAINED.page_usd:g} |",
         f"| past | {SCORE.digest_threshold:g} | {SCORE.notice_threshold:g} held, or "
         f"{SCORE.notice_threshold + SCORE.fast_lane:g} at once |",
         f"must be {UNEXPLAINED.userless_penalty:g} points higher (`userless_penalty`)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detector.new_principal import NewPrincipal
@@ -51,11 +52,27 @@ def test_a_newcomer_with_its_people_is_silent() -> None:
     assert run(born(new(5.0, requests=400, users=400**0.75))) == []
 
 
-def test_a_doubtful_newcomer_pages_once_more_is_at_stake() -> None:
-    users = (0.15 * 400) ** 0.75
-    first, finding = run(born(new(1.0, users=users)))[0]
-    assert BORN + 20 * STEP_S <= first <= BORN + 22 * STEP_S
-    assert finding.words == "new, and its users explain 15 % of its requests"
+@pytest.mark.parametrize(("share", "from_usd"), [(0.09, 5), (0.15, 20)])
+def test_a_doubtful_newcomer_is_a_notice_until_much_is_at_stake(share: float, from_usd: int) -> None:
+    found = run(born(new(1.0, users=(share * 400) ** 0.75)))
+    (first, notice), (later, page) = found[0], next((at, each) for at, each in found if each.tier == "page")
+    assert notice.tier == "notice"
+    assert from_usd <= (first - BORN) / STEP_S <= 1.1 * from_usd + 1
+    assert notice.words == f"new, and its users explain {100 * share:.0f} % of its requests"
+    assert 100 <= page.excess_usd <= 102
+    assert 100 <= (later - BORN) / STEP_S <= 130  # a day's sum leaks away meanwhile
+
+
+def test_what_an_incident_spent_is_no_reason_for_another_one() -> None:
+    found = []
+    for ends in (False, True):
+        fleet, subject = Fleet(STEP_S), rule()
+        list(fleet.run(subject, BORN + 10 * STEP_S, born(new())))
+        view = fleet.view([*old_keys(), new(0.1, requests=20, users=10)])
+        if ends:
+            subject.forget(view, np.ones(len(view.registry), np.bool_))
+        found.append(bool(subject.close(view)))
+    assert found == [True, False]
 
 
 def test_prompts_unlike_anybody_elses_page() -> None:
