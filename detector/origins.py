@@ -18,7 +18,7 @@ from stream.records import UNTAGGED
 
 _DAY_S, _DAY_MIN, _PRICE_MIN = 86400, 1440.0, 3 * 1440.0
 #: A key must be known for so long before anything of it is new; something unused for so long is new again.
-_KNOWN_DAYS, _AWAY_S = 2.0, 86400
+_KNOWN_DAYS, _AWAY_S = 1.0, 86400
 #: What is new stays so for a day.
 _NEWS_S = 86400
 _TAGS = ("model", "region")

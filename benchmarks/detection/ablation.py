@@ -1,6 +1,6 @@
 """What each part of the detector adds: the shipped defaults beside themselves without it, on the same streams.
 
-Run `python -m benchmarks.detection.ablation --data DIR --seeds 79-80`. Each ablation is a name and the settings it
+Run `python -m benchmarks.detection.ablation --data DIR --seeds 84-85`. Each ablation is a name and the settings it
 changes; `--patches FILE` reads others from YAML: `name: {dotted.path: value}`.
 """
 

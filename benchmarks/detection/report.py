@@ -118,9 +118,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--results", type=Path, default=CACHE / "results", help="where results are kept")
     made.add_argument("--cache", type=Path, default=CACHE, help="where streams and peers' results are kept")
     made.add_argument("--parts", default="all", help="comma-separated: parts to measure; all or none")
-    made.add_argument("--seeds", default="79-83")
-    made.add_argument("--variants", default="base,nousers,noisyusers,hard,60s:79-81,clean:79-81,weak:79-80")
-    made.add_argument("--ablation-seeds", default="79-80")
+    made.add_argument("--seeds", default="84-88")
+    made.add_argument("--variants", default="base,nousers,noisyusers,hard,60s:84-86,clean:84-86,weak:84-85")
+    made.add_argument("--ablation-seeds", default="84-85")
     made.add_argument("--jobs", type=int, default=2, help="processes")
     arguments = made.parse_args(argv)
     if arguments.parts != "none":

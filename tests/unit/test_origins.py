@@ -61,8 +61,9 @@ def test_a_trial_of_two_dollars_a_day_is_silent() -> None:
     assert run(then(spend(1.9 / 288, model="large", usd_per_mtok=10.0))) == []
 
 
-def test_a_key_known_for_a_day_has_nothing_new() -> None:
-    assert run(then(spend(1.0, model="large", usd_per_mtok=10.0), at=T0 + 2 * DAY - HOUR)) == []
+@pytest.mark.parametrize(("hours", "finds"), [(23, False), (25, True)])
+def test_a_key_known_for_less_than_a_day_has_nothing_new(hours: int, finds: bool) -> None:
+    assert bool(run(then(spend(1.0, model="large", usd_per_mtok=10.0), at=T0 + hours * HOUR))) == finds
 
 
 def test_a_model_that_comes_back_after_a_day_is_new_again() -> None:
