@@ -33,7 +33,7 @@ def parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     given = os.environ.get(DATA_VARIABLE)
     made.add_argument("--data", type=Path, default=given, help=f"directory of inject.py; default: ${DATA_VARIABLE}")
     made.add_argument("--cache", type=Path, default=CACHE, help="where streams and peers' results are kept")
-    made.add_argument("--seeds", default="84-88", help="such as 84-88 or 1,2,31-33")
+    made.add_argument("--seeds", default="79-88", help="such as 79-88 or 1,2,31-33")
     made.add_argument("--variants", default="base", help="comma-separated: " + ",".join(recipes()))
     made.add_argument("--jobs", type=int, default=2, help="processes")
     made.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a setting of the detector")
