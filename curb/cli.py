@@ -103,12 +103,7 @@ def demo(
     """Show one incident from start to end on real traffic: an agent loop, the alert, the throttle, the restore."""
     from curb.demo.run import run_demo
 
-    try:
-        code = asyncio.run(run_demo(directory, out, speed, console))
-    except FileNotFoundError as error:
-        typer.echo(f"demo: {error}", err=True)
-        raise typer.Exit(2) from None
-    raise typer.Exit(code)
+    raise typer.Exit(asyncio.run(run_demo(directory, out, speed, console)))
 
 
 @app.command()

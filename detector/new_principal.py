@@ -24,7 +24,7 @@ _FORGET_DAYS = 14.0
 
 
 class NewPrincipal:
-    """A page for newcomers that spend like machines, a notice for those that only spend much."""
+    """A page for newcomers that spend like machines, a notice while few users that ask a lot may explain it."""
 
     def __init__(self, settings: NewPrincipalSettings, warmup_s: float, step_s: int) -> None:
         self._settings, self._warmup_s = settings, warmup_s

@@ -27,7 +27,7 @@ _BURST = WINDOWS_MIN.index(30)
 #: The window over which dollars alone make a page: two hours.
 _DEAR = WINDOWS_MIN.index(120)
 #: So much further than a notice it must be out of the ordinary then.
-_DEAR_POINTS = 1.0
+DEAR_POINTS = 1.0
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -112,7 +112,7 @@ class UnexplainedHead:
         pages &= excess.max(axis=0, initial=0.0) >= settings.page_usd
         # On a series that is always erratic nothing is very surprising, and some things are expensive. The budget of
         # the notices bounds these as well.
-        odd = told & (best >= settings.notice_threshold + raised.notice + _DEAR_POINTS)
+        odd = told & (best >= settings.notice_threshold + raised.notice + DEAR_POINTS)
         pages |= odd & (excess[_DEAR] >= WINDOWS_MIN[_DEAR] / 60 * settings.page_usd_per_hour)
         fires = told | pages
         findings = []

@@ -31,9 +31,14 @@ _FRAME_S = 0.15
 
 
 async def run_demo(directory: Path, out: Path, speed: float, console: Console) -> int:
-    """Run the demo and write `out`. 0 when the loop was found, throttled, verified and the limit restored."""
+    """Run the demo and write `out`. 0 when the loop was found, throttled, verified and the limit restored; 2 without a
+    trace in `directory`."""
     setup("error", "text")
-    stage = set_stage(directory)
+    try:
+        stage = set_stage(directory)
+    except FileNotFoundError as error:
+        console.print(f"demo: {error}", markup=False, soft_wrap=True)
+        return 2
     data = out / "data"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)

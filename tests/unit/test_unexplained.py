@@ -13,7 +13,7 @@ import pytest
 
 from detector.rule import Finding, Raised
 from detector.settings_score import UnexplainedSettings
-from detector.unexplained import UnexplainedHead
+from detector.unexplained import DEAR_POINTS, UnexplainedHead
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300
@@ -61,6 +61,17 @@ def test_what_is_not_surprising_enough_for_a_page_may_be_dear_enough(limit_usd: 
     settings = UnexplainedSettings(page_threshold=1e3, at_once_threshold=1e3, page_usd_per_hour=limit_usd)
     found = run(partial(day, more=4.0), UnexplainedHead(settings, STEP_S, "UTC"))
     assert {each.tier for _, each in found} == tiers
+
+
+@pytest.mark.parametrize(
+    ("points", "tiers"), [(DEAR_POINTS - 0.1, {"notice"}), (DEAR_POINTS + 0.1, {"notice", "page"})]
+)
+def test_what_is_dear_and_hardly_more_than_a_notice_pages_nobody(points: float, tiers: set[str]) -> None:
+    best = max(finding.score for _, finding in run(partial(day, more=4.0)))
+    settings = UnexplainedSettings(
+        notice_threshold=best - points, page_threshold=1e3, at_once_threshold=best - points, page_usd_per_hour=1.0
+    )
+    assert {each.tier for _, each in run(partial(day, more=4.0), UnexplainedHead(settings, STEP_S, "UTC"))} == tiers
 
 
 @pytest.mark.parametrize(("limit_usd", "tiers"), [(0.0, {"notice", "page"}), (1e3, {"notice"})])
