@@ -7,9 +7,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import aiohttp
 
-from actions.aim import Aim, Verb
-from stream.clock import Clock
-from stream.records import Alert, Plan
+from curb.actions.aim import Aim, Verb
+from curb.stream.clock import Clock
+from curb.stream.records.spend import Alert, Plan
 
 #: The picture of an alert's spend as PNG, by the alert's id; None where there is nothing to draw.
 Chart = Callable[[str], Awaitable[bytes | None]]

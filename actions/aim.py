@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from stream.records import Alert
-from stream.settings import Settings
+from curb.stream.records.spend import Alert
+from curb.stream.settings import Settings
 
 #: shave: leave a given rate; pause: stop work that can go on later; block: nothing passes.
 Verb = Literal["shave", "pause", "block"]

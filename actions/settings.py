@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from actions.settings_limits import Limits
-from actions.settings_policy import Approver, Mode, Route
-from actions.settings_telling import Telling
-from stream.settings import Settings
+from curb.actions.notify.settings import Telling
+from curb.actions.policy.guard_settings import Limits
+from curb.actions.policy.settings import Approver, Mode, Route
+from curb.stream.settings import Settings
 
 
 class ActionsSettings(Settings):

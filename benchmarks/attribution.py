@@ -10,13 +10,13 @@ import statistics
 import time
 from typing import Any
 
-from connectors.append import record_messages
-from connectors.attribution import Attribution
-from connectors.connector import Batch
-from connectors.settings_attribution import AttributionSettings
-from connectors.validate import validate
-from stream.records import UsageRecord
-from stream.topics import TOPICS
+from curb.connectors.connector import Batch
+from curb.connectors.intake.append import record_messages
+from curb.connectors.intake.attribution import Attribution
+from curb.connectors.intake.attribution_settings import AttributionSettings
+from curb.connectors.intake.validate import validate
+from curb.stream.log.topics import TOPICS
+from curb.stream.records.spend import UsageRecord
 
 NOW = 1_750_000_000.0
 #: Every part in use: aliases, spellings, 20 rules, 20 owners and a share rule.

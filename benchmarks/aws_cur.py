@@ -24,16 +24,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.aws_cur import Config, deliveries
-from connectors.bill import Bill
-from connectors.bill_files import BillFiles, Storage
-from connectors.bill_lines import BillLines
-from connectors.connector import Context
-from connectors.cur import CUR
-from connectors.decode import Letters
-from connectors.prices import PriceBook
-from connectors.restate import Restater
-from stream.clock import ManualClock
+from curb.connectors.bills.aws_cur import Config, deliveries
+from curb.connectors.bills.bill import Bill
+from curb.connectors.bills.cur import CUR
+from curb.connectors.bills.files import BillFiles, Storage
+from curb.connectors.bills.lines import BillLines
+from curb.connectors.bills.restate import Restater
+from curb.connectors.connector import Context
+from curb.connectors.decode import Letters
+from curb.connectors.pricing.book import PriceBook
+from curb.stream.clock import ManualClock
 
 MONTH = 1_790_812_800  # 2026-10-01
 NOW = MONTH + 32 * 86_400

@@ -127,7 +127,7 @@ def running(directory: Path, port: int) -> Iterator[Popen[bytes]]:
     """`curb run` until the block ends."""
     config = write_config(directory, port)
     with (directory / "curb.out").open("wb") as out:
-        process = Popen([sys.executable, "-m", "curb.cli", "run", "-c", str(config)], stdout=out, stderr=out)
+        process = Popen([sys.executable, "-m", "curb", "run", "-c", str(config)], stdout=out, stderr=out)
     try:
         yield process
     finally:

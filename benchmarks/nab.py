@@ -29,8 +29,8 @@ if not __package__:  # run as a file: the directory above holds our packages
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.nab_score import PROFILES, Result, Scorer, Series, read_corpus
-from detector.metric import MetricHead
-from detector.settings_metric import MetricSettings
+from curb.detector.rules.metric_head import MetricHead
+from curb.detector.rules.metric_settings import MetricSettings
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")

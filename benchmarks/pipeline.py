@@ -19,11 +19,11 @@ from typing import Any
 
 import msgspec
 
-from detector.pipeline import Pipeline
-from detector.scopes import Scope
-from detector.settings import DetectorSettings, GuardSettings
-from stream.codec import encode, encode_lines
-from stream.records import UsageRecord
+from curb.detector.pipeline import Pipeline
+from curb.detector.settings import DetectorSettings, GuardSettings
+from curb.detector.state.scopes import Scope
+from curb.stream.log.codec import encode, encode_lines
+from curb.stream.records.spend import UsageRecord
 
 KEYS, COMBINATIONS, DUPLICATES = 5_000, 40_000, 0.01
 #: Event time of the warm-up: several buckets close in it.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import aiohttp
 
-from stream.clock import Clock
-from stream.log import Message
-from stream.records import PlannedActivity, SpendRecord
+from curb.stream.clock import Clock
+from curb.stream.log.protocol import Message
+from curb.stream.records.spend import PlannedActivity, SpendRecord
 
 if TYPE_CHECKING:
-    from connectors.prices import PriceBook
+    from curb.connectors.pricing.book import PriceBook
 
 
 class Context(NamedTuple):

@@ -9,9 +9,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from stream import metrics
-from stream.dead_letters import Reason, dead_letter
-from stream.log import Message
+from curb.stream import metrics
+from curb.stream.log.dead_letters import Reason, dead_letter
+from curb.stream.log.protocol import Message
 
 T = TypeVar("T")
 _QUOTED = re.compile(r"'[^']*'")

@@ -9,10 +9,10 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from connectors.connector import Check
-from connectors.decode import without_content
-from stream.clock import Clock
-from stream.errors import PermanentError, TransientError, error_for_status
+from curb.connectors.connector import Check
+from curb.connectors.decode import without_content
+from curb.stream.clock import Clock
+from curb.stream.errors import PermanentError, TransientError, error_for_status
 
 T = TypeVar("T")
 Params = Sequence[tuple[str, str]]

@@ -11,24 +11,25 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from curb import slack_people, wiring
-from curb.config import CurbConfig, EmbeddedSettings
-from curb.explanation import BudgetLine
-from curb.forecast_runner import ForecastRunner
-from curb.http_api import make_app
-from curb.incident_chart import IncidentChart
-from curb.recent_burn import RecentBurn
-from curb.unit_view import UnitView
-from curb.view import View
-from detector.reconcile import Reconciler
-from detector.shard import Shard
-from stream.clock import Clock, WallClock
-from stream.codec import encode
-from stream.embedded_log import EmbeddedLog
-from stream.log import Log, Message
-from stream.reconciliation import Reconciliation
-from stream.records import Alert
-from stream.topics import ALERTS
+from curb import wiring
+from curb.config.file import CurbConfig, EmbeddedSettings
+from curb.detector.reconcile.reconciler import Reconciler
+from curb.detector.shard import Shard
+from curb.serve import slack_people
+from curb.serve.api import make_app
+from curb.stream.clock import Clock, WallClock
+from curb.stream.log.codec import encode
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.log.protocol import Log, Message
+from curb.stream.log.topics import ALERTS
+from curb.stream.records.reconciliation import Reconciliation
+from curb.stream.records.spend import Alert
+from curb.views.alerts_and_actions import View
+from curb.views.explanation import BudgetLine
+from curb.views.forecast_runner import ForecastRunner
+from curb.views.incident_chart import IncidentChart
+from curb.views.recent_burn import RecentBurn
+from curb.views.unit_view import UnitView
 
 logger = logging.getLogger(__name__)
 

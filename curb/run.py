@@ -6,9 +6,9 @@ import asyncio
 import logging
 import signal
 
-from curb.config import CurbConfig
+from curb.config.file import CurbConfig
 from curb.daemon import Daemon
-from stream.errors import PermanentError, TransientError
+from curb.stream.errors import PermanentError, TransientError
 
 logger = logging.getLogger(__name__)
 

@@ -8,30 +8,30 @@ from typing import Any, cast
 
 import aiohttp
 
-from actions.action import Action, Chart
-from actions.action import Context as ActionContext
-from actions.notifier import Notifier
-from actions.runner import ActionsRunner
-from connectors.attribution import Attribution
-from connectors.connector import Context as ConnectorContext
-from connectors.inbox import InboxSource
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from connectors.settings_prices import PricesSettings
-from curb.config import CurbConfig, EmbeddedSettings
-from curb.owners import known_tags
-from curb.pairs import marks
-from curb.unit_costs import RecentUnits, resolve
-from detector.reconcile import Reconciler
-from detector.relay import CommandRelay
-from detector.rollup import Rollup
-from detector.shard import Shard
-from stream.clock import Clock
-from stream.embedded_log import EmbeddedLog
-from stream.kafka_log import KafkaLog
-from stream.log import Log, TopicPartition
-from stream.topics import COMMANDS, RAW_TOPICS, SPEND
-from stream.worker import Worker
+from curb.actions.action import Action, Chart
+from curb.actions.action import Context as ActionContext
+from curb.actions.lifecycle.runner import ActionsRunner
+from curb.actions.notify.protocol import Notifier
+from curb.config.file import CurbConfig, EmbeddedSettings
+from curb.config.owners import known_tags
+from curb.config.pairs import marks
+from curb.connectors.connector import Context as ConnectorContext
+from curb.connectors.intake.attribution import Attribution
+from curb.connectors.intake.inbox import InboxSource
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.pricing.settings import PricesSettings
+from curb.detector.reconcile.reconciler import Reconciler
+from curb.detector.rollup.relay import CommandRelay
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.shard import Shard
+from curb.stream.clock import Clock
+from curb.stream.kafka.log import KafkaLog
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.log.protocol import Log, TopicPartition
+from curb.stream.log.topics import COMMANDS, RAW_TOPICS, SPEND
+from curb.stream.work.worker import Worker
+from curb.views.unit_costs import RecentUnits, resolve
 
 ROLLUP_GROUP = "curb-rollup"
 DETECTOR_GROUP = "curb-detector"

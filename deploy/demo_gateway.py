@@ -14,7 +14,7 @@ from curb.demo.gateway import Gateway
 from curb.demo.incident import AgentLoop
 from curb.demo.trace import Trace
 from curb.demo.traffic import drive
-from stream.clock import Clock, WallClock
+from curb.stream.clock import Clock, WallClock
 
 LOOP_HOURS = 2.0
 

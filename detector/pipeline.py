@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from detector.relay import CommandRelay
-from detector.rollup import Rollup
-from detector.settings import DetectorSettings
-from detector.shard import Shard
-from stream.log import Message
-from stream.records import Alert, DeadLetter
-from stream.topics import ALERTS, COMMANDS, COSTS, DEAD_LETTER, GPU, SPEND, USAGE
+from curb.detector.rollup.relay import CommandRelay
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS, COMMANDS, COSTS, DEAD_LETTER, GPU, SPEND, USAGE
+from curb.stream.records.spend import Alert, DeadLetter
 
 
 class Pipeline:

@@ -6,18 +6,18 @@ from collections import Counter
 
 from pydantic import Field, field_validator, model_validator
 
-from detector.metric_rule import MetricWatch
-from detector.scopes import DEFAULT_SCOPES, Scope
-from detector.settings_alerts import AlertSettings
-from detector.settings_budget import Budget, ExchangeRate, check_budgets, check_zone
-from detector.settings_drift import DriftSettings
-from detector.settings_forecast import ForecastSettings
-from detector.settings_population import PopulationSettings
-from detector.settings_principals import PrincipalRules
-from detector.settings_rules import FeedSettings, GrowthSettings, JobSettings, MachineRules
-from detector.settings_score import ScoreSettings, UnexplainedSettings
-from detector.settings_scorers import Scorers, check_scorers
-from stream.settings import Settings
+from curb.detector.budgets.settings import Budget, ExchangeRate, check_budgets, check_zone
+from curb.detector.forecast.settings import ForecastSettings
+from curb.detector.heads.drift_settings import DriftSettings
+from curb.detector.heads.settings import ScoreSettings, UnexplainedSettings
+from curb.detector.incidents.settings import AlertSettings
+from curb.detector.rules.abuse_settings import PopulationSettings
+from curb.detector.rules.machine_settings import FeedSettings, GrowthSettings, JobSettings, MachineRules
+from curb.detector.rules.metric_rule import MetricWatch
+from curb.detector.rules.principal_settings import PrincipalRules
+from curb.detector.scorers.settings import Scorers, check_scorers
+from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
+from curb.stream.settings import Settings
 
 
 class DedupeSettings(Settings):

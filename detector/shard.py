@@ -10,28 +10,28 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from detector.amounts import Amounts
-from detector.arrays import Packed, pack, unpack
-from detector.arrivals import Arrival, Arrivals, SavedArrival
-from detector.buckets import OpenBuckets
-from detector.budgets import BudgetDump, Budgets
-from detector.dollars import Scores
-from detector.history import SpendHistory
-from detector.incidents import Episode
-from detector.knowledge import Knowledge, KnowledgeDump
-from detector.pricing import PricingAlerts, Unpriced
-from detector.rule import Raised
-from detector.scoring import Scoring
-from detector.series import SeriesRegistry
-from detector.settings import DetectorSettings
-from detector.spend_lines import PartialRun, columns, read
-from detector.spent import Spent
-from detector.watermark import Watermark
-from stream import metrics
-from stream.codec import encode
-from stream.log import Message
-from stream.records import Alert, BudgetIncrease, BudgetStatus, PricingHole, SpendTick
-from stream.topics import ALERTS
+from curb.detector.budgets.tracker import BudgetDump, Budgets
+from curb.detector.forecast.spend_history import SpendHistory
+from curb.detector.heads.past import Scores
+from curb.detector.incidents.incidents import Episode
+from curb.detector.incidents.knowledge import Knowledge, KnowledgeDump
+from curb.detector.incidents.unpriced import PricingAlerts, Unpriced
+from curb.detector.judge import Scoring
+from curb.detector.settings import DetectorSettings
+from curb.detector.state.amounts import Amounts
+from curb.detector.state.arrivals import Arrival, Arrivals, SavedArrival
+from curb.detector.state.buckets import OpenBuckets
+from curb.detector.state.packing import Packed, pack, unpack
+from curb.detector.state.reader import PartialRun, columns, read
+from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.scope_totals import Spent
+from curb.detector.state.view import Raised
+from curb.detector.state.watermark import Watermark
+from curb.stream import metrics
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS
+from curb.stream.records.spend import Alert, BudgetIncrease, BudgetStatus, PricingHole, SpendTick
 
 #: Scoring begins this long before the first tick; what is older counts in totals only.
 _HEAD_START_S = 7200

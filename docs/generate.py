@@ -19,13 +19,13 @@ from pydantic import BaseModel, HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from actions.kinds import ACTIONS, NOTIFIERS
-from connectors.kinds import KINDS
-from curb.cli import app
-from curb.config import CurbConfig
-from curb.kinds import config_class
-from detector.kinds import SCORERS
-from stream import metrics
+from curb.actions.kinds import ACTIONS, NOTIFIERS
+from curb.cli.main import app
+from curb.config.file import CurbConfig
+from curb.config.kinds import config_class
+from curb.connectors.kinds import KINDS
+from curb.detector.scorers.kinds import SCORERS
+from curb.stream import metrics
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 GENERATED = "<!-- Written by docs/generate.py from the code; change it there. -->\n"

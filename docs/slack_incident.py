@@ -25,10 +25,10 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from curb import render  # noqa: E402 (the repository is not installed where this runs)
+from curb.cli import render  # noqa: E402
 from curb.demo.run import run_demo  # noqa: E402
-from curb.slack_picture import render_thread  # noqa: E402
-from stream.records import LedgerEntry  # noqa: E402
+from curb.evaluate.slack_picture import render_thread  # noqa: E402
+from curb.stream.records.spend import LedgerEntry  # noqa: E402
 from tests.fakes.slack_api import APP_TOKEN, CHANNEL, TOKEN, SlackApi  # noqa: E402
 from tests.fakes.slack_people import ANA, buttons, press  # noqa: E402
 
@@ -123,7 +123,7 @@ async def main() -> int:
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as temporary:
         directory, out = Path(temporary) / "demo", Path(temporary) / "out"
-        shutil.copytree(ROOT / "examples" / "demo", directory)
+        shutil.copytree(ROOT / "curb" / "demo" / "data", directory)
         async with TestServer(slack.app()) as server:
             configure(directory, f"{server.make_url('/')}api/")
             following = asyncio.create_task(watched.follow())

@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.detection.bars import FIGURES, Figure, mean
 from benchmarks.detection.measure import Result, patched
 from benchmarks.detection.run import jobs, measured, overrides, parser
-from detector.settings import DetectorSettings
+from curb.detector.settings import DetectorSettings
 
 SHIPPED = "as shipped"
 #: Settings by dotted path from the detector's that switch a part off (or on), by what differs then.

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from benchmarks.detection.measure import Result
-from curb.scoring import Score
+from curb.evaluate.score import Score
 
 
 class Figure(NamedTuple):

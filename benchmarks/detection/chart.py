@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.scoring import Label, epoch
+from curb.evaluate.score import Label, epoch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stream.records import SpendRecord
+    from curb.stream.records.spend import SpendRecord
 
 #: Okabe and Ito's palette, told apart with every kind of colour vision; the marks differ as well.
 _FAMILIES = {

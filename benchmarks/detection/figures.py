@@ -9,7 +9,7 @@ from benchmarks.detection.bars import FIGURES
 from benchmarks.detection.measure import Result
 from benchmarks.detection.streams import iso
 from benchmarks.detection.tables import Method
-from curb.scoring import Outcome, epoch
+from curb.evaluate.score import Outcome, epoch
 
 _MEANS = ("recall", "exact_recall", "usd_lost_share", "noise_per_day", "repeats", "median_minutes")
 

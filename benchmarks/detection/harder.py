@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.detection.streams import Row, Stream, iso, ornstein_uhlenbeck
-from curb.scoring import WARMUP_DAYS, epoch
+from curb.evaluate.score import WARMUP_DAYS, epoch
 
 _HOUR, _DAY = 3600.0, 86400.0
 _OTHER_REGIONS = ("us-west-2", "eu-west-1")

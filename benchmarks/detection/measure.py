@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.detection.streams import iso, make, recipes
-from curb.backtest import AlertLife, replay
-from curb.scoring import Score, fired, read_labels, score
-from detector.settings import DetectorSettings
+from curb.detector.settings import DetectorSettings
+from curb.evaluate.backtest import AlertLife, replay
+from curb.evaluate.score import Score, fired, read_labels, score
 
 #: Settings by dotted path from the detector's, such as {"score.page_threshold": 2.5}.
 Overrides = Mapping[str, Any]
@@ -72,7 +72,7 @@ def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def without_dead_letters() -> None:
     """The broken lines of hard streams are what it is for: nobody needs to read of each."""
-    for name in ("connectors", "stream.dead_letters"):
+    for name in ("curb.connectors", "curb.stream.log.dead_letters"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

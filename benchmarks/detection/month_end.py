@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.detection.month_series import Series, nab, optscale, servegen, simulated
-from detector import forecast_prophet
-from detector.forecast import Period, forecast
-from detector.forecast_days import DailySpend, day_of
+from curb.detector.forecast import prophet as forecast_prophet
+from curb.detector.forecast.days import DailySpend, day_of
+from curb.detector.forecast.month_end import Period, forecast
 
 Floats = NDArray[np.float64]
 DAYS = (5, 10, 20)

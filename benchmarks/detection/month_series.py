@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.forecast_days import DailySpend, day_of, number_of
+from curb.detector.forecast.days import DailySpend, day_of, number_of
 
 
 @dataclass(frozen=True)

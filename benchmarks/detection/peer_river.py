@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from river import anomaly, preprocessing
 
-from stream.records import GpuRecord, SpendRecord
+from curb.stream.records.spend import GpuRecord, SpendRecord
 
 NAME = "River HalfSpaceTrees"
 

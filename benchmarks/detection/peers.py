@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.detection.streams import EVENTS_FILE
-from connectors.usage_jsonl import parse_event_stream
-from curb.scoring import WARMUP_DAYS, Fired
-from stream.records import GpuRecord, SpendRecord
+from curb.connectors.tokens.usage_jsonl import parse_event_stream
+from curb.evaluate.score import WARMUP_DAYS, Fired
+from curb.stream.records.spend import GpuRecord, SpendRecord
 
 HOUR_S, DAY_S = 3600, 86400
 _RIVER = "benchmarks.detection.peer_river"

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.detection.principal_hours import Label, Principal, Stream, due_step, labels, load, trailing
-from detector.population import Population, Use, features
-from detector.settings_population import PopulationSettings
+from curb.detector.rules.abuse_settings import PopulationSettings
+from curb.detector.rules.population import Population, Use, features
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

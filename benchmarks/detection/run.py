@@ -21,8 +21,8 @@ from benchmarks.detection.measure import Job, Result, measure_all, without_dead_
 from benchmarks.detection.peers import peers, read_events, run_peers
 from benchmarks.detection.streams import CACHE, make, recipes
 from benchmarks.detection.tables import Method, by_variant, kinds_table, methods_table, misses, variant_table
-from curb.scoring import Fired, Outcome, epoch, read_labels, score
-from stream.records import SpendRecord
+from curb.evaluate.score import Fired, Outcome, epoch, read_labels, score
+from curb.stream.records.spend import SpendRecord
 
 DATA_VARIABLE = "CURB_TEST_DATA"
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.detection.simulator_traffic import DAY_MIN, START, Day, Traffic
-from detector.dollars import DollarsHead, Scores, Step
-from detector.settings_alerts import AlertSettings
-from detector.settings_score import ScoreSettings
-from detector.unit_cost import UnitCost
+from curb.detector.heads.past import DollarsHead, Scores, Step
+from curb.detector.heads.settings import ScoreSettings
+from curb.detector.incidents.settings import AlertSettings
+from curb.detector.rules.cost_per_request import UnitCost
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

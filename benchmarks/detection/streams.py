@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from curb.scoring import LABELS_FILE, TRUTH_FILE, epoch, has_labels
+from curb.evaluate.score import LABELS_FILE, TRUTH_FILE, epoch, has_labels
 
 EVENTS_FILE, GENERATOR = "events.jsonl.gz", "inject.py"
 CACHE = Path(tempfile.gettempdir()) / "curb-bench"

@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks.detection.bars import BARS, FIGURES, MORE_IS_BETTER, Figure, mean, verdict
 from benchmarks.detection.measure import Result
 from benchmarks.detection.streams import iso
-from curb.scoring import KindScore, Score, fired
+from curb.evaluate.score import KindScore, Score, fired
 
 _STYLE = {"aim": "green", "gate": "yellow", "MISSED": "bold red"}
 

@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from detector.columns import Columns
-from detector.settings import DetectorSettings
-from detector.shard import Shard
-from stream.codec import encode_lines
-from stream.log import Message
-from stream.records import SpendPartial, SpendTick
-from stream.topics import SPEND
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.detector.state.columns import Columns
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import SPEND
+from curb.stream.records.spend import SpendPartial, SpendTick
 
 SIZES = (1_000, 10_000, 100_000)
 #: A Monday, midnight UTC; measured time begins before the full hour, so that an hour's work is in it.

@@ -13,11 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from curb.cli.render import tags_text, usd
 from curb.daemon import Daemon
 from curb.demo.stage import Stage
-from curb.render import tags_text, usd
-from detector.shard import SeriesStatus
-from stream.records import Alert, LedgerEntry, NoticeEntry
+from curb.detector.shard import SeriesStatus
+from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
 
 _STATE_STYLE = {
     "planned": "cyan",

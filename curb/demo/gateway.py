@@ -14,8 +14,8 @@ from aiohttp import web
 
 from curb.demo.limiter import Limiter, LimitError, Verdict
 from curb.demo.trace import Key, Request, Trace
-from stream.clock import Clock
-from stream.errors import TransientError, error_for_status
+from curb.stream.clock import Clock
+from curb.stream.errors import TransientError, error_for_status
 
 #: LiteLLM's own defaults of the generic_api callback.
 BATCH_SIZE = 512

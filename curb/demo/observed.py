@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from actions.notifier import Notice
+from curb.actions.notify.protocol import Notice
 from curb.daemon import Daemon
 from curb.demo.stage import Stage
 from curb.demo.traffic import Tally
-from curb.view import View
-from stream.records import Alert, LedgerEntry, NoticeEntry
+from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
+from curb.views.alerts_and_actions import View
 
 
 class Observed:

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from actions.slack_blocks import blocks, fallback_text
-from curb.charts import burn, spend_chart
+from curb.actions.slack.blocks import blocks, fallback_text
 from curb.demo.observed import Observed
 from curb.demo.traffic import Tally
-from curb.slack_picture import render
-from curb.view import View
+from curb.evaluate.slack_picture import render
+from curb.views.alerts_and_actions import View
+from curb.views.charts import burn, spend_chart
 
 _MARKS = {"applied": "throttled", "effective": "verified", "restored": "restored"}
 

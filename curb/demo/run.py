@@ -11,29 +11,30 @@ from pathlib import Path
 import aiohttp
 from rich.console import Console
 
-from curb.config import CurbConfig, load_file
+from curb.cli.replay import feed
+from curb.config.file import CurbConfig, load_file
 from curb.daemon import Daemon
 from curb.demo.console import DemoConsole
 from curb.demo.gateway import Gateway
 from curb.demo.observed import Observed
 from curb.demo.report import write_report
 from curb.demo.stage import Stage, set_stage
-from curb.demo.trace import as_event
+from curb.demo.trace import as_event, default_directory
 from curb.demo.traffic import Tally, counterfactual, drive
 from curb.logs import setup
-from curb.replay import feed
-from curb.view import View
-from stream.clock import ScaledClock
-from stream.records import Alert, LedgerEntry, NoticeEntry
+from curb.stream.clock import ScaledClock
+from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
+from curb.views.alerts_and_actions import View
 
 #: Real seconds between two looks at the daemon.
 _FRAME_S = 0.15
 
 
-async def run_demo(directory: Path, out: Path, speed: float, console: Console) -> int:
+async def run_demo(directory: Path | None, out: Path, speed: float, console: Console) -> int:
     """Run the demo and write `out`. 0 when the loop was found, throttled, verified and the limit restored; 2 without a
-    trace in `directory`."""
+    trace in `directory`, which is the shipped one unless given."""
     setup("error", "text")
+    directory = directory or default_directory()
     try:
         stage = set_stage(directory)
     except FileNotFoundError as error:

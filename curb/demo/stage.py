@@ -7,7 +7,7 @@ from pathlib import Path
 
 from curb.demo.incident import AgentLoop
 from curb.demo.trace import Trace
-from stream.settings import Settings
+from curb.stream.settings import Settings
 
 
 class Script(Settings):

@@ -90,8 +90,8 @@ _NO_REQUESTS = _Block(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64),
 
 
 def default_directory() -> Path:
-    """`examples/demo` of the checkout this module runs from."""
-    return Path(__file__).resolve().parents[2] / "examples" / "demo"
+    """The trace that is shipped with Curb."""
+    return Path(__file__).resolve().parent / "data"
 
 
 def as_event(line: dict[str, Any]) -> bytes:
@@ -125,7 +125,9 @@ class Trace:
         """The trace in `directory`. Raises FileNotFoundError naming what is missing."""
         directory = directory or default_directory()
         if not (directory / "keys.csv").is_file():
-            raise FileNotFoundError(f"{directory} holds no demo trace; run from a checkout that has examples/demo")
+            raise FileNotFoundError(
+                f"{directory} holds no demo trace: keys.csv is missing (without --dir the shipped one is used)"
+            )
         with (directory / "keys.csv").open(encoding="utf-8", newline="") as lines:
             keys = [_key(row) for row in csv.DictReader(lines)]
         rows = list(_rows(directory / "requests_10min.csv.gz"))

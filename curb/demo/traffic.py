@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from curb.demo.incident import AgentLoop, LoopRun
 from curb.demo.limiter import Limiter
 from curb.demo.trace import Request, Trace
-from stream.clock import Clock
+from curb.stream.clock import Clock
 
 
 class Admits(Protocol):

@@ -16,7 +16,7 @@ import aiohttp
 async def curb(*arguments: str) -> tuple[int, str]:
     """Run a command to its end; its exit code and output."""
     pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-m", "curb.cli", *arguments]
+    command = [sys.executable, "-m", "curb", *arguments]
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
     out, _ = await process.communicate()
     assert process.returncode is not None
@@ -42,7 +42,7 @@ class Daemon:
         """Start and wait until it is ready; fails with its output when it ends before."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "curb.cli", "run", "-c", str(self.config), stdout=log, stderr=log
+                sys.executable, "-m", "curb", "run", "-c", str(self.config), stdout=log, stderr=log
             )
         async with aiohttp.ClientSession() as http, asyncio.timeout(30):
             while not await self._is_ready(http):

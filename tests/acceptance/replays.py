@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from curb import wiring
-from curb.config import load_file
-from stream.clock import WallClock
-from stream.codec import decode_lines
-from stream.records import Alert
-from stream.topics import ALERTS
+from curb.config.file import load_file
+from curb.stream.clock import WallClock
+from curb.stream.log.codec import decode_lines
+from curb.stream.log.topics import ALERTS
+from curb.stream.records.spend import Alert
 
 
 class Replay(NamedTuple):
@@ -29,7 +29,16 @@ class Replay(NamedTuple):
     config: Path
 
     async def _start(self) -> asyncio.subprocess.Process:
-        command = [sys.executable, "-m", "curb.cli", "replay", str(self.events), "-c", str(self.config), "--notify"]
+        command = [
+            sys.executable,
+            "-m",
+            "curb",
+            "replay",
+            str(self.events),
+            "-c",
+            str(self.config),
+            "--notify",
+        ]
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
 
@@ -94,7 +103,7 @@ def input_totals(events: Path) -> dict[str, float]:
 
 async def curb_totals(config: Path) -> dict[str, float]:
     """Dollars per api_key as `curb spend` adds them up from the log."""
-    command = [sys.executable, "-m", "curb.cli", "spend", "-c", str(config), "--json"]
+    command = [sys.executable, "-m", "curb", "spend", "-c", str(config), "--json"]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     out, _ = await process.communicate()
     parts: dict[str, list[float]] = defaultdict(list)

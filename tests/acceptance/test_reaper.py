@@ -92,7 +92,18 @@ async def ledger(daemon: Daemon) -> list[tuple[str, str]]:
 @contextlib.asynccontextmanager
 async def running_reaper(daemon: Daemon) -> AsyncIterator[None]:
     """`curb reaper` until the block is left, then SIGTERM."""
-    command = [sys.executable, "-m", "curb.cli", "reaper", "-c", str(daemon.config), "--every", "1", "--grace", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "curb",
+        "reaper",
+        "-c",
+        str(daemon.config),
+        "--every",
+        "1",
+        "--grace",
+        "0",
+    ]
     with daemon.config.with_suffix(".reaper").open("wb") as out:
         process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
     try:

@@ -10,9 +10,9 @@ import aiohttp
 import botocore.loaders
 import pytest
 
-from actions.action import Action, Context
-from actions.kinds import ACTIONS
-from stream.clock import ManualClock
+from curb.actions.action import Action, Context
+from curb.actions.kinds import ACTIONS
+from curb.stream.clock import ManualClock
 from tests.contract.test_actions import named
 from tests.fakes.alerts import T0
 

@@ -10,12 +10,12 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
-from actions.action import Action, Context, DriftError
-from actions.kinds import ACTIONS
-from actions.limits import raises_a_limit
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import Plan
+from curb.actions.action import Action, Context, DriftError
+from curb.actions.kinds import ACTIONS
+from curb.actions.policy.guards import raises_a_limit
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.records.spend import Plan
 from tests.fakes.alerts import T0
 
 #: kind → "module:Bench": its fake, how to ask for plans, and how to look at its world. A kind that can be set up in

@@ -9,13 +9,13 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from actions.action import Context, DriftError
-from actions.aim import Aim
-from actions.aws_api_gateway import ApiGateway, Config
-from stream.aws_client import AwsRefusal
-from stream.clock import ManualClock
-from stream.errors import PermanentError
-from stream.records import OTHER, UNTAGGED
+from curb.actions.action import Context, DriftError
+from curb.actions.aim import Aim
+from curb.actions.levers.aws_api_gateway import ApiGateway, Config
+from curb.stream.clients.aws import AwsRefusal
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import OTHER, UNTAGGED
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_api_gateway import METHOD, ApiGatewayBench, ApiGatewayFake, StageBench
 

@@ -15,14 +15,14 @@ import botocore
 import pytest
 from pydantic import ValidationError
 
-from actions.action import Context, DriftError
-from actions.aim import Aim
-from actions.aws_waf import Config, Waf
-from actions.waf_rules import SENT_BACK, TOLD, fields_of, made, sent_back
-from stream.aws_client import AwsRefusal
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import OTHER, UNTAGGED
+from curb.actions.action import Context, DriftError
+from curb.actions.aim import Aim
+from curb.actions.levers.aws_waf import Config, Waf
+from curb.actions.levers.waf_rules import SENT_BACK, TOLD, fields_of, made, sent_back
+from curb.stream.clients.aws import AwsRefusal
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.records.spend import OTHER, UNTAGGED
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_waf import ACL_ID, ExistingRuleBench, WafBench, WafFake, per_address
 

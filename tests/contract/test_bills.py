@@ -11,13 +11,13 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from connectors import aws_cur, azure_cost, focus_file
-from connectors.connector import Batch, Connector, Context
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from stream.clock import ManualClock
-from stream.errors import TransientError
-from stream.topics import COSTS, CURSORS
+from curb.connectors.bills import aws_cur, azure_cost, focus_file
+from curb.connectors.connector import Batch, Connector, Context
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.stream.clock import ManualClock
+from curb.stream.errors import TransientError
+from curb.stream.log.topics import COSTS, CURSORS
 from tests.fakes import aws_cur as cur
 from tests.fakes import azure_cost as azure
 from tests.fakes import focus_file as focus

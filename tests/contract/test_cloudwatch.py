@@ -11,14 +11,14 @@ import pytest
 from aiohttp.test_utils import TestServer
 from pydantic import ValidationError
 
-from connectors import cloudwatch
-from connectors.connector import Checkable, Connector, Context
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import GpuRecord, SpendRecord, UsageRecord
-from stream.topics import CURSORS, GPU, USAGE
+from curb.connectors.connector import Checkable, Connector, Context
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens import cloudwatch
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.topics import CURSORS, GPU, USAGE
+from curb.stream.records.spend import GpuRecord, SpendRecord, UsageRecord
 from tests.fakes.aws_json import SECRET, aws
 from tests.fakes.cloudwatch import CloudWatch
 from tests.fakes.memory_log import MemoryLog

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kinds import KINDS
+from curb.connectors.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
 #: Kind → the file beside this one that holds its battery.

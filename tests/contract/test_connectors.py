@@ -12,16 +12,16 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from connectors import litellm, usage_jsonl
-from connectors.append import append_batch
-from connectors.connector import Batch, Connector, Context, PushSource
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from stream.clock import ManualClock
-from stream.dead_letters import REASONS
-from stream.errors import TransientError
-from stream.records import SpendRecord
-from stream.topics import CURSORS
+from curb.connectors.connector import Batch, Connector, Context, PushSource
+from curb.connectors.intake.append import append_batch
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens import litellm, usage_jsonl
+from curb.stream.clock import ManualClock
+from curb.stream.errors import TransientError
+from curb.stream.log.dead_letters import REASONS
+from curb.stream.log.topics import CURSORS
+from curb.stream.records.spend import SpendRecord
 from tests.fakes import litellm_usage
 from tests.fakes import usage_jsonl as jsonl
 from tests.fakes.memory_log import MemoryLog

@@ -11,14 +11,14 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from connectors import aws_cost_explorer
-from connectors.connector import Checkable, Connector, Context
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import CostRecord
-from stream.topics import COSTS, CURSORS
+from curb.connectors.bills import aws_cost_explorer
+from curb.connectors.connector import Checkable, Connector, Context
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.topics import COSTS, CURSORS
+from curb.stream.records.spend import CostRecord
 from tests.fakes.aws_cost_explorer import Charged, CostExplorer
 from tests.fakes.aws_json import SECRET, aws
 from tests.fakes.memory_log import MemoryLog

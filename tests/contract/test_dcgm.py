@@ -10,10 +10,10 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from connectors.connector import Checkable
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.topics import CURSORS
+from curb.connectors.connector import Checkable
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.topics import CURSORS
 from tests.fakes.dcgm import DcgmExporter, FakeGpu
 from tests.fakes.gpu_bench import BATCH, H100_USD, NOW, WEB, Bench, steps
 from tests.fakes.kubernetes_api import KubernetesServer, named, pod

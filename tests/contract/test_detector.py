@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.pipeline import Pipeline
-from detector.rollup import Rollup
-from detector.settings import DedupeSettings, DetectorSettings, GuardSettings
-from detector.settings_budget import Budget
-from detector.settings_principals import NewPrincipalSettings, PrincipalRules
-from detector.shard import Shard
-from stream.codec import encode_lines
-from stream.log import Message
-from stream.records import Alert, UsageRecord
-from stream.topics import ALERTS, SPEND, USAGE
+from curb.detector.budgets.settings import Budget
+from curb.detector.pipeline import Pipeline
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.rules.principal_settings import NewPrincipalSettings, PrincipalRules
+from curb.detector.settings import DedupeSettings, DetectorSettings, GuardSettings
+from curb.detector.shard import Shard
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS, SPEND, USAGE
+from curb.stream.records.spend import Alert, UsageRecord
 from tests.fakes.spend import T0, usage
 
 SETTINGS = DetectorSettings(

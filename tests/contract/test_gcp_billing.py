@@ -18,14 +18,14 @@ import pytest
 from aiohttp.test_utils import TestServer
 from pydantic import ValidationError
 
-from connectors import gcp_billing
-from connectors.connector import Checkable, Connector, Context
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import CostRecord
-from stream.topics import COSTS
+from curb.connectors.bills import gcp_billing
+from curb.connectors.connector import Checkable, Connector, Context
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.topics import COSTS
+from curb.stream.records.spend import CostRecord
 from tests.fakes.gcp_billing import TABLE, BigQuery, Exported, row
 from tests.fakes.memory_log import MemoryLog
 

@@ -9,12 +9,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from actions.action import Context, DriftError
-from actions.http import NotFoundError
-from actions.kong import Config, Kong
-from stream.clock import ManualClock
-from stream.errors import PermanentError
-from stream.records import OTHER, UNTAGGED
+from curb.actions.action import Context, DriftError
+from curb.actions.calls.http import NotFoundError
+from curb.actions.levers.kong import Config, Kong
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import OTHER, UNTAGGED
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.kong import KongBench, KongFake, KongRouteBench, KongServiceBench, plugin
 

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.kubernetes_client import KubernetesAccess, KubernetesClient
+from curb.stream.clients.kubernetes import KubernetesAccess, KubernetesClient
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
 
 TOKEN = "token-of-the-account"
 

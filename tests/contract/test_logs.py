@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from stream.clock import WallClock
-from stream.embedded_log import EmbeddedLog
-from stream.kafka_log import KafkaLog
-from stream.kafka_settings import KafkaSettings
-from stream.log import Log, Message, Reader, TopicPartition
-from stream.topics import ALERTS, SPEND, STATE, TOPICS, USAGE
+from curb.stream.clock import WallClock
+from curb.stream.kafka.log import KafkaLog
+from curb.stream.kafka.settings import KafkaSettings
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.log.protocol import Log, Message, Reader, TopicPartition
+from curb.stream.log.topics import ALERTS, SPEND, STATE, TOPICS, USAGE
 from tests.real.kafka_broker import shared_broker
 
 GIVE_UP_S = 60.0

@@ -11,14 +11,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from actions.action import Context
-from actions.apprise import Apprise
-from actions.apprise import Config as AppriseConfig
-from actions.kinds import NOTIFIERS
-from actions.notifier import DayDigest, Digests, Notice, Notifier, Reply, Threads
-from actions.slack import Slack
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
+from curb.actions.action import Context
+from curb.actions.kinds import NOTIFIERS
+from curb.actions.notify.apprise import Apprise
+from curb.actions.notify.apprise import Config as AppriseConfig
+from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Reply, Threads
+from curb.actions.slack.notifier import Slack
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
 from tests.fakes.alerts import T0, an_alert
 from tests.fakes.apprise_receiver import AppriseReceiver
 from tests.fakes.faults import Faults

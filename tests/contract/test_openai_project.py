@@ -9,12 +9,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from actions.action import Context, DriftError
-from actions.aim import Aim
-from actions.openai_project import Config, OpenaiProject
-from stream.clock import ManualClock
-from stream.errors import PermanentError
-from stream.records import OTHER, UNTAGGED, Alert
+from curb.actions.action import Context, DriftError
+from curb.actions.aim import Aim
+from curb.actions.levers.openai_project import Config, OpenaiProject
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import OTHER, UNTAGGED, Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.openai_admin import OpenaiAdmin, OpenaiProjectBench
 

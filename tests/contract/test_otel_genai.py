@@ -8,15 +8,15 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from connectors.append import append_batch
-from connectors.connector import Batch, Context
-from connectors.door import Door, Receiver
-from connectors.otel_genai import Config, OtelGenAI
-from connectors.prices import PriceBook
-from stream.clock import ManualClock
-from stream.codec import encode
-from stream.errors import TransientError
-from stream.records import SpendRecord, UsageRecord
+from curb.connectors.connector import Batch, Context
+from curb.connectors.intake.append import append_batch
+from curb.connectors.intake.door import Door, Receiver
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.otel_genai import Config, OtelGenAI
+from curb.stream.clock import ManualClock
+from curb.stream.errors import TransientError
+from curb.stream.log.codec import encode
+from curb.stream.records.spend import SpendRecord, UsageRecord
 from tests.fakes.memory_log import MemoryLog
 from tests.fakes.otel_genai import (
     JSON,
@@ -330,7 +330,7 @@ async def test_bad_points_are_dead_letters(metric: dict[str, Any], reason: str) 
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.otel_metrics.MAX_STREAMS", 10)
+    monkeypatch.setattr("curb.connectors.tokens.otel_metrics.MAX_STREAMS", 10)
     source = build(count="metrics")
     points = [point(NOW + 1, NOW + 2, asInt="5", labels={"gen_ai.request.model": f"m{n}"}) for n in range(50)]
     request = metrics([counter("input_tokens", points, cumulative=True)])

@@ -9,10 +9,10 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from connectors import prometheus
-from stream.errors import PermanentError, TransientError
-from stream.records import GpuRecord, UsageRecord
-from stream.topics import USAGE
+from curb.connectors.gpus import prometheus
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.topics import USAGE
+from curb.stream.records.spend import GpuRecord, UsageRecord
 from tests.fakes.dcgm import DcgmExporter, FakeGpu
 from tests.fakes.gpu_bench import BATCH, H100_USD, NOW, WEB, Bench, steps
 from tests.fakes.prometheus import PrometheusServer

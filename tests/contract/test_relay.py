@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from detector.pipeline import Pipeline
-from detector.settings import DetectorSettings
-from stream.codec import encode
-from stream.records import Alert, Annotation, Feedback, Knowledge, PlannedActivity, Silence, UsageRecord
-from stream.topics import COMMANDS, USAGE
+from curb.detector.pipeline import Pipeline
+from curb.detector.settings import DetectorSettings
+from curb.stream.log.codec import encode
+from curb.stream.log.topics import COMMANDS, USAGE
+from curb.stream.records.spend import Alert, Annotation, Feedback, Knowledge, PlannedActivity, Silence, UsageRecord
 from tests.fakes.spend import T0, usage
 
 SETTINGS = DetectorSettings(bucket_s=300, warmup_s=0.4 * 86400)

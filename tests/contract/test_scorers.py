@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.kinds import SCORERS
-from detector.river_scorer import Config
-from detector.scorer_bank import Finding, ScorerBank
+from curb.detector.scorers.bank import Finding, ScorerBank
+from curb.detector.scorers.kinds import SCORERS
+from curb.detector.scorers.river import Config
 
 T0 = 1_750_000_000 // 86400 * 86400
 STEP = 300

@@ -11,15 +11,15 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
 
-from connectors import anthropic, openai
-from connectors.connector import Checkable, Connector, Context
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from connectors.usage_reports import Reports
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import CostRecord, SpendRecord, UsageRecord
-from stream.topics import COSTS, CURSORS
+from curb.connectors.connector import Checkable, Connector, Context
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens import anthropic, openai
+from curb.connectors.tokens.usage_reports import Reports
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.topics import COSTS, CURSORS
+from curb.stream.records.spend import CostRecord, SpendRecord, UsageRecord
 from tests.fakes import anthropic as anthropic_fake
 from tests.fakes import openai as openai_fake
 from tests.fakes.memory_log import MemoryLog
@@ -174,7 +174,7 @@ async def test_what_gathered_over_a_pause_keeps_its_time(upstream: Upstream) -> 
 
 
 async def test_what_the_upstream_held_back_keeps_its_time(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.growth.MAX_GROWN", 3)
+    monkeypatch.setattr("curb.connectors.tokens.grown.MAX_GROWN", 3)
     connector = upstream.build()
     await upstream.catch_up(connector)
     await upstream.clock.advance(60)
@@ -318,7 +318,7 @@ async def test_the_key_is_in_no_cursor_and_no_record(upstream: Upstream) -> None
 
 
 async def test_many_rows_are_given_in_parts(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.growth.MAX_GROWN", 7)
+    monkeypatch.setattr("curb.connectors.tokens.grown.MAX_GROWN", 7)
     for number in range(50):
         upstream.call(NOW - 60 * number - 40, project=f"p{number}")
     await upstream.catch_up(upstream.build())

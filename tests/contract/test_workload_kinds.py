@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from actions.action import DriftError
-from actions.kinds import ACTIONS
-from actions.workload import WorkloadAction
-from stream.errors import PermanentError, TransientError
+from curb.actions.action import DriftError
+from curb.actions.kinds import ACTIONS
+from curb.actions.workloads.protocol import WorkloadAction
+from curb.stream.errors import PermanentError, TransientError
 from tests.contract.test_actions import named, planned
 from tests.fakes.alerts import an_alert
 from tests.fakes.aws_batch import BatchBench

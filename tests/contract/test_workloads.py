@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from actions.aws_workload import AwsWorkloadSettings
-from actions.kinds import ACTIONS
-from actions.workload import Seen, WorkloadAction
-from stream.errors import PermanentError
+from curb.actions.kinds import ACTIONS
+from curb.actions.workloads.aws_workload import AwsWorkloadSettings
+from curb.actions.workloads.protocol import Seen, WorkloadAction
+from curb.stream.errors import PermanentError
 from tests.contract.test_actions import BENCHES, named, planned
 from tests.fakes.alerts import an_alert
 from tests.fakes.aws_cloud import policy_of_the_page
@@ -106,7 +106,7 @@ def class_of(kind: str) -> str:
 
 
 def test_the_roles_of_the_page_allow_what_is_declared_and_no_more() -> None:
-    assert rules_of_the_page() == set(named("actions.kubernetes:Kubernetes").permissions)
+    assert rules_of_the_page() == set(named("curb.actions.workloads.kubernetes:Kubernetes").permissions)
 
 
 @pytest.mark.parametrize("kind", AWS_KINDS)

@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from actions.ledger import action_id_for
-from actions.runner import ActionsRunner
-from actions.settings import ActionsSettings
-from stream.clock import ManualClock
-from stream.log import Message
-from stream.records import ActionsMessage, LedgerEntry, NoticeEntry
-from stream.topics import ACTIONS
+from curb.actions.ledger.ledger import action_id_for
+from curb.actions.lifecycle.runner import ActionsRunner
+from curb.actions.settings import ActionsSettings
+from curb.stream.clock import ManualClock
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ACTIONS
+from curb.stream.records.spend import ActionsMessage, LedgerEntry, NoticeEntry
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.gateway import Channel, Gateway
 from tests.fakes.memory_log import MemoryLog

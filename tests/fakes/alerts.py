@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from actions.aim import Aim
-from stream.codec import encode
-from stream.log import Message
-from stream.records import Alert, Baseline, Command, LedgerEntry, Plan
-from stream.topics import ALERTS, COMMANDS
+from curb.actions.aim import Aim
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS, COMMANDS
+from curb.stream.records.spend import Alert, Baseline, Command, LedgerEntry, Plan
 
 T0 = 1_750_000_000.0
 #: Back to what the subject of `an_alert` did before.

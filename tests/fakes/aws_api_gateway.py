@@ -10,8 +10,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from actions.aws_api_gateway import ApiGateway
-from stream.records import Alert
+from curb.actions.levers.aws_api_gateway import ApiGateway
+from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_json import KEY_ID, SECRET, Refused, aws
 from tests.fakes.faults import Faults

@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp.test_utils import TestServer
 
-from actions.aim import Aim
-from stream.records import Alert
+from curb.actions.aim import Aim
+from curb.stream.records.spend import Alert
 from tests.fakes.alerts import an_alert
 from tests.fakes.aws_cloud import ACCOUNT, MARK, REGION, AwsCloud, marked
 from tests.fakes.aws_json import SECRET, Refused, aws

@@ -9,9 +9,9 @@ from typing import Any
 
 from aiohttp.test_utils import TestServer
 
-from actions.aim import Aim
-from actions.aws_waf import Waf
-from stream.records import Alert
+from curb.actions.aim import Aim
+from curb.actions.levers.aws_waf import Waf
+from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_json import SECRET, AwsJson, Refused, aws
 from tests.fakes.faults import Faults

@@ -12,11 +12,11 @@ from typing import Any, cast
 import aiohttp
 import msgspec
 
-from connectors.bill import Bill
-from connectors.connector import Context
-from connectors.prices import PriceBook
-from stream.clock import ManualClock
-from stream.records import CostRecord, DeadLetter
+from curb.connectors.bills.bill import Bill
+from curb.connectors.connector import Context
+from curb.connectors.pricing.book import PriceBook
+from curb.stream.clock import ManualClock
+from curb.stream.records.spend import CostRecord, DeadLetter
 
 DATA = Path(__file__).parents[1] / "data"
 JUNE = 1_748_736_000.0  # 2025-06-01

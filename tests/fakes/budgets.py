@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from detector.budgets import Budgets
-from detector.scopes import Scope
-from detector.series import SeriesRegistry
-from detector.settings import DetectorSettings
-from stream.records import Alert, BudgetStatus
+from curb.detector.budgets.tracker import Budgets
+from curb.detector.settings import DetectorSettings
+from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.scopes import Scope
+from curb.stream.records.spend import Alert, BudgetStatus
 from tests.fakes.spend import T0, bucket
 
 TEAM = Scope(name="team", group_by=("team",))

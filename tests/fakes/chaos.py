@@ -10,12 +10,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from actions.action import DriftError, Effect, Outcome
-from actions.aim import Aim, Verb
-from stream.errors import PermanentError, TransientError
-from stream.log import Message, OnAssign, OnRevoke, Positions, Reader, TopicPartition
-from stream.records import Alert, LedgerEntry, NoticeEntry, Plan
-from stream.topics import ACTIONS
+from curb.actions.action import DriftError, Effect, Outcome
+from curb.actions.aim import Aim, Verb
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.protocol import Message, OnAssign, OnRevoke, Positions, Reader, TopicPartition
+from curb.stream.log.topics import ACTIONS
+from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry, Plan
 from tests.fakes.memory_log import MemoryLog
 
 

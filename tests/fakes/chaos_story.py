@@ -8,16 +8,16 @@ import itertools
 from collections import defaultdict
 from typing import Any
 
-from actions.facts import ALERT_PREFIX, ANSWERS_PREFIX, UNDO_PREFIX
-from actions.ledger import OPEN, Ledger
-from actions.reaper import Reaper
-from actions.runner import ActionsRunner
-from actions.settings import ActionsSettings
-from stream.clock import ManualClock
-from stream.errors import TransientError
-from stream.log import Message
-from stream.records import Alert, LedgerEntry, Plan
-from stream.topics import STATE
+from curb.actions.ledger.inbox_state import ALERT_PREFIX, ANSWERS_PREFIX, UNDO_PREFIX
+from curb.actions.ledger.ledger import OPEN, Ledger
+from curb.actions.lifecycle.reaper import Reaper
+from curb.actions.lifecycle.runner import ActionsRunner
+from curb.actions.settings import ActionsSettings
+from curb.stream.clock import ManualClock
+from curb.stream.errors import TransientError
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import STATE
+from curb.stream.records.spend import Alert, LedgerEntry, Plan
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.chaos import ChaoticLog, Gate, KilledError, Trouble, decoded
 from tests.fakes.gateway import Channel

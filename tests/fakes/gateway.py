@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
-from actions.action import DriftError, Effect, Outcome
-from actions.aim import Aim, Verb
-from actions.notifier import Notice
-from stream.records import Alert, Plan
+from curb.actions.action import DriftError, Effect, Outcome
+from curb.actions.aim import Aim, Verb
+from curb.actions.notify.protocol import Notice
+from curb.stream.records.spend import Alert, Plan
 
 #: Called before and after every change of the outside world; a test raises from it to break or kill the caller.
 Hook = Callable[[str], Awaitable[None]]

@@ -9,14 +9,14 @@ from typing import Any
 import aiohttp
 from aiohttp.test_utils import TestServer
 
-from connectors import dcgm, prometheus
-from connectors.connector import Connector, Context
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from stream.clock import ManualClock
-from stream.errors import TransientError
-from stream.records import UNTAGGED, SpendRecord
-from stream.topics import GPU
+from curb.connectors.connector import Connector, Context
+from curb.connectors.gpus import dcgm, prometheus
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.stream.clock import ManualClock
+from curb.stream.errors import TransientError
+from curb.stream.log.topics import GPU
+from curb.stream.records.spend import UNTAGGED, SpendRecord
 from tests.fakes.memory_log import MemoryLog
 
 NOW = 1_750_000_020.0

@@ -10,8 +10,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from actions.kong_limits import PERIODS
-from stream.records import Alert
+from curb.actions.levers.kong_limits import PERIODS
+from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 

@@ -16,8 +16,8 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from actions.aim import Aim
-from stream.records import Alert
+from curb.actions.aim import Aim
+from curb.stream.records.spend import Alert
 from tests.fakes.alerts import an_alert
 from tests.fakes.faults import Faults
 from tests.house.tree import ROOT

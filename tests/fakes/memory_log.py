@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from stream.errors import TransientError
-from stream.log import Log, Message, OnAssign, OnRevoke, Positions, Reader, TopicPartition
-from stream.records import CostRecord, DeadLetter, GpuRecord, SpendRecord, UsageRecord
-from stream.topics import COSTS, DEAD_LETTER, GPU, TOPICS, USAGE
+from curb.stream.errors import TransientError
+from curb.stream.log.protocol import Log, Message, OnAssign, OnRevoke, Positions, Reader, TopicPartition
+from curb.stream.log.topics import COSTS, DEAD_LETTER, GPU, TOPICS, USAGE
+from curb.stream.records.spend import CostRecord, DeadLetter, GpuRecord, SpendRecord, UsageRecord
 
 RAW_TYPES: dict[str, type[SpendRecord]] = {USAGE: UsageRecord, COSTS: CostRecord, GPU: GpuRecord}
 

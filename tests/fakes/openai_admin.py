@@ -10,8 +10,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from actions.openai_project import OpenaiProject
-from stream.records import Alert
+from curb.actions.levers.openai_project import OpenaiProject
+from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from actions.action import DriftError, Effect, Outcome
-from actions.aim import Aim, Verb
-from actions.ledger import action_id_for
-from actions.runner import ActionsRunner
-from actions.settings import ActionsSettings
-from stream.errors import PermanentError
-from stream.records import Alert, Plan
+from curb.actions.action import DriftError, Effect, Outcome
+from curb.actions.aim import Aim, Verb
+from curb.actions.ledger.ledger import action_id_for
+from curb.actions.lifecycle.runner import ActionsRunner
+from curb.actions.settings import ActionsSettings
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import Alert, Plan
 from tests.fakes.actions_house import House, settings
 from tests.fakes.gateway import Hook, nothing
 

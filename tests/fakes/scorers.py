@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from detector.scorer import Scorer, ScorerSettings
+from curb.detector.scorers.protocol import Scorer, ScorerSettings
 
 KINDS = ("river",)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from detector.amounts import AMOUNTS, Amounts
-from detector.closed import ClosedBucket
-from detector.dollars import Scores
-from stream.codec import encode_lines
-from stream.log import Message
-from stream.records import Baseline, UsageRecord
-from stream.topics import USAGE
+from curb.detector.heads.past import Scores
+from curb.detector.state.amounts import AMOUNTS, Amounts
+from curb.detector.state.bucket import ClosedBucket
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import USAGE
+from curb.stream.records.spend import Baseline, UsageRecord
 
 #: A Monday, midnight UTC.
 T0 = 1_750_032_000

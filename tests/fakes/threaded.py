@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actions.notifier import DayDigest, Reply
+from curb.actions.notify.protocol import DayDigest, Reply
 from tests.fakes.gateway import Channel, Hook, nothing
 
 

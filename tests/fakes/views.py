@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detector.amounts import AMOUNTS, Amounts
-from detector.closed import ClosedBucket
-from detector.dollars import Scores
-from detector.knowledge import Knowledge
-from detector.rule import Finding, Rule, View
-from detector.scopes import DEFAULT_SCOPES, Scope
-from detector.series import SeriesRegistry
+from curb.detector.heads.past import Scores
+from curb.detector.incidents.knowledge import Knowledge
+from curb.detector.state.amounts import AMOUNTS, Amounts
+from curb.detector.state.bucket import ClosedBucket
+from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
+from curb.detector.state.view import Finding, Rule, View
 
 #: A Monday, midnight UTC.
 T0 = 1_750_032_000

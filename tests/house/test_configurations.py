@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from curb.config import ConfigErrors, load_text
+from curb.config.file import ConfigErrors, load_text
 from tests.house.yaml_blocks import Block, configurations, environment, with_local_files
 
 

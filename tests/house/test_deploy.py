@@ -17,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from curb.config import load_text
+from curb.config.file import load_text
 from tests.house.tree import ROOT, parse
 from tests.house.yaml_blocks import environment
 

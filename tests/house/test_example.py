@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from detector.settings import DetectorSettings
+from curb.detector.settings import DetectorSettings
 from docs.generate import keys
 from tests.house.test_reference import all_models
 from tests.house.tree import ROOT

@@ -6,13 +6,7 @@ import ast
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from tests.house.tree import FLOORS, ROOT, name, parse, python_files
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
+from tests.house.tree import FLOORS, module_name, name, parse, python_files, room
 
 MODULES = {module_name(path): path for path in python_files(*FLOORS)}
 
@@ -25,19 +19,20 @@ def imported(path: Path) -> dict[str, int]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             source = _source(node, path)
-            # `from stream import codec` imports the module stream.codec, not only the package.
+            # `from curb.stream.log import codec` imports the module curb.stream.log.codec, not only the package.
             names = [f"{source}.{alias.name}" for alias in node.names]
             names = [each if each in MODULES else source for each in names]
         else:
             continue
-        found.update({each: node.lineno for each in names if each.split(".")[0] in FLOORS})
+        found.update({each: node.lineno for each in names if each.split(".")[0] == "curb"})
     return found
 
 
 def _source(node: ast.ImportFrom, path: Path) -> str:
     if not node.level:
         return node.module or ""
-    package = path.relative_to(ROOT).parts[: -node.level]
+    package = module_name(path).split(".")
+    package = package[: len(package) - node.level + (path.name == "__init__.py")]
     return ".".join((*package, *((node.module,) if node.module else ())))
 
 
@@ -53,11 +48,11 @@ def type_checking_lines(path: Path) -> set[int]:
 def test_imports_go_down_only() -> None:
     wrong = []
     for module, path in MODULES.items():
-        room = module.split(".")[0]
+        own = room(module)
         for target, line in imported(path).items():
-            other = target.split(".")[0]
-            if other != room and FLOORS[other] >= FLOORS[room]:
-                wrong.append(f"{name(path)}:{line}: {room} imports {target}")
+            other = room(target)
+            if other != own and FLOORS[other] >= FLOORS[own]:
+                wrong.append(f"{name(path)}:{line}: {own} imports {target}")
     assert not wrong, "curb → connectors | detector | actions → stream, and nothing else:\n" + "\n".join(wrong)
 
 
@@ -69,6 +64,21 @@ def test_every_module_imported_from_the_house_exists() -> None:
         if target not in MODULES
     ]
     assert not wrong, "no such module:\n" + "\n".join(wrong)
+
+
+def test_rooms_are_imported_under_one_name() -> None:
+    """Plain `import detector` would be a second copy of the module, or another project's."""
+    wrong = []
+    for path in python_files(*FLOORS, "tests", "benchmarks", "docs", "deploy"):
+        for node in ast.walk(parse(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            wrong += [
+                f"{name(path)}:{node.lineno}: {each}"  # type: ignore[attr-defined]
+                for each in names
+                if each.split(".")[0] in FLOORS and each.split(".")[0] != "curb"
+            ]
+    assert not wrong, "import a room as `curb.ROOM`:\n" + "\n".join(wrong)
 
 
 def test_modules_do_not_import_each_other_in_circles() -> None:
@@ -95,6 +105,6 @@ def test_nothing_of_the_project_is_imported_from_tests_or_benchmarks() -> None:
             wrong += [
                 f"{name(path)}:{node.lineno}: {target}"  # type: ignore[attr-defined]
                 for target in targets
-                if target.split(".")[0] in {"tests", "benchmarks", "examples"}
+                if target.split(".")[0] in {"tests", "benchmarks"}
             ]
     assert not wrong, "shipped code must not need what is not shipped:\n" + "\n".join(wrong)

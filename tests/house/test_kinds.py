@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from actions.kinds import ACTIONS, NOTIFIERS
-from connectors.kinds import KINDS
-from curb.kinds import config_class
-from detector.kinds import SCORERS
-from stream.settings import Settings
+from curb.actions.kinds import ACTIONS, NOTIFIERS
+from curb.config.kinds import config_class
+from curb.connectors.kinds import KINDS
+from curb.detector.scorers.kinds import SCORERS
+from curb.stream.settings import Settings
 from tests.house.tree import ROOT, parse
 from tests.house.yaml_blocks import configurations, kinds_in
 
@@ -30,7 +30,7 @@ def test_kind_has_a_page(section: str, kind: str) -> None:
 @every_kind
 def test_kind_has_an_example_that_loads(section: str, kind: str) -> None:
     where = [block.where for block in configurations() if (section, kind) in kinds_in(block.text)]
-    assert where, f"show `kind: {kind}` under {section} in a ```yaml block of docs/ or in examples/ or deploy/"
+    assert where, f"show `kind: {kind}` under {section} in a ```yaml block of docs/ or in deploy/"
 
 
 @every_kind

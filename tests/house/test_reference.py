@@ -7,8 +7,8 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from curb.config import CurbConfig
-from curb.kinds import config_class
+from curb.config.file import CurbConfig
+from curb.config.kinds import config_class
 from docs.generate import REFERENCE, ROOMS, all_commands, all_metrics, keys, nested_models, pages, parameters
 from tests.house.tree import FLOORS, ROOT, markdown_files, name, python_files
 

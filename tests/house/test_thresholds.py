@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from detector.settings import DetectorSettings
-from detector.unexplained import DEAR_POINTS
+from curb.detector.heads.demand import DEAR_POINTS
+from curb.detector.settings import DetectorSettings
 from tests.house.tree import ROOT
 
 PAGE = (ROOT / "docs" / "explain" / "how-detection-works.md").read_text(encoding="utf-8")

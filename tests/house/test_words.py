@@ -48,7 +48,7 @@ def test_the_patterns_find_what_they_are_for() -> None:
 
 def may_catch_everything(path: Path) -> bool:
     """Runners and their parts keep going whatever one item does; `run` turns a defect into an exit code."""
-    return "runner" in path.stem or path.stem in {"worker", "daemon", "run", "leases", "outbox", "reaper"}
+    return "runner" in path.stem or path.stem in {"worker", "daemon", "run", "lease", "outbox", "reaper"}
 
 
 def is_broad(handler: ast.ExceptHandler) -> bool:

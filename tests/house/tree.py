@@ -10,7 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: The rooms of the house and their floors; imports go down only.
+#: The rooms of the house and their floors; imports go down only. All but `curb` lie at the root of the repository and
+#: are imported as `curb.ROOM`, through a link in `curb/`.
 FLOORS = {"curb": 2, "connectors": 1, "detector": 1, "actions": 1, "stream": 0}
 
 #: Directories whose code keeps to the limits of size and form.
@@ -50,6 +51,19 @@ def python_files(*directories: str) -> list[Path]:
 def name(path: Path) -> str:
     """How a message calls a file: its path from the root."""
     return path.relative_to(ROOT).as_posix()
+
+
+def room(module: str) -> str:
+    """The room of a module: `detector` for `curb.detector.heads.past`, `curb` for `curb.cli.main`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FLOORS else parts[0]
+
+
+def module_name(path: Path) -> str:
+    """How the module of a file is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(parts if parts[0] == "curb" or parts[0] not in FLOORS else ("curb", *parts))
 
 
 @cache

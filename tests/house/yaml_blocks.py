@@ -13,7 +13,7 @@ from tests.house.tree import ROOT, files, markdown_files, name
 #: ```yaml is Curb's configuration; ```yaml litellm, ```yaml compose and so on belong to somebody else.
 FENCE = re.compile(r"^(?P<indent> *)```ya?ml[ \t]*(?P<owner>[^\n]*)\n(?P<body>.*?)^(?P=indent)```", re.M | re.S)
 VARIABLE = re.compile(r"\$\{(\w+)(?::-[^}]*)?\}")
-#: What belongs to other programs although it lies in deploy/ or examples/.
+#: What belongs to other programs although it lies in deploy/ or in the demo.
 FOREIGN_FILES = re.compile(r"^(compose|envoy|litellm|prometheus|grafana|script)\b")
 
 
@@ -37,7 +37,7 @@ def configurations() -> list[Block]:
                 found.append(Block(f"{name(path)}:{line}", dedent(match["body"], len(match["indent"]))))
     for path in files():
         place = path.relative_to(ROOT).parts[0]
-        if path.suffix in {".yaml", ".yml"} and place in {"deploy", "examples"} and not FOREIGN_FILES.search(path.name):
+        if path.suffix in {".yaml", ".yml"} and place in {"deploy", "curb"} and not FOREIGN_FILES.search(path.name):
             found.append(Block(name(path), path.read_text(encoding="utf-8")))
     return found
 

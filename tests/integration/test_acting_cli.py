@@ -13,13 +13,13 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from curb.cli import app
-from stream.clock import WallClock
-from stream.codec import decode_lines, encode
-from stream.embedded_log import EmbeddedLog
-from stream.log import Message
-from stream.records import Command, LedgerEntry, Plan
-from stream.topics import ACTIONS, COMMANDS
+from curb.cli.main import app
+from curb.stream.clock import WallClock
+from curb.stream.log.codec import decode_lines, encode
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ACTIONS, COMMANDS
+from curb.stream.records.spend import Command, LedgerEntry, Plan
 from tests.fakes.alerts import alert_message, an_alert
 
 _CONFIG = """

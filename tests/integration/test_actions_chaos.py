@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from actions import calls
-from actions.leases import ActionWorker
-from actions.ledger import ActionState
+from curb.actions.calls import bounded as calls
+from curb.actions.ledger.ledger import ActionState
+from curb.actions.lifecycle.lease import ActionWorker
 from tests.fakes.chaos_story import Story
 
 #: Where a process can die between two steps of an action: each gets its share of the stories.

@@ -11,13 +11,13 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from actions.action import Context
-from actions.litellm_limits import Config as LimitsConfig
-from actions.runner import ActionsRunner
-from actions.settings import ActionsSettings
-from actions.slack import Config as SlackConfig
-from stream.clock import ManualClock
-from stream.embedded_log import EmbeddedLog
+from curb.actions.action import Context
+from curb.actions.levers.litellm_limits import Config as LimitsConfig
+from curb.actions.lifecycle.runner import ActionsRunner
+from curb.actions.settings import ActionsSettings
+from curb.actions.slack.notifier import Config as SlackConfig
+from curb.stream.clock import ManualClock
+from curb.stream.log.embedded import EmbeddedLog
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
 from tests.fakes.slack_api import CHANNEL, TOKEN, SlackApi

@@ -14,12 +14,13 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from connectors import aws_cost_explorer, cloudwatch
-from connectors.connector import Connector, Context
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from stream.clock import WallClock
-from stream.topics import COSTS, USAGE
+from curb.connectors.bills import aws_cost_explorer
+from curb.connectors.connector import Connector, Context
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens import cloudwatch
+from curb.stream.clock import WallClock
+from curb.stream.log.topics import COSTS, USAGE
 from tests.fakes.memory_log import MemoryLog
 
 PRICES = PriceBook.load()

@@ -14,12 +14,12 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from actions import aws_api_gateway, aws_waf
-from actions.action import Action, Context, DriftError
-from actions.aim import Aim
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import Plan
+from curb.actions.action import Action, Context, DriftError
+from curb.actions.aim import Aim
+from curb.actions.levers import aws_api_gateway, aws_waf
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.records.spend import Plan
 from tests.fakes.alerts import an_alert
 
 #: Two a second.

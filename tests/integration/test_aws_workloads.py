@@ -14,12 +14,12 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from actions import aws_batch, aws_lambda, ec2, sagemaker
-from actions.action import Action, Context
-from actions.aim import Aim
-from stream.clock import WallClock
-from stream.errors import PermanentError
-from stream.records import Plan
+from curb.actions.action import Action, Context
+from curb.actions.aim import Aim
+from curb.actions.workloads import aws_batch, aws_lambda, ec2, sagemaker
+from curb.stream.clock import WallClock
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import Plan
 from tests.fakes.alerts import NORMAL, an_alert
 
 SEARCH = an_alert(tags={"team": "search"})

@@ -13,18 +13,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from connectors.append import record_messages
-from connectors.charges import Charge, Dimensions, Snapshot
-from connectors.restate import Restater
-from detector.rollup import Rollup
-from detector.scopes import Scope
-from detector.settings import DetectorSettings
-from detector.shard import Shard
-from stream.clock import ManualClock
-from stream.codec import encode_lines
-from stream.log import Message
-from stream.records import Alert, CostRecord, SpendPartial, SpendTick
-from stream.topics import COSTS, SPEND
+from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
+from curb.connectors.bills.restate import Restater
+from curb.connectors.intake.append import record_messages
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.detector.state.scopes import Scope
+from curb.stream.clock import ManualClock
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import COSTS, SPEND
+from curb.stream.records.spend import Alert, CostRecord, SpendPartial, SpendTick
 from tests.fakes.memory_log import MemoryLog
 
 DAY = 86_400

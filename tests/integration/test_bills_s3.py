@@ -13,13 +13,13 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from connectors import aws_cur, focus_file
-from connectors.connector import Context
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from stream.clock import WallClock
-from stream.errors import PermanentError, TransientError
-from stream.topics import COSTS
+from curb.connectors.bills import aws_cur, focus_file
+from curb.connectors.connector import Context
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.stream.clock import WallClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.topics import COSTS
 from tests.fakes import aws_cur as cur
 from tests.fakes import focus_file as focus
 from tests.fakes.memory_log import MemoryLog

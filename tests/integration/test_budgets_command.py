@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from curb import offline
-from curb.budgets import app
-from curb.status import iso
-from detector.rollup import Rollup
-from detector.settings import DetectorSettings
-from stream.clock import ManualClock
-from stream.codec import encode_lines
-from stream.embedded_log import EmbeddedLog
-from stream.log import Message
-from stream.topics import SPEND, USAGE
+from curb.cli import offline
+from curb.cli.budgets import app
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.settings import DetectorSettings
+from curb.serve.status import iso
+from curb.stream.clock import ManualClock
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import SPEND, USAGE
 from tests.fakes.spend import T0, usage
 
 HOUR = 3600

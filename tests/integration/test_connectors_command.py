@@ -13,14 +13,14 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner, Result
 
-from connectors.connector import Check
-from curb import connectors as command
-from curb.cli import app
-from curb.config import CurbConfig, load_file
+from curb.cli import connectors as command
+from curb.cli.main import app
+from curb.config.file import CurbConfig, load_file
+from curb.connectors.connector import Check
 from curb.daemon import Daemon
-from curb.status import iso
-from stream.embedded_log import EmbeddedLog
-from stream.errors import PermanentError
+from curb.serve.status import iso
+from curb.stream.errors import PermanentError
+from curb.stream.log.embedded import EmbeddedLog
 
 TOKEN = "a-long-token"
 NOW = int(time.time()) - 3600

@@ -10,15 +10,15 @@ from typing import Any, cast
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from curb.config import CurbConfig
+from curb.config.file import CurbConfig
 from curb.daemon import Daemon
-from curb.http_api import make_app
-from curb.view import View
-from detector.rule import Raised
-from detector.shard import SeriesStatus
-from stream.clock import ManualClock
-from stream.reconciliation import Reconciliation
-from stream.records import BudgetStatus, LedgerEntry, Plan
+from curb.detector.shard import SeriesStatus
+from curb.detector.state.view import Raised
+from curb.serve.api import make_app
+from curb.stream.clock import ManualClock
+from curb.stream.records.reconciliation import Reconciliation
+from curb.stream.records.spend import BudgetStatus, LedgerEntry, Plan
+from curb.views.alerts_and_actions import View
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.memory_log import MemoryLog
 

@@ -13,8 +13,8 @@ from aiohttp.test_utils import TestServer
 
 from curb.demo.gateway import BATCH_SIZE, Gateway
 from curb.demo.trace import DEFAULT_START, Trace
-from stream.clock import ManualClock
-from stream.errors import PermanentError
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
 
 START = DEFAULT_START + 4 * 86400 + 14 * 3600
 MASTER = {"Authorization": "Bearer sk-master"}

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from curb.stream.clock import ScaledClock
 from deploy.demo_gateway import parse, serve
-from stream.clock import ScaledClock
 
 
 @pytest.mark.parametrize("loop_after_minutes", ["1", "600"])

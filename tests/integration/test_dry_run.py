@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from curb.cli import app
-from stream.clock import WallClock
-from stream.codec import encode
-from stream.embedded_log import EmbeddedLog
-from stream.log import Message
-from stream.records import LedgerEntry, Plan
-from stream.topics import ACTIONS, COMMANDS
+from curb.cli.main import app
+from curb.stream.clock import WallClock
+from curb.stream.log.codec import encode
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ACTIONS, COMMANDS
+from curb.stream.records.spend import LedgerEntry, Plan
 
 #: Nobody listens there: a dry run that called the gateway would fail.
 _CONFIG = """

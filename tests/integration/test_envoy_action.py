@@ -8,12 +8,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from actions.action import Context, DriftError
-from actions.aim import Aim
-from actions.envoy import Config, Envoy
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import Plan
+from curb.actions.action import Context, DriftError
+from curb.actions.aim import Aim
+from curb.actions.levers.envoy import Config, Envoy
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.records.spend import Plan
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.envoy import ROUTES, EnvoyBench
 

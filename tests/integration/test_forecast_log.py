@@ -12,14 +12,14 @@ from aiohttp import web
 from rich.console import Console
 
 from curb import wiring
-from curb.config import CurbConfig
-from curb.forecast_command import daemon_forecasts, run_forecast
-from curb.offline import NotReachableError
-from stream.clock import WallClock
-from stream.codec import encode
-from stream.log import Message
-from stream.records import SpendPartial
-from stream.topics import SPEND
+from curb.cli.forecast import daemon_forecasts, run_forecast
+from curb.cli.offline import NotReachableError
+from curb.config.file import CurbConfig
+from curb.stream.clock import WallClock
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import SPEND
+from curb.stream.records.spend import SpendPartial
 from tests.ports import free_port
 
 #: 1 March 2025, midnight UTC.

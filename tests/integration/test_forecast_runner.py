@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from curb.forecast_runner import ForecastRunner
-from detector.history import SpendHistory
-from detector.prophet_lane import CHANNEL
-from detector.settings import DetectorSettings
-from detector.settings_budget import Budget
-from detector.settings_forecast import ForecastSettings, HistorySettings, LaneSettings, PoolSettings
-from stream.clock import ManualClock
-from stream.records import Alert
+from curb.detector.budgets.settings import Budget
+from curb.detector.forecast.settings import ForecastSettings, HistorySettings, LaneSettings, PoolSettings
+from curb.detector.forecast.slow_lane import CHANNEL
+from curb.detector.forecast.spend_history import SpendHistory
+from curb.detector.settings import DetectorSettings
+from curb.stream.clock import ManualClock
+from curb.stream.records.spend import Alert
+from curb.views.forecast_runner import ForecastRunner
 
 START = int(datetime(2025, 3, 1, tzinfo=UTC).timestamp())
 HOUR = 3600

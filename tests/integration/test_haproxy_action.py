@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from actions.action import DriftError
-from actions.aim import Aim
-from actions.haproxy import Config, Haproxy
-from actions.haproxy_socket import Socket
-from stream.errors import PermanentError, TransientError
-from stream.records import Plan
+from curb.actions.action import DriftError
+from curb.actions.aim import Aim
+from curb.actions.levers.haproxy import Config, Haproxy
+from curb.actions.levers.haproxy_socket import Socket
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.records.spend import Plan
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.haproxy import MAP, HaproxyBench
 

@@ -14,17 +14,18 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from typer.testing import CliRunner
 
-from curb import explain as command
-from curb import knowledge, wiring
-from curb.config import CurbConfig, load_file
+from curb import wiring
+from curb.cli import explain as command
+from curb.cli import knowledge
+from curb.cli.explain import from_daemon
+from curb.cli.offline import NotReachableError
+from curb.config.file import CurbConfig, load_file
 from curb.daemon import Daemon
-from curb.explain import from_daemon
-from curb.explanation import Explanation, NoSuchAlertError
-from curb.http_explain import add_routes
-from curb.offline import NotReachableError
-from curb.view import View
-from stream.clock import WallClock
-from stream.records import Alert, BudgetStatus
+from curb.serve.http_explain import add_routes
+from curb.stream.clock import WallClock
+from curb.stream.records.spend import Alert, BudgetStatus
+from curb.views.alerts_and_actions import View
+from curb.views.explanation import Explanation, NoSuchAlertError
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.memory_log import MemoryLog
 

@@ -11,12 +11,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from curb.daemon import Daemon
-from curb.http_knowledge import add_routes
-from stream.clock import ManualClock
-from stream.commands import read_knowledge
-from stream.log import TopicPartition
-from stream.records import Feedback, Knowledge
-from stream.topics import COMMANDS
+from curb.serve.http_knowledge import add_routes
+from curb.stream.clock import ManualClock
+from curb.stream.log.protocol import TopicPartition
+from curb.stream.log.topics import COMMANDS
+from curb.stream.records.knowledge import read_knowledge
+from curb.stream.records.spend import Feedback, Knowledge
 from tests.fakes.memory_log import MemoryLog
 
 NOW = 1_750_032_000.0

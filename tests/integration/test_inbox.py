@@ -14,11 +14,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 
-from connectors import litellm
-from connectors.connector import Context
-from connectors.inbox import InboxSource, add_routes
-from connectors.prices import PriceBook
-from stream.clock import ManualClock
+from curb.connectors.connector import Context
+from curb.connectors.intake.inbox import InboxSource, add_routes
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens import litellm
+from curb.stream.clock import ManualClock
 from tests.fakes import litellm_usage
 from tests.fakes.memory_log import MemoryLog
 

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from curb import knowledge
+from curb.cli import knowledge
 
 _CONFIG = """
 log: {{directory: {directory}}}

@@ -9,16 +9,16 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
 
-from connectors.connector import Context
-from connectors.openai import Config
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from detector.rollup import Rollup
-from detector.settings import DetectorSettings
-from detector.shard import Shard
-from stream.clock import ManualClock
-from stream.records import Alert
-from stream.topics import ALERTS, SPEND, USAGE
+from curb.connectors.connector import Context
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.openai import Config
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.stream.clock import ManualClock
+from curb.stream.log.topics import ALERTS, SPEND, USAGE
+from curb.stream.records.spend import Alert
 from tests.fakes.memory_log import MemoryLog
 from tests.fakes.openai import KEY, Call, Organization
 

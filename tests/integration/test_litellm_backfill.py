@@ -13,17 +13,17 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
-from connectors.connector import Checkable, Connector, Context
-from connectors.decode import Rejected
-from connectors.inbox import InboxSource, add_routes
-from connectors.litellm import Config, LiteLLM
-from connectors.litellm_backfill import Backfill
-from connectors.prices import PriceBook
-from connectors.runner import PullRunner
-from curb.config import load_text
+from curb.config.file import load_text
+from curb.connectors.connector import Checkable, Connector, Context
+from curb.connectors.decode import Rejected
+from curb.connectors.intake.inbox import InboxSource, add_routes
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.litellm import Config, LiteLLM
+from curb.connectors.tokens.litellm_backfill import Backfill
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
 from curb.wiring import make_connectors
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
 from tests.fakes.litellm_spend_logs import KEY, SpendLogs, row_of
 from tests.fakes.litellm_usage import array, payload
 from tests.fakes.memory_log import MemoryLog

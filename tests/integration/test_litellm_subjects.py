@@ -10,12 +10,12 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from actions.action import Context, DriftError
-from actions.aim import Aim
-from actions.http import NotFoundError
-from actions.litellm_limits import Config, LitellmLimits
-from stream.clock import ManualClock
-from stream.errors import PermanentError
+from curb.actions.action import Context, DriftError
+from curb.actions.aim import Aim
+from curb.actions.calls.http import NotFoundError
+from curb.actions.levers.litellm_limits import Config, LitellmLimits
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
 

@@ -22,12 +22,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from pydantic import SecretStr
 
-from connectors.connector import Context
-from connectors.inbox import InboxSource, add_routes
-from connectors.otel_genai import Config
-from connectors.prices import PriceBook
-from stream.clock import ManualClock, WallClock
-from stream.records import UsageRecord
+from curb.connectors.connector import Context
+from curb.connectors.intake.inbox import InboxSource, add_routes
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.otel_genai import Config
+from curb.stream.clock import ManualClock, WallClock
+from curb.stream.records.spend import UsageRecord
 from tests.fakes.memory_log import MemoryLog
 from tests.fakes.otel_genai import JSON, PROTOBUF, SECRET_PROMPT, as_json, as_protobuf, span, traces
 

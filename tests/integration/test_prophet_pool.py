@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector import forecast_prophet
-from detector.forecast import Period, forecast
-from detector.forecast_days import DailySpend
-from detector.forecast_pool import FitFailedError, ForecastPool, WorkerDiedError, urgency
-from detector.history import HourlySpend
-from detector.prophet_lane import fit_band
-from detector.settings_forecast import PoolSettings
+from curb.detector.forecast import prophet as forecast_prophet
+from curb.detector.forecast.days import DailySpend
+from curb.detector.forecast.month_end import Period, forecast
+from curb.detector.forecast.pool import FitFailedError, ForecastPool, WorkerDiedError, urgency
+from curb.detector.forecast.settings import PoolSettings
+from curb.detector.forecast.slow_lane import fit_band
+from curb.detector.forecast.spend_history import HourlySpend
 from tests.fakes import forecast_work as work
 
 

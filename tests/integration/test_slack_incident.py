@@ -11,17 +11,17 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from actions.action import Context
-from actions.facts import AlertFact
-from actions.runner import ActionsRunner
-from actions.slack import Config
-from actions.slack_calls import SlackCalls
-from actions.slack_desk import Desk
-from actions.slack_listener import Listener
-from stream.clock import ManualClock
-from stream.embedded_log import EmbeddedLog
-from stream.errors import PermanentError
-from stream.records import Alert, LedgerEntry
+from curb.actions.action import Context
+from curb.actions.ledger.inbox_state import AlertFact
+from curb.actions.lifecycle.runner import ActionsRunner
+from curb.actions.slack.calls import SlackCalls
+from curb.actions.slack.desk import Desk
+from curb.actions.slack.listener import Listener
+from curb.actions.slack.notifier import Config
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.records.spend import Alert, LedgerEntry
 from tests.fakes.actions_house import House, ledger_messages, settings
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.slack_api import APP_TOKEN, CHANNEL, TOKEN, SlackApi

@@ -12,19 +12,19 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
 
-from actions.action import Context
-from actions.slack import Config
-from actions.slack_desk import Desk
-from actions.slack_listener import Listener
-from actions.slack_requests import read
-from actions.slack_socket import Socket
-from curb.config import load_text
+from curb.actions.action import Context
+from curb.actions.slack.desk import Desk
+from curb.actions.slack.listener import Listener
+from curb.actions.slack.notifier import Config
+from curb.actions.slack.requests import read
+from curb.actions.slack.socket import Socket
+from curb.config.file import load_text
 from curb.daemon import Daemon
-from stream.clock import ManualClock, WallClock
-from stream.codec import encode
-from stream.log import Message
-from stream.records import Command
-from stream.topics import ACTIONS, ALERTS, COMMANDS
+from curb.stream.clock import ManualClock, WallClock
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ACTIONS, ALERTS, COMMANDS
+from curb.stream.records.spend import Command
 from tests.fakes.alerts import T0, an_alert
 from tests.fakes.memory_log import MemoryLog
 from tests.fakes.slack_api import APP_TOKEN, CHANNEL, TOKEN, SlackApi

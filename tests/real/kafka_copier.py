@@ -8,11 +8,11 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from stream.clock import WallClock
-from stream.kafka_log import KafkaLog
-from stream.kafka_settings import KafkaSettings
-from stream.log import Message
-from stream.topics import SPEND, USAGE
+from curb.stream.clock import WallClock
+from curb.stream.kafka.log import KafkaLog
+from curb.stream.kafka.settings import KafkaSettings
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import SPEND, USAGE
 
 #: Where to die: after a fetch; with messages sent but no offsets; with both, before the commit; after the commit.
 POINTS = ("read", "sent", "offsets", "committed")

@@ -17,12 +17,12 @@ import aiohttp
 import pytest
 import yaml
 
-from actions import envoy
-from actions.action import Context
-from actions.aim import Aim
-from stream.clock import WallClock
-from stream.errors import TransientError
-from stream.records import Plan
+from curb.actions.action import Context
+from curb.actions.aim import Aim
+from curb.actions.levers import envoy
+from curb.stream.clock import WallClock
+from curb.stream.errors import TransientError
+from curb.stream.records.spend import Plan
 from tests.fakes.alerts import an_alert
 from tests.ports import free_port
 from tests.real.gateway_load import load, model_server, running, success, with_values

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from actions import haproxy
-from actions.aim import Aim
-from actions.haproxy_socket import Socket
-from stream.errors import PermanentError
-from stream.records import Plan
+from curb.actions.aim import Aim
+from curb.actions.levers import haproxy
+from curb.actions.levers.haproxy_socket import Socket
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import Plan
 from tests.fakes.alerts import an_alert
 from tests.ports import free_port
 from tests.real.gateway_load import load, model_server, running, success, with_values

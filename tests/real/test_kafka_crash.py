@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from stream.clock import WallClock
-from stream.errors import TransientError
-from stream.kafka_log import KafkaLog
-from stream.kafka_settings import KafkaSettings
-from stream.log import Message
-from stream.topics import SPEND, STATE, USAGE
+from curb.stream.clock import WallClock
+from curb.stream.errors import TransientError
+from curb.stream.kafka.log import KafkaLog
+from curb.stream.kafka.settings import KafkaSettings
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import SPEND, STATE, USAGE
 from tests.real.kafka_broker import Broker
 from tests.real.kafka_copier import BATCH, POINTS, settings
 

@@ -14,12 +14,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.group import LeaveGroupRequest
 from pydantic import ValidationError
 
-from stream.clock import WallClock
-from stream.errors import PermanentError, TransientError
-from stream.kafka_log import KafkaLog
-from stream.kafka_settings import KafkaSettings
-from stream.log import Message
-from stream.topics import ALERTS, SPEND, STATE, TOPICS, USAGE
+from curb.stream.clock import WallClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.kafka.log import KafkaLog
+from curb.stream.kafka.settings import KafkaSettings
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS, SPEND, STATE, TOPICS, USAGE
 from tests.real.kafka_broker import Broker
 
 pytestmark = pytest.mark.real

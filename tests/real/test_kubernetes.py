@@ -18,12 +18,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from actions.action import Context, DriftError
-from actions.aim import Aim
-from actions.kubernetes import Config, Kubernetes
-from actions.workload import Seen
-from stream.clock import WallClock
-from stream.errors import TransientError
+from curb.actions.action import Context, DriftError
+from curb.actions.aim import Aim
+from curb.actions.workloads.kubernetes import Config, Kubernetes
+from curb.actions.workloads.protocol import Seen
+from curb.stream.clock import WallClock
+from curb.stream.errors import TransientError
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.require import require
 

@@ -19,11 +19,11 @@ from typing import Any, Literal, NamedTuple
 import aiohttp
 import pytest
 
-from actions import litellm_limits
-from actions.action import Context
-from actions.aim import Aim
-from stream.clock import WallClock
-from stream.errors import PermanentError
+from curb.actions.action import Context
+from curb.actions.aim import Aim
+from curb.actions.levers import litellm_limits
+from curb.stream.clock import WallClock
+from curb.stream.errors import PermanentError
 from tests.fakes.alerts import an_alert
 from tests.real.litellm_proxy import PORT, Proxy, find_proxy
 
@@ -109,7 +109,7 @@ async def a_caller(proxy: Proxy, subject: str) -> Caller:
 
 @contextlib.asynccontextmanager
 async def curb(config: Path) -> AsyncIterator[None]:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "curb.cli", "run", "-c", str(config))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "curb", "run", "-c", str(config))
     try:
         yield
     finally:
@@ -188,7 +188,7 @@ async def _ledger_states(config: Path) -> list[str]:
     """States of the one action, in order; whether the burn fell within a minute's lease is not asked here."""
 
     async def curb_json(*arguments: str) -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "curb.cli", "actions", *arguments, "--json", "-c", str(config)]
+        command = [sys.executable, "-m", "curb", "actions", *arguments, "--json", "-c", str(config)]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         out, _ = await process.communicate()
         return [json.loads(line) for line in out.splitlines()]

@@ -13,15 +13,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from connectors import prometheus
-from connectors.connector import Context
-from connectors.prices import PriceBook
-from curb.config import load_file
+from curb.config.file import load_file
+from curb.connectors.connector import Context
+from curb.connectors.gpus import prometheus
+from curb.connectors.pricing.book import PriceBook
+from curb.stream.clock import WallClock
+from curb.stream.errors import PermanentError
+from curb.stream.log.topics import GPU, USAGE
+from curb.stream.records.spend import GpuRecord, UsageRecord
 from curb.wiring import make_log
-from stream.clock import WallClock
-from stream.errors import PermanentError
-from stream.records import GpuRecord, UsageRecord
-from stream.topics import GPU, USAGE
 from tests.fakes.dcgm import DcgmExporter, FakeGpu, line
 from tests.real.prometheus_server import find_binary, running
 
@@ -111,9 +111,7 @@ async def test_gpus_and_usage_reach_curb_through_prometheus(tmp_path: Path) -> N
             directory = tmp_path / "data"
             config.write_text(_CURB.format(directory=directory, url=url, step=STEP_S), encoding="utf-8")
             for seconds in (25, 20):  # killed in between: it goes on where the log says
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "curb.cli", "run", "-c", str(config)
-                )
+                process = await asyncio.create_subprocess_exec(sys.executable, "-m", "curb", "run", "-c", str(config))
                 await asyncio.sleep(seconds)
                 process.kill()
                 await process.wait()

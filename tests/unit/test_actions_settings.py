@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from actions.console import Config
-from actions.routing import decide, tags_match
-from actions.settings import ActionsSettings
+from curb.actions.notify.console import Config
+from curb.actions.policy.routing import decide, tags_match
+from curb.actions.settings import ActionsSettings
 from tests.fakes.alerts import an_alert
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import by_past
-from detector.alert_budget import BudgetController
-from detector.rule import Raised
-from detector.settings_alerts import AlertBudget
-from detector.settings_score import ScoreSettings
-from stream.records import Alert, Tier
+from curb.detector.heads import past_findings as by_past
+from curb.detector.heads.settings import ScoreSettings
+from curb.detector.incidents.alert_budget import BudgetController
+from curb.detector.incidents.settings import AlertBudget
+from curb.detector.state.view import Raised
+from curb.stream.records.spend import Alert, Tier
 from tests.fakes.alerts import an_alert
 from tests.fakes.views import DAY, T0, Fleet, usage
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from connectors.anthropic import Config, _cost_row, _costs, _row, _usage
-from connectors.decode import Rejected
-from connectors.growth import Grown
-from connectors.prices import PriceBook
-from stream.records import CostRecord, UsageRecord
+from curb.connectors.decode import Rejected
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.anthropic import Config, _cost_row, _costs, _row, _usage
+from curb.connectors.tokens.grown import Grown
+from curb.stream.records.spend import CostRecord, UsageRecord
 
 NOW = 1_750_000_000.0
 PRICES = PriceBook.load()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from actions.api_gateway_paths import (
+from curb.actions.calls.compare_and_swap import swap
+from curb.actions.levers.api_gateway_paths import (
     UNLIMITED,
     patch,
     plan_fields,
@@ -17,10 +18,9 @@ from actions.api_gateway_paths import (
     tighter,
     together,
 )
-from actions.aws_api_gateway import Config
-from actions.limits import raises_a_limit
-from actions.swap import swap
-from stream.records import Plan
+from curb.actions.levers.aws_api_gateway import Config
+from curb.actions.policy.guards import raises_a_limit
+from curb.stream.records.spend import Plan
 
 RATE, BURST = "/throttle/rateLimit", "/throttle/burstLimit"
 STAGE_RATE, STAGE_BURST = "/*/*/throttling/rateLimit", "/*/*/throttling/burstLimit"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from pydantic import ValidationError
 
-from actions import wording
-from actions.apprise import Config, inert
-from actions.notifier import Notice
+from curb.actions.notify import wording
+from curb.actions.notify.apprise import Config, inert
+from curb.actions.notify.protocol import Notice
 from tests.unit.test_text_safety import NASTY, nasty_alert, nasty_entry
 
 BASE: dict[str, Any] = {"kind": "apprise", "name": "desk"}

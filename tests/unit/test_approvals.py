@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from actions.routing import Act, decide
-from actions.settings import ActionsSettings
-from stream.errors import PermanentError
-from stream.records import Baseline
+from curb.actions.policy.routing import Act, decide
+from curb.actions.settings import ActionsSettings
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import Baseline
 from tests.fakes.actions_house import later
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.gateway import nothing

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.arrow_arrays import from_ints, from_texts, to_numbers
+from curb.connectors.bills.arrow import from_ints, from_texts, to_numbers
 from tests.fakes import aws_cur as cur
 from tests.fakes.bills import JUNE, NOW
 
@@ -51,10 +51,10 @@ def test_every_width(kind: pa.DataType) -> None:
 _READ = """
 import asyncio, sys
 from pathlib import Path
-from connectors.aws_cur import Config
-from connectors.connector import Context
-from connectors.prices import PriceBook
-from stream.clock import ManualClock
+from curb.connectors.bills.aws_cur import Config
+from curb.connectors.connector import Context
+from curb.connectors.pricing.book import PriceBook
+from curb.stream.clock import ManualClock
 
 config = Config.model_validate({"kind": "aws_cur", "name": "aws", "url": sys.argv[1]})
 bill = config.build(Context(ManualClock(float(sys.argv[2])), None, PriceBook.load(), Path(sys.argv[3])))

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
-from connectors import attribution as module
-from connectors.append import append_batch
-from connectors.attribution import Attribution
-from connectors.connector import Batch
-from connectors.settings_attribution import AttributionSettings, Rule
-from connectors.shares import MAX_PARTS, part_id, parts
-from connectors.validate import clean_tags
-from stream.errors import TransientError
-from stream.records import OTHER, UNTAGGED, CostRecord, GpuRecord, SpendRecord, UsageRecord
-from stream.topics import CURSORS, USAGE
+from curb.connectors.connector import Batch
+from curb.connectors.intake import attribution as module
+from curb.connectors.intake.append import append_batch
+from curb.connectors.intake.attribution import Attribution
+from curb.connectors.intake.attribution_settings import AttributionSettings, Rule
+from curb.connectors.intake.shares import MAX_PARTS, part_id, parts
+from curb.connectors.intake.validate import clean_tags
+from curb.stream.errors import TransientError
+from curb.stream.log.topics import CURSORS, USAGE
+from curb.stream.records.spend import OTHER, UNTAGGED, CostRecord, GpuRecord, SpendRecord, UsageRecord
 from tests.fakes.memory_log import MemoryLog
 
 NOW = 1_750_000_000.0

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from detector.autoscaler import Autoscaler
-from detector.rule import Finding
-from detector.settings_rules import AutoscalerSettings
-from stream.records import PlannedActivity
+from curb.detector.rules.autoscaler import Autoscaler
+from curb.detector.rules.machine_settings import AutoscalerSettings
+from curb.detector.state.view import Finding
+from curb.stream.records.spend import PlannedActivity
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, gpu, saved
 
 Rows = Callable[[int], list[Row]]

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from connectors import azure_cost
-from connectors.azure_details import moment
-from connectors.fsspec_files import open_store
-from connectors.kinds import KINDS
-from stream.errors import PermanentError, TransientError
+from curb.connectors.bills import azure_cost
+from curb.connectors.bills.azure_details import moment
+from curb.connectors.bills.fsspec import open_store
+from curb.connectors.kinds import KINDS
+from curb.stream.errors import PermanentError, TransientError
 from tests.fakes import azure_cost as azure
 from tests.fakes import focus_file as focus
 from tests.fakes.bills import JUNE, NOW, Told, cents, rows_of, sample, write
@@ -305,4 +305,4 @@ async def test_a_file_on_disk_that_was_just_written_waits(tmp_path: Path) -> Non
 
 
 def test_the_kind_is_known() -> None:
-    assert KINDS["azure_cost"] == "connectors.azure_cost:Config"
+    assert KINDS["azure_cost"] == "curb.connectors.bills.azure_cost:Config"

@@ -11,9 +11,9 @@ from benchmarks.detection.bars import verdict
 from benchmarks.detection.chart import Point, incident, overview, spend_of
 from benchmarks.detection.measure import patched
 from benchmarks.detection.run import numbers, overrides
-from curb.scoring import Label
-from detector.settings import DetectorSettings
-from stream.records import GpuRecord, SpendRecord, UsageRecord
+from curb.detector.settings import DetectorSettings
+from curb.evaluate.score import Label
+from curb.stream.records.spend import GpuRecord, SpendRecord, UsageRecord
 
 DAY, HOUR = 86400, 3600
 START = 1742774400.0

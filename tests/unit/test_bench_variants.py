@@ -14,7 +14,7 @@ import pytest
 from benchmarks.detection import harder, streams
 from benchmarks.detection.peers import read_events
 from benchmarks.detection.streams import Row, Stream, iso
-from curb.scoring import epoch, read_labels
+from curb.evaluate.score import epoch, read_labels
 
 DAY, HOUR = 86400.0, 3600.0
 START = epoch("2025-03-24T00:00:00Z")

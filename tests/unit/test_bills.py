@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from connectors import aws_cur, focus_file
-from stream.errors import PermanentError, TransientError
+from curb.connectors.bills import aws_cur, focus_file
+from curb.stream.errors import PermanentError, TransientError
 from tests.fakes import aws_cur as cur
 from tests.fakes import focus_file as focus
 from tests.fakes.bills import HOUR, JUNE, NOW, Told, cents, rows_of, sample, write

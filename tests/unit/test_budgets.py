@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from detector.periods import period_around
-from detector.settings_budget import Period
-from stream.records import Alert
+from curb.detector.budgets.settings import Period
+from curb.detector.state.periods import period_around
+from curb.stream.records.spend import Alert
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, settings_of
 from tests.fakes.spend import T0, bucket
 

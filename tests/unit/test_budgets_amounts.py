@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from stream.records import Alert, AlertKind, BudgetIncrease, Tier
+from curb.stream.records.spend import Alert, AlertKind, BudgetIncrease, Tier
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, brief, settings_of
 from tests.fakes.spend import T0
 

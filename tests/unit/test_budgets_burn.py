@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream.records import Alert
+from curb.stream.records.spend import Alert
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, brief, settings_of
 from tests.fakes.spend import T0
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.budget_forecast import Outlook, Pace, outlook
+from curb.detector.budgets.outlook import Outlook, Pace, outlook
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, settings_of
 from tests.fakes.spend import T0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stream.records import BudgetIncrease
+from curb.stream.records.spend import BudgetIncrease
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, brief, settings_of
 from tests.fakes.spend import T0
 

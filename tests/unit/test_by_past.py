@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector import by_past
-from detector.rule import Demand, Finding, View
-from detector.scopes import DEFAULT_SCOPES, Scope
-from detector.settings_score import ScoreSettings
+from curb.detector.heads import past_findings as by_past
+from curb.detector.heads.settings import ScoreSettings
+from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
+from curb.detector.state.view import Demand, Finding, View
 from tests.fakes.views import Fleet, Row, gpu, usage
 
 SETTINGS = ScoreSettings()

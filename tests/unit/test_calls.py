@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from actions.calls import Backoff
-from stream.clock import ManualClock
-from stream.errors import TransientError
-from stream.retry import RetryPolicy
+from curb.actions.calls.bounded import Backoff
+from curb.stream.clock import ManualClock
+from curb.stream.errors import TransientError
+from curb.stream.retry import RetryPolicy
 
 
 async def test_a_clock_that_is_set_holds_up_no_retry_and_hurries_none() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from curb.charts import _figure, _Labels, burn, spend_chart
-from stream.errors import PermanentError
+from curb.stream.errors import PermanentError
+from curb.views.charts import _figure, _Labels, burn, spend_chart
 
 T0 = 1786716000.0
 MINUTES = [T0 + 60 * i for i in range(120)]

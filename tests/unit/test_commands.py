@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from actions.facts import Facts, read_messages
-from stream.codec import encode_lines
-from stream.commands import knowledge_message, read_commands, read_knowledge, refusal
-from stream.log import Message
-from stream.records import Annotation, BudgetIncrease, Command, Feedback, Knowledge, PlannedActivity, Silence
-from stream.topics import COMMANDS, DEAD_LETTER
+from curb.actions.ledger.inbox_state import Facts, read_messages
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import COMMANDS, DEAD_LETTER
+from curb.stream.records.knowledge import knowledge_message, read_commands, read_knowledge, refusal
+from curb.stream.records.spend import Annotation, BudgetIncrease, Command, Feedback, Knowledge, PlannedActivity, Silence
 
 PLAN = PlannedActivity(id="p", at=1000.0, tags={"team": "a"}, start=2000.0, end=3000.0, max_usd=5.0)
 TOLD: list[Knowledge] = [

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.confidence import _SHARES, confidence
-from stream.records import Tier
+from curb.detector.incidents.confidence import _SHARES, confidence
+from curb.stream.records.spend import Tier
 
 FAMILIES = st.sampled_from([*_SHARES, "autoscaler", "idle_gpu", "a rule of tomorrow"])
 TIERS = st.sampled_from(["page", "notice", "digest"])

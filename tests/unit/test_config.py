@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from curb.config import CurbConfig, load_file, load_text
-from curb.config_errors import ConfigErrors
+from curb.config.errors import ConfigErrors
+from curb.config.file import CurbConfig, load_file, load_text
 
 
 def errors_of(text: str) -> dict[str, str]:

@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from connectors.append import MESSAGE_BYTES, append_batch, record_messages
-from connectors.connector import Batch
-from connectors.validate import Limits, check, clean_tags
-from stream.commands import read_knowledge
-from stream.log import TopicPartition
-from stream.records import CostRecord, GpuRecord, PlannedActivity, SpendRecord, UsageRecord
-from stream.topics import COMMANDS, COSTS, DEAD_LETTER, GPU, USAGE
+from curb.connectors.connector import Batch
+from curb.connectors.intake.append import MESSAGE_BYTES, append_batch, record_messages
+from curb.connectors.intake.validate import Limits, check, clean_tags
+from curb.stream.log.protocol import TopicPartition
+from curb.stream.log.topics import COMMANDS, COSTS, DEAD_LETTER, GPU, USAGE
+from curb.stream.records.knowledge import read_knowledge
+from curb.stream.records.spend import CostRecord, GpuRecord, PlannedActivity, SpendRecord, UsageRecord
 from tests.fakes.memory_log import MemoryLog
 
 NOW = 1_750_000_000.0

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from prometheus_client import REGISTRY
 
-from connectors.connector import Batch
-from connectors.runner import PullRunner
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import UsageRecord
-from stream.retry import RetryPolicy
-from stream.topics import CURSORS
+from curb.connectors.connector import Batch
+from curb.connectors.intake.runner import PullRunner
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.topics import CURSORS
+from curb.stream.records.spend import UsageRecord
+from curb.stream.retry import RetryPolicy
 from tests.fakes.memory_log import MemoryLog
 
 NOW = 1_750_000_000.0

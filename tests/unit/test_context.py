@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from detector.context import Context
-from detector.rule import Finding
-from detector.settings_principals import ContextSettings
+from curb.detector.rules.growing_prompts import Context
+from curb.detector.rules.principal_settings import ContextSettings
+from curb.detector.state.view import Finding
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.creep import Creep
-from detector.rule import Demand, Finding, View
-from detector.settings_principals import CreepSettings
+from curb.detector.rules.more_requests_per_user import Creep
+from curb.detector.rules.principal_settings import CreepSettings
+from curb.detector.state.view import Demand, Finding, View
 from tests.fakes.views import DAY, T0, Fleet, Row, saved, usage
 
 STEP_S = 300

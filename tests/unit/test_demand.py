@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from detector.demand import Demand
+from curb.detector.heads.demand_model import Demand
 
 AGE = np.array([5.0])
 

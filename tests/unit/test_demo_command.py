@@ -6,7 +6,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from curb.cli import app
+from curb.cli.main import app
 
 
 def test_without_a_trace_it_says_where_to_run_it(tmp_path: Path) -> None:

@@ -109,5 +109,5 @@ def test_loop_on_a_key_without_a_normal_level_is_refused(trace: Trace) -> None:
 
 
 def test_missing_files_are_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(FileNotFoundError, match="examples/demo"):
+    with pytest.raises(FileNotFoundError, match=r"keys\.csv is missing"):
         Trace.load(tmp_path)

@@ -11,7 +11,7 @@ from curb.demo.gateway import Gateway
 from curb.demo.incident import AgentLoop
 from curb.demo.trace import DEFAULT_START, Request, Trace
 from curb.demo.traffic import Tally, counterfactual, drive
-from stream.clock import ManualClock
+from curb.stream.clock import ManualClock
 
 START = DEFAULT_START + 4 * 86400 + 14 * 3600
 LOOP = AgentLoop("support-agent", START + 600, START + 1800, factor=18)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.pipeline import Pipeline
-from detector.scopes import Scope
-from detector.settings import DetectorSettings
-from stream.codec import encode
-from stream.records import Alert, CostRecord
-from stream.topics import COSTS
+from curb.detector.pipeline import Pipeline
+from curb.detector.settings import DetectorSettings
+from curb.detector.state.scopes import Scope
+from curb.stream.log.codec import encode
+from curb.stream.log.topics import COSTS
+from curb.stream.records.spend import Alert, CostRecord
 from tests.fakes.spend import T0, usage
 
 DAY, HOUR = 86400, 3600

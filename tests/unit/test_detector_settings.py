@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from detector.scopes import DEFAULT_SCOPES, Scope, partition_of
-from detector.settings import DetectorSettings
-from stream.records import UNTAGGED
+from curb.detector.settings import DetectorSettings
+from curb.detector.state.scopes import DEFAULT_SCOPES, Scope, partition_of
+from curb.stream.records.spend import UNTAGGED
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.dollars import DollarsHead, Scores, Step
-from detector.settings_score import ScoreSettings
+from curb.detector.heads.past import DollarsHead, Scores, Step
+from curb.detector.heads.settings import ScoreSettings
 
 Floats = NDArray[np.float64]
 

@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from detector.hold import Hold
-from detector.hourly import MIN_HOURS, Hourly
-from detector.local_hours import local_hour
-from detector.peaks import Peaks
-from detector.profile import Profile
-from detector.tail import Tail
+from curb.detector.heads.held_minimum import Hold
+from curb.detector.heads.hour_z import MIN_HOURS, Hourly
+from curb.detector.heads.peaks import Peaks
+from curb.detector.heads.profile import Profile
+from curb.detector.heads.tail import Tail
+from curb.detector.state.local_time import local_hour
 
 
 def at(text: str, zone: str) -> int:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.dollars import DollarsHead, Step
-from detector.drift import Drift
-from detector.settings import DetectorSettings
-from detector.settings_drift import DriftSettings
-from detector.settings_score import ScoreSettings
-from detector.shard import Shard
+from curb.detector.heads.drift import Drift
+from curb.detector.heads.drift_settings import DriftSettings
+from curb.detector.heads.past import DollarsHead, Step
+from curb.detector.heads.settings import ScoreSettings
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
 from tests.fakes.views import HOUR, T0
 
 every_detector = pytest.mark.parametrize("detector", ["adwin", "page_hinkley"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stream.clock import ManualClock
-from stream.embedded_log import EmbeddedLog
-from stream.log import Message
-from stream.topics import DEAD_LETTER, SPEND
+from curb.stream.clock import ManualClock
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import DEAD_LETTER, SPEND
 
 
 async def left(log: EmbeddedLog, topic: str) -> list[bytes]:

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.envoy_routes import Bucket, Held, Place, Routes, bucket_for, held, written
-from stream.errors import PermanentError
+from curb.actions.levers.envoy_routes import Bucket, Held, Place, Routes, bucket_for, held, written
+from curb.stream.errors import PermanentError
 from tests.fakes.envoy import ROUTES
 
 PLACE = Place("models", "", "envoy.filters.http.local_ratelimit", "api_key", "x-api-key")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from detector.errors import ErrorRate
-from detector.rule import Finding
-from detector.settings_principals import ErrorSettings
+from curb.detector.rules.failing_requests import ErrorRate
+from curb.detector.rules.principal_settings import ErrorSettings
+from curb.detector.state.view import Finding
 from tests.fakes.views import HOUR, T0, Fleet, saved, usage
 
 

@@ -17,12 +17,28 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from curb import explain as command
-from curb import knowledge
-from curb.backtest import replay
-from curb.explain_chart import draw
-from curb.explain_table import show
-from curb.explanation import (
+from curb.cli import explain as command
+from curb.cli import knowledge
+from curb.cli.explain_table import show
+from curb.detector.budgets.settings import Budget
+from curb.detector.settings import DetectorSettings
+from curb.evaluate.backtest import replay
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ACTIONS
+from curb.stream.records.knowledge import knowledge_message
+from curb.stream.records.spend import (
+    Alert,
+    Annotation,
+    BudgetStatus,
+    Cause,
+    Feedback,
+    LedgerEntry,
+    Plan,
+    PlannedActivity,
+)
+from curb.views.explain_chart import draw
+from curb.views.explanation import (
     BudgetLine,
     Explanation,
     NoSuchAlertError,
@@ -33,13 +49,6 @@ from curb.explanation import (
     read_log,
     usual_range,
 )
-from detector.settings import DetectorSettings
-from detector.settings_budget import Budget
-from stream.codec import encode
-from stream.commands import knowledge_message
-from stream.log import Message
-from stream.records import Alert, Annotation, BudgetStatus, Cause, Feedback, LedgerEntry, Plan, PlannedActivity
-from stream.topics import ACTIONS
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.memory_log import MemoryLog
 
@@ -161,7 +170,12 @@ def test_without_a_daemon_budgets_are_what_their_alerts_said_last() -> None:
     [
         ("dollars/30min", "30-minute", "detector.score.floors_usd[1]", SETTINGS.score.floors_usd[1]),
         ("unexplained/8h", "", "detector.unexplained.page_threshold", SETTINGS.unexplained.page_threshold),
-        ("unexplained/480min", "8-hour", "detector.unexplained.ratio_floors[3]", SETTINGS.unexplained.ratio_floors[3]),
+        (
+            "unexplained/480min",
+            "8-hour",
+            "detector.unexplained.ratio_floors[3]",
+            SETTINGS.unexplained.ratio_floors[3],
+        ),
         ("new_model", "", "detector.principals.new_origin.min_usd", SETTINGS.principals.new_origin.min_usd),
     ],
 )

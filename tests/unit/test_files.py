@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actions.files import edit_text, read_text
-from stream.errors import PermanentError, TransientError
+from curb.actions.levers.locked_file import edit_text, read_text
+from curb.stream.errors import PermanentError, TransientError
 
 
 def test_a_change_replaces_the_file_and_keeps_its_mode(tmp_path: Path) -> None:

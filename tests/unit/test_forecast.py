@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import forecast_prophet
-from detector.forecast import Forecast, Period, Today, choose, forecast, quantile, weekly_change
-from detector.forecast_days import DailySpend, clean, day_of, month_starts, number_of
-from detector.forecast_methods import fill, holt_winters, last_week, weekday_level, without_one_offs
+from curb.detector.forecast import prophet as forecast_prophet
+from curb.detector.forecast.days import DailySpend, clean, day_of, month_starts, number_of
+from curb.detector.forecast.methods import fill, holt_winters, last_week, weekday_level, without_one_offs
+from curb.detector.forecast.month_end import Forecast, Period, Today, choose, forecast, quantile, weekly_change
 
 #: Wednesday, 1 January 2025.
 NEW_YEAR = number_of(date(2025, 1, 1))

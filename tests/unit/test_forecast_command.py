@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from curb.config import CurbConfig
-from curb.forecast import DaySums, SeriesDays, answer_all, questions, read_events, report, row
-from curb.forecast_command import draw, run_forecast, show
-from detector.forecast import Today
-from detector.forecast_days import DailySpend, number_of
-from detector.settings import DetectorSettings
-from detector.settings_budget import Budget, ExchangeRate
-from detector.settings_forecast import PoolSettings
+from curb.cli.forecast import draw, run_forecast, show
+from curb.config.file import CurbConfig
+from curb.detector.budgets.settings import Budget, ExchangeRate
+from curb.detector.forecast.days import DailySpend, number_of
+from curb.detector.forecast.month_end import Today
+from curb.detector.forecast.settings import PoolSettings
+from curb.detector.settings import DetectorSettings
+from curb.views.forecast import DaySums, SeriesDays, answer_all, questions, read_events, report, row
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 FIRST_DAY = number_of(START.date())

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from actions.ledger import REAPER, Ledger
-from actions.limits import freeze
-from actions.settings_limits import Limits
-from stream.records import LedgerEntry
+from curb.actions.ledger.ledger import REAPER, Ledger
+from curb.actions.policy.guard_settings import Limits
+from curb.actions.policy.guards import freeze
+from curb.stream.records.spend import LedgerEntry
 from tests.fakes.actions_house import House, settings
 from tests.fakes.alerts import T0, alert_message, an_alert, an_entry, command_message
 

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.dcgm import Config
-from connectors.dcgm_text import parse
-from connectors.decode import Letters
-from connectors.gpu_charges import GpuCharges, GpuSettings
-from connectors.gpu_owners import IDLE, OwnerSettings, owner_tags
-from connectors.gpu_samples import Holder, Sample, gather, shares_of, value_of
-from connectors.kubernetes_api import NO_CLUSTER, Cluster, Pod
-from detector.scopes import DEFAULT_SCOPES
-from stream.clock import ManualClock
-from stream.errors import TransientError
-from stream.records import UNTAGGED, GpuRecord
+from curb.connectors.decode import Letters
+from curb.connectors.gpus.charges import GpuCharges, GpuSettings
+from curb.connectors.gpus.dcgm import Config
+from curb.connectors.gpus.dcgm_text import parse
+from curb.connectors.gpus.kubernetes_api import NO_CLUSTER, Cluster, Pod
+from curb.connectors.gpus.owners import IDLE, OwnerSettings, owner_tags
+from curb.connectors.gpus.samples import Holder, Sample, gather, shares_of, value_of
+from curb.detector.state.scopes import DEFAULT_SCOPES
+from curb.stream.clock import ManualClock
+from curb.stream.errors import TransientError
+from curb.stream.records.spend import UNTAGGED, GpuRecord
 from tests.fakes.dcgm import BLANK, DcgmExporter, FakeGpu, line
 
 NOW = 1_750_000_000.0

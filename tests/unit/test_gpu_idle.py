@@ -7,17 +7,17 @@ from typing import cast
 import aiohttp
 import msgspec
 
-from connectors.append import record_messages
-from connectors.dcgm_text import parse
-from connectors.decode import Letters
-from connectors.gpu_charges import GpuCharges, GpuSettings
-from detector.rollup import Rollup
-from detector.settings import DetectorSettings
-from detector.shard import Shard
-from stream.clock import ManualClock
-from stream.log import Message
-from stream.records import Alert
-from stream.topics import ALERTS, GPU, SPEND
+from curb.connectors.decode import Letters
+from curb.connectors.gpus.charges import GpuCharges, GpuSettings
+from curb.connectors.gpus.dcgm_text import parse
+from curb.connectors.intake.append import record_messages
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.stream.clock import ManualClock
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS, GPU, SPEND
+from curb.stream.records.spend import Alert
 from tests.fakes.dcgm import DcgmExporter, FakeGpu
 from tests.fakes.memory_log import MemoryLog
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from connectors.gpu_prices import GpuPriceOverride, GpuPrices, parse_offers
+from curb.connectors.pricing.gpus import GpuPriceOverride, GpuPrices, parse_offers
 
 LIST = GpuPrices.load()
 NOW = datetime(2026, 3, 1, tzinfo=UTC).timestamp()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from detector.pricing import PricingAlerts
-from detector.rollup import Rollup
-from detector.settings import DetectorSettings
-from stream.codec import encode
-from stream.log import Message
-from stream.records import GpuRecord, PricingHole, SpendMessage
-from stream.topics import GPU, SPEND
+from curb.detector.incidents.unpriced import PricingAlerts
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.settings import DetectorSettings
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import GPU, SPEND
+from curb.stream.records.spend import GpuRecord, PricingHole, SpendMessage
 
 NOW = 1_750_000_000.0
 

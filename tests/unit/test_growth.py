@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from connectors.growth import Feed, Grown, Progress, Row, dump, load
-from stream.errors import PermanentError
+from curb.connectors.tokens.grown import Feed, Grown, Progress, Row, dump, load
+from curb.stream.errors import PermanentError
 
 A, B = ("p1", "gpt"), ("p2", "gpt")
 
@@ -57,7 +57,7 @@ def test_settled_buckets_are_forgotten_and_never_come_back() -> None:
 
 
 def test_sums_are_exact_whatever_is_read_when(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.growth.MAX_GROWN", 3)
+    monkeypatch.setattr("curb.connectors.tokens.grown.MAX_GROWN", 3)
     rng = random.Random(1)
     truth = dict.fromkeys([(start, key) for start in range(0, 600, 60) for key in (A, B)], 0)
     progress = Progress({"f": Feed(0.0)})
@@ -92,7 +92,7 @@ def test_ids_tell_feeds_keys_and_ordinals_apart() -> None:
 
 
 def test_a_cursor_that_would_not_fit_says_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.growth.MAX_CURSOR_CHARS", 100)
+    monkeypatch.setattr("curb.connectors.tokens.grown.MAX_CURSOR_CHARS", 100)
     feed = Feed(0.0)
     feed.take([Row(start, (f"{start * 7919}",), (float(start),)) for start in range(100)])
     with pytest.raises(PermanentError, match="shorten reread_minutes"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detector.growth import DAYS
-from detector.growth_rule import GrowthRule
-from detector.rule import Finding
-from detector.scopes import DEFAULT_SCOPES
-from detector.settings import DetectorSettings
-from detector.settings_rules import GrowthSettings
-from detector.shard import Shard
+from curb.detector.rules.growth import GrowthRule
+from curb.detector.rules.machine_settings import GrowthSettings
+from curb.detector.rules.trend import DAYS
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.detector.state.scopes import DEFAULT_SCOPES
+from curb.detector.state.view import Finding
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 3600

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.haproxy_map import value_in, with_value
-from stream.errors import PermanentError
+from curb.actions.levers.haproxy_map import value_in, with_value
+from curb.stream.errors import PermanentError
 from tests.fakes.haproxy import MAP
 
 

@@ -7,12 +7,12 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from detector.heeded import heeded, subject_fingerprint
-from detector.knowledge import Knowledge
-from detector.rule import Finding
-from detector.scopes import DEFAULT_SCOPES
-from detector.series import SeriesRegistry
-from stream.records import Feedback, Silence, Tier
+from curb.detector.incidents.feedback import heeded, subject_fingerprint
+from curb.detector.incidents.knowledge import Knowledge
+from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.scopes import DEFAULT_SCOPES
+from curb.detector.state.view import Finding
+from curb.stream.records.spend import Feedback, Silence, Tier
 from tests.fakes.views import DAY, HOUR, T0
 
 THRESHOLD = 6.0

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.arrays import pack, unpack
-from detector.forecast_days import day_of
-from detector.history import DAYS, HOURS, SpendHistory
-from detector.settings_forecast import HistorySettings
+from curb.detector.forecast.days import day_of
+from curb.detector.forecast.settings import HistorySettings
+from curb.detector.forecast.spend_history import DAYS, HOURS, SpendHistory
+from curb.detector.state.packing import pack, unpack
 
 #: Monday, 6 January 2025, midnight UTC.
 MONDAY = int(datetime(2025, 1, 6, tzinfo=UTC).timestamp())

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from actions import http_action
-from actions.aim import Aim
-from actions.http_action import Config, HttpAction
-from actions.http_templates import fill_body, fill_url, origin, placeholders
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import OTHER, UNTAGGED
+from curb.actions.aim import Aim
+from curb.actions.levers import http_action
+from curb.actions.levers.http_action import Config, HttpAction
+from curb.actions.levers.http_templates import fill_body, fill_url, origin, placeholders
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.records.spend import OTHER, UNTAGGED
 from tests.fakes.alerts import NORMAL, an_alert
 
 HOST = "https://gw.example:8443"

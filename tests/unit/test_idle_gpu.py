@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.idle_gpu import IdleGpu
-from detector.rule import Finding
-from detector.settings_rules import IdleGpuSettings
-from stream.records import PlannedActivity
+from curb.detector.rules.idle_gpu import IdleGpu
+from curb.detector.rules.machine_settings import IdleGpuSettings
+from curb.detector.state.view import Finding
+from curb.stream.records.spend import PlannedActivity
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, gpu, saved
 
 Rows = Callable[[int], list[Row] | None]

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from curb.explain_chart import _budget_line, draw
-from curb.explanation import BudgetLine, Explanation, Point, explain, read_log
-from curb.incident_chart import IncidentChart
-from curb.recent_burn import RecentBurn
-from detector.settings import DetectorSettings
-from stream.clock import ManualClock
-from stream.errors import PermanentError, TransientError
-from stream.records import BudgetStatus
+from curb.detector.settings import DetectorSettings
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.records.spend import BudgetStatus
+from curb.views.explain_chart import _budget_line, draw
+from curb.views.explanation import BudgetLine, Explanation, Point, explain, read_log
+from curb.views.incident_chart import IncidentChart
+from curb.views.recent_burn import RecentBurn
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.memory_log import MemoryLog
 
@@ -120,7 +120,7 @@ async def test_without_the_library_it_is_said_once(
     def missing(found: Explanation) -> bytes:
         raise PermanentError("charts need matplotlib: install curb[charts]")
 
-    monkeypatch.setattr("curb.explain_chart.draw", missing)
+    monkeypatch.setattr("curb.views.explain_chart.draw", missing)
     log = MemoryLog()
     await log.append([alert_message(an_alert())])
     chart = IncidentChart(log, RecentBurn(lambda: [], ManualClock(T0)), DetectorSettings())

@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from detector.incidents import Episode, Incidents
-from detector.knowledge import Knowledge
-from detector.rule import Finding, View
-from detector.scopes import Scope
-from detector.series import SeriesRegistry
-from detector.settings_alerts import AlertSettings
-from stream.records import Alert, Cause, Feedback, Silence, Tier
+from curb.detector.incidents.incidents import Episode, Incidents
+from curb.detector.incidents.knowledge import Knowledge
+from curb.detector.incidents.settings import AlertSettings
+from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.scopes import Scope
+from curb.detector.state.view import Finding, View
+from curb.stream.records.spend import Alert, Cause, Feedback, Silence, Tier
 from tests.fakes.spend import T0, FakeHead, bucket
 
 SCOPE = Scope(name="key", group_by=("team", "api_key"), also_by=("job",))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from detector.jobs import Jobs
-from detector.rule import Finding
-from detector.settings_rules import JobSettings
-from stream.records import PlannedActivity
+from curb.detector.rules.jobs import Jobs
+from curb.detector.rules.machine_settings import JobSettings
+from curb.detector.state.view import Finding
+from curb.stream.records.spend import PlannedActivity
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 Rows = Callable[[int], list[Row]]

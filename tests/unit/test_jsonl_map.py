@@ -8,13 +8,13 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from connectors.connector import Batch, Context, PushSource
-from connectors.prices import PriceBook
-from connectors.usage_jsonl import Config
-from curb.config import ConfigErrors, load_text
-from stream.clock import ManualClock
-from stream.codec import encode
-from stream.records import UsageRecord
+from curb.config.file import ConfigErrors, load_text
+from curb.connectors.connector import Batch, Context, PushSource
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.usage_jsonl import Config
+from curb.stream.clock import ManualClock
+from curb.stream.log.codec import encode
+from curb.stream.records.spend import UsageRecord
 
 NOW = 1_750_000_000.0
 PRICES = PriceBook.load()

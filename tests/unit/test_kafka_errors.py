@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from aiokafka import errors as kafka
 
-from stream.errors import PermanentError, TransientError
-from stream.kafka_errors import finish, kafka_errors
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.kafka.errors import finish, kafka_errors
 
 
 async def forever() -> None:

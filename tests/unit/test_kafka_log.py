@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import pytest
 from aiokafka import TopicPartition as KafkaPartition
 
-from stream import kafka_log
-from stream.clock import ManualClock
-from stream.errors import TransientError
-from stream.kafka_log import KafkaLog
-from stream.kafka_settings import KafkaSettings
-from stream.topics import ALERTS
+from curb.stream.clock import ManualClock
+from curb.stream.errors import TransientError
+from curb.stream.kafka import log as kafka_log
+from curb.stream.kafka.log import KafkaLog
+from curb.stream.kafka.settings import KafkaSettings
+from curb.stream.log.topics import ALERTS
 
 
 class Record(NamedTuple):

@@ -10,8 +10,8 @@ import pytest
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
 
-from stream import kafka_producer
-from stream.kafka_settings import KafkaSettings
+from curb.stream.kafka import producer as kafka_producer
+from curb.stream.kafka.settings import KafkaSettings
 
 AT = KafkaPartition("t", 0)
 

@@ -6,13 +6,18 @@ import sys
 
 import pytest
 
-from curb.config import ConfigErrors, load_text
+from curb.config.file import ConfigErrors, load_text
 
 _OTEL = "connectors:\n  - {kind: otel_genai, name: otel, token: a-long-token}\n"
 
 
 def test_a_kind_without_its_extra_names_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("connectors.otel_genai", "connectors.otel_metrics", "connectors.otel_tags", "connectors.otlp"):
+    for module in (
+        "curb.connectors.tokens.otel_genai",
+        "curb.connectors.tokens.otel_metrics",
+        "curb.connectors.tokens.otel_tags",
+        "curb.connectors.tokens.otlp",
+    ):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.logs.v1", None)
     with pytest.raises(ConfigErrors) as raised:

@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from detector import knowledge as module
-from detector.knowledge import Knowledge, KnowledgeDump
-from detector.planned import covers
-from detector.scopes import DEFAULT_SCOPES, Scope
-from stream.records import Annotation, BudgetIncrease, Feedback, PlannedActivity, Silence
+from curb.detector.incidents import knowledge as module
+from curb.detector.incidents.knowledge import Knowledge, KnowledgeDump
+from curb.detector.incidents.planned import covers
+from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
+from curb.stream.records.spend import Annotation, BudgetIncrease, Feedback, PlannedActivity, Silence
 
 #: A Monday, midnight UTC.
 T0 = 1_750_032_000.0
@@ -263,7 +263,7 @@ def test_what_is_over_is_forgotten() -> None:
 
 def test_the_oldest_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_RECORDS", 3)
-    monkeypatch.setattr("detector.planned._MAX_PLANS", 3)
+    monkeypatch.setattr("curb.detector.incidents.planned._MAX_PLANS", 3)
     subject = store()
     for number in range(5):
         subject.add(deploy(str(number), T0 + number))

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from curb import lab
-from curb.backtest import AlertLife
-from curb.config import load_text
+from curb.config.file import load_text
 from curb.demo.incident import AgentLoop
 from curb.demo.trace import Trace, default_directory
-from detector.settings import DetectorSettings
-from detector.settings_score import ScoreSettings
+from curb.detector.heads.settings import ScoreSettings
+from curb.detector.settings import DetectorSettings
+from curb.evaluate import lab
+from curb.evaluate.backtest import AlertLife
 from tests.fakes.alerts import T0, an_alert
 
 HOUR, DAY = 3600.0, 86400.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from stream.errors import TransientError
-from stream.records import BudgetStatus
+from curb.stream.errors import TransientError
+from curb.stream.records.spend import BudgetStatus
 from tests.fakes.actions_house import later
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.policy_gate import PolicyHouse, id_of, ladder

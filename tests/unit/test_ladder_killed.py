@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from actions.ledger import Ledger
-from stream.topics import STATE
+from curb.actions.ledger.ledger import Ledger
+from curb.stream.log.topics import STATE
 from tests.fakes.actions_house import later, ledger_messages
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.policy_gate import PolicyHouse, id_of, ladder

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.errors import PermanentError, TransientError
+from curb.stream.errors import PermanentError, TransientError
 from tests.fakes.actions_house import later
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.policy_gate import PolicyHouse, id_of, ladder

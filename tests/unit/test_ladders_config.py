@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from curb.config import ConfigErrors, load_text
+from curb.config.file import ConfigErrors, load_text
 
 _ACTIONS = """
 actions:

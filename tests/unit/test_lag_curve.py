@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectors.lag_curve import LagCurve
+from curb.connectors.bills.lag_curve import LagCurve
 
 HOUR = 3600
 T0 = 1_760_000_000 // 86_400 * 86_400

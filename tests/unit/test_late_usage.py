@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.late_usage import counts_at, is_pause
+from curb.connectors.tokens.late_usage import counts_at, is_pause
 
 READ = 1_750_000_000.0
 

@@ -8,8 +8,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.ledger import NOT_UNDONE, OPEN, Ledger, action_id_for
-from stream.records import LedgerEntry, NoticeEntry, Plan
+from curb.actions.ledger.ledger import NOT_UNDONE, OPEN, Ledger, action_id_for
+from curb.stream.records.spend import LedgerEntry, NoticeEntry, Plan
 
 
 def entry(state: Any, at: float, *, action_id: str = "x", alert_id: str = "a1", **changes: Any) -> LedgerEntry:

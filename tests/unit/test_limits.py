@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.aim import RateSettings, Verb
-from actions.kinds import ACTIONS
-from actions.ledger import NOT_UNDONE, Ledger
-from actions.limits import allowed, refusal
-from actions.matching import criticality
-from actions.settings import ActionsSettings
-from actions.settings_limits import MARKS, Limits
-from curb.kinds import config_class
-from stream.records import OTHER, UNTAGGED, Alert, LedgerEntry, Plan
+from curb.actions.aim import RateSettings, Verb
+from curb.actions.kinds import ACTIONS
+from curb.actions.ledger.ledger import NOT_UNDONE, Ledger
+from curb.actions.policy.guard_settings import MARKS, Limits
+from curb.actions.policy.guards import allowed, refusal
+from curb.actions.policy.matching import criticality
+from curb.actions.settings import ActionsSettings
+from curb.config.kinds import config_class
+from curb.stream.records.spend import OTHER, UNTAGGED, Alert, LedgerEntry, Plan
 from tests.fakes.alerts import T0, a_plan, an_alert, an_entry
 
 HOUR_S = 3600.0

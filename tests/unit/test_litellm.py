@@ -8,12 +8,12 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from connectors.connector import Batch, Context, PushSource
-from connectors.litellm import Config, LiteLLM
-from connectors.prices import PriceBook
-from stream.clock import ManualClock
-from stream.codec import encode
-from stream.records import UsageRecord
+from curb.connectors.connector import Batch, Context, PushSource
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.litellm import Config, LiteLLM
+from curb.stream.clock import ManualClock
+from curb.stream.log.codec import encode
+from curb.stream.records.spend import UsageRecord
 from tests.fakes.litellm_usage import SECRET_PROMPT, array, ndjson, payload
 
 NOW = 1_750_000_000.0

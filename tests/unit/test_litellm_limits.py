@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from actions.action import Context, DriftError
-from actions.aim import Aim, to_normal
-from actions.http import NotFoundError
-from actions.litellm_limits import Config, CustomerBlock, LitellmLimits, TeamLimits, UserLimits
-from stream.clock import ManualClock
-from stream.errors import PermanentError
-from stream.records import OTHER, UNTAGGED, Baseline
+from curb.actions.action import Context, DriftError
+from curb.actions.aim import Aim, to_normal
+from curb.actions.calls.http import NotFoundError
+from curb.actions.levers.litellm_limits import Config, CustomerBlock, LitellmLimits, TeamLimits, UserLimits
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import OTHER, UNTAGGED, Baseline
 from tests.fakes.alerts import NORMAL, an_alert
 
 

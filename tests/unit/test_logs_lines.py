@@ -76,16 +76,16 @@ def test_aiokafka_is_held_to_one_line_per_kind_and_curb_is_not(capsys: pytest.Ca
     for n in range(5):
         logging.getLogger("aiokafka").error("Unable connect to node with id %s", n)
         logging.getLogger("aiokafka.consumer.fetcher").error("Failed fetch messages from %s", n)
-        logging.getLogger("stream.worker").warning("worker restarts", extra={"group": "rollup"})
+        logging.getLogger("curb.stream.work.worker").warning("worker restarts", extra={"group": "rollup"})
         logging.getLogger("aiokafka").info("not even once")
     found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     names = [line["logger"] for line in found]
     assert names.count("aiokafka") == names.count("aiokafka.consumer.fetcher") == 1
-    assert [line["group"] for line in found if line["logger"] == "stream.worker"] == ["rollup"] * 5
+    assert [line["group"] for line in found if line["logger"] == "curb.stream.work.worker"] == ["rollup"] * 5
 
 
 @pytest.mark.usefixtures("loggers")
 def test_the_text_style_shows_extras(capsys: pytest.CaptureFixture[str]) -> None:
     setup("info", "text")
-    logging.getLogger("stream.worker").warning("worker restarts", extra={"group": "rollup"})
+    logging.getLogger("curb.stream.work.worker").warning("worker restarts", extra={"group": "rollup"})
     assert capsys.readouterr().err.endswith("warning stream.worker: worker restarts group='rollup'\n")

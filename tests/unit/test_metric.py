@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detector.metric import CHANNELS, MetricHead
-from detector.metric_scorer import MetricScorer
-from detector.metric_tail import HIGH, LOW, MetricTail
-from detector.settings_metric import MetricSettings
+from curb.detector.rules.metric_head import CHANNELS, MetricHead
+from curb.detector.rules.metric_settings import MetricSettings
+from curb.detector.rules.metric_tail import HIGH, LOW, MetricTail
+from curb.detector.scorers.metric_scorer import MetricScorer
 
 Floats = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.new_principal import NewPrincipal
-from detector.rule import Demand, Finding, Rule, View
-from detector.settings_principals import NewPrincipalSettings
+from curb.detector.rules.new_principal import NewPrincipal
+from curb.detector.rules.principal_settings import NewPrincipalSettings
+from curb.detector.state.view import Demand, Finding, Rule, View
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300

@@ -8,13 +8,13 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from connectors.connector import Context
-from connectors.decode import Rejected
-from connectors.growth import Grown
-from connectors.openai import Config, _cost_row, _costs, _usage
-from connectors.prices import PriceBook
-from stream.clock import ManualClock
-from stream.records import CostRecord, UsageRecord
+from curb.connectors.connector import Context
+from curb.connectors.decode import Rejected
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.grown import Grown
+from curb.connectors.tokens.openai import Config, _cost_row, _costs, _usage
+from curb.stream.clock import ManualClock
+from curb.stream.records.spend import CostRecord, UsageRecord
 
 NOW = 1_750_000_000.0
 PRICES = PriceBook.load()

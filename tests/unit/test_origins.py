@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from detector.origins import NewOrigins
-from detector.rule import Finding
-from detector.settings_principals import NewOriginSettings
+from curb.detector.rules.new_origin import NewOrigins
+from curb.detector.rules.principal_settings import NewOriginSettings
+from curb.detector.state.view import Finding
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stream.errors import PermanentError, TransientError
-from stream.log import Message
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.protocol import Message
 from tests.fakes.actions_house import House, settings
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.threaded import ThreadedChannel

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actions.matching import criticality
-from actions.routing import decide
-from curb.config import ConfigErrors, CurbConfig, load_text
+from curb.actions.policy.matching import criticality
+from curb.actions.policy.routing import decide
+from curb.config.file import ConfigErrors, CurbConfig, load_text
 from tests.fakes.alerts import an_alert
 
 SLACK = """

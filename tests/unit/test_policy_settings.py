@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from actions.approvals import is_one_of
-from actions.routing import budget_left, decide
-from actions.settings import ActionsSettings
-from actions.settings_policy import QuietTime
-from stream.records import BudgetStatus
+from curb.actions.policy.roles import is_one_of
+from curb.actions.policy.routing import budget_left, decide
+from curb.actions.policy.settings import QuietTime
+from curb.actions.settings import ActionsSettings
+from curb.stream.records.spend import BudgetStatus
 from tests.fakes.alerts import T0, an_alert
 
 

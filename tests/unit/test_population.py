@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.population import FEATURES, Population, Use
-from detector.settings_population import PopulationSettings
+from curb.detector.rules.abuse_settings import PopulationSettings
+from curb.detector.rules.population import FEATURES, Population, Use
 
 SETTINGS = PopulationSettings()
 NOBODY = np.zeros(8, np.bool_)

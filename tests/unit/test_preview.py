@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actions.preview import Line, preview, read_book
-from actions.settings import ActionsSettings
+from curb.actions.lifecycle.preview import Line, preview, read_book
+from curb.actions.settings import ActionsSettings
 from tests.fakes.actions_house import later
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.policy_gate import PolicyHouse, id_of, ladder

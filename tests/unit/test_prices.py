@@ -12,12 +12,12 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from connectors.price_entry import ServiceTier
-from connectors.price_update import prepare, write
-from connectors.prices import PriceBook
-from connectors.settings_prices import PricesSettings
-from curb.prices import app
-from stream.records import UsageRecord
+from curb.cli.prices import app
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.pricing.entry import ServiceTier
+from curb.connectors.pricing.settings import PricesSettings
+from curb.connectors.pricing.update import prepare, write
+from curb.stream.records.spend import UsageRecord
 
 BOOK: dict[str, Any] = {
     "gpt-4o": {

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from detector import forecast_prophet
-from detector.history import HourlySpend
-from detector.prophet_lane import CHANNEL, Band, SlowLane, Target, fit_band, key_of, plan, seasonal_band
-from detector.settings_forecast import LaneSettings
+from curb.detector.forecast import prophet as forecast_prophet
+from curb.detector.forecast.settings import LaneSettings
+from curb.detector.forecast.slow_lane import CHANNEL, Band, SlowLane, Target, fit_band, key_of, plan, seasonal_band
+from curb.detector.forecast.spend_history import HourlySpend
 
 #: Monday, 6 January 2025, midnight UTC.
 MONDAY = int(datetime(2025, 1, 6, tzinfo=UTC).timestamp())

@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from actions.reaper import Reaper
-from stream.errors import PermanentError, TransientError
-from stream.log import Message
-from stream.topics import ACTIONS, DEAD_LETTER
+from curb.actions.lifecycle.reaper import Reaper
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ACTIONS, DEAD_LETTER
 from tests.fakes.actions_house import ID1, ID2, House, later
 from tests.fakes.alerts import alert_message, an_alert
 

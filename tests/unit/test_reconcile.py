@@ -10,23 +10,23 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from connectors.append import append_batch
-from connectors.attribution import Attribution
-from connectors.connector import Batch
-from connectors.settings_attribution import AttributionSettings
-from curb.config import ConfigErrors, load_text
-from curb.pairs import marks, with_scope
-from curb.reconciling import rows
-from detector.capture_ratio import ratio_of
-from detector.reconcile import MONEY, PAIR, SCOPE, Reconciler
-from detector.rollup import Rollup
-from detector.settings import DetectorSettings
-from detector.settings_reconcile import ReconcileSettings
-from stream.codec import encode_lines
-from stream.log import Message
-from stream.reconciliation import Reconciliation
-from stream.records import Alert, CostRecord, SpendPartial, SpendRecord, SpendTick, UsageRecord
-from stream.topics import ALERTS, COSTS, RECONCILED, SPEND, USAGE
+from curb.cli.reconcile import rows
+from curb.config.file import ConfigErrors, load_text
+from curb.config.pairs import marks, with_scope
+from curb.connectors.connector import Batch
+from curb.connectors.intake.append import append_batch
+from curb.connectors.intake.attribution import Attribution
+from curb.connectors.intake.attribution_settings import AttributionSettings
+from curb.detector.reconcile.capture_ratio import ratio_of
+from curb.detector.reconcile.reconciler import MONEY, PAIR, SCOPE, Reconciler
+from curb.detector.reconcile.settings import ReconcileSettings
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.settings import DetectorSettings
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS, COSTS, RECONCILED, SPEND, USAGE
+from curb.stream.records.reconciliation import Reconciliation
+from curb.stream.records.spend import Alert, CostRecord, SpendPartial, SpendRecord, SpendTick, UsageRecord
 from tests.fakes.memory_log import MemoryLog
 
 DAY = 86400

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from detector.recurring import Recurring
+from curb.detector.heads.nightly_bursts import Recurring
 
 STEP_MIN = 5
 DAY_MIN = 1440

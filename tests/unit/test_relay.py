@@ -10,15 +10,15 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.config import CurbConfig
+from curb.config.file import CurbConfig
+from curb.detector.rollup.relay import CommandRelay
+from curb.detector.settings import DetectorSettings
+from curb.stream.clock import ManualClock
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message, TopicPartition
+from curb.stream.log.topics import COMMANDS, DEAD_LETTER, SPEND
+from curb.stream.records.spend import Annotation, Command, DeadLetter, Knowledge, Silence, SpendMessage, SpendTick
 from curb.wiring import make_rollup
-from detector.relay import CommandRelay
-from detector.settings import DetectorSettings
-from stream.clock import ManualClock
-from stream.codec import encode_lines
-from stream.log import Message, TopicPartition
-from stream.records import Annotation, Command, DeadLetter, Knowledge, Silence, SpendMessage, SpendTick
-from stream.topics import COMMANDS, DEAD_LETTER, SPEND
 from tests.fakes.memory_log import MemoryLog
 
 SETTINGS = DetectorSettings(bucket_s=60, grace_s=30)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.charges import Charge, Dimensions, Snapshot
-from connectors.restate import Restater
-from stream.clock import ManualClock
-from stream.errors import PermanentError
-from stream.records import CostRecord
+from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
+from curb.connectors.bills.restate import Restater
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import CostRecord
 
 DAY = 86_400
 T0 = 1_760_000_000 // DAY * DAY

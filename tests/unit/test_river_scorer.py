@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from detector import model_state
-from detector.ranks import MEMORY, Ranks
-from detector.river_scorer import Config
-from detector.scorer_bank import Finding, ScorerBank
+from curb.detector.scorers import pickles as model_state
+from curb.detector.scorers.bank import Finding, ScorerBank
+from curb.detector.scorers.ranks import MEMORY, Ranks
+from curb.detector.scorers.river import Config
 from tests.fakes.scorers import BUILT, ToldSettings
 
 T0 = 1_750_000_000 // 86400 * 86400

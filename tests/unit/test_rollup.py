@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from detector.rollup import Rollup
-from detector.scopes import Scope
-from detector.settings import DedupeSettings, DetectorSettings, GuardSettings
-from stream.codec import encode
-from stream.log import Message
-from stream.records import OTHER, UNTAGGED, DeadLetter, PricingHole, SpendMessage, SpendPartial, SpendTick
-from stream.topics import COSTS, DEAD_LETTER, GPU, SPEND, USAGE
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.settings import DedupeSettings, DetectorSettings, GuardSettings
+from curb.detector.state.scopes import Scope
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import COSTS, DEAD_LETTER, GPU, SPEND, USAGE
+from curb.stream.records.spend import OTHER, UNTAGGED, DeadLetter, PricingHole, SpendMessage, SpendPartial, SpendTick
 from tests.fakes.spend import T0, message, usage
 
 KEY = Scope(name="key", group_by=("api_key",), also_by=("job",))

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.knowledge import Knowledge
-from detector.root_cause import RootCause, rescaled
-from detector.roots import found_at, roots
-from detector.rule import DAY_S, Finding, View
-from detector.scopes import DEFAULT_SCOPES, Scope
-from detector.series import SeriesRegistry
-from stream.records import Cause
+from curb.detector.incidents.causes import RootCause, rescaled
+from curb.detector.incidents.knowledge import Knowledge
+from curb.detector.incidents.tell_once import found_at, roots
+from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
+from curb.detector.state.view import DAY_S, Finding, View
+from curb.stream.records.spend import Cause
 from tests.fakes.spend import T0, bucket
 
 KEY = {"team": "a", "project": "p", "api_key": "k"}

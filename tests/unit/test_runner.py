@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from actions.ledger import action_id_for
-from stream.records import BudgetStatus
+from curb.actions.ledger.ledger import action_id_for
+from curb.stream.records.spend import BudgetStatus
 from tests.fakes.actions_house import ID1, ID2, House, later, settings
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from actions.book import Book, kept_key
-from actions.facts import state_message
-from actions.ledger import ActionState, Ledger, in_order
-from actions.reaper import Reaper
-from stream.codec import encode
-from stream.errors import PermanentError
-from stream.log import Message
-from stream.topics import ACTIONS, STATE
+from curb.actions.ledger.inbox_state import state_message
+from curb.actions.ledger.ledger import ActionState, Ledger, in_order
+from curb.actions.ledger.memory import Book, kept_key
+from curb.actions.lifecycle.reaper import Reaper
+from curb.stream.errors import PermanentError
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ACTIONS, STATE
 from tests.fakes.actions_house import ID1, House, later, settings
 from tests.fakes.alerts import T0, alert_message, an_alert, an_entry, command_message
 from tests.fakes.memory_log import MemoryLog

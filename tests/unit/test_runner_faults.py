@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from actions.ledger import action_id_for
-from actions.runner import ActionsRunner
-from stream.codec import encode
-from stream.errors import PermanentError, TransientError
-from stream.log import Message, TopicPartition
-from stream.records import NoticeEntry
-from stream.topics import ACTIONS, ALERTS, COMMANDS, DEAD_LETTER, STATE
+from curb.actions.ledger.ledger import action_id_for
+from curb.actions.lifecycle.runner import ActionsRunner
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message, TopicPartition
+from curb.stream.log.topics import ACTIONS, ALERTS, COMMANDS, DEAD_LETTER, STATE
+from curb.stream.records.spend import NoticeEntry
 from tests.fakes.actions_house import ID1, House, later, ledger_messages, settings, told
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.gateway import Channel
@@ -247,7 +247,7 @@ async def test_an_unreachable_log_loses_nothing(house: House, answer_lost: bool)
 
 
 async def test_a_commit_that_fails_opens_a_new_reader(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actions.runner._LOG_RETRY_S", 0.0)
+    monkeypatch.setattr("curb.actions.lifecycle.runner._LOG_RETRY_S", 0.0)
     opened = 0
     working = house.log.reader
 

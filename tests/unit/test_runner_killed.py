@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from actions.ledger import Ledger
-from stream.log import Message
-from stream.topics import STATE
+from curb.actions.ledger.ledger import Ledger
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import STATE
 from tests.fakes.actions_house import House, later, ledger_messages, told
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.memory_log import MemoryLog

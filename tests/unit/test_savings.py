@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.savings import saved_usd
-from stream.records import LedgerEntry, Plan
+from curb.actions.ledger.savings import saved_usd
+from curb.stream.records.spend import LedgerEntry, Plan
 from tests.fakes.alerts import T0, an_alert
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curb.scoring import (
+from curb.evaluate.score import (
     Fired,
     Label,
     LabelledStream,

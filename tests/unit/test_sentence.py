@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from detector.sentence import Told, incident, since, waiting, where
-from stream.records import UNTAGGED, Cause
+from curb.detector.incidents.sentence import Told, incident, since, waiting, where
+from curb.stream.records.spend import UNTAGGED, Cause
 
 UTC = ZoneInfo("UTC")
 #: A Monday, midnight UTC.

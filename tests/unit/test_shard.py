@@ -7,15 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from detector.scopes import Scope
-from detector.settings import DetectorSettings
-from detector.shard import Shard
-from detector.watermark import Watermark
-from stream.codec import encode_lines
-from stream.errors import PermanentError
-from stream.log import Message
-from stream.records import Alert, PlannedActivity, PricingHole, SpendPartial, SpendTick
-from stream.topics import ALERTS, SPEND
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.detector.state.scopes import Scope
+from curb.detector.state.watermark import Watermark
+from curb.stream.errors import PermanentError
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS, SPEND
+from curb.stream.records.spend import Alert, PlannedActivity, PricingHole, SpendPartial, SpendTick
 from tests.fakes.spend import T0
 
 KEY = Scope(name="key", group_by=("api_key",))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from detector.rule import Finding
-from detector.settings_rules import FeedSettings
-from detector.silent_feed import SilentFeed
+from curb.detector.rules.machine_settings import FeedSettings
+from curb.detector.rules.silent_feed import SilentFeed
+from curb.detector.state.view import Finding
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, gpu, saved, usage
 
 Rows = Callable[[int], list[Row] | None]

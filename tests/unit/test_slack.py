@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from actions.console import Console
-from actions.notifier import Notice
-from actions.slack import Config
-from actions.slack_blocks import blocks, fallback_text
-from actions.wording import clean, usd
-from stream.records import BudgetStatus, Cause, LedgerEntry, Plan
+from curb.actions.notify.console import Console
+from curb.actions.notify.protocol import Notice
+from curb.actions.notify.wording import clean, usd
+from curb.actions.slack.blocks import blocks, fallback_text
+from curb.actions.slack.notifier import Config
+from curb.stream.records.spend import BudgetStatus, Cause, LedgerEntry, Plan
 from tests.fakes.alerts import T0, an_alert
 from tests.fakes.terminal import terminal
 

@@ -9,16 +9,16 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from actions.notifier import Notice
-from actions.settings_slack import VERBS, May
-from actions.slack import Config
-from actions.slack_blocks import blocks
-from actions.slack_buttons import Buttons
-from actions.slack_desk import Answer, Desk
-from actions.slack_requests import UnreadableError, from_form, read
-from actions.slack_signed import Signatures
-from stream.clock import ManualClock
-from stream.records import Alert, Command, Feedback, LedgerEntry, Plan, PlannedActivity
+from curb.actions.notify.protocol import Notice
+from curb.actions.slack.blocks import blocks
+from curb.actions.slack.buttons import Buttons
+from curb.actions.slack.desk import Answer, Desk
+from curb.actions.slack.notifier import Config
+from curb.actions.slack.requests import UnreadableError, from_form, read
+from curb.actions.slack.settings import VERBS, May
+from curb.actions.slack.signed import Signatures
+from curb.stream.clock import ManualClock
+from curb.stream.records.spend import Alert, Command, Feedback, LedgerEntry, Plan, PlannedActivity
 from tests.fakes.alerts import T0, an_alert
 from tests.fakes.slack_people import ANA, BOB, SIGNING_SECRET, press, signed, slash, submission
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.slack_slash import Slash, SlashError, dollars, moment, parse
+from curb.actions.slack.slash import Slash, SlashError, dollars, moment, parse
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC).timestamp()
 HOUR = 3600.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from detector.scopes import Scope
-from detector.spent import Spent
-from stream.records import SpendTick
+from curb.detector.state.scope_totals import Spent
+from curb.detector.state.scopes import Scope
+from curb.stream.records.spend import SpendTick
 
 SCOPES = (
     Scope(name="key", group_by=("api_key",)),

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from actions.subjects import SubjectSettings
-from stream.errors import PermanentError
-from stream.records import OTHER, UNTAGGED
+from curb.actions.levers.subjects import SubjectSettings
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import OTHER, UNTAGGED
 from tests.fakes.alerts import an_alert
 
 

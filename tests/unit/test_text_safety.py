@@ -10,11 +10,11 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actions import slack_modal, wording
-from actions.notifier import DayDigest, Notice, Reply, ReplyKind
-from actions.settings_slack import VERBS, May
-from actions.settings_telling import Telling
-from actions.slack_blocks import (
+from curb.actions.notify import wording
+from curb.actions.notify.protocol import DayDigest, Notice, Reply, ReplyKind
+from curb.actions.notify.settings import Telling
+from curb.actions.slack import modal as slack_modal
+from curb.actions.slack.blocks import (
     blocks,
     digest_blocks,
     digest_text,
@@ -22,10 +22,11 @@ from actions.slack_blocks import (
     reply_blocks,
     reply_text,
 )
-from actions.slack_buttons import Buttons
-from actions.slack_listener import _ephemeral
-from curb.mrkdwn import spans
-from stream.records import Alert, BudgetStatus, Cause, LedgerEntry, LedgerState, Plan
+from curb.actions.slack.buttons import Buttons
+from curb.actions.slack.listener import _ephemeral
+from curb.actions.slack.settings import VERBS, May
+from curb.evaluate.mrkdwn import spans
+from curb.stream.records.spend import Alert, BudgetStatus, Cause, LedgerEntry, LedgerState, Plan
 from tests.fakes.alerts import T0, an_alert
 
 #: Stands in everything that comes from outside, and in nothing of ours.

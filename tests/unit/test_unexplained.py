@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.rule import Finding, Raised
-from detector.settings_score import UnexplainedSettings
-from detector.unexplained import DEAR_POINTS, UnexplainedHead
+from curb.detector.heads.demand import DEAR_POINTS, UnexplainedHead
+from curb.detector.heads.settings import UnexplainedSettings
+from curb.detector.state.view import Finding, Raised
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.unit_cost import SILENT, UnitCost, UnitCostScores
+from curb.detector.rules.cost_per_request import SILENT, UnitCost, UnitCostScores
 
 Floats = NDArray[np.float64]
 #: At a moment: requests and dollars of every series.

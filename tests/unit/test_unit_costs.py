@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from curb.config import ConfigErrors, load_text
-from curb.unit_costs import RecentUnits, UnitCost, UnitSums, resolve, runs, untagged_percent
-from curb.unit_view import UnitView
-from detector.scopes import Scope
-from detector.settings import DetectorSettings
-from stream.codec import encode_lines
-from stream.records import UNTAGGED, SpendPartial, SpendTick
+from curb.config.file import ConfigErrors, load_text
+from curb.detector.settings import DetectorSettings
+from curb.detector.state.scopes import Scope
+from curb.stream.log.codec import encode_lines
+from curb.stream.records.spend import UNTAGGED, SpendPartial, SpendTick
+from curb.views.unit_costs import RecentUnits, UnitCost, UnitSums, resolve, runs, untagged_percent
+from curb.views.unit_view import UnitView
 
 CUSTOMERS = Scope(name="customer", group_by=("team", "customer"))
 DETECTOR = DetectorSettings(scopes=(*DetectorSettings().scopes, CUSTOMERS))

@@ -8,16 +8,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from detector.buckets import OpenBuckets
-from detector.rollup import Rollup
-from detector.scopes import Scope
-from detector.settings import DetectorSettings
-from detector.settings_budget import Budget
-from detector.shard import Shard
-from stream.codec import encode_lines
-from stream.log import Message
-from stream.records import CostRecord, SpendMessage, SpendPartial, SpendTick
-from stream.topics import COSTS, SPEND
+from curb.detector.budgets.settings import Budget
+from curb.detector.rollup.rollup import Rollup
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.detector.state.buckets import OpenBuckets
+from curb.detector.state.scopes import Scope
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import COSTS, SPEND
+from curb.stream.records.spend import CostRecord, SpendMessage, SpendPartial, SpendTick
 
 T0 = 1_790_812_800
 SCOPE = Scope(name="account", group_by=("account",), sources=("costs",))

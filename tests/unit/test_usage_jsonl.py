@@ -12,12 +12,12 @@ import aiohttp
 import msgspec
 import pytest
 
-from connectors.connector import Batch, Connector, Context, PushSource
-from connectors.prices import PriceBook
-from connectors.usage_jsonl import Config, JsonlFiles, parse_event_stream
-from stream.clock import ManualClock
-from stream.errors import PermanentError
-from stream.records import DeadLetter, GpuRecord, PlannedActivity, UsageRecord
+from curb.connectors.connector import Batch, Connector, Context, PushSource
+from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.usage_jsonl import Config, JsonlFiles, parse_event_stream
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import DeadLetter, GpuRecord, PlannedActivity, UsageRecord
 from tests.fakes.usage_jsonl import curb_line, gpu_line, lines, stream_line
 
 NOW = 1_750_000_000.0

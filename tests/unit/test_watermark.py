@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from detector.watermark import Watermark
-from stream.records import SpendTick
+from curb.detector.state.watermark import Watermark
+from curb.stream.records.spend import SpendTick
 
 _DAY_S = 86400.0
 _NOW = 1_760_000_000.0

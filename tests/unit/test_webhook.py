@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from actions.webhook import Config, Webhook
-from stream.clock import ManualClock
+from curb.actions.notify.webhook import Config, Webhook
+from curb.stream.clock import ManualClock
 
 BASE: dict[str, Any] = {"kind": "webhook", "name": "hook", "url": "https://example.org/curb"}
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.rule import Demand, Finding, View
-from detector.settings_principals import WeekSettings
-from detector.weeks import Weeks
+from curb.detector.rules.principal_settings import WeekSettings
+from curb.detector.rules.week_on_week import Weeks
+from curb.detector.state.view import Demand, Finding, View
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, usage
 
 STEP_S = 900

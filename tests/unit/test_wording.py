@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from actions import wording
-from actions.notifier import DayDigest, Notice, Reply
-from actions.settings import ActionsSettings
-from actions.settings_telling import Telling
-from stream.records import BudgetStatus, Plan
+from curb.actions.notify import wording
+from curb.actions.notify.protocol import DayDigest, Notice, Reply
+from curb.actions.notify.settings import Telling
+from curb.actions.settings import ActionsSettings
+from curb.stream.records.spend import BudgetStatus, Plan
 from tests.fakes.alerts import T0, an_alert
 from tests.unit.test_slack_desk import entry
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from stream.clock import ManualClock
-from stream.embedded_log import EmbeddedLog
-from stream.errors import TransientError
-from stream.log import Message, TopicPartition
-from stream.topics import ALERTS, SPEND, STATE
-from stream.worker import Worker
+from curb.stream.clock import ManualClock
+from curb.stream.errors import TransientError
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.log.protocol import Message, TopicPartition
+from curb.stream.log.topics import ALERTS, SPEND, STATE
+from curb.stream.work.worker import Worker
 from tests.fakes.memory_log import MemoryLog
 
 
@@ -99,7 +99,7 @@ async def test_a_crash_at_any_write_loses_and_doubles_nothing(
     dying = DyingLog(tmp_path, ManualClock())
     dying.writes_left, dying.after = die_at, after
     await dying.open()
-    import stream.worker as module  # small fetches, so that there are many commits to die in
+    import curb.stream.work.worker as module  # small fetches, so that there are many commits to die in
 
     module._FETCH = 5
     try:

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from actions.action import DriftError
-from actions.aim import Aim, Verb
-from actions.kubernetes_levers import LEVERS, decoder, is_running, owner_refusal, value_of, wanted_value
-from actions.workload import Found, Seen, WorkloadAction, wanted_tags
-from stream.errors import PermanentError
-from stream.records import Alert, Plan
+from curb.actions.action import DriftError
+from curb.actions.aim import Aim, Verb
+from curb.actions.workloads.kubernetes_levers import LEVERS, decoder, is_running, owner_refusal, value_of, wanted_value
+from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, wanted_tags
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import Alert, Plan
 from tests.fakes.alerts import NORMAL, an_alert
 
 PAUSE = Aim("pause")

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions import yaml_text
-from stream.errors import PermanentError
+from curb.actions.levers import yaml_text
+from curb.stream.errors import PermanentError
 
 ITEM = '{"entries": [{"key": "api_key", "value": "k1"}], "token_bucket": {"max_tokens": 4}}'
 SCALARS = st.integers(0, 999) | st.text("abc xyz-#:'\"", max_size=6) | st.booleans() | st.none()

@@ -1,0 +1,204 @@
+"""The ledger: a pure fold over curb.actions that says what is open, what was told, and what comes next."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from curb.stream.records.spend import ActionsMessage, LedgerEntry, LedgerState, NoticeEntry
+
+#: States in which the action may be in force and still has to be undone.
+OPEN: frozenset[LedgerState] = frozenset({"planned", "applied", "effective", "ineffective"})
+#: How the detail of a `failed` entry begins when the change may still be in force.
+NOT_UNDONE = "could not be undone: "
+#: `by` of a change that Curb found and nobody told it of.
+SOMEBODY = "somebody else"
+#: Who ended a lease that the daemon did not end in time.
+REAPER = "curb-reaper"
+#: `by` of what Curb did by itself; anything else is a person.
+CURB_ITSELF = frozenset({"curb", REAPER})
+_IN_FORCE: frozenset[LedgerState] = frozenset({"applied", "effective", "ineffective"})
+
+
+def action_id_for(alert_id: str, action: str, episode: int, target: str = "") -> str:
+    """The id of the `episode`-th (from 1) attempt of one action on one target for one alert; the same everywhere.
+
+    Without a target: of having done nothing.
+    """
+    named = f"{alert_id}\0{action}\0{target}" if target else f"{alert_id}\0{action}"
+    digest = hashlib.sha256(named.encode()).hexdigest()[:16]
+    return digest if episode == 1 else f"{digest}-{episode}"
+
+
+@dataclass
+class ActionState:
+    """One action: its entries in ledger order."""
+
+    entries: list[LedgerEntry] = field(default_factory=list)
+
+    @property
+    def last(self) -> LedgerEntry:
+        return self.entries[-1]
+
+    @property
+    def is_open(self) -> bool:
+        return self.last.state in OPEN
+
+    @property
+    def applied_at(self) -> float | None:
+        return next((entry.at for entry in self.entries if entry.state in _IN_FORCE), None)
+
+    @property
+    def is_pending(self) -> bool:
+        """Somebody is asked, and nothing is changed until then."""
+        return self.last.state == "proposed"
+
+    @property
+    def in_force(self) -> bool:
+        return self.last.state in _IN_FORCE
+
+    def has_answered(self, command_id: str) -> bool:
+        return any(entry.command_id == command_id for entry in self.entries)
+
+    @property
+    def news(self) -> str:
+        """What people should be told of it, as a short text: it changes when there is something new to say."""
+        answers = sum(1 for entry in self.entries if entry.command_id)
+        late = ":late" if self.last.overdue else ""
+        return f"{self.last.action_id}:{self.last.state}{late}" + (f":{answers}" if answers else "")
+
+    @property
+    def is_stuck(self) -> bool:
+        """It could not be undone: a person must look, and until then its target is not touched again."""
+        return self.last.state == "failed" and self.last.detail.startswith(NOT_UNDONE)
+
+
+def in_order(states: Iterable[ActionState]) -> tuple[LedgerEntry, ...]:
+    """All entries of several actions by time; those of one stay in their order, also when the clock was set back."""
+    dated: list[tuple[float, LedgerEntry]] = []
+    for state in states:
+        at = float("-inf")
+        for entry in state.entries:
+            at = max(at, entry.at)
+            dated.append((at, entry))
+    return tuple(entry for _, entry in sorted(dated, key=lambda pair: pair[0]))
+
+
+class Ledger:
+    """State per action id and the outbox per (channel, alert, part). Folding an entry twice changes nothing."""
+
+    def __init__(self, messages: Iterable[ActionsMessage] = ()) -> None:
+        self._actions: dict[str, ActionState] = {}
+        self._of_alert: dict[str, list[str]] = {}
+        self._told: dict[tuple[str, str, str], list[NoticeEntry]] = {}
+        for message in messages:
+            self.add(message)
+
+    def add(self, message: ActionsMessage) -> None:
+        if isinstance(message, NoticeEntry):
+            self._add_notice(message)
+        else:
+            self._add_entry(message)
+
+    def _add_entry(self, entry: LedgerEntry) -> None:
+        state = self._actions.get(entry.action_id)
+        if state is None:
+            state = self._actions[entry.action_id] = ActionState()
+            self._of_alert.setdefault(entry.alert_id, []).append(entry.action_id)
+        # Whoever is about to end a lease may not know yet that the reaper, or a person, has ended it.
+        is_about_to_end = entry.state in OPEN and (entry.overdue or entry.ending)
+        comes_late = is_about_to_end and state.entries and not state.is_open
+        if entry not in state.entries and not comes_late:
+            state.entries.append(entry)
+
+    def _add_notice(self, notice: NoticeEntry) -> None:
+        # Two are enough: the newest, and the newest that was sent (its reference is what gets edited).
+        sent = [entry for entry in self.before(notice) if isinstance(entry, NoticeEntry)]
+        self._told[(notice.channel, notice.alert_id, notice.part)] = [*sent, notice]
+
+    # --- actions ---
+
+    def action(self, action_id: str) -> ActionState | None:
+        return self._actions.get(action_id)
+
+    def actions(self) -> Iterator[ActionState]:
+        return iter(list(self._actions.values()))
+
+    def open_actions(self) -> list[ActionState]:
+        return [state for state in self._actions.values() if state.is_open]
+
+    def for_alert(self, alert_id: str) -> list[ActionState]:
+        """All actions on one alert, oldest first."""
+        return [self._actions[action_id] for action_id in self._of_alert.get(alert_id, [])]
+
+    def attempts(self, alert_id: str, action: str) -> list[ActionState]:
+        """The episodes of one action on one alert, oldest first."""
+        return [state for state in self.for_alert(alert_id) if state.last.plan.action == action]
+
+    def holder(self, target: str) -> ActionState | None:
+        """The action that has `target` now: one open plan per target, undoing stacked plans would restore wrongly."""
+        held = (state for state in self._actions.values() if state.is_open or state.is_stuck)
+        return next((state for state in held if state.last.plan.target == target), None)
+
+    def held_targets(self) -> frozenset[str]:
+        """Every target that some action has now."""
+        return frozenset(s.last.plan.target for s in self._actions.values() if s.is_open or s.is_stuck)
+
+    def without(self, action_ids: frozenset[str]) -> Ledger:
+        """The same without these actions."""
+        if not action_ids:
+            return self
+        return Ledger(e for name, state in self._actions.items() if name not in action_ids for e in state.entries)
+
+    def begun_since(self, at: float) -> int:
+        """How many actions were planned (not shadow, not skipped) at `at` or later."""
+        return sum(1 for state in self._actions.values() if _planned_at(state) >= at)
+
+    # --- outbox ---
+
+    def last_notice(self, channel: str, alert_id: str, part: str = "") -> NoticeEntry | None:
+        """The newest about the message on an alert, or about one reply (`part`) in its thread."""
+        kept = self._told.get((channel, alert_id, part))
+        return kept[-1] if kept else None
+
+    def notices(self, channel: str, alert_id: str) -> list[NoticeEntry]:
+        """What is kept about the message on an alert: the newest that was sent, and the newest."""
+        return list(self._told.get((channel, alert_id, ""), []))
+
+    def sent_ref(self, channel: str, alert_id: str) -> str:
+        """What the other side calls the message about this alert, or "" when it has none."""
+        kept = self._told.get((channel, alert_id, ""), [])
+        return next((entry.ref for entry in reversed(kept) if entry.state == "sent" and entry.ref), "")
+
+    # --- memory ---
+
+    def before(self, message: ActionsMessage) -> list[LedgerEntry] | list[NoticeEntry]:
+        """What is kept about the same action, or the same alert on the same channel, oldest first."""
+        if isinstance(message, LedgerEntry):
+            state = self._actions.get(message.action_id)
+            return list(state.entries) if state else []
+        kept = self._told.get((message.channel, message.alert_id, message.part), [])
+        return [entry for entry in kept if entry.state == "sent"][-1:]
+
+    def about(self, alert_id: str) -> list[ActionsMessage]:
+        """The newest entry of every action on an alert, and of every channel that was told about it."""
+        entries: list[ActionsMessage] = [state.last for state in self.for_alert(alert_id)]
+        return entries + [kept[-1] for (_, told_id, _), kept in self._told.items() if told_id == alert_id]
+
+    def forget(self, before: float, keep_alerts: frozenset[str]) -> None:
+        """Drop what ended before `before`, except for the alerts that are still worked on. The log keeps it all."""
+        for alert_id, action_ids in list(self._of_alert.items()):
+            states = [self._actions[action_id] for action_id in action_ids]
+            if alert_id in keep_alerts or any(s.is_open or s.is_stuck or s.last.at >= before for s in states):
+                continue
+            for action_id in action_ids:
+                del self._actions[action_id]
+            del self._of_alert[alert_id]
+        for about, kept in list(self._told.items()):
+            if about[1] not in keep_alerts and kept[-1].at < before:
+                del self._told[about]
+
+
+def _planned_at(state: ActionState) -> float:
+    return next((entry.at for entry in state.entries if entry.state == "planned"), float("-inf"))

@@ -1,0 +1,119 @@
+"""The runner's memory, and the one way to write to the ledger: first the log, then the fold.
+
+The ledger topic is history and is deleted after its retention. What is still needed of it, all that belongs to an alert
+that is not over, is kept under `actions/ledger/` of the compacted curb.state as well, however long a lease or a budget
+alert lasts. Loading folds both; an entry that is found twice counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import cast
+
+import msgspec
+
+from curb.actions.ledger.inbox_state import Facts, state_message
+from curb.actions.ledger.ledger import OPEN, Ledger
+from curb.stream import metrics
+from curb.stream.errors import TransientError
+from curb.stream.log.codec import decode_lines, encode
+from curb.stream.log.dead_letters import dead_letter
+from curb.stream.log.protocol import Log, Message
+from curb.stream.log.topics import ACTIONS, STATE
+from curb.stream.records.spend import ActionsMessage, LedgerEntry, NoticeEntry
+
+#: What is kept per action, and per (channel, alert, part): the entries that matter, oldest first.
+KEPT_PREFIX = b"actions/ledger/"
+_LEDGER_MESSAGE = cast("type[ActionsMessage]", ActionsMessage)
+
+
+class Book:
+    """Facts and ledger of the active runner. `active` is False while another process holds the alerts."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.active = False
+        #: False while messages wait that may resolve what seems to fire; nothing new is begun until they are read.
+        self.caught_up = False
+        #: True when an append failed that may have been written nevertheless: the log knows, read it again.
+        self.in_doubt = False
+        self.facts = Facts()
+        self.ledger = Ledger()
+        #: Actions on a target that a higher rung of the same alert wants: undone first, and why. In memory only: who
+        #: wants it finds it held again after a restart.
+        self.make_way: dict[str, str] = {}
+        #: Since when the burn of an alert has been normal, on the steady clock. After a restart it counts anew.
+        self.calm_since: dict[str, float] = {}
+        #: Held from checking the limits until the plan is in the ledger, so that two workers never share a slot.
+        self.planning = asyncio.Lock()
+
+    @property
+    def may_work(self) -> bool:
+        """Whether a step may be taken: this process is the one, and knows what it has written."""
+        return self.active and not self.in_doubt
+
+    async def load(self, now: float) -> None:
+        """Rebuild everything from the log; what cannot be read becomes dead letters."""
+        if dead := await self.read(now):
+            await self._log.append(dead)
+
+    async def read(self, now: float) -> list[Message]:
+        """Rebuild everything from the log and write nothing; the dead letters for what could not be read."""
+        table = await self._log.table(STATE)
+        dead: list[Message] = []
+        logged = [message async for message in _ledger_messages(self._log.scan(ACTIONS), dead, now)]
+        there = {encode(message) for message in logged}
+        older: list[ActionsMessage] = []
+        for key, value in table.items():
+            if key.startswith(KEPT_PREFIX):
+                kept = msgspec.json.decode(value, type=list[LedgerEntry | NoticeEntry])
+                older += [message for message in kept if encode(message) not in there]
+        self.facts, self.ledger, self.in_doubt = Facts(table), Ledger([*older, *logged]), False
+        self.publish_gauges()
+        return dead
+
+    async def record(self, message: ActionsMessage) -> None:
+        """Append to the ledger; on return it is durable. TransientError: it may or may not be, try again."""
+        key = message.plan.target if isinstance(message, LedgerEntry) else message.channel
+        messages = [Message(ACTIONS, encode(message), key=key.encode())]
+        # A late word about an alert that is over and forgotten: nobody would delete what was kept of it.
+        may_be_in_force = isinstance(message, LedgerEntry) and message.state in (*OPEN, "failed")
+        if message.alert_id in self.facts.alerts or may_be_in_force:
+            messages.append(state_message(kept_key(message), [*self.ledger.before(message), message]))
+        try:
+            await self._log.append(messages)
+        except TransientError:
+            self.in_doubt = True
+            raise
+        self.ledger.add(message)
+        if isinstance(message, LedgerEntry):
+            metrics.ACTIONS.labels(action=message.plan.action, state=message.state).inc()
+        elif message.state != "sending":
+            metrics.NOTICES.labels(channel=message.channel, state=message.state).inc()
+        self.publish_gauges()
+
+    def publish_gauges(self) -> None:
+        metrics.LEASES_OPEN.set(len(self.ledger.open_actions()))
+        metrics.HALTED.set(1 if self.facts.halted else 0)
+
+
+def kept_key(message: ActionsMessage) -> bytes:
+    """The key under which entries about the same thing are kept."""
+    if isinstance(message, LedgerEntry):
+        return KEPT_PREFIX + message.action_id.encode()
+    part = f"/{message.part}" if message.part else ""
+    return KEPT_PREFIX + f"{message.channel}/{message.alert_id}{part}".encode()
+
+
+async def _ledger_messages(
+    messages: AsyncIterable[Message], dead: list[Message], now: float
+) -> AsyncIterator[ActionsMessage]:
+    async for message in messages:
+
+        def on_bad(number: int, line: bytes, why: str, message: Message = message) -> None:
+            location = f"{message.topic}/{message.partition}/{message.offset}:{number}"
+            dead.append(dead_letter(ACTIONS, "invalid", why, location=location, content=line, at=now))
+
+        for record in decode_lines(message.value, _LEDGER_MESSAGE, on_bad):
+            yield record

@@ -1,0 +1,169 @@
+"""Limits one subject at an HAProxy gateway: in the map it looks limits up in, and in the file it loads the map from."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from curb.actions.action import Context, Effect, Outcome
+from curb.actions.aim import Aim, Verb
+from curb.actions.calls.compare_and_swap import arrows, swap, tightened
+from curb.actions.levers.haproxy_map import value_in, with_value
+from curb.actions.levers.haproxy_socket import Socket
+from curb.actions.levers.locked_file import edit_text, read_text
+from curb.actions.levers.subjects import SubjectSettings
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import Alert, Plan
+
+_NAME = r"[A-Za-z0-9._:/@+=-]+"
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+class Config(SubjectSettings):
+    """Sets the requests per minute of a subject in a map, while HAProxy runs and for when it starts again."""
+
+    kind: Literal["haproxy"]
+    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
+    socket: str = Field(
+        pattern=rf"^(/{_NAME}|{_NAME}:[0-9]+)$",
+        description="HAProxy's stats socket of level admin: the path of a Unix socket, or host:port.",
+    )
+    map_file: Path = Field(description="The file the map is loaded from; Curb replaces it by a rename.")
+    map: str = Field(
+        default="",
+        pattern=rf"^({_NAME})?$",
+        description="Path of the map as haproxy.cfg names it, where it is another; empty: map_file.",
+    )
+    default_rpm: int | None = Field(
+        default=None, ge=0, description="Limit that haproxy.cfg gives to subjects that are not in the map, if any."
+    )
+    table: str = Field(
+        default="", pattern=rf"^({_NAME})?$", description="Stick table whose gpc1 counts refused requests, if any."
+    )
+    timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for one answer of HAProxy.")
+
+    @field_validator("map_file")
+    @classmethod
+    def _plain_path(cls, path: Path) -> Path:
+        if not re.fullmatch(_NAME, str(path)):
+            raise ValueError("the path may hold letters, digits and ._:/@+=- only: HAProxy is told it")
+        return path
+
+    def build(self, context: Context) -> Haproxy:
+        return Haproxy(self)
+
+
+class Haproxy:
+    """An action on `haproxy/<name>/<subject>`: two numbers, `runtime` and `file`; 0 refuses everything."""
+
+    #: Commands on the socket, and what Curb does to the file.
+    permissions: ClassVar[tuple[str, ...]] = (
+        "show map",
+        "add map",
+        "set map",
+        "del map",
+        "show table",
+        "replace the map file",
+    )
+
+    verbs: ClassVar[frozenset[Verb]] = frozenset({"shave", "block"})
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._socket = Socket(config.socket, config.timeout_s)
+        self._map = config.map or str(config.map_file)
+        #: Target → refused requests when this process applied it.
+        self._refused_before: dict[str, int] = {}
+
+    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+        """Nothing without a subject in the tags, or for one whose limit is low enough.
+
+        PermanentError for a subject that is not known, or whose limit is not a plain number.
+        """
+        tag = self._config.tag_of(alert)
+        if not tag:
+            return ()
+        found = await self._found(self._config.subject(tag))
+        wanted = 0 if aim.verb == "block" else self._config.rpm_for(aim)
+        in_force = found["runtime"] if found["runtime"] is not None else self._config.default_rpm
+        if in_force is not None and in_force <= wanted:
+            return ()
+        after = tightened(found, {"runtime": wanted, "file": wanted})
+        before = {name: found[name] for name in after}
+        what = f"{'block' if aim.verb == 'block' else 'limit'} {tag[:40]}"
+        summary = f"{what}, requests per minute: {arrows(before, after)}"
+        target = f"haproxy/{self._config.name}/{tag}"
+        return (Plan(action=self._config.name, target=target, summary=summary, before=before, after=dict(after)),)
+
+    async def apply(self, plan: Plan) -> Outcome:
+        subject = self._subject(plan)
+        refused = await self._refused(subject)
+        if "runtime" in plan.after:
+            await self._set(subject, plan.after["runtime"])
+        if "file" in plan.after:
+            await self._write(subject, plan.after["file"])
+        if refused is not None:
+            self._refused_before.setdefault(plan.target, refused)
+        return Outcome(values=dict(plan.after))
+
+    async def verify(self, plan: Plan) -> Effect:
+        subject = self._subject(plan)
+        found = await self._found(subject)
+        refused, before = await self._refused(subject), self._refused_before.get(plan.target)
+        values = {name: found[name] for name in plan.after}
+        rejected = max(0, refused - before) if refused is not None and before is not None else None
+        return Effect(in_force=values == plan.after, values=values, rejected=rejected)
+
+    async def undo(self, plan: Plan, outcome: Outcome | None) -> None:
+        subject = self._subject(plan)
+        change = swap(plan, await self._found(subject))
+        if "file" in change.back:
+            await self._write(subject, change.back["file"])
+        if "runtime" in change.back:
+            await self._set(subject, change.back["runtime"])
+        self._refused_before.pop(plan.target, None)
+        change.raise_drift()
+
+    async def close(self) -> None:
+        """Nothing is held: each command has a connection of its own."""
+
+    def _subject(self, plan: Plan) -> str:
+        return self._config.subject(plan.target.removeprefix(f"haproxy/{self._config.name}/"))
+
+    async def _found(self, subject: str) -> dict[str, int | None]:
+        runtime = await self._socket.show(self._map, subject)
+        return {"runtime": _number(runtime), "file": _number(await asyncio.to_thread(self._in_file, subject))}
+
+    async def _refused(self, subject: str) -> int | None:
+        return await self._socket.refused(self._config.table, subject) if self._config.table else None
+
+    async def _set(self, subject: str, value: int | None) -> None:
+        """A second `add` would make a second entry, so what is there decides the command."""
+        found = await self._socket.show(self._map, subject)
+        if value is None:
+            if found is not None:
+                await self._socket.delete(self._map, subject)
+        elif found is None:
+            await self._socket.add(self._map, subject, str(value))
+        else:
+            await self._socket.set(self._map, subject, str(value))
+
+    async def _write(self, subject: str, value: int | None) -> None:
+        text = None if value is None else str(value)
+        await asyncio.to_thread(edit_text, self._config.map_file, lambda found: with_value(found, subject, text))
+
+    def _in_file(self, subject: str) -> str | None:
+        return value_in(read_text(self._config.map_file), subject)
+
+
+def _number(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise PermanentError(f"a limit in the map is {text[:40]!r}; it must be a plain number")
+    return int(text)

@@ -1,0 +1,136 @@
+"""One configured action in the runner's hands: bounded calls to it, and what it did goes to the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import msgspec
+
+from curb.actions.action import Action, Effect, Outcome
+from curb.actions.calls.bounded import Backoff, within
+from curb.actions.ledger.ledger import ActionState, action_id_for
+from curb.actions.ledger.memory import Book
+from curb.actions.ledger.savings import saved_usd
+from curb.actions.policy.routing import Act
+from curb.actions.settings import ActionsSettings
+from curb.stream.clock import Clock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.records.spend import Alert, LedgerEntry, LedgerState, Plan
+from curb.stream.retry import RetryPolicy
+
+T = TypeVar("T")
+
+_POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
+
+
+class Hand:
+    """What all steps of one action share. Nothing in it has to survive the process."""
+
+    def __init__(
+        self, name: str, action: Action, book: Book, clock: Clock, settings: ActionsSettings, *, call_timeout_s: float
+    ) -> None:
+        self.name, self.action, self.book, self.clock, self.settings = name, action, book, clock, settings
+        self._call_timeout_s = call_timeout_s
+        self.backoff = Backoff(clock, _POLICY)
+        #: Planned by this process and not applied yet: the target cannot hold our value already.
+        self.fresh: set[str] = set()
+        self.outcomes: dict[str, Outcome] = {}
+        #: Requests turned away, as last counted, by action id.
+        self._rejected: dict[str, int] = {}
+        #: When the lease of each action is over at the latest, on the clock that nobody can set.
+        self._lease_ends: dict[str, float] = {}
+
+    def take_over(self) -> None:
+        """Another process may have acted since: trust nothing but the ledger."""
+        self.fresh.clear()
+        self.outcomes.clear()
+        self._lease_ends.clear()
+
+    def let_go(self, action_id: str) -> None:
+        """It is over: forget what was kept about it."""
+        self.fresh.discard(action_id)
+        self.outcomes.pop(action_id, None)
+        self._rejected.pop(action_id, None)
+        self._lease_ends.pop(action_id, None)
+
+    def lease_is_over(self, entry: LedgerEntry) -> bool:
+        """By the wall clock, or by the seconds counted: a clock that is set back lengthens no lease."""
+        if entry.lease_expires_at is None:
+            return False
+        left_s = entry.lease_expires_at - self.clock.now()
+        if left_s <= 0:
+            return True
+        if entry.lease_s is not None:
+            left_s = min(left_s, entry.lease_s)
+        return self.clock.steady() >= self._lease_ends.setdefault(entry.action_id, self.clock.steady() + left_s)
+
+    # --- calls ---
+
+    async def call(self, what: str, call: Awaitable[T]) -> T:
+        """The result, or TransientError when it takes too long."""
+        return await within(call, self._call_timeout_s, f"{self.name}.{what}")
+
+    async def read_back(self, entry: LedgerEntry) -> Effect:
+        """What the target holds; a refusal to tell counts as not in force."""
+        try:
+            effect = await self.call("verify", self.action.verify(entry.plan))
+        except PermanentError as error:
+            return Effect(in_force=False, values={}, detail=str(error))
+        if effect.rejected is not None:
+            self._rejected[entry.action_id] = effect.rejected
+        return effect
+
+    async def last_count(self, entry: LedgerEntry) -> None:
+        """Count what was turned away once more before the target forgets it, where it counts at all."""
+        if entry.rejected is not None or entry.action_id in self._rejected:
+            with contextlib.suppress(TransientError):
+                await self.read_back(entry)
+
+    # --- the ledger ---
+
+    async def start(
+        self, alert: Alert, plan: Plan, state: LedgerState, act: Act | None = None, **fields: Any
+    ) -> LedgerEntry:
+        """The first entry of a new action. Its id follows from what is on the ledger already."""
+        attempts = self.book.ledger.attempts(alert.alert_id, self.name)
+        episode = 1 + sum(attempt.last.plan.target == plan.target for attempt in attempts)
+        if act is not None:
+            fields |= {"rung": act.rung, "do": act.do}
+        entry = LedgerEntry(
+            action_id=action_id_for(alert.alert_id, self.name, episode, plan.target),
+            state=state,
+            at=self.clock.now(),
+            alert_id=alert.alert_id,
+            fingerprint=alert.fingerprint,
+            plan=plan,
+            usd_per_hour_before=alert.usd_per_hour,
+            tags=dict(alert.tags),
+            spent_usd_before=alert.actual_usd,
+            spent_since=alert.started_at,
+            measured_at=alert.updated_at,
+            **fields,
+        )
+        await self.book.record(entry)
+        return entry
+
+    async def record(
+        self, state: ActionState, to: LedgerState, *, by: str = "curb", detail: str = "", **fields: Any
+    ) -> LedgerEntry:
+        """The next entry of an action, with what it saved and turned away so far."""
+        entry, now = state.last, self.clock.now()
+        if state.in_force or to in ("applied", "effective", "ineffective"):
+            fact = self.book.facts.alerts.get(entry.alert_id)
+            fields.setdefault("saved_usd", saved_usd(entry, fact.alert if fact else None, now))
+            fields.setdefault("rejected", self._rejected.get(entry.action_id, entry.rejected))
+        # These belong to the entry that says them.
+        fields = {"command_id": "", "overdue": False} | fields
+        changed = msgspec.structs.replace(entry, state=to, at=now, by=by, detail=detail, **fields)
+        await self.book.record(changed)
+        return changed
+
+
+def no_plan(action: str) -> Plan:
+    """Of having done nothing."""
+    return Plan(action=action, target="", summary="", before={}, after={})

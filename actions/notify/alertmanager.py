@@ -1,0 +1,88 @@
+"""A notice as Alertmanager's webhook sends it (version 4), for receivers that understand that already."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from curb.actions.notify import wording
+from curb.actions.notify.protocol import DayDigest, Notice
+from curb.stream.records.spend import Alert, LedgerEntry
+
+#: Alertmanager's own severities, by tier.
+SEVERITIES = {"page": "critical", "notice": "warning", "digest": "info"}
+_NOT_OVER = "0001-01-01T00:00:00Z"
+#: Labels of ours; a tag of the same name is told as tag_<name>.
+_OURS = frozenset({"alertname", "severity", "incident", "scope"})
+
+
+def payload(notice: Notice, receiver: str) -> dict[str, Any]:
+    """The body of the POST. Labels hold what does not change while an alert lasts; figures are annotations."""
+    alerts = [notice.lead, *(each for each in (notice.alert, *notice.others) if each is not notice.lead)]
+    return _payload(alerts, notice.ledger, notice.lead.alert_id, receiver, notice.telling.dashboard_url or "")
+
+
+def digest_payload(digest: DayDigest, receiver: str) -> dict[str, Any]:
+    """The alerts of a digest, as one group."""
+    url = digest.telling.dashboard_url or ""
+    return _payload(list(digest.alerts), digest.ledger, digest.key, receiver, url)
+
+
+def label(tag: str) -> str:
+    """A tag's name as Prometheus allows a label to be called."""
+    name = re.sub(r"[^a-zA-Z0-9_]", "_", tag)
+    return f"tag_{name}" if name in _OURS or not re.match(r"[a-zA-Z_]", name) or name.startswith("__") else name
+
+
+def _payload(
+    alerts: list[Alert], ledger: tuple[LedgerEntry, ...], incident: str, receiver: str, url: str
+) -> dict[str, Any]:
+    shown = [_alert(alert, ledger, incident, url) for alert in alerts]
+    labels = [each["labels"].items() for each in shown]
+    common = dict(set(labels[0]).intersection(*labels)) if labels else {}
+    return {
+        "version": "4",
+        "groupKey": f'{{}}:{{incident="{incident}"}}',
+        "truncatedAlerts": 0,
+        "status": "firing" if any(alert.status == "firing" for alert in alerts) else "resolved",
+        "receiver": receiver,
+        "groupLabels": {"incident": incident},
+        "commonLabels": dict(sorted(common.items())),
+        "commonAnnotations": {},
+        "externalURL": url,
+        "alerts": shown,
+    }
+
+
+def _alert(alert: Alert, ledger: tuple[LedgerEntry, ...], incident: str, url: str) -> dict[str, Any]:
+    newest = {entry.action_id: entry for entry in ledger if entry.alert_id == alert.alert_id}
+    own = {
+        "alertname": f"Curb{alert.kind.title().replace('_', '')}",
+        "severity": SEVERITIES[alert.tier],
+        "incident": incident,
+        "scope": alert.scope,
+    }
+    annotations = {
+        "summary": wording.title(alert),
+        "description": wording.clean(alert.explanation or alert.reason, 800),
+        "burning_usd_per_hour": f"{alert.usd_per_hour:.2f}",
+        "expected_usd_per_hour": f"{alert.expected_usd_per_hour:.2f}",
+        "excess_usd": f"{alert.excess_usd:.2f}",
+        "at_risk_usd": f"{alert.dollars_at_risk:.2f}",
+        "actions": "\n".join(wording.step(entry) for entry in newest.values()),
+    }
+    ended = alert.resolved_at or alert.updated_at
+    return {
+        "status": alert.status,
+        "labels": {label(tag): value for tag, value in alert.tags.items()} | own,
+        "annotations": {name: text for name, text in annotations.items() if text},
+        "startsAt": _rfc3339(alert.fired_at),
+        "endsAt": _NOT_OVER if alert.status == "firing" else _rfc3339(ended),
+        "generatorURL": url,
+        "fingerprint": alert.fingerprint,
+    }
+
+
+def _rfc3339(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,48 @@
+"""Prints notices where Curb runs: the preview of what people would be told, without any account."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from rich.console import Console as Terminal
+
+from curb.actions.action import Context
+from curb.actions.notify.protocol import DayDigest, Notice
+from curb.actions.notify.wording import digest_plain_lines, plain_lines
+from curb.stream.settings import Settings
+
+
+class Config(Settings):
+    """Plain lines on standard output or standard error."""
+
+    kind: Literal["console"]
+    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this notifier.")
+    stream: Literal["stdout", "stderr"] = Field(default="stdout", description="Where the lines go.")
+
+    def build(self, context: Context) -> Console:
+        return Console(Terminal(stderr=self.stream == "stderr", markup=False, highlight=False, emoji=False))
+
+
+class Console:
+    """A notifier without memory: after a crash in the middle of printing a notice may be printed again."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+
+    async def send(self, notice: Notice, ref: str) -> str:
+        self._print(plain_lines(notice))
+        return ""
+
+    async def send_digest(self, digest: DayDigest) -> str:
+        self._print(digest_plain_lines(digest))
+        return ""
+
+    def _print(self, lines: list[str]) -> None:
+        self._terminal.print("\n".join(lines), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    async def find(self, key: str) -> str | None:
+        return None
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,161 @@
+"""Which alerts share a message: those of one owner that come together, and narrower ones that a wider one covers.
+
+What is louder than a message never hides in it: a page begins one of its own.
+A bundle is kept under the id of its lead. Who is in it follows from the outbox (`told_with`), so that a restart changes
+no message; only who joins is decided here. Nothing here keeps anything from being done: it is about messages alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from curb.actions.ledger.inbox_state import AlertFact
+from curb.actions.notify import wording
+from curb.actions.notify.settings import Telling
+from curb.stream.records.spend import Alert, NoticeEntry
+
+#: `told_with` of what was told in a digest.
+IN_DIGEST = "digest"
+RANK = {"digest": 0, "notice": 1, "page": 2}
+#: What a burn of the whole can cover, and what is a burn of the whole.
+_COVERED = frozenset({"runaway", "abusive", "unit_cost"})
+_COVERING = frozenset({"runaway", "abusive"})
+#: A wider alert covers a narrower one when its excess is at least this share of it: they begin at different moments.
+_COVERED_SHARE = 0.9
+
+Told = Callable[[str], NoticeEntry | None]
+
+
+class Bundle(NamedTuple):
+    """Alerts with one message; `joining` are those of `others` that were not told in it yet."""
+
+    lead: AlertFact
+    others: tuple[AlertFact, ...] = ()
+    joining: frozenset[str] = frozenset()
+
+    @property
+    def facts(self) -> tuple[AlertFact, ...]:
+        return (self.lead, *self.others)
+
+    @property
+    def is_firing(self) -> bool:
+        return any(fact.alert.status == "firing" for fact in self.facts)
+
+    @property
+    def loudest(self) -> AlertFact:
+        """What the message is headed by: what fires, then the highest tier; the lead where it is no less."""
+        return max(self.facts, key=lambda fact: (fact.alert.status == "firing", RANK[fact.top_tier], fact is self.lead))
+
+    @property
+    def rest(self) -> tuple[Alert, ...]:
+        """The alerts beside the loudest."""
+        loudest = self.loudest.alert.alert_id
+        return tuple(fact.alert for fact in self.facts if fact.alert.alert_id != loudest)
+
+    @property
+    def revision(self) -> int:
+        return sum(fact.alert.revision for fact in self.facts)
+
+    @property
+    def updated_at(self) -> float:
+        return max(fact.alert.updated_at for fact in self.facts)
+
+
+def bundles(facts: Mapping[str, AlertFact], fresh: Iterable[AlertFact], told: Told, telling: Telling) -> list[Bundle]:
+    """All messages there are or should be. `fresh` are the alerts that were not told yet and should be."""
+    homes = _Homes(facts, telling)
+    for fact in facts.values():
+        if (lead_id := lead_of(fact, facts, told)) is not None:
+            homes.put(fact, lead_id)
+    joining: dict[str, set[str]] = {}
+    for fact in sorted(fresh, key=_widest_first):
+        lead_id = homes.find(fact)
+        homes.put(fact, lead_id)
+        if lead_id != fact.alert.alert_id:
+            joining.setdefault(lead_id, set()).add(fact.alert.alert_id)
+    return [_bundle(lead_id, found, joining.get(lead_id, set())) for lead_id, found in homes.members.items()]
+
+
+def lead_of(fact: AlertFact, facts: Mapping[str, AlertFact], told: Told) -> str | None:
+    """Under which alert's id the message about this one is kept; None when it has none."""
+    last = told(fact.alert.alert_id)
+    if last is None or last.told_with == IN_DIGEST:
+        return None
+    return last.told_with if last.told_with in facts else fact.alert.alert_id
+
+
+def covers(wide: AlertFact, narrow: AlertFact) -> bool:
+    """Whether telling of `wide` tells of `narrow` too: a burn of the whole, while it lasts, no less loud."""
+    a, b = wide.alert, narrow.alert
+    return (
+        a.kind in _COVERING
+        and b.kind in _COVERED
+        and a.money == b.money
+        and a.tags.items() < b.tags.items()
+        and RANK[wide.top_tier] >= RANK[narrow.top_tier]
+        and a.excess_usd >= _COVERED_SHARE * b.excess_usd
+        and a.fired_at <= _ended(b)
+        and b.fired_at <= _ended(a)
+    )
+
+
+def owner_of(alert: Alert, telling: Telling) -> tuple[str, ...] | None:
+    """The values of the tags that say whose it is; None when it lacks one of them."""
+    if not telling.group_by or any(tag not in alert.tags for tag in telling.group_by):
+        return None
+    return tuple(alert.tags[tag] for tag in telling.group_by)
+
+
+class _Homes:
+    """Who is in which message, by lead, and where a new alert belongs."""
+
+    def __init__(self, facts: Mapping[str, AlertFact], telling: Telling) -> None:
+        self._facts, self._telling = facts, telling
+        self.members: dict[str, list[AlertFact]] = {}
+        self._wide: list[tuple[AlertFact, str]] = []
+        self._owned: dict[tuple[str, ...], list[str]] = {}
+
+    def put(self, fact: AlertFact, lead_id: str) -> None:
+        self.members.setdefault(lead_id, []).append(fact)
+        if self._telling.inhibit and fact.alert.kind in _COVERING:
+            self._wide.append((fact, lead_id))
+        if lead_id == fact.alert.alert_id and (owner := owner_of(fact.alert, self._telling)) is not None:
+            self._owned.setdefault(owner, []).append(lead_id)
+
+    def find(self, fact: AlertFact) -> str:
+        """The lead whose message tells of an alert; its own id when it gets a message of its own."""
+        most = len(fact.alert.tags)
+        for wide, lead_id in self._wide:
+            if len(wide.alert.tags) < most and covers(wide, fact):
+                return lead_id
+        owner = owner_of(fact.alert, self._telling)
+        for lead_id in self._owned.get(owner, ()) if owner is not None else ():
+            if self._takes(lead_id, fact):
+                return lead_id
+        return fact.alert.alert_id
+
+    def _takes(self, lead_id: str, fact: AlertFact) -> bool:
+        """Whether the message of an owner is young and loud enough for one more alert, and no more over than it."""
+        found, since = self.members[lead_id], fact.alert.fired_at - self._facts[lead_id].alert.fired_at
+        is_firing = any(each.alert.status == "firing" for each in found)
+        return (
+            0 <= since <= self._telling.group_interval_minutes * 60.0
+            and RANK[fact.top_tier] <= max(RANK[each.top_tier] for each in found)
+            and is_firing == (fact.alert.status == "firing")
+        )
+
+
+def _bundle(lead_id: str, found: list[AlertFact], joining: set[str]) -> Bundle:
+    lead = next(fact for fact in found if fact.alert.alert_id == lead_id)
+    others = [fact for fact in found if fact is not lead]
+    others.sort(key=lambda fact: (-RANK[fact.top_tier], -wording.excess_rate(fact.alert), fact.alert.alert_id))
+    return Bundle(lead, tuple(others), frozenset(joining))
+
+
+def _widest_first(fact: AlertFact) -> tuple[int, float, int, str]:
+    return len(fact.alert.tags), fact.alert.fired_at, -RANK[fact.top_tier], fact.alert.alert_id
+
+
+def _ended(alert: Alert) -> float:
+    return float("inf") if alert.status == "firing" else alert.resolved_at or alert.updated_at

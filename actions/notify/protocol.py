@@ -1,0 +1,103 @@
+"""The notifier seam: tells people about an incident once, and edits what it said in place."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from curb.actions.notify.settings import Telling
+from curb.stream.records.spend import Alert, LedgerEntry
+
+
+class Notice(NamedTuple):
+    """What to say now about one incident: the newest revision and what Curb did about it so far."""
+
+    #: Unique per (channel, alert_id, what it says); the outbox key and the idempotency key of the call.
+    key: str
+    alert: Alert
+    ledger: tuple[LedgerEntry, ...] = ()
+    #: Alerts that are told in the same message: of the same owner, or narrower ones that `alert` covers.
+    others: tuple[Alert, ...] = ()
+    telling: Telling = Telling()
+    #: Until when (epoch seconds) somebody asked for quiet, or None.
+    snoozed_until: float | None = None
+    #: The alert by which the message is known from its first to its last word; "" where there is only one.
+    lead_id: str = ""
+
+    @property
+    def lead(self) -> Alert:
+        """The alert the message is named after, whichever heads it now."""
+        return next((each for each in self.others if each.alert_id == self.lead_id), self.alert)
+
+    @property
+    def is_firing(self) -> bool:
+        """Whether any of its alerts still fires."""
+        return any(alert.status == "firing" for alert in (self.alert, *self.others))
+
+    def alert_of(self, entry: LedgerEntry) -> Alert:
+        """The alert that an entry of the ledger is about."""
+        return next((each for each in self.others if each.alert_id == entry.alert_id), self.alert)
+
+
+#: Why there is a reply: a step of an action, a higher tier, one more alert, firing again or still, over, a new picture.
+ReplyKind = Literal["step", "tier", "also", "again", "repeat", "resolved", "chart"]
+
+
+class Reply(NamedTuple):
+    """One line below a message; it is sent once and never edited."""
+
+    #: Unique per (channel, alert_id, what it is about).
+    key: str
+    kind: ReplyKind
+    notice: Notice
+    alert: Alert
+    entry: LedgerEntry | None = None
+    #: Shown in the channel as well, because edits of a message wake nobody.
+    loud: bool = False
+
+
+class DayDigest(NamedTuple):
+    """What happened in a day that was not worth a message of its own, and what Curb did in it."""
+
+    key: str
+    #: The local day on whose morning it is sent, such as "2026-03-01", and the moment it ends at.
+    day: str
+    until: float
+    alerts: tuple[Alert, ...]
+    #: The newest entry of every action that had one in the day.
+    ledger: tuple[LedgerEntry, ...]
+    telling: Telling = Telling()
+
+
+class Notifier(Protocol):
+    """Sends notices to one channel.
+
+    `send` posts a new message, or edits the one called `ref` in place where the channel can, and returns the
+    reference of the message. `find` returns the reference of a message sent earlier with this key, or None where
+    there is none or the channel cannot tell; it is asked after a crash between sending and remembering.
+    They raise TransientError or PermanentError, and never retry or sleep.
+    """
+
+    async def send(self, notice: Notice, ref: str) -> str: ...
+
+    async def find(self, key: str) -> str | None: ...
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Threads(Protocol):
+    """A notifier whose messages have threads. `ref` is the message's; both return the reply's reference.
+
+    A chart for which there is nothing to draw is no reply: `reply` returns "".
+    """
+
+    async def reply(self, reply: Reply, ref: str) -> str: ...
+
+    async def find_reply(self, key: str, ref: str) -> str | None: ...
+
+
+@runtime_checkable
+class Digests(Protocol):
+    """A notifier that can send a digest; `find` finds it by its key."""
+
+    async def send_digest(self, digest: DayDigest) -> str: ...

@@ -1,0 +1,114 @@
+"""What belongs into the thread of a message: a pure function of the alerts, the ledger and the time; each line once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from curb.actions.ledger.ledger import ActionState, Ledger
+from curb.actions.notify.grouping import RANK, Bundle
+from curb.actions.notify.protocol import Notice, Reply, ReplyKind
+from curb.actions.notify.settings import Telling
+from curb.stream.records.spend import Alert, LedgerEntry, LedgerState, NoticeEntry
+
+#: Steps that somebody should look at.
+_LOUD_STEPS: frozenset[LedgerState] = frozenset({"proposed", "ineffective", "failed", "drift"})
+_VERIFIED: frozenset[LedgerState] = frozenset({"effective", "ineffective"})
+
+
+class Line(NamedTuple):
+    """A line that belongs into the thread; `part` names it in the outbox."""
+
+    part: str
+    kind: ReplyKind
+    alert: Alert
+    entry: LedgerEntry | None = None
+    loud: bool = False
+
+    def reply(self, channel: str, notice: Notice, lead_id: str) -> Reply:
+        words = f"{channel}\0{lead_id}\0{self.part}"
+        key = hashlib.sha256(words.encode()).hexdigest()[:20]
+        return Reply(key, self.kind, notice, self.alert, self.entry, self.loud and notice.snoozed_until is None)
+
+
+def state_told(bundle: Bundle) -> str:
+    """What the outbox remembers of a message that was sent, to know what is new in the next: tier and status."""
+    return f"{bundle.loudest.top_tier} {'firing' if bundle.is_firing else 'resolved'}"
+
+
+def lines(
+    bundle: Bundle, ledger: Ledger, sent: NoticeEntry, telling: Telling, *, in_root: bool, now: float, quiet: bool
+) -> Iterator[Line]:
+    """All lines there should be by now. `sent` is the newest message; its detail is the `state_told`.
+
+    `in_root`: it was sent with all there is to say, so that nothing of it needs to be said aloud once more.
+    """
+    if not in_root:
+        yield from _joined(bundle)
+    yield from _escalated(bundle, sent)
+    for fact in bundle.facts:
+        for state in ledger.for_alert(fact.alert.alert_id):
+            yield from _steps(state, fact.alert, aloud=not in_root)
+    if not quiet:
+        yield from _repeated(bundle, telling, now)
+    if not bundle.is_firing:
+        alert = bundle.loudest.alert
+        yield Line(f"resolved:{alert.resolved_at or alert.updated_at:.0f}", "resolved", alert)
+    if telling.charts:
+        yield Line(f"chart:{_stage(bundle, ledger)}", "chart", bundle.loudest.alert)
+
+
+def _joined(bundle: Bundle) -> Iterator[Line]:
+    for fact in bundle.others:
+        if fact.alert.alert_id in bundle.joining:
+            yield Line(f"also:{fact.alert.alert_id}", "also", fact.alert, loud=fact.top_tier == "page")
+
+
+def _escalated(bundle: Bundle, sent: NoticeEntry) -> Iterator[Line]:
+    """An edit wakes nobody: a higher tier, and what fires again after it was over, are said anew."""
+    tier, _, status = sent.detail.partition(" ")
+    fact = bundle.loudest
+    if not bundle.is_firing or fact.alert.alert_id in bundle.joining or tier not in RANK:
+        return
+    if RANK[fact.top_tier] > RANK[tier]:
+        yield Line(f"tier:{fact.top_tier}", "tier", fact.alert, loud=fact.top_tier == "page")
+    elif status == "resolved":
+        yield Line(f"again:{sent.key}", "again", fact.alert, loud=fact.top_tier == "page")
+
+
+def _steps(state: ActionState, alert: Alert, *, aloud: bool) -> Iterator[Line]:
+    """One line per entry that is news; what is about to be done is told when it is done."""
+    news = ""
+    for count, entry in enumerate(state.entries, start=1):
+        before, news = news, ActionState(state.entries[:count]).news
+        if entry.state != "planned" and news != before:
+            loud = aloud and (entry.state in _LOUD_STEPS or entry.overdue)
+            yield Line(f"step:{news}", "step", alert, entry, loud)
+
+
+def _repeated(bundle: Bundle, telling: Telling, now: float) -> Iterator[Line]:
+    if times := repeats(bundle, telling, now):
+        yield Line(f"repeat:{times}", "repeat", bundle.loudest.alert, loud=True)
+
+
+def repeats(bundle: Bundle, telling: Telling, now: float) -> int:
+    """How many times what still fires should have been told again by now."""
+    fact = bundle.loudest
+    if fact.alert.status != "firing" or not telling.repeats(fact.top_tier):
+        return 0
+    return max(0, int((now - fact.alert.fired_at) // (telling.repeat_hours * 3600.0)))
+
+
+def _stage(bundle: Bundle, ledger: Ledger) -> str:
+    """How far the incident is; with every stage the picture is drawn anew."""
+    if not bundle.is_firing:
+        return "resolved"
+    states = [state for fact in bundle.facts for state in ledger.for_alert(fact.alert.alert_id)]
+    verified = [state.last.action_id for state in states if any(entry.state in _VERIFIED for entry in state.entries)]
+    return f"verified:{verified[-1]}" if verified else "opened"
+
+
+def worth_telling(state: ActionState) -> bool:
+    """Whether an action shows in messages: what is only planned is about to become something else."""
+    return state.last.state != "planned"

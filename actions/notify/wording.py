@@ -1,0 +1,286 @@
+"""The sentences and figures of a notice, shared by all channels, as plain text. Tag values are data, never markup."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from curb.actions.notify.protocol import DayDigest, Notice, Reply
+from curb.actions.notify.settings import Telling
+from curb.stream.records.spend import Alert, LedgerEntry
+
+_LONGEST_VALUE, _LONGEST_REASON, _MOST_CAUSES, _MOST_OTHERS, _MOST_LINES = 80, 400, 5, 8, 20
+_TELLING = Telling()
+_KINDS = {
+    "runaway": "Runaway spend",
+    "abusive": "Abusive use",
+    "unit_cost": "Dearer requests",
+    "idle": "Paid but idle",
+    "growth": "Growth",
+    "budget": "Budget",
+    "pricing": "Pricing hole",
+    "feed": "Feed problem",
+}
+_STEPS = {
+    "planned": "About to",
+    "proposed": "Waits for an approval",
+    "denied": "Not done",
+    "shadow": "Would have (shadow mode)",
+    "applied": "Did",
+    "effective": "Did, and the burn fell",
+    "ineffective": "Did, but it did not help; please look",
+    "restored": "Undone",
+    "failed": "Could not",
+    "drift": "Left alone: somebody else changed it since",
+    "skipped": "Did nothing",
+}
+
+
+def clean(text: str, longest: int = _LONGEST_VALUE) -> str:
+    """One printable line of at most `longest` characters: no control or formatting characters get through."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def usd(amount: float) -> str:
+    digits = 2 if abs(amount) < 1000 else 0
+    return f"-${-amount:,.{digits}f}" if amount < 0 else f"${amount:,.{digits}f}"
+
+
+def utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def subject(alert: Alert) -> str:
+    """Such as "team=search api_key=ab12…"."""
+    return " ".join(f"{clean(key)}={clean(value)}" for key, value in alert.tags.items()) or alert.scope
+
+
+def period_end(alert: Alert) -> tuple[str, float]:
+    """What ends next, and when: the period of its budget, else the calendar month (UTC)."""
+    budget = alert.budget
+    if budget is not None and budget.period_end > alert.updated_at:
+        return "the budget's period", budget.period_end
+    now = datetime.fromtimestamp(alert.updated_at, UTC)
+    first = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
+    return "the month", first.timestamp()
+
+
+def excess_rate(alert: Alert) -> float:
+    """Dollars an hour over what is expected, never negative: what an hour costs in which nobody does anything."""
+    return max(0.0, alert.usd_per_hour - alert.expected_usd_per_hour)
+
+
+def minutes(amount: float) -> str:
+    """A span of minutes in few words."""
+    return f"{amount:g} min" if amount < 60 or amount % 60 else f"{amount / 60:g} h"
+
+
+def title(alert: Alert) -> str:
+    state = "resolved" if alert.status == "resolved" else alert.tier
+    return f"{_KINDS.get(alert.kind, alert.kind)} ({state}): {usd(alert.usd_per_hour)}/h, {subject(alert)}"
+
+
+def name(alert: Alert) -> str:
+    """What an alert is called as long as it lasts: no figure, no state."""
+    return f"Curb: {_KINDS.get(alert.kind, alert.kind)}, {subject(alert)} (alert {alert.alert_id})"
+
+
+def figures(alert: Alert, telling: Telling = _TELLING) -> list[tuple[str, str]]:
+    """(label, value) pairs; what waiting costs counts from the newest word about the alert."""
+    rate = excess_rate(alert)
+    pairs = [
+        ("Burning", f"{usd(alert.usd_per_hour)}/h"),
+        ("Expected", f"{usd(alert.expected_usd_per_hour)}/h"),
+        ("Over expected", f"{usd(rate)}/h"),
+        ("Over so far", usd(alert.excess_usd)),
+        ("At risk", usd(alert.dollars_at_risk)),
+    ]
+    if alert.status == "firing":
+        answer = telling.people_answer_after_minutes
+        what, end = period_end(alert)
+        pairs.append((f"Cost of waiting {minutes(answer)}", usd(rate * answer / 60.0)))
+        pairs.append((f"Waiting until {what} ends", usd(rate * max(0.0, end - alert.updated_at) / 3600.0)))
+    if alert.confidence > 0:
+        pairs.append(("Confidence", f"{alert.confidence:.0%}"))
+    if alert.budget is not None:
+        budget = alert.budget
+        spent = f"{usd(budget.spent_usd)} of {usd(budget.amount_usd)}"
+        pairs.append(("Budget", f"{clean(budget.name)}: {spent} ({clean(budget.period)})"))
+    return [*pairs, ("Money", alert.money)]
+
+
+def reason(alert: Alert) -> str:
+    """What was seen and why it counts, as a sentence; empty where the alert does not say."""
+    words = clean(alert.reason, _LONGEST_REASON).strip()
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "…")) else ".") if words else ""
+
+
+def causes(alert: Alert) -> list[str]:
+    """One line per cause: which part of the subject explains how much of the excess; none where no part stands out."""
+    lines = []
+    for cause in alert.causes[:_MOST_CAUSES]:
+        own = {key: value for key, value in cause.tags.items() if alert.tags.get(key) != value}
+        if own:
+            tags = " ".join(f"{clean(key)}={clean(value)}" for key, value in own.items())
+            lines.append(f"{tags}: {usd(cause.excess_usd)} ({cause.share:.0%})")
+    return lines
+
+
+def newest_per_action(notice: Notice) -> list[LedgerEntry]:
+    newest: dict[str, LedgerEntry] = {}
+    for entry in notice.ledger:
+        newest[entry.action_id] = entry
+    return list(newest.values())
+
+
+def step(entry: LedgerEntry) -> str:
+    """What Curb did, without the end of the lease (channels show times in their own way)."""
+    parts = [_STEPS[entry.state]]
+    if entry.plan.summary:
+        parts.append(clean(entry.plan.summary, 200))
+    if entry.also:
+        parts.append(f"and {len(entry.also)} more like it")
+    if entry.detail:
+        parts.append(clean(entry.detail, 300))
+    if entry.usd_per_hour_before is not None and entry.usd_per_hour_after is not None:
+        parts.append(f"{usd(entry.usd_per_hour_before)}/h → {usd(entry.usd_per_hour_after)}/h")
+    parts += achieved(entry)
+    if entry.approved_by:
+        parts.append(f"approved by {person(entry.approved_by)}")
+    return ": ".join(parts[:2]) + "".join(f"; {part}" for part in parts[2:])
+
+
+def person(by: str) -> str:
+    """Who it was, the name first: "slack:U123 (ana)" is "ana (U123)"."""
+    who, _, name = by.removeprefix("slack:").partition(" (")
+    return clean(f"{name.removesuffix(')')} ({who})" if name else who)
+
+
+def achieved(entry: LedgerEntry) -> list[str]:
+    """What an action saved, and whom it turned away, as far as both are known."""
+    found = []
+    was_done = entry.state not in ("planned", "proposed", "shadow")
+    if was_done and entry.saved_usd is not None and entry.saved_usd >= 0.005:
+        found.append(f"saved {usd(entry.saved_usd)} so far" if in_force(entry) else f"saved {usd(entry.saved_usd)}")
+    if entry.rejected is not None:
+        found.append(f"{entry.rejected:,} requests refused")
+    return found
+
+
+def worth(entry: LedgerEntry, alert: Alert) -> str:
+    """What an action that was not done yet would save, and how many requests it would refuse; "" when not known."""
+    before = alert.usd_per_hour
+    stops = entry.do in ("block", "pause")
+    left = 0.0 if stops else entry.aim_usd_per_hour
+    if left is None:
+        left = alert.expected_usd_per_hour if alert.baseline is not None else before
+    saved, words = max(0.0, before - left), []
+    if saved > 0:
+        words.append(f"would save {usd(saved)}/h")
+        if entry.lease_s:
+            words[-1] += f", {usd(saved * entry.lease_s / 3600.0)} in its {minutes(round(entry.lease_s / 60.0))}"
+    if (now := alert.requests_per_minute) is not None and entry.do != "pause":
+        allowed = 0.0 if stops else _requests_left(entry, alert, left / before if before > 0 else 1.0)
+        if (refused := now - allowed) > 0:
+            words.append(f"refuse about {refused:,.0f} of {now:,.0f} requests a minute")
+    return " and ".join(words)
+
+
+def _requests_left(entry: LedgerEntry, alert: Alert, share: float) -> float:
+    """Requests per minute that a plan lets pass: as it says, else the share of the burn that it leaves."""
+    for name, value in entry.plan.after.items():
+        if "rpm" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    return (alert.requests_per_minute or 0.0) * min(1.0, share)
+
+
+def waits(entry: LedgerEntry) -> bool:
+    """Whether it waits for a person's answer."""
+    return entry.state == "proposed"
+
+
+def in_force(entry: LedgerEntry) -> bool:
+    return entry.state in ("applied", "effective", "ineffective")
+
+
+def others(notice: Notice) -> list[str]:
+    """One line per other alert in the message, what fires and costs most first."""
+    ranked = sorted(notice.others, key=lambda alert: (alert.status != "firing", -excess_rate(alert)))
+    return [f"{title(alert)}, {usd(alert.excess_usd)} over so far" for alert in ranked[:_MOST_OTHERS]]
+
+
+def reply(said: Reply) -> str:
+    """A line of the thread."""
+    alert = said.alert
+    if said.entry is not None:
+        what = step(said.entry)
+        more = worth(said.entry, alert) if said.entry.state in ("proposed", "shadow") else ""
+        return f"{what}. It {more}." if more else what
+    over = f"{usd(alert.excess_usd)} over so far"
+    if said.kind == "tier":
+        return f"Now a {alert.tier}: {title(alert)}; {over}"
+    if said.kind == "also":
+        return f"Also: {title(alert)}; {over}"
+    if said.kind == "again":
+        return f"Firing again: {title(alert)}; {over}"
+    if said.kind == "repeat":
+        return f"Still firing since {utc(alert.started_at)}: {title(alert)}; {over}"
+    if said.kind == "resolved":
+        ended = alert.resolved_at or alert.updated_at
+        lasted = minutes(round(max(0.0, ended - alert.started_at) / 60.0))
+        return f"Resolved after {lasted}: {subject(alert)}; {usd(alert.excess_usd)} over in all"
+    return f"Spend of {subject(alert)}"
+
+
+def digest_title(digest: DayDigest) -> str:
+    saved = sum(entry.saved_usd or 0.0 for entry in digest.ledger)
+    parts = [_counted(len(digest.alerts), "small alert"), _counted(len(digest.ledger), "action")]
+    return f"Curb on {digest.day}: {', '.join(parts)}" + (f", {usd(saved)} saved" if saved else "")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def digest_lines(digest: DayDigest) -> tuple[list[str], list[str]]:
+    """One line per alert, the most dollars first, and one per action."""
+    ranked = sorted(digest.alerts, key=lambda alert: -alert.excess_usd)
+    told = [f"{title(alert)}; {usd(alert.excess_usd)} over" for alert in ranked[:_MOST_LINES]]
+    if len(ranked) > _MOST_LINES:
+        rest = sum(alert.excess_usd for alert in ranked[_MOST_LINES:])
+        told.append(f"and {len(ranked) - _MOST_LINES} more, {usd(rest)} over")
+    done = [step(entry) for entry in sorted(digest.ledger, key=lambda entry: entry.at)[-_MOST_LINES:]]
+    return told, done
+
+
+def digest_plain_lines(digest: DayDigest) -> list[str]:
+    """The whole digest as lines of text."""
+    told, done = digest_lines(digest)
+    return [digest_title(digest), *(f"  {line}" for line in told), *(f"  {line}" for line in done)]
+
+
+def plain_lines(notice: Notice) -> list[str]:
+    """The whole notice as lines of text."""
+    alert = notice.alert
+    pairs = figures(alert, notice.telling)
+    lines = [title(alert), "  " + "  ".join(f"{label}: {value}" for label, value in pairs)]
+    if alert.explanation:
+        lines.append("  " + clean(alert.explanation, 800))
+    elif alert.reason:
+        lines.append("  " + reason(alert))
+    lines += [f"  cause {line}" for line in causes(alert)]
+    lines += [f"  with it {line}" for line in others(notice)]
+    for entry in newest_per_action(notice):
+        lease = f"; until {utc(entry.lease_expires_at)}" if in_force(entry) and entry.lease_expires_at else ""
+        undo = f"; undo: curb actions undo {entry.action_id}" if in_force(entry) else ""
+        more = worth(entry, notice.alert_of(entry)) if entry.state in ("proposed", "shadow") else ""
+        lines.append(f"  {step(entry)}{f'; {more}' if more else ''}{lease}{undo}{_approve(entry)}")
+    lines.append(f"  alert {alert.alert_id} since {utc(alert.started_at)}")
+    return lines
+
+
+def _approve(entry: LedgerEntry) -> str:
+    if not waits(entry):
+        return ""
+    by = f" by {utc(entry.answer_by)}" if entry.answer_by is not None else ""
+    return f"; answer{by}: curb actions approve {entry.action_id}, or deny"

@@ -1,0 +1,84 @@
+"""Configuration of the belts: how much Curb may do by itself, and what it must leave alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from curb.stream.settings import Settings
+
+#: Tag → shell-style glob; all of them must match, and a tag the alert does not carry matches nothing.
+TagMatcher = dict[str, str]
+#: What people say of a subject. What nothing is said of is treated as critical by everything that stops work.
+Criticality = Literal["critical", "important", "non_critical"]
+#: Values of the tag `criticality`, as owners and other tools write them.
+MARKS: dict[str, Criticality] = {
+    "critical": "critical",
+    "high": "important",
+    "normal": "important",
+    "important": "important",
+    "low": "non_critical",
+    "non_critical": "non_critical",
+}
+
+
+class CriticalityRule(Settings):
+    """What the subjects it matches are marked as."""
+
+    match: TagMatcher = Field(default_factory=dict, description="Tag → glob; all must match. Empty matches all.")
+    is_: Criticality = Field(alias="is", description="critical, important or non_critical.")
+
+
+class Limits(Settings):
+    """How much Curb may do by itself before it leaves the rest to people."""
+
+    max_open_actions: int = Field(default=5, ge=0, description="Actions in force at one time.")
+    max_actions_per_hour: int = Field(default=10, ge=0, description="Actions begun within one hour.")
+    max_open_per_team: int = Field(default=3, ge=0, description="Actions in force at one time on one team's subjects.")
+    max_subjects_per_action: int = Field(
+        default=5, ge=0, description="Subjects that one action holds at one time for one alert."
+    )
+    max_percent_of_traffic: float = Field(
+        default=50.0,
+        ge=0,
+        le=100,
+        description="A subject that is more of all spend of its scope is not paused, blocked or brought below normal.",
+    )
+    max_percent_of_jobs: float = Field(
+        default=25.0, ge=0, le=100, description="Part of the subjects of one kind that one action may hold; one always."
+    )
+    canary: bool = Field(
+        default=True, description="Of several subjects one goes first, and the others when it reads back as planned."
+    )
+    freeze_after: int | None = Field(
+        default=8, ge=1, description="When more actions were begun within an hour, Curb halts itself; null: never."
+    )
+    freeze_after_failures: int | None = Field(
+        default=3,
+        ge=1,
+        description="When so many alerts' actions were undone by people or ineffective within an hour, Curb halts "
+        "itself; null: never.",
+    )
+    never_touch: tuple[TagMatcher, ...] = Field(
+        default=(), description="Tag matchers; alerts that match one of them are told but never acted on."
+    )
+    never_touch_targets: tuple[str, ...] = Field(
+        default=(), description='Globs on the target of a plan, such as "litellm/key/88dc*"; never changed.'
+    )
+    criticality: tuple[CriticalityRule, ...] = Field(
+        default=(), description="What subjects are marked as; of several that match, the most critical counts."
+    )
+    shave_unmarked: bool = Field(
+        default=False,
+        description="true: the request rate of a subject without a mark may be brought back to its normal level.",
+    )
+    verify_within_minutes: float = Field(
+        default=15.0, gt=0, description="The burn must have fallen by then, else the action is called ineffective."
+    )
+    max_alert_age_minutes: float = Field(
+        default=120.0, gt=0, description="Alerts that nothing was heard of for longer are not acted on."
+    )
+    cool_down_minutes: float = Field(
+        default=5.0, ge=0, description="Rest after a lease ended before the same alert may be acted on again."
+    )

@@ -1,0 +1,243 @@
+"""The belts: why Curb leaves an alert, or one of its subjects, to people instead of acting, as sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from curb.actions.aim import RateSettings, Verb
+from curb.actions.ledger.ledger import CURB_ITSELF, ActionState, Ledger
+from curb.actions.policy.guard_settings import MARKS, Limits
+from curb.actions.policy.matching import criticality, tags_match
+from curb.actions.settings import ActionsSettings, name_of
+from curb.stream.records.spend import Alert, Plan
+
+#: What is found by what is new or spent, so that a short past is no reason to wait: kinds, and channels of rules.
+_NO_WARMUP_KINDS, _NO_WARMUP_CHANNELS = frozenset({"budget"}), frozenset({"new_principal"})
+_HOUR_S = 3600.0
+#: What people should know of and nothing should be stopped for.
+_ONLY_TOLD = frozenset({"growth", "pricing", "feed"})
+
+
+class Wanted(Protocol):
+    """What a route or a rung asks for, as far as the belts look at it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def verb(self) -> Verb: ...
+
+    @property
+    def leaves_normal(self) -> bool: ...
+
+    @property
+    def rung(self) -> int: ...
+
+
+def caps(alert: Alert, do: str) -> bool:
+    """Whether its budget may throttle: a hard one that is spent, or before that to the rate at which it lasts."""
+    hard = alert.budget is not None and alert.budget.hard
+    return hard and (do == "shave_to_budget" or (alert.budget is not None and alert.budget.threshold >= 100))
+
+
+def refusal(
+    alert: Alert,
+    ledger: Ledger,
+    settings: ActionsSettings,
+    *,
+    halted: bool,
+    now: float,
+    resumed_at: float = 0.0,
+    do: str = "",
+) -> str:
+    """Why nothing may be done about `alert` now, or "" when it may. Decided before the target is even read.
+
+    `do` is what the rung wants. `resumed_at` is when a person last lifted a halt: what was before it freezes nothing.
+    """
+    limits = settings.limits
+    known_days = alert.baseline.known_days if alert.baseline else 0.0
+    if halted:
+        return "halted: the kill switch is on"
+    if why := freeze(ledger, limits, resumed_at=resumed_at, now=now):
+        return why
+    if any(tags_match(matcher, alert.tags) for matcher in limits.never_touch):
+        return "never_touch: a matcher of limits.never_touch fits its tags"
+    if criticality(alert.tags, limits) == "critical":
+        return "critical: it is marked critical, Curb never acts on it"
+    if alert.money == "billed":
+        return "billed: bills arrive late and are restated, Curb never acts on them alone"
+    if alert.kind in _ONLY_TOLD or alert.tier == "digest":
+        return f"told: a {alert.kind} alert of tier {alert.tier} is for people, nothing is stopped for it"
+    if alert.kind == "budget" and not caps(alert, do):
+        return "budget: only one with hard: true may throttle, when it is spent or to make it last (shave_to_budget)"
+    age_s = now - alert.updated_at
+    if age_s > limits.max_alert_age_minutes * 60.0:
+        return f"stale: the newest word about it is {age_s / 60.0:.0f} minutes old (limits.max_alert_age_minutes)"
+    knows_enough = alert.kind in _NO_WARMUP_KINDS or alert.channel in _NO_WARMUP_CHANNELS
+    if not knows_enough and known_days < settings.warmup_days:
+        return f"warm-up: known for {known_days:.1f} days, less than {settings.warmup_days:g}"
+    if len(_held(ledger)) >= limits.max_open_actions and not _is_held(alert, ledger):
+        return f"limit: {limits.max_open_actions} actions are open (limits.max_open_actions)"
+    if ledger.begun_since(now - _HOUR_S) >= limits.max_actions_per_hour:
+        return f"limit: {limits.max_actions_per_hour} actions were begun within an hour (limits.max_actions_per_hour)"
+    return ""
+
+
+def allowed(
+    plans: Sequence[Plan], alert: Alert, act: Wanted, ledger: Ledger, settings: ActionsSettings, *, now: float
+) -> tuple[list[Plan], str]:
+    """Which of the plans may be entered in the ledger now, in their order, and why not the others ("" when all may).
+
+    `refusal` comes before it, and the two are asked again, without an await in between, right before each entry: what
+    was entered meanwhile counts. Shadow mode meets the same belts, except that its plans need no canary.
+    """
+    limits = settings.limits
+    of_alert = [state for state in ledger.for_alert(alert.alert_id) if state.last.plan.action == act.name]
+    mine = [state for state in of_alert if state.is_open and state.last.rung == act.rung]
+    whys = [_why_not(plan, alert, act, ledger, settings) for plan in plans]
+    free = [plan for plan, why in zip(plans, whys, strict=True) if not why]
+    room, why = _room(free, alert, mine, ledger, limits, now=now)
+    if act.mode != "shadow" and limits.canary and len(free) + len(mine) > 1 and room > 0:
+        room, why = _canary(room, why, mine)
+    if len(free) > room:
+        whys.append(why)
+    return free[:room], "; ".join(dict.fromkeys(why for why in whys if why))
+
+
+def freeze(ledger: Ledger, limits: Limits, *, resumed_at: float, now: float) -> str:
+    """Why Curb must halt itself: it acted abnormally often or in vain within one hour since `resumed_at`, or ""."""
+    if limits.freeze_after is not None:
+        begun = [(at, state.last.action_id) for state in ledger.actions() if (at := _begun_at(state)) is not None]
+        if _crowded(begun, limits.freeze_after + 1, resumed_at, now):
+            return f"frozen: more than {limits.freeze_after} actions were begun within an hour (limits.freeze_after)"
+    if limits.freeze_after_failures is not None:
+        failures = [(at, state.last.alert_id) for state in ledger.actions() for at in _failures(state)]
+        if _crowded(failures, limits.freeze_after_failures, resumed_at, now):
+            return (
+                f"frozen: actions on {limits.freeze_after_failures} alerts were undone by people or ineffective "
+                "within an hour (limits.freeze_after_failures)"
+            )
+    return ""
+
+
+def _begun_at(state: ActionState) -> float | None:
+    return next((entry.at for entry in state.entries if entry.state == "planned"), None)
+
+
+def _failures(state: ActionState) -> list[float]:
+    """When it turned out ineffective, and when a person undid it."""
+    return [
+        entry.at
+        for entry in state.entries
+        if entry.state == "ineffective" or (entry.state == "restored" and entry.by not in CURB_ITSELF)
+    ]
+
+
+def _crowded(events: list[tuple[float, str]], count: int, after: float, now: float) -> bool:
+    """Whether within any one hour after `after` there were `count` different ones."""
+    recent = sorted(event for event in events if after < event[0] <= now)
+    return any(
+        len({name for at, name in recent[first:] if at <= recent[first][0] + _HOUR_S}) >= count
+        for first in range(len(recent))
+    )
+
+
+def _why_not(plan: Plan, alert: Alert, act: Wanted, ledger: Ledger, settings: ActionsSettings) -> str:
+    limits = settings.limits
+    if any(fnmatchcase(plan.target, glob) for glob in limits.never_touch_targets):
+        return f"never_touch: {plan.target} is one of limits.never_touch_targets"
+    if why := _unmarked(plan, alert, act, settings):
+        return why
+    too_much = alert.share is not None and 100.0 * alert.share > limits.max_percent_of_traffic
+    if too_much and not _leaves_normal(act, settings):
+        return f"limit: it is {alert.share:.0%} of the spend of its scope (limits.max_percent_of_traffic)"
+    if raises_a_limit(plan):
+        return "the plan would raise a limit"
+    holder = ledger.holder(plan.target)
+    return f"held: {holder.last.action_id} has the same target" if holder else ""
+
+
+def _unmarked(plan: Plan, alert: Alert, act: Wanted, settings: ActionsSettings) -> str:
+    """Why the mark does not allow what is wanted, or "". `critical` anywhere wins, then what the target itself says.
+
+    Only the rate of requests may be touched without `non_critical`, and only down to the normal level. Whatever else
+    is done stops work.
+    """
+    of_alert, of_target = criticality(alert.tags, settings.limits), MARKS.get(plan.criticality)
+    mark = "critical" if "critical" in (of_alert, of_target) else of_target or of_alert
+    if mark == "critical":
+        return "critical: it is marked critical, Curb never acts on it"
+    if mark == "non_critical":
+        return ""
+    leaves_normal = _leaves_normal(act, settings)
+    if mark == "important":
+        return "" if leaves_normal else "important: only its rate may be changed, and only down to its normal level"
+    if leaves_normal and settings.limits.shave_unmarked:
+        return ""
+    return "unmarked: nothing says that it is not critical (limits.criticality, limits.shave_unmarked)"
+
+
+def _leaves_normal(act: Wanted, settings: ActionsSettings) -> bool:
+    """Whether nothing stops: a rate of requests is brought down, and what the subject did before still passes."""
+    config = next((config for config in settings.actions if name_of(config) == act.name), None)
+    return act.verb == "shave" and act.leaves_normal and isinstance(config, RateSettings) and config.headroom >= 1
+
+
+def _room(
+    plans: Sequence[Plan], alert: Alert, mine: Sequence[ActionState], ledger: Ledger, limits: Limits, *, now: float
+) -> tuple[int, str]:
+    """How many more may be entered, and which limit says so."""
+    held = _held(ledger)
+    caps = {
+        "max_open_actions": limits.max_open_actions - len(held),
+        "max_actions_per_hour": limits.max_actions_per_hour - ledger.begun_since(now - _HOUR_S),
+        "max_subjects_per_action": limits.max_subjects_per_action - len(mine),
+    }
+    if team := alert.tags.get("team"):
+        caps["max_open_per_team"] = limits.max_open_per_team - sum(s.last.tags.get("team") == team for s in held)
+    if populations := [plan.population for plan in plans if plan.population is not None]:
+        most = max(1, math.floor(min(populations) * limits.max_percent_of_jobs / 100.0))
+        caps["max_percent_of_jobs"] = most - sum(s.last.plan.action == plans[0].action for s in held)
+    name = min(caps, key=caps.__getitem__)
+    return max(0, caps[name]), f"limit: no more at one time (limits.{name})"
+
+
+def _held(ledger: Ledger) -> list[ActionState]:
+    """Actions that are or may be in force."""
+    return [state for state in ledger.actions() if state.is_open or state.is_stuck]
+
+
+def _is_held(alert: Alert, ledger: Ledger) -> bool:
+    """Whether an action on it is open: a higher rung would take its place, which `allowed` looks at."""
+    return any(state.is_open for state in ledger.for_alert(alert.alert_id))
+
+
+def _canary(room: int, why: str, mine: Sequence[ActionState]) -> tuple[int, str]:
+    """Of several subjects one goes first; the others wait until it reads back as planned."""
+    if any(state.last.read_back for state in mine):
+        return room, why
+    first = mine[0].last.plan.target if mine else "one of them"
+    return (0 if mine else 1), f"canary: {first} goes first, the others when it reads back (limits.canary)"
+
+
+def anything_marked(limits: Limits) -> bool:
+    """Whether there may be subjects that are touched although they are not marked themselves."""
+    return limits.shave_unmarked or any(rule.is_ != "critical" for rule in limits.criticality)
+
+
+def raises_a_limit(plan: Plan) -> bool:
+    """Whether a plan would set a number above the one found. Curb never does that."""
+    return any(
+        _is_number(found := plan.before.get(field)) and _is_number(value) and value > found
+        for field, value in plan.after.items()
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

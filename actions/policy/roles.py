@@ -1,0 +1,43 @@
+"""Who may say yes: the roles whose people are asked, by the dollars at risk; pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curb.actions.policy.settings import Approver
+from curb.actions.settings import ActionsSettings
+
+
+def roles_for(settings: ActionsSettings, named: Sequence[str], dollars_at_risk: float) -> dict[str, Approver]:
+    """The roles that may approve so much: those a rung names, or all where it names none."""
+    return {
+        role: approver
+        for role, approver in settings.approvers.items()
+        if (not named or role in named) and (approver.up_to_usd is None or dollars_at_risk <= approver.up_to_usd)
+    }
+
+
+def people_of(roles: dict[str, Approver]) -> list[str]:
+    """Everybody in the roles, once."""
+    return list(dict.fromkeys(person for approver in roles.values() for person in approver.people))
+
+
+def is_one_of(by: str, people: Sequence[str]) -> bool:
+    """Whether `by` of a command is one of the people: "slack:U123 (Ana)" is the Slack user U123."""
+    who = by.split(" ", 1)[0]
+    return who in people or (who.startswith("slack:") and who.removeprefix("slack:") in people)
+
+
+def may_approve(settings: ActionsSettings, by: str, named: Sequence[str], dollars_at_risk: float) -> str:
+    """Why `by` may not approve, as a clause, or "" when they may."""
+    roles = roles_for(settings, named, dollars_at_risk)
+    if is_one_of(by, people_of(roles)):
+        return ""
+    if not roles:
+        return f"nobody may approve ${dollars_at_risk:,.0f} at risk (actions.approvers)"
+    return f"for ${dollars_at_risk:,.0f} at risk it takes one of: {', '.join(roles)}"
+
+
+def may_deny(settings: ActionsSettings, by: str) -> str:
+    """Why `by` may not deny, or "" when they may: whoever may approve anything may say no to everything."""
+    return "" if is_one_of(by, people_of(settings.approvers)) else "only people named in actions.approvers may"

@@ -1,0 +1,154 @@
+"""A notice as Slack Block Kit: pure functions. Text from tags is plain or set as code, so it is never markup."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from curb.actions.notify import wording
+from curb.actions.notify.protocol import DayDigest, Notice, Reply
+from curb.actions.slack.buttons import Buttons
+from curb.actions.slack.text import (
+    HEADER_MAX,
+    SECTION_MAX,
+    TEXT_MAX,
+    Block,
+    code,
+    context,
+    fitted,
+    link,
+    local_time,
+    mrkdwn,
+    plain,
+    section,
+)
+from curb.stream.records.spend import LedgerEntry
+
+#: So many actions get lines of their own: Slack takes 50 blocks.
+_MOST_ACTIONS = 10
+
+
+def blocks(notice: Notice, buttons: Buttons | None = None) -> list[Block]:
+    """Header, money, cause, what Curb did, buttons, ids. Without `buttons` nobody can press anything."""
+    alert = notice.alert
+    entries = wording.newest_per_action(notice)[-_MOST_ACTIONS:]
+    parts: list[Block | None] = [
+        {"type": "header", "text": plain(wording.title(alert), HEADER_MAX)},
+        {"type": "section", "fields": [_field(*pair) for pair in wording.figures(alert, notice.telling)]},
+        _reason(notice),
+        _causes(notice),
+        _others(notice),
+        _explanation(notice),
+        *(block for entry in entries for block in _step(entry, notice)),
+        None if notice.ledger else section("Curb has not changed anything."),
+        *(buttons.of(notice) if buttons else []),
+        _ids(notice),
+    ]
+    return [part for part in parts if part is not None]
+
+
+def fallback_text(notice: Notice) -> str:
+    """What notifications and screen readers show."""
+    return fitted(wording.title(notice.alert), TEXT_MAX)
+
+
+def reply_blocks(reply: Reply) -> list[Block]:
+    """One line of the thread, with the end of a lease or of the time to answer in the reader's own time zone."""
+    shown = [section(wording.reply(reply))]
+    if reply.entry is not None and (times := _times(reply.entry)):
+        shown.append(context(mrkdwn(" · ".join(times))))
+    return shown
+
+
+def reply_text(reply: Reply) -> str:
+    """What notifications show of a reply."""
+    return fitted(wording.reply(reply), TEXT_MAX)
+
+
+def digest_blocks(digest: DayDigest) -> list[Block]:
+    """The day in lines; as many as Slack takes in one message."""
+    told, done = wording.digest_lines(digest)
+    shown: list[Block] = [{"type": "header", "text": plain(wording.digest_title(digest), HEADER_MAX)}]
+    for heading, lines in (("Small alerts", told), ("What Curb did", done)):
+        if lines:
+            shown.append({"type": "section", "text": mrkdwn(f"*{heading}*")})
+            shown += [context(plain(line)) for line in lines]
+    return shown
+
+
+def digest_text(digest: DayDigest) -> str:
+    """What notifications show of a digest."""
+    return fitted(wording.digest_title(digest), TEXT_MAX)
+
+
+def dashboard_link(notice: Notice) -> str:
+    """The address of the alert on the dashboard, or ""."""
+    url = notice.telling.dashboard_url
+    if not url:
+        return ""
+    alert_id = quote(notice.alert.alert_id, safe="")
+    return url.replace("{alert_id}", alert_id) if "{alert_id}" in url else f"{url.rstrip('/')}/alerts/{alert_id}"
+
+
+def _field(label: str, value: str) -> Block:
+    return mrkdwn(f"*{label}*\n{code(value, 200)}" if label == "Budget" else f"*{label}*\n{value}")
+
+
+def _reason(notice: Notice) -> Block | None:
+    """Why it counts, which is the first thing to know after the money."""
+    reason = wording.reason(notice.alert)
+    return section(f"Why: {reason}") if reason else None
+
+
+def _causes(notice: Notice) -> Block | None:
+    lines = [f"• {code(line)}" for line in wording.causes(notice.alert)]
+    return {"type": "section", "text": mrkdwn("*Where it comes from*\n" + "\n".join(lines))} if lines else None
+
+
+def _others(notice: Notice) -> Block | None:
+    lines = [f"• {code(line, 300)}" for line in wording.others(notice)]
+    if not lines:
+        return None
+    more = len(notice.others) - len(lines)
+    heading = "*In the same message*" + (f" (and {more} more)" if more > 0 else "")
+    return {"type": "section", "text": mrkdwn(heading + "\n" + "\n".join(lines))}
+
+
+def _explanation(notice: Notice) -> Block | None:
+    """The whole sentence; small where what matters of it is above it."""
+    explanation = wording.clean(notice.alert.explanation, 800)
+    if not explanation:
+        return None
+    text = plain(explanation, SECTION_MAX)
+    return context(text) if notice.alert.reason else {"type": "section", "text": text}
+
+
+def _step(entry: LedgerEntry, notice: Notice) -> list[Block]:
+    words = wording.step(entry)
+    if entry.state in ("proposed", "shadow") and (worth := wording.worth(entry, notice.alert_of(entry))):
+        words += f". It {worth}."
+    if wording.waits(entry) and entry.plan.warning:
+        words += f" {wording.clean(entry.plan.warning, 300)}"
+    shown: list[Block] = [section(words)]
+    parts = _times(entry)
+    if wording.in_force(entry):
+        parts.append("undo now: " + code(f"curb actions undo {entry.action_id}"))
+    return [*shown, context(mrkdwn(" · ".join(parts)))] if parts else shown
+
+
+def _times(entry: LedgerEntry) -> list[str]:
+    if wording.in_force(entry) and entry.lease_expires_at is not None:
+        return [f"ends by itself {local_time(entry.lease_expires_at)}"]
+    if wording.waits(entry) and entry.answer_by is not None:
+        return [f"waits for an answer until {local_time(entry.answer_by)}"]
+    return []
+
+
+def _ids(notice: Notice) -> Block:
+    alert = notice.alert
+    parts = [code(wording.subject(alert), 1000), f"since {local_time(alert.started_at)}"]
+    if notice.snoozed_until is not None:
+        parts.append(f"quiet until {local_time(notice.snoozed_until)}")
+    parts += [f"alert {code(alert.alert_id)}", code(alert.channel)]
+    if url := dashboard_link(notice):
+        parts.append(link(url, "dashboard"))
+    return context(mrkdwn(" · ".join(parts)))

@@ -1,0 +1,212 @@
+"""Google Cloud's bill: the billing export in BigQuery, or files that were exported from it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from curb.connectors.bills.bigquery_api import BigQueryApi
+from curb.connectors.bills.bill import Bill, BillSettings, Found
+from curb.connectors.bills.charges import DAY_S, HOUR_S, Charge, Dimensions, Snapshot
+from curb.connectors.bills.deliveries import by_folder
+from curb.connectors.bills.focus import FOCUS
+from curb.connectors.bills.focus_rows import SUFFIXES, FocusRows
+from curb.connectors.bills.gcp_rows import CATEGORIES, form_of
+from curb.connectors.bills.restate import Restater
+from curb.connectors.connector import Batch, Check, Connector, Context
+from curb.stream.errors import PermanentError, TransientError
+
+PERMISSION = "roles/bigquery.jobUser on the project, roles/bigquery.dataViewer on the dataset"
+_GIB = 1024**3
+
+
+class Config(BillSettings):
+    """Give `table`, or `url` of files."""
+
+    kind: Literal["gcp_billing"]
+    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name: lower-case letters and dashes.")
+    table: str = Field(
+        default="",
+        pattern=r"^([a-z0-9.:-]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_-]+)?$",
+        description="The export: PROJECT.DATASET.gcp_billing_export_v1_ID, or the detailed one.",
+    )
+    url: str = Field(default="", description="Files instead: gs://, a path, or any fsspec scheme; `*` allowed.")
+    period_pattern: str | None = Field(
+        None, description="As in focus_file: which files are deliveries of the same billing period."
+    )
+    project: str = Field(default="", description="Project that pays for the queries; default: the credentials' own.")
+    credentials: SecretStr = Field(
+        default=SecretStr(""), description="JSON key of a service account; default: what the environment has."
+    )
+    endpoint_url: str = Field(default="", description="Another address of BigQuery, such as an emulator.")
+    months: int = Field(2, ge=1, le=36, description="Invoice months that are read: this one and those before it.")
+    max_gib: float = Field(50, ge=0, description="A query that would scan more is not made; 0: no limit.")
+    timeout_s: float = Field(60.0, gt=0, le=100, description="Longest wait for one query.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Config:
+        if bool(self.table) == bool(self.url):
+            raise ValueError("give either `table` or `url`")
+        return self
+
+    def build(self, context: Context) -> Connector:
+        """The connector."""
+        if self.table:
+            return BigQueryBill(self, context)
+        files = FocusRows(self.url, self.storage, form_of)
+
+        def find() -> Found:
+            return by_folder(files, SUFFIXES, self.period_pattern, context.clock)
+
+        return Bill(self.name, self, context, files, find, (FOCUS,))
+
+
+class BigQueryBill:
+    """Pull connector. Rows are only ever added, also for usage of weeks ago: an invoice month that got rows is summed
+    anew, and what its sums changed by is told."""
+
+    def __init__(self, config: Config, context: Context) -> None:
+        self._config, self._clock = config, context.clock
+        credentials = config.credentials.get_secret_value()
+        project = config.project or config.table.split(".", maxsplit=1)[0]
+        self._api = BigQueryApi(
+            project, credentials, config.endpoint_url, config.timeout_s, int(config.max_gib * _GIB), context.clock
+        )
+        self._path = context.state_dir / f"{config.name}.sqlite"
+        self._restater: Restater | None = None
+        self._lock = threading.Lock()
+        since = config.since
+        self._since = 0.0 if since is None else datetime(since.year, since.month, since.day, tzinfo=UTC).timestamp()
+
+    async def read(self, cursor: str | None) -> Batch:
+        """One page of deltas; a month that got rows is taken first when all before it is told.
+
+        Raises TransientError or PermanentError; nothing of the month that was asked for is then taken.
+        """
+        return await asyncio.to_thread(self._read, cursor)
+
+    async def check(self) -> list[Check]:
+        """Looks which months there are."""
+        return await asyncio.to_thread(self._check)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._api.close()
+            if self._restater is not None:
+                self._restater.close()
+            self._restater = None
+
+    def _read(self, cursor: str | None) -> Batch:
+        with self._lock:  # a read that was given up may still be running
+            if self._restater is None:
+                lag_s = self._config.lag_h * HOUR_S
+                self._restater = Restater(self._path, self._config.name, self._clock, default_lag_s=lag_s)
+            pending = self._restater.resume(cursor)
+            if pending is not None:
+                return pending
+            for month, version, exported_at in self._months():
+                if self._restater.version(month) != version:
+                    charges = list(self._charges(month))
+                    self._restater.take(charges, Snapshot(month, version, exported_at))
+                    break
+            return self._restater.resume(cursor) or self._restater.idle(cursor)
+
+    def _check(self) -> list[Check]:
+        what = f"query {self._config.table}"
+        try:
+            months = [month for month, *_ in self._months()]
+        except (TransientError, PermanentError) as error:
+            return [Check(what, False, str(error), PERMISSION)]
+        return [Check(what, True, f"invoice months: {', '.join(months) or 'none yet'}", PERMISSION)]
+
+    def _months(self) -> list[tuple[str, str, float]]:
+        """Invoice month, what changes when rows are added, and when the newest was exported (epoch seconds).
+
+        Rows are counted by when they were exported, over the whole month: one that was exported late, or became visible
+        late, changes the count.
+        """
+        now = datetime.fromtimestamp(self._clock.now(), UTC)
+        year, month = divmod(now.year * 12 + now.month - self._config.months, 12)
+        sql = (
+            "SELECT invoice.month AS month, COUNT(*) AS row_count, UNIX_SECONDS(MAX(export_time)) AS exported_at "
+            f"FROM `{self._config.table}` "
+            "WHERE export_time >= TIMESTAMP_SUB(TIMESTAMP(@since), INTERVAL 2 DAY) AND invoice.month >= @first "
+            "GROUP BY month ORDER BY month"
+        )
+        rows = self._api.rows(sql, {"since": f"{year:04d}-{month + 1:02d}-01", "first": f"{year:04d}{month + 1:02d}"})
+        return [
+            (str(row["month"]), f"{row['row_count']}@{row['exported_at']}", float(row["exported_at"])) for row in rows
+        ]
+
+    def _charges(self, month: str) -> Iterator[Charge]:
+        sql, parameters = self._query(month)
+        for row in self._api.rows(sql, parameters):
+            start = int(row["start"])
+            if start < self._since:
+                continue
+            usd = self._usd_per(row["currency"] or "USD")
+            kind = CATEGORIES.get(row["cost_type"] or "regular", "Adjustment")
+            for category, amount in ((kind, row["gross"]), ("Credit", row["credits"])):
+                if amount:
+                    cost = float(amount) * usd
+                    yield Charge(start, self._slot_s, cost, cost, self._dimensions(row, category))
+
+    def _query(self, month: str) -> tuple[str, dict[str, str]]:
+        """Sums by hour or day and by what is told apart; gross and credits kept apart."""
+        config = self._config
+        columns = {"service": "service.description", "account": "project.id", "region": "location.region"}
+        columns["resource"] = "resource.global_name"
+        asked: dict[str, str] = {name: columns[name] for name in config.dimensions}
+        parameters = {"month": month, "since": f"{month[:4]}-{month[4:]}-01"}
+        for number, key in enumerate(config.tag_keys.values()):
+            parameters[f"key{number}"] = key
+            asked[f"tag{number}"] = (
+                f"IFNULL((SELECT value FROM UNNEST(labels) WHERE key = @key{number} LIMIT 1), "
+                f"(SELECT value FROM UNNEST(project.labels) WHERE key = @key{number} LIMIT 1))"
+            )
+        part = "HOUR" if config.granularity == "hour" else "DAY"
+        asked |= {"cost_type": "cost_type", "currency": "currency"}
+        asked["start"] = f"UNIX_SECONDS(TIMESTAMP_TRUNC(usage_start_time, {part}))"
+        names = ", ".join(asked)
+        # Named in a query within, so that no name can be taken for a column of the export.
+        sql = (
+            f"SELECT {names}, SUM(gross) AS gross, SUM(credits) AS credits FROM ("
+            f"SELECT {', '.join(f'{what} AS {name}' for name, what in asked.items())}, cost AS gross, "
+            "IFNULL((SELECT SUM(credit.amount) FROM UNNEST(credits) AS credit), 0) AS credits "
+            f"FROM `{config.table}` WHERE invoice.month = @month "
+            "AND export_time >= TIMESTAMP_SUB(TIMESTAMP(@since), INTERVAL 2 DAY)"
+            f") GROUP BY {names}"
+        )
+        return sql, parameters
+
+    def _dimensions(self, row: Mapping[str, Any], category: str) -> Dimensions:
+        config = self._config
+        named = {name: row.get(name) for name in ("service", "account", "region")}
+        named |= {tag: row.get(f"tag{number}") for number, tag in enumerate(config.tag_keys)}
+        tags = {**config.tags, "provider": "Google Cloud", **{tag: str(value) for tag, value in named.items() if value}}
+        return Dimensions(
+            service_name=str(row.get("service") or ""),
+            sub_account_id=str(row.get("account") or ""),
+            resource_id=str(row.get("resource") or ""),
+            charge_category=category,
+            billing_currency=str(row["currency"] or "USD"),
+            tags=tuple(sorted(tags.items())),
+        )
+
+    def _usd_per(self, currency: str) -> float:
+        rate = 1.0 if currency == "USD" else self._config.usd_per.get(currency)
+        if rate is None:
+            raise PermanentError(f"the bill is in {currency}: set usd_per for it of connector {self._config.name}")
+        return rate
+
+    @property
+    def _slot_s(self) -> int:
+        return HOUR_S if self._config.granularity == "hour" else DAY_S

@@ -1,0 +1,168 @@
+"""Successive snapshots of a bill → signed deltas, each on the log once, whatever crashes in between.
+
+Use by a kind, all in one thread at a time (a lock, and `asyncio.to_thread` around the whole):
+
+    batch = restater.resume(cursor)              # first, in every read
+    if batch is None:                            # everything taken so far is on the log
+        ... find a snapshot with restater.version(snapshot.period) != snapshot.version ...
+        restater.take(charges, snapshot)         # reads the charges to their end, or changes nothing
+        batch = restater.resume(cursor)
+    return batch or restater.idle(cursor)        # nothing new
+
+What was taken is known at once, and its deltas wait in a journal of one transaction with it. `resume` gives the
+journal page by page, the same records with the same ids as often as the cursor asks for them, and forgets it when the
+cursor says that all of it is on the log. So the log and its cursor decide, and a journal is never taken back: its
+records may be on the log although the cursor was not saved.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from curb.connectors.bills.charges import Charge, Snapshot
+from curb.connectors.bills.restate_store import Delta, RestateStore
+from curb.connectors.connector import Batch
+from curb.stream import metrics
+from curb.stream.clock import Clock
+from curb.stream.errors import PermanentError
+from curb.stream.records.spend import CostRecord
+
+logger = logging.getLogger(__name__)
+PAGE_RECORDS = 10_000
+
+
+class _Cursor(msgspec.Struct, omit_defaults=True):
+    """How much of what was taken is on the log. Short: the amounts are in the store."""
+
+    #: Which store; another one knows nothing of what this cursor stands for.
+    store: str = ""
+    generation: int = 0
+    #: Deltas of `generation` that are on the log; None when all are.
+    sent: int | None = None
+    #: Billing period → dollars (effective, billed) on the log, newest periods last.
+    usd: dict[str, tuple[float, float]] = {}
+
+
+class Restater:
+    """The memory of one source: what every key amounted to when it was last told.
+
+    `path` is the SQLite file, made when it is not there. `default_lag_s` is how long after its end a charge period is
+    taken for complete until the source's own lag is learned.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        source: str,
+        clock: Clock,
+        *,
+        default_lag_s: float = 2 * 86_400.0,
+        page_records: int = PAGE_RECORDS,
+    ) -> None:
+        self._store = RestateStore(path, default_lag_s)
+        self._source, self._clock, self._page_records = source, clock, page_records
+
+    def close(self) -> None:
+        """Close the file."""
+        self._store.close()
+
+    @property
+    def complete_until(self) -> float | None:
+        """Charge periods that ended by then (epoch seconds) are complete; later ones may still fill up.
+
+        Compare only these with one another. None until the first snapshot.
+        """
+        return self._store.complete_until
+
+    @property
+    def lag_s(self) -> float:
+        """From the end of a charge period until it is taken for complete, as learned."""
+        return self._store.lag.lag_s
+
+    def version(self, period: str) -> str | None:
+        """The version of the snapshot of `period` that was taken last."""
+        return self._store.version(period)
+
+    def total(self, period: str) -> tuple[float, float]:
+        """Effective and billed dollars of `period` as last taken."""
+        return self._store.total(period)
+
+    def take(self, charges: Iterable[Charge], snapshot: Snapshot) -> None:
+        """Compare a snapshot with what was known and remember it, in one transaction.
+
+        Charges of the same key are added up. Keys that the snapshot covers and does not have amount to zero from now
+        on. What iterating over `charges` raises is raised, and nothing has changed then. Only after `resume` gave None.
+
+        A delta is `new_usage` when its charge period was not complete at the last snapshot of the same billing period
+        (or there was none), else `late` for a key that was not known and `restatement` for one that was.
+        """
+        lost = self._store.lost_total(snapshot.period)
+        changes = self._store.take(charges, snapshot, taken_at=self._clock.now(), lost=lost)
+        extra = {"connector": self._source, "period": snapshot.period, "changes": changes}
+        logger.info("bill taken", extra=extra)
+        if lost is not None:
+            logger.error("state file was lost: this period's difference is told as one restatement", extra=extra)
+
+    def resume(self, cursor: str | None) -> Batch | None:
+        """The next page of what was taken and, by this cursor, is not on the log; None when all of it is.
+
+        Raises PermanentError when the cursor is not one of these.
+        """
+        at = _decode(cursor)
+        if not self._store.settle(at.store, at.generation, at.sent, at.usd):
+            logger.error("state file does not fit the cursor: periods are compared with the cursor's totals only")
+        pending = self._store.pending
+        if pending is None:
+            return None
+        same = at.store == self._store.name and at.generation == pending.generation
+        sent = (at.sent or 0) if same else 0
+        deltas = self._store.deltas(sent, self._page_records)
+        told = at.usd.get(pending.period, pending.told) if sent else pending.told
+        sent += len(deltas)
+        more = sent < pending.count
+        usd = self._store.usd_after(told, deltas)
+        after = _Cursor(self._store.name, pending.generation, sent if more else None, usd)
+        records = [self._record(delta, pending.generation, pending.taken_at) for delta in deltas]
+        return self._batch(records, msgspec.json.encode(after).decode(), more=True)
+
+    def idle(self, cursor: str | None) -> Batch:
+        """The batch of a read that found nothing new."""
+        return self._batch([], cursor or msgspec.json.encode(_Cursor(self._store.name)).decode(), more=False)
+
+    def _batch(self, records: list[CostRecord], cursor: str, *, more: bool) -> Batch:
+        until = self._store.complete_until
+        if until is not None:
+            metrics.COST_COMPLETE_UNTIL.labels(connector=self._source).set(until)
+        return Batch(records, cursor, more=more, complete_until=until)
+
+    def _record(self, delta: Delta, generation: int, taken_at: float) -> CostRecord:
+        of = delta.dimensions
+        return CostRecord(
+            id=f"{self._source}/{self._store.name}/{generation}/{delta.number}",
+            charge_period_start=float(delta.start),
+            charge_period_end=float(delta.start + delta.seconds),
+            received_at=taken_at,
+            effective_cost=delta.effective_cost,
+            billed_cost=delta.billed_cost,
+            billing_currency=of.billing_currency,
+            charge_category=of.charge_category,
+            service_name=of.service_name,
+            sub_account_id=of.sub_account_id,
+            resource_id=of.resource_id,
+            tags=dict(of.tags),
+            source=self._source,
+            delta=delta.label,
+        )
+
+
+def _decode(cursor: str | None) -> _Cursor:
+    if cursor is None:
+        return _Cursor()
+    try:
+        return msgspec.json.decode(cursor, type=_Cursor)
+    except msgspec.DecodeError as error:
+        raise PermanentError("the saved cursor is not one of this kind of connector; use another name") from error

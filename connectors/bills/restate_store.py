@@ -1,0 +1,344 @@
+"""What `connectors.restate` remembers of a bill, in SQLite: amounts by key, and a journal of deltas to be told.
+
+Amounts are whole nano-dollars, so that deltas add up exactly. Dimensions are kept once and found by a 16-byte digest;
+a key is three small integers. A generation is one taken snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar, cast
+
+import msgspec
+
+from curb.connectors.bills.charges import DAY_S, Charge, Dimensions, Snapshot
+from curb.connectors.bills.lag_curve import MAX_AGE_S, LagCurve
+
+T = TypeVar("T")
+Usd = tuple[float, float]
+Label = Literal["new_usage", "late", "restatement"]
+_NANO = 1_000_000_000
+_CACHE_KIB = 32 * 1024
+#: As many billing periods a cursor tells the totals of.
+_PERIODS_IN_CURSOR = 100
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS period (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version TEXT NOT NULL, complete_until REAL NOT NULL,
+    effective INTEGER NOT NULL, billed INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS dimension (
+    id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, seconds INTEGER NOT NULL, usage INTEGER NOT NULL,
+    correction INTEGER NOT NULL, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS known (
+    period INTEGER NOT NULL, start INTEGER NOT NULL, dimension INTEGER NOT NULL, effective INTEGER NOT NULL,
+    billed INTEGER NOT NULL, PRIMARY KEY (period, start, dimension)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS journal (
+    number INTEGER PRIMARY KEY, start INTEGER NOT NULL, dimension INTEGER NOT NULL, effective INTEGER NOT NULL,
+    billed INTEGER NOT NULL, label TEXT NOT NULL);
+CREATE TEMP TABLE arrived (
+    start INTEGER NOT NULL, dimension INTEGER NOT NULL, effective REAL NOT NULL, billed REAL NOT NULL);
+CREATE TEMP TABLE staged (
+    start INTEGER NOT NULL, dimension INTEGER NOT NULL, effective REAL NOT NULL, billed REAL NOT NULL,
+    PRIMARY KEY (start, dimension)) WITHOUT ROWID;
+"""
+# Rows come in any order; sorted once, everything after goes through the trees from left to right.
+_STAGE = """
+INSERT INTO staged SELECT start, dimension, SUM(effective), SUM(billed) FROM arrived
+GROUP BY start, dimension ORDER BY start, dimension
+"""
+# Sums of floats depend on their order in the last bits; that is no change.
+_CHANGES = """
+INSERT INTO journal (start, dimension, effective, billed, label)
+SELECT start, dimension, effective, billed, CASE
+    WHEN d.correction THEN 'restatement'
+    WHEN :until IS NULL OR start + d.seconds > :until THEN 'new_usage'
+    WHEN seen THEN 'restatement' ELSE 'late' END
+FROM (
+    SELECT s.start AS start, s.dimension AS dimension, k.start IS NOT NULL AS seen,
+        CAST(ROUND(s.effective * 1e9) AS INTEGER) - COALESCE(k.effective, 0) AS effective,
+        CAST(ROUND(s.billed * 1e9) AS INTEGER) - COALESCE(k.billed, 0) AS billed,
+        MAX(0.5, 1e-12 * MAX(ABS(COALESCE(k.effective, 0)), ABS(COALESCE(k.billed, 0)))) AS noise
+    FROM staged s LEFT JOIN known k ON k.period = :period AND k.start = s.start AND k.dimension = s.dimension
+    UNION ALL
+    SELECT k.start, k.dimension, 1, -k.effective, -k.billed, 0.5
+    FROM known k WHERE k.period = :period AND k.start >= :from AND k.start < :to
+    AND NOT EXISTS (SELECT 1 FROM staged s WHERE s.start = k.start AND s.dimension = k.dimension)
+) JOIN dimension d ON d.id = dimension
+WHERE ABS(effective) > noise OR ABS(billed) > noise
+ORDER BY start, dimension
+"""
+_REMEMBER = """
+INSERT INTO known SELECT :period, start, dimension, effective, billed FROM journal WHERE true
+ON CONFLICT DO UPDATE SET effective = effective + excluded.effective, billed = billed + excluded.billed
+"""
+_FORGET_VANISHED = """
+DELETE FROM known WHERE period = :period AND effective = 0 AND billed = 0
+AND EXISTS (SELECT 1 FROM journal j WHERE j.start = known.start AND j.dimension = known.dimension)
+"""
+_SLOTS = """
+SELECT start + d.seconds AS ended, SUM(effective) FROM staged JOIN dimension d ON d.id = dimension
+WHERE d.usage AND d.seconds <= ? AND start + d.seconds BETWEEN ? AND ? GROUP BY ended
+"""
+_TOTALS = """
+UPDATE period SET effective = effective + (SELECT COALESCE(SUM(j.effective), 0) FROM journal j),
+    billed = billed + (SELECT COALESCE(SUM(j.billed), 0) FROM journal j) WHERE id = ?
+"""
+
+
+class Delta(NamedTuple):
+    """One line of the journal, in dollars."""
+
+    number: int
+    start: int
+    seconds: int
+    effective_cost: float
+    billed_cost: float
+    label: Label
+    dimensions: Dimensions
+
+
+class Pending(msgspec.Struct):
+    """The journal as a whole; `period` is the billing period it is of."""
+
+    generation: int
+    period: str
+    taken_at: float
+    count: int
+    #: Dollars of the period that were on the log before it.
+    told: Usd
+
+
+class _State(msgspec.Struct):
+    name: str
+    generation: int = 0
+    pending: Pending | None = None
+    complete_until: float | None = None
+    #: Set in a store that replaces a lost one: the cursor it found, and what that says is on the log.
+    instead_of: tuple[str, int, int | None] | None = None
+    lost_usd: dict[str, Usd] = {}
+
+
+class RestateStore:
+    """Owns the file. Not safe for two threads at once, but for one after the other."""
+
+    def __init__(self, path: Path, default_lag_s: float) -> None:
+        self._default_lag_s = default_lag_s
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self._db.executescript(_SCHEMA)
+        self._state = self._load("state", _State) or _State(os.urandom(6).hex())
+        self.lag = self._load("lag", LagCurve) or LagCurve(default_lag_s)
+        self.lag.default_lag_s = default_lag_s
+        self._save()
+
+    def close(self) -> None:
+        self._db.close()
+
+    @property
+    def name(self) -> str:
+        """Tells this store from any that was before it."""
+        return self._state.name
+
+    @property
+    def pending(self) -> Pending | None:
+        """The journal, until `settle` is told that all of it is on the log."""
+        return self._state.pending
+
+    @property
+    def complete_until(self) -> float | None:
+        """See `Restater.complete_until`."""
+        return self._state.complete_until
+
+    def version(self, period: str) -> str | None:
+        """See `Restater.version`."""
+        row = self._db.execute("SELECT version FROM period WHERE name = ?", (period,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def total(self, period: str) -> Usd:
+        """Dollars of a period as last taken."""
+        row = self._db.execute("SELECT effective, billed FROM period WHERE name = ?", (period,)).fetchone()
+        return (0.0, 0.0) if row is None else (row[0] / _NANO, row[1] / _NANO)
+
+    # --- with the cursor --------------------------------------------------------------------------------------------
+
+    def settle(self, store: str, generation: int, sent: int | None, usd: Mapping[str, Usd]) -> bool:
+        """Forget the journal if the cursor says that it is on the log; False when the store had to begin anew."""
+        state = self._state
+        if (store, generation, sent) == state.instead_of or (
+            store == "" and state.generation == (1 if state.pending else 0)
+        ):
+            return True
+        if store == state.name and generation == state.generation:
+            if sent is None and state.pending is not None:
+                with self._transaction():
+                    self._db.execute("DELETE FROM journal")
+                    state.pending = None
+            return True
+        if store == state.name and sent is None and state.pending and generation == state.generation - 1:
+            return True
+        self._begin_anew(None if store == "" else (store, generation, sent), usd)
+        return store == ""
+
+    def _begin_anew(self, instead_of: tuple[str, int, int | None] | None, usd: Mapping[str, Usd]) -> None:
+        """Nothing here fits the log: forget it. A cursor that stands for spend on the log is kept to compare with."""
+        with self._transaction():
+            for table in ("period", "known", "journal", "dimension"):
+                self._db.execute(f"DELETE FROM {table}")
+            self._state = _State(os.urandom(6).hex(), instead_of=instead_of, lost_usd=dict(usd))
+            self.lag = LagCurve(self._default_lag_s)
+
+    def deltas(self, sent: int, limit: int) -> list[Delta]:
+        """Lines of the journal behind the first `sent`."""
+        rows = self._db.execute(
+            "SELECT number, start, d.seconds, effective, billed, label, d.content FROM journal"
+            " JOIN dimension d ON d.id = dimension WHERE number > ? ORDER BY number LIMIT ?",
+            (sent, limit),
+        )
+        decode, known = msgspec.msgpack.Decoder(Dimensions).decode, dict[bytes, Dimensions]()
+        found = []
+        for number, start, seconds, effective, billed, label, content in rows:
+            of = known.get(content)
+            if of is None:
+                of = known[content] = decode(content)
+            found.append(Delta(number, start, seconds, effective / _NANO, billed / _NANO, cast(Label, label), of))
+        return found
+
+    def usd_after(self, told: Usd, deltas: Sequence[Delta]) -> dict[str, Usd]:
+        """Dollars on the log by billing period once `deltas` are, `told` of the journal's period before them.
+
+        The last by name only, if there are many.
+        """
+        rows = self._db.execute(
+            "SELECT name, effective, billed FROM period ORDER BY name DESC LIMIT ?", (_PERIODS_IN_CURSOR,)
+        )
+        amounts = {name: (effective / _NANO, billed / _NANO) for name, effective, billed in rows}
+        if self._state.pending is not None:
+            effective = round(told[0] * _NANO) + sum(round(each.effective_cost * _NANO) for each in deltas)
+            billed = round(told[1] * _NANO) + sum(round(each.billed_cost * _NANO) for each in deltas)
+            amounts[self._state.pending.period] = (effective / _NANO, billed / _NANO)
+        return {name: amounts[name] for name in sorted(amounts)}
+
+    def lost_total(self, period: str) -> Usd | None:
+        """What is on the log of a period whose amounts were lost and that was not taken since, else None."""
+        lost = self._state.lost_usd
+        if not lost or self.version(period) is not None:
+            return None
+        if period in lost:
+            return lost[period]
+        # So old that the cursor left it out: it is taken as it is.
+        return (math.nan, math.nan) if len(lost) == _PERIODS_IN_CURSOR and period < min(lost) else None
+
+    # --- taking a snapshot ------------------------------------------------------------------------------------------
+
+    def take(self, charges: Iterable[Charge], snapshot: Snapshot, *, taken_at: float, lost: Usd | None) -> int:
+        """Write the journal from known to snapshot, and remember the snapshot; returns the length of the journal."""
+        if self._state.pending is not None:
+            raise RuntimeError("a snapshot was taken before the last one was told")
+        before = msgspec.structs.replace(self._state), msgspec.msgpack.encode(self.lag)
+        try:
+            with self._transaction():
+                return self._take(charges, snapshot, taken_at, lost)
+        except BaseException:
+            self._state, self.lag = before[0], msgspec.msgpack.decode(before[1], type=LagCurve)
+            raise
+
+    def _take(self, charges: Iterable[Charge], snapshot: Snapshot, taken_at: float, lost: Usd | None) -> int:
+        self._db.execute("DELETE FROM arrived")
+        self._db.execute("DELETE FROM staged")
+        self._db.executemany("INSERT INTO arrived VALUES (?, ?, ?, ?)", self._arriving(charges))
+        self._db.execute(_STAGE)
+        until = self._db.execute("SELECT complete_until FROM period WHERE name = ?", (snapshot.period,)).fetchone()
+        told = self.total(snapshot.period) if lost is None or math.isnan(lost[0]) else lost
+        state = self._state
+        period = self._enter(snapshot)
+        first, last = snapshot.covers or (-math.inf, math.inf)
+        here = {"period": period, "until": until and until[0], "from": first, "to": last}
+        self._db.execute(_CHANGES, here)
+        self._db.execute(_REMEMBER, here)
+        self._db.execute(_FORGET_VANISHED, here)
+        self._db.execute(_TOTALS, (period,))
+        if lost is not None:
+            self._tell_difference(period, lost)
+        count = int(self._db.execute("SELECT COUNT(*) FROM journal").fetchone()[0])
+        state.generation += 1
+        state.pending = Pending(state.generation, snapshot.period, taken_at, count, told)
+        return count
+
+    def _arriving(self, charges: Iterable[Charge]) -> Iterator[tuple[int, int, float, float]]:
+        # Dimensions come as few objects many times; what they are is looked up once each.
+        numbers: dict[tuple[int, int], tuple[int, Dimensions]] = {}
+        for start, seconds, effective, billed, of in charges:
+            if not (math.isfinite(effective) and math.isfinite(billed)):
+                raise ValueError("an amount is not finite")
+            known = numbers.get((id(of), seconds))
+            if known is None:
+                known = numbers[id(of), seconds] = self._dimension(seconds, of), of
+            yield start, known[0], effective, billed
+
+    def _dimension(self, seconds: int, of: Dimensions) -> int:
+        content = msgspec.msgpack.encode(of)
+        digest = hashlib.blake2b(content + seconds.to_bytes(8, "big"), digest_size=16).digest()
+        row = self._db.execute("SELECT id FROM dimension WHERE digest = ?", (digest,)).fetchone()
+        if row is None:
+            row = self._db.execute(
+                "INSERT INTO dimension (digest, seconds, usage, correction, content) VALUES (?, ?, ?, ?, ?)"
+                " RETURNING id",
+                (digest, seconds, of.charge_category == "Usage", of.correction, content),
+            ).fetchone()
+        return int(row[0])
+
+    def _enter(self, snapshot: Snapshot) -> int:
+        """Learn the lag from the staged snapshot, and enter its version; the number of its period."""
+        slots = self._db.execute(_SLOTS, (DAY_S, snapshot.as_of - MAX_AGE_S, snapshot.as_of))
+        self.lag.observe(snapshot.period, snapshot.as_of, dict(slots.fetchall()))
+        until = snapshot.as_of - self.lag.lag_s
+        self._state.complete_until = max(until, self._state.complete_until or until)
+        row = self._db.execute(
+            "INSERT INTO period (name, version, complete_until, effective, billed) VALUES (?, ?, ?, 0, 0)"
+            " ON CONFLICT (name) DO UPDATE SET version = excluded.version,"
+            " complete_until = MAX(complete_until, excluded.complete_until) RETURNING id",
+            (snapshot.period, snapshot.version, until),
+        ).fetchone()
+        return int(row[0])
+
+    def _tell_difference(self, period: int, lost: Usd) -> None:
+        """The journal of a period whose keys were lost: only what it amounts to more than what is on the log."""
+        start = self._db.execute("SELECT COALESCE(MIN(start), 0) FROM journal").fetchone()[0]
+        now = self._db.execute("SELECT effective, billed FROM period WHERE id = ?", (period,)).fetchone()
+        self._db.execute("DELETE FROM journal")
+        if math.isnan(lost[0]):
+            return
+        more = [have - round(usd * _NANO) for have, usd in zip(now, lost, strict=True)]
+        if any(more):
+            of = self._dimension(DAY_S, Dimensions(correction=True))
+            self._db.execute("INSERT INTO journal VALUES (1, ?, ?, ?, ?, 'restatement')", (start, of, *more))
+
+    # --- storage ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._save()
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _save(self) -> None:
+        for key, value in (("state", self._state), ("lag", self.lag)):
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, msgspec.msgpack.encode(value)))
+
+    def _load(self, key: str, kind: type[T]) -> T | None:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else msgspec.msgpack.decode(row[0], type=kind)

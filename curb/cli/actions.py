@@ -1,0 +1,230 @@
+"""`curb plan`, `curb actions approve`, `deny` and `restore-all`: what Curb would do, and what people say to it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, NamedTuple
+
+import aiohttp
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from curb import wiring
+from curb.actions.action import Action
+from curb.actions.lifecycle.preview import Line, preview, read_book
+from curb.actions.lifecycle.reaper import Reaper
+from curb.cli import offline
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, person
+from curb.cli.render import tags_text, usd
+from curb.config.file import CurbConfig
+from curb.stream.clock import WallClock
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Log, Message
+from curb.stream.log.topics import COMMANDS
+from curb.stream.records.spend import Command, LedgerEntry
+
+console = Console()
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only show what would be given back; change nothing.")]
+
+
+def register(plan_app: typer.Typer, actions_app: typer.Typer) -> None:
+    """Add the commands to `curb plan` and to `curb actions`."""
+    plan_app.callback(invoke_without_command=True)(plan)
+    actions_app.command()(approve)
+    actions_app.command()(deny)
+    actions_app.command("restore-all")(restore_all)
+
+
+def plan(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
+    """Show what Curb would do now about every alert that fires: target, before and after, rung, mode, or why not.
+
+    Reads the log and the targets, with the daemon up or down, and changes neither. The commands below are for work
+    you know will come, with the dollars it may cost.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    lines = ask(_planned(load(config)))
+    if json_lines:
+        for line in lines:
+            print(msgspec.json.encode(_as_json(line)).decode())
+        return
+    _show(lines)
+
+
+def approve(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Say yes to an action that waits for an approval. Who may is in `actions.approvers`, by user name."""
+    _answer(load(config), action_id, "approve")
+
+
+def deny(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Say no to an action that waits for an approval; it is then not done for this alert."""
+    _answer(load(config), action_id, "deny")
+
+
+def restore_all(
+    config: ConfigOption = DEFAULT_CONFIG,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Give back every limit that Curb holds, now, with the daemon up or down. Exit code 1 when one is left.
+
+    Only values that are still Curb's are restored; anything else is reported as drift. A daemon that runs may act on
+    new alerts: `curb halt` stops that.
+    """
+    loaded = load(config)
+    held = ask(_held(loaded))
+    if not held:
+        typer.echo("nothing is held")
+        return
+    for entry in held:
+        console.print(would_restore(entry))
+    if dry_run:
+        return
+    if not yes and not typer.confirm(f"Restore {len(held)}?"):
+        raise typer.Exit(1)
+    ended = ask(_restore(loaded, person()))
+    for entry in ended:
+        console.print(Text(f"{entry.action_id}  {entry.state}: {entry.detail}"))
+    left = [entry for entry in held if entry.action_id not in {each.action_id for each in ended}]
+    for entry in left:
+        console.print(Text(f"{entry.action_id}  still held: {entry.plan.target} could not be reached", "red"))
+    if left or any(entry.state == "failed" for entry in ended):
+        typer.echo("not all is restored; run it again", err=True)
+        raise typer.Exit(1)
+
+
+def would_restore(entry: LedgerEntry) -> Text:
+    """What undoing an action changes, from the ledger."""
+    return Text(f"{entry.action_id}  {entry.plan.target}  {entry.plan.after} → {entry.plan.before}")
+
+
+# --- plan -----------------------------------------------------------------------------------------------------------
+
+
+async def _planned(config: CurbConfig) -> list[Line]:
+    async with _opened(config) as opened:
+        book = await read_book(opened.log, opened.clock)
+        return [line async for line in preview(book, config.actions, opened.actions, opened.clock)]
+
+
+def _as_json(line: Line) -> dict[str, Any]:
+    alert = line.alert
+    return {
+        "alert_id": alert.alert_id,
+        "tags": alert.tags,
+        "usd_per_hour": alert.usd_per_hour,
+        "dollars_at_risk": alert.dollars_at_risk,
+        **{key: value for key, value in line._asdict().items() if key != "alert"},
+    }
+
+
+def _show(lines: list[Line]) -> None:
+    if not lines:
+        console.print("no alert fires; nothing would be done")
+    alert_id = ""
+    for line in lines:
+        alert = line.alert
+        if alert.alert_id != alert_id:
+            alert_id = alert.alert_id
+            head = Text(f"{alert.tier} {alert.kind} ", "bold") + tags_text(alert.tags)
+            burn = f"  {usd(alert.usd_per_hour)}/h, expected {usd(alert.expected_usd_per_hour)}/h"
+            console.print(head + Text(f"{burn}, {usd(alert.dollars_at_risk)} at risk  {alert_id}"), soft_wrap=True)
+        console.print(_said(line), soft_wrap=True)
+    count = sum(_is_done(line) for line in lines)
+    if lines:
+        console.print(f"{count} to change now, {sum(_is_asked(line) for line in lines)} to ask for")
+
+
+def _said(line: Line) -> Text:
+    rung = f"rung {line.rung} of {line.rungs}, {line.do}, {line.mode}: " if line.rung else ""
+    if line.plan is None:
+        return Text(f"    {rung}{line.why_not}", "dim")
+    sign = "~" if _is_done(line) else "?" if _is_asked(line) else " "
+    text = Text(f"  {sign} {line.plan.target}  ", "bold" if sign != " " else "dim")
+    fields = ", ".join(f"{key} {_value(line.plan.before.get(key))} → {_value(v)}" for key, v in line.plan.after.items())
+    text += Text(f"{fields}\n      {rung}{line.plan.summary}" + (f"; {line.why}" if line.why else ""))
+    if line.plan.warning:
+        text += Text(f"\n      warning: {line.plan.warning}", "yellow")
+    return text + (Text(f"\n      not now: {line.why_not}", "dim") if line.why_not else Text(""))
+
+
+def _value(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _is_done(line: Line) -> bool:
+    return line.plan is not None and not line.why_not and line.mode == "auto"
+
+
+def _is_asked(line: Line) -> bool:
+    return line.plan is not None and not line.why_not and line.mode == "approve"
+
+
+# --- answers and restoring ------------------------------------------------------------------------------------------
+
+
+def _answer(config: CurbConfig, action_id: str, kind: str) -> None:
+    entries = ask(offline.load_view(config)).actions.get(action_id)
+    if entries is None:
+        typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
+        raise typer.Exit(1)
+    last = entries[-1]
+    if last.state != "proposed":
+        typer.echo(f"{action_id} does not wait for an answer, it is {last.state}: {last.detail}", err=True)
+        raise typer.Exit(1)
+    by = person()
+    ask(offline.send_command(config, kind, {"action_id": action_id}, by=by))
+    typer.echo(f"{kind} by {by} is on the log; what comes of it: curb actions show {action_id}")
+
+
+class _Opened(NamedTuple):
+    log: Log
+    clock: WallClock
+    actions: dict[str, Action]
+
+
+@contextlib.asynccontextmanager
+async def _opened(config: CurbConfig) -> AsyncIterator[_Opened]:
+    clock = WallClock()
+    log = wiring.make_log(config, clock)
+    await log.open()
+    try:
+        async with aiohttp.ClientSession(headers={"User-Agent": "curb"}) as http:
+            actions = wiring.make_action_map(config, clock, http)
+            yield _Opened(log, clock, actions)
+            for action in actions.values():
+                await action.close()
+    finally:
+        await log.close()
+
+
+async def _held(config: CurbConfig) -> list[LedgerEntry]:
+    async with _opened(config) as opened:
+        return await Reaper(opened.log, opened.clock, opened.actions).held()
+
+
+async def _restore(config: CurbConfig, by: str) -> list[LedgerEntry]:
+    """The newest entry of each that is over now."""
+    async with _opened(config) as opened:
+        reaper = Reaper(opened.log, opened.clock, opened.actions)
+        before = await reaper.held()
+        now = opened.clock.now()
+        # A daemon that runs is asked first, as for any other undo. Were this killed in between the other way round, the
+        # daemon would go on with what is over.
+        asked = [
+            Command(id=f"{e.action_id}/{now}", kind="undo", at=now, by=by, args={"action_id": e.action_id})
+            for e in before
+        ]
+        await opened.log.append([Message(COMMANDS, encode(command), key=b"undo") for command in asked])
+        left = set(await reaper.restore_all(by))
+        return [entry for entry in await reaper.newest(before) if entry.action_id not in left]

@@ -1,0 +1,90 @@
+"""`curb budgets`: where budgets stand, where they are going, and what another amount would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from curb.cli import budget_table, offline
+from curb.cli import common as asking
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
+from curb.config.file import CurbConfig
+from curb.detector.settings import DetectorSettings
+from curb.stream.clock import WallClock
+from curb.views import budget_history
+
+app = typer.Typer(
+    invoke_without_command=True, help="Where budgets stand, what they will come to, and what another amount would do."
+)
+FromOption = Annotated[
+    Path | None, typer.Option("--from", help="A recorded directory (or file) instead of what Curb has seen.")
+]
+
+
+@app.callback()
+def budgets(
+    context: typer.Context,
+    config: ConfigOption = DEFAULT_CONFIG,
+    source: FromOption = None,
+    every: Annotated[bool, typer.Option("--all", help="Also rows that have spent nothing.")] = False,
+    json_lines: JsonOption = False,
+) -> None:
+    """Every budget as a tree: spent, left, pace, forecast, and when and how likely it will be over.
+
+    Asks the running daemon. Without one, it is counted from the log: as far back as the log goes.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    loaded = asking.load(config)
+    counted = asking.ask(_running(loaded)) if source is None else _read(source, loaded.detector)
+    if json_lines:
+        for _, row in budget_table.tree(counted.rows):
+            print(msgspec.json.encode(row).decode())
+        return
+    budget_table.show(Console(), counted.rows, counted.until, every=every)
+
+
+@app.command("what-if")
+def what_if(
+    name: Annotated[str, typer.Argument(help="A configured budget.")],
+    amount: Annotated[float, typer.Option("--amount", min=0.01, help="The other amount, in the budget's currency.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    source: FromOption = None,
+    json_lines: JsonOption = False,
+) -> None:
+    """What would have fired with another amount, over all that is recorded; nothing is changed and nobody is told."""
+    loaded = asking.load(config)
+    try:
+        settings = budget_history.what_if_settings(loaded.detector, name, amount)
+    except KeyError:
+        names = ", ".join(each.name for each in loaded.detector.budgets) or "none"
+        typer.echo(f"no budget {name}; configured: {names}", err=True)
+        raise typer.Exit(2) from None
+    counted = asking.ask(budget_history.from_log(loaded, settings)) if source is None else _read(source, settings)
+    found = budget_history.what_if(settings, counted)
+    if json_lines:
+        print(msgspec.json.encode(found.as_data()).decode())
+        return
+    budget_table.show_what_if(Console(), found)
+
+
+async def _running(config: CurbConfig) -> budget_history.Counted:
+    """From the daemon, else from the log."""
+    try:
+        rows = (await offline.daemon_status(config))["budgets"]
+    except offline.NotReachableError as error:
+        typer.echo(f"{error}; counted from the log", err=True)
+        return await budget_history.from_log(config, config.detector)
+    return budget_history.Counted(rows, {}, {}, WallClock().now())
+
+
+def _read(source: Path, settings: DetectorSettings) -> budget_history.Counted:
+    try:
+        return budget_history.from_directory(source, settings)
+    except (OSError, ValueError) as error:
+        typer.echo(f"budgets: {error}", err=True)
+        raise typer.Exit(2) from None

@@ -1,0 +1,170 @@
+"""`curb connectors`: how the sources are doing, and whether they can be read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, cast
+
+import aiohttp
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curb import wiring
+from curb.cli import common as asking
+from curb.cli import offline
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
+from curb.config.file import CurbConfig
+from curb.connectors.connector import Check, Checkable
+from curb.serve import connector_rows
+from curb.stream.clock import WallClock
+from curb.stream.errors import PermanentError, TransientError
+
+app = typer.Typer(no_args_is_help=True, help="How the sources of spend are doing, and whether they can be read.")
+_CHECK_TIMEOUT_S = 60.0
+_CURSOR_CHARS = 60
+
+
+@app.command("list")
+def list_(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
+    """Every connector: when it was last heard, how far its data reach, its cursor and its errors.
+
+    Asks the running daemon. Without one it is read from the log: last records, cursors and dead letters.
+    """
+    rows = asking.ask(_rows(asking.load(config)))
+    if json_lines:
+        for row in rows:
+            print(msgspec.json.encode(row).decode())
+        return
+    if not rows:
+        typer.echo("no connector is configured")
+        return
+    table = Table(title="Connectors", title_justify="left", header_style="bold")
+    for name in ("name", "kind", "lag", "data up to (UTC)", "records", "dead"):
+        table.add_column(name, justify="right" if name in ("lag", "records", "dead") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(
+            Text(row["name"]),
+            Text(row["kind"]),
+            _duration(row["lag_s"]),
+            (row["newest_charge"] or "").replace("T", " ").removesuffix("Z"),
+            f"{row['records']:,}",
+            f"{row['dead_letters']:,}",
+        )
+    console = Console()
+    console.print(table)
+    for row in rows:
+        if row["cursor"]:
+            console.print(Text(f"  {row['name']} goes on at {_short(row['cursor'])}"))
+        if errors := _errors(row):
+            console.print(Text(f"  {row['name']}: {errors}", "red"))
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A configured connector.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    json_lines: JsonOption = False,
+) -> None:
+    """Try credentials and permissions with a few cheap calls that only read, and say what is missing.
+
+    Exit code 1 when something is. Nothing is read into Curb and no cursor moves, so it may run beside the daemon.
+    """
+    loaded = asking.load(config)
+    settings = next((each for each in cast(list[Any], loaded.connectors) if each.name == name), None)
+    if settings is None:
+        names = ", ".join(str(cast(Any, each).name) for each in loaded.connectors) or "none"
+        typer.echo(f"no connector {name}; configured: {names}", err=True)
+        raise typer.Exit(2)
+    checks = asyncio.run(run_checks(loaded, settings))
+    for each in checks:
+        if json_lines:
+            print(msgspec.json.encode(each._asdict()).decode())
+        else:
+            _show(each)
+    raise typer.Exit(0 if all(each.ok for each in checks) else 1)
+
+
+async def run_checks(config: CurbConfig, settings: Any) -> list[Check]:
+    """What the connector says of itself, and for one that is pushed to whether the daemon listens."""
+    timeout = aiohttp.ClientTimeout(total=30, connect=10)
+    async with aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": "curb"}) as http:
+        try:
+            built: Any = settings.build(wiring.connector_context(config, WallClock(), http))
+        except (PermanentError, TransientError, OSError, ValueError, ImportError) as error:
+            return [Check("build the connector", False, str(error))]
+        checks = []
+        pushed_to = hasattr(built, "parse") or hasattr(built, "door")
+        if pushed_to:
+            checks.append(await _listens(config, settings.name))
+        parts = [each for each in (built, getattr(built, "backfill", None)) if isinstance(each, Checkable)]
+        try:
+            for part in parts:
+                checks += await _tried(part)
+        finally:
+            closing = built if not pushed_to else getattr(built, "backfill", None)
+            if closing is not None:
+                await closing.close()
+    if not parts and not pushed_to:
+        checks.append(Check("build the connector", True, f"the kind {settings.kind} has nothing else to try"))
+    return checks
+
+
+async def _tried(part: Checkable) -> list[Check]:
+    try:
+        return await asyncio.wait_for(part.check(), _CHECK_TIMEOUT_S)
+    except (PermanentError, TransientError) as error:
+        return [Check("reach the source", False, str(error))]
+    except TimeoutError:
+        return [Check("reach the source", False, f"no answer within {_CHECK_TIMEOUT_S:g} s")]
+
+
+async def _listens(config: CurbConfig, name: str) -> Check:
+    what = f"POST /v1/ingest/{name} is open"
+    try:
+        rows = (await offline.daemon_json(config, "/v1/connectors"))["connectors"]
+    except offline.NotReachableError as error:
+        return Check(what, False, f"{error}; start it with `curb run`")
+    row = next((each for each in rows if each["name"] == name), None)
+    if row is None:
+        return Check(what, False, "the running daemon does not know it: restart it with this configuration")
+    return Check(what, True, f"last heard {row['last_heard'] or 'never: nothing was posted yet with its token'}")
+
+
+async def _rows(config: CurbConfig) -> list[dict[str, Any]]:
+    try:
+        found = (await offline.daemon_json(config, "/v1/connectors"))["connectors"]
+        return cast(list[dict[str, Any]], found)
+    except offline.NotReachableError as error:
+        typer.echo(f"{error}; read from the log", err=True)
+        return await connector_rows.of_log(config)
+
+
+def _show(check: Check) -> None:
+    text = Text("ok   " if check.ok else "FAIL ", "green" if check.ok else "bold red") + Text(check.what, "")
+    if check.detail:
+        text += Text(f": {check.detail}", "")
+    if check.permission and not check.ok:
+        text += Text(f" (needs {check.permission})", "")
+    Console(soft_wrap=True).print(text)
+
+
+def _errors(row: dict[str, Any]) -> str:
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(row["errors"].items()))
+    last = f"{row['last_error_at'] or ''} {row['last_error']}".strip() if row["last_error"] else ""
+    return "; ".join(each for each in (counted, last) if each)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "never heard"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _short(cursor: str) -> str:
+    return cursor if len(cursor) <= _CURSOR_CHARS else cursor[: _CURSOR_CHARS - 1] + "…"

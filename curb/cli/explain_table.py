@@ -1,0 +1,118 @@
+"""An explanation as people read it in a terminal. Tag values and what people wrote are text, never markup."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curb.cli.render import tags_text, usd
+from curb.serve.status import iso
+from curb.stream.records.spend import Alert
+from curb.views.explanation import Explanation, words_of
+
+_BAR_CELLS = 24
+_TIER_STYLE = {"page": "bold red", "notice": "yellow", "digest": "dim"}
+
+
+def show(console: Console, found: Explanation) -> None:
+    """The sentence, the money, what decided, where it comes from, what was before, what is known around it."""
+    alert = found.alert
+    head = Text(f"{alert.tier} {alert.kind} ", _TIER_STYLE[alert.tier]) + tags_text(alert.tags)
+    console.print(head, soft_wrap=True)
+    console.print(_text(alert.explanation), soft_wrap=True)
+    console.print(_money(alert))
+    _decided(console, found)
+    _causes(console, alert)
+    _similar(console, found)
+    _around(console, found)
+
+
+def _text(words: str, style: str = "") -> Text:
+    return Text("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words), style)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column.startswith("$") else "left", overflow="fold")
+    return table
+
+
+def _signed(value: float) -> str:
+    return f"-{usd(-value)}" if value < 0 else usd(value)
+
+
+def _money(alert: Alert) -> Table:
+    table = _table("", "", "$ expected", "$ actual", "$ over")
+    over = alert.usd_per_hour - alert.expected_usd_per_hour
+    table.add_row("an hour, now", usd(alert.expected_usd_per_hour), usd(alert.usd_per_hour), _signed(over))
+    since = f"since {iso(alert.started_at)}"
+    table.add_row(since, usd(alert.expected_usd), usd(alert.actual_usd), _signed(alert.excess_usd))
+    if alert.status == "firing":
+        table.add_row("at risk, for waiting", "", "", usd(alert.dollars_at_risk))
+    return table
+
+
+def _decided(console: Console, found: Explanation) -> None:
+    alert = found.alert
+    window = f", over the {found.window} window" if found.window else ""
+    sure = f", confidence {alert.confidence:.0%}" if alert.confidence else ""
+    console.print()
+    console.print(_text(f"Decided by {alert.channel}{window}: score {alert.score:.1f}{sure}", "bold"))
+    if alert.baseline is not None:
+        usual = usd(alert.baseline.expected_usd_per_hour)
+        console.print(f"known for {alert.baseline.known_days:.1f} days, {usual}/h expected when it fired")
+    if not found.settings:
+        return
+    lines = Table.grid(padding=(0, 2))
+    for each in found.settings:
+        value = f"{each.value:g}" if isinstance(each.value, float) else str(each.value)
+        key = each.key.rpartition(".")[2]
+        lines.add_row(Text(key, "cyan"), Text(value), Text(each.meaning, "dim"))
+    console.print(Text(f"{found.settings[0].key.rpartition('.')[0]}:", "dim"))
+    console.print(lines)
+
+
+def _causes(console: Console, alert: Alert) -> None:
+    if not alert.causes:
+        return
+    console.print(Text("\nWhere it comes from", "bold"))
+    lines = Table.grid(padding=(0, 2))
+    for cause in alert.causes:
+        own = {tag: value for tag, value in cause.tags.items() if alert.tags.get(tag) != value}
+        bar = "█" * max(1, round(_BAR_CELLS * cause.share))
+        part = tags_text(own) if own else Text("all of it: no part of it stands out")
+        lines.add_row(Text(f"{cause.share:.0%}", justify="right"), Text(bar, "blue"), Text(usd(cause.excess_usd)), part)
+    console.print(lines)
+
+
+def _similar(console: Console, found: Explanation) -> None:
+    for told in found.said:
+        console.print(_text(f"People said of it: {words_of(told)}"))
+    console.print(Text("\nEarlier alerts like it" if found.similar else "\nNo earlier alert is like it", "bold"))
+    for each in found.similar:
+        how = "same series and rule" if each.same == "fingerprint" else "same kind"
+        console.print(Text(f"{iso(each.fired_at)}  {each.tier} {each.kind} ") + tags_text(each.tags), soft_wrap=True)
+        told_words = "; ".join(each.said) or "nobody said what it was"
+        done = "; ".join(each.done) or "Curb did nothing"
+        console.print(_text(f"  {how}; {usd(each.excess_usd)} over; {told_words}; {done}", "dim"), soft_wrap=True)
+
+
+def _around(console: Console, found: Explanation) -> None:
+    console.print(Text("\nWhat happened", "bold"))
+    table = Table.grid(padding=(0, 2))
+    for mark in found.marks:
+        table.add_row(iso(mark.at) or "", _text(mark.text))
+    for plan in found.plans:
+        by = f" by {plan.by}" if plan.by else ""
+        words = f"planned until {iso(plan.end)}{by}, up to {usd(plan.max_usd)}: {plan.reason or 'no reason given'}"
+        table.add_row(iso(plan.start) or "", _text(words))
+    console.print(table)
+    if found.budgets:
+        budgets = _table("Budgets that count it", "name", "series", "$ spent", "$ budget", "used")
+        for line in found.budgets:
+            each = line.budget
+            used = f"{each.spent_usd / each.amount_usd:.0%}" if each.amount_usd > 0 else ""
+            budgets.add_row(_text(each.name), tags_text(line.tags), usd(each.spent_usd), usd(each.amount_usd), used)
+        console.print(budgets)

@@ -1,0 +1,205 @@
+"""`curb forecast`: the table, the JSON lines and the chart."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Sequence
+from datetime import date, timedelta
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import aiohttp
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from curb.cli.offline import NotReachableError
+from curb.cli.render import tags_text, usd
+from curb.config.file import CurbConfig
+from curb.detector.forecast.settings import PoolSettings
+from curb.stream.errors import PermanentError
+from curb.views.forecast import Question, answer_all, read_events, read_log, report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PANELS, _PANEL_PX, _DPI = 4, (600, 300), 100
+# Okabe and Ito's palette: told apart with every kind of colour vision; line styles differ as well.
+_SPENT, _COMING, _BUDGET, _INK, _GREY, _PALE = "#0072B2", "#0072B2", "#CC79A7", "#1d1c1d", "#6b6f76", "#e6e8eb"
+
+
+def run_forecast(
+    config: CurbConfig,
+    source: Path | None,
+    *,
+    scope: str,
+    top: int,
+    quick: bool,
+    chart: Path | None,
+    json_lines: bool,
+    console: Console,
+) -> int:
+    """Show forecasts of recorded events at `source`, or of the running daemon, or of its log; the exit code.
+
+    Raises FileNotFoundError for a source that is not there, PermanentError and TransientError for a log.
+    """
+    if source is not None:
+        asked, known_until = report(read_events(source, config.detector), config.detector, scope, top)
+        rows = _answers(asked, quick, console)
+    else:
+        try:
+            found = asyncio.run(daemon_forecasts(config, scope, top))
+            rows, known_until = found["rows"], found["at"]
+        except NotReachableError as error:
+            console.print(f"{error}; reading the log", style="dim")
+            asked, known_until = report(asyncio.run(read_log(config)), config.detector, scope, top)
+            rows = _answers(asked, quick, console)
+    if json_lines:
+        for each in rows:
+            print(msgspec.json.encode(each).decode())
+    else:
+        show(console, rows, known_until)
+    if chart is not None and rows:
+        chart.write_bytes(draw(rows))
+        console.print(f"chart written to {chart}", style="dim")
+    return 0 if rows else 1
+
+
+def _answers(asked: Sequence[Question], quick: bool, console: Console) -> list[dict[str, Any]]:
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("forecasts", total=len(asked))
+        return answer_all(asked, PoolSettings(), quick=quick, told=lambda done: progress.update(task, completed=done))
+
+
+async def daemon_forecasts(config: CurbConfig, scope: str, top: int) -> dict[str, Any]:
+    """/v1/forecast of the daemon the configuration describes. Raises NotReachableError."""
+    host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host
+    url = f"http://{host}:{config.http.port}/v1/forecast"
+    token = config.http.token
+    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+    query = {"scope": scope, "limit": str(top)}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+            session.get(url, headers=headers, params=query) as answer,
+        ):
+            if answer.status != 200:
+                raise NotReachableError(f"{url} answered HTTP {answer.status}")
+            return cast(dict[str, Any], await answer.json())
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise NotReachableError(f"no daemon answers at {url} ({type(error).__name__})") from None
+
+
+def show(console: Console, rows: Sequence[dict[str, Any]], known_until: str) -> None:
+    """A table, one line per forecast."""
+    if not rows:
+        console.print("no spend in this scope yet")
+        return
+    table = Table(title=f"Forecast, known up to {known_until}", title_justify="left", header_style="bold", expand=False)
+    for column in ("series", "until", "$ spent", "$ forecast", "$ 80 % interval", "$ budget"):
+        table.add_column(column, justify="right" if column.startswith("$") else "left", overflow="fold")
+    for column in ("over", "method"):
+        table.add_column(column, overflow="fold")
+    for each in rows:
+        table.add_row(
+            tags_text(each["tags"]),
+            f"{each['period']}, {each['period_end']}",
+            usd(each["spent_usd"]),
+            Text(usd(each["forecast_usd"]), "bold"),
+            f"{usd(each['low_usd'])} – {usd(each['high_usd'])}",
+            "" if each["budget"] is None else Text(f"{usd(each['budget_usd'])} {each['budget']}"),
+            _breach(each),
+            f"{each['method']}, {each['past_errors']} past",
+        )
+    console.print(table)
+    missing = sorted({name for each in rows for name in each["missing"]})
+    if missing:
+        what = "long histories are forecast by simpler methods alone"
+        console.print(f"not installed: {', '.join(missing)}; {what}", style="yellow")
+
+
+def _breach(each: dict[str, Any]) -> Text:
+    if each["breach_probability"] is None:
+        return Text("")
+    chance = f"{each['breach_probability']:.0%}"
+    if each["breach_date"] is None:
+        return Text(f"{chance} likely")
+    over = each["spent_usd"] > each["budget_usd"]
+    return Text("over now" if over else f"{each['breach_date']}, {chance} likely", "bold red")
+
+
+# --- the chart ----------------------------------------------------------------------------------------------------
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> bytes:
+    """A PNG with one panel per row, four at most: dollars since the begin of the period, and where they are going.
+
+    Raises PermanentError when matplotlib is missing.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PermanentError("charts need matplotlib: install curb[charts]") from None
+    shown = rows[:_PANELS]
+    across = min(2, len(shown))
+    down = -(-len(shown) // across)
+    size = (max(2, across) * _PANEL_PX[0] / _DPI, (down * _PANEL_PX[1] + 40) / _DPI)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, each in zip(figure.subplots(down, across, squeeze=False).flat, shown, strict=False):
+        _panel(axes, each)
+    for axes in figure.axes[len(shown) :]:
+        axes.set_axis_off()
+    most = max(figure.axes, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+    figure.legend(*most.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=_DPI)
+    return out.getvalue()
+
+
+def _panel(axes: Axes, each: dict[str, Any]) -> None:
+    begin, end = date.fromisoformat(each["period_start"]), date.fromisoformat(each["period_end"])
+    first = date.fromisoformat(each["first_day"])
+    past = each["past_usd"][max(0, (begin - first).days) :]
+    spent, today = each["spent_usd"], each["today_usd"] if each["coming_usd"] else 0.0
+    over = min(len(past) + max(0, (first - begin).days), (end - begin).days)  # days of the period that are over
+    # What is older than the days shown is in the total only.
+    days = [*range(over - len(past), over + 1)]
+    sums = [spent - today - sum(past[i:]) for i in range(len(past) + 1)]
+    ahead = [over + each["today_elapsed"], *range(over + 1, over + 1 + len(each["coming_usd"]))]
+    coming = [0.0, *accumulate(each["coming_usd"])]
+    if each["coming_usd"]:
+        days, sums = [*days, ahead[0]], [*sums, spent]
+    axes.plot(days, sums, color=_SPENT, lw=2.4, label="spent")
+    rest = coming[-1] or 1.0
+    low, high = ((each[name] - spent) / rest for name in ("low_usd", "high_usd"))
+    under, over_it = ([spent + share * x for x in coming] for share in (low, high))
+    x = ahead[: len(coming)]
+    axes.fill_between(x, under, over_it, color=_GREY, alpha=0.2, lw=0, label="80 % interval")
+    axes.plot(x, [spent + usd_ahead for usd_ahead in coming], color=_COMING, lw=2, ls=(0, (4, 2)), label="forecast")
+    if each["budget_usd"] is not None:
+        axes.axhline(each["budget_usd"], color=_BUDGET, lw=1.8, ls="-.", label="budget")
+    _style(axes, begin, (end - begin).days)
+    name = " ".join(f"{key}={value}" for key, value in each["tags"].items()) or each["scope"]
+    axes.set_title(f"{name}: {usd(each['forecast_usd'])}".replace("$", r"\$"), loc="left", size=11, color=_INK)
+
+
+def _style(axes: Axes, begin: date, days: int) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.set_xlim(0, days)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low if low < -0.1 * high else 0.0, high * 1.03)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.grid(axis="y", color=_PALE, lw=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_GREY, labelsize=9, length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: (begin + timedelta(days=x)).strftime("%d %b")))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: usd(x).removesuffix(".00").replace("$", r"\$")))

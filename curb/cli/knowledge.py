@@ -1,0 +1,283 @@
+"""`curb plan`, `silence`, `increase`, `annotate` and `feedback`: what people know, told to Curb and listed.
+
+All are records on the log, as `curb halt` is: they work with the daemon up or down.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from curb import wiring
+from curb.cli import common as asking
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
+from curb.cli.offline import load_view
+from curb.config.file import CurbConfig
+from curb.serve.status import iso
+from curb.stream.clock import WallClock
+from curb.stream.log.protocol import Log
+from curb.stream.records import spend as records
+from curb.stream.records.knowledge import knowledge_message
+from curb.stream.records.spend import Knowledge
+from curb.views import knowledge_input as told
+
+#: Without a command of its own it shows what would be done now, see `acting.py`.
+plan_app = typer.Typer()
+silence_app = typer.Typer(no_args_is_help=True, help="Alerts that nobody should be told of for a while.")
+increase_app = typer.Typer(no_args_is_help=True, help="More money for a budget, for a while.")
+console = Console()
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
+_WHEN = "A time with a zone (2026-03-01T18:00:00Z), `now`, or from now: +30m, +8h, +7d."
+IdArgument = Annotated[str, typer.Argument(help="The id from the list.")]
+TagsOption = Annotated[list[str], typer.Option("--tags", "-t", help="name=value,name=value; may be repeated.")]
+
+
+class Happening(StrEnum):
+    """What an annotation tells of."""
+
+    DEPLOY = "deploy"
+    LAUNCH = "launch"
+    NOTE = "note"
+
+
+class Verdict(StrEnum):
+    """What an alert was."""
+
+    REAL = "real"
+    NOT_AN_ANOMALY = "not-an-anomaly"
+    PLANNED = "planned"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `curb`."""
+    app.add_typer(plan_app, name="plan")
+    app.add_typer(silence_app, name="silence")
+    app.add_typer(increase_app, name="increase")
+    app.command()(annotate)
+    app.command()(feedback)
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+@plan_app.command("add")
+def plan_add(
+    tags: TagsOption,
+    end: Annotated[str, typer.Option("--end", help=f"When it ends. {_WHEN}")],
+    max_usd: Annotated[float, typer.Option("--max-usd", help="What it may cost over the usual, in all.")],
+    start: Annotated[str, typer.Option("--start", help=f"When it begins. {_WHEN}")] = "now",
+    reason: Annotated[str, typer.Option("--reason", help="Shown beside the spend.")] = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Announce work: spend with these tags may be higher by --max-usd. Nothing is muted; more than that is told."""
+    given = {"tags": _pairs(tags), "start": _time(start), "end": _time(end), "max_usd": max_usd, "reason": reason}
+    _tell(config, told.PlanInput, given)
+
+
+@plan_app.command("list")
+def plan_list(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
+    """Plans that are not over."""
+    _list(config, records.PlannedActivity, ("tags", "start", "end", "max_usd", "reason"), json_lines)
+
+
+@plan_app.command("cancel")
+def plan_cancel(plan_id: IdArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Take a plan back: from now on it explains nothing."""
+    _end(config, records.PlannedActivity, plan_id)
+
+
+# --- silences ---------------------------------------------------------------------------------------------------------
+
+
+@silence_app.command("add")
+def silence_add(
+    matchers: Annotated[
+        list[str],
+        typer.Option("--match", "-m", help="name=pattern,name=pattern; all must match; * and ? are wildcards."),
+    ],
+    until: Annotated[str, typer.Option("--until", help=f"When it ends. {_WHEN}")],
+    reason: Annotated[str, typer.Option("--reason", help="Shown in the alerts it holds back.")] = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Keep alerts that match in the digest: nobody is told and nothing is throttled. They stay on record."""
+    _tell(config, told.SilenceInput, {"matchers": _pairs(matchers), "until": _time(until), "reason": reason})
+
+
+@silence_app.command("list")
+def silence_list(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
+    """Silences in force."""
+    _list(config, records.Silence, ("matchers", "until", "reason"), json_lines)
+
+
+@silence_app.command("lift")
+def silence_lift(silence_id: IdArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """End a silence now."""
+    _end(config, records.Silence, silence_id)
+
+
+# --- budget increases -------------------------------------------------------------------------------------------------
+
+
+@increase_app.command("add")
+def increase_add(
+    budget: Annotated[str, typer.Argument(help="Name of the budget in the configuration.")],
+    amount_usd: Annotated[float, typer.Option("--amount-usd", help="Dollars on top of its amount.")],
+    expires: Annotated[str, typer.Option("--expires", help=f"When it ends. {_WHEN}")],
+    match: Annotated[
+        list[str] | None, typer.Option("--match", "-m", help="Only where these tags match; name=pattern, repeatable.")
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Raise a budget for a while; it falls back by itself."""
+    loaded = asking.load(config)
+    known = sorted(each.name for each in loaded.detector.budgets)
+    if budget not in known:
+        _refuse(f"no budget {budget!r}; there are: {', '.join(known) or 'none'}")
+    given = {"budget": budget, "amount_usd": amount_usd, "expires_at": _time(expires), "match": _pairs(match or [])}
+    _tell(config, told.IncreaseInput, given)
+
+
+@increase_app.command("list")
+def increase_list(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
+    """Increases in force."""
+    _list(config, records.BudgetIncrease, ("budget", "match", "amount_usd", "expires_at"), json_lines)
+
+
+@increase_app.command("cancel")
+def increase_cancel(increase_id: IdArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """End an increase now."""
+    _end(config, records.BudgetIncrease, increase_id)
+
+
+# --- annotations and verdicts -----------------------------------------------------------------------------------------
+
+
+def annotate(
+    kind: Annotated[Happening, typer.Argument(help="What happened.")],
+    text: Annotated[str, typer.Argument(help="What happened, in a few words.")] = "",
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--tags", "-t", help="What it is about; name=value, repeatable. None: everything."),
+    ] = None,
+    at: Annotated[str, typer.Option("--at", help="When it happened: a time with a zone, or `now`.")] = "now",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Note a deploy or a launch; alerts that begin within two hours of it name it."""
+    given: dict[str, Any] = {"kind": kind.value, "text": text, "tags": _pairs(tags or [])}
+    _tell(config, told.AnnotationInput, given if at == "now" else given | {"at": _time(at)})
+
+
+def feedback(
+    alert_id: Annotated[str, typer.Argument(help="The id from `curb alerts`.")],
+    verdict: Annotated[Verdict, typer.Argument(help="What it was.")],
+    note: Annotated[str, typer.Option("--note", help="Kept with the verdict.")] = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Say what an alert was. It changes what Curb learns from it and when it says so again."""
+    if alert_id not in asking.ask(load_view(asking.load(config))).alerts:
+        typer.echo(f"no alert {alert_id} on the log; kept in case it comes to be", err=True)
+    _tell(config, told.FeedbackInput, {"alert_id": alert_id, "verdict": verdict.value.replace("-", "_"), "note": note})
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _log_of(config: CurbConfig) -> AsyncIterator[Log]:
+    log = wiring.make_log(config, WallClock())
+    await log.open()
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def _tell(config: Any, kind: type[told.Input], given: dict[str, Any]) -> None:
+    try:
+        record = told.accept(kind, given, at=WallClock().now(), by=asking.person())
+    except told.NotAcceptedError as error:
+        _refuse(str(error))
+    asking.ask(_append(asking.load(config), record))
+    typer.echo(record.id)
+
+
+def _end(config: Any, kind: type[Any], record_id: str) -> None:
+    loaded, now = asking.load(config), WallClock().now()
+    found = asking.ask(_known(loaded, kind, now))
+    record = next((each for each in found if each.id == record_id), None)
+    if record is None:
+        _refuse(f"none with the id {record_id} is in force")
+    asking.ask(_append(loaded, told.withdrawn(record, now, asking.person())))
+    typer.echo(f"ended {record_id}")
+
+
+def _list(config: Any, kind: type[Any], columns: Sequence[str], json_lines: bool) -> None:
+    found = asking.ask(_known(asking.load(config), kind, WallClock().now()))
+    if json_lines:
+        for record in found:
+            typer.echo(msgspec.json.encode(record).decode())
+        return
+    table = Table(Column("id", no_wrap=True))
+    for title in (*columns, "by"):
+        table.add_column(title.replace("_", " "), overflow="fold")
+    for record in found:
+        table.add_row(*(escape(_shown(name, getattr(record, name))) for name in ("id", *columns, "by")))
+    console.print(table if found else "none in force")
+
+
+async def _append(config: CurbConfig, record: Knowledge) -> None:
+    async with _log_of(config) as log:
+        await log.append([knowledge_message(record)])
+
+
+async def _known(config: CurbConfig, kind: type[Any], now: float) -> list[Any]:
+    async with _log_of(config) as log:
+        return await told.known(log, kind, now)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _refuse(why: str) -> NoReturn:
+    typer.echo(f"curb: {why}", err=True)
+    raise typer.Exit(2)
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    """name=value pairs, separated by commas."""
+    pairs: dict[str, str] = {}
+    for pair in (part for each in given for part in each.split(",")):
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            _refuse(f"{pair!r} is not name=value")
+        if pairs.setdefault(name.strip(), value.strip()) != value.strip():
+            _refuse(f"{name.strip()} is given twice")
+    return pairs
+
+
+def _time(given: str) -> str:
+    """RFC 3339 of a time, of `now`, or of +30m, +8h, +7d from now; anything else is left for the check to refuse."""
+    now = datetime.fromtimestamp(WallClock().now(), UTC)
+    relative = re.fullmatch(r"\+(\d{1,4})([mhd])", given)
+    if given == "now" or relative is None:
+        return now.isoformat() if given == "now" else given
+    return (now + timedelta(seconds=int(relative[1]) * _UNITS[relative[2]])).isoformat()
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={each}" for key, each in value.items()) or "everything"
+    if name.endswith("_usd"):
+        return f"${value:,.2f}"
+    return iso(value) or "" if isinstance(value, float) else str(value)

@@ -1,0 +1,310 @@
+"""The `curb` command: one function a command, each thin; the work is elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from curb.actions.ledger.ledger import ActionState
+from curb.cli import actions as acting
+from curb.cli import explain, knowledge, offline, render
+from curb.cli.budgets import app as budgets_app
+from curb.cli.common import ConfigOption, JsonOption, ask, load, person
+from curb.cli.connectors import app as connectors_app
+from curb.cli.prices import app as prices_app
+from curb.cli.reconcile import reconcile
+from curb.config.file import CurbConfig
+from curb.logs import setup
+from curb.stream.errors import PermanentError, TransientError
+from curb.views.unit_costs import UnitCost, resolve
+
+app = typer.Typer(
+    name="curb",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Watches AI and cloud spend as it streams in, and curbs what runs away.
+
+Start here: [bold]curb demo[/bold] shows the whole way of an incident on real traffic in about a minute.
+Then: [bold]curb check-config -c curb.yaml[/bold], [bold]curb run -c curb.yaml[/bold], and from another terminal
+[bold]curb status[/bold], [bold]curb alerts[/bold], [bold]curb actions list[/bold].
+
+Curb starts in shadow mode: it says what it would do and touches nothing until `actions.mode: auto`.
+If anything looks wrong: [bold]curb halt[/bold] stops new actions at once; leases still end and limits come back.""",
+)
+actions_app = typer.Typer(no_args_is_help=True, help="What Curb did, would do, and how to take it back.")
+app.add_typer(actions_app, name="actions")
+app.add_typer(budgets_app, name="budgets")
+app.add_typer(connectors_app, name="connectors")
+app.add_typer(prices_app, name="prices")
+
+console = Console()
+_DEFAULT = Path("curb.yaml")
+
+
+@app.command()
+def run(config: ConfigOption = _DEFAULT) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C; it then drains and leaves nothing half done."""
+    from curb.run import run_daemon
+
+    loaded = load(config)
+    setup(loaded.logging.level, loaded.logging.format)
+    raise typer.Exit(asyncio.run(run_daemon(loaded)))
+
+
+@app.command()
+def reaper(
+    config: ConfigOption = _DEFAULT,
+    every: Annotated[float, typer.Option("--every", min=1, help="Seconds between two looks at the ledger.")] = 30.0,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0, help="Seconds a lease must be over; a daemon that runs is faster.")
+    ] = 120.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look once, for cron; exit code 1 when a lease is left.")
+    ] = False,
+    dry_run: acting.DryRunOption = False,
+) -> None:
+    """Give limits back when their lease is over, also while the daemon is dead. It never sets a limit of its own.
+
+    Run it beside the daemon, with the same configuration, where it does not die of the same cause. It needs the log
+    and the gateways. With --dry-run it looks once and says which leases are overdue; exit code 1 when there is one.
+    """
+    from curb.cli.reaper import overdue, run_reaper
+
+    loaded = load(config)
+    if dry_run:
+        found = ask(overdue(loaded, grace_s=grace))
+        for entry in found:
+            console.print(acting.would_restore(entry), soft_wrap=True)
+        raise typer.Exit(1 if found else 0)
+    setup(loaded.logging.level, loaded.logging.format)
+    raise typer.Exit(asyncio.run(run_reaper(loaded, every_s=every, grace_s=grace, once=once)))
+
+
+@app.command("check-config")
+def check_config(config: ConfigOption = _DEFAULT) -> None:
+    """Check a configuration and print every error with its YAML path and a hint. Exit code 2 when there is one."""
+    loaded = load(config)
+    render.config_summary(console, config, loaded)
+
+
+@app.command()
+def demo(
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="A demo's trace and configuration; default: the ones shipped with Curb."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where the results are written.")] = Path("demo-out"),
+    speed: Annotated[float, typer.Option("--speed", min=10, max=1000, help="Event seconds per second.")] = 240.0,
+) -> None:
+    """Show one incident from start to end on real traffic: an agent loop, the alert, the throttle, the restore."""
+    from curb.demo.run import run_demo
+
+    raise typer.Exit(asyncio.run(run_demo(directory, out, speed, console)))
+
+
+@app.command()
+def replay(
+    source: Annotated[Path, typer.Argument(help="A usage file (.jsonl or .jsonl.gz), or a directory of them.")],
+    config: ConfigOption = _DEFAULT,
+    form: Annotated[str, typer.Option("--format", help="`curb` or `event_stream`.")] = "event_stream",
+    notify: Annotated[bool, typer.Option("--notify", help="Tell the configured notifiers about alerts.")] = False,
+) -> None:
+    """Feed recorded usage through the configured log, rollup and detector, in event time, then stop.
+
+    Nothing is acted on, and nobody is told unless you say --notify: what is recorded is over. Use it to give a new
+    installation its past, or to try a configuration on recorded days. It can be interrupted at any point and started
+    again: it goes on where it was, and no sum or alert is lost or doubled.
+    """
+    from curb.cli.replay import run_replay
+
+    loaded = load(config)
+    setup("warning", "text")
+    raise typer.Exit(ask(run_replay(loaded, source, form, console, tell=notify)))
+
+
+@app.command()
+def backtest(
+    directory: Annotated[Path, typer.Argument(help="A directory with events.jsonl.gz, or the file itself.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the alerts go, one JSON object a line.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Settings to test; default: the shipped ones.")
+    ] = None,
+    bucket_s: Annotated[
+        int, typer.Option("--bucket-s", min=0, help="Bucket length in seconds; 0 takes the step of the stream.")
+    ] = 0,
+) -> None:
+    """Replay a recorded stream in memory, in arrival order, and write every alert Curb would have raised."""
+    from curb.evaluate.backtest import run_backtest
+
+    setup("error", "text")  # what cannot be read is counted in the summary, not told line by line
+    settings = load(config).detector if config else CurbConfig().detector
+    try:
+        run_backtest(directory, out, settings, bucket_s, console)
+    except (OSError, ValueError) as error:
+        typer.echo(f"backtest: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def status(config: ConfigOption = _DEFAULT, json_lines: JsonOption = False) -> None:
+    """How the running daemon is doing: freshness, who spends, budgets, what fires, what Curb holds."""
+    loaded = load(config)
+    try:
+        found = asyncio.run(offline.daemon_status(loaded))
+    except offline.NotReachableError as error:
+        typer.echo(f"{error}\nThe log can still be read: curb alerts, curb actions list.", err=True)
+        raise typer.Exit(1) from None
+    render.status(console, found, json_lines)
+
+
+@app.command()
+def alerts(
+    config: ConfigOption = _DEFAULT,
+    every: Annotated[bool, typer.Option("--all", help="Also those that are resolved.")] = False,
+    json_lines: JsonOption = False,
+) -> None:
+    """Alerts on the log, most dollars at risk first; works with the daemon up or down."""
+    view = ask(offline.load_view(load(config)))
+    render.alerts(console, list(view.alerts.values()) if every else view.firing(), json_lines)
+
+
+@app.command()
+def spend(
+    config: ConfigOption = _DEFAULT,
+    scope: Annotated[str | None, typer.Option("--scope", help="Which scope to add up; default: key.")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Tags to add up by, with commas, such as team.")] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option("--unit", help="Also dollars per requests, tokens (1,000), runs, or value of a tag (customer)."),
+    ] = None,
+    json_lines: JsonOption = False,
+) -> None:
+    """Total dollars per series of a scope, added up from the log; works with the daemon up or down.
+
+    With --by and --unit: dollars per request, per 1,000 tokens, per customer, per run of a training job.
+    """
+    loaded = load(config)
+    if by is None and unit is None:
+        return render.spend(console, ask(offline.spend_totals(loaded, scope or "key")), json_lines)
+    tags = tuple(tag.strip() for tag in (by or "team").split(",") if tag.strip())
+    try:
+        resolved = resolve(UnitCost(by=tags or ("team",), unit=unit or "requests", scope=scope), loaded.detector)
+    except ValueError as error:
+        typer.echo(f"spend: {error}", err=True)
+        raise typer.Exit(2) from None
+    render.unit_costs(console, ask(offline.unit_costs(loaded, resolved)), resolved, json_lines)
+
+
+@actions_app.command("list")
+def actions_list(
+    config: ConfigOption = _DEFAULT,
+    every: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
+    json_lines: JsonOption = False,
+) -> None:
+    """Actions in force or planned; with --all every one on the ledger."""
+    view = ask(offline.load_view(load(config)))
+    entries = [e[-1] for e in view.actions.values() if every or e[-1].state in render.OPEN_STATES]
+    render.actions(console, entries, json_lines)
+
+
+@actions_app.command("show")
+def actions_show(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = _DEFAULT,
+    json_lines: JsonOption = False,
+) -> None:
+    """The whole life of one action from the ledger: plan, before, after, lease, effect, who."""
+    view = ask(offline.load_view(load(config)))
+    if action_id not in view.actions:
+        typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
+        raise typer.Exit(1)
+    render.action_life(console, view.actions[action_id], json_lines)
+
+
+@actions_app.command("undo")
+def actions_undo(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = _DEFAULT,
+    dry_run: acting.DryRunOption = False,
+) -> None:
+    """Take an action back now. Only values that are still Curb's are restored; anything else is reported as drift."""
+    loaded = load(config)
+    view = ask(offline.load_view(loaded))
+    if action_id not in view.actions:
+        typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
+        raise typer.Exit(1)
+    if dry_run:
+        state = ActionState(view.actions[action_id])
+        is_held = state.is_open or state.is_stuck
+        said = acting.would_restore(state.last) if is_held else f"nothing to undo: it is {state.last.state}"
+        return console.print(said, soft_wrap=True)
+    _command(loaded, "undo", {"action_id": action_id}, "undo asked for; the daemon does it at once when it runs")
+
+
+@app.command()
+def forecast(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Recorded events, a directory or a file. Default: the running daemon, or its log."),
+    ] = None,
+    config: ConfigOption = _DEFAULT,
+    scope: Annotated[str, typer.Option("--scope", help="Which scope's series.")] = "team",
+    top: Annotated[int, typer.Option("--top", min=1, help="How many, most dollars first.")] = 20,
+    quick: Annotated[bool, typer.Option("--quick", help="No fits (Holt-Winters, Prophet): an answer at once.")] = False,
+    chart: Annotated[Path | None, typer.Option("--chart", help="Write a PNG of the first four here.")] = None,
+    json_lines: JsonOption = False,
+) -> None:
+    """What each tag will have cost at the end of its period, within which bounds, and when its budget is passed."""
+    from curb.cli.forecast import run_forecast
+
+    loaded = CurbConfig() if source is not None and not config.exists() else load(config)
+    try:
+        code = run_forecast(
+            loaded, source, scope=scope, top=top, quick=quick, chart=chart, json_lines=json_lines, console=console
+        )
+    except (OSError, PermanentError, TransientError) as error:
+        typer.echo(f"forecast: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
+
+
+@app.command()
+def halt(
+    config: ConfigOption = _DEFAULT,
+    reason: Annotated[str, typer.Option("--reason", help="Kept on the log.")] = "",
+) -> None:
+    """Kill switch: no new action from now on, also after a restart. What is in force still ends with its lease."""
+    _command(load(config), "halt", {"reason": reason}, "halted: nothing new is throttled until `curb resume`")
+
+
+@app.command()
+def resume(config: ConfigOption = _DEFAULT) -> None:
+    """Lift the kill switch."""
+    _command(load(config), "resume", {}, "resumed")
+
+
+def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> None:
+    ask(offline.send_command(config, kind, args, by=person()))
+    typer.echo(said)
+
+
+app.command()(reconcile)
+knowledge.register(app)
+explain.register(app)
+acting.register(knowledge.plan_app, actions_app)
+
+
+def main() -> None:
+    """Entry point of the `curb` command."""
+    setup("warning", "text")
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None

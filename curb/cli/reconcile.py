@@ -1,0 +1,102 @@
+"""`curb reconcile` and /v1/reconciliation: what was estimated, what was billed, and what the bill will be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curb import wiring
+from curb.cli import common as asking
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
+from curb.cli.render import usd
+from curb.config.file import CurbConfig
+from curb.detector.reconcile.reconciler import expected
+from curb.detector.reconcile.settings import ReconcileSettings
+from curb.serve.status import iso
+from curb.stream.clock import WallClock
+from curb.stream.log.topics import RECONCILED
+from curb.stream.records.reconciliation import Reconciliation
+
+
+def rows(found: Iterable[Reconciliation], settings: ReconcileSettings) -> list[dict[str, Any]]:
+    """Records as plain data, with what the bill for `open_usd` will probably be where the settings want it shown."""
+    shown = []
+    for record in found:
+        row = {**msgspec.to_builtins(record), "from": iso(record.period_start), "until": iso(record.period_end)}
+        outlook = expected(record) if settings.apply == "shown" and record.open_usd > 0 else None
+        if outlook is not None:
+            row |= dict(
+                zip(("expected_bill_usd", "expected_bill_low_usd", "expected_bill_high_usd"), outlook, strict=True)
+            )
+        shown.append(row)
+    return shown
+
+
+def reconcile(
+    config: ConfigOption = DEFAULT_CONFIG,
+    days: Annotated[
+        bool, typer.Option("--days", help="Every compared day instead of the newest days together.")
+    ] = False,
+    json_lines: JsonOption = False,
+) -> None:
+    """Estimated against billed dollars per pair of sources: capture ratio, its bounds, and the bill to come.
+
+    Read from the log, with the daemon up or down.
+    """
+    loaded = asking.load(config)
+    found = asking.ask(_read(loaded, days=days))
+    shown = rows(found, loaded.reconcile)
+    if json_lines:
+        for row in shown:
+            print(msgspec.json.encode(row).decode())
+        return
+    console = Console()
+    if not shown:
+        missing = "" if loaded.reconcile.pairs else ": no pair is configured (reconcile.pairs)"
+        console.print(f"nothing is reconciled yet{missing}")
+        return
+    console.print(_table(shown))
+    if not days and any("expected_bill_usd" in row for row in shown):
+        console.print("  not billed yet: estimates since then, times the ratio, with its bounds")
+
+
+async def _read(config: CurbConfig, *, days: bool) -> list[Reconciliation]:
+    log = wiring.make_log(config, WallClock())
+    await log.open()
+    try:
+        table = await log.table(RECONCILED)
+    finally:
+        await log.close()
+    wanted = [value for key, value in sorted(table.items()) if (b"/" in key) == days]
+    return [msgspec.json.decode(value, type=Reconciliation) for value in wanted]
+
+
+def _table(shown: list[dict[str, Any]]) -> Table:
+    table = Table(title="Estimated and billed", title_justify="left", header_style="bold")
+    for name in ("pair", "days (UTC)", "$ estimated", "$ billed", "ratio", "90 % bounds", "$ not billed yet", "$ bill"):
+        table.add_column(name, justify="left" if name in ("pair", "days (UTC)") else "right")
+    for row in shown:
+        ratio, low, high = row.get("ratio"), row.get("ratio_low"), row.get("ratio_high")
+        bill = row.get("expected_bill_usd")
+        table.add_row(
+            Text(row["pair"]),
+            f"{row['from'][:10]} + {row['days']}",
+            usd(row["estimated_usd"]),
+            usd(row["billed_usd"]),
+            "-" if ratio is None else f"{ratio:.3f}",
+            "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+            usd(row.get("open_usd", 0.0)),
+            "" if bill is None else _between(row),
+        )
+    return table
+
+
+def _between(row: dict[str, Any]) -> str:
+    low, high = row["expected_bill_low_usd"], row["expected_bill_high_usd"]
+    return f"{usd(row['expected_bill_usd'])} ({usd(low)} to {usd(high)})"

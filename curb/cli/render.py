@@ -1,0 +1,211 @@
+"""How the command line shows things: rich tables for people, JSON lines for programs. Tag values are never markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curb.actions.policy.guards import anything_marked
+from curb.config.file import CurbConfig
+from curb.serve.status import iso
+from curb.stream.records.spend import Alert, LedgerEntry
+from curb.views.unit_costs import Resolved, untagged_percent
+
+#: Ledger states of actions that wait for an answer, or hold or may still hold something.
+OPEN_STATES = ("proposed", "planned", "applied", "effective", "ineffective", "drift", "failed")
+_TIER_STYLE = {"page": "bold red", "notice": "yellow", "digest": "dim"}
+
+
+def tags_text(tags: dict[str, str]) -> Text:
+    """Tags as `key=value`, control characters made visible."""
+    shown = " ".join(f"{key}={value}" for key, value in tags.items())
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown))
+
+
+def usd(value: float) -> str:
+    """Dollars with cents, or four digits under a dollar."""
+    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:.4f}"
+
+
+def _json_lines(values: Sequence[Any]) -> None:
+    for value in values:
+        print(msgspec.json.encode(value).decode())
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column.startswith("$") else "left", overflow="fold")
+    return table
+
+
+def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
+    """What a good configuration amounts to."""
+
+    def names(items: Sequence[Any]) -> str:
+        return ", ".join(f"{cast(Any, item).name} ({cast(Any, item).kind})" for item in items) or "none"
+
+    console.print(f"{path}: ok", style="green")
+    console.print(f"  log         {config.log.kind}")
+    console.print(f"  connectors  {names(config.connectors)}")
+    console.print(f"  budgets     {', '.join(b.name for b in config.detector.budgets) or 'none'}")
+    console.print(f"  notifiers   {names(config.actions.notifiers)}")
+    console.print(f"  actions     {names(config.actions.actions)}; mode {config.actions.mode}")
+    if config.actions.actions and not anything_marked(config.actions.limits):
+        hint = "nothing is touched but what is marked itself; see limits.criticality and limits.shave_unmarked"
+        console.print(f"  marks       none: {hint}", style="yellow", soft_wrap=True)
+
+
+def alerts(console: Console, found: Sequence[Alert], json_lines: bool) -> None:
+    """Alerts, three short lines each: what and since when, the money, the id."""
+    if json_lines:
+        return _json_lines(found)
+    if not found:
+        console.print("no alerts")
+    for alert in found:
+        state = "firing" if alert.status == "firing" else "resolved"
+        head = Text(f"{alert.tier} {alert.kind} ", _TIER_STYLE[alert.tier]) + tags_text(alert.tags)
+        console.print(head + Text(f"  {state}, since {iso(alert.started_at)}", "dim"), soft_wrap=True)
+        burn = f"  burns {usd(alert.usd_per_hour)}/h, expected {usd(alert.expected_usd_per_hour)}/h"
+        money = f"{burn}; {usd(alert.excess_usd)} over so far, {usd(alert.dollars_at_risk)} at risk"
+        console.print(Text(money), soft_wrap=True)
+        console.print(Text(f"  {alert.alert_id}", "dim"), soft_wrap=True)
+    return None
+
+
+def actions(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) -> None:
+    """Actions as a table, one line each."""
+    if json_lines:
+        return _json_lines(entries)
+    if not entries:
+        console.print("no actions")
+        return None
+    table = _table("Actions", "id", "state", "what", "target", "lease ends", "detail")
+    for entry in entries:
+        table.add_row(
+            entry.action_id,
+            entry.state,
+            Text(entry.plan.summary),
+            Text(entry.plan.target),
+            iso(entry.lease_expires_at) or "",
+            Text(entry.detail),
+        )
+    return console.print(table)
+
+
+def action_life(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) -> None:
+    """Every ledger entry of one action, and above them why, who, what before, what after and what it saved."""
+    if json_lines:
+        return _json_lines(entries)
+    first, last = entries[0], entries[-1]
+    plan = last.plan
+    console.print(Text(f"{plan.action} on {plan.target}: {plan.summary}", "bold"))
+    for label, text in _facts(first, last):
+        console.print(Text(f"  {label:<9}", "dim") + Text(text), soft_wrap=True)
+    table = _table("", "at", "state", "by", "lease ends", "$ / h before", "$ / h after", "$ saved", "detail")
+    for entry in entries:
+        table.add_row(
+            iso(entry.at) or "",
+            entry.state,
+            Text(entry.by),
+            iso(entry.lease_expires_at) or "",
+            "" if entry.usd_per_hour_before is None else usd(entry.usd_per_hour_before),
+            "" if entry.usd_per_hour_after is None else usd(entry.usd_per_hour_after),
+            "" if entry.saved_usd is None else usd(entry.saved_usd),
+            Text(entry.detail),
+        )
+    return console.print(table)
+
+
+def _facts(first: LedgerEntry, last: LedgerEntry) -> list[tuple[str, str]]:
+    """(label, text) of what people ask for first."""
+    plan = last.plan
+    who = f"approved by {last.approved_by}" if last.approved_by else "Curb, by itself"
+    if first.state == "proposed" and not last.approved_by:
+        who = f"nobody yet; may approve: {', '.join(first.approvers) or 'nobody'}"
+    tags = tags_text(first.tags).plain
+    found = [
+        ("why", f"alert {first.alert_id}  {tags}; rung {last.rung} {last.do}" + (f": {last.why}" if last.why else "")),
+        ("who", who),
+        ("before", str(plan.before)),
+        ("after", str(plan.after)),
+    ]
+    if plan.warning:
+        found.append(("warning", plan.warning))
+    if last.state == "proposed":
+        found.append(("answer", f"counts until {iso(last.answer_by) or 'the alert is over'}"))
+    if last.saved_usd is not None:
+        found.append(("saved", usd(last.saved_usd)))
+    if last.rejected is not None:
+        found.append(("rejected", f"{last.rejected:,} requests"))
+    return found
+
+
+def spend(console: Console, rows: Sequence[dict[str, Any]], json_lines: bool) -> None:
+    """Totals per series."""
+    if json_lines:
+        return _json_lines(rows)
+    table = _table("Spend on the log", "series", "$ total", "events")
+    for row in rows:
+        table.add_row(tags_text(row["tags"]), usd(row["total_usd"]), f"{row['events']:,}")
+    console.print(table)
+    return _untagged(console, rows)
+
+
+def unit_costs(console: Console, rows: Sequence[dict[str, Any]], resolved: Resolved, json_lines: bool) -> None:
+    """Dollars per unit."""
+    if json_lines:
+        return _json_lines(rows)
+    unit = {"requests": "request", "tokens": "1,000 tokens", "runs": "run"}.get(resolved.wanted.unit)
+    unit = unit or resolved.wanted.unit
+    table = _table(f"Spend on the log, scope {resolved.scope.name}", "series", "$ total", "units", f"$ per {unit}")
+    for row in rows:
+        each = row["usd_per_unit"]
+        table.add_row(
+            tags_text(row["tags"]),
+            usd(row["total_usd"]),
+            f"{row['units']:,.6g}",
+            "-" if each is None else f"{each:,.6g}",
+        )
+    console.print(table)
+    return _untagged(console, rows)
+
+
+def _untagged(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    for tag, percent in untagged_percent(rows).items():
+        console.print(Text(f"  {percent:.1f} % of the dollars have no {tag}"))
+
+
+def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
+    """The daemon's status: one paragraph and three small tables."""
+    if json_lines:
+        return _json_lines([found])
+    halted = f"  HALTED: no new actions (by {found.get('halted_by', '')})" if found["halted"] else ""
+    ready = "ready" if found["ready"] else "catching up"
+    console.print(f"{found['instance']}: {ready}, mode {found['mode']}{halted}", markup=False)
+    console.print(
+        f"now {found['now']}, data closed up to {found['event_time'] or 'nothing yet'}, {found['series']} series"
+    )
+    for name, last in found["connectors"].items():
+        console.print(f"  connector {name}: last heard {last or 'never'}")
+    for subject, problem in found["problems"].items():
+        console.print(Text(f"  out of reach: {subject}: {problem}", "red"))
+    waiting = f", {len(found['proposed'])} wait for an approval" if found.get("proposed") else ""
+    console.print(f"{found['firing']} alerts firing, {len(found['leases'])} leases open{waiting}")
+    table = _table("Top spenders", "scope", "series", "$ / h", "$ / h expected")
+    for row in found["top"]:
+        table.add_row(row["scope"], tags_text(row["tags"]), usd(row["usd_per_hour"]), usd(row["expected_usd_per_hour"]))
+    console.print(table)
+    budgets = _table("Budgets", "name", "series", "$ spent", "$ budget", "used")
+    for row in found["budgets"]:
+        used = row["spent_usd"] / row["amount_usd"]
+        budgets.add_row(
+            row["name"], tags_text(row["tags"]), usd(row["spent_usd"]), usd(row["amount_usd"]), f"{used:.0%}"
+        )
+    return console.print(budgets)

@@ -1,0 +1,213 @@
+"""`curb replay`: recorded usage through the configured log and the whole way of an event, in event time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import aiohttp
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from curb import wiring
+from curb.actions.lifecycle.runner import ActionsRunner
+from curb.cli import render
+from curb.cli.offline import load_view
+from curb.config.file import CurbConfig
+from curb.connectors.connector import Batch, Connector
+from curb.connectors.intake.runner import PullRunner
+from curb.connectors.tokens.usage_jsonl import Config as UsageJsonl
+from curb.detector.rollup.rollup import Rollup
+from curb.evaluate.backtest import stream_step
+from curb.stream.clock import EventClock, WallClock
+from curb.stream.errors import TransientError
+from curb.stream.log.protocol import Log
+from curb.stream.work.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+#: How long to wait before a log that could not be reached is asked again, seconds.
+_LOG_RETRIES_S = (1.0, 2.0, 4.0, 8.0)
+#: How long to wait at the end until this process may tell, seconds; a daemon on the same log may be the one that does.
+_HANDOVER_S = 90.0
+
+
+class _Feed:
+    """Passes a connector through and moves the clock to what was received, once it is safely on the log."""
+
+    def __init__(self, inner: Connector, clock: EventClock) -> None:
+        self._inner, self._clock = inner, clock
+        self._received = 0.0
+        self.records = 0
+        #: The step of the recording, seconds, as its first events have it.
+        self.step_s = 0
+        self.done = asyncio.Event()
+
+    async def read(self, cursor: str | None) -> Batch:
+        # Being asked again means that the batch before was appended.
+        self._clock.observe(self._received)
+        batch = await self._inner.read(cursor)
+        self.step_s = self.step_s or (stream_step(batch.records) if batch.records else 0)
+        self.records += len(batch.records) + len(batch.plans)
+        received = [*(record.received_at for record in batch.records), *(plan.at for plan in batch.plans)]
+        self._received = max([self._received, *received])
+        if not received and not batch.more:
+            self.done.set()
+        return batch
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+async def run_replay(config: CurbConfig, source: Path, form: str, console: Console, *, tell: bool) -> int:
+    """Replay `source` and print the alerts; returns 0 when everything was read, summed and scored."""
+    if not source.exists():
+        console.print(f"replay: {source} does not exist", style="red")
+        return 2
+    records = await feed(config, source, form, console, tell=tell)
+    console.print(f"replayed {records:,} events")
+    render.alerts(console, list((await load_view(config)).alerts.values()), json_lines=False)
+    return 0
+
+
+async def feed(config: CurbConfig, source: Path, form: str, console: Console, *, tell: bool = False) -> int:
+    """Take `source` through the configured log, rollup and detector; the number of events read now.
+
+    Nothing is ever acted on: what is recorded is over. People are told only when `tell` is set.
+    """
+    clock = EventClock()
+    log = wiring.make_log(config, clock)
+    await log.open()
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
+            passing = _make_feed(config, source, form, clock, http)
+            teller = wiring.make_teller(config, log, clock, http, tell=tell)
+            await _replay(config, log, clock, passing, teller, console)
+            _warn_of_late(passing.step_s, config.detector.bucket_s, console)
+            return passing.records
+    finally:
+        await log.close()
+
+
+def _warn_of_late(step_s: int, bucket_s: int, console: Console) -> None:
+    """Sums over longer steps than the buckets come when their buckets are closed: budgets count them, nothing else."""
+    if step_s > bucket_s:
+        console.print(
+            f"The recording has steps of {step_s} s and detector.bucket_s is {bucket_s}: its sums came too late to be "
+            f"scored. Set detector.bucket_s: {step_s} in a configuration with a log of its own, and replay again.",
+            style="yellow",
+        )
+
+
+def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, http: aiohttp.ClientSession) -> _Feed:
+    settings = UsageJsonl.model_validate(
+        {
+            "kind": "usage_jsonl",
+            "name": f"replay-{source.name.split('.')[0].lower()}"[:60],
+            "path": source,
+            "format": form,
+        }
+    )
+    # The recorded receipt times are the time here; the wall clock only bounds them.
+    context = wiring.connector_context(config, WallClock(), http)
+    return _Feed(cast(Connector, settings.build(context)), clock)
+
+
+async def _replay(
+    config: CurbConfig, log: Log, clock: EventClock, passing: _Feed, teller: ActionsRunner, console: Console
+) -> None:
+    rollup, detector = wiring.make_rollup(config, log, clock, live=False), wiring.make_detector(config, log, clock)
+    # The wall clock here: what is recorded lies in the past, whatever the replay's own time is.
+    attribution = wiring.make_attribution(config)
+    await attribution.open(log)
+    runner = PullRunner(passing, "replay", log, WallClock(), poll_interval_s=0.05, attribution=attribution)
+    stop = asyncio.Event()
+    all_told = asyncio.Event()
+    works = [part.run(stop) for part in (runner, rollup, detector)]
+    telling = asyncio.create_task(_tell(teller, all_told))
+    tasks = [*(asyncio.create_task(work) for work in works), telling]
+    columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:,} events"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=None)
+
+        def meanwhile() -> None:
+            progress.update(bar, completed=passing.records)
+            # What an interrupted replay had appended tells the time as well; else inputs without data would hold it up.
+            clock.observe(_received(rollup))
+
+        await _until(passing.done.is_set, tasks, meanwhile)
+        await _settle(rollup, tasks, meanwhile)
+        # One more bucket and its grace, so that the last one closes.
+        clock.observe(_received(rollup) + config.detector.bucket_s + config.detector.grace_s + 1)
+        await _settle(rollup, tasks)
+        await _settle(detector, tasks)
+    stop.set()
+    await asyncio.gather(*tasks[:-1])
+    # Nothing else comes: what waits for others to be told with it need not wait.
+    clock.observe(clock.now() + config.actions.telling.group_wait_seconds + 1)
+    all_told.set()
+    await telling
+
+
+def _received(rollup: Worker) -> float:
+    """The latest receipt the rollup has read; 0 before the first."""
+    return max((state.time for state in rollup.states.values() if isinstance(state, Rollup)), default=0.0)
+
+
+async def _settle(
+    worker: Worker, tasks: list[asyncio.Task[None]], meanwhile: Callable[[], object] = lambda: None
+) -> None:
+    """Wait until the worker, owning all its partitions, has answered everything that is on the log now."""
+    since: int | None = None
+
+    def settled() -> bool:
+        nonlocal since
+        if not worker.owns_all:  # also while the group hands over in between
+            since = None
+            return False
+        since = worker.rounds if since is None else since
+        return worker.rounds >= since + 2
+
+    await _until(settled, tasks, meanwhile)
+
+
+async def _tell(teller: ActionsRunner, stop: asyncio.Event) -> None:
+    """Tell as alerts come, and at the end whatever is left; a log that cannot be reached is asked again."""
+    for wait_s in (*_LOG_RETRIES_S, None):
+        try:
+            return await _tell_once(teller, stop)
+        except TransientError as error:
+            if wait_s is None:
+                raise
+            logger.warning("log out of reach", extra={"error": str(error)})
+            await asyncio.sleep(wait_s)
+
+
+async def _tell_once(teller: ActionsRunner, stop: asyncio.Event) -> None:
+    await teller.open()
+    try:
+        while not stop.is_set():
+            await teller.step(0.2)
+        # The group may still be handing over from a process that was killed: nothing read is not all read.
+        give_up_at = time.monotonic() + _HANDOVER_S
+        while await teller.step(0.5) or not teller.is_up_to_date:
+            if time.monotonic() > give_up_at and not teller.is_up_to_date:
+                logger.warning("another process tells what is left", extra={"waited_s": _HANDOVER_S})
+                return
+    finally:
+        await teller.close()
+
+
+async def _until(done: Callable[[], bool], tasks: list[asyncio.Task[None]], meanwhile: Callable[[], object]) -> None:
+    """Wait for `done`; a task that ends before is a failure and is raised."""
+    while not done():
+        meanwhile()
+        for task in tasks:
+            if task.done():
+                task.result()
+                raise RuntimeError(f"{task.get_name()} ended before the replay did")
+        await asyncio.sleep(0.02)

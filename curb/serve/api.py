@@ -1,0 +1,199 @@
+"""The daemon's HTTP port: health, metrics, the read API, commands, and the inbox of push connectors."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import ipaddress
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from curb.cli.reconcile import rows
+from curb.connectors.intake.inbox import add_routes
+from curb.serve import dashboard, http_explain, http_knowledge, slack_people
+from curb.serve.connector_rows import of_daemon
+from curb.serve.status import readiness, status
+from curb.stream.errors import TransientError
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import COMMANDS
+from curb.stream.records.spend import Command
+from curb.views.budget_history import rows_of
+
+if TYPE_CHECKING:
+    from curb.daemon import Daemon
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: Alerts and actions in one answer, unless ?limit= says otherwise.
+_LIMIT = 200
+
+
+def make_app(daemon: Daemon) -> web.Application:
+    """The application of one daemon."""
+    api = _Api(daemon)
+    app = web.Application(
+        middlewares=[api.authorise], client_max_size=int(daemon.config.http.max_body_mib * 1024 * 1024)
+    )
+    app.router.add_get("/healthz", api.healthz)
+    app.router.add_get("/readyz", api.readyz)
+    app.router.add_get("/metrics", api.metrics)
+    app.router.add_get("/v1/status", api.status)
+    app.router.add_get("/v1/alerts", api.alerts)
+    app.router.add_get("/v1/alerts/{alert_id}", api.alert)
+    app.router.add_get("/v1/actions", api.actions)
+    app.router.add_get("/v1/actions/{action_id}", api.action)
+    app.router.add_get("/v1/spend", api.spend)
+    app.router.add_get("/v1/budgets", api.budgets)
+    app.router.add_get("/v1/forecast", api.forecast)
+    app.router.add_get("/v1/connectors", api.connectors)
+    app.router.add_get("/v1/unit-costs", api.unit_costs)
+    app.router.add_get("/v1/reconciliation", api.reconciliation)
+    app.router.add_post("/v1/commands", api.command)
+    dashboard.add_routes(app, daemon)
+    http_knowledge.add_routes(app, daemon)
+    http_explain.add_routes(app, daemon)
+    slack_people.add_routes(app, daemon)
+    add_routes(app, daemon.connectors.sources, daemon.log, daemon.clock)
+    return app
+
+
+class _Api:
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        token = daemon.config.http.token
+        self._token = token.get_secret_value() if token else None
+
+    @web.middleware
+    async def authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        # Health and metrics are open, the inbox checks its own tokens, and Slack's requests are signed.
+        guarded = request.path.startswith("/v1/") and not request.path.startswith(("/v1/ingest/", "/v1/slack/"))
+        page = dashboard.is_page(request.path)
+        if (guarded or page) and not self._allowed(request):
+            # A browser asks its user for a name and a password; the password is the token.
+            asks = {"WWW-Authenticate": 'Basic realm="curb", charset="UTF-8"'} if page and self._token else {}
+            return web.json_response({"error": "missing or wrong bearer token"}, status=401, headers=asks)
+        return await handler(request)
+
+    def _allowed(self, request: web.Request) -> bool:
+        if self._token is None:
+            return request.method == "GET" and _is_loopback(request.remote)
+        given = request.headers.get("Authorization", "")
+        if given.startswith("Basic ") and request.method == "GET" and dashboard.is_page(request.path):
+            return hmac.compare_digest(_password(given).encode(), self._token.encode())
+        return hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode())
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        return web.json_response({"ok": True})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        ready = readiness(self._daemon)
+        return web.json_response(ready, status=200 if ready["ready"] else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def status(self, request: web.Request) -> web.Response:
+        return web.json_response(status(self._daemon))
+
+    async def alerts(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("status")
+        found = [a for a in reversed(self._daemon.view.alerts.values()) if wanted in (None, a.status)]
+        return _json(found[: _limit(request)])
+
+    async def alert(self, request: web.Request) -> web.Response:
+        alert_id = request.match_info["alert_id"]
+        view = self._daemon.view
+        if alert_id not in view.alerts:
+            return web.json_response({"error": "no such alert"}, status=404)
+        actions = [e for entries in view.actions.values() for e in entries if e.alert_id == alert_id]
+        return _json({"alert": view.alerts[alert_id], "actions": actions})
+
+    async def actions(self, request: web.Request) -> web.Response:
+        newest = [entries[-1] for entries in reversed(self._daemon.view.actions.values())]
+        return _json(newest[: _limit(request)])
+
+    async def action(self, request: web.Request) -> web.Response:
+        entries = self._daemon.view.actions.get(request.match_info["action_id"])
+        if entries is None:
+            return web.json_response({"error": "no such action"}, status=404)
+        return _json(entries)
+
+    async def budgets(self, request: web.Request) -> web.Response:
+        return web.json_response({"budgets": rows_of(self._daemon.shards())})
+
+    async def forecast(self, request: web.Request) -> web.Response:
+        scope = request.query.get("scope", "team")
+        forecasts = self._daemon.forecasts
+        if forecasts is None:
+            return web.json_response({"error": "not open yet"}, status=503)
+        return web.json_response(await forecasts.report(scope, _limit(request)))
+
+    async def unit_costs(self, request: web.Request) -> web.Response:
+        found = self._daemon.units.recent.rows()
+        return web.json_response({"unit_costs": [{"by": w.by, "unit": w.unit, "rows": rows} for w, rows in found]})
+
+    async def connectors(self, request: web.Request) -> web.Response:
+        return web.json_response({"connectors": of_daemon(self._daemon)})
+
+    async def reconciliation(self, request: web.Request) -> web.Response:
+        found = rows(self._daemon.reconciliations(), self._daemon.config.reconcile)
+        return web.json_response({"pairs": found})
+
+    async def spend(self, request: web.Request) -> web.Response:
+        scope = request.query.get("scope", "key")
+        rows = [row._asdict() for shard in self._daemon.shards() for row in shard.top(_limit(request), scope)]
+        rows.sort(key=lambda row: -row["usd_per_hour"])
+        return web.json_response({"scope": scope, "series": rows[: _limit(request)]})
+
+    async def command(self, request: web.Request) -> web.Response:
+        try:
+            body = await request.json()
+            command = msgspec.convert(
+                {
+                    **body,
+                    "id": str(uuid.uuid4()),
+                    "at": self._daemon.clock.now(),
+                    "by": str(body.get("by", "api"))[:128],
+                },
+                Command,
+            )
+        except (json.JSONDecodeError, msgspec.ValidationError, TypeError, UnicodeDecodeError) as error:
+            return web.json_response({"error": f"not a command: {error}"}, status=400)
+        try:
+            await self._daemon.log.append([Message(COMMANDS, encode(command), key=command.kind.encode())])
+        except TransientError as error:
+            return web.json_response({"error": str(error)}, status=503, headers={"Retry-After": "5"})
+        return web.json_response({"id": command.id}, status=202)
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _limit(request: web.Request) -> int:
+    try:
+        return max(1, min(10_000, int(request.query.get("limit", _LIMIT))))
+    except ValueError:
+        return _LIMIT
+
+
+def _password(authorization: str) -> str:
+    """The password of HTTP's basic authentication, or ""."""
+    try:
+        login = base64.b64decode(authorization.removeprefix("Basic "), validate=True).decode()
+    except ValueError:
+        return ""
+    return login.partition(":")[2]
+
+
+def _is_loopback(remote: str | None) -> bool:
+    try:
+        return remote is not None and ipaddress.ip_address(remote).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,142 @@
+"""Budgets counted from what is recorded: on the configured log, or in a directory; and what another amount would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from curb import wiring
+from curb.config.file import CurbConfig
+from curb.detector.budgets.settings import Budget
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.evaluate import backtest
+from curb.stream.clock import WallClock
+from curb.stream.log.topics import SPEND
+from curb.stream.records.spend import Alert
+
+
+class Counted(NamedTuple):
+    """Where budgets stand at the end of what is recorded, every alert by id as it opened and as it ended, and when."""
+
+    rows: list[dict[str, Any]]
+    opened: dict[str, Alert]
+    newest: dict[str, Alert]
+    until: float | None
+
+
+class Crossing(NamedTuple):
+    """A threshold that fired. `hours` is how long the alert lasted; 100 % of a hard cap may throttle for as long."""
+
+    tags: dict[str, str]
+    period_start: float
+    channel: str
+    tier: str
+    fired_at: float
+    spent_usd: float
+    amount_usd: float
+    hours: float
+
+
+class WhatIf(NamedTuple):
+    """The same history with one amount and with the other: what fired."""
+
+    name: str
+    #: In the budget's currency.
+    amount: float
+    currency: str
+    now: list[Crossing]
+    then: list[Crossing]
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        spans = {name: [each._asdict() for each in getattr(self, name)] for name in ("now", "then")}
+        return {**self._asdict(), **spans}
+
+
+def rows_of(shards: Iterable[Shard]) -> list[dict[str, Any]]:
+    """Every budget row of these shards as plain data, for HTTP and the command line."""
+    return [{"tags": tags, **msgspec.to_builtins(status)} for shard in shards for tags, status in shard.budgets()]
+
+
+async def from_log(config: CurbConfig, settings: DetectorSettings) -> Counted:
+    """Count what is on the configured log; works with the daemon up or down."""
+    shards: dict[int, Shard] = {}
+    opened: dict[str, Alert] = {}
+    newest: dict[str, Alert] = {}
+    log = wiring.make_log(config, WallClock())
+    await log.open()
+    try:
+        async for message in log.scan(SPEND):
+            shard = shards.setdefault(message.partition or 0, Shard(settings))
+            for each in shard.process(message):
+                _note(msgspec.json.decode(each.value, type=Alert), opened, newest)
+    finally:
+        await log.close()
+    times = [shard.event_time for shard in shards.values() if shard.event_time is not None]
+    return Counted(rows_of(shards.values()), opened, newest, max(times, default=None))
+
+
+def from_directory(path: Path, settings: DetectorSettings) -> Counted:
+    """Count a recorded stream, in order of arrival. Raises OSError or ValueError when it cannot be read."""
+    result = backtest.replay(path, settings)
+    assert result.pipeline is not None  # set when the stream was read
+    shard = result.pipeline.shard
+    opened = {key: life.first for key, life in result.alerts.items()}
+    newest = {key: life.last for key, life in result.alerts.items()}
+    return Counted(rows_of([shard]), opened, newest, shard.event_time)
+
+
+def _note(alert: Alert, opened: dict[str, Alert], newest: dict[str, Alert]) -> None:
+    opened.setdefault(alert.alert_id, alert)
+    newest[alert.alert_id] = alert
+
+
+def what_if_settings(settings: DetectorSettings, name: str, amount: float) -> DetectorSettings:
+    """Only the budget `name`, as it is and, with an added "-what-if", with `amount` (in its currency).
+
+    Raises KeyError for a budget that is not configured. Neither has a parent: each tells for itself.
+    """
+    budget = {each.name: each for each in settings.budgets}[name]
+    field = "amount_usd" if budget.amount is None else "amount"
+    alone = budget.model_copy(update={"parent": None})
+    other = alone.model_copy(update={"name": _other(budget), field: amount})
+    return settings.model_copy(update={"budgets": (alone, other)})
+
+
+def what_if(settings: DetectorSettings, counted: Counted) -> WhatIf:
+    """Compare the two budgets of `what_if_settings`."""
+    now, other = settings.budgets
+    spans = [_crossing(alert, counted) for alert in counted.opened.values() if alert.budget is not None]
+    of = {budget.name: [span for name, span in spans if name == budget.name] for budget in (now, other)}
+    amount = other.amount_usd if other.amount is None else other.amount
+    return WhatIf(now.name, amount or 0.0, other.currency, of[now.name], of[other.name])
+
+
+def _crossing(alert: Alert, counted: Counted) -> tuple[str, Crossing]:
+    budget, last = alert.budget, counted.newest[alert.alert_id]
+    assert budget is not None
+    ended_at = last.resolved_at or counted.until or last.updated_at
+    hours = max(0.0, ended_at - alert.fired_at) / 3600
+    return budget.name, Crossing(
+        tags=alert.tags,
+        period_start=budget.period_start,
+        channel=alert.channel,
+        tier=alert.tier,
+        fired_at=alert.fired_at,
+        spent_usd=budget.spent_usd,
+        amount_usd=budget.amount_usd,
+        hours=hours,
+    )
+
+
+def caps(crossings: Sequence[Crossing]) -> list[Crossing]:
+    """Those at which a hard cap throttles: 100 % or more of the amount."""
+    return [each for each in crossings if "burn" not in each.channel and each.tier == "page"]
+
+
+def _other(budget: Budget) -> str:
+    return f"{budget.name}-what-if"

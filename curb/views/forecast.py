@@ -1,0 +1,275 @@
+"""What tags will have cost when their period is over: from recorded events, from the log, or from the daemon."""
+
+from __future__ import annotations
+
+import gzip
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from curb import wiring
+from curb.config.file import CurbConfig
+from curb.connectors.tokens.usage_jsonl import parse_event_stream
+from curb.detector.budgets.settings import Budget
+from curb.detector.forecast.days import DailySpend, day_of, number_of
+from curb.detector.forecast.month_end import Forecast, Period, Today, forecast
+from curb.detector.forecast.pool import FitFailedError, ForecastPool
+from curb.detector.forecast.settings import PoolSettings
+from curb.detector.settings import DetectorSettings
+from curb.detector.state.local_time import local_hour
+from curb.detector.state.periods import period_around
+from curb.evaluate.backtest import events_file
+from curb.serve.status import iso
+from curb.stream.clock import WallClock
+from curb.stream.log.codec import decode_lines
+from curb.stream.log.topics import SPEND
+from curb.stream.records.spend import CostRecord, GpuRecord, SpendMessage, SpendPartial, SpendRecord
+
+#: Past days shown with a forecast.
+_SHOWN_DAYS = 60
+#: No time zone is finer, and nearly all events share their answer.
+_QUARTER_S = 900
+
+
+@dataclass(frozen=True)
+class SeriesDays:
+    """What one series cost, day by day and today."""
+
+    scope: str
+    tags: dict[str, str]
+    days: DailySpend
+    today: Today
+
+    @property
+    def recent_usd(self) -> float:
+        """Dollars of the last 30 days and today, by which series are ranked."""
+        return float(np.nansum(self.days.usd[-30:])) + self.today.usd
+
+
+@dataclass(frozen=True)
+class Question:
+    """One total to forecast: a series, or several that share a budget, in a period."""
+
+    series: SeriesDays
+    period: Period
+    period_name: str
+    budget: str | None = None
+    budget_usd: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for the same question."""
+        tags = ",".join(f"{tag}={value}" for tag, value in self.series.tags.items())
+        return f"{self.series.scope}/{tags}/{self.budget or ''}/{self.period.first_day}"
+
+    def answer(self, *, thorough: bool) -> Forecast:
+        """Make the forecast, here."""
+        return forecast(self.series.days, self.period, self.series.today, thorough=thorough)
+
+
+def questions(series: Sequence[SeriesDays], settings: DetectorSettings, now: float, scope: str) -> list[Question]:
+    """What to forecast: every budget on series of `scope`, and the month of those without.
+
+    `now` (epoch seconds) is up to when is counted: at midnight it is the day before that is known.
+    """
+    asked: list[Question] = []
+    now = now - 1
+    mine = [each for each in series if each.scope == scope]
+    for budget in settings.budgets:
+        if budget.scope != scope or not budget.shared:
+            continue
+        members = [each for each in mine if _matches(budget, each.tags)]
+        if members:
+            asked.append(_budget_question(_together(members, budget.match), budget, settings, now))
+    own = [budget for budget in settings.budgets if budget.scope == scope and not budget.shared]
+    month = _days_of(*period_around(now, "month", ZoneInfo(settings.time_zone)), settings.time_zone)
+    for each in mine:
+        matching = [budget for budget in own if _matches(budget, each.tags)]
+        asked += [_budget_question(each, budget, settings, now) for budget in matching]
+        if not matching:
+            asked.append(Question(each, month, "month"))
+    return sorted(asked, key=lambda question: (-question.series.recent_usd, question.key))
+
+
+def _budget_question(series: SeriesDays, budget: Budget, settings: DetectorSettings, now: float) -> Question:
+    zone = ZoneInfo(budget.time_zone or settings.time_zone)
+    begin, end = period_around(now, budget.period, zone, budget.length_days, budget.anchor)
+    return Question(
+        series, _days_of(begin, end, zone.key), budget.period, budget.name, _amount_usd(budget, settings, begin)
+    )
+
+
+def _amount_usd(budget: Budget, settings: DetectorSettings, begin: float) -> float:
+    """Dollars of the budget, at the rate of the period's first day."""
+    if budget.amount_usd is not None:
+        return budget.amount_usd
+    amount, first = budget.amount or 0.0, datetime.fromtimestamp(begin, ZoneInfo("UTC")).date()
+    rates = [rate for rate in settings.exchange_rates if rate.currency == budget.currency and rate.since <= first]
+    newest = max(rates, key=lambda rate: rate.since, default=None)
+    return amount * (newest.usd if newest is not None else 1.0)
+
+
+def _days_of(begin: float, end: float, zone: str) -> Period:
+    first, last = (datetime.fromtimestamp(at, ZoneInfo(zone)).date() for at in (begin, end))
+    return Period(number_of(first), number_of(last))
+
+
+def _matches(budget: Budget, tags: Mapping[str, str]) -> bool:
+    return all(tag in tags and fnmatchcase(tags[tag], pattern) for tag, pattern in budget.match.items())
+
+
+def _together(members: Sequence[SeriesDays], tags: Mapping[str, str]) -> SeriesDays:
+    """The sum of series that end on the same day."""
+    first = min(member.days.first_day for member in members)
+    usd = np.zeros(members[0].days.end_day - first)
+    for member in members:
+        usd[member.days.first_day - first :] += np.nan_to_num(member.days.usd)
+    today = Today(sum(member.today.usd for member in members), members[0].today.elapsed)
+    return SeriesDays(members[0].scope, dict(tags), DailySpend(first, usd), today)
+
+
+def row(question: Question, found: Forecast) -> dict[str, Any]:
+    """One forecast for people and programs. Dollars; dates are local days; `breach_date` only with a budget."""
+    series, budget_usd = question.series, question.budget_usd
+    breach = None if budget_usd is None else found.breach_date(budget_usd)
+    return {
+        "scope": series.scope,
+        "tags": series.tags,
+        "period": question.period_name,
+        "period_start": day_of(found.period.first_day).isoformat(),
+        "period_end": day_of(found.period.end_day).isoformat(),
+        "spent_usd": found.spent_usd,
+        "forecast_usd": found.expected_usd,
+        "low_usd": found.low_usd,
+        "high_usd": found.high_usd,
+        "method": found.method,
+        "past_errors": found.n_errors,
+        "missing": list(found.missing),
+        "budget": question.budget,
+        "budget_usd": budget_usd,
+        "breach_probability": None if budget_usd is None else found.breach_probability(budget_usd),
+        "breach_date": None if breach is None else breach.isoformat(),
+        "first_day": day_of(max(series.days.first_day, series.days.end_day - _SHOWN_DAYS)).isoformat(),
+        "past_usd": np.nan_to_num(series.days.usd[-_SHOWN_DAYS:]).tolist(),
+        "today_usd": series.today.usd,
+        "today_elapsed": series.today.elapsed,
+        "coming_usd": list(found.daily_usd),
+    }
+
+
+def answer_all(
+    asked: Sequence[Question],
+    pool_settings: PoolSettings,
+    *,
+    quick: bool,
+    told: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Rows of all questions; fits are made in worker processes. `told` hears how many are done."""
+    if quick or not any(question.series.days.usd.size >= 28 for question in asked):
+        return [row(question, question.answer(thorough=not quick)) for question in asked]
+    pool = ForecastPool(pool_settings)
+    rows = []
+    try:
+        futures = [pool.submit(q.key, forecast, q.series.days, q.period, q.series.today) for q in asked]
+        for done, (question, future) in enumerate(zip(asked, futures, strict=True), 1):
+            rows.append(row(question, _or_quick(question, future)))
+            told(done)
+    finally:
+        pool.close()
+    return rows
+
+
+def _or_quick(question: Question, future: Future[Forecast]) -> Forecast:
+    try:
+        return future.result()
+    except (FitFailedError, CancelledError):
+        return question.answer(thorough=False)
+
+
+# --- where days come from -----------------------------------------------------------------------------------------
+
+
+class DaySums:
+    """Dollars per series and local day."""
+
+    def __init__(self, time_zone: str) -> None:
+        zone = ZoneInfo(time_zone)
+        self._zone = zone
+        self._sums: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, float]] = defaultdict(
+            lambda: defaultdict(float)
+        )
+        self._day = cache(lambda quarter: local_hour(quarter * _QUARTER_S, zone).day)
+        self.now = 0.0
+
+    def add(self, scope: str, tags: tuple[tuple[str, str], ...], start: float, usd: float, end: float) -> None:
+        """Count dollars of what began at `start` and is known to have lasted until `end` (epoch seconds)."""
+        self._sums[scope, tags][self._day(int(start) // _QUARTER_S)] += usd
+        self.now = max(self.now, end)
+
+    def series(self) -> list[SeriesDays]:
+        """All series up to `now`, whose day runs."""
+        hour, first = local_hour(int(self.now), self._zone), min(min(days) for days in self._sums.values())
+        elapsed = (hour.of_day + hour.fraction) / 24
+        return [
+            SeriesDays(
+                scope,
+                dict(tags),
+                DailySpend(first, np.array([by_day.get(day, 0.0) for day in range(first, hour.day)])),
+                Today(by_day.get(hour.day, 0.0), elapsed),
+            )
+            for (scope, tags), by_day in self._sums.items()
+        ]
+
+
+def read_events(path: Path, settings: DetectorSettings) -> DaySums:
+    """The days of a recorded event stream: every id once. Raises FileNotFoundError."""
+    sums, seen = DaySums(settings.time_zone), set[str]()
+    for record in _records(events_file(path)):
+        if record.id in seen:
+            continue
+        seen.add(record.id)
+        source = "gpu" if isinstance(record, GpuRecord) else "costs" if isinstance(record, CostRecord) else "usage"
+        at = record.charge_period_start
+        for scope in settings.scopes:
+            if source in scope.sources:
+                sums.add(scope.name, scope.series(record.tags), at, record.effective_cost, at)
+    return sums
+
+
+def _records(file: Path) -> Iterable[SpendRecord]:
+    with file.open("rb") as raw:
+        lines: Any = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
+        while chunk := lines.readlines(1 << 20):
+            yield from parse_event_stream(chunk, source="forecast", location=file.name)[0]
+
+
+async def read_log(config: CurbConfig) -> DaySums:
+    """The days of the configured log, from the sums on it; the daemon may be down."""
+    sums = DaySums(config.detector.time_zone)
+    log = wiring.make_log(config, WallClock())
+    await log.open()
+    try:
+        async for message in log.scan(SPEND):
+            for record in decode_lines(message.value, cast(Any, SpendMessage), lambda *_: None):
+                if isinstance(record, SpendPartial):
+                    end = record.bucket_start + config.detector.bucket_s
+                    tags = tuple(record.tags.items())
+                    sums.add(record.scope, tags, record.bucket_start, record.effective_cost, end)
+    finally:
+        await log.close()
+    return sums
+
+
+def report(sums: DaySums, settings: DetectorSettings, scope: str, top: int) -> tuple[list[Question], str]:
+    """The questions of the series that spend most, and up to when the days are known."""
+    asked = questions(sums.series(), settings, sums.now, scope)[:top] if sums.now else []
+    return asked, iso(sums.now or None) or ""

@@ -1,0 +1,221 @@
+"""Forecasts and the slow lane within the daemon: what is due is asked of the pool, what is known is kept for people."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from curb.detector.forecast.month_end import MEDIAN_FROM_DAYS, Forecast, forecast
+from curb.detector.forecast.pool import FitFailedError, ForecastPool, urgency
+from curb.detector.forecast.prophet import missing
+from curb.detector.forecast.settings import ForecastSettings
+from curb.detector.forecast.slow_lane import Band, SlowLane, Target, fit_band, key_of, plan
+from curb.detector.forecast.spend_history import SpendHistory
+from curb.detector.settings import DetectorSettings
+from curb.serve.status import iso
+from curb.stream.clock import Clock
+from curb.stream.errors import TransientError
+from curb.stream.records.spend import Alert
+from curb.views.forecast import Question, SeriesDays, questions, row
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 60.0
+_HOUR_S = 3600
+#: Forecasts kept; one per question and day.
+_KEEP = 10_000
+#: A fit that failed is asked for again after this long.
+_RETRY_S = 3600.0
+#: Series read before others get their turn on the event loop.
+_SLICE = 100
+#: A shard that is further behind works off a backlog: its hours are over, nobody wants advice on them.
+_BEHIND_S = 3 * 3600
+
+
+class Holder(Protocol):
+    """What a shard offers: its history, and scope and tags of a series."""
+
+    history: SpendHistory
+
+    def subject(self, i: int) -> tuple[str, dict[str, str]]: ...
+
+
+class ForecastRunner:
+    """Runs beside the detector on the same event loop, and only ever reads it. Fits happen in other processes."""
+
+    def __init__(
+        self,
+        detector: DetectorSettings,
+        settings: ForecastSettings,
+        holders: Callable[[], Iterable[Holder]],
+        publish: Callable[[Alert], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
+        """`holders` gives the shards of this process; `publish` appends an alert to the log."""
+        self._detector, self._settings = detector, settings
+        self._holders, self._publish, self._clock = holders, publish, clock
+        self._pool = ForecastPool(settings.pool)
+        self.lane = SlowLane(settings.lane, detector.time_zone)
+        self._bands: dict[str, Band] = {}
+        #: By question: the last midnight of event time it was made for, and the forecast made then.
+        self._made: dict[str, tuple[int, Forecast]] = {}
+        #: What is not to be asked for, until when: fits under way, and those that failed.
+        self._asked: dict[str, float] = {}
+        #: The hour up to which each series was judged.
+        self._judged: dict[str, int] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look every minute what is due, until `stop`."""
+        if gone := missing():
+            logger.warning(
+                "long histories are forecast by the weekday method alone, hours are held against simpler bands",
+                extra={"missing": ", ".join(gone)},
+            )
+        while not stop.is_set():
+            try:
+                await self.look()
+            except TransientError as error:
+                logger.warning("findings of the slow lane wait", extra={"error": str(error)})
+            try:
+                await asyncio.wait_for(stop.wait(), _LOOK_S)
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        """End the worker processes."""
+        await self._pool.aclose()
+
+    async def look(self) -> None:
+        """Judge the hours that have closed, then ask for the bands and forecasts that are due."""
+        for holder in list(self._holders()):
+            if self._settings.lane.enabled and self._clock.now() - holder.history.end < _BEHIND_S:
+                await self._judge(holder)
+            for question in await self._questions(holder):
+                self._ask_forecast(question)
+        if self._settings.lane.enabled:
+            self._ask_bands()
+
+    async def report(self, scope: str, limit: int) -> dict[str, Any]:
+        """The answer of /v1/forecast: rows of the series of `scope` that spend most, as far as they are known."""
+        holders = list(self._holders())
+        found = [each for holder in holders for each in await self._questions(holder) if each.series.scope == scope]
+        found.sort(key=lambda question: -question.series.recent_usd)
+        rows = [row(question, await self._forecast(question)) for question in found[:limit]]
+        ends = [holder.history.end for holder in holders if holder.history.end]
+        return {"scope": scope, "at": iso(min(ends)) if ends else "", "rows": rows}
+
+    def band(self, scope: str, tags: dict[str, str]) -> Band | None:
+        """The hours expected of a series, for charts; None without one."""
+        return self._bands.get(key_of(scope, tags))
+
+    # --- forecasts --------------------------------------------------------------------------------------------------
+
+    async def _questions(self, holder: Holder) -> list[Question]:
+        """Every question on the series of one shard."""
+        history, series = holder.history, []
+        for number, i in enumerate(history.held(), 1):
+            days = history.daily(i)
+            if days is not None:
+                series.append(SeriesDays(*holder.subject(i), days, history.today(i)))
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+        # Midnight may have passed in between; sums need the same days.
+        newest = max((each.days.end_day for each in series), default=0)
+        series = [each for each in series if each.days.end_day == newest]
+        scopes = dict.fromkeys(each.scope for each in series)
+        return [each for scope in scopes for each in questions(series, self._detector, history.end, scope)]
+
+    async def _forecast(self, question: Question) -> Forecast:
+        made = self._made.get(question.key)
+        if made is not None and made[0] == question.series.days.end_day:
+            in_period = made[1].next_day == question.series.days.end_day
+            return made[1].during(question.series.today) if in_period else made[1]
+        return await asyncio.to_thread(question.answer, thorough=False)
+
+    def _ask_forecast(self, question: Question) -> None:
+        """Have a forecast made for the day that begins, if it takes a fit and there is none yet."""
+        days, key = question.series.days, question.key
+        made = self._made.get(key)
+        if len(days.usd) < MEDIAN_FROM_DAYS or (made is not None and made[0] == days.end_day):
+            return
+        age_s = np.inf if made is None else (days.end_day - made[0]) * 86400.0
+        worth = urgency(age_s, question.series.recent_usd / 30)
+        self._ask(key, worth, lambda found: self._keep(key, days.end_day, found), forecast, days, question.period)
+
+    def _keep(self, key: str, day: int, found: Forecast) -> None:
+        self._made.pop(key, None)
+        self._made[key] = (day, found)
+        while len(self._made) > _KEEP:
+            del self._made[next(iter(self._made))]
+
+    # --- the slow lane ----------------------------------------------------------------------------------------------
+
+    async def _judge(self, holder: Holder) -> None:
+        """Hold the newest hour that is over against the band of its series."""
+        hour = holder.history.open_hour
+        for i in holder.history.held():
+            target = self._target(holder, i)
+            spend = holder.history.hourly(i) if self._judged.get(target.key, 0) < hour else None
+            if spend is None or not len(spend.usd):
+                continue
+            self._judged[target.key] = hour
+            newest = spend.first_hour + (len(spend.usd) - 1) * _HOUR_S
+            band = self._bands.get(target.key)
+            alert = self.lane.judge(target, band, newest, float(spend.usd[-1]), self._clock.now())
+            if alert is not None:
+                await self._publish(alert)
+
+    def _ask_bands(self) -> None:
+        """Have the stalest dollars' bands fitted."""
+        lane, now, zone = self._settings.lane, self._clock.now(), self._detector.time_zone
+        of: dict[str, tuple[SpendHistory, int]] = {}
+        targets = []
+        for holder in self._holders():
+            for i in holder.history.held():
+                target = self._target(holder, i)
+                of[target.key] = holder.history, i
+                targets.append(target)
+        for fit in plan(targets, self._bands, now, lane):
+            history, i = of[fit.key]
+            spend = history.hourly(i)
+            if spend is None or int(np.sum(~np.isnan(spend.usd))) < lane.min_history_hours:
+                continue
+            take = partial(self._bands.__setitem__, fit.key)
+            self._ask(f"band/{fit.key}", fit.urgency, take, fit_band, spend, zone, now, lane.min_history_hours)
+
+    def _target(self, holder: Holder, i: int) -> Target:
+        scope, tags = holder.subject(i)
+        return Target(key_of(scope, tags), scope, tags, holder.history.usual_usd(i))
+
+    # --- the pool ---------------------------------------------------------------------------------------------------
+
+    def _ask(
+        self, key: str, worth: float, take: Callable[[Any], None], function: Callable[..., Any], *args: Any
+    ) -> None:
+        """Have `function(*args)` done, then hand the result to `take` on the event loop."""
+        if self._asked.get(key, 0.0) > self._clock.now():
+            return
+        loop = asyncio.get_running_loop()
+        self._asked[key] = np.inf
+
+        def done(future: Future[Any]) -> None:
+            self._asked.pop(key, None)
+            try:
+                take(future.result())
+            except CancelledError:
+                return
+            except FitFailedError as error:
+                self._asked[key] = self._clock.now() + _RETRY_S
+                logger.info("a fit failed", extra={"fit": key, "error": str(error)})
+
+        def hand_over(future: Future[Any]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done, future)
+
+        self._pool.submit(key, function, *args, urgency=worth).add_done_callback(hand_over)

@@ -1,0 +1,117 @@
+"""Alerts about budgets, written out: sentences, figures, who used it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from curb.detector.budgets import wording as words
+from curb.detector.budgets.amounts_by_period import Expansion
+from curb.detector.budgets.burn import RULES, BurnWindows
+from curb.detector.budgets.burn_alerts import Moment, Told
+from curb.detector.budgets.rows import BudgetRows
+from curb.detector.budgets.status import BudgetView
+from curb.detector.incidents.revisions import alert_id_of, fingerprint_of
+from curb.detector.incidents.settings import AlertSettings
+from curb.stream.records.spend import Alert, BudgetStatus, Tier
+
+
+def tier_of(threshold: float) -> Tier:
+    """How loud a threshold (percent) is."""
+    if threshold >= 100:
+        return "page"
+    return "notice" if threshold > 50 else "digest"
+
+
+class BudgetAlerts:
+    """Makes alerts and the fields of their revisions; keeps nothing."""
+
+    def __init__(self, alerts: AlertSettings, rows: BudgetRows, burn: BurnWindows, view: BudgetView) -> None:
+        self._alerts, self._rows, self._burn, self._view = alerts, rows, burn, view
+
+    def crossed(self, row: int, status: BudgetStatus, moment: Moment, below: Sequence[str]) -> Alert:
+        """A row crossed the threshold in `status`; so did `below`, which are not told by themselves."""
+        threshold, fields = status.threshold, self.threshold(row, status, moment, below)
+        return self._first(row, threshold, tier_of(threshold), f"budget/{threshold:g}", moment.at, fields)
+
+    def expanded(self, expansion: Expansion, end: float, at: float) -> Alert:
+        """The amount of a row has grown by itself."""
+        row, rule = expansion.row, self._rows.budget(expansion.row).auto_expand
+        assert rule is not None  # only such a row grows
+        (status,) = self._view.statuses([row], [0.0], end)
+        first = words.expanded(self._view.who(row), status, expansion.usd, expansion.used, rule.clean_days)
+        pace, none = np.full(len(self._rows), status.usd_per_hour), np.zeros(len(self._rows))
+        fields = self._figures(row, status, "digest", Moment(end, at, pace, none), first, [])
+        return self._first(row, "expanded", "digest", "budget/expanded", at, fields)
+
+    def _first(self, row: int, what: object, tier: Tier, channel: str, at: float, fields: Mapping[str, Any]) -> Alert:
+        fingerprint = self._fingerprint(row, what)
+        return Alert(
+            fingerprint=fingerprint,
+            alert_id=alert_id_of(fingerprint, at),
+            revision=1,
+            status="firing",
+            kind="budget",
+            tier=tier,
+            scope=self._rows.budget(row).scope,
+            tags=self._rows.tags[row],
+            fired_at=at,
+            updated_at=at,
+            started_at=float(self._rows["period_start"][row]),
+            channel=channel,
+            **fields,
+        )
+
+    def _fingerprint(self, row: int, what: object) -> str:
+        budget, tags = self._rows.budget(row), sorted(self._rows.tags[row].items())
+        return fingerprint_of("budget", budget.scope, tags, budget.name, what, float(self._rows["period_start"][row]))
+
+    def threshold(self, row: int, status: BudgetStatus, moment: Moment, below: Sequence[str]) -> dict[str, Any]:
+        """Fields of an alert on the threshold in `status`."""
+        left_s = max(0.0, status.period_end - moment.end)
+        first = words.spent(self._view.who(row), status, float(moment.rate[row]), left_s)
+        return self._figures(row, status, tier_of(status.threshold), moment, first, below)
+
+    def burning(self, told: Told, fired: float, moment: Moment) -> dict[str, Any]:
+        """Fields of an alert on a burn rate; `fired` is the highest threshold that did."""
+        row, rule = told.row, RULES[told.rule]
+        (status,) = self._view.statuses([row], [fired], moment.end)
+        window_usd = self._burn.long_usd(row, rule)
+        even_usd = status.amount_usd / (status.period_end - status.period_start) * rule.long_s
+        first = words.burns(self._view.who(row), status, rule.window, window_usd, window_usd / even_usd)
+        return {
+            **self._figures(row, status, rule.tier, moment, first, told.below),
+            "fingerprint": self._fingerprint(row, "burn"),
+            "tier": rule.tier,
+            "scope": status.scope,
+            "tags": self._rows.tags[row],
+            "started_at": moment.end - rule.long_s,
+            "channel": rule.channel,
+            "score": window_usd / even_usd,
+        }
+
+    def _figures(
+        self, row: int, status: BudgetStatus, tier: Tier, moment: Moment, first: str, below: Sequence[str]
+    ) -> dict[str, Any]:
+        """Expected is an even pace through the period; at risk is what would be over by the time a person is there."""
+        rate, length_s, alerts = float(moment.rate[row]), status.period_end - status.period_start, self._alerts
+        expected_usd = status.amount_usd * min(1.0, (moment.end - status.period_start) / length_s)
+        response_s = alerts.response_page_s if tier == "page" else alerts.response_notice_s
+        left_s = max(0.0, status.period_end - moment.end)
+        projected_usd = status.spent_usd + rate * min(response_s, left_s) / 3600
+        requests = float(moment.requests[row])
+        return {
+            "expected_usd": expected_usd,
+            "actual_usd": status.spent_usd,
+            "excess_usd": status.spent_usd - expected_usd,
+            "usd_per_hour": rate,
+            "expected_usd_per_hour": status.amount_usd / length_s * 3600,
+            "requests_per_minute": requests if requests > 1e-6 else None,
+            "dollars_at_risk": max(0.0, projected_usd - status.amount_usd),
+            "score": 100 * status.spent_usd / status.amount_usd,
+            "budget": status,
+            "causes": self._view.causes(row),
+            "explanation": self._view.sentences(row, status, first, below),
+        }

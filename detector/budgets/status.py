@@ -1,0 +1,128 @@
+"""Budget rows as people see them: where each stands, who used it, where it is going."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.budgets import wording as words
+from curb.detector.budgets.burn import BurnWindows
+from curb.detector.budgets.daily import DailyHistory
+from curb.detector.budgets.outlook import Forecast, Pace
+from curb.detector.budgets.rows import BudgetRows
+from curb.stream.records.spend import BudgetStatus, Cause
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+#: Causes named in an alert.
+_CAUSES = 5
+_OUTLOOK = ("forecast_usd", "forecast_low_usd", "forecast_high_usd", "breach_at", "breach_probability")
+
+
+class BudgetView:
+    """Reads what budgets have counted; changes nothing."""
+
+    def __init__(self, rows: BudgetRows, burn: BurnWindows, history: DailyHistory, forecast: Forecast) -> None:
+        self._rows, self._burn, self._history, self._forecast = rows, burn, history, forecast
+
+    def statuses(self, rows: Sequence[int], thresholds: Sequence[float], now: float) -> list[BudgetStatus]:
+        """Where rows stand at `now` (epoch seconds); `thresholds` are shown with them."""
+        if not rows:
+            return []
+        numbers = np.array(rows, np.int64)
+        pace, outlooks = self._burn.pace(now, self._rows["since"]), self._outlooks(numbers, now)
+        return [
+            self._status(row, threshold, float(pace[row]), outlooks[at])
+            for at, (row, threshold) in enumerate(zip(rows, thresholds, strict=True))
+        ]
+
+    def _status(self, row: int, threshold: float, pace: float, outlook: dict[str, Any]) -> BudgetStatus:
+        rows, budget = self._rows, self._rows.budget(row)
+        parent_id = rows.parent_ids[row]
+        return BudgetStatus(
+            name=budget.name,
+            period=budget.period,
+            period_start=float(rows["period_start"][row]),
+            period_end=float(rows["period_end"][row]),
+            amount_usd=float(rows["amount_usd"][row]),
+            spent_usd=float(rows["spent_usd"][row]),
+            threshold=threshold,
+            id=rows.ids[row],
+            parent_id=parent_id,
+            scope=budget.scope,
+            counted_from=max(float(rows["since"][row]), float(rows["period_start"][row])),
+            hard=budget.hard,
+            amount=budget.amount,
+            currency=budget.currency,
+            carried_usd=float(rows["carried_usd"][row]),
+            expanded_usd=float(rows["expanded_usd"][row]),
+            increased_usd=float(rows["increased_usd"][row]),
+            spent_in_parent_usd=None if parent_id is None else float(rows["in_parent_usd"][row]),
+            usd_per_hour=pace,
+            **outlook,
+        )
+
+    def _outlooks(self, rows: Ints, now: float) -> list[dict[str, Any]]:
+        """The forecast by row, worked out for all rows of one budget at a time: they share a calendar."""
+        found: list[dict[str, Any]] = [{}] * len(rows)
+        budgets = self._rows["budget"][rows]
+        for budget in np.unique(budgets).tolist():
+            at = np.flatnonzero(budgets == budget)
+            outlook = self._forecast(self._pace(int(budget), rows[at], now))
+            for place, values in zip(at.tolist(), zip(*(each.tolist() for each in outlook), strict=True), strict=True):
+                known = (None if np.isnan(value) else value for value in values)  # NaN: no breach
+                found[place] = dict(zip(_OUTLOOK, known, strict=True))
+        return found
+
+    def _pace(self, budget: int, rows: Ints, now: float) -> Pace:
+        here = datetime.fromtimestamp(now, self._rows.zones[budget])
+        midnight = here.replace(hour=0, minute=0, second=0, microsecond=0, fold=0) + timedelta(days=1)
+        return Pace(
+            daily_usd=self._history.days(rows),
+            spent_usd=self._rows["spent_usd"][rows],
+            amount_usd=self._rows["amount_usd"][rows],
+            usd_per_hour=self._burn.pace(now, self._rows["since"])[rows],
+            now=now,
+            day_end=midnight.timestamp(),
+            weekday=here.weekday(),
+            period_end=float(self._rows["period_end"][rows[0]]),
+        )
+
+    def who(self, row: int) -> str:
+        """What a row counts, in words."""
+        return words.who(self._rows.budget(row), self._rows.tags[row])
+
+    def causes(self, row: int) -> list[Cause]:
+        """Which rows below, or which series of a shared row, used it; most dollars first."""
+        rows = self._rows
+        spent_usd = float(rows["spent_usd"][row])
+        below = rows.children(row)
+        if below:
+            used = sorted(((rows.tags[each], float(rows["in_parent_usd"][each])) for each in below), key=_by_usd)
+        else:
+            used = rows.series_of(row) if rows.budget(row).shared else []
+        if spent_usd <= 0:
+            return []
+        return [Cause(tags=tags, excess_usd=usd, share=usd / spent_usd) for tags, usd in used[:_CAUSES] if usd > 0]
+
+    def sentences(self, row: int, status: BudgetStatus, first: str, below: Sequence[str]) -> str:
+        """`first`, and what else is worth saying about a row."""
+        children = self._rows.children(row)
+        scope = self._rows.budget(children[0] if children else row).scope
+        more = (
+            words.parts(status),
+            words.outlook(status, self._rows.zones[int(self._rows["budget"][row])]),
+            words.users(self.causes(row), scope),
+            words.with_it(below),
+            words.hard(status),
+        )
+        return " ".join([first, *(each for each in more if each)])
+
+
+def _by_usd(used: tuple[dict[str, str], float]) -> float:
+    return -used[1]

@@ -1,0 +1,113 @@
+"""Budgets in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from curb.detector.budgets.settings import Budget
+from curb.detector.state.wording import duration, subject, usd
+from curb.stream.records.spend import BudgetStatus, Cause
+
+_SHOWN = 3
+
+
+def who(budget: Budget, tags: Mapping[str, str]) -> str:
+    """What a row counts."""
+    if not budget.shared:
+        return subject(budget.scope, tags)
+    fixed = " and ".join(f"{tag} {value}" for tag, value in budget.match.items())
+    return f"everything with {fixed}" if fixed else "everything"
+
+
+def spent(name: str, status: BudgetStatus, rate: float, left_s: float) -> str:
+    """`rate` in $/h; `left_s` is what remains of the period."""
+    return (
+        f"{name} has spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for "
+        f"{_period(status)} ({100 * status.spent_usd / status.amount_usd:.0f} %) with {duration(left_s)} to go; "
+        f"it burns {usd(rate)}/h."
+    )
+
+
+def burns(name: str, status: BudgetStatus, window: str, window_usd: float, factor: float) -> str:
+    """`factor` times the even pace were burned over `window`, which held `window_usd`."""
+    return (
+        f"{name} has spent {usd(window_usd)} within {window}, {factor:.1f} times the even pace of budget "
+        f"{status.name}; {usd(status.spent_usd)} of the {_amount(status)} for {_period(status)} are gone."
+    )
+
+
+def expanded(name: str, status: BudgetStatus, by_usd: float, used: float, clean_days: float) -> str:
+    """`used` is the share of the last amount that was spent."""
+    return (
+        f"budget {status.name} of {name} grows by {usd(by_usd)} to {_amount(status)}: {used:.0%} of it was used in the "
+        f"last period, without an incident for {clean_days:g} days."
+    )
+
+
+def raised(status: BudgetStatus) -> str:
+    """Why an alert ended."""
+    return f"The amount of budget {status.name} is now {_amount(status)}; {usd(status.spent_usd)} are spent."
+
+
+def parts(status: BudgetStatus) -> str:
+    """What the amount is made of; nothing when it is the configured one."""
+    added = [
+        f"{usd(each)} {what}"
+        for each, what in (
+            (status.carried_usd, "carried over"),
+            (status.expanded_usd, "earned"),
+            (status.increased_usd, "added for a time"),
+        )
+        if each > 0
+    ]
+    return f"The amount includes {_and(added)}." if added else ""
+
+
+def outlook(status: BudgetStatus, zone: ZoneInfo) -> str:
+    """Where it is going; nothing once it is over."""
+    if status.forecast_usd is None or status.spent_usd >= status.amount_usd:
+        return ""
+    likely = f"{100 * (status.breach_probability or 0.0):.0f} % likely to be over"
+    if status.breach_at is None:
+        return f"At this pace the period ends at {usd(status.forecast_usd)}, {likely}."
+    day = datetime.fromtimestamp(status.breach_at, zone).strftime("%Y-%m-%d %H:%M")
+    return f"At this pace it is spent on {day} {zone.key} and the period ends at {usd(status.forecast_usd)}, {likely}."
+
+
+def users(causes: Sequence[Cause], scope: str) -> str:
+    """Who used it."""
+    named = [
+        f"{subject(scope, cause.tags) if cause.tags else scope} {usd(cause.excess_usd)} ({cause.share:.0%})"
+        for cause in causes[:_SHOWN]
+    ]
+    return f"Used by {_and(named)}." if named else ""
+
+
+def with_it(below: Sequence[str]) -> str:
+    """What crossed with it and is not told by itself."""
+    more = len(below) - 5
+    named = [*below[:5], f"{more} more"] if more > 0 else list(below)
+    return f"Crossed with it: {_and(named)}." if named else ""
+
+
+def hard(status: BudgetStatus) -> str:
+    """That actions may throttle now."""
+    return "This is a hard cap: actions may throttle." if status.hard and status.threshold >= 100 else ""
+
+
+def _amount(status: BudgetStatus) -> str:
+    if status.currency == "USD" or status.amount is None:
+        return usd(status.amount_usd)
+    return f"{usd(status.amount_usd)} ({status.amount:,.2f} {status.currency})"
+
+
+def _period(status: BudgetStatus) -> str:
+    if status.period != "custom":
+        return f"this {status.period}"
+    return f"these {round((status.period_end - status.period_start) / 86400)} days"
+
+
+def _and(named: Sequence[str]) -> str:
+    return ", ".join(named[:-1]) + (" and " if len(named) > 1 else "") + named[-1]

@@ -1,0 +1,272 @@
+"""The slow lane: hours that cost far more than a fitted band expected become advice, one finding per tag and day.
+
+Planning and judging are pure; `fit_band` is what runs in a worker process. Advice never pages and never throttles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.forecast import prophet as forecast_prophet
+from curb.detector.forecast.pool import urgency
+from curb.detector.forecast.settings import LaneSettings
+from curb.detector.forecast.spend_history import HourlySpend
+from curb.detector.incidents.revisions import alert_id_of, fingerprint_of, resolved
+from curb.detector.state import wording as explain
+from curb.stream.records.spend import Alert
+
+Floats = NDArray[np.float64]
+
+HOUR_S, DAY_S = 3600, 86400
+CHANNEL = "prophet/hour"
+#: A fit sees at most three weeks, and says something about the next days only.
+_FIT_HOURS, _AHEAD_HOURS = 21 * 24, 72
+#: The band holds 80 % of hours, that is 1.2816 standard deviations to each side.
+_INTERVAL, _INTERVAL_SD = 0.8, 1.2816
+#: No hour is known better than this share of the band's usual height and these dollars, whatever the past.
+_MIN_SD_SHARE, _MIN_SD_USD = 0.05, 0.10
+#: A finding is over when an hour is back under this z.
+_OVER_Z = 3.0
+
+
+def key_of(scope: str, tags: Mapping[str, str]) -> str:
+    """The same for the same series."""
+    return f"{scope}/{','.join(f'{tag}={value}' for tag, value in sorted(tags.items()))}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A series that may have a band; `key` is `key_of` its scope and tags."""
+
+    key: str
+    scope: str
+    tags: Mapping[str, str]
+    usd_per_day: float
+
+
+@dataclass(frozen=True)
+class Band:
+    """Dollars expected per hour from `first_hour` (epoch seconds) on, and 80 % of hours around them."""
+
+    fitted_at: float
+    first_hour: int
+    expected: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    method: str
+    #: Libraries that would have been used and are not installed.
+    missing: tuple[str, ...] = ()
+
+    def at(self, hour: int) -> tuple[float, float, float] | None:
+        """Expected, low and high of the hour that begins at `hour`; None outside the band."""
+        i = (hour - self.first_hour) // HOUR_S
+        return (self.expected[i], self.low[i], self.high[i]) if 0 <= i < len(self.expected) else None
+
+    def z(self, hour: int, usd: float) -> float | None:
+        """How many standard deviations `usd` is over what was expected of the hour; None outside the band."""
+        found = self.at(hour)
+        if found is None:
+            return None
+        expected, _, high = found
+        least = max(_MIN_SD_SHARE * float(np.mean(self.expected)), _MIN_SD_USD)
+        return (usd - expected) / max((high - expected) / _INTERVAL_SD, least)
+
+
+class Fit(NamedTuple):
+    """A fit that is due."""
+
+    key: str
+    urgency: float
+
+
+def plan(targets: Iterable[Target], bands: Mapping[str, Band], now: float, settings: LaneSettings) -> list[Fit]:
+    """What to fit next: stale hours times dollars a day, most first; series that spend little are left out."""
+    due = []
+    for target in targets:
+        if target.usd_per_day < settings.min_usd_per_day:
+            continue
+        band = bands.get(target.key)
+        age_s = np.inf if band is None else now - band.fitted_at
+        if age_s >= settings.refit_hours * HOUR_S:
+            due.append(Fit(target.key, urgency(age_s, target.usd_per_day)))
+    due.sort(key=lambda fit: (-fit.urgency, fit.key))
+    return due[: settings.max_fits]
+
+
+def fit_band(spend: HourlySpend, time_zone: str, fitted_at: float, min_hours: int = 72) -> Band:
+    """The band of the next three days, from Prophet, or without it from what the same hours cost before.
+
+    Raises ValueError when fewer than `min_hours` hours are known.
+    """
+    usd = spend.usd[-_FIT_HOURS:]
+    first = spend.first_hour + (len(spend.usd) - len(usd)) * HOUR_S
+    if int(np.sum(~np.isnan(usd))) < min_hours:
+        raise ValueError(f"only {int(np.sum(~np.isnan(usd)))} hours are known, {min_hours} are needed")
+    coming = first + len(usd) * HOUR_S
+    missing = forecast_prophet.missing(("prophet",))
+    if missing:
+        expected, low, high, method = seasonal_band(usd, first)
+    else:
+        expected, low, high = _prophet_band(usd, first, ZoneInfo(time_zone))
+        method = "prophet"
+    expected = np.maximum(expected, 0.0)
+    return Band(
+        fitted_at,
+        coming,
+        expected=tuple(expected.tolist()),
+        low=tuple(np.clip(low, 0.0, expected).tolist()),
+        high=tuple(np.maximum(high, expected).tolist()),
+        method=method,
+        missing=missing,
+    )
+
+
+def _prophet_band(usd: Floats, first: int, zone: ZoneInfo) -> tuple[Floats, Floats, Floats]:
+    hours = first + HOUR_S * np.arange(len(usd) + _AHEAD_HOURS)
+    local = np.array([_local_s(int(at), zone) for at in hours])
+    known = ~np.isnan(usd)
+    weekly = len(usd) >= 14 * 24
+    return forecast_prophet.predict(
+        local[: len(usd)][known],
+        usd[known],
+        local[len(usd) :],
+        _INTERVAL,
+        weekly_seasonality=weekly,
+        daily_seasonality=True,
+    )
+
+
+def seasonal_band(usd: Floats, first: int) -> tuple[Floats, Floats, Floats, str]:
+    """Without Prophet: statsmodels' STL over days carried on, or, without that too, the mean of the same hour of day.
+
+    Expected, low and high of the coming hours, and the name of the method.
+    """
+    hour_of_day = (first // HOUR_S + np.arange(len(usd) + _AHEAD_HOURS)) % 24
+    past, coming = hour_of_day[: len(usd)], hour_of_day[len(usd) :]
+    by_hour = np.array([_mean(usd[past == hour]) for hour in range(24)])
+    if forecast_prophet.missing(("statsmodels",)):
+        expected, residual = by_hour[coming], usd - by_hour[past]
+        method = "same_hour"
+    else:
+        from statsmodels.tsa.seasonal import STL
+
+        filled = np.where(np.isnan(usd), by_hour[past], usd)
+        parts = STL(filled, period=24, robust=True).fit()
+        season = np.asarray(parts.seasonal, float)
+        level = float(np.asarray(parts.trend, float)[-24:].mean())
+        expected = level + np.array([season[-24:][past[-24:] == hour].mean() for hour in range(24)])[coming]
+        residual = usd - np.asarray(parts.trend, float) - season
+        method = "stl"
+    width = _INTERVAL_SD * float(np.nanstd(residual))
+    return expected, expected - width, expected + width, method
+
+
+def _mean(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _local_s(at: int, zone: ZoneInfo) -> int:
+    offset = datetime.fromtimestamp(at, zone).utcoffset()
+    return at + (int(offset.total_seconds()) if offset is not None else 0)
+
+
+class SlowLane:
+    """Which findings are open. Pure: the same hours and bands in the same order give the same alerts."""
+
+    def __init__(self, settings: LaneSettings, time_zone: str) -> None:
+        self._settings, self._zone = settings, ZoneInfo(time_zone)
+        self._open: dict[str, Alert] = {}
+        #: Local day of the newest finding of each series: there is at most one per day.
+        self._told: dict[str, int] = {}
+
+    @property
+    def firing(self) -> list[Alert]:
+        """Newest revisions of the findings that are open."""
+        return list(self._open.values())
+
+    def judge(self, target: Target, band: Band | None, hour: int, usd: float, at: float) -> Alert | None:
+        """A new revision after the hour that began at `hour` (epoch seconds) cost `usd`; None when nothing changes.
+
+        `at` is the time of the judgement. A finding ends with the first hour that is expected again, or after a day.
+        """
+        if math.isnan(usd):  # a gap says nothing
+            return None
+        z = None if band is None else band.z(hour, usd)
+        found = self._open.get(target.key)
+        if found is not None:
+            return self._follow(found, target.key, band, hour, usd, z, at)
+        day = _local_s(hour, self._zone) // DAY_S
+        if band is None or z is None or z < self._settings.z_threshold or self._told.get(target.key) == day:
+            return None
+        expected = band.expected[(hour - band.first_hour) // HOUR_S]
+        if usd - expected < self._settings.min_excess_usd:
+            return None
+        self._told[target.key] = day
+        alert = self._open[target.key] = _finding(target, band, hour, usd, expected, z, at)
+        return alert
+
+    def _follow(
+        self, alert: Alert, key: str, band: Band | None, hour: int, usd: float, z: float | None, at: float
+    ) -> Alert | None:
+        bounds = None if band is None else band.at(hour)
+        if bounds is None or z is None or z < _OVER_Z or at - alert.fired_at >= DAY_S:
+            return resolved(self._open.pop(key), at)
+        # Quietly: the sums go out with the revision that ends it.
+        self._open[key] = msgspec.structs.replace(
+            alert,
+            actual_usd=alert.actual_usd + usd,
+            expected_usd=alert.expected_usd + bounds[0],
+            excess_usd=alert.excess_usd + usd - bounds[0],
+            usd_per_hour=usd,
+            expected_usd_per_hour=bounds[0],
+        )
+        return None
+
+    def adopt(self, alerts: Iterable[Alert]) -> None:
+        """Go on with findings of before, given the newest revisions of all; others' alerts are passed over."""
+        for alert in alerts:
+            if alert.channel != CHANNEL:
+                continue
+            key = key_of(alert.scope, alert.tags)
+            day = _local_s(int(alert.started_at), self._zone) // DAY_S
+            self._told[key] = max(day, self._told.get(key, day))
+            if alert.status == "firing":
+                self._open[key] = alert
+
+
+def _finding(target: Target, band: Band, hour: int, usd: float, expected: float, z: float, at: float) -> Alert:
+    tags = dict(target.tags)
+    fingerprint = fingerprint_of("slow_lane", target.scope, sorted(tags.items()))
+    return Alert(
+        fingerprint=fingerprint,
+        alert_id=alert_id_of(fingerprint, hour),
+        revision=1,
+        status="firing",
+        kind="runaway",
+        tier="digest",
+        scope=target.scope,
+        tags=tags,
+        fired_at=at,
+        updated_at=at,
+        started_at=float(hour),
+        expected_usd=expected,
+        actual_usd=usd,
+        excess_usd=usd - expected,
+        usd_per_hour=usd,
+        expected_usd_per_hour=expected,
+        dollars_at_risk=usd - expected,
+        score=z,
+        channel=CHANNEL,
+        explanation=f"{explain.subject(target.scope, tags)} cost {explain.usd(usd)} within an hour; {band.method} "
+        f"expected {explain.usd(expected)}. That is {z:.0f} standard deviations; this lane only advises.",
+    )

@@ -1,0 +1,174 @@
+"""The head of unexplained dollars: spend over what a principal's own demand should cost, over five windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.heads.demand_model import Demand
+from curb.detector.heads.held_minimum import Hold
+from curb.detector.heads.nightly_bursts import Recurring
+from curb.detector.heads.settings import UnexplainedSettings
+from curb.detector.heads.tail import Tail
+from curb.detector.heads.window_score import SILENT, Floors, score_windows, trust
+from curb.detector.heads.windows import WINDOW_NAMES, WINDOWS_MIN, Windows
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.local_time import local_hour
+from curb.detector.state.view import DAY_S, Finding, View
+from curb.detector.state.view import Demand as Judged
+
+#: The window that tells a burst: half an hour.
+_BURST = WINDOWS_MIN.index(30)
+#: The window over which dollars alone make a page: two hours.
+_DEAR = WINDOWS_MIN.index(120)
+#: So much further than a notice it must be out of the ordinary then.
+DEAR_POINTS = 1.0
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class UnexplainedHead:
+    """Scores with what was known before the bucket, then learns from it. Dollars without requests are not judged."""
+
+    def __init__(self, settings: UnexplainedSettings, step_s: int, time_zone: str, capacity: int = 64) -> None:
+        self._settings, self._step_s, self._step_min = settings, step_s, step_s / 60
+        self._zone = ZoneInfo(time_zone)
+        self._floors = Floors(settings.floors_usd, settings.ratio_floors)
+        self._demand = Demand(self._step_min, capacity)
+        self._windows = Windows(self._step_min, capacity)
+        self._tail = Tail(len(WINDOWS_MIN), capacity)
+        self._held = Hold(math.ceil(settings.hold_minutes / self._step_min), SILENT, capacity)
+        self._recurring = Recurring(capacity)
+        self._series = Columns({"mean": Column()}, capacity)
+        self._newest: int | None = None
+        self._parts = {
+            "series": self._series,
+            "demand": self._demand.columns,
+            "windows": self._windows.columns,
+            "tail": self._tail.columns,
+            "held": self._held.columns,
+            "recurring": self._recurring.columns,
+        }
+
+    @property
+    def bytes_per_series(self) -> float:
+        """Memory of one principal."""
+        return sum(part.bytes_per_series for part in self._parts.values())
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind unit_cost or runaway; sets `view.demand`."""
+        subjects = view.principals
+        amounts, age_days = subjects.amounts, subjects.age_days
+        for part in self._parts.values():
+            part.grow(len(subjects.index))
+        self._advance(view.start)
+        usd = np.where(amounts.requests > 0, np.maximum(amounts.cost, 0.0), 0.0)
+        organic = self._demand.organic(amounts.requests, amounts.users)
+        unit_usd, mature = self._demand.unit_usd, self._demand.mature(age_days)
+        view.demand = Judged(organic, unit_usd, self._demand.knows_users, self._demand.tells_users, mature)
+        if view.bucket.gap:
+            self._windows.decay(1)
+        else:
+            self._windows.add(usd / self._step_min, organic * unit_usd / self._step_min)
+            self._recurring.follow(view.start // 60, self._burns(), usd - organic * unit_usd)
+        value, excess, raw = score_windows(
+            self._windows, self._tail, self._floors, self._floors.usd, self._series["mean"]
+        )
+        score = np.where(mature, raw, SILENT) - np.where(self._demand.knows_users, 0.0, self._settings.userless_penalty)
+        findings = self._decide(view, score, excess)
+        if not view.bucket.gap:
+            self._learn(view, usd, value, score)
+        return findings
+
+    def forget(self, view: View, over: Bools) -> None:
+        """Incidents are over, `over` of shape (all series,): their dollars are taken out of all windows."""
+        self._windows.forget(np.flatnonzero(over[view.principals.index]))
+
+    def _burns(self) -> Bools:
+        """Who spends clearly more than is explained, over half an hour and in the newest minutes."""
+        actual, expected = self._windows.actual[: _BURST + 1], self._windows.expected[: _BURST + 1]
+        over = (actual > self._floors.ratios[_BURST] * expected).all(axis=0)
+        burns: Bools = over & ((actual - expected)[_BURST] * WINDOWS_MIN[_BURST] >= self._floors.usd[_BURST])
+        return burns
+
+    def _decide(self, view: View, score: Floats, excess: Floats) -> list[Finding]:
+        settings, index, raised = self._settings, view.principals.index, view.raised
+        channel = score.argmax(axis=0)
+        best = np.maximum(score.max(axis=0, initial=SILENT), SILENT)
+        count = view.start // self._step_s
+        held = self._held.push(best, count)
+        at_once = settings.at_once_threshold
+        told = (held >= settings.notice_threshold + raised.notice) | (best >= at_once + raised.notice)
+        # A page needs no notice: too many of them do not hide it.
+        loud = np.maximum(held, np.where(best >= at_once + raised.page, best, SILENT))
+        pages = loud >= settings.page_threshold + raised.page
+        # Surprise alone gets nobody out of bed: what is odd and cheap is a notice until it has cost something.
+        pages &= excess.max(axis=0, initial=0.0) >= settings.page_usd
+        # On a series that is always erratic nothing is very surprising, and some things are expensive. The budget of
+        # the notices bounds these as well.
+        odd = told & (best >= settings.notice_threshold + raised.notice + DEAR_POINTS)
+        pages |= odd & (excess[_DEAR] >= WINDOWS_MIN[_DEAR] / 60 * settings.page_usd_per_hour)
+        fires = told | pages
+        findings = []
+        for row in np.flatnonzero(fires).tolist():
+            at = int(channel[row])
+            actual, expected = float(self._windows.actual[at, row]), float(self._windows.expected[at, row])
+            findings.append(
+                Finding(
+                    series=int(index[row]),
+                    channel=f"unexplained/{WINDOWS_MIN[at]:g}min",
+                    kind="runaway",
+                    tier="page" if pages[row] else "notice",
+                    score=float(best[row]),
+                    words=f"{actual / max(expected, 1e-9):.1f} times what its "
+                    f"{'users' if self._demand.knows_users[row] else 'requests'} explain, over the "
+                    f"{WINDOW_NAMES[at]} window",
+                    recurring=self._recurring.usual(row),
+                )
+            )
+        return findings
+
+    def _learn(self, view: View, usd: Floats, value: Floats, score: Floats) -> None:
+        subjects = view.principals
+        amounts, age_days = subjects.amounts, subjects.age_days
+        trusted = trust(score, subjects.frozen, age_days)
+        self._tail.learn(value, np.where(usd > 0, trusted * self._step_s / DAY_S, 0.0))
+        # While its spend is in doubt, neither the price of a request nor its users are those of an ordinary day.
+        doubted = subjects.frozen | (trusted < 1)
+        self._demand.learn(usd, amounts.requests, amounts.users, age_days, doubted)
+        mean = self._series["mean"]
+        share = np.minimum(1.0, self._step_min / np.clip(1440 * age_days, self._step_min, 1440.0))
+        usd_per_min = usd / self._step_min
+        mean += np.where(subjects.frozen, 0.05, 1.0) * share * (np.minimum(usd_per_min, 5 * mean + 0.05) - mean)
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """All state as flat arrays, for `load`: views that hold until the next change."""
+        arrays = {"newest": np.array([-1 if self._newest is None else self._newest], np.int64)}
+        for name, part in self._parts.items():
+            arrays.update(part.dump(name))
+        return arrays
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where `dump` was made. Raises ValueError for a state of other constants, KeyError for a foreign one."""
+        for name, part in self._parts.items():
+            part.load(name, arrays)
+        newest = int(arrays["newest"][0])
+        self._newest = None if newest < 0 else newest
+
+    def _advance(self, start: int) -> None:
+        """Move to the step at `start`; the first one of an hour closes the one before."""
+        before, self._newest = self._newest, start
+        if before is None:
+            return
+        was, now = local_hour(before, self._zone), local_hour(start, self._zone)
+        if was.start == now.start:
+            return
+        hours = (now.start - was.start) / 3600
+        self._tail.refresh(hours)
+        self._demand.fade(hours)

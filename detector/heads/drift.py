@@ -1,0 +1,110 @@
+"""Says when a series has moved to a new level for good, with River's ADWIN or Page-Hinkley, fed once an hour."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections import deque
+from importlib.metadata import version
+from inspect import ismethod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.heads.drift_settings import DriftSettings
+from curb.detector.scorers.pickles import NotAModelError, dump, load
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+#: Log ratios beyond this are one wild hour, not a level.
+_FURTHEST = 3.0
+
+
+class _Watched(NamedTuple):
+    detector: Any
+    newest: deque[float]
+
+
+class Drift:
+    """One detector per series that ever had a value: about 2 kB each. Pure: same hours, same answers."""
+
+    def __init__(self, settings: DriftSettings) -> None:
+        """`settings.detector` must not be none. Raises ImportError when River is not installed."""
+        if settings.detector == "none":
+            raise ValueError("drift detection is off")
+        self._settings = settings
+        self._watched: dict[int, _Watched] = {}
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def hour(self, value: Floats, known: Bools) -> Floats:
+        """Take in one hour: log of actual over expected, or of a unit cost over the usual one, of each of N series.
+
+        Returns the new level of each series that drifted in this hour, in the unit of `value`, nan for all others.
+        What drifted starts anew: the next level needs `min_hours` again.
+        """
+        level = np.full(len(value), np.nan)
+        for i in np.flatnonzero(known & np.isfinite(value)).tolist():
+            watched = self._watched.get(i)
+            if watched is None:
+                watched = self._watched[i] = self._fresh()
+            x = max(-_FURTHEST, min(_FURTHEST, float(value[i])))
+            watched.newest.append(x)
+            watched.detector.update(x)
+            if watched.detector.drift_detected and len(watched.newest) == self._settings.min_hours:
+                newest = list(watched.newest)[-self._settings.level_hours :]
+                level[i] = math.fsum(newest) / len(newest)
+                del self._watched[i]
+        return level
+
+    def dump(self) -> bytes:
+        """The state with the versions it was made with; pickled models, for `load` alone."""
+        return dump(self._stamp(), {i: (_kept(each.detector), each.newest) for i, each in self._watched.items()})
+
+    def load(self, data: bytes) -> str:
+        """Go on where `dump` was made. Returns why that is impossible, and then learns anew; empty when it is."""
+        try:
+            saved = load(self._stamp(), data)
+            self._watched = {i: _Watched(self._again(kept), newest) for i, (kept, newest) in saved.items()}
+        except NotAModelError as error:
+            self._watched = {}
+            return f"drift detection learns anew: {error}"
+        return ""
+
+    def _fresh(self) -> _Watched:
+        from river import drift
+
+        settings = self._settings
+        hours = settings.min_hours
+        if settings.detector == "adwin":
+            # ADWIN looks only every `clock` values, which at one an hour would be days.
+            adwin: Any = drift.ADWIN
+            detector: Any = adwin(delta=settings.adwin_delta, clock=1, grace_period=hours)
+        else:
+            detector = drift.PageHinkley(
+                min_instances=hours, delta=settings.page_hinkley_slack, threshold=settings.page_hinkley_threshold
+            )
+        return _Watched(detector, deque(maxlen=hours))
+
+    def _again(self, kept: Any) -> Any:
+        """The detector of which `_kept` was made."""
+        if not isinstance(kept, dict):
+            return kept
+        detector = self._fresh().detector
+        vars(detector).update(kept)
+        return detector
+
+    def _stamp(self) -> str:
+        python = ".".join(platform.python_version_tuple()[:2])
+        return f"river {version('river')}, python {python}, drift {self._settings.model_dump_json()}"
+
+
+def _kept(detector: Any) -> Any:
+    """What is saved of a detector: itself, or its fields where one is a method, which `load` takes for code."""
+    fields = getattr(detector, "__dict__", {})
+    if not any(ismethod(value) for value in fields.values()):
+        return detector
+    return {name: value for name, value in fields.items() if not ismethod(value)}

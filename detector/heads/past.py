@@ -1,0 +1,342 @@
+"""The dollars head: scores the spend of every series against its own past, over five windows."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.heads.active_minutes import Activity
+from curb.detector.heads.drift import Drift
+from curb.detector.heads.held_minimum import Hold
+from curb.detector.heads.hour_z import Hourly
+from curb.detector.heads.peaks import Peaks
+from curb.detector.heads.profile import Profile
+from curb.detector.heads.recent_mean import Recent
+from curb.detector.heads.settings import ScoreSettings
+from curb.detector.heads.tail import Tail
+from curb.detector.heads.window_score import SILENT, Floors, score_windows, trust
+from curb.detector.heads.windows import WINDOWS_MIN, Windows
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.local_time import LocalHour, local_hour
+from curb.stream.records.spend import Baseline
+
+__all__ = ["WINDOWS_MIN", "DollarsHead", "Scores", "Step"]
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_log = logging.getLogger(__name__)
+
+DAY_S = 86400
+_COLD_FACTOR, _YOUNG_FACTOR = 5.0, 2.0
+#: A series that was there when watching began has a past that is not known; this long it is only looked at.
+_LOOK_S = 3600
+_PAGE_SCORE_MAX, _PAGE_Z_FREE = 25.0, 5.0
+#: Dollars of an hour from which on it has a ratio to what was expected.
+_LEAST_USD = 1e-9
+#: An hour of which less was seen teaches nothing.
+_WHOLE_HOUR_MIN = 30.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One closed bucket of all N series of a shard; arrays of shape (N,)."""
+
+    #: Bucket start, epoch seconds.
+    start: int
+    #: Dollars.
+    cost: Floats
+    requests: Floats
+    #: The whole fleet was silent: nothing is learned.
+    gap: bool
+    #: Series with an open alert: they learn little, and not the incident.
+    frozen: Bools
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one step says about every series; arrays of shape (N,)."""
+
+    #: Score that held for the last ten minutes, or the newest one less the fast lane if that is more.
+    notice: Floats
+    #: Mean of `notice` and the hourly z; -inf where statistics may not page.
+    page: Floats
+    #: Index into WINDOWS_MIN of the window that says most.
+    channel: NDArray[np.intp]
+    #: $/h expected now; spent in the last five minutes; and the exponential 5-minute average of the expected.
+    expected_rate: Floats
+    rate: Floats
+    expected_fast: Floats
+    #: Dollars over the expected within the window of `channel`.
+    excess: Floats
+    #: Requests per minute, 5-minute average.
+    requests_rate: Floats
+
+
+class DollarsHead:
+    """Scores with what was known before the step, then learns from it. Pure: same steps, same scores."""
+
+    def __init__(
+        self, settings: ScoreSettings, step_s: int, time_zone: str, capacity: int = 64, drift: Drift | None = None
+    ) -> None:
+        """`step_s` is the bucket length in seconds, `drift` what says when the level of a series moves at once.
+
+        Raises ValueError if `step_s` is under 10 or does not divide an hour.
+        """
+        if step_s < 10 or 3600 % step_s:
+            raise ValueError(f"step_s must divide 3600 and be at least 10, not {step_s}")
+        self._settings, self._drift = settings, drift
+        self._step_s = step_s
+        self._step_min = step_s / 60
+        self._zone = ZoneInfo(time_zone)
+        self._floors = Floors(settings.floors_usd, settings.ratio_floors)
+        self._profile = Profile(capacity)
+        self._windows = Windows(self._step_min, capacity)
+        self._tail = Tail(len(WINDOWS_MIN), capacity)
+        self._peaks = Peaks(len(WINDOWS_MIN), capacity)
+        self._hourly = Hourly(settings.floors_usd[1], capacity)
+        self._activity = Activity(step_s, capacity)
+        self._recent = Recent(WINDOWS_MIN[0], self._step_min, capacity)
+        hold_steps = math.ceil(settings.hold_minutes / self._step_min)
+        self._held_score = Hold(hold_steps, SILENT, capacity)
+        self._held_z = Hold(hold_steps, 0.0, capacity)
+        self._series = Columns(
+            {
+                "first_seen": Column(dtype=np.int64),
+                "frozen": Column(dtype=np.bool_),
+                "expected_now": Column(),
+                "expected_fast": Column(),
+                "requests_fast": Column(),
+                "hour_usd": Column(),
+                "hour_expected": Column(),
+                "hour_minutes": Column(),
+            },
+            capacity,
+        )
+        #: Start of the newest step, and of the local hour that is open; None before the first step.
+        self._newest: int | None = None
+        self._open: LocalHour | None = None
+        self._parts: dict[str, Columns] = {
+            "series": self._series,
+            "profile": self._profile.columns,
+            "windows": self._windows.columns,
+            "tail": self._tail.columns,
+            "peaks": self._peaks.columns,
+            "hourly": self._hourly.columns,
+            "activity": self._activity.columns,
+            "recent": self._recent.columns,
+            "held_score": self._held_score.columns,
+            "held_z": self._held_z.columns,
+        }
+
+    @property
+    def n(self) -> int:
+        """Number of series in use."""
+        return self._series.n
+
+    @property
+    def expected_usd(self) -> Floats:
+        """Dollars expected in a step like the newest one."""
+        expected: Floats = self._series["expected_now"] * self._step_min
+        return expected
+
+    @property
+    def bytes_per_series(self) -> float:
+        """Memory of one series."""
+        return sum(part.bytes_per_series for part in self._parts.values())
+
+    def grow(self, n: int, first_seen: int) -> None:
+        """Use `n` series; those that are new were born at `first_seen` (epoch seconds)."""
+        old = self.n
+        for part in self._parts.values():
+            part.grow(n)
+        self._series["first_seen"][old:] = first_seen
+
+    def step(self, step: Step) -> Scores:
+        """Score the step with what was known before it, then learn from it. Steps come in order of time."""
+        self._advance(step.start, step.frozen)
+        self._series["frozen"][...] = step.frozen
+        usd_per_min = step.cost / self._step_min
+        expected = self._expected(step.start)
+        if step.gap:
+            self._windows.decay(1)
+            self._hourly.decay(1, self._step_min)
+        else:
+            self._windows.add(usd_per_min, expected)
+            self._hourly.add(usd_per_min, expected, self._step_min)
+        self._recent.push(usd_per_min, self._count())
+        self._fast(expected, step.requests / self._step_min)
+        age_days = np.maximum(0.0, (step.start + self._step_s - self._series["first_seen"]) / DAY_S)
+        value, excess, raw = self._channels(age_days)
+        looking = self._looking(step.start)
+        raw[:, looking] = SILENT
+        scores = self._decide(raw - self._peaks.penalty, excess, age_days)
+        if not step.gap:
+            self._learn(step, value, raw, age_days, looking)
+        return scores
+
+    def skip(self, steps: int, start: int) -> None:
+        """`steps` silent steps of the whole fleet from `start` on: averages fade, nothing is learned."""
+        ahead = max(0, steps - self._held_score.steps)
+        # An alert stays open through the silence: the hour before it is still not learned as it was.
+        frozen = self._series["frozen"].copy()
+        if ahead:
+            self._advance(start + (ahead - 1) * self._step_s, frozen)
+            self._windows.decay(ahead)
+            self._hourly.decay(ahead, self._step_min)
+            self._fast(self._series["expected_now"], np.zeros(self.n), ahead)
+        zero = np.zeros(self.n)
+        for i in range(ahead, steps):
+            self.step(Step(start + i * self._step_s, zero, zero, True, frozen))
+
+    def forget(self, index: NDArray[np.intp]) -> None:
+        """Incidents of these series are over: their dollars are taken out of all windows."""
+        self._windows.forget(index)
+        self._hourly.forget(index)
+
+    def late(self, index: NDArray[np.intp], cost: Floats, bucket_start: int) -> None:
+        """Dollars that came after their bucket closed count in the windows still running, faded by their age."""
+        if self._newest is None or bucket_start > self._newest:
+            raise ValueError(f"bucket {bucket_start} is not closed yet")
+        usd_per_min = cost / self._step_min
+        steps_ago = (self._newest - bucket_start) // self._step_s
+        self._windows.correct(index, usd_per_min, steps_ago)
+        self._hourly.correct(index, usd_per_min, steps_ago, self._step_min)
+        self._recent.correct(index, usd_per_min, steps_ago, self._count())
+        if self._open is not None and self._middle_hour(bucket_start).start == self._open.start:
+            np.add.at(self._series["hour_usd"], index, cost)
+
+    def baseline(self, i: int) -> Baseline:
+        """What is normal for series `i`."""
+        end = self._newest + self._step_s if self._newest is not None else 0
+        return Baseline(
+            expected_usd_per_hour=60 * float(self._series["expected_now"][i]),
+            requests_per_minute_p95=self._activity.percentile(i, 0.95),
+            requests_per_minute_mean=self._activity.mean(i),
+            known_days=max(0.0, (end - int(self._series["first_seen"][i])) / DAY_S),
+        )
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """All state as flat arrays, for `load`: views that hold until the next change."""
+        arrays = {"newest": np.array([-1 if self._newest is None else self._newest], np.int64)}
+        for name, part in self._parts.items():
+            arrays.update(part.dump(name))
+        if self._drift is not None:
+            arrays["drift"] = np.frombuffer(self._drift.dump(), np.uint8)
+        return arrays
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where `dump` was made. Raises ValueError for a state of other constants, KeyError for a foreign one."""
+        for name, part in self._parts.items():
+            part.load(name, arrays)
+        if self._drift is not None and "drift" in arrays:
+            lost = self._drift.load(arrays["drift"].tobytes())
+            if lost:
+                _log.warning(lost)
+        newest = int(arrays["newest"][0])
+        self._newest = None if newest < 0 else newest
+        self._open = None if newest < 0 else self._middle_hour(newest)
+
+    def _middle_hour(self, start: int) -> LocalHour:
+        return local_hour(start + self._step_s // 2, self._zone)
+
+    def _expected(self, start: int) -> Floats:
+        """Dollars per minute expected in the step, which are also kept for `baseline`."""
+        hour = self._middle_hour(start)
+        beside = local_hour(start + self._step_s // 2 + (3600 if hour.fraction >= 0.5 else -3600), self._zone)
+        expected = self._profile.expected(hour, beside)
+        self._series["expected_now"][...] = expected
+        return expected
+
+    def _looking(self, start: int) -> Bools:
+        """Series of the stream's first days in their first hour. One born later has a known past: nothing."""
+        first_seen = self._series["first_seen"]
+        began = int(first_seen.min(initial=start))
+        return (first_seen < began + self._settings.warmup_days * DAY_S) & (start - first_seen < _LOOK_S)
+
+    def _fast(self, expected: Floats, requests_per_min: Floats, steps: int = 1) -> None:
+        """The 5-minute averages; they run on in silence, so that a throttle sees the rate fall back."""
+        share = 1 - (1 - min(1.0, self._step_min / WINDOWS_MIN[0])) ** steps
+        for name, value in (("expected_fast", expected), ("requests_fast", requests_per_min)):
+            held = self._series[name]
+            held += share * (value - held)
+
+    def _channels(self, age_days: Floats) -> tuple[Floats, Floats, Floats]:
+        """Log ratio, excess dollars and score before the penalty, each of shape (windows, series)."""
+        settings = self._settings
+        young = np.where(age_days < settings.settled_days, _YOUNG_FACTOR, 1.0)
+        needed = self._floors.usd * np.where(age_days < settings.warmup_days, _COLD_FACTOR, young)
+        return score_windows(self._windows, self._tail, self._floors, needed, self._profile.mean)
+
+    def _decide(self, score: Floats, excess: Floats, age_days: Floats) -> Scores:
+        channel = score.argmax(axis=0)
+        best = np.maximum(score.max(axis=0), SILENT)
+        count = self._count()
+        notice = np.maximum(self._held_score.push(best, count), best - self._settings.fast_lane)
+        z = self._held_z.push(self._hourly.z(self._profile.mean), count)
+        page = 0.5 * np.clip(notice, SILENT, _PAGE_SCORE_MAX) + 0.5 * (z - _PAGE_Z_FREE)
+        return Scores(
+            notice=notice,
+            page=np.where(age_days < self._settings.warmup_days, -np.inf, page),
+            channel=channel,
+            expected_rate=60 * self._series["expected_now"],
+            rate=60 * self._recent.mean(),
+            expected_fast=60 * self._series["expected_fast"],
+            excess=excess[channel, np.arange(self.n)],
+            requests_rate=self._series["requests_fast"].copy(),
+        )
+
+    def _learn(self, step: Step, value: Floats, raw: Floats, age_days: Floats, looking: Bools) -> None:
+        trusted = trust(raw - self._peaks.penalty, step.frozen, age_days)
+        self._tail.learn(value, np.where(step.cost > 0, trusted * self._step_s / DAY_S, 0.0))
+        self._peaks.learn(raw)
+        usd_per_min = step.cost / self._step_min
+        self._profile.learn_mean(usd_per_min, 1440 * age_days, self._step_min, step.frozen, looking)
+        self._activity.add(step.requests, step.start, trusted)
+        series = self._series
+        for name, amount in (("hour_usd", step.cost), ("hour_expected", series["expected_now"] * self._step_min)):
+            held = series[name]
+            held += amount
+        minutes = series["hour_minutes"]
+        minutes += self._step_min
+
+    def _count(self) -> int:
+        return 0 if self._newest is None else self._newest // self._step_s
+
+    def _advance(self, start: int, frozen: Bools) -> None:
+        """Move to the step at `start`: close the local hour and day before it, if it is the first of a new one."""
+        if self._newest is not None and start <= self._newest:
+            raise ValueError(f"step {start} is not after {self._newest}")
+        before, now = self._open, self._middle_hour(start)
+        self._newest, self._open = start, now
+        self._peaks.discard(frozen)
+        if before is None or before.start == now.start:
+            return
+        self._close_hour(before, frozen)
+        hours = (now.start - before.start) / 3600
+        self._tail.refresh(hours)
+        self._activity.fade(hours)
+        if now.day != before.day:
+            self._peaks.close_day(np.maximum(0.0, (start - self._series["first_seen"]) / DAY_S))
+
+    def _close_hour(self, hour: LocalHour, frozen: Bools) -> None:
+        series = self._series
+        minutes = series["hour_minutes"]
+        whole = minutes >= _WHOLE_HOUR_MIN
+        scale = np.where(whole, 60 / np.maximum(minutes, 1.0), 0.0)
+        usd, expected = np.maximum(scale * series["hour_usd"], 0.0), scale * series["hour_expected"]
+        self._profile.learn_hour(hour, usd, expected, whole, frozen)
+        self._hourly.learn_hour(usd, expected, whole & ~frozen)
+        if self._drift is not None:
+            pad = 6 * self._profile.mean
+            ratio = np.log(np.maximum(usd + pad, _LEAST_USD) / np.maximum(expected + pad, _LEAST_USD))
+            self._profile.settle(self._drift.hour(ratio, whole & (usd + expected > 0)))
+        for name in ("hour_usd", "hour_expected", "hour_minutes"):
+            series[name][...] = 0.0

@@ -1,0 +1,321 @@
+"""One incident, one alert: what the rules find on a series opens an alert, keeps it up to date and ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.incidents.causes import rescaled
+from curb.detector.incidents.confidence import confidence
+from curb.detector.incidents.excess import RunningExcess
+from curb.detector.incidents.feedback import subject_fingerprint
+from curb.detector.incidents.knowledge import Knowledge
+from curb.detector.incidents.revisions import RANK, alert_id_of, is_news, resolved, revised
+from curb.detector.incidents.sentence import Told, incident
+from curb.detector.incidents.settings import AlertSettings
+from curb.detector.incidents.tell_once import found_at, roots
+from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.scopes import Scope
+from curb.detector.state.view import STATISTICS, Finding, View
+from curb.stream.records.spend import Alert, Baseline, Cause, Tier
+
+_SLOW = frozenset({"creep", "context", "weeks", "growth"})
+#: What says how something is, not what it does: said again it is the same news.
+_STATES = frozenset({"new_principal"})
+_SECOND_AFTER_S, _SECOND_RATIO, _SECOND_USD_PER_HOUR = 8 * 3600.0, 4.0, 1.0
+_OTHER_AFTER_S, _SLOW_AFTER_S, _OTHER_QUIET_S = 3 * 3600.0, 24 * 3600.0, 8 * 3600.0
+_PEAK_S, _ECHO_SHARE = 3 * 3600.0, 0.25
+_CALM_RATIO = 1.2
+
+
+class Said(NamedTuple):
+    """What an alert says, beside its figures."""
+
+    tier: Tier
+    channel: str
+    score: float
+    words: str
+    causes: Sequence[Cause] = ()
+
+
+class Episode(msgspec.Struct):
+    """An incident on one series: the newest revision of its alert, and what keeps it together."""
+
+    alert: Alert
+    opened_at: float
+    #: When a rule last found something that belongs to it; later findings join for a while after.
+    last_seen: float
+    #: When each family of findings was last heard.
+    families: dict[str, float]
+    #: Highest hourly excess of its first hours, $/h.
+    peak_usd_per_hour: float = 0.0
+    quiet_s: float = 0.0
+    calm_s: float = 0.0
+    lasting: bool = False
+
+    @property
+    def firing(self) -> bool:
+        return self.alert.status == "firing"
+
+
+class Incidents:
+    """At most one alert at a time for each series."""
+
+    def __init__(
+        self, settings: AlertSettings, registry: SeriesRegistry, scopes: Sequence[Scope], time_zone: str
+    ) -> None:
+        self._settings, self._registry, self._scopes = settings, registry, scopes
+        self._zone = ZoneInfo(time_zone)
+        self._episodes: dict[int, Episode] = {}
+        self._excess = RunningExcess()
+
+    @property
+    def firing(self) -> list[Alert]:
+        """Newest revisions of what fires now."""
+        return [episode.alert for episode in self._episodes.values() if episode.firing]
+
+    def firing_mask(self, n: int) -> NDArray[np.bool_]:
+        """Series with an alert that fires, of `n`."""
+        return self._mask(n, (i for i, episode in self._episodes.items() if episode.firing))
+
+    def frozen_mask(self, at: float, n: int, knowledge: Knowledge) -> NDArray[np.bool_]:
+        """Series that must not learn at `at`: an incident is no new normal, unless it lasts or people say so."""
+        return self._mask(n, (i for i, episode in self._episodes.items() if self._is_frozen(episode, at, knowledge)))
+
+    def _is_frozen(self, episode: Episode, at: float, knowledge: Knowledge) -> bool:
+        if episode.alert.tier == "digest":
+            return False
+        verdict = knowledge.verdict(episode.alert.alert_id)
+        if verdict == "not_an_anomaly":
+            return False
+        return at - episode.opened_at < self._settings.freeze_s or (verdict == "real" and episode.firing)
+
+    @staticmethod
+    def _mask(n: int, chosen: Iterable[int]) -> NDArray[np.bool_]:
+        mask = np.zeros(n, np.bool_)
+        for i in chosen:
+            mask[i] = True
+        return mask
+
+    def close(self, view: View, findings: Sequence[Finding], baseline: BaselineOf, causes: CausesOf) -> list[Alert]:
+        """New revisions after a bucket; `baseline` says what is normal for a series, `causes` where excess is from."""
+        self._causes_of = causes
+        self._excess.follow(view.bucket, self._episodes)
+        self._forget_old(view.bucket.at)
+        by_series: dict[int, list[Finding]] = {}
+        for finding in findings:
+            by_series.setdefault(self._subject(finding.series), []).append(finding)
+        self._to_roots(by_series, view)
+        revisions: list[Alert] = []
+        for i in sorted({*by_series, *self._episodes}):
+            revisions += self._next(i, by_series.get(i, []), view, baseline)
+        return revisions
+
+    def _subject(self, i: int) -> int:
+        """A part of something that has an alert already is no news of its own: the node of a group that ran away."""
+        above = self._registry.above(i)
+        if above is None or self._registry["planned"][i]:
+            return i
+        episode = self._episodes.get(above)
+        return above if episode is not None and episode.firing and episode.alert.tier != "digest" else i
+
+    def _to_roots(self, by_series: dict[int, list[Finding]], view: View) -> None:
+        """Many parts of one whole that are found at once are one incident of the whole."""
+        opened = {i: e.opened_at for i, e in self._episodes.items() if e.firing and e.alert.tier != "digest"}
+        found = found_at(by_series, opened, view.bucket.at)
+        for child, root in roots(found, view, self._scopes).items():
+            if child in by_series and child not in self._episodes:
+                moved = [finding._replace(series=root) for finding in by_series.pop(child)]
+                by_series.setdefault(root, []).extend(moved)
+
+    def _forget_old(self, at: float) -> None:
+        """Drop what ended too long ago for anything to join it, once its series may learn again."""
+        for i, episode in list(self._episodes.items()):
+            if episode.firing or at - episode.opened_at < self._settings.freeze_s:
+                continue
+            if at - episode.last_seen > self._settings.join_s:
+                del self._episodes[i]
+
+    def _next(self, i: int, found: list[Finding], view: View, baseline: BaselineOf) -> list[Alert]:
+        episode, at = self._episodes.get(i), view.bucket.at
+        if not found:
+            return self._go_on(i, episode, view) if episode is not None and episode.firing else []
+        best = max(found, key=lambda finding: (RANK[finding.tier], finding.score))
+        if episode is None:
+            return [self._open(i, best, found, view, baseline)]
+        joins = episode.firing or at - episode.last_seen <= self._settings.join_s
+        outranks = episode.alert.tier == "digest" and best.tier != "digest"
+        if not joins or outranks or self._is_another(i, episode, best, found, at):
+            over = [resolved(episode.alert, at)] if episode.firing else []
+            return [*over, self._open(i, best, found, view, baseline)]
+        if best.tier == "digest" and not episode.firing and episode.alert.tier != "digest":
+            return []  # a line for the digest brings nothing back that people were told is over
+        self._hear(i, episode, found, at)
+        if episode.firing:
+            return self._go_on(i, episode, view, best)
+        if at - episode.last_seen > 0:
+            return []  # an echo of what is over
+        episode.quiet_s = episode.calm_s = 0.0
+        alert = episode.alert
+        said = Said(self._tier(alert.tier, best.tier), alert.channel, alert.score, alert.reason, alert.causes)
+        figures = self._figures(i, view, said)
+        episode.alert = revised(episode.alert, at, status="firing", resolved_at=None, **figures)
+        return [episode.alert]
+
+    def _is_another(self, i: int, episode: Episode, best: Finding, found: list[Finding], at: float) -> bool:
+        """Whether this is another incident than the one that is open: far larger, or of a kind not heard before."""
+        if best.tier == "digest":
+            return False
+        # Growth is only told: what must be stopped cannot be a later line of it.
+        stops = best.tier == "page" and best.kind != "growth"
+        if stops and episode.alert.kind == "growth" and episode.alert.tier != "page":
+            return True
+        age_s, rate = at - episode.opened_at, self._excess.hourly(i)
+        if best.family in STATISTICS:
+            larger = rate > max(_SECOND_RATIO * episode.peak_usd_per_hour, _SECOND_USD_PER_HOUR)
+            if age_s > _SECOND_AFTER_S and larger:
+                return True
+        for finding in found:
+            if finding.family in STATISTICS or finding.tier == "digest":
+                continue
+            after = _SLOW_AFTER_S if finding.family in _SLOW else _OTHER_AFTER_S
+            heard = episode.families.get(finding.family)
+            if age_s > after and (heard is None or (at - heard > _OTHER_QUIET_S and finding.family not in _STATES)):
+                return True
+        return False
+
+    def _hear(self, i: int, episode: Episode, found: list[Finding], at: float) -> None:
+        rate = self._excess.hourly(i)
+        if at - episode.opened_at <= _PEAK_S:
+            episode.peak_usd_per_hour = max(episode.peak_usd_per_hour, rate)
+        for finding in found:
+            if finding.family in STATISTICS and rate < _ECHO_SHARE * episode.peak_usd_per_hour:
+                continue  # what long windows still remember
+            episode.last_seen = at
+            episode.families[finding.family] = at
+            episode.lasting = episode.lasting or finding.lasting
+
+    def _open(self, i: int, best: Finding, found: list[Finding], view: View, baseline: BaselineOf) -> Alert:
+        at = view.bucket.at
+        self._excess.begin(i, view.bucket)
+        scope, tags = self._registry.scopes[i], self._registry.tags[i]
+        fingerprint = subject_fingerprint(best.kind, self._registry, i)
+        alert = Alert(
+            fingerprint=fingerprint,
+            alert_id=alert_id_of(fingerprint, at),
+            revision=1,
+            status="firing",
+            kind=best.kind,
+            scope=scope,
+            tags=tags,
+            fired_at=at,
+            updated_at=at,
+            started_at=self._excess.since(i),
+            baseline=baseline(i),
+            **self._figures(i, view, Said(best.tier, best.channel, best.score, best.words)),
+        )
+        episode = Episode(alert, opened_at=at, last_seen=at, families={}, lasting=best.lasting)
+        self._episodes[i] = episode
+        episode.peak_usd_per_hour = max(0.0, self._excess.hourly(i))
+        self._hear(i, episode, found, at)
+        return alert
+
+    def _go_on(self, i: int, episode: Episode, view: View, best: Finding | None = None) -> list[Alert]:
+        """Tell anew what has moved; end what is over."""
+        alert, at = episode.alert, view.bucket.at
+        tier = alert.tier if best is None else self._tier(alert.tier, best.tier)
+        if view.knowledge.silenced(alert.tags, at) is not None:
+            tier = "digest"
+        if best is not None and tier != alert.tier and tier == best.tier:
+            said = Said(tier, best.channel, best.score, best.words, alert.causes)
+        else:
+            said = Said(tier, alert.channel, alert.score, alert.reason, alert.causes)
+        figures = self._figures(i, view, said)
+        burning = self._is_burning(i, view)
+        episode.quiet_s = 0.0 if best is not None and episode.last_seen == at else episode.quiet_s + view.step_s
+        episode.calm_s = 0.0 if burning or episode.lasting else episode.calm_s + view.step_s
+        if episode.quiet_s >= self._settings.quiet_s or episode.calm_s >= self._settings.calm_s:
+            episode.alert = resolved(alert, at, **figures)
+            return [episode.alert]
+        news = is_news(alert, at, figures["usd_per_hour"], self._settings.update_every_s)
+        if news or tier != alert.tier:
+            episode.alert = revised(alert, at, **figures)
+            return [episode.alert]
+        return []
+
+    @staticmethod
+    def _tier(before: Tier, now: Tier) -> Tier:
+        """A tier never falls while the alert fires."""
+        return max(before, now, key=RANK.__getitem__)
+
+    def _figures(self, i: int, view: View, said: Said) -> dict[str, Any]:
+        scores, settings = view.bucket.scores, self._settings
+        expected_usd, actual_usd = self._excess.sums(i)
+        excess_usd = actual_usd - expected_usd
+        rate, expected_rate = float(scores.rate[i]), float(scores.expected_fast[i])
+        response_s = settings.response_page_s if said.tier == "page" else settings.response_notice_s
+        at_risk = max(0.0, rate - expected_rate) * response_s / 3600 + max(0.0, excess_usd)
+        scope, tags, since = self._registry.scopes[i], self._registry.tags[i], self._excess.since(i)
+        known_days = max(0.0, (view.bucket.end - int(self._registry["first_seen"][i])) / 86400)
+        sure = confidence(said.channel.split("/", 1)[0], said.score, said.tier, known_days)
+        causes = self._causes(i, view, said, excess_usd)
+        told = view.knowledge.words(scope, tags, since, view.bucket.at)
+        return {
+            "tier": said.tier,
+            "channel": said.channel,
+            "score": said.score,
+            "reason": said.words,
+            "confidence": sure,
+            "causes": causes,
+            "expected_usd": expected_usd,
+            "actual_usd": actual_usd,
+            "excess_usd": excess_usd,
+            "usd_per_hour": rate,
+            "expected_usd_per_hour": expected_rate,
+            "requests_per_minute": view.bucket.requests_per_minute(i),
+            "dollars_at_risk": at_risk,
+            "explanation": incident(
+                Told(
+                    scope, tags, rate, expected_rate, since, view.bucket.end, excess_usd, said.words, causes, at_risk,
+                    sure, told,
+                ),
+                self._zone,
+            ),
+        }  # fmt: skip
+
+    def _causes(self, i: int, view: View, said: Said, excess_usd: float) -> list[Cause]:
+        """While it burns, where from; after that, where it came from."""
+        if not said.causes or self._is_burning(i, view):
+            return self._causes_of(i, max(0.0, excess_usd))
+        return rescaled(said.causes, max(0.0, excess_usd))
+
+    def _is_burning(self, i: int, view: View) -> bool:
+        scores = view.bucket.scores
+        expected = max(float(scores.expected_fast[i]), 0.0)
+        return bool(scores.rate[i] > _CALM_RATIO * expected + self._settings.calm_usd_per_hour)
+
+    def dump(self) -> tuple[dict[int, Episode], dict[str, NDArray[Any]]]:
+        """What `load` takes."""
+        return self._episodes, self._excess.dump()
+
+    def load(self, episodes: Mapping[int, Episode], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self._episodes = dict(episodes)
+        self._excess.load(arrays)
+
+
+class CausesOf(Protocol):
+    """Where the excess of a series comes from."""
+
+    def __call__(self, number: int, excess_usd: float) -> list[Cause]: ...
+
+
+class BaselineOf(Protocol):
+    """What is normal for a series."""
+
+    def __call__(self, i: int) -> Baseline: ...

@@ -1,0 +1,42 @@
+"""What every alert is made with: its identity, its next revision, and whether news are worth one."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from curb.stream.records.spend import Alert, Tier
+
+_NEWS_SHARE, _NEWS_FLOOR_USD_PER_HOUR = 0.1, 0.1
+RANK: dict[Tier, int] = {"digest": 0, "notice": 1, "page": 2}
+
+
+def fingerprint_of(*parts: object) -> str:
+    """The same 16 hex digits for the same parts, on every machine."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def alert_id_of(fingerprint: str, fired_at: float) -> str:
+    """One firing episode of a fingerprint."""
+    return f"{fingerprint}-{int(fired_at)}"
+
+
+def revised(alert: Alert, at: float, **changes: Any) -> Alert:
+    """The next revision of an alert."""
+    return msgspec.structs.replace(alert, revision=alert.revision + 1, updated_at=at, **changes)
+
+
+def resolved(alert: Alert, at: float, **changes: Any) -> Alert:
+    """The last revision of an episode."""
+    return revised(alert, at, status="resolved", resolved_at=at, **changes)
+
+
+def is_news(alert: Alert, at: float, rate: float, update_every_s: float) -> bool:
+    """Whether a burn of `rate` $/h is worth a revision."""
+    moved = abs(rate - alert.usd_per_hour)
+    return (
+        moved > max(_NEWS_SHARE * alert.usd_per_hour, _NEWS_FLOOR_USD_PER_HOUR)
+        or at - alert.updated_at >= update_every_s
+    )

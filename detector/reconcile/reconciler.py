@@ -1,0 +1,263 @@
+"""Holds estimated against billed dollars, per pair of sources and day, out of the sums on the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from curb.detector.incidents.revisions import alert_id_of, fingerprint_of, resolved, revised
+from curb.detector.reconcile.capture_ratio import Ratio, ratio_of
+from curb.detector.reconcile.settings import Pair, ReconcileSettings
+from curb.detector.state.scopes import Scope
+from curb.detector.state.wording import usd
+from curb.stream import metrics
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS, RECONCILED
+from curb.stream.records.reconciliation import Reconciliation
+from curb.stream.records.spend import Alert, SpendPartial, SpendTick
+
+#: Tags that the door gives to what is compared. The first decides the partition, so both sides of a pair meet.
+PAIR, MONEY = "reconcile_pair", "reconcile_money"
+SCOPE = Scope(name="reconcile", group_by=(PAIR, MONEY), sources=("usage", "costs", "gpu"), detect=False, role="total")
+_DAY_S, _EVERY_S = 86400, 3600
+#: Days that are remembered; later corrections to older ones are not heard.
+_KEEP_DAYS = 70
+#: An input that told no time for so long is not waited for.
+_SILENT_S = 2 * _DAY_S
+_NEEDLES = (b'"reconcile"', b'"tick"')
+_decoder = msgspec.json.Decoder(SpendPartial | SpendTick)
+
+
+class _Day(msgspec.Struct):
+    estimated: float = 0.0
+    billed: float = 0.0
+    told: bool = False
+
+
+class _State(msgspec.Struct):
+    ticks: dict[str, float] = {}
+    evaluated_at: float = 0.0
+    #: Time of the first tick ever heard: a bill tells of days on which nobody was there to estimate.
+    since: float = 0.0
+    #: Pair → number of the day since 1970 → sums.
+    days: dict[str, dict[int, _Day]] = {}
+    alerts: dict[str, Alert] = {}
+
+
+class Reconciler:
+    """The state of one partition of the spend topic; a `PartitionState`."""
+
+    def __init__(self, settings: ReconcileSettings) -> None:
+        self._pairs = {pair.name: pair for pair in settings.pairs}
+        self._state = _State()
+
+    @property
+    def time(self) -> float:
+        """What every input has told, epoch seconds."""
+        ticks = self._state.ticks.values()
+        newest = max(ticks, default=0.0)
+        return min((at for at in ticks if at >= newest - _SILENT_S), default=0.0)
+
+    def process(self, message: Message) -> Sequence[Message]:
+        """Count the sums of a message; once an hour of their time, what is new."""
+        for line in message.value.split(b"\n"):
+            if not any(needle in line for needle in _NEEDLES):
+                continue
+            try:
+                record = _decoder.decode(line)
+            except msgspec.DecodeError:
+                continue  # another kind of record; the detector tells of what nobody can read
+            if isinstance(record, SpendTick):
+                self._state.ticks[record.source] = max(record.at, self._state.ticks.get(record.source, 0.0))
+                self._state.since = self._state.since or record.at
+            elif record.scope == SCOPE.name:
+                self._add(record)
+        at = self.time
+        if at // _EVERY_S <= self._state.evaluated_at // _EVERY_S:
+            return []
+        self._state.evaluated_at = at
+        return [*self._end_others(at), *(each for pair in self._pairs.values() for each in self._evaluate(pair, at))]
+
+    def flush(self, now: float | None) -> Sequence[Message]:
+        """Nothing: all is told as it is read."""
+        return []
+
+    def snapshot(self) -> bytes:
+        """The state."""
+        return msgspec.msgpack.encode(self._state)
+
+    def restore(self, data: bytes) -> None:
+        """Bring a fresh state to `data`."""
+        self._state = msgspec.msgpack.decode(data, type=_State)
+
+    def summaries(self) -> list[Reconciliation]:
+        """Every pair of this partition as it stands."""
+        at = self._state.evaluated_at
+        found = (self._summary(pair, at) for name, pair in self._pairs.items() if name in self._state.days)
+        return [summary for summary in found if summary is not None]
+
+    def _add(self, part: SpendPartial) -> None:
+        name, money = part.tags.get(PAIR, ""), part.tags.get(MONEY)
+        if name not in self._pairs or money not in ("estimated", "billed"):
+            return
+        days = self._state.days.setdefault(name, {})
+        day = days.setdefault(part.bucket_start // _DAY_S, _Day())
+        setattr(day, money, getattr(day, money) + part.effective_cost)
+        day.told = False
+        if len(days) > _KEEP_DAYS:
+            del days[min(days)]
+
+    def _evaluate(self, pair: Pair, at: float) -> Iterable[Message]:
+        days = self._state.days.get(pair.name)
+        if days is None:
+            return  # the pair is at home in another partition, or nothing of it came yet
+        for number in self._settled(pair, at, len(days)):
+            day = days[number]
+            if not day.told:
+                day.told = True
+                start = float(number * _DAY_S)
+                yield _message(_record(pair, start, start + _DAY_S, [day], at), f"{pair.name}/{_date(start)}")
+        summary = self._summary(pair, at)
+        if summary is None:
+            return
+        yield _message(summary, pair.name)
+        _publish(summary)
+        alert = self._judge(pair, summary, at)
+        if alert is not None:
+            yield Message(ALERTS, encode(alert), key=alert.fingerprint.encode())
+
+    def _end_others(self, at: float) -> list[Message]:
+        """Alerts of pairs that are no longer configured end."""
+        ended = [self._state.alerts.pop(name) for name in self._state.alerts.keys() - self._pairs.keys()]
+        return [Message(ALERTS, encode(resolved(each, at)), key=each.fingerprint.encode()) for each in ended]
+
+    def _settled(self, pair: Pair, at: float, most: int) -> list[int]:
+        """The newest days that are over for long enough and that the bill has reached, in order.
+
+        They begin with the first day that was estimated, or on which Curb ran.
+        """
+        days = self._state.days[pair.name]
+        first = min([int(self._state.since // _DAY_S), *(number for number, day in days.items() if day.estimated)])
+        reached = max((number for number, day in days.items() if day.billed), default=-1)
+        last = min(reached, int((at - pair.lag_hours * 3600) // _DAY_S) - 1)
+        return sorted(number for number in days if first <= number <= last)[-most:]
+
+    def _summary(self, pair: Pair, at: float) -> Reconciliation | None:
+        days = self._state.days[pair.name]
+        numbers = self._settled(pair, at, pair.window_days)
+        if not numbers:
+            return None
+        start, end = float(numbers[0] * _DAY_S), float((numbers[-1] + 1) * _DAY_S)
+        found = _record(pair, start, end, [days[number] for number in numbers], at)
+        found.open_usd = sum(day.estimated for number, day in days.items() if number > numbers[-1])
+        return found
+
+    def _judge(self, pair: Pair, summary: Reconciliation, at: float) -> Alert | None:
+        """A new revision where the ratio left its band, came back to it, or moved by the day."""
+        low, high = pair.band
+        ratio = summary.ratio
+        enough = summary.days >= pair.min_days and max(summary.estimated_usd, summary.billed_usd) >= max(
+            pair.min_usd, 1e-9
+        )
+        wrong = enough and not (ratio is not None and low <= ratio <= high)
+        alert = self._state.alerts.get(pair.name)
+        if alert is None:
+            if wrong:
+                self._state.alerts[pair.name] = alert = _open(pair, summary, at)
+                metrics.ALERTS.labels(kind=alert.kind, tier=alert.tier).inc()
+                return alert
+        elif not wrong:
+            del self._state.alerts[pair.name]
+            return resolved(alert, at, **_figures(pair, summary))
+        elif at - alert.updated_at >= _DAY_S:
+            self._state.alerts[pair.name] = alert = revised(alert, at, **_figures(pair, summary))
+            return alert
+        return None
+
+
+def expected(summary: Reconciliation) -> tuple[float, float, float] | None:
+    """What the bill for `open_usd` will probably be, with bounds; None where no ratio is known."""
+    if summary.ratio is None:
+        return None
+    low = summary.ratio if summary.ratio_low is None else summary.ratio_low
+    high = summary.ratio if summary.ratio_high is None else summary.ratio_high
+    return summary.open_usd * summary.ratio, summary.open_usd * low, summary.open_usd * high
+
+
+def _record(pair: Pair, start: float, end: float, days: list[_Day], at: float) -> Reconciliation:
+    ratio = ratio_of([(day.estimated, day.billed) for day in days]) or Ratio(0.0, None, None)
+    estimated = sum(day.estimated for day in days)
+    return Reconciliation(
+        pair=pair.name,
+        period_start=start,
+        period_end=end,
+        estimated_usd=estimated,
+        billed_usd=sum(day.billed for day in days),
+        days=len(days),
+        ratio=ratio.value if estimated > 0 else None,
+        ratio_low=ratio.low,
+        ratio_high=ratio.high,
+        at=at,
+    )
+
+
+def _message(record: Reconciliation, key: str) -> Message:
+    return Message(RECONCILED, encode(record), key=key.encode())
+
+
+def _publish(summary: Reconciliation) -> None:
+    if summary.ratio is None:
+        return
+    metrics.CAPTURE_RATIO.labels(pair=summary.pair).set(summary.ratio)
+    if summary.ratio_low is not None and summary.ratio_high is not None:
+        metrics.CAPTURE_RATIO_LOW.labels(pair=summary.pair).set(summary.ratio_low)
+        metrics.CAPTURE_RATIO_HIGH.labels(pair=summary.pair).set(summary.ratio_high)
+
+
+def _open(pair: Pair, summary: Reconciliation, at: float) -> Alert:
+    fingerprint = fingerprint_of("reconcile", pair.name)
+    return Alert(
+        fingerprint=fingerprint,
+        alert_id=alert_id_of(fingerprint, at),
+        revision=1,
+        status="firing",
+        kind="pricing",
+        tier="notice",
+        scope=SCOPE.name,
+        tags={PAIR: pair.name},
+        fired_at=at,
+        updated_at=at,
+        started_at=summary.period_start,
+        usd_per_hour=0.0,
+        expected_usd_per_hour=0.0,
+        score=0.0,
+        channel="pricing/capture_ratio",
+        money="billed",
+        **_figures(pair, summary),
+    )
+
+
+def _figures(pair: Pair, summary: Reconciliation) -> dict[str, Any]:
+    difference = summary.billed_usd - summary.estimated_usd
+    bounds = "" if summary.ratio_low is None else f" ({summary.ratio_low:.2f} to {summary.ratio_high:.2f})"
+    said = "nothing was estimated" if summary.ratio is None else f"a capture ratio of {summary.ratio:.2f}{bounds}"
+    words = (
+        f"{pair.name}: {usd(summary.billed_usd)} billed and {usd(summary.estimated_usd)} estimated for "
+        f"{_date(summary.period_start)} to {_date(summary.period_end - 1)}, {said}; "
+        f"in order is {pair.band[0]:.2f} to {pair.band[1]:.2f}."
+    )
+    return {
+        "expected_usd": summary.estimated_usd,
+        "actual_usd": summary.billed_usd,
+        "excess_usd": difference,
+        "dollars_at_risk": abs(difference),
+        "explanation": words,
+    }
+
+
+def _date(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).date().isoformat()

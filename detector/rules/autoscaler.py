@@ -1,0 +1,183 @@
+"""The autoscaler rule: a group with more machines than it ever needed; without work for them it runs away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.machine_settings import AutoscalerSettings
+from curb.detector.rules.machines import Machines
+from curb.detector.state import wording as explain
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.local_time import local_hour
+from curb.detector.state.view import Finding, Subjects, View
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+#: What is said of a group.
+_NOTHING, _RUNAWAY, _GROWTH, _NEW = 0, 1, 2, 3
+#: One row that is late makes no machine go off.
+_LATE_MIN = 5.0
+#: A new group is news for so long.
+_NEWS_DAYS = 1.0
+
+
+class Autoscaler:
+    """Rows are the groups. Counts machines, not dollars: prices differ, and what counts is who asked for them."""
+
+    def __init__(
+        self, settings: AutoscalerSettings, step_s: int, time_zone: str, warmup_days: float = 3.0, capacity: int = 64
+    ) -> None:
+        """`warmup_days`: in a younger stream every group is only watched."""
+        self._settings, self._step_s, self._warmup_days = settings, step_s, warmup_days
+        self._zone = ZoneInfo(time_zone)
+        self._machines = Machines(step_s, capacity)
+        self._groups = Columns(
+            {
+                #: The decayed most of completed days, and the most of today that may be learned.
+                "most": Column((), np.float32),
+                "today": Column((), np.float32),
+                "large_min": Column((), np.float32),
+                "count": Column((), np.float32),
+                "extra_pct": Column((), np.float32),
+                #: Dollars of the machines over the usual most, since the group became that large.
+                "extra_usd": Column(),
+                "total_usd": Column(),
+                "said": Column(dtype=np.uint8),
+            },
+            capacity,
+        )
+        self._day = -1
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings on groups: a page of kind runaway, digest lines of kind growth."""
+        groups = view.of("group")
+        columns = self._groups
+        columns.grow(len(groups.index))
+        self._advance(view.start)
+        if view.bucket.gap:
+            return self._findings(view, groups)
+        self._machines.advance(view)
+        young = (groups.age_days < self._settings.known_days) | (view.stream_days < self._warmup_days)
+        columns["total_usd"][...] += np.where(young, np.maximum(np.nan_to_num(groups.amounts.cost), 0.0), 0.0)
+        self._count(view, groups, young)
+        self._decide(view, groups, young)
+        self._learn(young)
+        return self._findings(view, groups)
+
+    def _advance(self, start: int) -> None:
+        day = local_hour(start, self._zone).day
+        if day == self._day:
+            return
+        if self._day >= 0:
+            most, today = self._groups["most"], self._groups["today"]
+            most[...] = np.maximum(self._settings.keep_per_day * most, today)
+            today[...] = 0
+        self._day = day
+
+    def _count(self, view: View, groups: Subjects, young: Bools) -> None:
+        """How many machines are on, and how busy and dear are those over the usual most: the ones that came last."""
+        columns, settings = self._groups, self._settings
+        group_of = self._machines.groups(view)
+        near = 0.0 if self._step_s >= 60 * _LATE_MIN else _LATE_MIN
+        on = (self._machines.columns["unseen_min"] <= near) & (group_of >= 0)
+        count = np.bincount(group_of[on], minlength=columns.n).astype(np.float64)
+        most = columns["most"].astype(np.float64)
+        large = (count > np.maximum(most + 1, settings.factor * most)) & ~young
+        # With no history there is nothing to compare to: a group that is known has had a day with machines.
+        large &= most > 0
+        columns["count"][...] = count
+        held = columns["large_min"]
+        held[...] = np.where(large, held + self._step_s / 60, 0.0)
+        for name in ("extra_usd", "said"):
+            columns[name][~large & (columns["said"] != _NEW)] = 0
+        for row in np.flatnonzero(large).tolist():
+            self._judge_extra(view, on & (group_of == row), row, count[row] - most[row])
+
+    def _judge_extra(self, view: View, members: Bools, row: int, extra: float) -> None:
+        machines = self._machines.columns
+        rows = np.flatnonzero(members)
+        newest = rows[np.argsort(machines["on_min"][rows], kind="stable")][: max(1, int(extra))]
+        cost = np.maximum(np.nan_to_num(view.of("node").amounts.cost[newest]), 0.0)
+        self._groups["extra_usd"][row] += cost.sum()
+        # One that has just come on cannot be busy yet.
+        settled = newest[machines["on_min"][newest] >= self._settings.hold_minutes]
+        self._groups["extra_pct"][row] = machines["held_pct"][settled].mean() if len(settled) else np.nan
+
+    def _decide(self, view: View, groups: Subjects, young: Bools) -> None:
+        columns, settings = self._groups, self._settings
+        said, pct = columns["said"], columns["extra_pct"]
+        ready = (columns["large_min"] >= settings.hold_minutes) & (columns["extra_usd"] >= settings.floor_usd)
+        new = young & (view.stream_days - groups.age_days >= self._warmup_days) & (groups.age_days < _NEWS_DAYS)
+        new &= (columns["total_usd"] >= settings.new_group_usd) & (columns["count"] > 0)
+        said[(said == _NEW) & ~new] = _NOTHING
+        for row in np.flatnonzero((ready & np.isfinite(pct)) | new).tolist():
+            if self._planned(view, int(groups.index[row])):
+                said[row] = _NOTHING
+            elif new[row]:
+                said[row] = _NEW
+            elif pct[row] < settings.busy_pct:
+                said[row] = _RUNAWAY
+            elif said[row] == _NOTHING:
+                said[row] = _GROWTH
+
+    def _planned(self, view: View, number: int) -> bool:
+        plans = view.knowledge.plans_for(view.registry.scopes[number], view.registry.tags[number], view.start)
+        return any(usage.used_usd < usage.plan.max_usd for usage in plans)
+
+    def _learn(self, young: Bools) -> None:
+        """Neither a ramp nor what may become one is a habit; growth that works is."""
+        columns = self._groups
+        today, most, count = columns["today"], columns["most"], columns["count"]
+        habit = (columns["large_min"] == 0) | (columns["said"] == _GROWTH)
+        today[...] = np.where(habit, np.maximum(today, count), today)
+        most[...] = np.where(young, np.maximum(most, count), most)
+
+    def _findings(self, view: View, groups: Subjects) -> list[Finding]:
+        findings = []
+        columns = self._groups
+        for row in np.flatnonzero(columns["said"]).tolist():
+            said = int(columns["said"][row])
+            count, most = float(columns["count"][row]), float(columns["most"][row])
+            is_new, runaway = said == _NEW, said == _RUNAWAY
+            if is_new:
+                words = f"on {count:.0f} machines, and was never seen before"
+            else:
+                words = f"on {count:.0f} machines where {most:.0f} were the most before" + (
+                    f"; the added ones do next to nothing ({float(columns['extra_pct'][row]):.0f} % on average)"
+                    if runaway
+                    else ", and they work"
+                )
+            extra_usd = float(columns["total_usd" if is_new else "extra_usd"][row])
+            findings.append(
+                Finding(
+                    series=int(groups.index[row]),
+                    channel="autoscaler/new" if is_new else "autoscaler",
+                    kind="runaway" if runaway else "growth",
+                    tier="page" if runaway else "digest",
+                    score=count / max(most, 1.0),
+                    words=f"{words}, {explain.usd(extra_usd)} so far",
+                    excess_usd=extra_usd,
+                    lasting=True,
+                )
+            )
+        return findings
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes: views that hold until the next change."""
+        return {
+            "day": np.array([self._day], np.int64),
+            **self._machines.dump("machines"),
+            **self._groups.dump("groups"),
+        }
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self._day = int(arrays["day"][0])
+        self._machines.load("machines", arrays)
+        self._groups.load("groups", arrays)

@@ -1,0 +1,71 @@
+"""The rule for requests that fail and cost all the same: a retry storm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.principal_settings import ErrorSettings
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.view import Finding, Subjects, View
+
+_WINDOW_MIN = 20.0
+
+
+class ErrorRate:
+    """A page while the share of failed requests over 20 minutes, their number and their cost are all too high.
+
+    Of principals and of their jobs: that work has a name does not make its failures worth their money.
+    """
+
+    def __init__(self, settings: ErrorSettings, step_s: int) -> None:
+        self._settings = settings
+        self._minutes = max(_WINDOW_MIN, step_s / 60)
+        self._share = step_s / 60 / self._minutes
+        self._step_min = step_s / 60
+        names = ("requests", "errors", "usd")
+        self._rates, self._jobs = (Columns({name: Column() for name in names}, 64) for _ in range(2))
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind runaway."""
+        return self._judge(view.principals, self._rates) + self._judge(view.jobs(), self._jobs)
+
+    def _judge(self, subjects: Subjects, rates: Columns) -> list[Finding]:
+        amounts, settings = subjects.amounts, self._settings
+        rates.grow(len(subjects.index))
+        for name, value in (("requests", amounts.requests), ("errors", amounts.errors), ("usd", amounts.cost)):
+            held = rates[name]
+            held += self._share * (value / self._step_min - held)
+        requests, errors = rates["requests"], rates["errors"]
+        failed = errors / np.maximum(requests, 1e-9)
+        usd_per_hour = 60 * rates["usd"] * failed
+        fires = (failed > settings.rate_max) & (errors * self._minutes > settings.min_errors)
+        fires &= usd_per_hour > settings.min_usd_per_hour
+        return [
+            Finding(
+                series=int(subjects.index[row]),
+                channel="errors",
+                kind="runaway",
+                tier="page",
+                score=float(failed[row] / settings.rate_max),
+                words=f"{100 * failed[row]:.0f} % of its requests fail and cost ${usd_per_hour[row]:,.2f}/h",
+            )
+            for row in np.flatnonzero(fires).tolist()
+        ]
+
+    def forget(self, view: View, over: NDArray[np.bool_]) -> None:
+        """Incidents are over: their errors are taken out of the window."""
+        for subjects, rates in ((view.principals, self._rates), (view.jobs(), self._jobs)):
+            rates["errors"][np.flatnonzero(over[subjects.index])] = 0.0
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
+        return {**self._rates.dump("rates"), **self._jobs.dump("jobs")}
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self._rates.load("rates", arrays)
+        self._jobs.load("jobs", arrays)

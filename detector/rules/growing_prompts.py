@@ -1,0 +1,165 @@
+"""The rule for growing prompts: input tokens per request against their own envelope of a day ago."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.principal_settings import ContextSettings
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.histogram import chunks, cumulated, find_share
+from curb.detector.state.view import Bools, Finding, Floats, Subjects, View
+
+#: ln tokens per request in bins of 0.2 from e^1 on.
+_BINS, _WIDTH, _LOWEST = 60, 0.2, 1.0
+_WINDOW_MIN, _DAY_WINDOW_MIN = 120.0, 720.0
+#: The newest prompts must be large as well, by this share of what the window's must be: a burst that is over fills the
+#: window for hours.
+_RECENT_MIN, _RECENT_SHARE = 10.0, 0.4
+_MEMORY_DAYS = 10.0
+#: A day's prompts are learned a day later, so that a ramp does not lift the envelope it must exceed; in the first days
+#: at once, since there is nothing else.
+_LAG_HOURS, _AT_ONCE_DAYS, _DOUBT = 24, 3.0, 0.03
+_LEAST_REQUESTS, _LEAST_HOURS = 20.0, 36.0
+
+
+class Context:
+    """A notice while prompts are far larger than a day ago and it costs."""
+
+    def __init__(self, settings: ContextSettings, step_s: int) -> None:
+        self._settings, self._step_min, self._step_s = settings, step_s / 60, step_s
+        amounts = ("tokens", "requests", "recent_tokens", "recent_requests", "excess", "price_usd", "price_tokens")
+        names = (*amounts, "held_min", "p50", "p90", "p97", "hours")
+        # float32: averages that fade, and limits read from bins, need no more.
+        self._state = Columns({name: Column(dtype=np.float32) for name in names}, 64)
+        self._envelope = Columns({"weight": Column((_BINS,), np.float32)}, 64)
+        #: The bin of each of the last 24 hours, by hour of the epoch; -1 for an hour that says nothing.
+        self._waiting = Columns(
+            {"bin": Column((_LAG_HOURS,), np.int8, -1), "doubted": Column((_LAG_HOURS,), np.bool_)}, 64
+        )
+        self._hour: int | None = None
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind unit_cost."""
+        subjects = view.principals
+        for columns in (self._state, self._envelope, self._waiting):
+            columns.grow(len(subjects.index))
+        hour = view.start // 3600
+        if self._hour is not None and hour > self._hour:
+            self._close_hour(self._hour, hour, subjects)
+        self._hour = hour
+        if view.bucket.gap:
+            return []
+        size = self._follow(subjects)
+        fires, usd_per_day = self._decide(size)
+        p50 = np.exp(self._state["p50"])
+        return [
+            Finding(
+                series=int(subjects.index[row]),
+                channel="context",
+                kind="unit_cost",
+                tier="notice",
+                score=float(usd_per_day[row] / self._settings.min_usd_per_day),
+                words=f"{np.exp(size[row]):,.0f} input tokens per request, usually {p50[row]:,.0f}, which costs "
+                f"${usd_per_day[row]:,.2f} a day",
+                lasting=True,
+            )
+            for row in np.flatnonzero(fires).tolist()
+        ]
+
+    def forget(self, view: View, over: Bools) -> None:
+        """Incidents are over: the prompts they sent are taken out of the windows."""
+        rows = np.flatnonzero(over[view.principals.index])
+        state = self._state
+        for of in ("", "recent_"):
+            state[f"{of}tokens"][rows] = state[f"{of}requests"][rows] * np.exp(state["p50"][rows])
+        state["excess"][rows] = state["held_min"][rows] = 0.0
+
+    def _follow(self, subjects: Subjects) -> Floats:
+        """The averages; returns ln tokens per request of the last two hours."""
+        state, amounts = self._state, subjects.amounts
+        for of, window_min in (("", _WINDOW_MIN), ("recent_", _RECENT_MIN)):
+            share = min(1.0, self._step_min / window_min)
+            for name, value in (("tokens", amounts.input_tokens), ("requests", amounts.requests)):
+                held = state[of + name]
+                held += share * (value / self._step_min - held)
+        over = np.maximum(0.0, amounts.input_tokens - amounts.requests * np.exp(state["p90"]))
+        held = state["excess"]
+        held += min(1.0, self._step_min / _DAY_WINDOW_MIN) * (over / self._step_min - held)
+        keep = np.exp(-self._step_min / (3 * 1440))
+        for name, value in (
+            ("price_usd", amounts.cost),
+            ("price_tokens", amounts.input_tokens + 4 * amounts.output_tokens),
+        ):
+            held = state[name]
+            held *= keep
+            held += value
+        return self._size()
+
+    def _size(self, of: str = "") -> Floats:
+        """ln tokens per request of the last two hours, or of the newest requests."""
+        tokens, requests = self._state[f"{of}tokens"], self._state[f"{of}requests"]
+        size: Floats = np.log(np.maximum(tokens, 1e-9) / np.maximum(requests, 1e-9))
+        return size
+
+    def _decide(self, size: Floats) -> tuple[Bools, Floats]:
+        state, settings = self._state, self._settings
+        price = state["price_usd"] / np.maximum(state["price_tokens"], 1e-9)
+        usd_per_day = 1440 * state["excess"] * price
+        limit = state["p97"] + np.maximum(settings.margin, state["p90"] - state["p50"])
+        limit = np.maximum(limit, state["p50"] + np.log(settings.min_ratio))
+        high = (size > limit) & (state["requests"] * _WINDOW_MIN >= _LEAST_REQUESTS) & (state["hours"] >= _LEAST_HOURS)
+        held = state["held_min"]
+        held[...] = np.where(high, held + self._step_min, 0.0)
+        lasts = self._size("recent_") > state["p50"] + _RECENT_SHARE * (limit - state["p50"])
+        return (held >= settings.hold_minutes) & (usd_per_day >= settings.min_usd_per_day) & lasts, usd_per_day
+
+    def _close_hour(self, hour: int, now: int, subjects: Subjects) -> None:
+        """Learn the hours that have waited for a day; let the one that ends wait."""
+        state, weight = self._state, self._envelope["weight"]
+        size = self._size()
+        said = (state["requests"] * _WINDOW_MIN >= _LEAST_REQUESTS) & np.isfinite(size)
+        place = np.where(said, np.clip((size - _LOWEST) / _WIDTH, 0, _BINS - 1), -1).astype(np.int8)
+        doubted = state["held_min"] > 0
+        weight *= np.float32(np.exp(-(now - hour) / 24 / _MEMORY_DAYS))
+        young = subjects.age_days < _AT_ONCE_DAYS
+        self._learn(np.flatnonzero(said & young), place, doubted)
+        bins, doubts = self._waiting["bin"], self._waiting["doubted"]
+        for slot in {at % _LAG_HOURS for at in range(hour, min(now, hour + _LAG_HOURS))}:
+            self._learn(np.flatnonzero(bins[slot] >= 0), bins[slot], doubts[slot])
+            bins[slot] = -1
+        bins[hour % _LAG_HOURS] = np.where(young, -1, place)
+        doubts[hour % _LAG_HOURS] = doubted
+        self._read()
+
+    def _learn(self, rows: NDArray[np.intp], place: NDArray[np.int8], doubted: Bools) -> None:
+        self._envelope["weight"][place[rows], rows] += np.where(doubted[rows], _DOUBT, 1.0).astype(np.float32)
+        self._state["hours"][rows] += 1.0
+
+    def _read(self) -> None:
+        weight = self._envelope["weight"]
+        for some in chunks(weight.shape[1]):
+            mass = cumulated(weight[:, some].copy())
+            for name, share in (("p50", 0.5), ("p90", 0.9), ("p97", 0.97)):
+                at, within = find_share(mass, share * mass[-1])
+                self._state[name][some] = _LOWEST + _WIDTH * (at + within)
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
+        arrays = {"hour": np.array([-1 if self._hour is None else self._hour], np.int64)}
+        for name, columns in self._parts():
+            arrays.update(columns.dump(name))
+        return arrays
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        for name, columns in self._parts():
+            columns.load(name, arrays)
+        hour = int(arrays["hour"][0])
+        self._hour = None if hour < 0 else hour
+
+    def _parts(self) -> list[tuple[str, Columns]]:
+        return [("state", self._state), ("envelope", self._envelope), ("waiting", self._waiting)]

@@ -1,0 +1,210 @@
+"""The rule on jobs: a run of a job is held against its plan and against the runs before, not against the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.incidents.planned import Usage
+from curb.detector.rules.machine_settings import JobSettings
+from curb.detector.state import wording as explain
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.local_time import local_hour
+from curb.detector.state.view import Finding, Subjects, View
+from curb.stream.records.spend import Tier
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+#: Runs that are remembered; of these the largest one stays until it is this old, for what comes once a month.
+RUNS = 16
+_LARGEST_DAYS = 100
+#: Memory of how much of the time a job is active, and from which age on this is known.
+_SHARE_DAYS, _SHARE_KNOWN_DAYS = 3.0, 2.0
+#: A run far larger than those at its time is remembered as no more than this multiple of them: what is told again and
+#: again becomes usual, in steps.
+_LEARN_FACTOR = 1.5
+#: Over how long the pace of a run is measured, and how long it has gone on at least.
+_PACE_MIN = 30.0
+#: An earlier run that cost next to nothing says nothing on what the next one may cost.
+_LEAST_USD = 1.0
+
+
+class _Verdict(NamedTuple):
+    tier: Tier
+    usual_usd: float
+    allowed_usd: float
+    why: str
+
+
+class Jobs:
+    """Rows are `View.jobs()`. A gap of the whole fleet lengthens no pause."""
+
+    def __init__(
+        self, settings: JobSettings, step_s: int, time_zone: str, warmup_days: float = 3.0, capacity: int = 64
+    ) -> None:
+        """`warmup_days`: in a younger stream runs are only learned."""
+        self._settings, self._step_s, self._warmup_days = settings, step_s, warmup_days
+        self._zone = ZoneInfo(time_zone)
+        self._jobs = Columns(
+            {
+                #: The run that goes on: epoch seconds of its begin, 0 for none, and seconds of the local day; minutes
+                #: since it was active; dollars; minutes; pace.
+                "start": Column(dtype=np.int64),
+                "second": Column(dtype=np.int32),
+                "paused_min": Column((), np.float32),
+                "run_usd": Column(),
+                "run_min": Column((), np.float32),
+                "usd_per_hour": Column((), np.float32),
+                #: Whether a plan covers the run, or a part of it.
+                "planned": Column(dtype=np.bool_),
+                "active_share": Column((), np.float32),
+                #: Runs that ended: the newest first, zeros for none.
+                "starts": Column((RUNS,), np.int64),
+                "seconds": Column((RUNS,), np.int32),
+                "usd": Column((RUNS,), np.float32),
+            },
+            capacity,
+        )
+
+    @property
+    def bytes_per_series(self) -> float:
+        """Memory of one job."""
+        return self._jobs.bytes_per_series
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings on the runs that go on: of kind runaway for notices, growth for digest lines."""
+        jobs = view.jobs()
+        self._jobs.grow(len(jobs.index))
+        if not view.bucket.gap and len(jobs.index):
+            self._advance(view, jobs)
+        if view.stream_days < self._warmup_days:
+            return []
+        found = (self._judge(view, jobs, row) for row in self._looked_at(jobs))
+        return [finding for finding in found if finding is not None]
+
+    def _advance(self, view: View, jobs: Subjects) -> None:
+        columns = self._jobs
+        cost = np.nan_to_num(jobs.amounts.cost)
+        active = (cost > 0) | (jobs.amounts.requests > 0)
+        step_min = self._step_s / 60
+        running = columns["start"] > 0
+        paused = columns["paused_min"]
+        paused[...] = np.where(active, 0.0, paused + step_min)
+        for row in np.flatnonzero(running & (paused > self._settings.gap_minutes)).tolist():
+            self._end_run(row, view.start, told=view.stream_days >= self._warmup_days)
+        begins = active & (columns["start"] == 0)
+        columns["start"][begins] = view.start
+        hour = local_hour(view.start, self._zone)
+        columns["second"][begins] = round(3600 * (hour.of_day + hour.fraction))
+        columns["run_usd"][...] += np.where(columns["start"] > 0, np.maximum(cost, 0.0), 0.0)
+        columns["run_min"][...] += np.where(columns["start"] > 0, step_min, 0.0)
+        pace = columns["usd_per_hour"]
+        pace += min(1.0, step_min / _PACE_MIN) * (60 * np.maximum(cost, 0.0) / step_min - pace)
+        share = columns["active_share"]
+        # Short pauses are a part of a run, at any length of buckets.
+        share += step_min / (1440 * _SHARE_DAYS) * ((columns["start"] > 0) - share)
+
+    def _end_run(self, row: int, now: int, *, told: bool) -> None:
+        """Remember the run. When there is no room the oldest is forgotten, but not what comes once a month.
+
+        `told`: runs that are too large are told by now.
+        """
+        columns = self._jobs
+        starts, seconds, usd = (columns[name][:, row] for name in ("starts", "seconds", "usd"))
+        if not columns["planned"][row]:
+            spent = float(columns["run_usd"][row])
+            alike = float(self._alike(np.array([row], np.intp))[0])
+            if told and alike >= 0 and spent > self._settings.factor * alike:
+                spent = min(spent, max(_LEARN_FACTOR * alike, self._settings.digest_usd))
+            last = RUNS - 1
+            if usd.argmax() == last and now - starts[last] < 86400 * _LARGEST_DAYS:
+                last -= 1
+            newest = (columns["start"][row], columns["second"][row], spent)
+            for held, value in zip((starts, seconds, usd), newest, strict=True):
+                held[1 : last + 1] = held[:last].copy()
+                held[0] = value
+        for name in ("start", "run_usd", "run_min", "usd_per_hour", "planned"):
+            columns[name][row] = 0
+
+    def _looked_at(self, jobs: Subjects) -> list[int]:
+        """Runs that are to be judged: of batch jobs, beyond what is usual at their time. Most are not, at no cost."""
+        columns, settings = self._jobs, self._settings
+        batch = (jobs.age_days < _SHARE_KNOWN_DAYS) | (columns["active_share"] <= settings.batch_share)
+        rows = np.flatnonzero((columns["start"] > 0) & batch & (columns["run_usd"] > settings.digest_usd))
+        alike = self._alike(rows)
+        usual = (alike >= 0) & (columns["run_usd"][rows] <= settings.factor * alike) & ~columns["planned"][rows]
+        return [int(row) for row in rows[~usual]]
+
+    def _judge(self, view: View, jobs: Subjects, row: int) -> Finding | None:
+        columns, number = self._jobs, int(jobs.index[row])
+        usd = float(columns["run_usd"][row])
+        plans = view.knowledge.plans_for(view.registry.scopes[number], view.registry.tags[number], view.start)
+        columns["planned"][row] |= bool(plans)
+        verdict = self._by_plan(usd, plans) if plans else self._by_runs(usd, row)
+        if verdict is None:
+            return None
+        began = explain.duration(60 * float(columns["run_min"][row]))
+        return Finding(
+            series=number,
+            channel="job",
+            kind="runaway" if verdict.tier == "notice" else "growth",
+            tier=verdict.tier,
+            score=usd / max(verdict.allowed_usd, _LEAST_USD),
+            words=f"in a run of {explain.usd(usd)} so far that began {began} ago, {verdict.why}",
+            excess_usd=usd - verdict.usual_usd,
+        )
+
+    def _by_plan(self, usd: float, plans: list[Usage]) -> _Verdict | None:
+        most = max(usage.plan.max_usd for usage in plans)
+        if usd <= most:
+            return None
+        return _Verdict("notice", most, most, f"over the {explain.usd(most)} that were announced")
+
+    def _by_runs(self, usd: float, row: int) -> _Verdict | None:
+        columns, settings = self._jobs, self._settings
+        known = columns["starts"][:, row] > 0
+        largest = float(columns["usd"][:, row].max(initial=0.0, where=known))
+        alike = float(self._alike(np.array([row], np.intp))[0])
+        if alike >= 0:
+            allowed = settings.factor * max(alike, _LEAST_USD)
+            over = usd > max(allowed, settings.digest_usd)
+            why = f"{usd / max(alike, _LEAST_USD):.1f} times the largest run at this time of day before"
+            return _Verdict("notice", alike, allowed, why) if over else None
+        if known.any() and usd > max(settings.factor * largest, settings.other_time_usd):
+            why = f"{usd / max(largest, _LEAST_USD):.1f} times the largest run at any time before"
+            return _Verdict("notice", largest, settings.factor * largest, why)
+        minutes, pace = float(columns["run_min"][row]), float(columns["usd_per_hour"][row])
+        hours_left = settings.endless_hours - minutes / 60
+        endless = hours_left <= 0 and usd > settings.endless_usd
+        # Nobody need wait until it is called endless to see what it comes to by then.
+        goes_on = minutes >= _PACE_MIN and columns["paused_min"][row] == 0
+        comes_to = usd + max(0.0, hours_left) * pace if goes_on else usd
+        if comes_to > settings.notice_usd or endless:
+            why = f"now ${pace:,.0f} an hour, unlike any run before and not announced"
+            return _Verdict("notice", 0.0, settings.notice_usd, why)
+        if usd > settings.digest_usd:
+            why = "at a time of day at which it never ran before" if known.any() else "the first one of this job"
+            return _Verdict("digest", 0.0, settings.digest_usd, why)
+        return None
+
+    def _alike(self, rows: NDArray[np.intp]) -> Floats:
+        """Dollars of the largest earlier run that began at about the same local time of day; -1 for none."""
+        columns = self._jobs
+        apart = np.abs(columns["seconds"][:, rows] - columns["second"][rows])
+        near = np.minimum(apart, 86400 - apart) <= 3600 * self._settings.same_time_hours
+        near &= columns["starts"][:, rows] > 0
+        usd: Floats = columns["usd"][:, rows].max(axis=0, initial=-1.0, where=near).astype(np.float64)
+        return usd
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes: views that hold until the next change."""
+        return self._jobs.dump("jobs")
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self._jobs.load("jobs", arrays)

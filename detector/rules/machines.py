@@ -1,0 +1,93 @@
+"""Which machines are on, for how long, and how busy: what the rules on nodes and their groups share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.view import View
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+#: A machine not seen for so long is off. Sources may sample less often than buckets end, and rows may be late.
+_UNSEEN_MIN = 15.0
+#: Memory of the utilisation that is held; one sample counts up to this percent.
+_MEMORY_MIN, _MOST_PCT = 10.0, 30.0
+
+
+class Machines:
+    """Rows are the nodes in the order in which they came. A gap of the whole fleet changes nothing here."""
+
+    def __init__(self, step_s: int, capacity: int = 64) -> None:
+        self._step_min = step_s / 60
+        self.columns = Columns(
+            {
+                #: Since it was last seen; a node never seen is off.
+                "unseen_min": Column((), np.float32, np.inf),
+                #: Since it came on, 0 while off.
+                "on_min": Column((), np.float32),
+                #: Held over ten minutes.
+                "held_pct": Column((), np.float32, _MOST_PCT),
+            },
+            capacity,
+        )
+        self._groups = np.zeros(0, np.intp)
+        #: Of this bucket: nodes that sent data or cost money, with the percent where one was measured.
+        self.seen: Bools = np.zeros(0, np.bool_)
+        self.measured: Bools = np.zeros(0, np.bool_)
+        self.pct: Floats = np.zeros(0)
+        self.elapsed_min: Floats = np.zeros(0)
+
+    def advance(self, view: View) -> None:
+        """Take in a bucket that is no gap."""
+        nodes = view.of("node")
+        self.columns.grow(len(nodes.index))
+        amounts, unseen = nodes.amounts, self.columns["unseen_min"]
+        samples = np.nan_to_num(amounts.gpu_samples, nan=0.0)
+        percents = np.nan_to_num(amounts.gpu_percents, nan=-1.0)
+        self.seen = (amounts.cost > 0) | (samples > 0)
+        self.measured = (samples > 0) & (percents >= 0)
+        self.pct = np.where(self.measured, percents / np.maximum(samples, 1e-9), np.nan)
+        # What was not seen in between was on as well, if it was not for long.
+        passed = unseen + self._step_min
+        self.elapsed_min = np.where(passed <= _UNSEEN_MIN + self._step_min, passed, self._step_min).astype(np.float64)
+        unseen[...] = np.where(self.seen, 0.0, passed)
+        on_min, held = self.columns["on_min"], self.columns["held_pct"]
+        on_min[...] = np.where(self.seen, on_min + self.elapsed_min, np.where(self.on, on_min, 0.0))
+        share = np.minimum(1.0, self.elapsed_min / _MEMORY_MIN)
+        # A machine that comes on is held to be busy until it shows otherwise.
+        moved = held + share * (np.minimum(np.nan_to_num(self.pct), _MOST_PCT) - held)
+        held[...] = np.where(self.measured, moved, np.where(self.on, held, _MOST_PCT))
+
+    @property
+    def on(self) -> Bools:
+        """Nodes that are on, as far as is known."""
+        on: Bools = self.columns["unseen_min"] <= _UNSEEN_MIN
+        return on
+
+    def groups(self, view: View) -> NDArray[np.intp]:
+        """The row of each node's group, -1 for none."""
+        nodes, groups = view.of("node").index, view.of("group").index
+        known = len(self._groups)
+        self._groups = np.concatenate([self._groups, np.full(len(nodes) - known, -1, np.intp)])
+        if len(groups) and (self._groups < 0).any():
+            # A node's group comes with it or never: only nodes that are on are asked for.
+            for row in np.flatnonzero((self._groups < 0) & self.seen).tolist():
+                above = view.registry.above(int(nodes[row]))
+                if above is not None:
+                    self._groups[row] = int(np.searchsorted(groups, above))
+        return self._groups
+
+    def dump(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
+        return self.columns.dump(prefix)
+
+    def load(self, prefix: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self.columns.load(prefix, arrays)
+        self._groups = np.zeros(0, np.intp)

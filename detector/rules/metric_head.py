@@ -1,0 +1,243 @@
+"""The metric head: how unusual the newest sample of any metric is for its own series, at several time scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.metric_settings import MetricSettings
+from curb.detector.rules.metric_tail import VALUE, Index, MetricTail
+from curb.detector.state.columns import Column, Columns
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+#: What is watched of a series; the season is what is left of a value without the mean of its time of day.
+CHANNELS = ("value", "short mean", "middle mean", "volatility", "season", "trend")
+_SHORT, _MIDDLE, _LONG = 1, 2, 3
+#: Values are cut off here, so that no sum or product overflows.
+_VALUE_MAX = 1e100
+_LONG_AGO = 2**40
+
+
+@dataclass(frozen=True)
+class MetricScores:
+    """What one step says about every series; arrays of shape (N,)."""
+
+    #: 0 and up, in powers of ten, also while a series holds off.
+    surprise: Floats
+    #: surprise / (1 + surprise) where the series fires, else 0.
+    score: Floats
+    fired: Bools
+    #: Index into CHANNELS of what says most; meaningless where surprise is 0.
+    channel: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A step as it would change the series that have a sample; arrays of shape (..., M)."""
+
+    index: Index
+    seen: NDArray[np.int64]
+    warm: Bools
+    means: Floats
+    volatility: Floats
+    learned: Floats
+    bins: NDArray[np.intp]
+    channels: Floats
+    surprise: Floats
+    fired: Bools
+    best: NDArray[np.intp]
+
+
+class MetricHead:
+    """Scores with what was known before the step, then learns from it. Pure: same steps, same scores."""
+
+    def __init__(self, settings: MetricSettings, capacity: int = 64) -> None:
+        """`capacity` is the number of series to make room for at first."""
+        self._settings = settings
+        self._tail = MetricTail(settings, len(CHANNELS), capacity)
+        self._series = Columns(
+            {
+                "warmup": Column(dtype=np.int64),
+                "seen": Column(dtype=np.int64),
+                "since_fire": Column(dtype=np.int64, fill=_LONG_AGO),
+                "means": Column((4,)),
+                "volatility": Column(),
+                "greatest": Column(),
+                "least": Column(),
+                "season": Column((settings.season_bins,)),
+                "season_visits": Column((settings.season_bins,), np.uint8),
+            },
+            capacity,
+        )
+        lengths = (settings.quick_length, settings.short_length, settings.middle_length, settings.long_length)
+        self._shares = 1 / np.array(lengths)[:, None]
+        self._parts = {"series": self._series, "tail": self._tail.columns}
+
+    @property
+    def n(self) -> int:
+        """Number of series in use."""
+        return self._series.n
+
+    @property
+    def bytes_per_series(self) -> float:
+        """Memory of one series."""
+        return sum(part.bytes_per_series for part in self._parts.values())
+
+    def grow(self, n: int, warmup_points: int | None = None) -> None:
+        """Use `n` series. New ones are watched for `warmup_points`, by default and at most the settings' number.
+
+        Raises ValueError if that is not from 1 to the settings' number.
+        """
+        most = self._settings.warmup_points
+        points = most if warmup_points is None else warmup_points
+        if not 1 <= points <= most:
+            raise ValueError(f"warmup_points must be from 1 to {most}, not {points}")
+        before = self.n
+        for part in self._parts.values():
+            part.grow(n)
+        self._series["warmup"][before:] = points
+
+    def step(self, value: Floats, day_share: float | Floats) -> MetricScores:
+        """Score the newest samples, shape (N,), and learn from them.
+
+        NaN (and infinity) is no sample: it scores 0 and changes nothing. `day_share` is the time of day from 0 up to 1,
+        of the sample's local business day: one for all or one per series.
+        """
+        look = self._look(value, day_share)
+        scores = self._scores(look)
+        self._apply(look)
+        return scores
+
+    def score(self, value: Floats, day_share: float | Floats) -> MetricScores:
+        """As `step`, without learning."""
+        return self._scores(self._look(value, day_share))
+
+    def learn(self, value: Floats, day_share: float | Floats) -> None:
+        """As `step`, without the scores."""
+        self._apply(self._look(value, day_share))
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """All state as flat arrays, for `load`: views that hold until the next change."""
+        return {name: array for part, columns in self._parts.items() for name, array in columns.dump(part).items()}
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where `dump` was made. Raises ValueError for a state of other constants, KeyError for a foreign one."""
+        for part, columns in self._parts.items():
+            columns.load(part, arrays)
+
+    def _look(self, value: Floats, day_share: float | Floats) -> _Look:
+        present = np.isfinite(value)
+        # A slice gives views, which is several times faster than picking series one by one.
+        index: Index = slice(None) if present.all() else np.nonzero(present)[0]
+        series, settings = self._series, self._settings
+        raw = np.clip(value[index], -_VALUE_MAX, _VALUE_MAX)
+        seen = series["seen"][index] + 1
+        warm, first = seen > series["warmup"][index], seen == 1
+        least, greatest = self._tail.limits(VALUE, index)
+        cut = np.where(warm, np.clip(raw, least, np.maximum(least, greatest)), raw)
+        means = np.where(first, cut, series["means"][:, index])
+        change = np.abs(cut - means[0])
+        means = means + self._shares * (cut - means)
+        volatility = series["volatility"][index]
+        volatility = volatility + (change - volatility) / settings.volatility_length
+        bins = self._bins(day_share, index, raw.size)
+        expected = self._expected(bins, index, cut)
+        channels = np.stack(
+            (raw, means[_SHORT], means[_MIDDLE], volatility, cut - expected, means[_MIDDLE] - means[_LONG])
+        )
+        surprise, best = self._surprise(channels, cut, index)
+        surprise = np.where(warm, surprise, 0.0)
+        rested = series["since_fire"][index] >= settings.hold_off_share * series["warmup"][index]
+        return _Look(
+            index=index,
+            seen=seen,
+            warm=warm,
+            means=means,
+            volatility=volatility,
+            learned=cut,
+            bins=bins,
+            channels=channels,
+            surprise=surprise,
+            fired=rested & (surprise >= settings.fire_at),
+            best=best,
+        )
+
+    def _bins(self, day_share: float | Floats, index: Index, size: int) -> NDArray[np.intp]:
+        bins = self._settings.season_bins
+        share = np.asarray(day_share, np.float64)
+        picked = share[index] if share.ndim else np.broadcast_to(share, (size,))
+        return np.clip(bins * picked, 0, bins - 1).astype(np.intp)
+
+    def _at(self, bins: NDArray[np.intp], index: Index) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Where in the season's arrays the series of `index` are."""
+        return bins, np.arange(self.n)[index]
+
+    def _expected(self, bins: NDArray[np.intp], index: Index, unknown: Floats) -> Floats:
+        """What is usual at this time of day, and `unknown` where that is not known yet."""
+        at = self._at(bins, index)
+        known = self._series["season_visits"][at] > self._settings.season_known
+        return np.where(known, self._series["season"][at], unknown)
+
+    def _surprise(self, channels: Floats, cut: Floats, index: Index) -> tuple[Floats, NDArray[np.intp]]:
+        """Surprise over all channels and the one that says most."""
+        settings = self._settings
+        each = self._tail.surprise(channels, index)
+        greatest, least = self._series["greatest"][index], self._series["least"][index]
+        above = cut - greatest
+        beyond = above if settings.one_sided else np.maximum(above, least - cut)
+        spread = greatest - least
+        share = np.where(spread > 0, beyond / np.where(spread > 0, spread, 1.0), np.where(beyond > 0, np.inf, 0.0))
+        extra = settings.extreme_bonus * np.minimum(1.0, share / settings.extreme_full)
+        total = np.sqrt(np.square(each).sum(axis=0)) + np.where(share > settings.extreme_least, extra, 0.0)
+        return total, each.argmax(axis=0)
+
+    def _scores(self, look: _Look) -> MetricScores:
+        def spread(picked: NDArray[Any]) -> NDArray[Any]:
+            full = np.zeros(self.n, picked.dtype)
+            full[look.index] = picked
+            return full
+
+        surprise, fired = spread(look.surprise), spread(look.fired)
+        score = np.where(fired, surprise / (1 + surprise), 0.0)
+        return MetricScores(surprise=surprise, score=score, fired=fired, channel=spread(look.best))
+
+    def _apply(self, look: _Look) -> None:
+        series, index, cut = self._series, look.index, look.learned
+        first = look.seen == 1
+        series["seen"][index] = look.seen
+        series["means"][:, index] = look.means
+        series["volatility"][index] = look.volatility
+        series["greatest"][index] = np.where(first, cut, np.maximum(series["greatest"][index], cut))
+        series["least"][index] = np.where(first, cut, np.minimum(series["least"][index], cut))
+        since = np.minimum(series["since_fire"][index] + 1, _LONG_AGO)
+        series["since_fire"][index] = np.where(look.fired, 0, since)
+        self._learn_season(look)
+        self._learn_tail(look)
+
+    def _learn_season(self, look: _Look) -> None:
+        at = self._at(look.bins, look.index)
+        series = self._series
+        visits = np.minimum(series["season_visits"][at] + 1, self._settings.season_memory)
+        season = series["season"][at]
+        series["season"][at] = season + (look.learned - season) / visits
+        series["season_visits"][at] = visits
+
+    def _learn_tail(self, look: _Look) -> None:
+        if look.warm.all():
+            self._tail.learn(look.channels, look.index)
+            return
+        every = np.arange(self.n)[look.index]
+        cold = ~look.warm
+        self._tail.warm(look.channels[:, cold], every[cold], look.seen[cold])
+        points = self._series["warmup"][every]
+        done = look.seen == points
+        if done.any():
+            self._tail.settle(every[done], points[done])
+        if look.warm.any():
+            self._tail.learn(look.channels[:, look.warm], every[look.warm])

@@ -1,0 +1,122 @@
+"""How unusual values are for their own channel: exponential beyond slowly moving edges, on both sides."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.metric_settings import MetricSettings
+from curb.detector.state.columns import Column, Columns
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.intp] | slice
+
+#: Axis of the sides: too high, and too low (as negated values).
+HIGH, LOW = 0, 1
+#: The channel of the value itself, whose size says what rounding is.
+VALUE = 0
+#: A scale is at least this, and this share of the value: what rounding does to a constant series is no news.
+_TINY = 1e-9
+_SMALLEST_RANGE_SHARE = 0.001
+#: One sample moves a mean excess by no more than this many mean excesses.
+_EXCESS_STEP_MAX = 20.0
+_LOG10_E = 0.4343
+
+
+class MetricTail:
+    """Two edges with the mean excess beyond each, and a scale, per channel and series.
+
+    The warm-up keeps the most extreme samples only, which is all that the first edges need; then everything moves on
+    by small steps. Values have shape (channels, M), where M series are picked by `index`.
+    """
+
+    def __init__(self, settings: MetricSettings, channels: int, capacity: int) -> None:
+        self._settings = settings
+        kept = int(settings.tail_share * settings.warmup_points) + 1
+        self.columns = Columns(
+            {
+                "edge": Column((2, channels)),
+                "excess": Column((2, channels), fill=1.0),
+                "scale": Column((channels,), fill=1.0),
+                "centre": Column((channels,)),
+                "extremes": Column((2, channels, kept), fill=-np.inf),
+            },
+            capacity,
+        )
+
+    def surprise(self, value: Floats, index: Index) -> Floats:
+        """-log10 of the chance of a value so far out, shape (channels, M); 0 between the edges."""
+        settings = self._settings
+        over = _sides(value) - self.columns["edge"][..., index]
+        far = over / self.columns["excess"][..., index]
+        both = np.where(over > 0, _LOG10_E * far - np.log10(settings.tail_share), 0.0)
+        if settings.one_sided:
+            both = both[: HIGH + 1]
+        surprise: Floats = np.minimum(both.max(axis=0), settings.surprise_cap)
+        return surprise
+
+    def limits(self, channel: int, index: Index) -> tuple[Floats, Floats]:
+        """Least and greatest value worth learning from, shapes (M,)."""
+        edge, excess = self.columns["edge"][:, channel, index], self.columns["excess"][:, channel, index]
+        limit = edge + self._settings.spike_limit * excess
+        return -limit[LOW], limit[HIGH]
+
+    def warm(self, value: Floats, index: Index, seen: NDArray[np.int64]) -> None:
+        """Take in a sample of the warm-up, the `seen`-th from 1."""
+        columns = self.columns
+        centre = columns["centre"][:, index] + (value - columns["centre"][:, index]) / seen
+        # The scale is the mean deviation until the warm-up ends.
+        scale = np.where(seen == 1, 0.0, columns["scale"][:, index])
+        columns["scale"][:, index] = scale + (np.abs(value - centre) - scale) / seen
+        columns["centre"][:, index] = centre
+        extremes = columns["extremes"][..., index]
+        least = extremes.argmin(axis=2)[:, :, None]
+        held = np.take_along_axis(extremes, least, axis=2)
+        np.put_along_axis(extremes, least, np.maximum(held, _sides(value)[:, :, None]), axis=2)
+        columns["extremes"][..., index] = extremes
+
+    def settle(self, index: Index, points: NDArray[np.int64]) -> None:
+        """End the warm-up of series that had so many `points`: place the edges."""
+        settings, columns = self._settings, self.columns
+        extremes = -np.sort(-columns["extremes"][..., index], axis=2)
+        rank = (settings.tail_share * points).astype(np.intp)
+        edge = np.take_along_axis(extremes, np.broadcast_to(rank, (*extremes.shape[:2], 1, rank.size)), axis=2)[:, :, 0]
+        spread = extremes[HIGH, :, 0] + extremes[LOW, :, 0]
+        scale = np.maximum(settings.first_scale * columns["scale"][:, index], _SMALLEST_RANGE_SHARE * spread)
+        scale = np.maximum(scale, _tiny(columns["centre"][VALUE, index]))
+        over = np.maximum(extremes - edge[:, :, None], 0.0)
+        count = (over > 0).sum(axis=2)
+        excess = (over.sum(axis=2) + settings.first_excess * scale) / (count + 1)
+        columns["edge"][..., index] = edge
+        columns["excess"][..., index] = np.maximum(excess, settings.least_excess * scale)
+        columns["scale"][:, index] = scale
+
+    def learn(self, value: Floats, index: Index) -> None:
+        """Move edges, mean excesses and scales by one sample."""
+        settings, columns = self._settings, self.columns
+        edge, excess = columns["edge"][..., index], columns["excess"][..., index]
+        scale = columns["scale"][:, index]
+        over = _sides(value) - edge
+        out = over > 0
+        step = np.where(out, settings.excess_rate * (np.minimum(over, _EXCESS_STEP_MAX * excess) - excess), 0.0)
+        middle = (edge[HIGH] - edge[LOW]) / 2
+        # In balance an edge leaves `tail_share` of the samples outside.
+        edge = edge + settings.edge_rate * scale * (out - settings.tail_share)
+        deviation = np.abs(np.clip(value, *self._bounds(edge, excess)) - middle)
+        columns["edge"][..., index] = edge
+        columns["excess"][..., index] = np.maximum(excess + step, settings.least_excess * scale)
+        scale = scale + settings.scale_rate * (deviation - scale)
+        columns["scale"][:, index] = np.maximum(scale, _tiny(middle[VALUE]))
+
+    def _bounds(self, edge: Floats, excess: Floats) -> tuple[Floats, Floats]:
+        limit = edge + self._settings.spike_limit * excess
+        return -limit[LOW], np.maximum(limit[HIGH], -limit[LOW])
+
+
+def _sides(value: Floats) -> Floats:
+    return np.stack((value, -value))
+
+
+def _tiny(value: Floats) -> Floats:
+    tiny: Floats = _TINY * np.maximum(np.abs(value), 1.0)
+    return tiny

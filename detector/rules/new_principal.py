@@ -1,0 +1,165 @@
+"""The rule for principals never seen before: statistics know nothing of them, so the way they spend decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.principal_settings import NewPrincipalSettings
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.view import Finding, Floats, Subjects, View
+
+#: Users grow like requests to this power in an ordinary fleet.
+_EXPONENT = 0.75
+_DAY_MIN = 1440.0
+_LEAST_REQUESTS = 20
+#: So long a newcomer stays one, whatever demand says.
+_YOUNG_DAYS = 2.5
+#: The fleet's prompt sizes, as ln tokens per request: bins of 0.25 from 1 to 20 million.
+_BINS, _WIDTH = 68, 0.25
+_FORGET_DAYS = 14.0
+
+
+class NewPrincipal:
+    """A page for newcomers that spend like machines, a notice while few users that ask a lot may explain it."""
+
+    def __init__(self, settings: NewPrincipalSettings, warmup_s: float, step_s: int) -> None:
+        self._settings, self._warmup_s = settings, warmup_s
+        self._share = min(1.0, step_s / 60 / _DAY_MIN)
+        self._sums = Columns({name: Column() for name in ("usd", "requests", "organic", "tokens", "users")}, 64)
+        self._jobs = Columns({name: Column() for name in ("usd", "requests", "tokens")}, 64)
+        self._fleet = np.zeros(_BINS)
+        self._usual_usd = 0.0
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind abusive."""
+        subjects, amounts = view.principals, view.principals.amounts
+        self._sums.grow(len(subjects.index))
+        organic = np.minimum(amounts.requests, np.maximum(amounts.users, 0.5) ** (1 / _EXPONENT))
+        told = np.where(amounts.users > 0, organic, 0.0)
+        values = (amounts.cost, amounts.requests, told, amounts.input_tokens, amounts.users)
+        for name, value in zip(("usd", "requests", "organic", "tokens", "users"), values, strict=True):
+            held = self._sums[name]
+            held *= 1 - self._share  # a sum that leaks away over a day
+            held += value
+        young = self._young(view, subjects)
+        findings = self._strange_jobs(view)
+        findings += [each for row in np.flatnonzero(young).tolist() if (each := self._judge(row, subjects)) is not None]
+        self._learn(view, subjects)
+        return findings
+
+    def forget(self, view: View, over: NDArray[np.bool_]) -> None:
+        """Incidents are over: what they spent is out of the sums, or the next hour of ordinary work is told for it."""
+        for subjects, sums in ((view.principals, self._sums), (view.jobs(), self._jobs)):
+            sums.reset(over[subjects.index])
+
+    def _strange_jobs(self, view: View) -> list[Finding]:
+        """A job never seen before is nobody's news, unless its prompts are like nothing the fleet has."""
+        jobs, usual = view.jobs(), self._usual_tokens()
+        self._jobs.grow(len(jobs.index))
+        for name, value in (
+            ("usd", jobs.amounts.cost),
+            ("requests", jobs.amounts.requests),
+            ("tokens", jobs.amounts.input_tokens),
+        ):
+            held = self._jobs[name]
+            held *= 1 - self._share
+            held += value
+        if usual is None or view.stream_days * 86400 < self._warmup_s:
+            return []
+        size = self._jobs["tokens"] / np.maximum(self._jobs["requests"], 1e-9)
+        strange = (size > self._settings.tokens_ratio * usual) & (self._jobs["requests"] >= _LEAST_REQUESTS)
+        strange &= (self._jobs["usd"] >= self._settings.limit_usd) & (jobs.age_days < _YOUNG_DAYS)
+        strange &= jobs.amounts.cost > 0
+        return [
+            self._finding(
+                row,
+                jobs,
+                "page",
+                f"a new job with {size[row]:,.0f} input tokens per request, {_times_usual(float(size[row]), usual)}",
+                float(self._jobs["usd"][row]),
+            )
+            for row in np.flatnonzero(strange).tolist()
+        ]
+
+    def _young(self, view: View, subjects: Subjects) -> NDArray[np.bool_]:
+        late_born = subjects.first_seen - view.stream_since >= self._warmup_s
+        # A key that was known and silent is as unknown as a new one until there is something to judge it by.
+        unknown = late_born if view.demand is None else ~view.demand.mature
+        settled = view.stream_days * 86400 >= self._warmup_s
+        young = unknown & (late_born | (subjects.age_days >= _YOUNG_DAYS)) & settled
+        young &= (self._sums["usd"] >= self._settings.limit_usd) & (subjects.amounts.cost > 0)
+        return young
+
+    def _judge(self, row: int, subjects: Subjects) -> Finding | None:
+        settings = self._settings
+        usd, requests = float(self._sums["usd"][row]), float(self._sums["requests"][row])
+        if requests < _LEAST_REQUESTS:
+            return self._by_sum(row, subjects, usd)
+        size = float(self._sums["tokens"][row]) / requests
+        usual = self._usual_tokens()
+        if usual is not None and size > settings.tokens_ratio * usual:
+            words = f"{size:,.0f} input tokens per request, {_times_usual(size, usual)}"
+            return self._finding(row, subjects, "page", words, usd)
+        if self._sums["users"][row] <= 0:
+            return self._by_sum(row, subjects, usd)
+        share = float(self._sums["organic"][row]) / requests
+        if share < settings.organic_share_min or (share < settings.doubtful_share_min and usd >= settings.doubtful_usd):
+            sure = share < settings.page_share_min or usd >= settings.page_usd
+            words = f"new, and its users explain {100 * share:.0f} % of its requests"
+            return self._finding(row, subjects, "page" if sure else "notice", words, usd)
+        return None
+
+    def _by_sum(self, row: int, subjects: Subjects, usd: float) -> Finding | None:
+        """Users are not known: a first day that costs more than that of most keys has to do."""
+        if subjects.age_days[row] > 1.0 or usd < max(self._settings.unknown_usd, self._usual_usd):
+            return None
+        return self._finding(row, subjects, "page", f"new, and ${usd:,.0f} in its first day", usd)
+
+    def _finding(self, row: int, subjects: Subjects, tier: Any, words: str, usd: float) -> Finding:
+        return Finding(
+            int(subjects.index[row]), "new_principal", "abusive", tier, usd / self._settings.limit_usd, words, usd
+        )
+
+    def _usual_tokens(self) -> float | None:
+        """The 95th percentile of the fleet's input tokens per request."""
+        total = self._fleet.sum()
+        if total <= 0:
+            return None
+        at = int(np.searchsorted(np.cumsum(self._fleet), 0.95 * total))
+        return float(np.exp(_WIDTH * (at + 1)))
+
+    def _learn(self, view: View, subjects: Subjects) -> None:
+        """The fleet is what is known for longer and not under suspicion; every series counts alike."""
+        known = (subjects.amounts.requests > 0) & ~subjects.frozen & (subjects.age_days >= 1.0)
+        known |= (subjects.amounts.requests > 0) & (view.stream_days * 86400 < self._warmup_s)
+        size: Floats = subjects.amounts.input_tokens[known] / subjects.amounts.requests[known]
+        bins = np.clip(np.log(np.maximum(size, 1.0)) / _WIDTH, 0, _BINS - 1).astype(np.intp)
+        settled = subjects.age_days >= 1.0
+        if settled.any():
+            self._usual_usd = float(np.percentile(self._sums["usd"][settled], 95))
+        self._fleet *= np.exp(-view.step_s / 86400 / _FORGET_DAYS)
+        np.add.at(self._fleet, bins, 1.0)
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
+        return {
+            **self._sums.dump("sums"),
+            **self._jobs.dump("jobs"),
+            "fleet": self._fleet,
+            "usual": np.array([self._usual_usd]),
+        }
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self._sums.load("sums", arrays)
+        self._jobs.load("jobs", arrays)
+        self._fleet = np.array(arrays["fleet"])
+        self._usual_usd = float(arrays["usual"][0])
+
+
+def _times_usual(size: float, usual: float) -> str:
+    return f"{size / usual:.1f} times what the largest prompts of the fleet have"

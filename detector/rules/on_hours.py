@@ -1,0 +1,124 @@
+"""The hours at which machines are on: bitmaps of their last days, and which time of day that leaves out of hours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.state.columns import Column, Columns
+
+Bools = NDArray[np.bool_]
+Bits = NDArray[np.uint8]
+
+SLOT_S = 600
+SLOTS = 86400 // SLOT_S
+_BYTES = SLOTS // 8
+#: Days that are remembered, of those on which the machine was on at all: rare ones stay known.
+DAYS = 10
+#: What holds on this share of the days is the core; hours around it on fewer days show how much they vary.
+_CORE = 0.75
+#: From so many days on, what was not seen on one of them shows on the others.
+_MANY_DAYS = 3
+#: Rows unpacked at a time.
+_CHUNK = 1024
+
+
+def slots_of(second_of_day: int, step_s: int) -> Bools:
+    """The slots of the day that a bucket touches, shape (SLOTS,)."""
+    touched = np.zeros(SLOTS, np.bool_)
+    last = second_of_day + max(1, step_s) - 1
+    touched[np.arange(second_of_day // SLOT_S, last // SLOT_S + 1) % SLOTS] = True
+    return touched
+
+
+class OnHours:
+    """Ten minutes of the local day by ten minutes, for each row: on on one of its last days, or near enough."""
+
+    def __init__(self, tolerance_min: float, max_tolerance_min: float, young_min: float, capacity: int = 64) -> None:
+        self._least, self._most, self._young = (
+            round(minutes * 60 / SLOT_S) for minutes in (tolerance_min, max_tolerance_min, young_min)
+        )
+        self.columns = Columns(
+            {
+                "today": Column((_BYTES,), np.uint8),
+                "past": Column((DAYS, _BYTES), np.uint8),
+                #: Days in `past`.
+                "days": Column(dtype=np.uint8),
+                #: Today may have hours that nobody saw.
+                "doubtful": Column(dtype=np.bool_),
+                #: Any time of the day that is no surprise.
+                "usual": Column((_BYTES,), np.uint8),
+            },
+            capacity,
+        )
+
+    def mark(self, rows: Bools, slots: Bools) -> None:
+        """These rows are on now; `slots` of shape (SLOTS,)."""
+        bits = np.packbits(slots)
+        today = self.columns["today"]
+        for byte in np.flatnonzero(bits).tolist():
+            today[byte] |= np.where(rows, bits[byte], 0).astype(np.uint8)
+
+    def doubt(self, rows: Bools) -> None:
+        """These rows may have come on or gone off unseen today: where few days are known, this one is left out."""
+        self.columns["doubtful"][rows] = True
+
+    def known(self, days: int) -> Bools:
+        """Rows with so many days in the past."""
+        known: Bools = self.columns["days"] >= days
+        return known
+
+    def usual(self, slots: Bools) -> Bools:
+        """Rows that may be on in one of `slots`."""
+        bits, usual = np.packbits(slots), self.columns["usual"]
+        found = np.zeros(self.columns.n, np.bool_)
+        for byte in np.flatnonzero(bits).tolist():
+            found |= (usual[byte] & bits[byte]) != 0
+        return found
+
+    def close_day(self) -> None:
+        """Add today to the past, where the row was on at all, and begin a new day."""
+        today, past, days = self.columns["today"], self.columns["past"], self.columns["days"]
+        left_out = self.columns["doubtful"] & (days < _MANY_DAYS)
+        rows = np.flatnonzero(today.any(axis=0) & ~left_out)
+        for begin in range(0, len(rows), _CHUNK):
+            chunk = rows[begin : begin + _CHUNK]
+            past[1:, :, chunk] = past[:-1, :, chunk]
+            past[0][:, chunk] = today[:, chunk]
+            days[chunk] = np.minimum(days[chunk] + 1, DAYS)
+            self._learn(chunk)
+        today[...] = 0
+        self.columns["doubtful"][...] = False
+
+    def _learn(self, rows: NDArray[np.intp]) -> None:
+        days = self.columns["days"][rows].astype(np.float64)
+        on = np.unpackbits(self.columns["past"][:, :, rows], axis=1)
+        count = on.sum(axis=0)
+        union = count > 0
+        varied = union & (count < np.maximum(1.0, _CORE * days))
+        edges = np.maximum(1, (union != np.roll(union, 1, axis=0)).sum(axis=0))
+        # The range seen in a few days is a part of the true one: the more days, the less is missing at its ends.
+        width = varied.sum(axis=0) / edges * np.maximum(3 / np.maximum(days - 1, 1), 0.5)
+        reach = np.clip(self._least + np.ceil(width), self._least, max(self._most, self._least)).astype(int)
+        reach = np.where(days < 2, max(self._young, self._least), reach)
+        self.columns["usual"][:, rows] = np.packbits(_widen(union, reach), axis=0)
+
+    def dump(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
+        return self.columns.dump(prefix)
+
+    def load(self, prefix: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self.columns.load(prefix, arrays)
+
+
+def _widen(union: Bools, reach: NDArray[np.int64]) -> Bools:
+    """Each run of `union` (SLOTS, rows) grows by `reach` slots at both ends; the day is round."""
+    wide = union.copy()
+    for shift in range(1, int(reach.max(initial=0)) + 1):
+        far = reach >= shift
+        wide |= (np.roll(union, shift, axis=0) | np.roll(union, -shift, axis=0)) & far
+    return wide

@@ -1,0 +1,201 @@
+"""Tells abuse from growth: how far a principal's way of use is from its own past, and from everybody else's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.abuse_settings import PopulationSettings
+from curb.detector.state.columns import Column, Columns
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Use:
+    """What N principals did in an hour; arrays of shape (N,). Where a source knows no users, `users` is 0."""
+
+    cost: Floats
+    requests: Floats
+    errors: Floats
+    users: Floats
+    input_tokens: Floats
+    output_tokens: Floats
+    #: Share of the dollars on a model, and in a region, that the principal did not use a day before: 0 to 1.
+    new_model: Floats
+    new_region: Floats
+    #: Jobs: nobody sits in front of them, so requests per user says nothing.
+    job: Bools
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How each of N principals stands; arrays of shape (N,) and (features, N)."""
+
+    #: 0 is use as ever.
+    score: Floats
+    #: Signed distances of each feature in standard deviations; 0 where nothing is known.
+    distance: Floats
+    #: Compared with its own past; else with everybody's.
+    own: Bools
+    value: Floats
+    usual: Floats
+
+
+#: The features, in the order of the arrays: what they are called, and whether less of them also counts.
+FEATURES = ("tokens per request", "output per input token", "share of errors", "requests per user")
+_BOTH_SIDES = np.array([True, True, False, False])[:, None]
+#: No principal is steadier than this, in the units of the features: logs, and the square root of the error share.
+_LEAST_SD = np.array([0.15, 0.20, 0.06, 0.15])[:, None]
+#: Sampling noise of one request, in the same units; an hour of n requests has it over the root of n.
+_REQUEST_SD = np.array([1.0, 1.0, 0.5, 0.7])[:, None]
+#: Before a population is known: what a feature differs between principals.
+_PRIOR_SD = np.array([1.0, 1.0, 0.2, 1.0])[:, None]
+_FREE_SD, _DISTANCE_MAX = 2.0, 12.0
+#: What a model or region the principal never used weighs, when all dollars are on it.
+_NEW_MODEL_WEIGHT, _NEW_REGION_WEIGHT = 2.0, 5.0
+#: A change of this many standard deviations teaches no more than one of as many.
+_CLIP_SD = 3.0
+_POPULATION_HOURS, _LEAST_PRINCIPALS = 168.0, 5
+_TINY = 1e-9
+
+
+class Population:
+    """One scope's principals. Judges an hour with what was known before it; `learn` is called once an hour."""
+
+    def __init__(self, settings: PopulationSettings, capacity: int = 64) -> None:
+        self._settings = settings
+        count = len(FEATURES)
+        # float32: means of logarithms and counts of hours need no more.
+        self._own = Columns(
+            {name: Column((count,), np.float32) for name in ("usual", "variance", "hours")},
+            capacity,
+        )
+        #: Middle and spread over principals of the features, and how many hours taught them; shape (features, 1).
+        self._middle = np.zeros((count, 1))
+        self._spread = _PRIOR_SD.copy()
+        self._hours = np.zeros((count, 1))
+
+    @property
+    def n(self) -> int:
+        """Number of principals in use."""
+        return self._own.n
+
+    @property
+    def bytes_per_principal(self) -> float:
+        """Memory of one principal."""
+        return self._own.bytes_per_series
+
+    def grow(self, n: int) -> None:
+        """Hold `n` principals; those that are new have no past."""
+        self._own.grow(n)
+
+    def judge(self, use: Use) -> Judgement:
+        """How unlike its past, or everybody's, each principal's use is. Changes nothing."""
+        value, known = features(use, self._settings.min_requests)
+        own = self._own["hours"] >= self._settings.known_hours
+        sampling = _REQUEST_SD**2 / np.maximum(use.requests, 1.0)
+        deviation = np.sqrt(np.maximum(self._own["variance"], _LEAST_SD**2) + sampling)
+        stranger = np.sqrt(self._spread**2 + sampling)
+        usual = np.where(own, self._own["usual"], self._middle)
+        distance = (value - usual) / np.where(own, deviation, stranger)
+        distance = np.where(known & (own | (self._hours > 0)), np.clip(distance, -_DISTANCE_MAX, _DISTANCE_MAX), 0.0)
+        over = np.maximum(0.0, np.where(_BOTH_SIDES, np.abs(distance), distance) - _FREE_SD)
+        square = (over**2).sum(axis=0)
+        square = square + (_NEW_MODEL_WEIGHT * use.new_model) ** 2 + (_NEW_REGION_WEIGHT * use.new_region) ** 2
+        enough = use.requests >= self._settings.min_requests
+        return Judgement(np.where(enough, np.sqrt(square), 0.0), distance, np.asarray(own.any(axis=0)), value, usual)
+
+    def learn(self, use: Use, frozen: Bools) -> None:
+        """An hour that is over. Principals with an open alert teach nothing."""
+        value, known = features(use, self._settings.min_requests)
+        taught = known & ~frozen
+        self._learn_population(value, taught)
+        self._learn_own(value, taught)
+
+    def why(self, judgement: Judgement, i: int, use: Use) -> str:
+        """The reasons of principal `i` in words, weightiest first; empty when its use is as ever."""
+        reasons: list[tuple[float, str]] = []
+        for f, name in enumerate(FEATURES):
+            z = float(judgement.distance[f, i])
+            weight = (abs(z) if _BOTH_SIDES[f, 0] else z) - _FREE_SD
+            if weight > 0:
+                reasons.append((weight, _phrase(name, judgement, f, i)))
+        for share, weight, what in (
+            (use.new_model, _NEW_MODEL_WEIGHT, "a model"),
+            (use.new_region, _NEW_REGION_WEIGHT, "a region"),
+        ):
+            if share[i] >= 0.05:
+                reasons.append((weight * float(share[i]), f"{share[i]:.0%} of the spend on {what} it did not use"))
+        return "; ".join(text for _, text in sorted(reasons, reverse=True))
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """All state, for `load`."""
+        population = np.concatenate([self._middle, self._spread, self._hours], axis=1)
+        return {"population": population, **self._own.dump("own")}
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where `dump` was made. Raises ValueError for a state of other features."""
+        population = arrays["population"]
+        if population.shape != (len(FEATURES), 3):
+            raise ValueError(f"population has shape {population.shape}, expected {(len(FEATURES), 3)}")
+        self._own.load("own", arrays)
+        self._middle, self._spread, self._hours = (population[:, i : i + 1].copy() for i in range(3))
+
+    def _learn_population(self, value: Floats, taught: Bools) -> None:
+        """Median and spread over the principals of this hour, averaged over a week of hours."""
+        enough = taught.sum(axis=1, keepdims=True) >= _LEAST_PRINCIPALS
+        for f in np.flatnonzero(enough):
+            of = value[f, taught[f]]
+            middle = float(np.median(of))
+            spread = max(1.4826 * float(np.median(np.abs(of - middle))), float(_LEAST_SD[f, 0]))
+            share = 1 / min(float(self._hours[f, 0]) + 1, _POPULATION_HOURS)
+            self._hours[f] += 1
+            self._middle[f] += share * (middle - self._middle[f])
+            self._spread[f] += share * (spread - self._spread[f])
+
+    def _learn_own(self, value: Floats, taught: Bools) -> None:
+        usual, variance, hours = self._own["usual"], self._own["variance"], self._own["hours"]
+        settled = hours >= self._settings.known_hours
+        limit = _CLIP_SD * np.sqrt(np.maximum(variance, _LEAST_SD**2))
+        change = value - usual
+        change = np.where(settled, np.clip(change, -limit, limit), change)
+        share = 1 / np.minimum(hours + 1, 24 * self._settings.memory_days)
+        usual += np.where(taught, share * change, 0.0)
+        # The first hour is the mean itself and says nothing about the spread.
+        variance += np.where(taught & (hours > 0), share * (change**2 - variance), 0.0)
+        hours += taught
+
+
+def features(use: Use, min_requests: int) -> tuple[Floats, Bools]:
+    """Values of shape (features, N) and which of them are known."""
+    busy = use.requests >= min_requests
+    tokens_in, tokens_out = np.maximum(use.input_tokens, 0.0), np.maximum(use.output_tokens, 0.0)
+    tokens = tokens_in + tokens_out
+    requests = np.maximum(use.requests, 1.0)
+    value = np.stack(
+        [
+            np.log(np.maximum(tokens, 1.0) / requests),
+            np.log((tokens_out + 1.0) / (tokens_in + 1.0)),
+            np.sqrt(np.clip(use.errors / requests, 0.0, 1.0)),
+            np.log(requests / np.maximum(use.users, 1.0)),
+        ]
+    )
+    with_tokens = busy & (tokens_in > 0) & (tokens_out > 0)
+    known = np.stack([busy & (tokens > 0), with_tokens, busy, busy & (use.users > 0) & ~use.job])
+    return value, known & np.isfinite(value)
+
+
+def _phrase(name: str, judgement: Judgement, f: int, i: int) -> str:
+    value, usual = float(judgement.value[f, i]), float(judgement.usual[f, i])
+    whose = "its usual" if judgement.own[i] else "everybody's"
+    if name == "share of errors":
+        return f"{value**2:.0%} of the requests failed, {whose} share is {max(0.0, usual) ** 2:.1%}"
+    ratio = math.exp(min(50.0, abs(value - usual)))
+    return f"{name} {ratio:.1f} times {'over' if value > usual else 'under'} {whose}"

@@ -1,0 +1,195 @@
+"""The rule on silent feeds: a kind of data, or a team's part of it, that always came and is missing for too long.
+
+Silence of spend can be a saving; silence of a feed means that nobody sees the spend. Only what is hardly ever silent
+can be missed. When a whole kind of data is missing, its teams are not told one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.machine_settings import FeedSettings
+from curb.detector.state import wording as explain
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.view import Finding, View
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+_Kind = Literal["principal", "node"]
+
+#: The kinds of data, and what people call them.
+_NAMES: dict[_Kind, str] = {"principal": "usage", "node": "GPU metrics"}
+#: The feed of all data of a kind; a team's has the team's name.
+_ALL = ""
+#: A feed is active while its last data are not older; memory of the share of time it is.
+_ACTIVE_MIN, _SHARE_DAYS = 15.0, 3.0
+#: The longest silence is forgotten so slowly, per day.
+_KEEP_LONGEST = 0.98
+
+
+class SilentFeed:
+    """Rows are feeds: a kind of data and the value of the first tag of its series, such as the team."""
+
+    def __init__(self, settings: FeedSettings, step_s: int, capacity: int = 16) -> None:
+        self._settings, self._step_min = settings, step_s / 60
+        self._keys: dict[tuple[_Kind, str], int] = {}
+        self._feeds = Columns(
+            {
+                "silent_min": Column((), np.float32),
+                "longest_min": Column((), np.float32),
+                "active_share": Column((), np.float32),
+                "age_min": Column(),
+                #: The number of the series that stands for the feed, -1 for none yet.
+                "carrier": Column(dtype=np.int64, fill=-1),
+                "whole": Column(dtype=np.bool_),
+            },
+            capacity,
+        )
+        #: The feed of each series of a kind, by its row there; follows from the registry.
+        self._feed_of: dict[_Kind, NDArray[np.intp]] = {}
+        self._newest = -1
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind feed, one for all when everything of a kind is missing."""
+        active = self._active(view)
+        missing = self._missing(active)
+        passed_min = self._step_min
+        if self._newest >= 0:
+            # Silence goes on while buckets are passed over.
+            passed_min = max(passed_min, (view.start - self._newest) / 60)
+        self._newest = view.start
+        self._learn(active, missing, passed_min)
+        return self._findings(view)
+
+    def _active(self, view: View) -> Bools:
+        """Feeds with data in this bucket."""
+        found: list[NDArray[np.intp]] = []
+        for kind in _NAMES:
+            subjects = view.of(kind)
+            feeds = self._rows_of(view, kind, subjects.index)
+            amounts = subjects.amounts
+            with_data = (amounts.cost != 0) | (amounts.requests > 0) | (amounts.gpu_samples > 0)
+            found.append(feeds[with_data])
+            if with_data.any():
+                found.append(np.array([self._keys[kind, _ALL]], np.intp))
+        active = np.zeros(self._feeds.n, np.bool_)
+        active[np.concatenate(found)] = True
+        return active
+
+    def _rows_of(self, view: View, kind: _Kind, index: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The feed of each series of a kind; new ones are added."""
+        feeds = self._feed_of.get(kind, np.zeros(0, np.intp))
+        if len(feeds) < len(index):
+            self._row(kind, _ALL)
+            tags = view.registry.tags
+            new = [self._row(kind, next(iter(tags[number].values()))) for number in index[len(feeds) :].tolist()]
+            feeds = self._feed_of[kind] = np.concatenate([feeds, np.array(new, np.intp)])
+        return feeds
+
+    def _row(self, kind: _Kind, name: str) -> int:
+        row = self._keys.setdefault((kind, name), len(self._keys))
+        self._feeds.grow(len(self._keys))
+        self._feeds["whole"][row] = name == _ALL
+        return row
+
+    def _missing(self, active: Bools) -> Bools:
+        """Feeds of teams whose whole kind is missing: this says nothing about the team."""
+        missing = np.zeros(len(active), np.bool_)
+        for (kind, name), row in self._keys.items():
+            whole = self._keys[kind, _ALL]
+            missing[row] = name != _ALL and not active[whole]
+        return missing
+
+    def _learn(self, active: Bools, missing: Bools, passed_min: float) -> None:
+        feeds = self._feeds
+        silent, longest, share = feeds["silent_min"], feeds["longest_min"], feeds["active_share"]
+        longest[...] *= _KEEP_LONGEST ** (passed_min / 1440)
+        ended = active & (silent > 0)
+        longest[...] = np.where(ended, np.maximum(longest, silent), longest)
+        silent[...] = np.where(active, 0.0, np.where(missing, silent, silent + passed_min))
+        learns = ~missing & ~self._long()
+        feeds["age_min"][learns] += passed_min
+        weight = np.minimum(1.0, passed_min / np.clip(feeds["age_min"], passed_min, 1440 * _SHARE_DAYS))
+        share[...] += np.where(learns, weight * ((silent <= _ACTIVE_MIN) - share), 0.0)
+
+    def _threshold_min(self) -> Floats:
+        settings, feeds = self._settings, self._feeds
+        least = np.where(feeds["whole"], settings.all_minutes, settings.team_minutes)
+        longest: Floats = np.maximum(least, settings.factor * feeds["longest_min"])
+        return longest
+
+    def _long(self) -> Bools:
+        """Feeds whose silence should not be."""
+        feeds, settings = self._feeds, self._settings
+        days = np.where(feeds["whole"], settings.all_known_days, settings.team_known_days)
+        known = (feeds["age_min"] >= 1440 * days) & (feeds["active_share"] >= settings.regular_share)
+        return np.asarray(known & (feeds["silent_min"] > self._threshold_min()))
+
+    def _findings(self, view: View) -> list[Finding]:
+        told = self._long()
+        if not told.any():
+            return []
+        long = [(kind, name, row) for (kind, name), row in self._keys.items() if told[row]]
+        whole = {kind: row for kind, name, row in long if name == _ALL}
+        findings = []
+        if whole:
+            row = max(whole.values(), key=lambda each: float(self._feeds["silent_min"][each]))
+            what = " and ".join(_NAMES[kind] for kind in whole)
+            findings.append(self._finding(view, row, f"all {what} data are missing", whole=True))
+        for kind, name, row in long:
+            if name != _ALL and kind not in whole:
+                findings.append(self._finding(view, row, f"its {_NAMES[kind]} data are missing", whole=False))
+        # Two kinds may be missing for one team: that is one piece of news.
+        return list({finding.series: finding for finding in reversed(findings)}.values())[::-1]
+
+    def _finding(self, view: View, row: int, what: str, *, whole: bool) -> Finding:
+        silent_min = float(self._feeds["silent_min"][row])
+        notice = whole and silent_min >= self._settings.all_notice_minutes
+        longest = explain.duration(60 * float(self._feeds["longest_min"][row]))
+        return Finding(
+            series=self._carrier(view, row),
+            channel="silent_feed",
+            kind="feed",
+            tier="notice" if notice else "digest",
+            score=silent_min / float(self._threshold_min()[row]),
+            words=f"{what} for {explain.duration(60 * silent_min)}; the longest silence before was {longest}",
+            excess_usd=0.0,
+            lasting=True,
+        )
+
+    def _carrier(self, view: View, row: int) -> int:
+        """The series that stands for the feed: the sum of its team, the dearest of all for a whole kind of data. It
+        stays the same, or one incident would move from series to series."""
+        carrier = self._feeds["carrier"]
+        if carrier[row] < 0:
+            kind, name = next(key for key, of in self._keys.items() if of == row)
+            registry, own = view.registry, view.of(kind).index.tolist()
+            tag = next(iter(registry.tags[own[0]]))
+            sums = [(int(number), registry.tags[number]) for number in view.of("total").index]
+            numbers = [number for number, tags in sums if list(tags) == [tag] and name in (_ALL, tags[tag])]
+            if not numbers:
+                numbers = [number for number in own if name in (_ALL, registry.tags[number][tag])]
+            carrier[row] = max(numbers, key=lambda each: (float(registry["total_usd"][each]), -each))
+        return int(carrier[row])
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes: views that hold until the next change."""
+        keys = msgspec.msgpack.encode(list(self._keys))
+        return {
+            "keys": np.frombuffer(keys, np.uint8),
+            "newest": np.array([self._newest], np.int64),
+            **self._feeds.dump("feeds"),
+        }
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        keys = msgspec.msgpack.decode(arrays["keys"].tobytes(), type=list[tuple[_Kind, str]])
+        self._keys = {key: row for row, key in enumerate(keys)}
+        self._newest = int(arrays["newest"][0])
+        self._feeds.load("feeds", arrays)
+        self._feed_of = {}

@@ -1,0 +1,114 @@
+"""The growth rule: series whose daily dollars have climbed steadily for four weeks, whatever the day of the week."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.machine_settings import GrowthSettings
+from curb.detector.state.columns import Column, Columns
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+DAYS, WEEK = 28, 7
+#: The recent week is held against these days, the oldest of the four weeks.
+_OLD_DAYS = 14
+#: The median absolute residual of a normal distribution is so much less than its standard deviation; daily dollars
+#: are never known better than to one percent.
+_MAD_TO_SD, _LEAST_SD = 1.4826, 0.01
+
+
+def _regression() -> tuple[Floats, Floats, float]:
+    """Weights of the slope, the matrix that leaves residuals, and the slope's variance at residuals of variance 1.
+
+    Four whole weeks: seven levels and a slope. Which day of the week comes first makes no difference.
+    """
+    day = np.arange(DAYS)
+    design = np.column_stack([day[:, None] % WEEK == np.arange(WEEK), day])
+    inverse = np.linalg.inv(design.T @ design)
+    weights = inverse @ design.T
+    return weights[-1], np.eye(DAYS) - design @ weights, float(inverse[-1, -1])
+
+
+_SLOPE, _RESIDUALS, _VARIANCE = _regression()
+_FREEDOM = (DAYS - WEEK - 1) / DAYS
+
+
+@dataclass(frozen=True)
+class Growths:
+    """What one day says about every series; arrays of shape (N,). Zeros and False until four weeks are known."""
+
+    #: The slope in standard errors; robust, so that single days neither make nor hide a trend.
+    t: Floats
+    #: Growth of the logarithm per day: 0.03 is three percent.
+    slope: Floats
+    #: Mean dollars of the last week less the mean of the two weeks that ended two weeks ago.
+    excess_usd_per_day: Floats
+    fires: Bools
+
+
+class Growth:
+    """Daily dollars of the last four weeks. Advisory: growth is for people to judge, not to throttle."""
+
+    def __init__(self, capacity: int = 64, settings: GrowthSettings | None = None) -> None:
+        self._settings = settings or GrowthSettings()
+        self.columns = Columns(
+            # float32: seven digits of a day's dollars are plenty.
+            {"usd": Column((DAYS,), np.float32), "days": Column(dtype=np.uint8)},
+            capacity,
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of series in use."""
+        return self.columns.n
+
+    @property
+    def bytes_per_series(self) -> float:
+        """Memory of one series."""
+        return self.columns.bytes_per_series
+
+    def grow(self, n: int) -> None:
+        """Use `n` series; those that are new know no days."""
+        self.columns.grow(n)
+
+    def step(self, usd: Floats, known: Bools | bool = True) -> Growths:
+        """Take in a whole local day of dollars, shape (N,), and judge the last four weeks.
+
+        Where the day is not `known`, such as a feed that was down, it counts as the same day of the week before.
+        A series' first days before it spent anything are not counted.
+        """
+        held, days = self.columns["usd"], self.columns["days"]
+        sound = np.isfinite(usd) & known
+        today = np.where(sound, np.clip(np.nan_to_num(usd), 0.0, None), held[-WEEK])
+        held[:-1] = held[1:].copy()
+        held[-1] = today
+        days += (((days > 0) | (today > 0)) & (days < DAYS)).astype(np.uint8)
+        return self._judge(held, days >= DAYS)
+
+    def _judge(self, held: NDArray[np.float32], ready: Bools) -> Growths:
+        usd = held.astype(np.float64)
+        value = np.log1p(usd)
+        slope = _SLOPE @ value
+        residual = _RESIDUALS @ value
+        spread = np.median(np.abs(residual - np.median(residual, axis=0)), axis=0)
+        sd = np.maximum(_MAD_TO_SD * spread / np.sqrt(_FREEDOM), _LEAST_SD)
+        t = slope / (sd * np.sqrt(_VARIANCE))
+        excess = usd[-WEEK:].mean(axis=0) - usd[:_OLD_DAYS].mean(axis=0)
+        t, slope, excess = (np.where(ready, each, 0.0) for each in (t, slope, excess))
+        least = self._settings
+        fires = (t > least.min_t) & (slope > least.min_growth) & (excess > least.min_usd_per_day)
+        return Growths(t, slope, excess, fires)
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes: views that hold until the next change."""
+        return self.columns.dump("growth")
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self.columns.load("growth", arrays)

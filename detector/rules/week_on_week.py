@@ -1,0 +1,114 @@
+"""The rule for slow growth where users are not known: more requests than a week ago, or more of them day after day."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.rules.principal_settings import WeekSettings
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.view import Bools, Finding, Floats, View
+
+#: Requests are kept by quarter of a day; a day is compared with the same one a week before, so are the two before it.
+_QUARTER_S, _DAY, _WEEK = 6 * 3600, 4, 28
+_KEPT = _WEEK + 3 * _DAY
+#: Growth from one day to the next below which nothing grows, and from one quarter to the next above which it is no
+#: creep but a jump; logarithms.
+_LEAST_STEP, _MOST_JUMP = 0.02, 0.25
+#: Before there is a week to look back on: so many days in a row, each with so much more than the one before, and none
+#: with more than half of the growth of all. Four, since a working week has five: the first one may be a weekend's.
+_DAYS, _LEAST_RISE, _LARGEST_SHARE = 4, 0.04, 0.5
+#: Requests of the day a week ago below which a ratio says nothing.
+_LEAST_REQUESTS = 200.0
+
+
+class Weeks:
+    """A notice when the last day had far more requests than the same one a week ago or four days ago, and slowly so."""
+
+    def __init__(self, settings: WeekSettings, step_s: int) -> None:
+        self._settings, self._step_s = settings, step_s
+        #: Requests of the newest whole quarters, the oldest first, and of the one that is open.
+        self._state = Columns({"quarters": Column((_KEPT,), np.float32), "open": Column()}, 64)
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind growth, at the end of a quarter of a day."""
+        subjects = view.principals
+        self._state.grow(len(subjects.index))
+        self._state["open"][...] += subjects.amounts.requests
+        if view.bucket.end % _QUARTER_S:
+            return []
+        quarters = self._state["quarters"]
+        quarters[:-1] = quarters[1:].copy()
+        quarters[-1] = self._state["open"]
+        self._state["open"][...] = 0.0
+        return self._judge(view, quarters)
+
+    def _judge(self, view: View, quarters: NDArray[np.float32]) -> list[Finding]:
+        subjects, demand, settings = view.principals, view.demand, self._settings
+        found: list[Finding] = []
+        if demand is None:
+            return found
+        unknown = ~demand.users_known
+        for words, days_ago, (rises, growth) in (
+            ("than a week ago, growing for days", 7, self._over_week(quarters, subjects.age_days)),
+            (f"than {_DAYS} days ago, growing from day to day", _DAYS, self._day_by_day(quarters, subjects.age_days)),
+        ):
+            before = _day(quarters, days_ago * _DAY)
+            more_usd = (_day(quarters, 0) - before) * demand.unit_usd
+            fires = unknown & rises & (growth >= settings.min_growth) & (growth <= settings.max_growth)
+            fires &= (before >= _LEAST_REQUESTS) & (more_usd >= settings.min_usd_per_day)
+            unknown &= ~fires
+            found += [
+                Finding(
+                    series=int(subjects.index[row]),
+                    channel="weeks",
+                    kind="growth",
+                    tier="notice",
+                    score=float(growth[row]),
+                    words=f"{100 * np.expm1(growth[row]):.0f} % more requests in a day {words}, "
+                    f"which costs ${more_usd[row]:,.2f} a day",
+                    lasting=True,
+                )
+                for row in np.flatnonzero(fires).tolist()
+            ]
+        return found
+
+    def _over_week(self, quarters: NDArray[np.float32], age_days: Floats) -> tuple[Bools, Floats]:
+        """Which rose slowly, and the logarithm of the last day over the same one a week before."""
+        growth = np.array([_growth(quarters, back) for back in range(2 * _DAY + 1)])
+        now, yesterday, before = growth[0], growth[_DAY], growth[2 * _DAY]
+        rises = (age_days >= _KEPT / _DAY) & (now - yesterday >= _LEAST_STEP) & (yesterday - before >= _LEAST_STEP)
+        return rises & ((growth[:-1] - growth[1:]).max(axis=0) <= _MOST_JUMP), now
+
+    def _day_by_day(self, quarters: NDArray[np.float32], age_days: Floats) -> tuple[Bools, Floats]:
+        """Which rose day after day, and the logarithm of the last day over the first of them."""
+        days = np.log([_day(quarters, back) + 1 for back in range(_DAYS * _DAY, -1, -_DAY)])
+        steps, growth = np.diff(days, axis=0), days[-1] - days[0]
+        rises = (age_days >= _DAYS + 1) & (steps.min(axis=0) >= _LEAST_RISE)
+        rises &= steps.max(axis=0) <= _LARGEST_SHARE * growth
+        # A week rises to its middle every week.
+        return rises & (_growth(quarters, 0) >= self._settings.min_growth), growth
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
+        return self._state.dump("state")
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave."""
+        self._state.load("state", arrays)
+
+
+def _day(quarters: NDArray[np.float32], back: int) -> Floats:
+    """Requests of the day that ended `back` quarters before the newest."""
+    end = _KEPT - back
+    total: Floats = quarters[end - _DAY : end].sum(axis=0, dtype=np.float64)
+    return total
+
+
+def _growth(quarters: NDArray[np.float32], back: int) -> Floats:
+    """The logarithm of a day's requests over those a week before, `back` quarters ago."""
+    ratio: Floats = np.log((_day(quarters, back) + 1) / (_day(quarters, back + _WEEK) + 1))
+    return ratio

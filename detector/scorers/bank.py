@@ -1,0 +1,173 @@
+"""Runs one configured scorer over the series of a shard: who is watched, what is learned, what is a finding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.scorers.pickles import NotAModelError, dump, load
+from curb.detector.scorers.protocol import Scorer, ScorerSettings
+
+Floats = NDArray[np.float64]
+
+DAY_S = 86400
+#: What is suspicious so long is how things are now: it is learned, and no finding any more.
+RELEARN_S = DAY_S
+#: What a scorer may raise on measurements it cannot digest: the series is no longer scored, all else goes on.
+_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+#: The usual value moves by at most this multiple of itself in a bucket.
+_USUAL_CLIP = 5.0
+
+
+class Finding(NamedTuple):
+    """A series whose every bucket of the last `hold_minutes` was suspicious."""
+
+    series: int
+    #: Least score of those buckets.
+    score: float
+    #: Start of the first suspicious bucket, epoch seconds.
+    since: int
+    metric: str
+    #: Per hour, in the metric's own unit: now, and the mean of the last day it was not suspicious.
+    value: float
+    usual: float
+
+
+@dataclass
+class Watch:
+    """One watched series. Times are bucket starts, epoch seconds."""
+
+    scorer: Scorer
+    active_at: int
+    usual: float = 0.0
+    buckets: int = 0
+    suspicious_since: int | None = None
+    least: float = 1.0
+    #: Why it is no longer scored; empty while it is.
+    failure: str = ""
+
+
+class ScorerBank:
+    """Pure: same buckets, same findings. At most `max_series` scorers are held."""
+
+    def __init__(self, settings: ScorerSettings, bucket_s: int) -> None:
+        self._settings, self._bucket_s = settings, bucket_s
+        self._watched: dict[int, Watch] = {}
+        self._numbers: list[int] = []
+        self._looked_at = 0
+        #: Series that were not taken in because the bank was full, buckets counted one by one.
+        self.refused = 0
+        #: Scorers that failed, ever.
+        self.failed = 0
+
+    @property
+    def name(self) -> str:
+        """Name of the scorer in the configuration."""
+        return self._settings.name
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """Series that are no longer scored, with the reason."""
+        return {number: watch.failure for number, watch in self._watched.items() if watch.failure}
+
+    def close(
+        self, start: int, sums: Mapping[str, Floats], scopes: Sequence[str], name_of: Callable[[int], str], gap: bool
+    ) -> list[Finding]:
+        """Score and learn the bucket that began at `start`.
+
+        `sums` holds an array of shape (N,) for every feature, `scopes` the scope of each of the N series, `name_of` a
+        series' name that never changes. In a gap nothing is scored or learned.
+        """
+        wanted = set(self._settings.scopes)
+        self._numbers += [i for i in range(self._looked_at, len(scopes)) if scopes[i] in wanted]
+        self._looked_at = max(self._looked_at, len(scopes))
+        if gap or not self._numbers:
+            return []
+        numbers = np.array(self._numbers)
+        hours = self._bucket_s / 3600
+        rates: dict[str, Floats] = {feature: sums[feature][numbers] / hours for feature in self._settings.features}
+        active = np.any([rate != 0 for rate in rates.values()], axis=0)
+        self._take_in(numbers[active].tolist(), start, name_of)
+        found = []
+        place = {number: at for at, number in enumerate(self._numbers)}
+        for number, watch in self._watched.items():
+            at = place[number]
+            if watch.failure:
+                continue
+            x = {feature: float(rate[at]) for feature, rate in rates.items()}
+            finding = self._look(number, watch, start, x)
+            if finding is not None:
+                found.append(finding)
+        return found
+
+    def dump(self) -> bytes:
+        """The state with the versions it was made with; pickled models, for `load` alone."""
+        state = (self._looked_at, self._numbers, self._watched, self.refused, self.failed)
+        return dump(self._settings.stamp(), state)
+
+    def load(self, data: bytes) -> str:
+        """Go on where `dump` was made. Returns why that is impossible, and then learns anew; empty when it is."""
+        try:
+            state = load(self._settings.stamp(), data)
+        except NotAModelError as error:
+            return f"scorer {self.name} learns anew: {error}"
+        self._looked_at, self._numbers, self._watched, self.refused, self.failed = state
+        return ""
+
+    def _take_in(self, active: Sequence[int], start: int, name_of: Callable[[int], str]) -> None:
+        for number in active:
+            watch = self._watched.get(number)
+            if watch is not None:
+                watch.active_at = start
+            elif len(self._watched) < self._settings.max_series or self._drop_silent(start):
+                self._watched[number] = Watch(self._settings.build(name_of(number)), start)
+            else:
+                self.refused += 1
+
+    def _drop_silent(self, start: int) -> bool:
+        longest = min(self._watched, key=lambda number: self._watched[number].active_at)
+        if start - self._watched[longest].active_at < DAY_S:
+            return False
+        del self._watched[longest]
+        return True
+
+    def _look(self, number: int, watch: Watch, start: int, x: dict[str, float]) -> Finding | None:
+        metric = self._settings.features[0]
+        usual, value = watch.usual, x[metric]
+        try:
+            score = float(watch.scorer.score_one(x))
+            if not 0 <= score <= 1:
+                raise ValueError(f"the score was {score}")
+            counts = self._settings.direction == "both" or value > usual
+            suspicious = counts and score >= self._settings.threshold
+            since = watch.suspicious_since if watch.suspicious_since is not None else start
+            lasting = start + self._bucket_s - since
+            if not suspicious or lasting > RELEARN_S:
+                watch.scorer.learn_one(x)
+                self._learn_usual(watch, value)
+        except _FAILURES as error:
+            watch.failure = f"{type(error).__name__}: {error}"
+            watch.suspicious_since = None
+            self.failed += 1
+            return None
+        if not suspicious:
+            watch.suspicious_since, watch.least = None, 1.0
+            return None
+        watch.suspicious_since, watch.least = since, min(watch.least, score)
+        if lasting < 60 * self._settings.hold_minutes or lasting > RELEARN_S:
+            return None
+        return Finding(number, watch.least, since, metric, value, usual)
+
+    def _learn_usual(self, watch: Watch, value: float) -> None:
+        watch.buckets += 1
+        settled = watch.buckets * self._bucket_s > 3600 and watch.usual > 0
+        limit = _USUAL_CLIP * watch.usual if settled else math.inf
+        watch.usual += (min(value, limit) - watch.usual) / min(watch.buckets, DAY_S // self._bucket_s)

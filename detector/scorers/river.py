@@ -1,0 +1,208 @@
+"""River's anomaly detectors as scorers, by name and parameters, with what goes wrong in them guarded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import math
+import platform
+import zlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from curb.detector.scorers.protocol import ScorerSettings
+from curb.detector.scorers.ranks import Ranks
+
+#: Where a parameter that is itself a model may come from, as {class: "time_series.HoltWinters", parameters: {…}}.
+_ROOMS = ("anomaly", "linear_model", "optim", "preprocessing", "stats", "time_series")
+_FILTERS = ("QuantileFilter", "ThresholdFilter")
+#: A scaled value further out than this says no more, and HalfSpaceTrees expects 0 to 1.
+_FURTHEST = {"none": math.inf, "minmax": 1.5, "standard": 50.0}
+#: A value that has not moved for so many steps is constant: no detector has an opinion on it.
+_CONSTANT_STEPS = 12
+#: So long a forecaster may take to have seen its first season: a week of 5-minute steps.
+_FIRST_STEPS = 2016
+#: The largest number handed on: squares and products of it are still finite.
+_LARGEST = 1e12
+
+
+class Config(ScorerSettings):
+    """A detector of `river.anomaly` per series. Values are scaled first, and scores compared with its own past ones."""
+
+    kind: Literal["river"]
+    detector: str = Field(default="HalfSpaceTrees", description="Name of a class in `river.anomaly`.")
+    parameters: dict[str, JsonValue] = Field(
+        default={},
+        description="Its arguments. One that is itself a model is written as `{class: time_series.HoltWinters, "
+        "parameters: {…}}`. A seed not given follows from the names.",
+    )
+    scale: Literal["none", "minmax", "standard"] = Field(
+        default="minmax", description="`minmax` to 0…1 over all the past, `standard` to mean 0 and deviation 1."
+    )
+    calibrate: Literal["rank", "none"] = Field(
+        default="rank",
+        description="`rank`: the share of the series' last 2,000 scores that were lower. `none`: River's own score cut "
+        "to 0…1, whose range differs from detector to detector.",
+    )
+
+    @model_validator(mode="after")
+    def _river_takes_it(self) -> Config:
+        if self.detector == "HalfSpaceTrees" and self.scale != "minmax" and "limits" not in self.parameters:
+            raise ValueError("HalfSpaceTrees expects values between 0 and 1: use scale: minmax, or give it `limits`")
+        if self.detector == "ThresholdFilter" and self.parameters.get("protect_anomaly_detector") is False:
+            raise ValueError("ThresholdFilter with protect_anomaly_detector: false never learns")
+        _detector(self.detector, self.parameters, seed=0)
+        return self
+
+    def build(self, series: str) -> RiverScorer:
+        """A fresh detector; its seed follows from the names of scorer and series unless one is configured."""
+        seed = zlib.crc32(f"{self.name}|{series}".encode())
+        model = _detector(self.detector, self.parameters, seed)
+        ranks = Ranks() if self.calibrate == "rank" else None
+        return RiverScorer(model, _scaler(self.scale), _FURTHEST[self.scale], self.features[0], ranks)
+
+    def stamp(self) -> str:
+        """Versions of River and Python and the configuration: pickled models fit none other."""
+        from importlib.metadata import version
+
+        shape = self.model_dump_json(exclude={"threshold", "hold_minutes", "tier", "max_series", "scopes"})
+        digest = hashlib.sha256(shape.encode()).hexdigest()[:16]
+        return f"river {version('river')}, python {'.'.join(platform.python_version_tuple()[:2])}, {digest}"
+
+
+class RiverScorer:
+    """One River detector behind the Scorer seam. Its first feature is what a supervised detector predicts."""
+
+    def __init__(self, model: Any, scaler: Any, furthest: float, target: str, ranks: Ranks | None) -> None:
+        self._model, self._scaler, self._furthest, self._target = model, scaler, furthest, target
+        self._ranks = ranks
+        self._supervised = _is_supervised(model)
+        self._last: dict[str, float] = {}
+        self._still = 0
+        self._learned = 0
+        #: The newest measurements asked about and River's score: some of its detectors learn while they score.
+        self._asked: tuple[dict[str, float], float] = ({}, 0.0)
+
+    def score_one(self, x: dict[str, float]) -> float:
+        """0 to 1. Raises what River raises, and ValueError when its score is not a number."""
+        raw = self._raw(_bounded(x))
+        return self._ranks.of(raw) if self._ranks is not None else min(1.0, max(0.0, raw))
+
+    def learn_one(self, x: dict[str, float]) -> None:
+        """River's score of it joins the scores others are ranked among, then River learns it."""
+        x = _bounded(x)
+        if self._ranks is not None:
+            self._ranks.add(self._raw(x))
+        self._still = self._still + 1 if x == self._last else 0
+        self._last = x
+        self._learned += 1
+        if self._scaler is not None:
+            self._scaler.learn_one(x)
+        scaled = self._scaled(x)
+        if self._supervised:
+            y = scaled.pop(self._target)
+            self._model.learn_one(scaled, y)
+        else:
+            self._model.learn_one(scaled)
+        self._asked = ({}, 0.0)
+
+    def _is_constant(self, x: dict[str, float]) -> bool:
+        # A deviation of 0 makes GaussianScorer answer 1 for ever.
+        return not self._last or (x == self._last and self._still >= _CONSTANT_STEPS)
+
+    def _raw(self, x: dict[str, float]) -> float:
+        if self._is_constant(x):
+            return 0.0
+        if self._asked[0] == x:
+            return self._asked[1]
+        raw = self._ask(self._scaled(x))
+        if not math.isfinite(raw):
+            raise ValueError(f"River's score was {raw}")
+        self._asked = (x, raw)
+        return raw
+
+    def _ask(self, scaled: dict[str, float]) -> float:
+        try:
+            if self._supervised:
+                y = scaled.pop(self._target)
+                return float(self._model.score_one(scaled, y))
+            return float(self._model.score_one(scaled))
+        except IndexError:
+            # River's forecasters fail so before they have seen a season.
+            if self._learned < _FIRST_STEPS:
+                return 0.0
+            raise
+
+    def _scaled(self, x: dict[str, float]) -> dict[str, float]:
+        if self._scaler is None:
+            return dict(x)
+        scaled = self._scaler.transform_one(x)
+        return {name: max(-self._furthest, min(self._furthest, value)) for name, value in scaled.items()}
+
+
+def _bounded(x: Mapping[str, float]) -> dict[str, float]:
+    for name, value in x.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} was {value}")
+    return {name: max(-_LARGEST, min(_LARGEST, value)) for name, value in x.items()}
+
+
+def _is_supervised(model: Any) -> bool:
+    return bool(getattr(getattr(model, "anomaly_detector", model), "_supervised", False))
+
+
+def _scaler(scale: str) -> Any:
+    if scale == "none":
+        return None
+    from river import preprocessing
+
+    return preprocessing.MinMaxScaler() if scale == "minmax" else preprocessing.StandardScaler()
+
+
+def _detector(name: str, parameters: Mapping[str, JsonValue], seed: int) -> Any:
+    """The detector, ready. Raises ValueError with what there is for a name or parameter that is not there."""
+    try:
+        room = importlib.import_module("river.anomaly")
+    except ImportError:
+        raise ValueError("scorers of kind `river` need the library River: install curb[river]") from None
+    names = [each for each in vars(room) if inspect.isclass(vars(room)[each])]
+    if name not in names:
+        raise ValueError(f"river.anomaly has no detector {name!r}; there are: {', '.join(sorted(names))}")
+    if name in _FILTERS and "anomaly_detector" not in parameters:
+        raise ValueError(f"{name} needs anomaly_detector: {{class: anomaly.HalfSpaceTrees}}, or another class")
+    return _make(vars(room)[name], parameters, seed)
+
+
+def _make(of: type[Any], parameters: Mapping[str, JsonValue], seed: int) -> Any:
+    known = inspect.signature(of).parameters
+    unknown = sorted(parameters.keys() - known.keys())
+    if unknown:
+        raise ValueError(f"{of.__name__} has no parameter {', '.join(unknown)}; it knows: {', '.join(known)}")
+    arguments = {name: _argument(value, seed) for name, value in parameters.items()}
+    if "seed" in known and arguments.get("seed") is None:
+        arguments["seed"] = seed
+    try:
+        return of(**arguments)
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{of.__name__} does not take these parameters: {error}") from None
+
+
+def _argument(value: JsonValue, seed: int) -> Any:
+    if not isinstance(value, dict) or "class" not in value:
+        return (
+            {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()} if isinstance(value, dict) else value
+        )
+    spelled = str(value["class"])
+    room, _, name = spelled.rpartition(".")
+    if room not in _ROOMS:
+        raise ValueError(f"class {spelled!r}: write one of {', '.join(_ROOMS)}, a dot and a class of River there")
+    found = getattr(importlib.import_module(f"river.{room}"), name, None)
+    if not inspect.isclass(found):
+        raise ValueError(f"river.{room} has no class {name!r}")
+    parameters = value.get("parameters") or {}
+    if not isinstance(parameters, dict) or value.keys() - {"class", "parameters"}:
+        raise ValueError(f"{spelled}: give `class` and a mapping `parameters`, and nothing else")
+    return _make(found, parameters, seed)

@@ -1,0 +1,56 @@
+"""The rule for configured scorers, such as a detector of River's: their banks over the series of a shard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.scorers.bank import ScorerBank
+from curb.detector.scorers.protocol import ScorerSettings
+from curb.detector.state.view import Finding, View
+from curb.stream.log.codec import encode
+
+logger = logging.getLogger(__name__)
+
+
+class ScorerRule:
+    """Findings of one configured scorer."""
+
+    def __init__(self, settings: ScorerSettings, step_s: int) -> None:
+        self._settings, self._step_s = settings, step_s
+        self._bank = ScorerBank(settings, step_s)
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind runaway, in the tier the scorer is configured with."""
+        registry = view.registry
+
+        def name_of(i: int) -> str:
+            return f"{registry.scopes[i]}: {encode(registry.tags[i]).decode()}"
+
+        found = self._bank.close(view.start, view.bucket.amounts._asdict(), registry.scopes, name_of, view.bucket.gap)
+        return [
+            Finding(
+                series=each.series,
+                channel=f"scorer-{self._settings.name}",
+                kind="runaway",
+                tier=self._settings.tier,
+                score=each.score,
+                words=f"{each.metric.replace('_', ' ')} of {each.value:,.6g}/h, usually {each.usual:,.6g}/h, "
+                f"says scorer {self._settings.name}",
+            )
+            for each in found
+        ]
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
+        return {"bank": np.frombuffer(self._bank.dump(), np.uint8)}
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave; models of another version learn anew, and the log says so."""
+        why = self._bank.load(arrays["bank"].tobytes())
+        if why:
+            logger.warning("scorer learns anew", extra={"scorer": self._settings.name, "reason": why})

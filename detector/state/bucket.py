@@ -1,0 +1,40 @@
+"""One closed and scored bucket, as the rules that raise alerts see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.heads.past import Scores
+from curb.detector.state.amounts import Amounts
+
+
+@dataclass(frozen=True)
+class ClosedBucket:
+    """Arrays of shape (series,)."""
+
+    #: Epoch seconds. `at` is when the bucket could be closed: its end and the grace.
+    start: int
+    end: int
+    at: float
+    amounts: Amounts
+    scores: Scores
+    #: The whole fleet was silent, which says something about the feed and nothing about spend.
+    gap: bool = False
+
+    @property
+    def cost(self) -> NDArray[np.float64]:
+        """Dollars."""
+        return self.amounts.cost
+
+    @property
+    def hours(self) -> float:
+        """Length of the bucket."""
+        return (self.end - self.start) / 3600
+
+    def requests_per_minute(self, i: int) -> float | None:
+        """The 5-minute average of series `i`, None where there are none."""
+        rate = float(self.scores.requests_rate[i])
+        return rate if rate > 1e-6 else None

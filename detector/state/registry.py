@@ -1,0 +1,160 @@
+"""The series of one shard: which there are, since when, and what each has cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from curb.detector.state.columns import Column, Columns
+from curb.detector.state.local_time import local_hour
+from curb.detector.state.scopes import Role, Scope
+
+_ABOVE: dict[Role, Role] = {"origin": "principal", "node": "group"}
+_tags_decoder = msgspec.json.Decoder(dict[str, str])
+
+
+class SeriesRegistry:
+    """Series numbered 0 upwards in the order of their first sum, with exact totals."""
+
+    def __init__(self, scopes: Sequence[Scope], time_zone: str) -> None:
+        self.scopes: list[str] = []
+        self.tags: list[dict[str, str]] = []
+        self._configured = {scope.name: scope for scope in scopes}
+        self._zone = ZoneInfo(time_zone)
+        self._raw: list[bytes] = []
+        self._numbers: dict[tuple[str, bytes], int] = {}
+        #: Numbers of the series of each role, and of the series that stands above each: the key of an origin, the
+        #: group of a node; -1 for none.
+        self._of_role: dict[Role, list[int]] = {role: [] for role in get_args(Role)}
+        self._arrays: dict[Role, NDArray[np.intp]] = {}
+        self._above: list[int] = []
+        self._columns = Columns(
+            {
+                "first_seen": Column(dtype=np.int64),
+                "total_usd": Column(),
+                "today_usd": Column(),
+                "detect": Column(dtype=np.bool_),
+                "planned": Column(dtype=np.bool_),
+            },
+            64,
+        )
+        self._today = 0
+
+    def __len__(self) -> int:
+        return len(self.scopes)
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        """A column: first_seen (epoch s), total_usd, today_usd, detect, planned (carries tags beyond the scope's)."""
+        return self._columns[column]
+
+    def number(self, scope: str, raw_tags: bytes, first_seen: int) -> int:
+        """The number of a series, which is new if nobody asked before."""
+        return self.numbers([scope], [raw_tags], [first_seen])[0]
+
+    def numbers(self, scopes: Sequence[str], raw_tags: Sequence[bytes], first_seen: Sequence[int]) -> list[int]:
+        """The numbers of many series; what is new is numbered in its order."""
+        wanted = list(zip(scopes, raw_tags, strict=True))
+        try:
+            return list(map(self._numbers.__getitem__, wanted))
+        except KeyError:
+            new: dict[tuple[str, bytes], int] = {}
+            for key, seen in zip(wanted, first_seen, strict=True):
+                if key not in self._numbers:
+                    new.setdefault(key, seen)
+            self._add([(*key, seen) for key, seen in new.items()])
+            return [self._numbers[key] for key in wanted]
+
+    def find(self, scope: str, raw_tags: bytes) -> int | None:
+        """The number of a series, None if there is none yet."""
+        return self._numbers.get((scope, raw_tags))
+
+    def of_role(self, role: Role) -> NDArray[np.intp]:
+        """Numbers of the series of a role in the order in which they came; those of `principal` carry no tags beyond
+        their scope's: what has them set apart, such as a job, is no principal."""
+        numbers, known = self._of_role[role], self._arrays.get(role)
+        if known is None or len(known) < len(numbers):
+            known = self._arrays[role] = np.array(numbers, np.intp)
+            known.flags.writeable = False
+        return known
+
+    def above(self, number: int) -> int | None:
+        """The series that a series is a part of: the principal of an origin or a job, the group of a node."""
+        known = self._above[number]
+        if known < 0:
+            known = self._above[number] = self._find_above(number)
+        return known if known >= 0 else None
+
+    def _find_above(self, number: int) -> int:
+        configured, tags = self._configured.get(self.scopes[number]), self.tags[number]
+        if configured is None:
+            return -1
+        if self["planned"][number]:
+            wanted = [configured]
+        else:
+            role = _ABOVE.get(configured.role)
+            wanted = [scope for scope in self._configured.values() if scope.role == role]
+        for scope in wanted:
+            if set(scope.group_by) <= tags.keys():
+                raw = msgspec.json.encode({tag: tags[tag] for tag in scope.group_by})
+                return self._numbers.get((scope.name, raw), -1)
+        return -1
+
+    def _add(self, series: Sequence[tuple[str, bytes, int]]) -> None:
+        """Number new series: their scopes, tags and when they were first seen."""
+        begin = len(self.scopes)
+        detect, planned = [], []
+        group_by = {name: frozenset(scope.group_by) for name, scope in self._configured.items()}
+        for number, (scope, raw_tags, _) in enumerate(series, begin):
+            tags, configured = _tags_decoder.decode(raw_tags), self._configured.get(scope)
+            self._numbers[(scope, raw_tags)] = number
+            self._raw.append(raw_tags)
+            self.scopes.append(scope)
+            self.tags.append(tags)
+            self._above.append(-1)
+            apart = configured is not None and not tags.keys() <= group_by[scope]
+            detect.append(configured is not None and configured.detect)
+            planned.append(apart)
+            if configured is not None and not apart:
+                self._of_role[configured.role].append(number)
+        self._columns.grow(len(self.scopes))
+        self["first_seen"][begin:] = [seen for _, _, seen in series]
+        self["detect"][begin:], self["planned"][begin:] = detect, planned
+
+    def add_cost(self, index: NDArray[np.int64], cost: NDArray[np.float64], bucket: NDArray[np.int64]) -> None:
+        """Add sums to the totals, and to those of the day when they belong to it."""
+        np.add.at(self["total_usd"], index, cost)
+        today = bucket >= self._today
+        np.add.at(self["today_usd"], index[today], cost[today])
+
+    def begin_day(self, bucket_start: int, open_usd: Callable[[int], NDArray[np.float64]]) -> None:
+        """Start the totals of the day anew if `bucket_start` begins one.
+
+        `open_usd(since)` gives the dollars of each series that came for buckets from `since` on already.
+        """
+        midnight = _midnight(bucket_start, self._zone)
+        if midnight > self._today:
+            self._today = midnight
+            self["today_usd"][...] = open_usd(midnight)
+
+    def dump(self) -> dict[str, Any]:
+        """What `load` takes."""
+        series = list(zip(self.scopes, self._raw, self["first_seen"].tolist(), strict=True))
+        return {"series": series, "today": self._today, "arrays": self._columns.dump("series")}
+
+    def load(self, series: Sequence[tuple[str, bytes, int]], today: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave; which scopes may alert is taken from the configuration of now."""
+        self._add(series)
+        self._today = today
+        for column in ("total_usd", "today_usd"):
+            self[column][...] = arrays[f"series.{column}"]
+
+
+def _midnight(at: int, zone: ZoneInfo) -> int:
+    """Epoch seconds of the local midnight before `at`, to the hour on a day of a clock change."""
+    hour = local_hour(at, zone)
+    return hour.start - 3600 * hour.of_day

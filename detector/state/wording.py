@@ -1,0 +1,59 @@
+"""Alerts in one plain sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from curb.stream.records.spend import UNTAGGED
+
+#: Longer tag values, such as hashes of keys, are shown by their first characters.
+_SHOWN = 16
+
+
+def usd(amount: float) -> str:
+    """Dollars as people write them."""
+    sign = "-" if amount < 0 else ""
+    amount = abs(amount)
+    if 0 < amount < 0.01:
+        return f"{sign}${amount:.2g}"
+    return f"{sign}${amount:,.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Minutes, hours or days, whichever says it shortest."""
+    if seconds < 5400:
+        return f"{max(1, round(seconds / 60))} min"
+    if seconds < 36 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def subject(scope: str, tags: Mapping[str, str]) -> str:
+    """The series in words: the last tag it carries names it, the others follow in brackets."""
+    carried = [(tag, short(value)) for tag, value in tags.items() if value != UNTAGGED]
+    if not carried:
+        return f"{scope} without tags"
+    *others, (_, name) = carried
+    return f"{scope} {name}" + (f" ({', '.join(f'{tag} {value}' for tag, value in others)})" if others else "")
+
+
+def pricing(model: str, source: str, requests: int, tokens: int, fallback_usd: float) -> str:
+    """What a model without a price has used so far."""
+    return (
+        f"model {short(model, 64) or '(unnamed)'} is in no price book: {tokens:,} tokens in {requests:,} requests "
+        f"from {source or 'an unnamed source'} were priced by the fallback at {usd(fallback_usd)}."
+    )
+
+
+def gpu_pricing(model: str, source: str, gpu_hours: float, fallback_usd: float) -> str:
+    """What GPUs without a price have used so far."""
+    return (
+        f"GPU {short(model, 64) or '(unnamed)'} is in no price list: {gpu_hours:,.1f} GPU hours "
+        f"from {source or 'an unnamed source'} were priced by the fallback at {usd(fallback_usd)}."
+    )
+
+
+def short(value: str, shown: int = _SHOWN) -> str:
+    """A tag value fit to be shown."""
+    clean = "".join(each if each.isprintable() else "?" for each in value)
+    return clean if len(clean) <= shown + 4 else clean[:shown] + "…"

@@ -1,0 +1,149 @@
+"""Authorised requests to a Kubernetes API server: plain HTTP with the service account's token, made once.
+
+Not the official client: it brings a generated model of the whole API, which is built anew for every object and refuses
+objects it finds incomplete.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import msgspec
+from pydantic import Field
+from yarl import URL
+
+from curb.stream.clock import Clock
+from curb.stream.errors import PermanentError, TransientError, error_for_status
+from curb.stream.settings import Settings
+
+_MAX_BYTES = 64 * 1024 * 1024
+_PAGE = 500
+MERGE_PATCH = "application/merge-patch+json"
+
+
+class KubernetesAccess(Settings):
+    """Where the API server is and how Curb shows who it is."""
+
+    url: str = Field(
+        default="https://kubernetes.default.svc", pattern=r"^https?://", description="Address of the API server."
+    )
+    account: Path = Field(
+        default=Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="Directory with the service account's `token` (read anew for every request) and `ca.crt`.",
+    )
+    timeout_s: float = Field(default=15.0, gt=0, le=120, description="Longest wait for one answer.")
+
+
+class KubernetesAnswer(NamedTuple):
+    """Status (200 to 299, or one of those asked for) and body."""
+
+    status: int
+    body: bytes
+
+
+class _ListMeta(msgspec.Struct, rename={"next": "continue"}):
+    next: str = ""
+
+
+class _List(msgspec.Struct):
+    items: list[msgspec.Raw]
+    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
+
+
+_list_decoder = msgspec.json.Decoder(_List)
+
+
+class KubernetesClient:
+    """Requests raise TransientError or PermanentError, whose messages name method, host and path only."""
+
+    def __init__(self, access: KubernetesAccess, http: aiohttp.ClientSession, clock: Clock) -> None:
+        self._access, self._http, self._clock = access, http, clock
+        self._base = URL(access.url)
+        self._context: tuple[int, ssl.SSLContext] | None = None
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        patch: Mapping[str, Any] | None = None,
+        also: Sequence[int] = (),
+    ) -> KubernetesAnswer:
+        """One exchange; `patch` is sent as a JSON merge patch. Statuses in `also` are answers, not errors."""
+        url = self._base / path.lstrip("/")
+        what = f"{method} {url.host}{url.path}"
+        headers = {"Accept": "application/json", "Authorization": f"Bearer {self._token()}"}
+        if patch is not None:
+            headers["Content-Type"] = MERGE_PATCH
+        try:
+            async with self._http.request(
+                method,
+                url.with_query(query or {}),
+                headers=headers,
+                data=None if patch is None else msgspec.json.encode(patch),
+                timeout=aiohttp.ClientTimeout(total=self._access.timeout_s),
+                allow_redirects=False,
+                ssl=self._tls(),
+            ) as answer:
+                if 300 <= answer.status < 400:
+                    raise PermanentError(f"{what}: HTTP {answer.status} redirects elsewhere; configure the address")
+                if answer.status not in also:
+                    error = error_for_status(answer.status, answer.headers, what, now=self._clock.now())
+                    if error is not None:
+                        raise error
+                if answer.content_type != "application/json":
+                    raise PermanentError(f"{what}: {answer.content_type} instead of application/json")
+                body = await _read(answer.content)
+        except (aiohttp.ClientError, TimeoutError) as failure:
+            raise TransientError(f"{what}: {type(failure).__name__}") from failure
+        if body is None:
+            raise PermanentError(f"{what}: the answer is longer than {_MAX_BYTES} bytes")
+        return KubernetesAnswer(answer.status, body)
+
+    async def items(self, path: str, **query: str) -> AsyncIterator[msgspec.Raw]:
+        """Each object of a list, page by page, as JSON."""
+        query = {"limit": str(_PAGE), **query}
+        while True:
+            answer = await self.request("GET", path, query=query)
+            try:
+                page = _list_decoder.decode(answer.body)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise TransientError(f"GET {self._base.host}{path}: the list is not readable") from error
+            for item in page.items:
+                yield item
+            if not page.metadata.next:
+                return
+            query["continue"] = page.metadata.next
+
+    def _token(self) -> str:
+        path = self._access.account / "token"
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PermanentError(f"{path}: no service account token ({type(error).__name__})") from error
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        """The cluster's own authority. One context for as long as the file is the same: connections are kept by it."""
+        authority = self._access.account / "ca.crt"
+        if self._base.scheme != "https" or not authority.exists():
+            return True
+        try:
+            changed = authority.stat().st_mtime_ns
+            if self._context is None or self._context[0] != changed:
+                self._context = (changed, ssl.create_default_context(cafile=str(authority)))
+        except OSError as error:  # ssl.SSLError is one
+            raise PermanentError(f"{authority}: not a readable certificate ({type(error).__name__})") from error
+        return self._context[1]
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes | None:
+    """The whole body, or None when it is too long."""
+    body = await content.read(_MAX_BYTES + 1)
+    while len(body) <= _MAX_BYTES and (more := await content.read(_MAX_BYTES + 1 - len(body))):
+        body += more
+    return body if len(body) <= _MAX_BYTES else None

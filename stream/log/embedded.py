@@ -1,0 +1,283 @@
+"""The log in one SQLite file: durable, crash-safe and without a server, for one machine.
+
+Write-ahead logging with synchronous=FULL: when `append` or `commit` returned, the data survive a kill and a power cut.
+Every topic has one partition. Several processes may append and scan (the command line does); a group has one reader at
+a time, held by a file lock that the operating system frees when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from curb.stream import metrics
+from curb.stream.clock import Clock
+from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.protocol import Message, OnAssign, OnRevoke, Positions, Reader, TopicPartition
+from curb.stream.log.topics import TOPICS
+
+T = TypeVar("T")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS topics (topic TEXT PRIMARY KEY, next_offset INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS messages (
+    topic TEXT NOT NULL, offset INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (topic, offset));
+CREATE TABLE IF NOT EXISTS latest (topic TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (topic, key));
+CREATE TABLE IF NOT EXISTS positions (reader_group TEXT NOT NULL, topic TEXT NOT NULL, next_offset INTEGER NOT NULL,
+    PRIMARY KEY (reader_group, topic)) WITHOUT ROWID;
+"""
+#: How often a waiting reader looks for messages of other processes (seconds); those of its own process wake it at once.
+_POLL_S = 0.25
+_SCAN_PAGE = 500
+
+
+class EmbeddedLog:
+    """`Log` on `directory`/log.sqlite3; the directory is made when missing."""
+
+    def __init__(self, directory: Path, clock: Clock) -> None:
+        self.directory = directory
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-log")
+        self._connection: sqlite3.Connection | None = None
+        self._appended = asyncio.Event()
+
+    async def open(self) -> None:
+        await self._call(self._open)
+
+    def _open(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self.directory / "log.sqlite3", timeout=10.0, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.executescript(_SCHEMA)
+        self._connection = connection
+
+    async def append(self, messages: Sequence[Message]) -> None:
+        if messages:
+            await self._call(lambda: self._write(messages, None, {}))
+            self._wake()
+
+    async def reader(
+        self,
+        group: str,
+        topics: Sequence[str],
+        *,
+        on_assign: OnAssign | None = None,
+        on_revoke: OnRevoke | None = None,
+    ) -> Reader:
+        reader = _EmbeddedReader(self, group, topics, on_revoke)
+        try:
+            await reader.start(on_assign)
+        except BaseException:
+            reader.release()
+            raise
+        return reader
+
+    async def table(self, topic: str) -> dict[bytes, bytes]:
+        rows = await self._call(
+            lambda: self._db.execute("SELECT key, value FROM latest WHERE topic = ?", (topic,)).fetchall()
+        )
+        return dict(rows)
+
+    async def scan(self, topic: str) -> AsyncIterator[Message]:
+        end = await self._call(lambda: self._end(topic))
+        offset = 0
+        while offset < end:
+            page = await self._call(lambda start=offset: self._select(topic, start, end, _SCAN_PAGE))  # type: ignore[misc]
+            if not page:
+                return
+            for message in page:
+                yield message
+            offset = page[-1].offset + 1
+
+    def partitions(self, topic: str) -> int:
+        return 1
+
+    async def prune(self, older_than: float) -> int:
+        """Delete messages appended before `older_than` that every group has read (or that no group reads);
+        returns how many."""
+        return await self._call(lambda: self._prune(older_than))
+
+    async def forget(self, group: str) -> None:
+        """Drop the positions of a group that no longer reads, so that `prune` does not wait for it."""
+        await self._call(lambda: self._db.execute("DELETE FROM positions WHERE reader_group = ?", (group,)))
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._call(self._connection.close)
+            self._connection = None
+        self._thread.shutdown(wait=True)
+
+    # --- on the log's own thread --------------------------------------------------------------------------------------
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise PermanentError("the log is not open")
+        return self._connection
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except sqlite3.OperationalError as error:
+            raise TransientError(f"embedded log: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise PermanentError(f"embedded log in {self.directory}: {error}") from error
+
+    def _wake(self) -> None:
+        self._appended.set()
+        self._appended = asyncio.Event()
+
+    def _end(self, topic: str) -> int:
+        row = self._db.execute("SELECT next_offset FROM topics WHERE topic = ?", (topic,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def _select(self, topic: str, start: int, end: int | None, limit: int) -> list[Message]:
+        rows = self._db.execute(
+            "SELECT value, key, offset FROM messages WHERE topic = ? AND offset >= ? AND offset < ?"
+            " ORDER BY offset LIMIT ?",
+            (topic, start, end if end is not None else 1 << 62, limit),
+        )
+        return [Message(topic, value, key, 0, offset) for value, key, offset in rows]
+
+    def _write(self, messages: Sequence[Message], group: str | None, positions: Positions) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            self._insert(messages)
+            for (topic, _), offset in positions.items():
+                db.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (group, topic, offset))
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+
+    def _insert(self, messages: Sequence[Message]) -> None:
+        now, ends = self._clock.now(), dict[str, int]()
+        rows = []
+        for message in messages:
+            spec = TOPICS.get(message.topic)
+            if spec is not None and spec.compacted:
+                self._put(message)
+                continue
+            offset = ends.get(message.topic)
+            if offset is None:
+                offset = self._end(message.topic)
+            rows.append((message.topic, offset, message.key, message.value, now))
+            ends[message.topic] = offset + 1
+        self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", rows)
+        self._db.executemany("INSERT OR REPLACE INTO topics VALUES (?, ?)", ends.items())
+
+    def _put(self, message: Message) -> None:
+        if message.value:
+            self._db.execute(
+                "INSERT OR REPLACE INTO latest VALUES (?, ?, ?)", (message.topic, message.key, message.value)
+            )
+        else:
+            self._db.execute("DELETE FROM latest WHERE topic = ? AND key = ?", (message.topic, message.key))
+
+    def _prune(self, older_than: float) -> int:
+        deleted = self._db.execute(
+            "DELETE FROM messages WHERE at < ? AND offset < coalesce("
+            "(SELECT min(next_offset) FROM positions WHERE positions.topic = messages.topic), offset + 1)",
+            (older_than,),
+        ).rowcount
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return deleted
+
+
+class _EmbeddedReader:
+    def __init__(self, log: EmbeddedLog, group: str, topics: Sequence[str], on_revoke: OnRevoke | None) -> None:
+        self._log, self._group, self._topics, self._on_revoke = log, group, tuple(topics), on_revoke
+        self._positions: Positions = {}
+        self._lock_file: int | None = None
+
+    async def start(self, on_assign: OnAssign | None) -> None:
+        self._lock_file = _lock(self._log.directory / f"{self._group}.lock", self._group)
+        rows = await self._log._call(
+            lambda: self._log._db.execute(
+                "SELECT topic, next_offset FROM positions WHERE reader_group = ?", (self._group,)
+            ).fetchall()
+        )
+        saved = dict(rows)
+        self._positions = {TopicPartition(topic, 0): saved.get(topic, 0) for topic in self._topics}
+        if on_assign is not None:
+            await on_assign(frozenset(self._positions))
+
+    async def fetch(self, max_messages: int = 500, timeout_s: float = 1.0) -> list[Message]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            appended = self._log._appended
+            messages = await self._log._call(lambda: self._next(max_messages))
+            if messages:
+                for message in messages:
+                    self._positions[TopicPartition(message.topic, 0)] = message.offset + 1
+                return messages
+            wait = min(_POLL_S, deadline - loop.time())
+            if wait <= 0:
+                return []
+            try:
+                await asyncio.wait_for(appended.wait(), wait)
+            except TimeoutError:
+                continue
+
+    def _next(self, max_messages: int) -> list[Message]:
+        # An equal share for every topic, so that a busy one cannot starve the others.
+        share = max(1, max_messages // len(self._topics))
+        messages: list[Message] = []
+        for topic in self._topics:
+            messages += self._log._select(topic, self._positions[TopicPartition(topic, 0)], None, share)
+        return messages
+
+    def positions(self) -> Positions:
+        return dict(self._positions)
+
+    def seek(self, positions: Positions) -> None:
+        self._positions.update({at: offset for at, offset in positions.items() if at in self._positions})
+
+    async def lag(self) -> dict[TopicPartition, int]:
+        ends = await self._log._call(lambda: {topic: self._log._end(topic) for topic in self._topics})
+        behind = {at: ends[at.topic] - offset for at, offset in self._positions.items()}
+        return {at: count for at, count in behind.items() if count > 0}
+
+    async def commit(self, appends: Sequence[Message] = ()) -> None:
+        with metrics.LOG_COMMIT_SECONDS.labels(group=self._group).time():
+            positions = self.positions()
+            await self._log._call(lambda: self._log._write(appends, self._group, positions))
+        if appends:
+            self._log._wake()
+
+    async def close(self) -> None:
+        if self._lock_file is None:
+            return
+        if self._on_revoke is not None:
+            await self._on_revoke(frozenset(self._positions))
+        self.release()
+
+    def release(self) -> None:
+        """Free the group for the next reader."""
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+
+def _lock(path: Path, group: str) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise PermanentError(f"another process is already running {group} on {path.parent}") from None
+    return descriptor

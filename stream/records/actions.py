@@ -1,0 +1,115 @@
+"""The schemas of curb.actions: the ledger of what Curb did, and the outbox of what it told."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from curb.stream.records.base import Record
+
+#: `proposed` waits for a person's answer; `denied` is one that was refused, or that nobody gave in time.
+LedgerState = Literal[
+    "planned",
+    "shadow",
+    "applied",
+    "effective",
+    "ineffective",
+    "restored",
+    "failed",
+    "drift",
+    "skipped",
+    "proposed",
+    "denied",
+]
+
+
+class Plan(Record, kw_only=True):
+    """One thing Curb would change: absolute values before and after, so that repeating it changes nothing."""
+
+    #: Name of the configured action, and what it acts on, such as "litellm/key/<hash>".
+    action: str
+    target: str
+    summary: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    #: False when undo cannot bring back what is lost (a training job that is stopped); done only with an approval.
+    reversible: bool = True
+    #: What people should know before they approve it, a sentence.
+    warning: str = ""
+    #: How many subjects of this kind run where the target runs, itself included; None when nobody counts them.
+    population: int | None = None
+    #: What the target itself is marked as (a label, a tag): critical, important, non_critical, or "" for nothing.
+    criticality: str = ""
+
+
+class LedgerEntry(Record, tag="action", tag_field="type", kw_only=True):
+    """One step in the life of one action; the fold over its entries is its state."""
+
+    action_id: str
+    state: LedgerState
+    at: float
+    alert_id: str
+    fingerprint: str
+    plan: Plan
+    #: "curb" or the person who asked.
+    by: str = "curb"
+    lease_expires_at: float | None = None
+    detail: str = ""
+    #: Burn of the subject when planned and when verified.
+    usd_per_hour_before: float | None = None
+    usd_per_hour_after: float | None = None
+    #: Tags of the alert.
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
+    #: Which rung of the alert's ladder asked for it, from 1, what that rung wants, and where its figures come from.
+    rung: int = 1
+    do: str = ""
+    why: str = ""
+    #: The burn the rung wants to leave, where that is known.
+    aim_usd_per_hour: float | None = None
+    #: Length of the lease; counted from the approval where there is one.
+    lease_s: float | None = None
+    #: Targets of the same ask; one answer is for all of them. The rest follows when the first reads back as planned.
+    also: list[str] = msgspec.field(default_factory=list)
+    #: proposed: until when an answer counts, and who may say yes to it.
+    answer_by: float | None = None
+    approvers: list[str] = msgspec.field(default_factory=list)
+    #: Who said yes, where that was needed.
+    approved_by: str = ""
+    #: The command that this entry answers.
+    command_id: str = ""
+    #: The target was read back and held what was planned.
+    read_back: bool = False
+    #: Its lease is over and the target could not be reached to give it back.
+    overdue: bool = False
+    #: planned: it is being given back without having been confirmed, so it must not be applied any more.
+    ending: bool = False
+    #: What the incident had cost when this was planned, since when that is counted, and when that was measured.
+    spent_usd_before: float | None = None
+    spent_since: float | None = None
+    measured_at: float | None = None
+    #: Dollars saved so far: what the burn before would have cost, less what was spent; never negative.
+    saved_usd: float | None = None
+    #: Requests turned away so far, where the target counts them.
+    rejected: int | None = None
+
+
+class NoticeEntry(Record, tag="notice", tag_field="type", kw_only=True):
+    """The outbox: a message is `sending` before the call and `sent` (with the other side's reference) after it."""
+
+    #: Unique per (channel, alert_id, what it says); never sent twice.
+    key: str
+    channel: str
+    alert_id: str
+    state: Literal["sending", "sent", "failed"]
+    at: float
+    #: What the other side calls the message, for edits in place (Slack: channel and ts).
+    ref: str = ""
+    detail: str = ""
+    #: Which reply in the message's thread, such as "step:<action_id>:applied"; "" is the message itself.
+    part: str = ""
+    #: The alert in whose message this one is told; "" when it has a message of its own.
+    told_with: str = ""
+
+
+ActionsMessage = LedgerEntry | NoticeEntry

@@ -1,0 +1,78 @@
+"""State of one partition on the log: a snapshot with its offset, and the offset up to which outputs are out.
+
+A restart loads the snapshot, replays the messages from its offset to the committed one in silence, and goes on. The log
+itself is the delta: nothing but the position is written between two snapshots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from curb.stream.errors import PermanentError
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Log, Message, TopicPartition
+from curb.stream.log.topics import STATE
+
+#: Kafka's default limit of a message is 1 MiB.
+_CHUNK_BYTES = 512 * 1024
+
+
+class _Head(msgspec.Struct):
+    """Written after its chunks, so a head never names a chunk that is not there."""
+
+    offset: int
+    chunks: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a partition resumes from. Without a snapshot, `snapshot` is None and `snapshot_offset` is 0."""
+
+    snapshot: bytes | None
+    snapshot_offset: int
+    #: Outputs of every message before this offset are on the log.
+    committed: int
+    generation: int
+
+
+def _key(group: str, at: TopicPartition, what: str) -> bytes:
+    return f"{group}/{at.topic}/{at.partition}/{what}".encode()
+
+
+async def load_checkpoints(
+    log: Log, group: str, partitions: frozenset[TopicPartition]
+) -> dict[TopicPartition, Checkpoint]:
+    """The checkpoints of `group` for `partitions`, read from the state topic in one pass."""
+    table = await log.table(STATE)
+    return {at: _load(table, group, at) for at in partitions}
+
+
+def _load(table: dict[bytes, bytes], group: str, at: TopicPartition) -> Checkpoint:
+    committed = int(table.get(_key(group, at, "committed"), b"0"))
+    head_value = table.get(_key(group, at, "head"))
+    if head_value is None:
+        return Checkpoint(None, 0, committed, 0)
+    head = msgspec.json.decode(head_value, type=_Head)
+    try:
+        snapshot = b"".join(table[_key(group, at, f"{head.generation % 2}/{i}")] for i in range(head.chunks))
+    except KeyError as error:
+        raise PermanentError(f"state of {group} for {at.topic}/{at.partition} lacks chunk {error}") from error
+    return Checkpoint(snapshot, head.offset, committed, head.generation)
+
+
+def committed_message(group: str, at: TopicPartition, offset: int) -> Message:
+    """The record that outputs of everything before `offset` are on the log; append it in the same commit."""
+    return Message(STATE, str(offset).encode(), key=_key(group, at, "committed"))
+
+
+def snapshot_messages(group: str, at: TopicPartition, offset: int, snapshot: bytes, generation: int) -> list[Message]:
+    """The snapshot in pieces. Two generations take turns, so a half-written one never overwrites the last whole one."""
+    chunks = [snapshot[i : i + _CHUNK_BYTES] for i in range(0, max(len(snapshot), 1), _CHUNK_BYTES)]
+    pieces = [
+        Message(STATE, chunk or b"\0", key=_key(group, at, f"{generation % 2}/{i}")) for i, chunk in enumerate(chunks)
+    ]
+    head = _Head(offset=offset, chunks=len(chunks), generation=generation)
+    return [*pieces, Message(STATE, encode(head), key=_key(group, at, "head"))]
