@@ -73,7 +73,7 @@ $(STAMP): $(PINS) pyproject.toml
 	  echo "Setting up $(VENV) with uv and $$python"; \
 	  export UV_PYTHON_DOWNLOADS=never; \
 	  [ -d $(VENV) ] || uv venv --quiet --no-project --python "$$python" $(VENV); \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r $(PINS); \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(PINS); \
 	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
 	else \
 	  echo "Setting up $(VENV) with pip and $$python (a minute or two)"; \
@@ -82,7 +82,7 @@ $(STAMP): $(PINS) pyproject.toml
 	    echo "$$python cannot create environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
 	    exit 1; \
 	  }; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(PINS); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(PINS); \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	fi; \
 	touch $(STAMP); \

@@ -1,29 +1,19 @@
-"""What is shipped for deployment fits together: image, compose file, configuration, pins."""
+"""What is shipped for deployment fits together: image, compose file, configuration."""
 
 from __future__ import annotations
 
-import ast
 import json
-import re
 import shlex
-import sys
-import tomllib
-from importlib.metadata import packages_distributions
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from curb.config.file import load_text
-from tests.house.tree import ROOT, parse
+from tests.house.tree import ROOT
 from tests.house.yaml_blocks import environment
 
 DEPLOY = ROOT / "deploy"
-#: The extras that connectors need.
-CONNECTORS = ("aws", "bills", "gcp", "otel")
 
 
 def compose() -> dict[str, Any]:
@@ -125,75 +115,3 @@ def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
             copied.update(shlex.split(arguments)[:-1])
     assert copied == kept, "what .dockerignore lets through is what the Dockerfile copies"
     assert all((ROOT / path).exists() for path in copied), sorted(copied)
-
-
-# --- pins ---------------------------------------------------------------------------------------------------------
-
-
-def pins(file: str) -> dict[str, set[str]]:
-    """Versions of each package in a file of pins; there may be one per Python version."""
-    found: dict[str, set[str]] = {}
-    for package, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", (ROOT / file).read_text(encoding="utf-8"), re.M):
-        found.setdefault(canonicalize_name(package), set()).add(version)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("file", "extras"),
-    [("constraints/all.txt", ["dev"]), ("constraints/run.txt", ["build", "charts", "apprise", *CONNECTORS])],
-)
-def test_pins_satisfy_what_the_project_asks_for(file: str, extras: list[str]) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    optional, found, wrong = project["optional-dependencies"], pins(file), []
-    wanted = [Requirement(line) for line in project["dependencies"]]
-    todo = list(extras)
-    for extra in todo:
-        for line in map(Requirement, optional[extra]):
-            todo.extend(line.extras) if line.name == project["name"] else wanted.append(line)
-    for requirement in wanted:
-        versions = found.get(canonicalize_name(requirement.name), set())
-        if not versions or not all(requirement.specifier.contains(version) for version in versions):
-            wrong.append(f"{requirement}: pinned {versions or 'nowhere'}")
-    assert not wrong, f"run `make lock`; {file}:\n" + "\n".join(wrong)
-
-
-def test_the_image_runs_what_the_tests_ran_on() -> None:
-    tested = pins("constraints/all.txt")
-    assert all(versions <= tested[package] for package, versions in pins("constraints/run.txt").items())
-
-
-@pytest.mark.parametrize("file", ["constraints/all.txt", "constraints/run.txt"])
-def test_every_pin_has_hashes_and_no_address(file: str) -> None:
-    text = (ROOT / file).read_text(encoding="utf-8")
-    assert "//" not in text
-    assert not re.search(r"^-", text, re.M), "options such as an index do not belong to the pins"
-    requirements = re.split(r"\n(?=\S)", text.strip())
-    assert requirements
-    assert all("--hash=sha256:" in requirement for requirement in requirements)
-
-
-#: Packages a person adds for a store that is not everybody's; connectors say so when they are missing.
-OPTIONAL = {"azure"}
-
-
-def test_the_image_has_every_package_that_a_connector_imports() -> None:
-    own = {"stream", "connectors", "detector", "actions", "curb"}
-    distributions, found = packages_distributions(), set(pins("constraints/run.txt"))
-    missing = {
-        f"{path.name}: {name}"
-        for path in (ROOT / "connectors").glob("*.py")
-        for name in imported(path) - own - OPTIONAL - sys.stdlib_module_names
-        if not found & {canonicalize_name(each) for each in distributions.get(name, [])}
-    }
-    assert not missing, f"add their extras to IMAGE in the Makefile and run `make lock`: {sorted(missing)}"
-
-
-def imported(path: Path) -> set[str]:
-    """Top-level names of the packages a file imports anywhere."""
-    names = set[str]()
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return {name.split(".")[0] for name in names}
