@@ -27,7 +27,7 @@ def files() -> tuple[Path, ...]:
     found = []
     for directory, names, leaves in os.walk(ROOT):
         names[:] = [name for name in names if _is_ours(name)]
-        found += [Path(directory) / leaf for leaf in leaves]
+        found += [Path(directory) / leaf for leaf in leaves if leaf != ".git"]  # a file in a second worktree
     return tuple(sorted(found))
 
 
