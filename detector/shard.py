@@ -32,12 +32,12 @@ from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS
 from curb.stream.records.spend import Alert, BudgetIncrease, BudgetStatus, PricingHole, SpendTick
+from curb.stream.time import DAY_S
 
 #: Scoring begins this long before the first tick; what is older counts in totals only.
 _HEAD_START_S = 7200
 #: So long a silence is scored step by step, which ends every alert; the rest is skipped.
 _STEPPED_SILENCE_S = 3 * 3600
-_DAY_S = 86400
 #: A shard that has events in this share of its buckets is never silent by itself: silence is a gap in the feed.
 _BUSY = 0.5
 
@@ -340,7 +340,7 @@ class Shard:
             self._registry.begin_day(start, lambda since: self._open.peek_cost(since, n))
             self._knowledge.expire(start)
             gap = silent and self._busy > _BUSY
-            self._busy += (float(not silent) - self._busy) * bucket_s / _DAY_S
+            self._busy += (float(not silent) - self._busy) * bucket_s / DAY_S
             amounts = Amounts(*self._open.pop(start, n))
             self.history.grow(self._registry.scopes)
             self.history.close(start, amounts.cost, gap)

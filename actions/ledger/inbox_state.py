@@ -13,7 +13,7 @@ from curb.stream.log.dead_letters import dead_letter
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, COMMANDS, STATE
 from curb.stream.records.knowledge import read_commands
-from curb.stream.records.spend import Alert, Baseline, Command, Tier
+from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Command, Tier
 
 ALERT_PREFIX = b"actions/alerts/"
 UNDO_PREFIX = b"actions/undo/"
@@ -25,7 +25,6 @@ COMMANDS_KEY = b"actions/commands"
 _REMEMBERED_COMMANDS = 1000
 #: Answers kept per action until they are dealt with; who presses a button more often says nothing new.
 _MOST_ANSWERS = 20
-_RANK: dict[Tier, int] = {"digest": 0, "notice": 1, "page": 2}
 
 
 class Original(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -163,7 +162,7 @@ def _note_alert(alert: Alert, facts: Facts, draft: dict[bytes, Any]) -> None:
         rates = (alert.usd_per_hour, alert.expected_usd_per_hour, alert.requests_per_minute, alert.baseline)
         draft[key] = AlertFact(alert, alert.tier, Original(*rates))
     elif alert.revision > known.alert.revision:
-        top_tier = max(known.top_tier, alert.tier, key=_RANK.__getitem__)
+        top_tier = max(known.top_tier, alert.tier, key=TIER_RANK.__getitem__)
         draft[key] = AlertFact(alert, top_tier, known.original)
 
 

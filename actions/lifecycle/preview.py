@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from curb.actions.action import Action
@@ -20,6 +19,7 @@ from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Log
 from curb.stream.log.topics import ALERTS, COMMANDS, STATE
 from curb.stream.records.spend import Alert, Plan
+from curb.stream.time import utc
 
 
 class Line(NamedTuple):
@@ -103,15 +103,15 @@ async def _lines(alert: Alert, ladder: Ladder, act: Act, asker: Asks, book: Book
 def _standing(state: ActionState) -> str:
     """What is the matter with an action that is on the ledger already."""
     last = state.last
-    ends = f" until {_utc(last.lease_expires_at)}" if state.is_open and last.lease_expires_at is not None else ""
+    ends = f" until {utc(last.lease_expires_at)}" if state.is_open and last.lease_expires_at is not None else ""
     if state.is_pending:
-        ends = f", an answer counts until {_utc(last.answer_by)}" if last.answer_by is not None else ""
+        ends = f", an answer counts until {utc(last.answer_by)}" if last.answer_by is not None else ""
     return f"already {last.state}{ends}: {last.action_id}"
 
 
 def _waits(alert: Alert, ladder: Ladder, step: Step, since: float) -> Line:
     after = f", then rung {step.rung + 1}" if step.rung < len(ladder) else ""
-    why_not = f"people have until {_utc(since + step.wait_s)}{after}"
+    why_not = f"people have until {utc(since + step.wait_s)}{after}"
     return Line(alert, step.rung, len(ladder), step.do, why_not=why_not)
 
 
@@ -119,7 +119,3 @@ def _line(alert: Alert, ladder: Ladder, act: Act, *, plan: Plan | None = None, w
     # What cannot be brought back is never done without being asked for.
     mode = "approve" if act.mode == "auto" and plan is not None and not plan.reversible else act.mode
     return Line(alert, act.rung, len(ladder), act.do, act.name, mode, plan, why, why_not)
-
-
-def _utc(at: float | None) -> str:
-    return "?" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Any
 
 from curb.actions.notify import wording
 from curb.actions.notify.protocol import DayDigest, Notice
 from curb.stream.records.spend import Alert, LedgerEntry
+from curb.stream.time import iso
 
 #: Alertmanager's own severities, by tier.
 SEVERITIES = {"page": "critical", "notice": "warning", "digest": "info"}
@@ -77,12 +77,8 @@ def _alert(alert: Alert, ledger: tuple[LedgerEntry, ...], incident: str, url: st
         "status": alert.status,
         "labels": {label(tag): value for tag, value in alert.tags.items()} | own,
         "annotations": {name: text for name, text in annotations.items() if text},
-        "startsAt": _rfc3339(alert.fired_at),
-        "endsAt": _NOT_OVER if alert.status == "firing" else _rfc3339(ended),
+        "startsAt": iso(alert.fired_at, "milliseconds"),
+        "endsAt": _NOT_OVER if alert.status == "firing" else iso(ended, "milliseconds"),
         "generatorURL": url,
         "fingerprint": alert.fingerprint,
     }
-
-
-def _rfc3339(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -13,8 +13,8 @@ from curb.actions.notify.grouping import Told
 from curb.actions.notify.protocol import DayDigest
 from curb.actions.notify.settings import Telling
 from curb.stream.records.spend import LedgerEntry
+from curb.stream.time import DAY_S
 
-_DAY_S = 86400.0
 #: Of what only would have been done, or was not, a digest does not speak.
 _NOTHING_DONE = frozenset({"planned", "skipped", "proposed"})
 
@@ -52,7 +52,7 @@ def compose(
         for fact in facts
         if goes_into_digest(fact, telling) and fact.alert.fired_at < when.at and told(fact.alert.alert_id) is None
     )
-    done = tuple(_done(ledger, when.at - _DAY_S, when.at))
+    done = tuple(_done(ledger, when.at - DAY_S, when.at))
     if not alerts and not done:
         return None
     return DayDigest(f"digest-{channel}-{when.day}", when.day, when.at, alerts, done, telling)

@@ -13,11 +13,10 @@ from typing import NamedTuple
 from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.notify import wording
 from curb.actions.notify.settings import Telling
-from curb.stream.records.spend import Alert, NoticeEntry
+from curb.stream.records.spend import TIER_RANK, Alert, NoticeEntry
 
 #: `told_with` of what was told in a digest.
 IN_DIGEST = "digest"
-RANK = {"digest": 0, "notice": 1, "page": 2}
 #: What a burn of the whole can cover, and what is a burn of the whole.
 _COVERED = frozenset({"runaway", "abusive", "unit_cost"})
 _COVERING = frozenset({"runaway", "abusive"})
@@ -45,7 +44,9 @@ class Bundle(NamedTuple):
     @property
     def loudest(self) -> AlertFact:
         """What the message is headed by: what fires, then the highest tier; the lead where it is no less."""
-        return max(self.facts, key=lambda fact: (fact.alert.status == "firing", RANK[fact.top_tier], fact is self.lead))
+        return max(
+            self.facts, key=lambda fact: (fact.alert.status == "firing", TIER_RANK[fact.top_tier], fact is self.lead)
+        )
 
     @property
     def rest(self) -> tuple[Alert, ...]:
@@ -93,7 +94,7 @@ def covers(wide: AlertFact, narrow: AlertFact) -> bool:
         and b.kind in _COVERED
         and a.money == b.money
         and a.tags.items() < b.tags.items()
-        and RANK[wide.top_tier] >= RANK[narrow.top_tier]
+        and TIER_RANK[wide.top_tier] >= TIER_RANK[narrow.top_tier]
         and a.excess_usd >= _COVERED_SHARE * b.excess_usd
         and a.fired_at <= _ended(b)
         and b.fired_at <= _ended(a)
@@ -141,7 +142,7 @@ class _Homes:
         is_firing = any(each.alert.status == "firing" for each in found)
         return (
             0 <= since <= self._telling.group_interval_minutes * 60.0
-            and RANK[fact.top_tier] <= max(RANK[each.top_tier] for each in found)
+            and TIER_RANK[fact.top_tier] <= max(TIER_RANK[each.top_tier] for each in found)
             and is_firing == (fact.alert.status == "firing")
         )
 
@@ -149,12 +150,12 @@ class _Homes:
 def _bundle(lead_id: str, found: list[AlertFact], joining: set[str]) -> Bundle:
     lead = next(fact for fact in found if fact.alert.alert_id == lead_id)
     others = [fact for fact in found if fact is not lead]
-    others.sort(key=lambda fact: (-RANK[fact.top_tier], -wording.excess_rate(fact.alert), fact.alert.alert_id))
+    others.sort(key=lambda fact: (-TIER_RANK[fact.top_tier], -wording.excess_rate(fact.alert), fact.alert.alert_id))
     return Bundle(lead, tuple(others), frozenset(joining))
 
 
 def _widest_first(fact: AlertFact) -> tuple[int, float, int, str]:
-    return len(fact.alert.tags), fact.alert.fired_at, -RANK[fact.top_tier], fact.alert.alert_id
+    return len(fact.alert.tags), fact.alert.fired_at, -TIER_RANK[fact.top_tier], fact.alert.alert_id
 
 
 def _ended(alert: Alert) -> float:

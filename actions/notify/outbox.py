@@ -18,7 +18,7 @@ from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.ledger.ledger import ActionState, in_order
 from curb.actions.ledger.memory import Book
 from curb.actions.notify.digests import compose, due, goes_into_digest
-from curb.actions.notify.grouping import IN_DIGEST, RANK, Bundle, bundles, lead_of
+from curb.actions.notify.grouping import IN_DIGEST, Bundle, bundles, lead_of
 from curb.actions.notify.message_key import next_key, says
 from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Threads
 from curb.actions.notify.thread import Line, lines, repeats, state_told
@@ -26,7 +26,7 @@ from curb.actions.policy.routing import decide
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
-from curb.stream.records.spend import NoticeEntry
+from curb.stream.records.spend import TIER_RANK, NoticeEntry
 from curb.stream.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -370,4 +370,4 @@ class NoticeWorker:
 
 
 def _urgency(bundle: Bundle) -> tuple[int, float]:
-    return -max(RANK[fact.top_tier] for fact in bundle.facts), bundle.lead.alert.fired_at
+    return -max(TIER_RANK[fact.top_tier] for fact in bundle.facts), bundle.lead.alert.fired_at

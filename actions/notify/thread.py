@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from curb.actions.ledger.ledger import ActionState, Ledger
-from curb.actions.notify.grouping import RANK, Bundle
+from curb.actions.notify.grouping import Bundle
 from curb.actions.notify.protocol import Notice, Reply, ReplyKind
 from curb.actions.notify.settings import Telling
-from curb.stream.records.spend import Alert, LedgerEntry, LedgerState, NoticeEntry
+from curb.stream.records.spend import TIER_RANK, Alert, LedgerEntry, LedgerState, NoticeEntry
 
 #: Steps that somebody should look at.
 _LOUD_STEPS: frozenset[LedgerState] = frozenset({"proposed", "ineffective", "failed", "drift"})
@@ -69,9 +69,9 @@ def _escalated(bundle: Bundle, sent: NoticeEntry) -> Iterator[Line]:
     """An edit wakes nobody: a higher tier, and what fires again after it was over, are said anew."""
     tier, _, status = sent.detail.partition(" ")
     fact = bundle.loudest
-    if not bundle.is_firing or fact.alert.alert_id in bundle.joining or tier not in RANK:
+    if not bundle.is_firing or fact.alert.alert_id in bundle.joining or tier not in TIER_RANK:
         return
-    if RANK[fact.top_tier] > RANK[tier]:
+    if TIER_RANK[fact.top_tier] > TIER_RANK[tier]:
         yield Line(f"tier:{fact.top_tier}", "tier", fact.alert, loud=fact.top_tier == "page")
     elif status == "resolved":
         yield Line(f"again:{sent.key}", "again", fact.alert, loud=fact.top_tier == "page")

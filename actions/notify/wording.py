@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 
 from curb.actions.notify.protocol import DayDigest, Notice, Reply
 from curb.actions.notify.settings import Telling
+from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry
+from curb.stream.time import utc
 
 _LONGEST_VALUE, _LONGEST_REASON, _MOST_CAUSES, _MOST_OTHERS, _MOST_LINES = 80, 400, 5, 8, 20
 _TELLING = Telling()
@@ -39,15 +41,6 @@ def clean(text: str, longest: int = _LONGEST_VALUE) -> str:
     """One printable line of at most `longest` characters: no control or formatting characters get through."""
     line = "".join(character if character.isprintable() else " " for character in text)
     return line if len(line) <= longest else line[: longest - 1] + "…"
-
-
-def usd(amount: float) -> str:
-    digits = 2 if abs(amount) < 1000 else 0
-    return f"-${-amount:,.{digits}f}" if amount < 0 else f"${amount:,.{digits}f}"
-
-
-def utc(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def subject(alert: Alert) -> str:

@@ -13,10 +13,10 @@ from curb.actions.policy.guard_settings import MARKS, Limits
 from curb.actions.policy.matching import criticality, tags_match
 from curb.actions.settings import ActionsSettings, name_of
 from curb.stream.records.spend import Alert, Plan
+from curb.stream.time import HOUR_S
 
 #: What is found by what is new or spent, so that a short past is no reason to wait: kinds, and channels of rules.
 _NO_WARMUP_KINDS, _NO_WARMUP_CHANNELS = frozenset({"budget"}), frozenset({"new_principal"})
-_HOUR_S = 3600.0
 #: What people should know of and nothing should be stopped for.
 _ONLY_TOLD = frozenset({"growth", "pricing", "feed"})
 
@@ -84,7 +84,7 @@ def refusal(
         return f"warm-up: known for {known_days:.1f} days, less than {settings.warmup_days:g}"
     if len(_held(ledger)) >= limits.max_open_actions and not _is_held(alert, ledger):
         return f"limit: {limits.max_open_actions} actions are open (limits.max_open_actions)"
-    if ledger.begun_since(now - _HOUR_S) >= limits.max_actions_per_hour:
+    if ledger.begun_since(now - HOUR_S) >= limits.max_actions_per_hour:
         return f"limit: {limits.max_actions_per_hour} actions were begun within an hour (limits.max_actions_per_hour)"
     return ""
 
@@ -143,7 +143,7 @@ def _crowded(events: list[tuple[float, str]], count: int, after: float, now: flo
     """Whether within any one hour after `after` there were `count` different ones."""
     recent = sorted(event for event in events if after < event[0] <= now)
     return any(
-        len({name for at, name in recent[first:] if at <= recent[first][0] + _HOUR_S}) >= count
+        len({name for at, name in recent[first:] if at <= recent[first][0] + HOUR_S}) >= count
         for first in range(len(recent))
     )
 
@@ -196,7 +196,7 @@ def _room(
     held = _held(ledger)
     caps = {
         "max_open_actions": limits.max_open_actions - len(held),
-        "max_actions_per_hour": limits.max_actions_per_hour - ledger.begun_since(now - _HOUR_S),
+        "max_actions_per_hour": limits.max_actions_per_hour - ledger.begun_since(now - HOUR_S),
         "max_subjects_per_action": limits.max_subjects_per_action - len(mine),
     }
     if team := alert.tags.get("team"):

@@ -21,8 +21,10 @@ from curb.stream.clock import Clock
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS
+from curb.stream.money import usd
 from curb.stream.records.knowledge import knowledge_message, refusal
 from curb.stream.records.spend import Alert, Command, Feedback, LedgerEntry, PlannedActivity
+from curb.stream.time import utc
 
 _HELD = ("planned", "applied", "effective", "ineffective", "drift", "failed")
 
@@ -126,7 +128,7 @@ class Desk:
 
     def _snooze(self, alert_id: str, until: float, person: Person, once: str) -> Answer:
         command = self._command("snooze", person, {"alert_id": alert_id, "until": f"{until:.0f}"}, alert_id, once)
-        words = f"Quiet about this alert until {wording.utc(until)}. What Curb does about it goes on."
+        words = f"Quiet about this alert until {utc(until)}. What Curb does about it goes on."
         return Answer(words, (_message(command),))
 
     def _verdict(self, alert: Alert, person: Person) -> Answer:
@@ -168,7 +170,7 @@ class Desk:
         """`field` is that of the dialog in which a refusal is shown."""
         if why := refusal(plan):
             return Answer(why, errors={field: why} if field else None)
-        more, until = wording.usd(plan.max_usd), wording.utc(plan.end)
+        more, until = usd(plan.max_usd), utc(plan.end)
         words = f"Noted: up to {more} more is expected until {until}. Its id is {plan.id}."
         return Answer(words, (knowledge_message(plan),))
 

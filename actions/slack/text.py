@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from curb.actions.notify import wording
+from curb.stream.time import utc
 
 Block = dict[str, Any]
 #: Slack's own limits, in characters.
@@ -31,7 +31,7 @@ def fitted(text: str, longest: int) -> str:
 
 def local_time(at: float) -> str:
     """A moment in the reader's own time zone, with UTC where Slack cannot tell."""
-    return f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{wording.utc(at)}>"
+    return f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{utc(at)}>"
 
 
 def link(url: str, label: str) -> str:

@@ -22,8 +22,8 @@ from benchmarks.detection.streams import EVENTS_FILE
 from curb.connectors.tokens.usage_jsonl import parse_event_stream
 from curb.evaluate.score import WARMUP_DAYS, Fired
 from curb.stream.records.spend import GpuRecord, SpendRecord
+from curb.stream.time import DAY_S, HOUR_S
 
-HOUR_S, DAY_S = 3600, 86400
 _RIVER = "benchmarks.detection.peer_river"
 
 Array = NDArray[np.float64]

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from curb.connectors.bills.charges import DAY_S, HOUR_S, Charge, Dimensions, Snapshot
+from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.cost_explorer_api import CallBudget, Cost, CostExplorerApi, OverBudget
 from curb.connectors.bills.restate import Restater
 from curb.connectors.connector import Batch, Check, Context
@@ -21,6 +21,7 @@ from curb.connectors.decode import Letters, Rejected
 from curb.stream.clients.aws import AwsClient, AwsSettings
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.settings import Settings
+from curb.stream.time import DAY_S, HOUR_S
 
 logger = logging.getLogger(__name__)
 PERMISSION = "ce:GetCostAndUsage"

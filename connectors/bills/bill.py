@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from curb.connectors.bills.charges import DAY_S, HOUR_S, Charge, Dimensions, Snapshot
+from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.files import BillFile, BillFiles, Storage, canonical
 from curb.connectors.bills.focus import FOCUS, is_focus
 from curb.connectors.bills.lines import BillForm, BillLines
@@ -20,6 +20,7 @@ from curb.connectors.connector import Batch, Check, Context
 from curb.connectors.decode import Letters, Rejected
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.settings import Settings
+from curb.stream.time import DAY_S, HOUR_S
 
 
 class BillSettings(Settings):

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import msgspec
 
-HOUR_S, DAY_S = 3600, 86_400
-
 
 class Dimensions(msgspec.Struct, frozen=True):
     """What tells charges of one charge period apart: as much as Curb's tags and scopes can see, and no more."""

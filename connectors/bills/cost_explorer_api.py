@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from curb.connectors.bills.charges import DAY_S, HOUR_S
 from curb.stream.clients.aws import AwsClient
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.time import DAY_S, HOUR_S
 
 MAX_PAGES = 500
 #: Kinds of records that are usage, whoever pays for it; all others are fees, taxes, credits and the like.

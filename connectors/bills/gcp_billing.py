@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from curb.connectors.bills.bigquery_api import BigQueryApi
 from curb.connectors.bills.bill import Bill, BillSettings, Found
-from curb.connectors.bills.charges import DAY_S, HOUR_S, Charge, Dimensions, Snapshot
+from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.deliveries import by_folder
 from curb.connectors.bills.focus import FOCUS
 from curb.connectors.bills.focus_rows import SUFFIXES, FocusRows
@@ -20,6 +20,7 @@ from curb.connectors.bills.gcp_rows import CATEGORIES, form_of
 from curb.connectors.bills.restate import Restater
 from curb.connectors.connector import Batch, Check, Connector, Context
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.time import DAY_S, HOUR_S
 
 PERMISSION = "roles/bigquery.jobUser on the project, roles/bigquery.dataViewer on the dataset"
 _GIB = 1024**3

@@ -11,11 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curb.connectors.bills.arrow import to_numbers
-from curb.connectors.bills.charges import DAY_S
 from curb.connectors.bills.files import canonical
 from curb.connectors.bills.sums import Floats, Interner, Ints, Lines
 from curb.connectors.bills.tags import BillTags
 from curb.stream.errors import PermanentError
+from curb.stream.time import DAY_S
 
 
 def epoch(text: str) -> int:

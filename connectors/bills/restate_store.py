@@ -17,8 +17,9 @@ from typing import Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 
-from curb.connectors.bills.charges import DAY_S, Charge, Dimensions, Snapshot
+from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.lag_curve import MAX_AGE_S, LagCurve
+from curb.stream.time import DAY_S
 
 T = TypeVar("T")
 Usd = tuple[float, float]

@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from curb.stream.settings import Settings
+from curb.stream.time import DAY_S
 
 _COLUMNS = {"provider", "instance_type", "gpu", "gpus", "region", "usd_per_hour", "effective_from"}
 _BEGINNING = 0.0
 #: Prices change at midnight (UTC).
-_DAY_S = 86400
 _MEMORY = re.compile(r"^(\d+)GB$")
 
 
@@ -109,7 +109,7 @@ class GpuPrices:
         The price of the node's instance type comes first, then that of the GPU model: the provider's own cheapest offer
         per GPU, or without a provider the dearest of what the providers' cheapest are.
         """
-        return self._cached(gpu, at // _DAY_S * _DAY_S, instance, provider, region)
+        return self._cached(gpu, at // DAY_S * DAY_S, instance, provider, region)
 
     def _find(self, gpu: str, at: float, instance: str, provider: str, region: str) -> GpuPrice:
         gpus = next((row.gpus for row in (*self._own, *self._listed) if instance and row.instance == instance), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
@@ -18,8 +17,8 @@ from curb.connectors.tokens.grown import Grown
 from curb.connectors.tokens.usage_reports import Labelled, Report, Reports, counted
 from curb.stream.records.spend import CostRecord, UsageRecord
 from curb.stream.settings import Settings
+from curb.stream.time import DAY_S, iso
 
-DAY_S = 86_400
 WIDTHS_S = {"1m": 60, "1h": 3600}
 PERMISSION = "an admin key (sk-ant-admin...); individual accounts have none"
 _GROUPS = ("api_key_id", "workspace_id", "model", "service_tier", "context_window")
@@ -121,7 +120,7 @@ def _usage(config: Config, prices: PriceBook) -> Report:
     width_s = WIDTHS_S[config.bucket_width]
 
     def params(start: float, end: float) -> Params:
-        span = [("starting_at", _text(start)), ("ending_at", _text(end)), ("bucket_width", config.bucket_width)]
+        span = [("starting_at", iso(start)), ("ending_at", iso(end)), ("bucket_width", config.bucket_width)]
         return [*span, ("limit", str(round((end - start) / width_s))), *(("group_by[]", group) for group in _GROUPS)]
 
     def record(grown: Grown, record_id: str, at: float) -> UsageRecord:
@@ -192,7 +191,7 @@ def _costs(config: Config) -> Report:
     groups = (("group_by[]", "workspace_id"), ("group_by[]", "description"))
 
     def params(start: float, end: float) -> Params:
-        span = [("starting_at", _text(start)), ("ending_at", _text(end)), ("bucket_width", "1d")]
+        span = [("starting_at", iso(start)), ("ending_at", iso(end)), ("bucket_width", "1d")]
         return [*span, ("limit", str(round((end - start) / DAY_S))), *groups]
 
     def record(grown: Grown, record_id: str, at: float) -> CostRecord:
@@ -224,7 +223,3 @@ def _costs(config: Config) -> Report:
         record=record,
         signed=True,
     )
-
-
-def _text(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -16,8 +16,8 @@ from curb.connectors.tokens.late_usage import counts_at, is_pause
 from curb.stream.errors import TransientError
 from curb.stream.records.spend import UsageRecord
 from curb.stream.settings import Settings
+from curb.stream.time import HOUR_S
 
-HOUR_S = 3600.0
 #: Ids that were given before are not given again; forgetting one costs a duplicate that the detector drops.
 MAX_REMEMBERED = 500_000
 

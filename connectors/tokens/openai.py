@@ -16,8 +16,8 @@ from curb.connectors.tokens.grown import Grown
 from curb.connectors.tokens.usage_reports import Labelled, Report, Reports, counted
 from curb.stream.records.spend import CostRecord, UsageRecord
 from curb.stream.settings import Settings
+from curb.stream.time import DAY_S
 
-DAY_S = 86_400
 WIDTHS_S = {"1m": 60, "1h": 3600}
 PERMISSION = "an admin key (sk-admin-...) with the scope api.usage.read"
 Endpoint = Literal[

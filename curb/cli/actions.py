@@ -18,12 +18,13 @@ from curb.actions.lifecycle.preview import Line, preview, read_book
 from curb.actions.lifecycle.reaper import Reaper
 from curb.cli import offline
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, person
-from curb.cli.render import tags_text, usd
+from curb.cli.render import tags_text
 from curb.config.file import CurbConfig
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import COMMANDS
+from curb.stream.money import usd
 from curb.stream.records.spend import Command, LedgerEntry
 
 console = Console()

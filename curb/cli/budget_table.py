@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curb.cli.render import tags_text, usd
-from curb.serve.status import iso
+from curb.cli.render import tags_text
+from curb.stream.money import usd
+from curb.stream.time import iso
 from curb.views.budget_history import Crossing, WhatIf, caps
 
 _BAR_CELLS = 10
@@ -35,7 +36,7 @@ def show(console: Console, rows: Sequence[dict[str, Any]], now: float | None, *,
             usd(row["amount_usd"] - row["spent_usd"]),
             bar(row, now),
             "" if row.get("forecast_usd") is None else usd(row["forecast_usd"]),
-            "" if row.get("breach_at") is None else (iso(row["breach_at"]) or "")[5:16].replace("T", " "),
+            "" if row.get("breach_at") is None else iso(row["breach_at"])[5:16].replace("T", " "),
             "" if probability is None else f"{probability:.0%}",
         )
     console.print(table)

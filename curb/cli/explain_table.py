@@ -6,9 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curb.cli.render import tags_text, usd
-from curb.serve.status import iso
+from curb.cli.render import tags_text
+from curb.stream.money import usd
 from curb.stream.records.spend import Alert
+from curb.stream.time import iso
 from curb.views.explanation import Explanation, words_of
 
 _BAR_CELLS = 24
@@ -39,16 +40,12 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _signed(value: float) -> str:
-    return f"-{usd(-value)}" if value < 0 else usd(value)
-
-
 def _money(alert: Alert) -> Table:
     table = _table("", "", "$ expected", "$ actual", "$ over")
     over = alert.usd_per_hour - alert.expected_usd_per_hour
-    table.add_row("an hour, now", usd(alert.expected_usd_per_hour), usd(alert.usd_per_hour), _signed(over))
+    table.add_row("an hour, now", usd(alert.expected_usd_per_hour), usd(alert.usd_per_hour), usd(over))
     since = f"since {iso(alert.started_at)}"
-    table.add_row(since, usd(alert.expected_usd), usd(alert.actual_usd), _signed(alert.excess_usd))
+    table.add_row(since, usd(alert.expected_usd), usd(alert.actual_usd), usd(alert.excess_usd))
     if alert.status == "firing":
         table.add_row("at risk, for waiting", "", "", usd(alert.dollars_at_risk))
     return table

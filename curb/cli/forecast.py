@@ -18,10 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from curb.cli.offline import NotReachableError
-from curb.cli.render import tags_text, usd
+from curb.cli.render import tags_text
 from curb.config.file import CurbConfig
 from curb.detector.forecast.settings import PoolSettings
 from curb.stream.errors import PermanentError
+from curb.stream.money import usd
 from curb.views.forecast import Question, answer_all, read_events, read_log, report
 
 if TYPE_CHECKING:

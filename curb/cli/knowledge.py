@@ -23,12 +23,13 @@ from curb.cli import common as asking
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
 from curb.cli.offline import load_view
 from curb.config.file import CurbConfig
-from curb.serve.status import iso
 from curb.stream.clock import WallClock
 from curb.stream.log.protocol import Log
+from curb.stream.money import usd
 from curb.stream.records import spend as records
 from curb.stream.records.knowledge import knowledge_message
 from curb.stream.records.spend import Knowledge
+from curb.stream.time import iso
 from curb.views import knowledge_input as told
 
 #: Without a command of its own it shows what would be done now, see `acting.py`.
@@ -279,5 +280,5 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={each}" for key, each in value.items()) or "everything"
     if name.endswith("_usd"):
-        return f"${value:,.2f}"
+        return usd(value)
     return iso(value) or "" if isinstance(value, float) else str(value)

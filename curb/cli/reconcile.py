@@ -14,14 +14,14 @@ from rich.text import Text
 from curb import wiring
 from curb.cli import common as asking
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
-from curb.cli.render import usd
 from curb.config.file import CurbConfig
 from curb.detector.reconcile.reconciler import expected
 from curb.detector.reconcile.settings import ReconcileSettings
-from curb.serve.status import iso
 from curb.stream.clock import WallClock
 from curb.stream.log.topics import RECONCILED
+from curb.stream.money import usd
 from curb.stream.records.reconciliation import Reconciliation
+from curb.stream.time import iso
 
 
 def rows(found: Iterable[Reconciliation], settings: ReconcileSettings) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from curb.actions.policy.guards import anything_marked
 from curb.config.file import CurbConfig
-from curb.serve.status import iso
+from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry
+from curb.stream.time import iso
 from curb.views.unit_costs import Resolved, untagged_percent
 
 #: Ledger states of actions that wait for an answer, or hold or may still hold something.
@@ -26,11 +27,6 @@ def tags_text(tags: dict[str, str]) -> Text:
     """Tags as `key=value`, control characters made visible."""
     shown = " ".join(f"{key}={value}" for key, value in tags.items())
     return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown))
-
-
-def usd(value: float) -> str:
-    """Dollars with cents, or four digits under a dollar."""
-    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:.4f}"
 
 
 def _json_lines(values: Sequence[Any]) -> None:

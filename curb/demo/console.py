@@ -13,10 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from curb.cli.render import tags_text, usd
+from curb.cli.render import tags_text
 from curb.daemon import Daemon
 from curb.demo.stage import Stage
 from curb.detector.shard import SeriesStatus
+from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
 
 _STATE_STYLE = {

@@ -22,15 +22,14 @@ from curb.connectors.tokens.usage_jsonl import parse_event_stream
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
 from curb.evaluate.score import fired, has_labels, read_labels, score, score_lines
-from curb.serve.status import iso
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.topics import COMMANDS, GPU, USAGE
-from curb.stream.records.spend import Alert, GpuRecord, PlannedActivity, SpendRecord, UsageRecord
+from curb.stream.records.spend import TIER_RANK, Alert, GpuRecord, PlannedActivity, SpendRecord, Tier, UsageRecord
+from curb.stream.time import iso
 
 #: Events looked at to find the step of a stream.
 PROBE = 5000
 Event = SpendRecord | PlannedActivity
-_TIER_RANK = {"digest": 0, "notice": 1, "page": 2}
 
 
 @dataclass
@@ -55,7 +54,7 @@ class AlertLife:
 
     first: Alert
     last: Alert
-    tier: str
+    tier: Tier
     #: Event times at which it became a notice or a page, and a page; None if it never did.
     noticed_at: float | None = None
     paged_at: float | None = None
@@ -67,7 +66,7 @@ class AlertLife:
             self.noticed_at = alert.updated_at
         if alert.tier == "page" and self.paged_at is None:
             self.paged_at = alert.updated_at
-        self.tier = max(self.tier, alert.tier, key=_TIER_RANK.__getitem__)
+        self.tier = max(self.tier, alert.tier, key=TIER_RANK.__getitem__)
 
     def row(self) -> dict[str, Any]:
         """One line of the output file. `tier` is the highest it reached; `fired_at` is when people were first told."""

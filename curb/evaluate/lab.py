@@ -31,13 +31,13 @@ from curb.demo.trace import Key, Request, Trace, as_event
 from curb.detector.heads.settings import ScoreSettings
 from curb.detector.settings import DetectorSettings
 from curb.evaluate.backtest import AlertLife, events_file, replay
+from curb.stream.time import DAY_S
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: An alert up to this long after an incident still belongs to it.
 _AFTER_S = 3600.0
-_DAY_S = 86400.0
 #: Colours that stay apart for the colour-blind, and a mark each for print.
 _STYLES = (("#0072B2", "o-"), ("#D55E00", "s--"), ("#009E73", "^:"), ("#CC79A7", "d-."))
 
@@ -62,7 +62,7 @@ class Recording(NamedTuple):
 
     @property
     def counts_from(self) -> float:
-        return self.start + self.warmup_days * _DAY_S
+        return self.start + self.warmup_days * DAY_S
 
 
 class Outcome(NamedTuple):
@@ -148,7 +148,7 @@ def demo_recording(
 
 def default_loops(trace: Trace) -> list[AgentLoop]:
     """Eight loops after the third day, on the keys that spend most: $3 to $60 an hour for 40 minutes to 4 hours."""
-    day3 = trace.start + 3 * _DAY_S
+    day3 = trace.start + 3 * DAY_S
     by_spend = sorted(trace.keys, key=lambda key: -trace.usual_usd_per_hour(key, trace.start, day3))
     sizes = [(60, 40), (40, 60), (30, 90), (20, 120), (12, 120), (8, 180), (5, 120), (3, 240)]
     room = (trace.end - day3) / (len(sizes) + 1)
@@ -237,7 +237,7 @@ def judge(recording: Recording, score: ScoreSettings, alerts: Sequence[AlertLife
         if told:
             minutes.append(delay / 60)
         lost += incident.usd * min(1.0, delay / (incident.end - incident.start))
-    days = (recording.end - recording.counts_from) / _DAY_S
+    days = (recording.end - recording.counts_from) / DAY_S
     return Outcome(
         score=score,
         recall=len(minutes) / max(1, len(incidents)),

@@ -14,11 +14,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from curb.stream.time import DAY_S, HOUR_S
+
 LABELS_FILE, TRUTH_FILE = "labels.json", "truth.csv.gz"
 #: Days at the begin of a stream whose alerts are neither noise nor flags on look-alikes.
 WARMUP_DAYS = 3.0
 #: An alert this long after the end of a label still belongs to it.
-_GRACE_S, _AFTERMATH_S = 3600.0, 86400.0
+_GRACE_S, _AFTERMATH_S = 1.0 * HOUR_S, 1.0 * DAY_S
 #: The tags that name a subject, in the order in which a label is identified by them.
 _SUBJECT_TAGS = ("api_key", "node", "group")
 

@@ -10,12 +10,12 @@ import msgspec
 from curb import wiring
 from curb.config.file import CurbConfig
 from curb.connectors.intake.health import Health
-from curb.serve.status import iso
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Log
 from curb.stream.log.topics import CURSORS, DEAD_LETTER, RAW_TOPICS
 from curb.stream.records.spend import DeadLetter, SpendRecord
+from curb.stream.time import iso
 
 if TYPE_CHECKING:
     from curb.daemon import Daemon

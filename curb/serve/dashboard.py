@@ -16,9 +16,11 @@ from curb.cli.reconcile import rows
 from curb.cli.render import tags_text
 from curb.serve.connector_rows import of_daemon
 from curb.serve.http_explain import explained
-from curb.serve.status import iso, status
+from curb.serve.status import status
 from curb.stream.errors import PermanentError
+from curb.stream.money import usd
 from curb.stream.records.spend import BudgetStatus, LedgerEntry
+from curb.stream.time import iso
 from curb.views.explain_chart import draw
 
 if TYPE_CHECKING:
@@ -100,18 +102,18 @@ class _Pages:
 
 def _templates() -> Environment:
     templates = Environment(
-        loader=PackageLoader("curb"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("curb.serve"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
     templates.filters |= {"usd": _usd, "time": _time, "tags": tags_text, "percent": _percent}
     return templates
 
 
 def _usd(value: float | None) -> str:
-    return "–" if value is None else f"-${-value:,.2f}" if value < 0 else f"${value:,.2f}"
+    return "–" if value is None else usd(value)
 
 
 def _time(at: float | None) -> str:
-    return "–" if at is None else (iso(at) or "").replace("T", " ").replace("Z", " UTC")
+    return "–" if at is None else iso(at).replace("T", " ").replace("Z", " UTC")
 
 
 def _percent(part: float) -> str:

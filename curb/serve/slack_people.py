@@ -25,6 +25,7 @@ from curb.stream.log.protocol import Log
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.knowledge import read_commands
 from curb.stream.records.spend import Alert, Command, LedgerEntry
+from curb.stream.time import utc
 from curb.views.alerts_and_actions import View
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Known:
         waiting = [entries[-1] for entries in self._view.actions.values() if wording.waits(entries[-1])]
         try:
             halted = await halted_by(self._log)
-            state = f"halted by {wording.clean(halted.by)} since {wording.utc(halted.at)}" if halted else "not halted"
+            state = f"halted by {wording.clean(halted.by)} since {utc(halted.at)}" if halted else "not halted"
         except TransientError:
             state = "the log cannot be read, so whether it is halted is not known"
         lines = [f"Curb is in mode {self._config.actions.mode}, {state}."]

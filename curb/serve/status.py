@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
 from curb.detector.state.view import Raised
+from curb.stream.time import iso
 
 if TYPE_CHECKING:
     from curb.daemon import Daemon
-
-
-def iso(at: float | None) -> str | None:
-    """RFC 3339 of epoch seconds, or None."""
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def readiness(daemon: Daemon) -> dict[str, Any]:

@@ -28,11 +28,11 @@ from curb.detector.settings import DetectorSettings
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.periods import period_around
 from curb.evaluate.backtest import events_file
-from curb.serve.status import iso
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.topics import SPEND
 from curb.stream.records.spend import CostRecord, GpuRecord, SpendMessage, SpendPartial, SpendRecord
+from curb.stream.time import iso
 
 #: Past days shown with a forecast.
 _SHOWN_DAYS = 60

@@ -18,16 +18,15 @@ from curb.detector.forecast.settings import ForecastSettings
 from curb.detector.forecast.slow_lane import Band, SlowLane, Target, fit_band, key_of, plan
 from curb.detector.forecast.spend_history import SpendHistory
 from curb.detector.settings import DetectorSettings
-from curb.serve.status import iso
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
 from curb.stream.records.spend import Alert
+from curb.stream.time import HOUR_S, iso
 from curb.views.forecast import Question, SeriesDays, questions, row
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 60.0
-_HOUR_S = 3600
 #: Forecasts kept; one per question and day.
 _KEEP = 10_000
 #: A fit that failed is asked for again after this long.
@@ -165,7 +164,7 @@ class ForecastRunner:
             if spend is None or not len(spend.usd):
                 continue
             self._judged[target.key] = hour
-            newest = spend.first_hour + (len(spend.usd) - 1) * _HOUR_S
+            newest = spend.first_hour + (len(spend.usd) - 1) * HOUR_S
             band = self._bands.get(target.key)
             alert = self.lane.judge(target, band, newest, float(spend.usd[-1]), self._clock.now())
             if alert is not None:

@@ -17,11 +17,11 @@ from curb.detector.settings import DetectorSettings
 from curb.detector.state.scopes import Scope
 from curb.stream.records.spend import UNTAGGED, SpendPartial
 from curb.stream.settings import Settings
+from curb.stream.time import HOUR_S
 
 #: Units that are counted; every other unit is a tag whose different values are counted.
 COUNTED = ("requests", "tokens", "runs")
 _TOKENS = 1000
-_HOUR_S = 3600
 
 
 class UnitCost(Settings):
@@ -129,7 +129,7 @@ class RecentUnits:
         """Count a partial sum: those of one series and bucket are added up."""
         if part.scope not in self.scopes:
             return
-        hour = part.bucket_start // _HOUR_S
+        hour = part.bucket_start // HOUR_S
         newest = max(self._parts, default=hour)
         if hour <= newest - self._hours:
             return

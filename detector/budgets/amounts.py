@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from curb.detector.budgets.rows import matches
 from curb.detector.budgets.settings import AutoExpand, Budget, CarryOver, ExchangeRate
 from curb.stream.records.spend import Alert, BudgetIncrease
+from curb.stream.time import DAY_S
 
 Floats = NDArray[np.float64]
 
-_DAY_S = 86400
 #: Kinds of alerts after which a budget does not grow by itself.
 _INCIDENTS = frozenset({"runaway", "abusive", "new_principal", "unit_cost"})
 
@@ -88,7 +88,7 @@ class Incidents:
 
     def __init__(self, budgets: Sequence[Budget]) -> None:
         days = [budget.auto_expand.clean_days for budget in budgets if budget.auto_expand is not None]
-        self._keep_s = max(days) * _DAY_S if days else None
+        self._keep_s = max(days) * DAY_S if days else None
         self.seen: dict[str, Incident] = {}
 
     def note(self, alert: Alert) -> None:

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from curb.detector.budgets.amounts import Incidents, Increases, base_usd, carried_usd, expansion_usd
 from curb.detector.budgets.rows import BudgetRows
 from curb.detector.settings import DetectorSettings
+from curb.stream.time import DAY_S
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-_DAY_S = 86400
 
 
 class Expansion(NamedTuple):
@@ -145,7 +144,7 @@ class BudgetAmounts:
         rows, rule = self._rows, self._rows.budget(int(due[0])).auto_expand
         if rule is None:
             return []
-        clean_since = end - rule.clean_days * _DAY_S
+        clean_since = end - rule.clean_days * DAY_S
         well = (used >= rule.utilisation_percent / 100) & (rows["since"][due] <= clean_since)
         expansions = []
         for row, share in zip(due[well].tolist(), used[well].tolist(), strict=True):

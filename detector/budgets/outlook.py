@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from curb.stream.time import DAY_S
+
 Floats = NDArray[np.float64]
 
-_DAY_S = 86400
 #: Weekdays count from two weeks on; the level then follows with this share a day.
 _WEEKDAYS_FROM, _LEVEL_SHARE = 14, 0.15
 _FACTOR_MIN, _FACTOR_MAX = 0.1, 4.0
@@ -59,7 +60,7 @@ def outlook(pace: Pace) -> Outlook:
     """Mean of the last week, or from two weeks on weekday factors times a level that follows; today by the pace too."""
     level, factors, doubt, day_sd = _daily(pace)
     left_today_h = max(0.0, min(pace.day_end, pace.period_end) - pace.now) / 3600
-    days = max(0, round((pace.period_end - pace.day_end) / _DAY_S))
+    days = max(0, round((pace.period_end - pace.day_end) / DAY_S))
     known = np.isfinite(pace.daily_usd).any(axis=0)
     expected_now = level * factors[pace.weekday] / 24
     rate = np.where(known, (pace.usd_per_hour + expected_now) / 2, pace.usd_per_hour)
@@ -123,7 +124,7 @@ def _breach_at(pace: Pace, rate: Floats, today: Floats, ahead: Floats) -> Floats
         before = np.take_along_axis(sums - ahead, first[None], axis=0)[0]
         usd = np.take_along_axis(ahead, first[None], axis=0)[0]
         part = (need - before) / np.maximum(usd, 1e-12)
-        at = np.where(reached.any(axis=0), pace.day_end + (first + np.clip(part, 0.0, 1.0)) * _DAY_S, at)
+        at = np.where(reached.any(axis=0), pace.day_end + (first + np.clip(part, 0.0, 1.0)) * DAY_S, at)
     soon = need <= today
     at = np.where(soon, pace.now + 3600 * need / np.maximum(rate, 1e-12), at)
     at = np.where(need <= 0, pace.now, at)

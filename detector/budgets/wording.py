@@ -7,7 +7,8 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from curb.detector.budgets.settings import Budget
-from curb.detector.state.wording import duration, subject, usd
+from curb.detector.state.wording import duration, subject
+from curb.stream.money import usd
 from curb.stream.records.spend import BudgetStatus, Cause
 
 _SHOWN = 3

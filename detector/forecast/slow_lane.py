@@ -22,11 +22,12 @@ from curb.detector.forecast.settings import LaneSettings
 from curb.detector.forecast.spend_history import HourlySpend
 from curb.detector.incidents.revisions import alert_id_of, fingerprint_of, resolved
 from curb.detector.state import wording as explain
+from curb.stream import money
 from curb.stream.records.spend import Alert
+from curb.stream.time import DAY_S, HOUR_S
 
 Floats = NDArray[np.float64]
 
-HOUR_S, DAY_S = 3600, 86400
 CHANNEL = "prophet/hour"
 #: A fit sees at most three weeks, and says something about the next days only.
 _FIT_HOURS, _AHEAD_HOURS = 21 * 24, 72
@@ -267,6 +268,6 @@ def _finding(target: Target, band: Band, hour: int, usd: float, expected: float,
         dollars_at_risk=usd - expected,
         score=z,
         channel=CHANNEL,
-        explanation=f"{explain.subject(target.scope, tags)} cost {explain.usd(usd)} within an hour; {band.method} "
-        f"expected {explain.usd(expected)}. That is {z:.0f} standard deviations; this lane only advises.",
+        explanation=f"{explain.subject(target.scope, tags)} cost {money.usd(usd)} within an hour; {band.method} "
+        f"expected {money.usd(expected)}. That is {z:.0f} standard deviations; this lane only advises.",
     )

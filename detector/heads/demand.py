@@ -19,8 +19,9 @@ from curb.detector.heads.window_score import SILENT, Floors, score_windows, trus
 from curb.detector.heads.windows import WINDOW_NAMES, WINDOWS_MIN, Windows
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.view import DAY_S, Finding, View
 from curb.detector.state.view import Demand as Judged
+from curb.detector.state.view import Finding, View
+from curb.stream.time import DAY_S
 
 #: The window that tells a burst: half an hour.
 _BURST = WINDOWS_MIN.index(30)

@@ -26,6 +26,7 @@ from curb.detector.heads.windows import WINDOWS_MIN, Windows
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import LocalHour, local_hour
 from curb.stream.records.spend import Baseline
+from curb.stream.time import DAY_S
 
 __all__ = ["WINDOWS_MIN", "DollarsHead", "Scores", "Step"]
 
@@ -34,7 +35,6 @@ Bools = NDArray[np.bool_]
 
 _log = logging.getLogger(__name__)
 
-DAY_S = 86400
 _COLD_FACTOR, _YOUNG_FACTOR = 5.0, 2.0
 #: A series that was there when watching began has a past that is not known; this long it is only looked at.
 _LOOK_S = 3600

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.scopes import Scope
-from curb.detector.state.view import DAY_S, View
+from curb.detector.state.view import View
 from curb.stream.records.spend import Cause
+from curb.stream.time import DAY_S, HOUR_S
 
-_USUAL_S, _HOUR_S, _FAST_S = 3 * DAY_S, 3600, 300
+_USUAL_S, _FAST_S = 3 * DAY_S, 300
 #: A set of causes is enough when it explains this share; five that explain less than half explain nothing.
 ENOUGH, _MOST, _TOO_LITTLE = 0.8, 5, 0.5
 #: A tag tells something when the change is spread over its values otherwise than the usual spend, by this share.
@@ -74,7 +75,7 @@ class RootCause:
             return
         rates, n = self._rates, self._rates.n
         rate = view.bucket.cost[:n] / view.bucket.hours
-        for name, memory_s in (("hour", _HOUR_S), ("fast", _FAST_S)):
+        for name, memory_s in (("hour", HOUR_S), ("fast", _FAST_S)):
             rates[name][...] += min(1.0, view.step_s / memory_s) * (rate - rates[name])
         known_s = np.clip(view.bucket.end - rates["since"], view.step_s, _USUAL_S)
         share = np.where(self._frozen(view.frozen), 0.0, view.step_s / known_s)

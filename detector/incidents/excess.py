@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from curb.detector.state.bucket import ClosedBucket
 from curb.detector.state.columns import Column, Columns
+from curb.stream.time import HOUR_S
 
 #: A burn over this multiple of the expected one belongs to the excess.
 _OVER_RATIO = 1.5
 #: An excess that pauses for less than this is the same excess.
 _PAUSE_S = 900
-_HOUR_S = 3600
 
 
 class RunningExcess:
@@ -49,7 +49,7 @@ class RunningExcess:
         state["since"][ends] = -1
         for column in ("expected_usd", "actual_usd"):
             state[column][ends] = 0.0
-        hourly, share = state["hourly"], min(1.0, (bucket.end - bucket.start) / _HOUR_S)
+        hourly, share = state["hourly"], min(1.0, (bucket.end - bucket.start) / HOUR_S)
         hourly += share * (bucket.cost / bucket.hours - scores.expected_rate - hourly)
 
     def begin(self, i: int, bucket: ClosedBucket) -> None:

@@ -15,14 +15,14 @@ from curb.detector.incidents.confidence import confidence
 from curb.detector.incidents.excess import RunningExcess
 from curb.detector.incidents.feedback import subject_fingerprint
 from curb.detector.incidents.knowledge import Knowledge
-from curb.detector.incidents.revisions import RANK, alert_id_of, is_news, resolved, revised
+from curb.detector.incidents.revisions import alert_id_of, is_news, resolved, revised
 from curb.detector.incidents.sentence import Told, incident
 from curb.detector.incidents.settings import AlertSettings
 from curb.detector.incidents.tell_once import found_at, roots
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.scopes import Scope
 from curb.detector.state.view import STATISTICS, Finding, View
-from curb.stream.records.spend import Alert, Baseline, Cause, Tier
+from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Cause, Tier
 
 _SLOW = frozenset({"creep", "context", "weeks", "growth"})
 #: What says how something is, not what it does: said again it is the same news.
@@ -145,7 +145,7 @@ class Incidents:
         episode, at = self._episodes.get(i), view.bucket.at
         if not found:
             return self._go_on(i, episode, view) if episode is not None and episode.firing else []
-        best = max(found, key=lambda finding: (RANK[finding.tier], finding.score))
+        best = max(found, key=lambda finding: (TIER_RANK[finding.tier], finding.score))
         if episode is None:
             return [self._open(i, best, found, view, baseline)]
         joins = episode.firing or at - episode.last_seen <= self._settings.join_s
@@ -251,7 +251,7 @@ class Incidents:
     @staticmethod
     def _tier(before: Tier, now: Tier) -> Tier:
         """A tier never falls while the alert fires."""
-        return max(before, now, key=RANK.__getitem__)
+        return max(before, now, key=TIER_RANK.__getitem__)
 
     def _figures(self, i: int, view: View, said: Said) -> dict[str, Any]:
         scores, settings = view.bucket.scores, self._settings

@@ -12,7 +12,7 @@ What each verdict on an alert does:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Literal, TypeVar
 from zoneinfo import ZoneInfo
@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from curb.detector.incidents.planned import PlannedActivities, PlanUse, Usage
 from curb.detector.state import wording as explain
 from curb.detector.state.scopes import Scope
+from curb.stream.money import usd
 from curb.stream.records import spend as records
 from curb.stream.records.spend import Annotation, BudgetIncrease, Feedback, PlannedActivity, Silence
+from curb.stream.time import utc
 
 Verdict = Literal["real", "not_an_anomaly", "planned"]
 _Told = TypeVar("_Told", Annotation, Feedback, Silence)
@@ -238,14 +240,13 @@ def _happened(told: Annotation, started_at: float) -> str:
 def _planned(usage: Usage) -> str:
     plan = usage.plan
     return (
-        f"Planned{f' ({plan.reason})' if plan.reason else ''}{_by(plan.by)}: {explain.usd(usage.used_usd)} of "
-        f"{explain.usd(plan.max_usd)} used."
+        f"Planned{f' ({plan.reason})' if plan.reason else ''}{_by(plan.by)}: {usd(usage.used_usd)} of "
+        f"{usd(plan.max_usd)} used."
     )
 
 
 def _silent(silence: Silence) -> str:
-    until = datetime.fromtimestamp(silence.until, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"Silenced until {until}{_by(silence.by)}{f': {silence.reason}' if silence.reason else ''}."
+    return f"Silenced until {utc(silence.until)}{_by(silence.by)}{f': {silence.reason}' if silence.reason else ''}."
 
 
 def _by(who: str) -> str:

@@ -7,10 +7,9 @@ from typing import Any
 
 import msgspec
 
-from curb.stream.records.spend import Alert, Tier
+from curb.stream.records.spend import Alert
 
 _NEWS_SHARE, _NEWS_FLOOR_USD_PER_HOUR = 0.1, 0.1
-RANK: dict[Tier, int] = {"digest": 0, "notice": 1, "page": 2}
 
 
 def fingerprint_of(*parts: object) -> str:

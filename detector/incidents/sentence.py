@@ -8,6 +8,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from curb.detector.state import wording as explain
+from curb.stream.money import usd
 from curb.stream.records.spend import UNTAGGED, Cause
 
 _WHOLE = 0.995
@@ -41,10 +42,10 @@ class Told(NamedTuple):
 def incident(told: Told, zone: ZoneInfo) -> str:
     """One paragraph; clock times are of `zone`."""
     who = explain.subject(told.scope, told.tags)
-    over = f"{explain.usd(told.excess_usd)} over" if told.excess_usd > 0 else "not over so far"
+    over = f"{usd(told.excess_usd)} over" if told.excess_usd > 0 else "not over so far"
     began, lasting_s = since(told.started_at, told.now, zone), told.now - told.started_at
     sentences = [
-        f"{who} burns {explain.usd(told.usd_per_hour)}/h, expected {explain.usd(told.expected_usd_per_hour)}/h, "
+        f"{who} burns {usd(told.usd_per_hour)}/h, expected {usd(told.expected_usd_per_hour)}/h, "
         f"since {began} ({explain.duration(lasting_s)}): {over}" + (f"; {told.reason}." if told.reason else "."),
         where(told.causes, told.tags),
         waiting(told.usd_per_hour, told.expected_usd_per_hour, told.dollars_at_risk),
@@ -79,4 +80,4 @@ def waiting(usd_per_hour: float, expected_usd_per_hour: float, dollars_at_risk: 
     rate = usd_per_hour - expected_usd_per_hour
     if rate < _NOTHING_USD_PER_HOUR:
         return ""
-    return f"Waiting costs {explain.usd(rate)}/h; {explain.usd(dollars_at_risk)} at risk until somebody answers."
+    return f"Waiting costs {usd(rate)}/h; {usd(dollars_at_risk)} at risk until somebody answers."

@@ -10,8 +10,7 @@ import msgspec
 from curb.detector.incidents.revisions import alert_id_of, fingerprint_of, resolved, revised
 from curb.detector.state import wording as explain
 from curb.stream.records.spend import Alert, PricingHole
-
-_DAY_S = 86400
+from curb.stream.time import DAY_S
 
 
 class Unpriced(msgspec.Struct):
@@ -54,11 +53,11 @@ class PricingAlerts:
             alert = unpriced.alert
             if alert is None:
                 unpriced.alert = _open(model, unpriced, at)
-            elif at - unpriced.last_seen >= _DAY_S:
+            elif at - unpriced.last_seen >= DAY_S:
                 del self._models[model]
                 revisions.append(resolved(alert, at))
                 continue
-            elif at - alert.updated_at >= _DAY_S and unpriced.last_seen > alert.updated_at:
+            elif at - alert.updated_at >= DAY_S and unpriced.last_seen > alert.updated_at:
                 unpriced.alert = revised(alert, at, **_figures(model, unpriced))
             if unpriced.alert is not None and unpriced.alert is not alert:
                 revisions.append(unpriced.alert)

@@ -12,22 +12,23 @@ from curb.detector.incidents.revisions import alert_id_of, fingerprint_of, resol
 from curb.detector.reconcile.capture_ratio import Ratio, ratio_of
 from curb.detector.reconcile.settings import Pair, ReconcileSettings
 from curb.detector.state.scopes import Scope
-from curb.detector.state.wording import usd
 from curb.stream import metrics
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, RECONCILED
+from curb.stream.money import usd
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import Alert, SpendPartial, SpendTick
+from curb.stream.time import DAY_S, HOUR_S
 
 #: Tags that the door gives to what is compared. The first decides the partition, so both sides of a pair meet.
 PAIR, MONEY = "reconcile_pair", "reconcile_money"
 SCOPE = Scope(name="reconcile", group_by=(PAIR, MONEY), sources=("usage", "costs", "gpu"), detect=False, role="total")
-_DAY_S, _EVERY_S = 86400, 3600
+_EVERY_S = HOUR_S
 #: Days that are remembered; later corrections to older ones are not heard.
 _KEEP_DAYS = 70
 #: An input that told no time for so long is not waited for.
-_SILENT_S = 2 * _DAY_S
+_SILENT_S = 2 * DAY_S
 _NEEDLES = (b'"reconcile"', b'"tick"')
 _decoder = msgspec.json.Decoder(SpendPartial | SpendTick)
 
@@ -105,7 +106,7 @@ class Reconciler:
         if name not in self._pairs or money not in ("estimated", "billed"):
             return
         days = self._state.days.setdefault(name, {})
-        day = days.setdefault(part.bucket_start // _DAY_S, _Day())
+        day = days.setdefault(part.bucket_start // DAY_S, _Day())
         setattr(day, money, getattr(day, money) + part.effective_cost)
         day.told = False
         if len(days) > _KEEP_DAYS:
@@ -119,8 +120,8 @@ class Reconciler:
             day = days[number]
             if not day.told:
                 day.told = True
-                start = float(number * _DAY_S)
-                yield _message(_record(pair, start, start + _DAY_S, [day], at), f"{pair.name}/{_date(start)}")
+                start = float(number * DAY_S)
+                yield _message(_record(pair, start, start + DAY_S, [day], at), f"{pair.name}/{_date(start)}")
         summary = self._summary(pair, at)
         if summary is None:
             return
@@ -141,9 +142,9 @@ class Reconciler:
         They begin with the first day that was estimated, or on which Curb ran.
         """
         days = self._state.days[pair.name]
-        first = min([int(self._state.since // _DAY_S), *(number for number, day in days.items() if day.estimated)])
+        first = min([int(self._state.since // DAY_S), *(number for number, day in days.items() if day.estimated)])
         reached = max((number for number, day in days.items() if day.billed), default=-1)
-        last = min(reached, int((at - pair.lag_hours * 3600) // _DAY_S) - 1)
+        last = min(reached, int((at - pair.lag_hours * 3600) // DAY_S) - 1)
         return sorted(number for number in days if first <= number <= last)[-most:]
 
     def _summary(self, pair: Pair, at: float) -> Reconciliation | None:
@@ -151,7 +152,7 @@ class Reconciler:
         numbers = self._settled(pair, at, pair.window_days)
         if not numbers:
             return None
-        start, end = float(numbers[0] * _DAY_S), float((numbers[-1] + 1) * _DAY_S)
+        start, end = float(numbers[0] * DAY_S), float((numbers[-1] + 1) * DAY_S)
         found = _record(pair, start, end, [days[number] for number in numbers], at)
         found.open_usd = sum(day.estimated for number, day in days.items() if number > numbers[-1])
         return found
@@ -173,7 +174,7 @@ class Reconciler:
         elif not wrong:
             del self._state.alerts[pair.name]
             return resolved(alert, at, **_figures(pair, summary))
-        elif at - alert.updated_at >= _DAY_S:
+        elif at - alert.updated_at >= DAY_S:
             self._state.alerts[pair.name] = alert = revised(alert, at, **_figures(pair, summary))
             return alert
         return None

@@ -13,10 +13,10 @@ from curb.detector.rules.new_origin import NewOrigins
 from curb.detector.rules.population import Judgement, Population, Use
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.view import STATISTICS, Finding, View
+from curb.stream.time import HOUR_S
 
 _AMOUNTS = ("cost", "requests", "errors", "users", "input_tokens", "output_tokens")
 _NEW = ("model", "region")
-_HOUR_S = 3600
 
 
 class Abuse:
@@ -24,7 +24,7 @@ class Abuse:
 
     def __init__(self, settings: PopulationSettings, origins: NewOrigins | None, step_s: int) -> None:
         self._settings, self._origins = settings, origins
-        self._share = min(1.0, step_s / _HOUR_S)
+        self._share = min(1.0, step_s / HOUR_S)
         self._population = Population(settings)
         #: The last hour, exponentially weighted; only its ratios are looked at, for which float32 is plenty.
         names = (*_AMOUNTS, *(f"new_{tag}" for tag in _NEW))
@@ -45,7 +45,7 @@ class Abuse:
             held = self._hour[name]
             held *= 1 - self._share
             held += value
-        hour = view.bucket.end // _HOUR_S
+        hour = view.bucket.end // HOUR_S
         if self._closed is not None and hour > self._closed:
             self._population.learn(self._use(), subjects.frozen)
         self._closed = hour

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from curb.detector.rules.machine_settings import AutoscalerSettings
 from curb.detector.rules.machines import Machines
-from curb.detector.state import wording as explain
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.view import Finding, Subjects, View
+from curb.stream.money import usd
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -161,7 +161,7 @@ class Autoscaler:
                     kind="runaway" if runaway else "growth",
                     tier="page" if runaway else "digest",
                     score=count / max(most, 1.0),
-                    words=f"{words}, {explain.usd(extra_usd)} so far",
+                    words=f"{words}, {usd(extra_usd)} so far",
                     excess_usd=extra_usd,
                     lasting=True,
                 )

@@ -13,11 +13,11 @@ from curb.detector.heads.held_minimum import Hold
 from curb.detector.heads.peaks import Peaks
 from curb.detector.heads.tail import Tail
 from curb.detector.state.columns import Column, Columns
+from curb.stream.time import DAY_S, HOUR_S
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-DAY_S, HOUR_S = 86400, 3600
 #: Memory of the fast averages, in requests; the share of it that must be filled; the least log ratio that counts.
 SPANS = (150.0, 1500.0)
 _FILLED, _LEAST_LOG_RATIO = 0.4, (0.18, 0.12)

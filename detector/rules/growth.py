@@ -14,7 +14,8 @@ from curb.detector.rules.trend import DAYS, Growth
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.scopes import Role
-from curb.detector.state.view import DAY_S, Finding, View
+from curb.detector.state.view import Finding, View
+from curb.stream.time import DAY_S
 
 _ROLES: tuple[Role, ...] = ("principal", "total")
 #: A day of which more is missing is not known.

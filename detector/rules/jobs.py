@@ -15,6 +15,7 @@ from curb.detector.state import wording as explain
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.view import Finding, Subjects, View
+from curb.stream import money
 from curb.stream.records.spend import Tier
 
 Floats = NDArray[np.float64]
@@ -155,7 +156,7 @@ class Jobs:
             kind="runaway" if verdict.tier == "notice" else "growth",
             tier=verdict.tier,
             score=usd / max(verdict.allowed_usd, _LEAST_USD),
-            words=f"in a run of {explain.usd(usd)} so far that began {began} ago, {verdict.why}",
+            words=f"in a run of {money.usd(usd)} so far that began {began} ago, {verdict.why}",
             excess_usd=usd - verdict.usual_usd,
         )
 
@@ -163,7 +164,7 @@ class Jobs:
         most = max(usage.plan.max_usd for usage in plans)
         if usd <= most:
             return None
-        return _Verdict("notice", most, most, f"over the {explain.usd(most)} that were announced")
+        return _Verdict("notice", most, most, f"over the {money.usd(most)} that were announced")
 
     def _by_runs(self, usd: float, row: int) -> _Verdict | None:
         columns, settings = self._jobs, self._settings

@@ -15,12 +15,13 @@ from curb.detector.state.columns import Column, Columns
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.view import Bools, Finding, Floats, Subjects, View
 from curb.stream.records.spend import UNTAGGED
+from curb.stream.time import DAY_S
 
-_DAY_S, _DAY_MIN, _PRICE_MIN = 86400, 1440.0, 3 * 1440.0
+_DAY_MIN, _PRICE_MIN = 1440.0, 3 * 1440.0
 #: A key must be known for so long before anything of it is new; something unused for so long is new again.
-_KNOWN_DAYS, _AWAY_S = 1.0, 86400
+_KNOWN_DAYS, _AWAY_S = 1.0, DAY_S
 #: What is new stays so for a day.
-_NEWS_S = 86400
+_NEWS_S = DAY_S
 _TAGS = ("model", "region")
 
 
@@ -101,7 +102,7 @@ class NewOrigins:
             new = active[self._is_recent(tag, active, view.start)]
             uses = self._part_of[tag][new]
             principal = self._uses["principal"][uses]
-            known = (self._uses["since"][uses] - self._registry["first_seen"][principal]) / _DAY_S >= _KNOWN_DAYS
+            known = (self._uses["since"][uses] - self._registry["first_seen"][principal]) / DAY_S >= _KNOWN_DAYS
             place = np.searchsorted(principals, principal[known])
             np.add.at(usd, place, subjects.amounts.cost[new[known]])
 
@@ -126,7 +127,7 @@ class NewOrigins:
         if use < 0:
             return False
         since = int(self._uses["since"][use])
-        known_days = (since - int(self._registry["first_seen"][principal])) / _DAY_S
+        known_days = (since - int(self._registry["first_seen"][principal])) / DAY_S
         return known_days >= _KNOWN_DAYS and view.start - since <= _NEWS_S
 
     def _judge(self, row: int, subjects: Subjects, view: View) -> list[Finding]:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from curb.detector.scorers.pickles import NotAModelError, dump, load
 from curb.detector.scorers.protocol import Scorer, ScorerSettings
+from curb.stream.time import DAY_S
 
 Floats = NDArray[np.float64]
 
-DAY_S = 86400
 #: What is suspicious so long is how things are now: it is learned, and no finding any more.
 RELEARN_S = DAY_S
 #: What a scorer may raise on measurements it cannot digest: the series is no longer scored, all else goes on.

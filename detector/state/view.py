@@ -15,6 +15,7 @@ from curb.detector.state.bucket import ClosedBucket
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.scopes import Role
 from curb.stream.records.spend import AlertKind, Tier
+from curb.stream.time import DAY_S
 
 if TYPE_CHECKING:
     from curb.detector.incidents.knowledge import Knowledge
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-DAY_S = 86400
 #: Families that measure a burn; the others know for certain what they saw.
 STATISTICS = frozenset({"dollars", "unexplained"})
 

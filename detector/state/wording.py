@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from curb.stream.money import usd
 from curb.stream.records.spend import UNTAGGED
 
 #: Longer tag values, such as hashes of keys, are shown by their first characters.
 _SHOWN = 16
-
-
-def usd(amount: float) -> str:
-    """Dollars as people write them."""
-    sign = "-" if amount < 0 else ""
-    amount = abs(amount)
-    if 0 < amount < 0.01:
-        return f"{sign}${amount:.2g}"
-    return f"{sign}${amount:,.2f}"
 
 
 def duration(seconds: float) -> str:

@@ -212,6 +212,8 @@ SpendMessage = SpendPartial | SpendTick | PricingHole | Knowledge
 # --- curb.alerts --------------------------------------------------------------------------------------------------
 
 Tier = Literal["page", "notice", "digest"]
+#: Order of tiers, the most urgent highest.
+TIER_RANK: dict[Tier, int] = {"digest": 0, "notice": 1, "page": 2}
 AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget", "pricing", "feed"]
 
 

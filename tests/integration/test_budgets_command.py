@@ -15,12 +15,12 @@ from curb.cli import offline
 from curb.cli.budgets import app
 from curb.detector.rollup.rollup import Rollup
 from curb.detector.settings import DetectorSettings
-from curb.serve.status import iso
 from curb.stream.clock import ManualClock
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.embedded import EmbeddedLog
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND, USAGE
+from curb.stream.time import iso
 from tests.fakes.spend import T0, usage
 
 HOUR = 3600
@@ -48,7 +48,7 @@ def recording(tmp_path: Path) -> Path:
     lines = [
         json.dumps(
             {
-                "src": "llm", "id": f"{key}-{hour}", "ts": _iso(T0 + hour * HOUR), "recv": _iso(T0 + hour * HOUR + 60),
+                "src": "llm", "id": f"{key}-{hour}", "ts": iso(T0 + hour * HOUR), "recv": iso(T0 + hour * HOUR + 60),
                 "cost_usd": usd, "requests": 1, "tags": {"team": "a", "project": "p", "api_key": key},
             }
         )
@@ -58,10 +58,6 @@ def recording(tmp_path: Path) -> Path:
     with gzip.open(tmp_path / "events.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write("\n".join(lines))
     return tmp_path
-
-
-def _iso(at: float) -> str:
-    return iso(at) or ""
 
 
 def run(*arguments: object) -> Result:

@@ -18,9 +18,9 @@ from curb.cli.main import app
 from curb.config.file import CurbConfig, load_file
 from curb.connectors.connector import Check
 from curb.daemon import Daemon
-from curb.serve.status import iso
 from curb.stream.errors import PermanentError
 from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.time import iso
 
 TOKEN = "a-long-token"
 NOW = int(time.time()) - 3600

@@ -10,10 +10,10 @@ from curb.actions.ledger.ledger import REAPER, Ledger
 from curb.actions.policy.guard_settings import Limits
 from curb.actions.policy.guards import freeze
 from curb.stream.records.spend import LedgerEntry
+from curb.stream.time import HOUR_S
 from tests.fakes.actions_house import House, settings
 from tests.fakes.alerts import T0, alert_message, an_alert, an_entry, command_message
 
-HOUR_S = 3600.0
 KEYS = [f"k{number}" for number in range(12)]
 
 

@@ -19,9 +19,8 @@ from curb.actions.policy.matching import criticality
 from curb.actions.settings import ActionsSettings
 from curb.config.kinds import config_class
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, LedgerEntry, Plan
+from curb.stream.time import HOUR_S
 from tests.fakes.alerts import T0, a_plan, an_alert, an_entry
-
-HOUR_S = 3600.0
 
 
 class Gate(RateSettings):

@@ -17,8 +17,9 @@ from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.incidents.tell_once import found_at, roots
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
-from curb.detector.state.view import DAY_S, Finding, View
+from curb.detector.state.view import Finding, View
 from curb.stream.records.spend import Cause
+from curb.stream.time import DAY_S
 from tests.fakes.spend import T0, bucket
 
 KEY = {"team": "a", "project": "p", "api_key": "k"}

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from curb.actions.notify.console import Console
 from curb.actions.notify.protocol import Notice
-from curb.actions.notify.wording import clean, usd
+from curb.actions.notify.wording import clean
 from curb.actions.slack.blocks import blocks, fallback_text
 from curb.actions.slack.notifier import Config
+from curb.stream.money import usd
 from curb.stream.records.spend import BudgetStatus, Cause, LedgerEntry, Plan
 from tests.fakes.alerts import T0, an_alert
 from tests.fakes.terminal import terminal
@@ -177,7 +178,8 @@ async def test_the_console_prints_plain_lines_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("amount", "text"), [(0.0, "$0.00"), (999.994, "$999.99"), (1234.5, "$1,234"), (-3.0, "-$3.00")]
+    ("amount", "text"),
+    [(0.0, "$0.00"), (999.994, "$999.99"), (1234.5, "$1,234.50"), (0.0012, "$0.0012"), (-3.0, "-$3.00")],
 )
 def test_dollars(amount: float, text: str) -> None:
     assert usd(amount) == text

@@ -30,7 +30,7 @@ def test_waiting_is_priced_until_people_answer_and_until_the_period_ends() -> No
     found = dict(wording.figures(alert, Telling(people_answer_after_minutes=30)))
     assert found["Over expected"] == "$228.00/h"
     assert found["Cost of waiting 30 min"] == "$114.00"
-    assert found["Waiting until the budget's period ends"] == "$2,280"
+    assert found["Waiting until the budget's period ends"] == "$2,280.00"
     assert "Cost of waiting 1 h" in dict(wording.figures(alert, Telling(people_answer_after_minutes=60)))
 
 
