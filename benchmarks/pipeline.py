@@ -20,7 +20,8 @@ from typing import Any
 import msgspec
 
 from curb.detector.pipeline import Pipeline
-from curb.detector.settings import DetectorSettings, GuardSettings
+from curb.detector.rollup.tag_table import GuardSettings
+from curb.detector.settings import DetectorSettings
 from curb.detector.state.scopes import Scope
 from curb.stream.log.codec import encode, encode_lines
 from curb.stream.records.spend import UsageRecord

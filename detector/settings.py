@@ -6,42 +6,30 @@ from collections import Counter
 
 from pydantic import Field, field_validator, model_validator
 
-from curb.detector.budgets.settings import Budget, ExchangeRate, check_budgets, check_zone
-from curb.detector.forecast.settings import ForecastSettings
+from curb.detector.budgets.budget import Budget, ExchangeRate, check_budgets, check_zone
+from curb.detector.forecast.pool import PoolSettings
+from curb.detector.forecast.slow_lane import LaneSettings
+from curb.detector.forecast.spend_history import HistorySettings
 from curb.detector.heads.drift_settings import DriftSettings
 from curb.detector.heads.settings import ScoreSettings, UnexplainedSettings
 from curb.detector.incidents.settings import AlertSettings
+from curb.detector.rollup.dedupe import DedupeSettings
+from curb.detector.rollup.tag_table import GuardSettings
 from curb.detector.rules.abuse_settings import PopulationSettings
 from curb.detector.rules.machine_settings import FeedSettings, GrowthSettings, JobSettings, MachineRules
 from curb.detector.rules.metric_rule import MetricWatch
 from curb.detector.rules.principal_settings import PrincipalRules
-from curb.detector.scorers.settings import Scorers, check_scorers
+from curb.detector.scorers.kinds import Scorers, check_scorers
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
 from curb.stream.settings import Settings
 
 
-class DedupeSettings(Settings):
-    """How long ids are remembered."""
+class ForecastSettings(Settings):
+    """Forecasts of budgets' periods, and the slow lane."""
 
-    window_s: float = Field(
-        default=6 * 3600.0, gt=0, description="An id is remembered at least this long, unless max_ids is reached."
-    )
-    min_ids: int = Field(
-        default=100_000,
-        ge=0,
-        description="As many ids are remembered however long ago they came, so that a replayed file that is read again "
-        "after a crash counts once.",
-    )
-    max_ids: int = Field(
-        default=2_000_000, ge=2, description="Ids kept per partition; about 100 bytes each. The oldest half goes first."
-    )
-
-
-class GuardSettings(Settings):
-    """How many series tags may make; what is over is folded into __other__ and counted."""
-
-    max_new_series_per_minute: int = Field(default=500, ge=1, description="Per scope and input partition.")
-    max_series: int = Field(default=100_000, ge=1, description="Per scope and input partition.")
+    history: HistorySettings = Field(default=HistorySettings(), description="Which series keep a history.")
+    pool: PoolSettings = Field(default=PoolSettings(), description="The worker processes for fits.")
+    lane: LaneSettings = Field(default=LaneSettings(), description="The slow lane.")
 
 
 class DetectorSettings(Settings):

@@ -12,7 +12,6 @@ import numpy as np
 
 from curb.detector.budgets.tracker import BudgetDump, Budgets
 from curb.detector.forecast.spend_history import SpendHistory
-from curb.detector.heads.past import Scores
 from curb.detector.incidents.incidents import Episode
 from curb.detector.incidents.knowledge import Knowledge, KnowledgeDump
 from curb.detector.incidents.unpriced import PricingAlerts, Unpriced
@@ -20,13 +19,13 @@ from curb.detector.judge import Scoring
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.amounts import Amounts
 from curb.detector.state.arrivals import Arrival, Arrivals, SavedArrival
+from curb.detector.state.bucket import Scores
 from curb.detector.state.buckets import OpenBuckets
-from curb.detector.state.packing import Packed, pack, unpack
+from curb.detector.state.columns import Packed, pack, unpack
 from curb.detector.state.reader import PartialRun, columns, read
 from curb.detector.state.registry import SeriesRegistry
-from curb.detector.state.scope_totals import Spent
+from curb.detector.state.ticks import ScopeTotals, Watermark
 from curb.detector.state.view import Raised
-from curb.detector.state.watermark import Watermark
 from curb.stream import metrics
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
@@ -85,7 +84,7 @@ class Shard:
         self._pricing = PricingAlerts()
         self._open = OpenBuckets()
         self._watermark = Watermark(settings.max_skew_s)
-        self._spent = Spent(settings.scopes)
+        self._spent = ScopeTotals(settings.scopes)
         self._arrivals = Arrivals()
         #: Scoring begins no earlier: what is older than the first ticks counts in totals only.
         self._since = math.inf

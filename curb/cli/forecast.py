@@ -20,7 +20,7 @@ from rich.text import Text
 from curb.cli.offline import NotReachableError
 from curb.cli.render import tags_text
 from curb.config.file import CurbConfig
-from curb.detector.forecast.settings import PoolSettings
+from curb.detector.forecast.pool import PoolSettings
 from curb.stream.errors import PermanentError
 from curb.stream.money import usd
 from curb.views.forecast import Question, answer_all, read_events, read_log, report

@@ -15,8 +15,7 @@ from curb import wiring
 from curb.cli import common as asking
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
 from curb.config.file import CurbConfig
-from curb.detector.reconcile.reconciler import expected
-from curb.detector.reconcile.settings import ReconcileSettings
+from curb.detector.reconcile.reconciler import ReconcileSettings, expected
 from curb.stream.clock import WallClock
 from curb.stream.log.topics import RECONCILED
 from curb.stream.money import usd

@@ -18,7 +18,7 @@ from curb.config.yaml_source import expand_environment, parse_yaml
 from curb.connectors.intake.attribution_settings import AttributionSettings
 from curb.connectors.kinds import KINDS as CONNECTORS
 from curb.connectors.pricing.settings import PricesSettings
-from curb.detector.reconcile.settings import ReconcileSettings
+from curb.detector.reconcile.reconciler import ReconcileSettings
 from curb.detector.settings import DetectorSettings
 from curb.stream.kafka.settings import KafkaSettings
 from curb.stream.settings import Settings

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from curb.connectors.intake.attribution_settings import Rule
-from curb.detector.reconcile.reconciler import MONEY, PAIR, SCOPE
-from curb.detector.reconcile.settings import ReconcileSettings
+from curb.detector.reconcile.reconciler import MONEY, PAIR, SCOPE, ReconcileSettings
 from curb.detector.settings import DetectorSettings
 
 

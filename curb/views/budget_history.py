@@ -10,7 +10,7 @@ import msgspec
 
 from curb import wiring
 from curb.config.file import CurbConfig
-from curb.detector.budgets.settings import Budget
+from curb.detector.budgets.budget import Budget
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.evaluate import backtest

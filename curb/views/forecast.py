@@ -19,11 +19,10 @@ import numpy as np
 from curb import wiring
 from curb.config.file import CurbConfig
 from curb.connectors.tokens.usage_jsonl import parse_event_stream
-from curb.detector.budgets.settings import Budget
+from curb.detector.budgets.budget import Budget
 from curb.detector.forecast.days import DailySpend, day_of, number_of
 from curb.detector.forecast.month_end import Forecast, Period, Today, forecast
-from curb.detector.forecast.pool import FitFailedError, ForecastPool
-from curb.detector.forecast.settings import PoolSettings
+from curb.detector.forecast.pool import FitFailedError, ForecastPool, PoolSettings
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.periods import period_around

@@ -14,10 +14,9 @@ import numpy as np
 from curb.detector.forecast.month_end import MEDIAN_FROM_DAYS, Forecast, forecast
 from curb.detector.forecast.pool import FitFailedError, ForecastPool, urgency
 from curb.detector.forecast.prophet import missing
-from curb.detector.forecast.settings import ForecastSettings
 from curb.detector.forecast.slow_lane import Band, SlowLane, Target, fit_band, key_of, plan
 from curb.detector.forecast.spend_history import SpendHistory
-from curb.detector.settings import DetectorSettings
+from curb.detector.settings import DetectorSettings, ForecastSettings
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
 from curb.stream.records.spend import Alert

@@ -13,8 +13,8 @@ from curb.detector.budgets.burn import RULES, BurnWindows
 from curb.detector.budgets.burn_alerts import Moment, Told
 from curb.detector.budgets.rows import BudgetRows
 from curb.detector.budgets.status import BudgetView
-from curb.detector.incidents.revisions import alert_id_of, fingerprint_of
 from curb.detector.incidents.settings import AlertSettings
+from curb.detector.state.revisions import alert_id_of, fingerprint_of
 from curb.stream.records.spend import Alert, BudgetStatus, Tier
 
 

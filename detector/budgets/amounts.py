@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from curb.detector.budgets.budget import AutoExpand, Budget, CarryOver, ExchangeRate
 from curb.detector.budgets.rows import matches
-from curb.detector.budgets.settings import AutoExpand, Budget, CarryOver, ExchangeRate
 from curb.stream.records.spend import Alert, BudgetIncrease
 from curb.stream.time import DAY_S
 

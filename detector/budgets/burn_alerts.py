@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from curb.detector.budgets.burn import RULES, BurnState, BurnWindows
 from curb.detector.budgets.rows import BudgetRows
-from curb.detector.incidents.revisions import alert_id_of, is_news, resolved, revised
 from curb.detector.incidents.settings import AlertSettings
+from curb.detector.state.revisions import alert_id_of, is_news, resolved, revised
 from curb.stream.records.spend import Alert
 
 Floats = NDArray[np.float64]

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.budgets.settings import Budget
+from curb.detector.budgets.budget import Budget
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.periods import period_around

@@ -20,10 +20,10 @@ from curb.detector.budgets.daily import DailyHistory
 from curb.detector.budgets.outlook import Forecast, outlook
 from curb.detector.budgets.rows import BudgetRows, SavedRow
 from curb.detector.budgets.status import BudgetView
-from curb.detector.incidents.revisions import is_news, resolved, revised
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.bucket import ClosedBucket
 from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.revisions import is_news, resolved, revised
 from curb.stream.records.spend import Alert, BudgetIncrease, BudgetStatus, Tier
 
 logger = logging.getLogger(__name__)

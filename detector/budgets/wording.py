@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from curb.detector.budgets.settings import Budget
+from curb.detector.budgets.budget import Budget
 from curb.detector.state.wording import duration, subject
 from curb.stream.money import usd
 from curb.stream.records.spend import BudgetStatus, Cause

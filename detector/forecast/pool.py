@@ -19,7 +19,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from curb.detector.forecast.settings import PoolSettings
+from pydantic import Field
+
+from curb.stream.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,16 @@ logger = logging.getLogger(__name__)
 _SURVIVED = (ValueError, ArithmeticError, LookupError, TypeError, RuntimeError, ImportError, OSError, MemoryError)
 _NICE = 10
 _JOIN_S = 5.0
+
+
+class PoolSettings(Settings):
+    """The worker processes in which fits are made."""
+
+    workers: int = Field(default=2, ge=1, le=8, description="Worker processes; they start with the first fit.")
+    timeout_s: float = Field(default=120, gt=0, description="A fit that takes longer is given up and its worker ended.")
+    fits_per_worker: int = Field(default=200, ge=1, description="A worker is replaced after this many fits.")
+    max_memory_mib: int = Field(default=300, ge=150, description="A worker that grew beyond this is replaced.")
+    max_waiting: int = Field(default=4000, ge=1, description="Fits that wait; the least urgent are dropped beyond.")
 
 
 class FitFailedError(Exception):

@@ -15,15 +15,16 @@ from zoneinfo import ZoneInfo
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from curb.detector.forecast import prophet as forecast_prophet
 from curb.detector.forecast.pool import urgency
-from curb.detector.forecast.settings import LaneSettings
 from curb.detector.forecast.spend_history import HourlySpend
-from curb.detector.incidents.revisions import alert_id_of, fingerprint_of, resolved
 from curb.detector.state import wording as explain
+from curb.detector.state.revisions import alert_id_of, fingerprint_of, resolved
 from curb.stream import money
 from curb.stream.records.spend import Alert
+from curb.stream.settings import Settings
 from curb.stream.time import DAY_S, HOUR_S
 
 Floats = NDArray[np.float64]
@@ -37,6 +38,18 @@ _INTERVAL, _INTERVAL_SD = 0.8, 1.2816
 _MIN_SD_SHARE, _MIN_SD_USD = 0.05, 0.10
 #: A finding is over when an hour is back under this z.
 _OVER_Z = 3.0
+
+
+class LaneSettings(Settings):
+    """The slow lane: hours that Prophet, or what stands in for it, did not expect. It advises and never throttles."""
+
+    enabled: bool = Field(default=True, description="Whether hours are held against a fitted band.")
+    z_threshold: float = Field(default=8.0, gt=0, description="Standard deviations over the band's middle.")
+    min_excess_usd: float = Field(default=3.0, ge=0, description="Dollars of an hour over the expected, at least.")
+    refit_hours: float = Field(default=48, gt=0, description="Age at which a band is due to be fitted again.")
+    min_history_hours: int = Field(default=72, ge=48, description="Known hours before a series gets a band.")
+    min_usd_per_day: float = Field(default=5.0, ge=0, description="Series that spend less get no band.")
+    max_fits: int = Field(default=50, ge=1, description="Fits asked for per hour, most stale dollars first.")
 
 
 def key_of(scope: str, tags: Mapping[str, str]) -> str:

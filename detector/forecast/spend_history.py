@@ -9,12 +9,13 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from curb.detector.forecast.days import DailySpend
 from curb.detector.forecast.month_end import Today
-from curb.detector.forecast.settings import HistorySettings
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import LocalHour, local_hour
+from curb.stream.settings import Settings
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -25,6 +26,19 @@ _RANK_SHARE = 0.25
 #: A series takes the place of another only when it spends so many times as much: places should not go to and fro.
 _REPLACE_RATIO = 1.5
 _NONE = -1
+
+
+class HistorySettings(Settings):
+    """Which series keep their daily and hourly dollars."""
+
+    scopes: tuple[str, ...] = Field(
+        default=("team", "model", "key"), description="Scopes whose series keep 400 days and 35 days of hours."
+    )
+    max_series: int = Field(
+        default=2000,
+        ge=0,
+        description="Series per partition with a history, 5 kB each; those that spend most have it. 0 keeps none.",
+    )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from curb.detector.heads.settings import ScoreSettings
 from curb.detector.heads.tail import Tail
 from curb.detector.heads.window_score import SILENT, Floors, score_windows, trust
 from curb.detector.heads.windows import WINDOWS_MIN, Windows
+from curb.detector.state.bucket import Scores
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import LocalHour, local_hour
 from curb.stream.records.spend import Baseline
@@ -58,26 +59,6 @@ class Step:
     gap: bool
     #: Series with an open alert: they learn little, and not the incident.
     frozen: Bools
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one step says about every series; arrays of shape (N,)."""
-
-    #: Score that held for the last ten minutes, or the newest one less the fast lane if that is more.
-    notice: Floats
-    #: Mean of `notice` and the hourly z; -inf where statistics may not page.
-    page: Floats
-    #: Index into WINDOWS_MIN of the window that says most.
-    channel: NDArray[np.intp]
-    #: $/h expected now; spent in the last five minutes; and the exponential 5-minute average of the expected.
-    expected_rate: Floats
-    rate: Floats
-    expected_fast: Floats
-    #: Dollars over the expected within the window of `channel`.
-    excess: Floats
-    #: Requests per minute, 5-minute average.
-    requests_rate: Floats
 
 
 class DollarsHead:

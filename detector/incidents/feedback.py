@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 
 from curb.detector.incidents.knowledge import RISE, Knowledge
-from curb.detector.incidents.revisions import fingerprint_of
 from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.revisions import fingerprint_of
 from curb.detector.state.view import STATISTICS, Finding
 
 

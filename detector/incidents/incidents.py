@@ -15,11 +15,11 @@ from curb.detector.incidents.confidence import confidence
 from curb.detector.incidents.excess import RunningExcess
 from curb.detector.incidents.feedback import subject_fingerprint
 from curb.detector.incidents.knowledge import Knowledge
-from curb.detector.incidents.revisions import alert_id_of, is_news, resolved, revised
 from curb.detector.incidents.sentence import Told, incident
 from curb.detector.incidents.settings import AlertSettings
 from curb.detector.incidents.tell_once import found_at, roots
 from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.revisions import alert_id_of, is_news, resolved, revised
 from curb.detector.state.scopes import Scope
 from curb.detector.state.view import STATISTICS, Finding, View
 from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Cause, Tier

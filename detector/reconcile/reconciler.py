@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from statistics import NormalDist
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+from pydantic import Field, model_validator
 
-from curb.detector.incidents.revisions import alert_id_of, fingerprint_of, resolved, revised
-from curb.detector.reconcile.capture_ratio import Ratio, ratio_of
-from curb.detector.reconcile.settings import Pair, ReconcileSettings
+from curb.detector.state.revisions import alert_id_of, fingerprint_of, resolved, revised
 from curb.detector.state.scopes import Scope
 from curb.stream import metrics
 from curb.stream.log.codec import encode
@@ -19,6 +20,7 @@ from curb.stream.log.topics import ALERTS, RECONCILED
 from curb.stream.money import usd
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import Alert, SpendPartial, SpendTick
+from curb.stream.settings import Settings
 from curb.stream.time import DAY_S, HOUR_S
 
 #: Tags that the door gives to what is compared. The first decides the partition, so both sides of a pair meet.
@@ -30,7 +32,89 @@ _KEEP_DAYS = 70
 #: An input that told no time for so long is not waited for.
 _SILENT_S = 2 * DAY_S
 _NEEDLES = (b'"reconcile"', b'"tick"')
+#: Of intervals like this, so many hold the true ratio.
+CONFIDENCE = 0.9
+_Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+
+Patterns = Annotated[dict[str, str], Field(min_length=1)]
 _decoder = msgspec.json.Decoder(SpendPartial | SpendTick)
+
+
+class Pair(Settings):
+    """Usage that is estimated as it happens, and the bill for the same usage."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name, such as openai.")
+    estimated: Patterns = Field(
+        description="Tag or field → pattern: the usage. Fields as in attribution.rules: `source` is the connector."
+    )
+    billed: Patterns = Field(
+        description="Tag or field → pattern: its bill. Unless said otherwise only charges (`records: costs`) of the "
+        "category Usage are compared, and with usage and GPUs."
+    )
+    lag_hours: float = Field(
+        default=48.0, ge=0, le=24 * 30, description="A day (UTC) is compared when it has been over for so long."
+    )
+    window_days: int = Field(default=7, ge=1, le=31, description="The ratio is that of so many days together.")
+    min_days: int = Field(default=3, ge=1, le=31, description="Fewer days than this raise no alert.")
+    min_usd: float = Field(default=10.0, ge=0, description="Fewer dollars than this, billed or estimated, neither.")
+    band: tuple[float, float] = Field(
+        default=(0.9, 1.1), description="Least and greatest capture ratio (billed / estimated) that is in order."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Pair:
+        if not 0 <= self.band[0] < self.band[1]:
+            raise ValueError(f"pair {self.name}: band must be two rising numbers of at least 0")
+        if self.min_days > self.window_days:
+            raise ValueError(f"pair {self.name}: min_days is more than window_days")
+        return self
+
+
+class ReconcileSettings(Settings):
+    """How estimates are held against bills."""
+
+    pairs: tuple[Pair, ...] = Field(
+        default=(), description="Sources to compare; a record counts for the first pair that it matches."
+    )
+    apply: Literal["shown", "never"] = Field(
+        default="shown",
+        description="shown: what is not billed yet is also shown as the bill it will probably make, with bounds. Sums, "
+        "budgets and alerts are never changed.",
+    )
+
+    @model_validator(mode="after")
+    def _once(self) -> ReconcileSettings:
+        names = [pair.name for pair in self.pairs]
+        if len(set(names)) < len(names):
+            raise ValueError("two pairs have the same name")
+        return self
+
+
+class Ratio(NamedTuple):
+    """A capture ratio; `low` and `high` are None where too few days are known to say."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def ratio_of(days: Sequence[tuple[float, float]]) -> Ratio | None:
+    """The ratio of (estimated, billed) dollars per day; None where nothing was estimated.
+
+    Days count by their dollars. The bounds come from how much the days differ (the standard error of a ratio of sums).
+    """
+    estimated, billed = math.fsum(day[0] for day in days), math.fsum(day[1] for day in days)
+    if estimated <= 0:
+        return None
+    value, count = billed / estimated, len(days)
+    if count < 3:
+        return Ratio(value, None, None)
+    spread = math.fsum((b - value * e) ** 2 for e, b in days)
+    error = math.sqrt(spread * count / (count - 1)) / estimated
+    # Student's quantile from the normal one; within 5 % from three days on.
+    free = count - 1
+    wide = _Z + (_Z**3 + _Z) / (4 * free) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * free**2)
+    return Ratio(value, max(0.0, value - wide * error), value + wide * error)
 
 
 class _Day(msgspec.Struct):

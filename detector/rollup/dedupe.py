@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from curb.detector.settings import DedupeSettings
+from pydantic import Field
+
+from curb.stream.settings import Settings
+
+
+class DedupeSettings(Settings):
+    """How long ids are remembered."""
+
+    window_s: float = Field(
+        default=6 * 3600.0, gt=0, description="An id is remembered at least this long, unless max_ids is reached."
+    )
+    min_ids: int = Field(
+        default=100_000,
+        ge=0,
+        description="As many ids are remembered however long ago they came, so that a replayed file that is read again "
+        "after a crash counts once.",
+    )
+    max_ids: int = Field(
+        default=2_000_000, ge=2, description="Ids kept per partition; about 100 bytes each. The oldest half goes first."
+    )
 
 
 class RecentIds:

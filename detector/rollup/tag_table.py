@@ -10,15 +10,23 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.settings import GuardSettings
 from curb.detector.state.scopes import Scope, SeriesTags, partition_of
+from curb.stream.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 #: Distinct byte strings of tags that are remembered; beyond, all are forgotten and looked up anew.
 _MAX_COMBINATIONS = 200_000
 _tags_decoder = msgspec.json.Decoder(dict[str, str])
+
+
+class GuardSettings(Settings):
+    """How many series tags may make; what is over is folded into __other__ and counted."""
+
+    max_new_series_per_minute: int = Field(default=500, ge=1, description="Per scope and input partition.")
+    max_series: int = Field(default=100_000, ge=1, description="Per scope and input partition.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ import inspect
 import math
 import platform
 import zlib
+from array import array
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
 from curb.detector.scorers.protocol import ScorerSettings
-from curb.detector.scorers.ranks import Ranks
 
 #: Where a parameter that is itself a model may come from, as {class: "time_series.HoltWinters", parameters: {…}}.
 _ROOMS = ("anomaly", "linear_model", "optim", "preprocessing", "stats", "time_series")
@@ -27,6 +28,10 @@ _CONSTANT_STEPS = 12
 _FIRST_STEPS = 2016
 #: The largest number handed on: squares and products of it are still finite.
 _LARGEST = 1e12
+
+
+#: As many scores are remembered; a rank cannot say anything finer than one over this.
+MEMORY = 2000
 
 
 class Config(ScorerSettings):
@@ -71,6 +76,30 @@ class Config(ScorerSettings):
         shape = self.model_dump_json(exclude={"threshold", "hold_minutes", "tier", "max_series", "scopes"})
         digest = hashlib.sha256(shape.encode()).hexdigest()[:16]
         return f"river {version('river')}, python {'.'.join(platform.python_version_tuple()[:2])}, {digest}"
+
+
+class Ranks:
+    """The last 2,000 scores of one series. A tie is not lower: a detector that always says the same says nothing."""
+
+    def __init__(self) -> None:
+        self._sorted = array("d")
+        self._newest = array("d")
+        self._next = 0
+
+    def of(self, score: float) -> float:
+        """0 to 1 - 1/2001. Before there are 1/(1 - threshold) scores no threshold is reached."""
+        return bisect_left(self._sorted, score) / (len(self._sorted) + 1)
+
+    def add(self, score: float) -> None:
+        """Remember a finite score; the oldest one goes."""
+        if len(self._newest) < MEMORY:
+            self._newest.append(score)
+        else:
+            oldest = self._newest[self._next]
+            del self._sorted[bisect_left(self._sorted, oldest)]
+            self._newest[self._next] = score
+            self._next = (self._next + 1) % MEMORY
+        insort(self._sorted, score)
 
 
 class RiverScorer:

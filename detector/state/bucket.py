@@ -7,8 +7,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.heads.past import Scores
 from curb.detector.state.amounts import Amounts
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one step says about every series; arrays of shape (N,)."""
+
+    #: Score that held for the last ten minutes, or the newest one less the fast lane if that is more.
+    notice: Floats
+    #: Mean of `notice` and the hourly z; -inf where statistics may not page.
+    page: Floats
+    #: Index of the window that says most.
+    channel: NDArray[np.intp]
+    #: $/h expected now; spent in the last five minutes; and the exponential 5-minute average of the expected.
+    expected_rate: Floats
+    rate: Floats
+    expected_fast: Floats
+    #: Dollars over the expected within the window of `channel`.
+    excess: Floats
+    #: Requests per minute, 5-minute average.
+    requests_rate: Floats
 
 
 @dataclass(frozen=True)
@@ -25,7 +46,7 @@ class ClosedBucket:
     gap: bool = False
 
     @property
-    def cost(self) -> NDArray[np.float64]:
+    def cost(self) -> Floats:
         """Dollars."""
         return self.amounts.cost
 

@@ -1,12 +1,13 @@
-"""Named arrays over all series of a shard that grow, save and load together: the state of the detector."""
+"""Named arrays over all series of a shard that grow, save and load together, and their bytes in snapshots."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from cramjam import lz4
 from numpy.typing import NDArray
 
 
@@ -76,3 +77,33 @@ def _fresh(column: Column, capacity: int) -> NDArray[Any]:
     shape = (*column.lead, capacity)
     # Zeroed memory that is not used yet costs nothing.
     return np.full(shape, column.fill, column.dtype) if column.fill else np.zeros(shape, column.dtype)
+
+
+class Packed(NamedTuple):
+    """One array: its type, its shape and its bytes in C order, compressed."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+def pack(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Packed]:
+    """Arrays to what msgspec can encode."""
+    return {name: Packed(array.dtype.str, array.shape, _compress(array)) for name, array in arrays.items()}
+
+
+def _compress(array: NDArray[Any]) -> bytes:
+    """LZ4: most of the state is zeros or repeats, and this is as fast as copying it."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return bytes(lz4.compress_block(flat.data)) if len(flat) else b""
+
+
+def unpack(packed: Mapping[str, Packed]) -> dict[str, NDArray[Any]]:
+    """The same arrays again."""
+    return {
+        name: np.frombuffer(_decompress(each.data), each.dtype).reshape(each.shape) for name, each in packed.items()
+    }
+
+
+def _decompress(data: bytes) -> bytes:
+    return bytes(lz4.decompress_block(data)) if data else b""

@@ -6,7 +6,7 @@ from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from curb.detector.budgets.settings import Period
+from curb.detector.budgets.budget import Period
 
 
 def period_around(

@@ -15,11 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curb.detector.budgets.settings import Budget
+from curb.detector.budgets.budget import Budget
 from curb.detector.pipeline import Pipeline
+from curb.detector.rollup.dedupe import DedupeSettings
 from curb.detector.rollup.rollup import Rollup
+from curb.detector.rollup.tag_table import GuardSettings
 from curb.detector.rules.principal_settings import NewPrincipalSettings, PrincipalRules
-from curb.detector.settings import DedupeSettings, DetectorSettings, GuardSettings
+from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from curb.detector.heads.past import Scores
 from curb.detector.state.amounts import AMOUNTS, Amounts
-from curb.detector.state.bucket import ClosedBucket
+from curb.detector.state.bucket import ClosedBucket, Scores
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import USAGE

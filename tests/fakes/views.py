@@ -8,10 +8,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from curb.detector.heads.past import Scores
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.state.amounts import AMOUNTS, Amounts
-from curb.detector.state.bucket import ClosedBucket
+from curb.detector.state.bucket import ClosedBucket, Scores
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
 from curb.detector.state.view import Finding, Rule, View

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from curb.detector.budgets.settings import Budget
-from curb.detector.forecast.settings import ForecastSettings, HistorySettings, LaneSettings, PoolSettings
-from curb.detector.forecast.slow_lane import CHANNEL
-from curb.detector.forecast.spend_history import SpendHistory
-from curb.detector.settings import DetectorSettings
+from curb.detector.budgets.budget import Budget
+from curb.detector.forecast.pool import PoolSettings
+from curb.detector.forecast.slow_lane import CHANNEL, LaneSettings
+from curb.detector.forecast.spend_history import HistorySettings, SpendHistory
+from curb.detector.settings import DetectorSettings, ForecastSettings
 from curb.stream.clock import ManualClock
 from curb.stream.records.spend import Alert
 from curb.views.forecast_runner import ForecastRunner

@@ -13,8 +13,7 @@ import pytest
 from curb.detector.forecast import prophet as forecast_prophet
 from curb.detector.forecast.days import DailySpend
 from curb.detector.forecast.month_end import Period, forecast
-from curb.detector.forecast.pool import FitFailedError, ForecastPool, WorkerDiedError, urgency
-from curb.detector.forecast.settings import PoolSettings
+from curb.detector.forecast.pool import FitFailedError, ForecastPool, PoolSettings, WorkerDiedError, urgency
 from curb.detector.forecast.slow_lane import fit_band
 from curb.detector.forecast.spend_history import HourlySpend
 from tests.fakes import forecast_work as work

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from curb.detector.budgets.settings import Period
+from curb.detector.budgets.budget import Period
 from curb.detector.state.periods import period_around
 from curb.stream.records.spend import Alert
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, settings_of

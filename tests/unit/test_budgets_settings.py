@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from curb.detector.budgets.settings import Budget
+from curb.detector.budgets.budget import Budget
 from tests.fakes.budgets import a_budget, settings_of
 
 CUSTOM = {"period": "custom", "length_days": 14, "anchor": "2025-03-10"}

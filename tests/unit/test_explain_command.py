@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from curb.cli import explain as command
 from curb.cli import knowledge
 from curb.cli.explain_table import show
-from curb.detector.budgets.settings import Budget
+from curb.detector.budgets.budget import Budget
 from curb.detector.settings import DetectorSettings
 from curb.evaluate.backtest import replay
 from curb.stream.log.codec import encode

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from curb.cli.forecast import draw, run_forecast, show
 from curb.config.file import CurbConfig
-from curb.detector.budgets.settings import Budget, ExchangeRate
+from curb.detector.budgets.budget import Budget, ExchangeRate
 from curb.detector.forecast.days import DailySpend, number_of
 from curb.detector.forecast.month_end import Today
-from curb.detector.forecast.settings import PoolSettings
+from curb.detector.forecast.pool import PoolSettings
 from curb.detector.settings import DetectorSettings
 from curb.views.forecast import DaySums, SeriesDays, answer_all, questions, read_events, report, row
 

@@ -9,9 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from curb.detector.forecast.days import day_of
-from curb.detector.forecast.settings import HistorySettings
-from curb.detector.forecast.spend_history import DAYS, HOURS, SpendHistory
-from curb.detector.state.packing import pack, unpack
+from curb.detector.forecast.spend_history import DAYS, HOURS, HistorySettings, SpendHistory
+from curb.detector.state.columns import pack, unpack
 
 #: Monday, 6 January 2025, midnight UTC.
 MONDAY = int(datetime(2025, 1, 6, tzinfo=UTC).timestamp())

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from curb.detector.rules.metric_head import CHANNELS, MetricHead
 from curb.detector.rules.metric_settings import MetricSettings
 from curb.detector.rules.metric_tail import HIGH, LOW, MetricTail
-from curb.detector.scorers.metric_scorer import MetricScorer
 
 Floats = NDArray[np.float64]
 
@@ -201,20 +200,6 @@ def test_a_series_scores_the_same_alone_and_in_company(lists: list[list[float]])
             assert left.tolist() == right[:, number].tolist()
 
 
-def test_the_two_verbs_score_as_the_vectorised_head() -> None:
-    values = np.stack([noise(300, 1), np.where(np.arange(300) % 7, 0.0, 3.0), noise(300, 2)], axis=1)
-    values[200, 0], values[250, 2], values[120:140, 1] = 250.0, 0.0, np.nan
-    scores, surprises = run(values)
-    assert (scores > 0).any(axis=0).sum() >= 2
-    for number in range(3):
-        scorer = MetricScorer(SMALL)
-        for at, value in enumerate(values[:, number]):
-            sample = {"value": value, "day_share": at % 96 / 96}
-            assert scorer.score_one(sample) == scores[at, number]
-            assert scorer.surprise_one(sample) == surprises[at, number]
-            scorer.learn_one(sample)
-
-
 def test_scoring_alone_changes_nothing() -> None:
     head = MetricHead(SMALL)
     head.grow(2)
@@ -223,12 +208,6 @@ def test_scoring_alone_changes_nothing() -> None:
     before = {name: array.copy() for name, array in head.dump().items()}
     head.score(np.array([500.0, 1.0]), 0.9)
     assert all(np.array_equal(array, before[name]) for name, array in head.dump().items())
-
-
-def test_a_sample_without_a_value_is_none() -> None:
-    scorer = MetricScorer(SMALL)
-    scorer.learn_one({})
-    assert scorer.score_one({"day_share": 0.5}) == 0.0
 
 
 def test_a_loaded_head_goes_on_as_the_one_that_was_dumped() -> None:

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 
 from curb.detector.forecast import prophet as forecast_prophet
-from curb.detector.forecast.settings import LaneSettings
-from curb.detector.forecast.slow_lane import CHANNEL, Band, SlowLane, Target, fit_band, key_of, plan, seasonal_band
+from curb.detector.forecast.slow_lane import (
+    CHANNEL,
+    Band,
+    LaneSettings,
+    SlowLane,
+    Target,
+    fit_band,
+    key_of,
+    plan,
+    seasonal_band,
+)
 from curb.detector.forecast.spend_history import HourlySpend
 
 #: Monday, 6 January 2025, midnight UTC.

@@ -17,9 +17,7 @@ from curb.connectors.connector import Batch
 from curb.connectors.intake.append import append_batch
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.attribution_settings import AttributionSettings
-from curb.detector.reconcile.capture_ratio import ratio_of
-from curb.detector.reconcile.reconciler import MONEY, PAIR, SCOPE, Reconciler
-from curb.detector.reconcile.settings import ReconcileSettings
+from curb.detector.reconcile.reconciler import MONEY, PAIR, SCOPE, Reconciler, ReconcileSettings, ratio_of
 from curb.detector.rollup.rollup import Rollup
 from curb.detector.settings import DetectorSettings
 from curb.stream.log.codec import encode_lines

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from curb.detector.scorers import pickles as model_state
 from curb.detector.scorers.bank import Finding, ScorerBank
-from curb.detector.scorers.ranks import MEMORY, Ranks
-from curb.detector.scorers.river import Config
+from curb.detector.scorers.river import MEMORY, Config, Ranks
 from tests.fakes.scorers import BUILT, ToldSettings
 
 T0 = 1_750_000_000 // 86400 * 86400

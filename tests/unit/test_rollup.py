@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from curb.detector.rollup.dedupe import DedupeSettings
 from curb.detector.rollup.rollup import Rollup
-from curb.detector.settings import DedupeSettings, DetectorSettings, GuardSettings
+from curb.detector.rollup.tag_table import GuardSettings
+from curb.detector.settings import DetectorSettings
 from curb.detector.state.scopes import Scope
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message

@@ -10,7 +10,7 @@ import pytest
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.detector.state.scopes import Scope
-from curb.detector.state.watermark import Watermark
+from curb.detector.state.ticks import Watermark
 from curb.stream.errors import PermanentError
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from curb.detector.budgets.settings import Budget
+from curb.detector.budgets.budget import Budget
 from curb.detector.rollup.rollup import Rollup
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curb.detector.state.watermark import Watermark
+from curb.detector.state.ticks import Watermark
 from curb.stream.records.spend import SpendTick
 from curb.stream.time import DAY_S
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from curb.detector.state.scope_totals import Spent
 from curb.detector.state.scopes import Scope
+from curb.detector.state.ticks import ScopeTotals
 from curb.stream.records.spend import SpendTick
 
 SCOPES = (
@@ -15,9 +15,9 @@ SCOPES = (
 
 
 @pytest.fixture
-def spent() -> Spent:
+def spent() -> ScopeTotals:
     """$80 of usage by two inputs, and $20 of GPUs."""
-    spent = Spent(SCOPES)
+    spent = ScopeTotals(SCOPES)
     for source, usd in (("curb.usage/0", 50.0), ("curb.usage/1", 20.0), ("curb.gpu/0", 20.0), ("curb.usage/0", 10.0)):
         spent.add(SpendTick(at=1.0, source=source, effective_cost=usd))
     return spent
@@ -37,13 +37,13 @@ def spent() -> Spent:
     ],
 )
 def test_the_part_of_one_is_without_its_excess(
-    spent: Spent, scope: str, total_usd: float, excess_usd: float, share: float | None
+    spent: ScopeTotals, scope: str, total_usd: float, excess_usd: float, share: float | None
 ) -> None:
     assert spent.share(scope, total_usd, excess_usd) == share
 
 
-def test_it_survives_and_what_was_not_counted_from_the_start_is_not_known(spent: Spent) -> None:
-    again = Spent(SCOPES)
+def test_it_survives_and_what_was_not_counted_from_the_start_is_not_known(spent: ScopeTotals) -> None:
+    again = ScopeTotals(SCOPES)
     again.load(spent.dump())
     again.add(SpendTick(at=2.0, source="curb.usage/0", effective_cost=20.0))
     assert again.share("key", 50.0, 0.0) == 0.5
