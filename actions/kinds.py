@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-#: kind → "module:ConfigClass"; nothing is imported before a configuration asks for it.
-ACTIONS: dict[str, str] = {
-    "litellm_limits": "curb.actions.levers.litellm_limits:Config",
-    "envoy": "curb.actions.levers.envoy:Config",
-    "haproxy": "curb.actions.levers.haproxy:Config",
-    "kubernetes": "curb.actions.workloads.kubernetes:Config",
-    "ec2": "curb.actions.workloads.ec2:Config",
-    "sagemaker": "curb.actions.workloads.sagemaker:Config",
-    "aws_batch": "curb.actions.workloads.aws_batch:Config",
-    "aws_lambda": "curb.actions.workloads.aws_lambda:Config",
-    "http": "curb.actions.levers.http_action:Config",
-    "aws_api_gateway": "curb.actions.levers.aws_api_gateway:Config",
-    "aws_waf": "curb.actions.levers.aws_waf:Config",
-    "kong": "curb.actions.levers.kong:Config",
-    "openai_project": "curb.actions.levers.openai_project:Config",
-}
+from curb.stream.kinds import Kinds
+from curb.stream.settings import Settings
 
-NOTIFIERS: dict[str, str] = {
-    "apprise": "curb.actions.notify.apprise:Config",
-    "console": "curb.actions.notify.console:Config",
-    "slack": "curb.actions.slack.notifier:Config",
-    "webhook": "curb.actions.notify.webhook:Config",
-}
+#: kind → "module:ConfigClass"; nothing is imported before a configuration asks for it.
+ACTIONS = Kinds[Settings](
+    "curb.actions",
+    Settings,
+    {
+        "litellm_limits": "curb.actions.levers.litellm_limits:Config",
+        "envoy": "curb.actions.levers.envoy:Config",
+        "haproxy": "curb.actions.levers.haproxy:Config",
+        "kubernetes": "curb.actions.workloads.kubernetes:Config",
+        "ec2": "curb.actions.workloads.ec2:Config",
+        "sagemaker": "curb.actions.workloads.sagemaker:Config",
+        "aws_batch": "curb.actions.workloads.aws_batch:Config",
+        "aws_lambda": "curb.actions.workloads.aws_lambda:Config",
+        "http": "curb.actions.levers.http_action:Config",
+        "aws_api_gateway": "curb.actions.levers.aws_api_gateway:Config",
+        "aws_waf": "curb.actions.levers.aws_waf:Config",
+        "kong": "curb.actions.levers.kong:Config",
+        "openai_project": "curb.actions.levers.openai_project:Config",
+    },
+)
+
+NOTIFIERS = Kinds[Settings](
+    "curb.notifiers",
+    Settings,
+    {
+        "apprise": "curb.actions.notify.apprise:Config",
+        "console": "curb.actions.notify.console:Config",
+        "slack": "curb.actions.slack.notifier:Config",
+        "webhook": "curb.actions.notify.webhook:Config",
+    },
+)

@@ -134,7 +134,7 @@ def run(root: Path, state: Path, rows: int) -> None:
     given = {"kind": "aws_cur", "name": "bench", "url": str(root), "tag_keys": {"team": "team", "env": "env"}}
     config = Config.model_validate(given)
     context = Context(ManualClock(NOW), cast(aiohttp.ClientSession, None), PriceBook.load(), state)
-    bill = config.build(context)
+    bill = config.build(context).connector
     spent = seconds()
     next(spent)
     assert plain_read(root) == rows

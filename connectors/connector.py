@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import aiohttp
+from aiohttp import web
+from pydantic import Field, SecretStr
 
 from curb.stream.clock import Clock
+from curb.stream.errors import PermanentError
 from curb.stream.log.protocol import Message
 from curb.stream.records.spend import PlannedActivity, SpendRecord
+from curb.stream.settings import Settings
 
 if TYPE_CHECKING:
     from curb.connectors.pricing.book import PriceBook
@@ -65,6 +72,104 @@ class PushSource(Protocol):
     """
 
     def parse(self, body: bytes, *, location: str, at: float) -> Batch: ...
+
+
+class Door(Protocol):
+    """One push request: its body is parsed and appended inside `order`, then `appended` is called, then answered."""
+
+    #: Held from parse to appended; a lock where one request changes how the next is read.
+    order: AbstractAsyncContextManager[object]
+
+    def parse(self, body: bytes, *, location: str, at: float) -> Batch: ...
+
+    def refused(self, batch: Batch) -> str | None:
+        """Why nothing of the body could be read, or None."""
+
+    def appended(self) -> None:
+        """The batch that parse gave is on the log."""
+
+    def answer(self, accepted: int, dead: int) -> web.Response: ...
+
+    def problem(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> web.Response: ...
+
+
+@runtime_checkable
+class Receiver(Protocol):
+    """A push source with paths below its own and answers of its own, such as OTLP.
+
+    `door` gives None for a path it does not know. `content_type` is the request's, without parameters.
+    """
+
+    def door(self, path: str, content_type: str) -> Door | None: ...
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Curb reads `connector`, and `poll_interval_s` seconds later again."""
+
+    connector: Connector
+    poll_interval_s: float
+
+
+@dataclass(frozen=True)
+class Push:
+    """Senders post to `/v1/ingest/NAME` with `token`."""
+
+    source: PushSource | Receiver
+    token: SecretStr
+
+
+@dataclass(frozen=True)
+class PushWithBackfill:
+    """Senders post, and Curb reads from the sender's own log what a post lost."""
+
+    push: Push
+    backfill: Pull
+
+
+#: How the records of a connector arrive: one of these three, matched with `match` wherever it matters.
+Source = Pull | Push | PushWithBackfill
+
+
+class ConnectorConfig(Settings, ABC):
+    """One entry of `connectors`. A kind adds `kind: Literal["its_name"]`, its own fields and `build`."""
+
+    kind: str
+    name: str = Field(
+        pattern=r"^[a-z0-9-]+$",
+        max_length=64,
+        description="Unique name: lower-case letters, digits and dashes; where data are pushed, the end of the URL.",
+    )
+
+    @abstractmethod
+    def build(self, context: Context) -> Source:
+        """The connector. It may open files and clients, and makes no request; raises PermanentError or ValueError."""
+
+
+def open_source(config: ConnectorConfig, context: Context) -> Source:
+    """The source that `config` builds. Raises PermanentError saying which promise of this page is not kept."""
+    source = config.build(context)
+    match source:
+        case Pull():
+            missing = _missing(source.connector, "read", "close")
+        case Push():
+            missing = _missing_push(source)
+        case PushWithBackfill():
+            missing = _missing_push(source.push) + _missing(source.backfill.connector, "read", "close")
+        case _:
+            missing = [f"build(context) returns {type(source).__name__}, not Pull, Push or PushWithBackfill"]
+    if missing:
+        raise PermanentError(f"connector {config.name} of kind {config.kind}: {'; '.join(missing)}")
+    return source
+
+
+def _missing_push(push: Push) -> list[str]:
+    return [] if isinstance(push.source, Receiver) else _missing(push.source, "parse")
+
+
+def _missing(part: object, *methods: str) -> list[str]:
+    absent = [method for method in methods if not callable(getattr(part, method, None))]
+    return [f"{type(part).__name__} has no method {', '.join(absent)}"] if absent else []
 
 
 class Check(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 
@@ -16,6 +16,7 @@ from curb.config.file import CurbConfig, EmbeddedSettings
 from curb.config.owners import known_tags
 from curb.config.pairs import marks
 from curb.connectors.connector import Context as ConnectorContext
+from curb.connectors.connector import Pull, Push, PushWithBackfill, open_source
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.inbox import InboxSource
 from curb.connectors.intake.runner import PullRunner
@@ -64,22 +65,33 @@ def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.Cl
     context = connector_context(config, clock, http)
     made = Connectors(make_attribution(config))
 
-    def pulled(connector: Any, name: str, every_s: float) -> PullRunner:
-        return PullRunner(connector, name, log, clock, poll_interval_s=every_s, attribution=made.attribution)
+    body_bytes = int(config.http.max_body_mib * 1024 * 1024)
+
+    def pull(name: str, source: Pull) -> None:
+        runner = PullRunner(
+            source.connector,
+            name,
+            log,
+            clock,
+            poll_interval_s=source.poll_interval_s,
+            attribution=made.attribution,
+        )
+        made.runners.append(runner)
+
+    def push(name: str, source: Push) -> None:
+        made.sources[name] = InboxSource(
+            name, source.source, source.token, max_body_bytes=body_bytes, attribution=made.attribution
+        )
 
     for settings in config.connectors:
-        kind = cast(Any, settings)
-        built: Any = kind.build(context)
-        if hasattr(built, "parse") or hasattr(built, "door"):
-            body_bytes = int(config.http.max_body_mib * 1024 * 1024)
-            made.sources[kind.name] = InboxSource(
-                kind.name, built, kind.token, max_body_bytes=body_bytes, attribution=made.attribution
-            )
-            if (pull := getattr(built, "backfill", None)) is not None:
-                every_s = kind.backfill.poll_interval_s
-                made.runners.append(pulled(pull, f"{kind.name}/backfill", every_s))
-        else:
-            made.runners.append(pulled(built, kind.name, kind.poll_interval_s))
+        match open_source(settings, context):
+            case Pull() as source:
+                pull(settings.name, source)
+            case Push() as source:
+                push(settings.name, source)
+            case PushWithBackfill(pushed, backfill):
+                push(settings.name, pushed)
+                pull(f"{settings.name}/backfill", backfill)
     return made
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -22,7 +23,6 @@ from pydantic_core import PydanticUndefined
 from curb.actions.kinds import ACTIONS, NOTIFIERS
 from curb.cli.main import app
 from curb.config.file import CurbConfig
-from curb.config.kinds import config_class
 from curb.connectors.kinds import KINDS
 from curb.detector.scorers.kinds import SCORERS
 from curb.stream import metrics
@@ -102,7 +102,7 @@ def configuration_page() -> str:
             f"Each entry has one of these kinds; more on its own page in `{folder}/`.\n",
         ]
         for kind in sorted(kinds):
-            model = config_class(kinds, kind)
+            model: type[BaseModel] = kinds.config(kind)
             parts += [f"### `kind: {kind}`\n", f"See [{kind}]({folder}/{kind}.md).\n", keys_table(model)]
             for nested_path, nested in nested_models(model):
                 parts += [f"#### `{kind}`: `{nested_path}`\n", first_paragraph(nested), keys_table(nested)]
@@ -138,7 +138,7 @@ def nested_models(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
     for key, field in keys(model).items():
         found = list(models_in(field.annotation))
         for each in found:
-            if not each.model_fields:  # the place of kinds, which have sections of their own
+            if inspect.isabstract(each) or not each.model_fields:  # kinds have sections of their own
                 continue
             many = "[]" if get_origin(field.annotation) in (list, tuple) else ""
             many = "{}" if get_origin(field.annotation) is dict else many

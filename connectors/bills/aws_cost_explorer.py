@@ -16,11 +16,10 @@ from pydantic import Field, StringConstraints
 from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.cost_explorer_api import CallBudget, Cost, CostExplorerApi, OverBudget
 from curb.connectors.bills.restate import Restater
-from curb.connectors.connector import Batch, Check, Context
+from curb.connectors.connector import Batch, Check, ConnectorConfig, Context, Pull
 from curb.connectors.decode import Letters, Rejected
 from curb.stream.clients.aws import AwsClient, AwsSettings
 from curb.stream.errors import PermanentError, TransientError
-from curb.stream.settings import Settings
 from curb.stream.time import DAY_S, HOUR_S
 
 logger = logging.getLogger(__name__)
@@ -44,11 +43,10 @@ _CATEGORIES = {
 }
 
 
-class Config(Settings):
+class Config(ConnectorConfig):
     """Asks for the last `months` (or 14 days of hours) every `poll_interval_s`, and tells what changed."""
 
     kind: Literal["aws_cost_explorer"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name: lower-case letters and dashes.")
     aws: AwsSettings = Field(AwsSettings(), description="Which account is asked, and as whom.")
     granularity: Literal["day", "hour"] = Field("day", description="`hour` must be switched on in Cost Explorer.")
     group_by: dict[str, Group] = Field(
@@ -75,9 +73,8 @@ class Config(Settings):
     )
     timeout_s: float = Field(30.0, gt=0, le=60, description="Longest wait for one answer.")
 
-    def build(self, context: Context) -> CostExplorer:
-        """The connector."""
-        return CostExplorer(self, context)
+    def build(self, context: Context) -> Pull:
+        return Pull(CostExplorer(self, context), self.poll_interval_s)
 
 
 class CostExplorer:

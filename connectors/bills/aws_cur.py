@@ -15,7 +15,7 @@ from curb.connectors.bills.cur import CUR
 from curb.connectors.bills.deliveries import SOON_S, by_manifest
 from curb.connectors.bills.files import BillFile, BillFiles
 from curb.connectors.bills.focus import FOCUS
-from curb.connectors.connector import Context
+from curb.connectors.connector import Context, Pull
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
 
@@ -27,20 +27,18 @@ class Config(BillSettings):
     """Reads what AWS delivers at least daily; each delivery is a complete replacement of its billing period so far."""
 
     kind: Literal["aws_cur"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name: lower-case letters and dashes.")
     url: str = Field(
         description="Where the export is delivered: s3://BUCKET/PREFIX/EXPORT-NAME, or a folder with a copy of it."
     )
     months: int = Field(2, ge=1, le=36, description="Billing periods that are read: this month and those before it.")
 
-    def build(self, context: Context) -> Bill:
-        """The connector."""
+    def build(self, context: Context) -> Pull:
         files = BillFiles(self.url, self.storage)
 
         def find() -> Found:
             return deliveries(files, self.months, context.clock)
 
-        return Bill(self.name, self, context, files, find, (FOCUS, CUR))
+        return Pull(Bill(self.name, self, context, files, find, (FOCUS, CUR)), self.poll_interval_s)
 
 
 class _Manifest(msgspec.Struct):

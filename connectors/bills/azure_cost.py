@@ -16,7 +16,7 @@ from curb.connectors.bills.bill import Bill, BillSettings, Delivery, Found
 from curb.connectors.bills.deliveries import SOON_S, by_manifest, folder_of, quiet
 from curb.connectors.bills.files import BillFile, BillFiles
 from curb.connectors.bills.focus import FOCUS
-from curb.connectors.connector import Context
+from curb.connectors.connector import Context, Pull
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 
@@ -30,21 +30,19 @@ class Config(BillSettings):
     """Reads what Azure exports daily, month to date; each run replaces all of its billing period so far."""
 
     kind: Literal["azure_cost"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name: lower-case letters and dashes.")
     url: str = Field(
         description="Folder of one export: abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/DIRECTORY/EXPORT-NAME,"
         " az://CONTAINER/DIRECTORY/EXPORT-NAME, or a path on disk with a copy of it; a single file as well."
     )
     months: int = Field(2, ge=1, le=36, description="Billing periods that are read: this month and those before it.")
 
-    def build(self, context: Context) -> Bill:
-        """The connector."""
+    def build(self, context: Context) -> Pull:
         files = BillFiles(self.url, self.storage)
 
         def find() -> Found:
             return deliveries(files, self.months, context.clock)
 
-        return Bill(self.name, self, context, files, find, (FOCUS, AZURE))
+        return Pull(Bill(self.name, self, context, files, find, (FOCUS, AZURE)), self.poll_interval_s)
 
 
 class _Blob(msgspec.Struct):

@@ -16,14 +16,13 @@ from curb.connectors.bills.focus import FOCUS, is_focus
 from curb.connectors.bills.lines import BillForm, BillLines
 from curb.connectors.bills.restate import Restater
 from curb.connectors.bills.sums import BillSums, Meaning
-from curb.connectors.connector import Batch, Check, Context
+from curb.connectors.connector import Batch, Check, ConnectorConfig, Context
 from curb.connectors.decode import Letters, Rejected
 from curb.stream.errors import PermanentError, TransientError
-from curb.stream.settings import Settings
 from curb.stream.time import DAY_S, HOUR_S
 
 
-class BillSettings(Settings):
+class BillSettings(ConnectorConfig):
     """What every kind of bill in files has in common."""
 
     tags: dict[str, str] = Field(default={}, description="Tags for every record that does not carry them.")

@@ -11,7 +11,7 @@ from curb.connectors.bills.bill import Bill, BillSettings, Found
 from curb.connectors.bills.deliveries import by_folder
 from curb.connectors.bills.files import BillFiles
 from curb.connectors.bills.focus import FOCUS
-from curb.connectors.connector import Context
+from curb.connectors.connector import Context, Pull
 
 _SUFFIXES = (".parquet", ".csv", ".csv.gz")
 
@@ -20,7 +20,6 @@ class Config(BillSettings):
     """Every file stands for itself, unless `period_pattern` says which files are deliveries of the same period."""
 
     kind: Literal["focus_file"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name: lower-case letters and dashes.")
     url: str = Field(
         description="A file, a folder or a pattern with `*`: s3://, gs://, abfss://, a path, or any fsspec scheme."
     )
@@ -40,11 +39,10 @@ class Config(BillSettings):
             raise ValueError(f"not a regular expression: {error}") from None
         return pattern
 
-    def build(self, context: Context) -> Bill:
-        """The connector."""
+    def build(self, context: Context) -> Pull:
         files = BillFiles(self.url, self.storage)
 
         def find() -> Found:
             return by_folder(files, _SUFFIXES, self.period_pattern, context.clock)
 
-        return Bill(self.name, self, context, files, find, (FOCUS,))
+        return Pull(Bill(self.name, self, context, files, find, (FOCUS,)), self.poll_interval_s)

@@ -18,7 +18,7 @@ from curb.connectors.bills.focus import FOCUS
 from curb.connectors.bills.focus_rows import SUFFIXES, FocusRows
 from curb.connectors.bills.gcp_rows import CATEGORIES, form_of
 from curb.connectors.bills.restate import Restater
-from curb.connectors.connector import Batch, Check, Connector, Context
+from curb.connectors.connector import Batch, Check, Context, Pull
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.time import DAY_S, HOUR_S
 
@@ -30,7 +30,6 @@ class Config(BillSettings):
     """Give `table`, or `url` of files."""
 
     kind: Literal["gcp_billing"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name: lower-case letters and dashes.")
     table: str = Field(
         default="",
         pattern=r"^([a-z0-9.:-]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_-]+)?$",
@@ -55,16 +54,15 @@ class Config(BillSettings):
             raise ValueError("give either `table` or `url`")
         return self
 
-    def build(self, context: Context) -> Connector:
-        """The connector."""
+    def build(self, context: Context) -> Pull:
         if self.table:
-            return BigQueryBill(self, context)
+            return Pull(BigQueryBill(self, context), self.poll_interval_s)
         files = FocusRows(self.url, self.storage, form_of)
 
         def find() -> Found:
             return by_folder(files, SUFFIXES, self.period_pattern, context.clock)
 
-        return Bill(self.name, self, context, files, find, (FOCUS,))
+        return Pull(Bill(self.name, self, context, files, find, (FOCUS,)), self.poll_interval_s)
 
 
 class BigQueryBill:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import aiohttp
 from pydantic import Field
 
-from curb.connectors.connector import Check
+from curb.connectors.connector import Check, ConnectorConfig
 from curb.connectors.gpus.kubernetes_api import NO_CLUSTER, Cluster, KubernetesApi, KubernetesSettings
 from curb.connectors.gpus.owners import IDLE, OwnerSettings, node_facts, owner_tags
 from curb.connectors.gpus.samples import Gpu, Holder, Sample, Share, gather, names_pods, shares_of
@@ -42,7 +42,7 @@ class NodeSettings(Settings):
     tags: dict[str, str] = Field(default={}, description="Tags of records of this node that do not carry them.")
 
 
-class GpuSettings(Settings):
+class GpuSettings(ConnectorConfig):
     """How GPUs become dollars and whose they are."""
 
     provider: str = Field("", description="Vendor whose prices hold: aws, lambda or nebius; default: the dearest.")

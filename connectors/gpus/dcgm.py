@@ -14,7 +14,7 @@ import msgspec
 from pydantic import Field, SecretStr, model_validator
 from yarl import URL
 
-from curb.connectors.connector import Batch, Check, Context
+from curb.connectors.connector import Batch, Check, Context, Pull
 from curb.connectors.decode import Letters
 from curb.connectors.gpus.charges import GpuCharges, GpuSettings
 from curb.connectors.gpus.dcgm_text import parse
@@ -46,7 +46,6 @@ class Config(GpuSettings):
     """Exporters that Curb scrapes itself; for machines that come and go use `prometheus`."""
 
     kind: Literal["dcgm"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name of this connector.")
     targets: tuple[Target, ...] = Field(min_length=1, max_length=1000, description="The exporters.")
     token: SecretStr | None = Field(default=None, description="Bearer token the exporters ask for; default: none.")
     poll_interval_s: float = Field(default=30.0, gt=0, le=600, description="How often exporters are scraped.")
@@ -63,8 +62,8 @@ class Config(GpuSettings):
             raise ValueError(f"targets: {', '.join(twice)} is named twice")
         return self
 
-    def build(self, context: Context) -> Dcgm:
-        return Dcgm(self, context.http, context.clock)
+    def build(self, context: Context) -> Pull:
+        return Pull(Dcgm(self, context.http, context.clock), self.poll_interval_s)
 
 
 class _Cursor(msgspec.Struct, omit_defaults=True):

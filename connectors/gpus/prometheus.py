@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from pydantic import Field, SecretStr, model_validator
 
-from curb.connectors.connector import Batch, Check, Context
+from curb.connectors.connector import Batch, Check, Context, Pull
 from curb.connectors.gpus.charges import GpuCharges, GpuSettings
 from curb.connectors.gpus.prometheus_api import PrometheusApi, Result, Series
 from curb.connectors.gpus.prometheus_presets import DCGM, Query
@@ -32,7 +32,6 @@ class Config(GpuSettings):
     """One server: Prometheus, Thanos, Mimir, VictoriaMetrics or a vendor's."""
 
     kind: Literal["prometheus"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name of this connector.")
     url: str = Field(pattern=r"^https?://[^@]+$", description="Address in front of /api/v1/query_range.")
     token: SecretStr | None = Field(default=None, description="Bearer token; default: none.")
     username: str = Field(default="", description="User of basic authentication, with `password`.")
@@ -68,8 +67,8 @@ class Config(GpuSettings):
             raise ValueError("give `token` or `username`, not both")
         return self
 
-    def build(self, context: Context) -> Prometheus:
-        return Prometheus(self, context)
+    def build(self, context: Context) -> Pull:
+        return Pull(Prometheus(self, context), self.poll_interval_s)
 
 
 class _Cursor(msgspec.Struct):

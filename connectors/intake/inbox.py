@@ -7,27 +7,30 @@ import hmac
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 
+import msgspec
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import SecretStr
 
-from curb.connectors.connector import PushSource
+from curb.connectors.connector import Batch, Door, PushSource, Receiver
 from curb.connectors.decode import Letters, Rejected
 from curb.connectors.intake.append import append_batch
 from curb.connectors.intake.attribution import Attribution
-from curb.connectors.intake.door import Door, PlainDoor, Receiver
 from curb.connectors.intake.health import Health
 from curb.connectors.intake.validate import DEFAULT_LIMITS, Limits
 from curb.stream import metrics
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
-from curb.stream.log.protocol import Log
+from curb.stream.log.protocol import Log, Message
+from curb.stream.records.spend import DeadLetter
 
 logger = logging.getLogger(__name__)
 DEFAULT_BODY_BYTES = 8 * 1024 * 1024
 _RETRY_AFTER_S = 5.0
+_UNREADABLE = frozenset({"not_json", "not_utf8"})
 
 
 @dataclass
@@ -100,6 +103,35 @@ class _Inbox:
         metrics.CONNECTOR_LAST_SUCCESS.labels(connector=source.name).set(at)
         metrics.RECORDS_READ.labels(connector=source.name).inc(appended.accepted)
         return door.answer(appended.accepted, appended.dead)
+
+
+class PlainDoor:
+    """Curb's own answers: JSON with counts."""
+
+    def __init__(self, source: PushSource) -> None:
+        self._source = source
+        self.order: AbstractAsyncContextManager[object] = nullcontext()
+
+    def parse(self, body: bytes, *, location: str, at: float) -> Batch:
+        return self._source.parse(body, location=location, at=at)
+
+    def refused(self, batch: Batch) -> str | None:
+        nothing = bool(batch.dead) and not batch.records and not batch.plans
+        unreadable = nothing and all(_reason(letter) in _UNREADABLE for letter in batch.dead)
+        return "the body is not JSON" if unreadable else None
+
+    def appended(self) -> None:
+        return None
+
+    def answer(self, accepted: int, dead: int) -> web.Response:
+        return web.json_response({"accepted": accepted, "dead": dead})
+
+    def problem(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> web.Response:
+        return web.json_response({"error": detail}, status=status, headers=headers)
+
+
+def _reason(letter: Message) -> str:
+    return msgspec.json.decode(letter.value, type=DeadLetter).reason
 
 
 def _door(source: PushSource | Receiver, request: web.Request) -> Door | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from curb.connectors.connector import Batch, Check, Context
+from curb.connectors.connector import Batch, Check, ConnectorConfig, Context, Pull
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.gpus import GpuPriceOverride, GpuPrices
 from curb.connectors.pricing.sums import price_sum
@@ -18,18 +18,16 @@ from curb.connectors.tokens.grown import Feed, Grown, Row, dump, load
 from curb.stream.clients.aws import AwsClient, AwsSettings
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import GpuRecord, SpendRecord, UsageRecord
-from curb.stream.settings import Settings
 
 #: Periods asked for at once beyond those that are read again.
 _MORE_PERIODS = 60
 _LIST, _GET = "cloudwatch:ListMetrics", "cloudwatch:GetMetricData"
 
 
-class Config(Settings):
+class Config(ConnectorConfig):
     """Asks CloudWatch every `poll_interval_s` for what grew in the last `reread_minutes`."""
 
     kind: Literal["cloudwatch"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name: lower-case letters and dashes.")
     queries: tuple[Query, ...] = Field(min_length=1, max_length=100, description="What is asked and what it means.")
     aws: AwsSettings = Field(AwsSettings(), description="Which account is asked, and as whom.")
     period_s: Literal[60, 300, 900, 3600] = Field(60, description="Seconds of one sum.")
@@ -54,9 +52,8 @@ class Config(Settings):
             raise ValueError("reread_minutes must hold at least two periods")
         return self
 
-    def build(self, context: Context) -> CloudWatch:
-        """The connector."""
-        return CloudWatch(self, context)
+    def build(self, context: Context) -> Pull:
+        return Pull(CloudWatch(self, context), self.poll_interval_s)
 
 
 class CloudWatch:

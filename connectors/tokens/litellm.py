@@ -12,23 +12,21 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from pydantic import Field, SecretStr
 
-from curb.connectors.connector import Batch, Context
+from curb.connectors.connector import Batch, ConnectorConfig, Context, Pull, Push, PushWithBackfill
 from curb.connectors.decode import Letters, Rejected, decode, without_content
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens.litellm_backfill import Backfill, BackfillSettings
 from curb.stream.records.spend import UsageRecord
-from curb.stream.settings import Settings
 
 _WHITESPACE = b" \t\r\n"
 #: An answer from the cache repeats an id; the gateway marks it with the time at which it writes, once per log.
 _CACHE_MARK = re.compile(r"_cache_hit\d+(\.\d+)?$")
 
 
-class Config(Settings):
+class Config(ConnectorConfig):
     """LiteLLM posts to `/v1/ingest/<name>`; with `backfill`, what a post lost is read from its spend logs."""
 
     kind: Literal["litellm"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name; the last part of the URL.")
     token: SecretStr = Field(description="Bearer token the gateway must send.", min_length=8)
     tags: dict[str, str] = Field(default={}, description="Tags for every record that does not carry them.")
     free_models: tuple[str, ...] = Field(
@@ -36,12 +34,13 @@ class Config(Settings):
     )
     backfill: BackfillSettings | None = Field(None, description="Reads LiteLLM's own logs behind the push.")
 
-    def build(self, context: Context) -> LiteLLM:
-        """The push source; its `backfill` is a connector to be read as well, or None."""
+    def build(self, context: Context) -> Push | PushWithBackfill:
         source = LiteLLM(self, context.prices)
-        if self.backfill is not None:
-            source.backfill = Backfill(self.backfill, self.name, context, source.row_record)
-        return source
+        push = Push(source, self.token)
+        if self.backfill is None:
+            return push
+        backfill = Backfill(self.backfill, self.name, context, source.row_record)
+        return PushWithBackfill(push, Pull(backfill, self.backfill.poll_interval_s))
 
 
 class _CostBreakdown(msgspec.Struct):
@@ -129,7 +128,6 @@ class LiteLLM:
         self._free = frozenset(config.free_models)
         self._decoder = msgspec.json.Decoder(_Payload)
         self._rows = msgspec.json.Decoder(_Row)
-        self.backfill: Backfill | None = None
 
     def parse(self, body: bytes, *, location: str, at: float) -> Batch:
         records: list[UsageRecord] = []

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
-from curb.connectors.connector import Context
+from curb.connectors.connector import ConnectorConfig, Context, Pull
 from curb.connectors.decode import Rejected, decode
 from curb.connectors.http_json import JsonClient, Params
 from curb.connectors.pricing.book import PriceBook
@@ -15,7 +15,6 @@ from curb.connectors.pricing.sums import price_sum
 from curb.connectors.tokens.grown import Grown
 from curb.connectors.tokens.usage_reports import Labelled, Report, Reports, counted
 from curb.stream.records.spend import CostRecord, UsageRecord
-from curb.stream.settings import Settings
 from curb.stream.time import DAY_S
 
 WIDTHS_S = {"1m": 60, "1h": 3600}
@@ -41,11 +40,10 @@ _FEWER_GROUPS = {"code_interpreter_sessions": ("project_id",)}
 _GROUPS = ("project_id", "api_key_id", "model")
 
 
-class Config(Settings):
+class Config(ConnectorConfig):
     """Asks the usage API every `poll_interval_s` for what grew in the last `reread_minutes`."""
 
     kind: Literal["openai"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name.")
     key: SecretStr = Field(min_length=8, description="Admin key of the organization; it is only read with.")
     url: HttpUrl = Field(HttpUrl("https://api.openai.com/v1"), description="Address of the API.")
     usage: tuple[Endpoint, ...] = Field(
@@ -73,13 +71,13 @@ class Config(Settings):
             raise ValueError("reread_minutes must be at least 120 for buckets of 1h")
         return self
 
-    def build(self, context: Context) -> Reports:
-        """The connector."""
+    def build(self, context: Context) -> Pull:
         reports = [_usage(self, endpoint, context.prices) for endpoint in self.usage]
         reports += [_costs(self)] if self.costs else []
         headers = {"Authorization": f"Bearer {self.key.get_secret_value()}"}
         client = JsonClient(context.http, context.clock, headers, self.timeout_s)
-        return Reports(self.name, reports, client, context, PERMISSION, self.poll_interval_s)
+        connector = Reports(self.name, reports, client, context, PERMISSION, self.poll_interval_s)
+        return Pull(connector, self.poll_interval_s)
 
 
 # --- usage ----------------------------------------------------------------------------------------------------------

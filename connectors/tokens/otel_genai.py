@@ -10,7 +10,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import Field, SecretStr
 
-from curb.connectors.connector import Batch, Context
+from curb.connectors.connector import Batch, ConnectorConfig, Context, Push
 from curb.connectors.decode import Letters, Rejected
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens import otlp
@@ -19,7 +19,6 @@ from curb.connectors.tokens.otel_tags import DEFAULT_TAGS, models_of, tags_of
 from curb.connectors.tokens.otlp import Value
 from curb.stream.clock import Clock
 from curb.stream.records.spend import UsageRecord
-from curb.stream.settings import Settings
 
 INPUT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
 OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
@@ -36,11 +35,10 @@ CALLS = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
 _STATUS_ERROR = 2
 
 
-class Config(Settings):
+class Config(ConnectorConfig):
     """Exporters post to `/v1/ingest/<name>/v1/traces` and `/v1/ingest/<name>/v1/metrics`."""
 
     kind: Literal["otel_genai"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name; a part of the URL.")
     token: SecretStr = Field(description="Bearer token the exporters must send.", min_length=8)
     count: Literal["spans", "metrics"] = Field(
         "spans", description="What is counted; the other is accepted and ignored, because both tell the same usage."
@@ -54,9 +52,8 @@ class Config(Settings):
     )
     free_models: tuple[str, ...] = Field((), description="Models that really cost nothing (self-hosted).")
 
-    def build(self, context: Context) -> OtelGenAI:
-        """The receiver."""
-        return OtelGenAI(self, context.prices, context.clock)
+    def build(self, context: Context) -> Push:
+        return Push(OtelGenAI(self, context.prices, context.clock), self.token)
 
 
 class Spans:

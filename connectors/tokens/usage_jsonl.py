@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from curb.connectors.connector import Batch, Context
+from curb.connectors.connector import Batch, ConnectorConfig, Context, Pull, Push
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens.jsonl_files import JsonlFiles
 from curb.connectors.tokens.jsonl_lines import (
@@ -19,16 +19,14 @@ from curb.connectors.tokens.jsonl_lines import (
     parse_lines,
 )
 from curb.connectors.tokens.jsonl_map import MapSettings, map_format
-from curb.stream.settings import Settings
 
 __all__ = ["Config", "JsonlFiles", "JsonlPush", "parse_event_stream", "parse_lines"]
 
 
-class Config(Settings):
+class Config(ConnectorConfig):
     """With `path`, files are read; without it, lines are pushed to `/v1/ingest/<name>` with `token`."""
 
     kind: Literal["usage_jsonl"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name; the last part of the URL.")
     path: Path | None = Field(
         None, description="A file, a directory (its *.jsonl and *.jsonl.gz) or a glob pattern; `.gz` is decompressed."
     )
@@ -53,12 +51,13 @@ class Config(Settings):
             raise ValueError("give `format` or `map`, not both")
         return self
 
-    def build(self, context: Context) -> JsonlFiles | JsonlPush:
-        """A connector that reads files, or a push source."""
+    def build(self, context: Context) -> Pull | Push:
         form = line_format(self, context.prices)
-        if self.path is None:
-            return JsonlPush(self.name, form, max_line_bytes=self.max_line_bytes)
-        return JsonlFiles(self.path, self.name, form, context.clock, max_line_bytes=self.max_line_bytes)
+        if self.token is not None:
+            return Push(JsonlPush(self.name, form, max_line_bytes=self.max_line_bytes), self.token)
+        assert self.path is not None  # one of the two is given
+        files = JsonlFiles(self.path, self.name, form, context.clock, max_line_bytes=self.max_line_bytes)
+        return Pull(files, self.poll_interval_s)
 
 
 def line_format(config: Config, prices: PriceBook) -> LineFormat:

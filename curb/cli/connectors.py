@@ -17,7 +17,16 @@ from curb.cli import common as asking
 from curb.cli import offline
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
 from curb.config.file import CurbConfig
-from curb.connectors.connector import Check, Checkable
+from curb.connectors.connector import (
+    Check,
+    Checkable,
+    Connector,
+    ConnectorConfig,
+    Pull,
+    Push,
+    PushWithBackfill,
+    open_source,
+)
 from curb.serve import connector_rows
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
@@ -73,9 +82,9 @@ def check(
     Exit code 1 when something is. Nothing is read into Curb and no cursor moves, so it may run beside the daemon.
     """
     loaded = asking.load(config)
-    settings = next((each for each in cast(list[Any], loaded.connectors) if each.name == name), None)
+    settings = next((each for each in loaded.connectors if each.name == name), None)
     if settings is None:
-        names = ", ".join(str(cast(Any, each).name) for each in loaded.connectors) or "none"
+        names = ", ".join(each.name for each in loaded.connectors) or "none"
         typer.echo(f"no connector {name}; configured: {names}", err=True)
         raise typer.Exit(2)
     checks = asyncio.run(run_checks(loaded, settings))
@@ -87,32 +96,36 @@ def check(
     raise typer.Exit(0 if all(each.ok for each in checks) else 1)
 
 
-async def run_checks(config: CurbConfig, settings: Any) -> list[Check]:
-    """What the connector says of itself, and for one that is pushed to whether the daemon listens."""
+async def run_checks(config: CurbConfig, settings: ConnectorConfig) -> list[Check]:
+    """The connector's own checks, and where data are pushed whether the daemon listens."""
     timeout = aiohttp.ClientTimeout(total=30, connect=10)
     async with aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": "curb"}) as http:
         try:
-            built: Any = settings.build(wiring.connector_context(config, WallClock(), http))
+            source = open_source(settings, wiring.connector_context(config, WallClock(), http))
         except (PermanentError, TransientError, OSError, ValueError, ImportError) as error:
             return [Check("build the connector", False, str(error))]
-        checks = []
-        pushed_to = hasattr(built, "parse") or hasattr(built, "door")
-        if pushed_to:
-            checks.append(await _listens(config, settings.name))
-        parts = [each for each in (built, getattr(built, "backfill", None)) if isinstance(each, Checkable)]
-        try:
-            for part in parts:
-                checks += await _tried(part)
-        finally:
-            closing = built if not pushed_to else getattr(built, "backfill", None)
-            if closing is not None:
-                await closing.close()
-    if not parts and not pushed_to:
-        checks.append(Check("build the connector", True, f"the kind {settings.kind} has nothing else to try"))
-    return checks
+        checks: list[Check] = []
+        match source:
+            case Pull(connector):
+                checks += await _tried_and_closed(connector)
+            case Push(pushed):
+                checks += [await _listens(config, settings.name), *await _tried(pushed)]
+            case PushWithBackfill(Push(pushed), Pull(connector)):
+                checks += [await _listens(config, settings.name), *await _tried(pushed)]
+                checks += await _tried_and_closed(connector)
+    return checks or [Check("build the connector", True, f"the kind {settings.kind} has nothing else to try")]
 
 
-async def _tried(part: Checkable) -> list[Check]:
+async def _tried_and_closed(connector: Connector) -> list[Check]:
+    try:
+        return await _tried(connector)
+    finally:
+        await connector.close()
+
+
+async def _tried(part: object) -> list[Check]:
+    if not isinstance(part, Checkable):
+        return []
     try:
         return await asyncio.wait_for(part.check(), _CHECK_TIMEOUT_S)
     except (PermanentError, TransientError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -45,7 +45,7 @@ def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
     """What a good configuration amounts to."""
 
     def names(items: Sequence[Any]) -> str:
-        return ", ".join(f"{cast(Any, item).name} ({cast(Any, item).kind})" for item in items) or "none"
+        return ", ".join(f"{item.name} ({item.kind})" for item in items) or "none"
 
     console.print(f"{path}: ok", style="green")
     console.print(f"  log         {config.log.kind}")

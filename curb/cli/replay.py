@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import aiohttp
 from rich.console import Console
@@ -21,6 +20,7 @@ from curb.config.file import CurbConfig
 from curb.connectors.connector import Batch, Connector
 from curb.connectors.intake.runner import PullRunner
 from curb.connectors.tokens.usage_jsonl import Config as UsageJsonl
+from curb.connectors.tokens.usage_jsonl import JsonlFiles, line_format
 from curb.detector.rollup.rollup import Rollup
 from curb.evaluate.backtest import stream_step
 from curb.stream.clock import EventClock, WallClock
@@ -84,7 +84,7 @@ async def feed(config: CurbConfig, source: Path, form: str, console: Console, *,
     await log.open()
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
-            passing = _make_feed(config, source, form, clock, http)
+            passing = _make_feed(config, source, form, clock)
             teller = wiring.make_teller(config, log, clock, http, tell=tell)
             await _replay(config, log, clock, passing, teller, console)
             _warn_of_late(passing.step_s, config.detector.bucket_s, console)
@@ -103,7 +103,7 @@ def _warn_of_late(step_s: int, bucket_s: int, console: Console) -> None:
         )
 
 
-def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, http: aiohttp.ClientSession) -> _Feed:
+def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock) -> _Feed:
     settings = UsageJsonl.model_validate(
         {
             "kind": "usage_jsonl",
@@ -112,9 +112,10 @@ def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock, h
             "format": form,
         }
     )
+    form_of = line_format(settings, wiring.load_prices(config.prices))
     # The recorded receipt times are the time here; the wall clock only bounds them.
-    context = wiring.connector_context(config, WallClock(), http)
-    return _Feed(cast(Connector, settings.build(context)), clock)
+    files = JsonlFiles(source, settings.name, form_of, WallClock(), max_line_bytes=settings.max_line_bytes)
+    return _Feed(files, clock)
 
 
 async def _replay(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, SerializeAsAny, ValidationError
 
@@ -11,18 +11,21 @@ from curb.actions.kinds import ACTIONS, NOTIFIERS
 from curb.actions.settings import ActionsSettings
 from curb.config.check_ladders import impossible_rungs, unknown_environments
 from curb.config.errors import ConfigError, ConfigErrors, from_validation
-from curb.config.kinds import UnknownKindError, config_class
 from curb.config.owners import known_tags, unreachable_owners, with_owners
 from curb.config.pairs import with_scope
 from curb.config.yaml_source import expand_environment, parse_yaml
+from curb.connectors.connector import ConnectorConfig
 from curb.connectors.intake.attribution_settings import AttributionSettings
 from curb.connectors.kinds import KINDS as CONNECTORS
 from curb.connectors.pricing.settings import PricesSettings
 from curb.detector.reconcile.reconciler import ReconcileSettings
 from curb.detector.settings import DetectorSettings
 from curb.stream.kafka.settings import KafkaSettings
+from curb.stream.kinds import KindError, Kinds
 from curb.stream.settings import Settings
 from curb.views.unit_costs import DEFAULT_UNIT_COSTS, UnitCost, resolve
+
+C = TypeVar("C", bound=Settings)
 
 
 class EmbeddedSettings(Settings):
@@ -77,7 +80,9 @@ class CurbConfig(Settings):
         default=Path("curb-data/connectors"),
         description="Where connectors of bills keep what they told, one file each; back it up with the log.",
     )
-    connectors: list[SerializeAsAny[Settings]] = Field(default=[], description="Where spend comes from; one kind each.")
+    connectors: list[SerializeAsAny[ConnectorConfig]] = Field(
+        default=[], description="Where spend comes from; one kind each."
+    )
     attribution: AttributionSettings = Field(
         default=AttributionSettings(), description="Whose spend is whose: tags, owners, rules, shares."
     )
@@ -172,13 +177,13 @@ def _unknown_tags(config: CurbConfig) -> list[ConfigError]:
     ]
 
 
-def _kinds(items: Any, path: str, table: dict[str, str], errors: list[ConfigError]) -> list[Settings]:
+def _kinds(items: Any, path: str, table: Kinds[C], errors: list[ConfigError]) -> list[C]:
     if items is None:
         return []
     if not isinstance(items, list):
         errors.append(ConfigError(path, "must be a list", f"start each entry with `- kind: {min(table)}`"))
         return []
-    configs: list[Settings] = []
+    configs: list[C] = []
     names: set[str] = set()
     for index, item in enumerate(items):
         here = f"{path}[{index}]"
@@ -193,14 +198,14 @@ def _kinds(items: Any, path: str, table: dict[str, str], errors: list[ConfigErro
     return configs
 
 
-def _one(item: Any, path: str, table: dict[str, str], errors: list[ConfigError]) -> Settings | None:
+def _one(item: Any, path: str, table: Kinds[C], errors: list[ConfigError]) -> C | None:
     if not isinstance(item, dict) or not isinstance(item.get("kind"), str):
-        errors.append(ConfigError(path, "needs a `kind`", f"one of: {', '.join(sorted(table))}"))
+        errors.append(ConfigError(path, "needs a `kind`", f"one of: {', '.join(table.names())}"))
         return None
     try:
-        kind = config_class(table, item["kind"])
+        kind = table.config(item["kind"])
         return kind.model_validate(item)
-    except UnknownKindError as error:
+    except KindError as error:
         errors.append(ConfigError(f"{path}.kind", str(error), ""))
     except ValidationError as error:
         errors += from_validation(error, kind, prefix=path)

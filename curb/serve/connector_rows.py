@@ -99,4 +99,4 @@ def _row(name: str, kinds: dict[str, str], now: float, heard: float | None, heal
 
 
 def _kinds(config: CurbConfig) -> dict[str, str]:
-    return {str(each.name): str(each.kind) for each in cast(list[Any], config.connectors)}
+    return {each.name: each.kind for each in config.connectors}

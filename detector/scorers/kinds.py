@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,12 +10,17 @@ from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
 from curb.detector.scorers.protocol import ScorerSettings
 from curb.detector.state.scopes import Scope
+from curb.stream.kinds import KindError, Kinds
 from curb.stream.settings import Settings
 
 #: kind → "module:ConfigClass"; nothing is imported before a configuration asks for it.
-SCORERS: dict[str, str] = {
-    "river": "curb.detector.scorers.river:Config",
-}
+SCORERS = Kinds[ScorerSettings](
+    "curb.scorers",
+    ScorerSettings,
+    {
+        "river": "curb.detector.scorers.river:Config",
+    },
+)
 
 
 def _by_kind(items: Any) -> Any:
@@ -34,12 +38,10 @@ def _by_kind(items: Any) -> Any:
 
 def _one(place: str, item: Any) -> ScorerSettings:
     kind = item.get("kind") if isinstance(item, dict) else None
-    if kind not in SCORERS:
-        raise ValueError(f"{place}: unknown kind {kind!r}; there are: {', '.join(sorted(SCORERS))}")
-    module, _, name = SCORERS[kind].partition(":")
-    config: type[ScorerSettings] = getattr(importlib.import_module(module), name)
     try:
-        return config.model_validate(item)
+        return SCORERS.config(str(kind)).model_validate(item)
+    except KindError as error:
+        raise ValueError(f"{place}: {error}") from None
     except ValidationError as error:
         lines = [
             f"{'.'.join([place, *map(str, each['loc'])])}: {each['msg'].removeprefix('Value error, ')}"

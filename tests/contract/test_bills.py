@@ -100,7 +100,9 @@ async def test_resume_after_any_failure_loses_and_doubles_nothing(tmp_path: Path
         deliver(tmp_path / "bill", month, NOW - 4000 + 1000 * delivery)
         more = True
         while more:
-            inner = settings.build(context)  # a new process each time: all it knows is on the log and in its file
+            inner = settings.build(
+                context
+            ).connector  # a new process each time: all it knows is on the log and in its file
             runner = PullRunner(Faulty(inner, rng), "bill", log, clock)
             log.fail_next, log.fail_after = rng.choice([(0, 0), (0, 0), (1, 0), (0, 1)])
             try:

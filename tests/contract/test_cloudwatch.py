@@ -43,10 +43,10 @@ class Bench:
         self.fake, self.url, self._http = fake, url, http
         self.clock, self.log = ManualClock(NOW), MemoryLog()
 
-    def build(self, *queries: dict[str, Any], **settings: Any) -> cloudwatch.CloudWatch:
+    def build(self, *queries: dict[str, Any], **settings: Any) -> Any:
         data = {"kind": "cloudwatch", "name": "cw", "aws": aws(self.url), "discover_s": 10, **settings}
         config = cloudwatch.Config.model_validate({"queries": queries or (BEDROCK,), **data})
-        return config.build(Context(self.clock, self._http, PRICES))
+        return config.build(Context(self.clock, self._http, PRICES)).connector
 
     async def catch_up(self, connector: Connector) -> None:
         runner = PullRunner(connector, "cw", self.log, self.clock)

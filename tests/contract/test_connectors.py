@@ -12,7 +12,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from curb.connectors.connector import Batch, Connector, Context, PushSource
+from curb.connectors.connector import Batch, Connector, Context, Push, PushSource
 from curb.connectors.intake.append import append_batch
 from curb.connectors.intake.runner import PullRunner
 from curb.connectors.pricing.book import PriceBook
@@ -61,11 +61,13 @@ def jsonl_source(form: str) -> PushSource:
     config = usage_jsonl.Config.model_validate(
         {"kind": "usage_jsonl", "name": "jsonl", "token": "a-long-token", "format": form}
     )
-    return cast(PushSource, config.build(CONTEXT))
+    return cast(PushSource, cast(Push, config.build(CONTEXT)).source)
 
 
 def litellm_source() -> PushSource:
-    return litellm.Config.model_validate({"kind": "litellm", "name": "gw", "token": "a-long-token"}).build(CONTEXT)
+    return (
+        litellm.Config.model_validate({"kind": "litellm", "name": "gw", "token": "a-long-token"}).build(CONTEXT).source
+    )
 
 
 def same(at: float) -> float:

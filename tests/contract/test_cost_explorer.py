@@ -36,10 +36,10 @@ class Bench:
         self.fake, self.url, self._http, self.state_dir = fake, url, http, state_dir
         self.clock, self.log = ManualClock(NOW), MemoryLog()
 
-    def build(self, **settings: Any) -> aws_cost_explorer.CostExplorer:
+    def build(self, **settings: Any) -> Any:
         data = {"kind": "aws_cost_explorer", "name": "ce", "aws": aws(self.url), "max_calls_per_day": 5000, **settings}
         config = aws_cost_explorer.Config.model_validate(data)
-        return config.build(Context(self.clock, self._http, PRICES, self.state_dir))
+        return config.build(Context(self.clock, self._http, PRICES, self.state_dir)).connector
 
     async def catch_up(self, connector: Connector) -> None:
         runner = PullRunner(connector, "ce", self.log, self.clock)

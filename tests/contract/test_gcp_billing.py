@@ -43,7 +43,7 @@ class Bench:
     def build(self, **settings: Any) -> Connector:
         place = {"url": settings.pop("url")} if "url" in settings else {"table": TABLE, "endpoint_url": self.url}
         config = gcp_billing.Config.model_validate({"kind": "gcp_billing", "name": "gcp", **place, **settings})
-        return config.build(Context(self.clock, self._http, PRICES, self.state_dir))
+        return config.build(Context(self.clock, self._http, PRICES, self.state_dir)).connector
 
     async def catch_up(self, connector: Connector) -> None:
         runner = PullRunner(connector, "gcp", self.log, self.clock)

@@ -8,9 +8,8 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from curb.connectors.connector import Batch, Context
+from curb.connectors.connector import Batch, Context, Door, Receiver
 from curb.connectors.intake.append import append_batch
-from curb.connectors.intake.door import Door, Receiver
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens.otel_genai import Config, OtelGenAI
 from curb.stream.clock import ManualClock
@@ -41,7 +40,7 @@ every_encoding = pytest.mark.parametrize("encoding", PACKS)
 def build(began: float = NOW, **settings: Any) -> OtelGenAI:
     context = Context(ManualClock(began), cast(aiohttp.ClientSession, None), PRICES)
     data = {"kind": "otel_genai", "name": "otel", "token": "a-long-token", **settings}
-    return Config.model_validate(data).build(context)
+    return Config.model_validate(data).build(context).source
 
 
 def door_of(source: OtelGenAI, request: dict[str, Any], encoding: str = PROTOBUF) -> Door:

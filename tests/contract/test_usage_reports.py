@@ -15,7 +15,6 @@ from curb.connectors.connector import Checkable, Connector, Context
 from curb.connectors.intake.runner import PullRunner
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens import anthropic, openai
-from curb.connectors.tokens.usage_reports import Reports
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.topics import COSTS, CURSORS
@@ -38,12 +37,11 @@ class Upstream:
         self.kind, self.fake, self._url, self._http = kind, organization, url, http
         self.clock, self.log = ManualClock(NOW), MemoryLog()
 
-    def build(self, **settings: Any) -> Reports:
+    def build(self, **settings: Any) -> Any:
         key = openai_fake.KEY if self.kind == "openai" else anthropic_fake.KEY
         data = {"kind": self.kind, "name": "api", "url": self._url, "key": key, "first_hours": 2, **settings}
         module = openai if self.kind == "openai" else anthropic
-        built: Reports = module.Config.model_validate(data).build(Context(self.clock, self._http, PRICES))
-        return built
+        return module.Config.model_validate(data).build(Context(self.clock, self._http, PRICES)).connector
 
     def call(self, at: float, *, tokens: int = 1000, project: str = "p1", **changes: Any) -> None:
         call = Call(at, project, "k1", MODELS[self.kind], tokens, tokens // 10, dollars=tokens / 1e4)

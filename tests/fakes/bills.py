@@ -30,7 +30,7 @@ class Told:
     def __init__(self, state: Path, config: Any, now: float = NOW) -> None:
         self.clock = ManualClock(now)
         context = Context(self.clock, cast(aiohttp.ClientSession, None), PriceBook.load(), state)
-        self.bill: Bill = config.build(context)
+        self.bill: Bill = config.build(context).connector
         self.cursor: str | None = None
         self.letters: list[DeadLetter] = []
 

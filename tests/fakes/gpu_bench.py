@@ -35,13 +35,17 @@ class Bench:
 
     def dcgm(self, *exporters: TestServer, **settings: Any) -> dcgm.Dcgm:
         targets = [{"url": str(each.make_url("/metrics"))} for each in exporters]
-        return dcgm.Config.model_validate(
-            {"kind": "dcgm", "name": "gpus", "targets": targets, "timeout_s": 0.5, **settings}
-        ).build(self.context)
+        return (
+            dcgm.Config.model_validate(
+                {"kind": "dcgm", "name": "gpus", "targets": targets, "timeout_s": 0.5, **settings}
+            )
+            .build(self.context)
+            .connector
+        )
 
     def prometheus(self, server: TestServer, *queries: dict[str, Any], **settings: Any) -> prometheus.Prometheus:
         data = {"kind": "prometheus", "name": "prom", "url": str(server.make_url("/")), "timeout_s": 0.5, **settings}
-        return prometheus.Config.model_validate({**data, "queries": list(queries)}).build(self.context)
+        return prometheus.Config.model_validate({**data, "queries": list(queries)}).build(self.context).connector
 
     async def catch_up(self, connector: Connector) -> None:
         runner = PullRunner(connector, "c", self.log, self.clock)

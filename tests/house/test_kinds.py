@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from curb.actions.kinds import ACTIONS, NOTIFIERS
-from curb.config.kinds import config_class
 from curb.connectors.kinds import KINDS
 from curb.detector.scorers.kinds import SCORERS
 from curb.stream.settings import Settings
@@ -54,7 +53,7 @@ def listed(path: Path) -> set[str]:
 
 @every_kind
 def test_config_of_a_kind_says_its_kind_and_name(section: str, kind: str) -> None:
-    config = config_class(TABLES[section], kind)
+    config = TABLES[section].config(kind)
     assert issubclass(config, Settings)
     assert kind in str(config.model_fields["kind"].annotation), f'{config.__module__}: kind: Literal["{kind}"]'
     assert "name" in config.model_fields, f"{config.__module__}: every entry of {section} has a name"

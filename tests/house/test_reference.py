@@ -8,7 +8,6 @@ import pytest
 from pydantic import BaseModel
 
 from curb.config.file import CurbConfig
-from curb.config.kinds import config_class
 from docs.generate import REFERENCE, ROOMS, all_commands, all_metrics, keys, nested_models, pages, parameters
 from tests.house.tree import FLOORS, ROOT, markdown_files, name, python_files
 
@@ -61,7 +60,7 @@ def all_models() -> list[tuple[str, type[BaseModel], str]]:
     found += [(path, model, "") for path, model in nested_models(CurbConfig)]
     for _, path, folder, kinds in ROOMS:
         for kind in kinds:
-            own = config_class(kinds, kind)
+            own = kinds.config(kind)
             found.append((f"{path}({kind})", own, f"{folder}/{kind}.md"))
             found += [(f"{path}({kind}).{below}", model, f"{folder}/{kind}.md") for below, model in nested_models(own)]
     return found

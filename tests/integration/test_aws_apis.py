@@ -70,7 +70,7 @@ async def test_bedrock_tokens_from_cloudwatch(endpoint: str, tmp_path: Path) -> 
     data = {"kind": "cloudwatch", "name": "aws", "aws": aws(endpoint), "first_hours": 1}
     config = cloudwatch.Config.model_validate({**data, "queries": [{"name": "bedrock", "preset": "bedrock"}]})
     log = MemoryLog()
-    await read_all(config.build(context(tmp_path)), log)
+    await read_all(config.build(context(tmp_path)).connector, log)
     (record,) = log.records(USAGE)
     assert (record.input_tokens, record.output_tokens, record.requests) == (1000, 100, 2)
     assert record.effective_cost == PRICES.price(NOVA, input_tokens=1000, output_tokens=100)
@@ -85,6 +85,6 @@ async def test_costs_from_cost_explorer(endpoint: str, tmp_path: Path) -> None:
     seed(f"{endpoint}/moto-api/static/ce/cost-and-usage-results", body)
     data = {"kind": "aws_cost_explorer", "name": "aws", "aws": aws(endpoint), "others": False}
     log = MemoryLog()
-    await read_all(aws_cost_explorer.Config.model_validate(data).build(context(tmp_path)), log)
+    await read_all(aws_cost_explorer.Config.model_validate(data).build(context(tmp_path)).connector, log)
     (record,) = log.records(COSTS)
     assert (record.effective_cost, record.tags["team"]) == (12.5, "ads")

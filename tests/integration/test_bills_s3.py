@@ -91,7 +91,7 @@ async def test_an_export_is_followed_through_crashes(tmp_path: Path, s3: Any, en
         shutil.rmtree(tmp_path / "cur")
         more = True
         while more:
-            bill = config.build(context(tmp_path / "state"))  # a new process each time
+            bill = config.build(context(tmp_path / "state")).connector  # a new process each time
             runner = PullRunner(bill, "aws", log, WallClock())
             log.fail_next, log.fail_after = rng.choice([(0, 0), (1, 0), (0, 1)])
             try:
@@ -113,7 +113,7 @@ async def test_focus_parquet_and_csv_from_s3(tmp_path: Path, s3: Any, endpoint: 
     config = focus_file.Config.model_validate(
         {"kind": "focus_file", "name": "focus", "url": "s3://bill/focus/*", "storage": storage(endpoint)}
     )
-    bill = config.build(context(tmp_path))
+    bill = config.build(context(tmp_path)).connector
     log = MemoryLog()
     runner = PullRunner(bill, "focus", log, WallClock())
     while await runner.step():
@@ -127,7 +127,7 @@ async def test_a_bucket_that_is_not_there_is_told(tmp_path: Path, endpoint: str)
     config = focus_file.Config.model_validate(
         {"kind": "focus_file", "name": "focus", "url": "s3://nobody/focus", "storage": storage(endpoint)}
     )
-    bill = config.build(context(tmp_path))
+    bill = config.build(context(tmp_path)).connector
     with pytest.raises((PermanentError, TransientError), match="nobody"):
         await bill.read(None)
     (check,) = await bill.check()
@@ -139,7 +139,7 @@ async def test_an_endpoint_that_is_down_is_transient(tmp_path: Path) -> None:
     config = focus_file.Config.model_validate(
         {"kind": "focus_file", "name": "focus", "url": "s3://b/x", "storage": storage("http://127.0.0.1:9")}
     )
-    bill = config.build(context(tmp_path))
+    bill = config.build(context(tmp_path)).connector
     with pytest.raises(TransientError):
         await bill.read(None)
     await bill.close()

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from curb.cli import connectors as command
 from curb.cli.main import app
 from curb.config.file import CurbConfig, load_file
-from curb.connectors.connector import Check
+from curb.connectors.connector import Check, Pull
 from curb.daemon import Daemon
 from curb.stream.errors import PermanentError
 from curb.stream.log.embedded import EmbeddedLog
@@ -213,7 +213,7 @@ class Settings:
     def build(self, context: object) -> Any:
         if isinstance(self._built, Exception):
             raise self._built
-        return self._built
+        return Pull(self._built, 60)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def log() -> MemoryLog:
 @pytest.fixture
 def source() -> InboxSource:
     context = Context(ManualClock(NOW), cast(aiohttp.ClientSession, None), PriceBook.load())
-    built = litellm.Config.model_validate({"kind": "litellm", "name": "gw", "token": TOKEN}).build(context)
+    built = litellm.Config.model_validate({"kind": "litellm", "name": "gw", "token": TOKEN}).build(context).source
     return InboxSource("gw", built, SecretStr(TOKEN), max_body_bytes=1024 * 1024)
 
 

@@ -54,7 +54,9 @@ async def alerts_after(
     async with TestServer(organization.app()) as server, aiohttp.ClientSession() as http:
         settings = {"usage": ["completions"], "reread_minutes": 15, "first_hours": 1}
         data = {"kind": "openai", "name": "api", "url": str(server.make_url("/")), "key": KEY, **settings}
-        runner = PullRunner(Config.model_validate(data).build(Context(clock, http, PRICES)), "api", log, clock)
+        runner = PullRunner(
+            Config.model_validate(data).build(Context(clock, http, PRICES)).connector, "api", log, clock
+        )
         for minute in range(minutes):
             await clock.advance(60)
             now = clock.now()

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from curb.config.file import load_text
-from curb.connectors.connector import Checkable, Connector, Context
+from curb.connectors.connector import Checkable, Connector, Context, PushWithBackfill
 from curb.connectors.decode import Rejected
 from curb.connectors.intake.inbox import InboxSource, add_routes
 from curb.connectors.intake.runner import PullRunner
@@ -41,16 +41,18 @@ class Gateway:
     def __init__(self, server: TestServer, http: aiohttp.ClientSession, logs: SpendLogs) -> None:
         self.logs, self.log, self.clock, self.http = logs, MemoryLog(), ManualClock(NOW), http
         self.url = str(server.make_url("/"))
-        self.source = self.build()
+        self.source = self.build().push.source
 
-    def build(self, **backfill: Any) -> LiteLLM:
+    def build(self, **backfill: Any) -> PushWithBackfill:
         block = {"url": self.url, "key": KEY, **backfill}
         data = {"kind": "litellm", "name": "gw", "token": TOKEN, "backfill": block}
-        return Config.model_validate(data).build(Context(self.clock, self.http, PRICES))
+        built = Config.model_validate(data).build(Context(self.clock, self.http, PRICES))
+        assert isinstance(built, PushWithBackfill)
+        return built
 
     def pull(self, **backfill: Any) -> Backfill:
-        connector = self.build(**backfill).backfill
-        assert connector is not None
+        connector = self.build(**backfill).backfill.connector
+        assert isinstance(connector, Backfill)
         return connector
 
     async def push(self, events: Events) -> None:

@@ -48,7 +48,7 @@ class Inbox:
         sources = {}
         for count in ("spans", "metrics"):
             config = Config.model_validate({"kind": "otel_genai", "name": count, "token": TOKEN, "count": count})
-            sources[count] = InboxSource(count, config.build(context), SecretStr(TOKEN), max_body_bytes=100_000)
+            sources[count] = InboxSource(count, config.build(context).source, SecretStr(TOKEN), max_body_bytes=100_000)
         app = web.Application()
         add_routes(app, sources, self.log, ManualClock(WallClock().now() + 60))
         return app

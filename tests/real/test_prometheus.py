@@ -153,7 +153,7 @@ async def test_a_bad_query_is_told_in_the_words_of_the_server(tmp_path: Path) ->
                 "queries": [{"name": "bad", "fields": {"requests": "sum(("}}],
             }
         )
-        connector = config.build(Context(WallClock(), http, PriceBook.load()))
+        connector = config.build(Context(WallClock(), http, PriceBook.load())).connector
         with pytest.raises(PermanentError, match=r"query bad, requests: .*bad_data.*parse error"):
             await connector.read(None)
         assert [check.ok for check in await connector.check()] == [False]

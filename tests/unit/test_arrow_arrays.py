@@ -57,7 +57,7 @@ from curb.connectors.pricing.book import PriceBook
 from curb.stream.clock import ManualClock
 
 config = Config.model_validate({"kind": "aws_cur", "name": "aws", "url": sys.argv[1]})
-bill = config.build(Context(ManualClock(float(sys.argv[2])), None, PriceBook.load(), Path(sys.argv[3])))
+bill = config.build(Context(ManualClock(float(sys.argv[2])), None, PriceBook.load(), Path(sys.argv[3]))).connector
 print(len(asyncio.run(bill.read(None)).records), "pandas" in sys.modules)
 """
 

@@ -45,7 +45,7 @@ LINE = {
 def parse(lines: list[Any], changes: dict[str, Any] | None = None) -> Batch:
     data = {"kind": "usage_jsonl", "name": "gw", "token": "a-long-token", "tags": {"env": "prod"}}
     config = Config.model_validate({**data, "map": {**MAP, **(changes or {})}})
-    source = cast(PushSource, config.build(Context(ManualClock(NOW), cast(aiohttp.ClientSession, None), PRICES)))
+    source = cast(PushSource, config.build(Context(ManualClock(NOW), cast(aiohttp.ClientSession, None), PRICES)).source)
     return source.parse(b"\n".join(json.dumps(line).encode() for line in lines), location="here", at=NOW)
 
 

@@ -17,7 +17,6 @@ from curb.actions.policy.guard_settings import MARKS, Limits
 from curb.actions.policy.guards import allowed, refusal
 from curb.actions.policy.matching import criticality
 from curb.actions.settings import ActionsSettings
-from curb.config.kinds import config_class
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, LedgerEntry, Plan
 from curb.stream.time import HOUR_S
 from tests.fakes.alerts import T0, a_plan, an_alert, an_entry
@@ -129,7 +128,7 @@ def test_only_what_its_mark_allows_is_entered(alerts: str, targets: str, shave_u
 @pytest.mark.parametrize("kind", sorted(ACTIONS))
 def test_no_kind_of_action_touches_what_is_critical_or_unmarked(kind: str) -> None:
     """By default, in every mode and with every verb; what is marked non_critical, it does."""
-    action: Any = config_class(ACTIONS, kind).model_construct(kind=kind, name="act")
+    action: Any = ACTIONS.config(kind).model_construct(kind=kind, name="act")
     verbs: tuple[Verb, ...] = ("shave", "pause", "block")
     for mode, verb, leaves_normal in itertools.product(("shadow", "approve", "auto"), verbs, (True, False)):
         wanted: dict[str, Any] = {"mode": mode, "verb": verb, "leaves_normal": leaves_normal}

@@ -33,7 +33,7 @@ PRICES = PriceBook(
 def build(**settings: Any) -> LiteLLM:
     context = Context(ManualClock(NOW), cast(aiohttp.ClientSession, None), PRICES)
     data = {"kind": "litellm", "name": "gw", "token": "a-long-token", **settings}
-    return Config.model_validate(data).build(context)
+    return Config.model_validate(data).build(context).source
 
 
 def parse(body: bytes, **settings: Any) -> Batch:

@@ -30,7 +30,7 @@ def config(**settings: Any) -> Config:
 
 
 def push(body: bytes, **settings: Any) -> Batch:
-    built = config(token="a-long-token", **settings).build(CONTEXT)
+    built = config(token="a-long-token", **settings).build(CONTEXT).source
     assert isinstance(built, PushSource)
     return built.parse(body, location="here", at=NOW)
 
@@ -44,7 +44,7 @@ class Follower:
         self._built = self._build()
 
     def _build(self) -> JsonlFiles:
-        built = self._settings.build(CONTEXT)
+        built = self._settings.build(CONTEXT).connector
         assert isinstance(built, Connector)
         assert isinstance(built, JsonlFiles)
         return built
@@ -306,7 +306,7 @@ async def test_directories_and_patterns_in_the_order_of_names(tmp_path: Path, pa
 async def test_compressed_in_many_chunks(tmp_path: Path, restart: bool) -> None:
     path = tmp_path / "u.jsonl.gz"
     path.write_bytes(gzip.compress(text(*range(200))[:-1]))  # a complete file needs no newline at its end
-    built = config(path=path).build(CONTEXT)
+    built = config(path=path).build(CONTEXT).connector
     assert isinstance(built, JsonlFiles)
     ids: list[str] = []
     cursor, more = None, True

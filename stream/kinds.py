@@ -1,0 +1,91 @@
+"""Tables of kinds: those shipped with Curb and those of installed packages, by name, imported when they are used."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import metadata
+from typing import Generic, TypeVar, get_args
+
+from curb.stream.settings import Settings
+
+C = TypeVar("C", bound=Settings)
+
+
+class KindError(ValueError):
+    """No kind has this name, or the kind cannot be used; the message says why and what to do."""
+
+
+class Kinds(Mapping[str, str], Generic[C]):
+    """Shipped kind → "module:Config". An installed package adds kinds through entry points of the same form:
+
+        [project.entry-points."curb.connectors"]
+        my_kind = "my_package:Config"
+
+    The Config class is a subclass of `base` with `kind: Literal["my_kind"]`.
+    """
+
+    def __init__(self, group: str, base: type, shipped: Mapping[str, str]) -> None:
+        self._group, self._base, self._shipped = group, base, shipped
+
+    def __getitem__(self, kind: str) -> str:
+        return self._shipped[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shipped)
+
+    def __len__(self) -> int:
+        return len(self._shipped)
+
+    def names(self) -> list[str]:
+        """Every kind there is, of installed packages too."""
+        return sorted({*self._shipped, *(point.name for point in _points(self._group))})
+
+    def config(self, kind: str) -> type[C]:
+        """The Config class of a kind. Raises KindError."""
+        added = [point for point in _points(self._group) if point.name == kind]
+        packages = ", ".join(sorted(_package(point) for point in added))
+        if kind in self._shipped and added:
+            raise KindError(f"kind {kind!r} ships with Curb and the package {packages} defines it too; uninstall it")
+        if len(added) > 1:
+            raise KindError(f"kind {kind!r} is defined by several packages, {packages}; keep one")
+        if added:
+            return self._checked(kind, added[0].value, f"kind {kind!r} of the package {packages}")
+        if kind not in self._shipped:
+            raise KindError(f"unknown kind {kind!r}; there are: {', '.join(self.names())}")
+        return self._checked(kind, self._shipped[kind], f"kind {kind!r}")
+
+    def _checked(self, kind: str, path: str, subject: str) -> type[C]:
+        module, _, name = path.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            hint = "its reference page names the extra to install"
+            raise KindError(f"{subject} needs the Python module {error.name!r}; {hint}") from None
+        except (ImportError, AttributeError) as error:
+            raise KindError(f"{subject} cannot be imported from {path}: {error}") from None
+        if not (isinstance(found, type) and issubclass(found, self._base)):
+            raise KindError(f"{subject}: {path} is not a subclass of {self._base.__module__}.{self._base.__name__}")
+        if inspect.isabstract(found):
+            raise KindError(f"{subject}: {path} has no method {', '.join(sorted(found.__abstractmethods__))}")
+        config: type[C] = found
+        field = config.model_fields.get("kind")
+        if field is None or kind not in get_args(field.annotation):
+            raise KindError(f'{subject}: {path} needs the field kind: Literal["{kind}"]')
+        return config
+
+
+def _points(group: str) -> tuple[metadata.EntryPoint, ...]:
+    return tuple(_installed(tuple(sys.path)).select(group=group))
+
+
+@cache  # reading what is installed takes some 50 ms
+def _installed(path: tuple[str, ...]) -> metadata.EntryPoints:
+    return metadata.entry_points()
+
+
+def _package(point: metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
