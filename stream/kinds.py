@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -61,17 +60,16 @@ class Kinds(Mapping[str, str], Generic[C]):
     def _checked(self, kind: str, path: str, subject: str) -> type[C]:
         module, _, name = path.partition(":")
         try:
-            found = getattr(importlib.import_module(module), name)
+            config: type[C] = getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
             hint = "its reference page names the extra to install"
             raise KindError(f"{subject} needs the Python module {error.name!r}; {hint}") from None
         except (ImportError, AttributeError) as error:
             raise KindError(f"{subject} cannot be imported from {path}: {error}") from None
-        if not (isinstance(found, type) and issubclass(found, self._base)):
+        if not (isinstance(config, type) and issubclass(config, self._base)):
             raise KindError(f"{subject}: {path} is not a subclass of {self._base.__module__}.{self._base.__name__}")
-        if inspect.isabstract(found):
-            raise KindError(f"{subject}: {path} has no method {', '.join(sorted(found.__abstractmethods__))}")
-        config: type[C] = found
+        if absent := sorted(getattr(config, "__abstractmethods__", ())):
+            raise KindError(f"{subject}: {path} has no method {', '.join(absent)}")
         field = config.model_fields.get("kind")
         if field is None or kind not in get_args(field.annotation):
             raise KindError(f'{subject}: {path} needs the field kind: Literal["{kind}"]')
@@ -79,12 +77,12 @@ class Kinds(Mapping[str, str], Generic[C]):
 
 
 def _points(group: str) -> tuple[metadata.EntryPoint, ...]:
-    return tuple(_installed(tuple(sys.path)).select(group=group))
+    return _installed(group, tuple(sys.path))
 
 
-@cache  # reading what is installed takes some 50 ms
-def _installed(path: tuple[str, ...]) -> metadata.EntryPoints:
-    return metadata.entry_points()
+@cache  # reading the metadata of every installed package takes some 50 ms
+def _installed(group: str, path: tuple[str, ...]) -> tuple[metadata.EntryPoint, ...]:
+    return tuple(metadata.entry_points(group=group))
 
 
 def _package(point: metadata.EntryPoint) -> str:
