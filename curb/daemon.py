@@ -57,10 +57,10 @@ class Daemon:
         self._stop_rooms = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.http: aiohttp.ClientSession | None = None
-        self.forecasts: ForecastRunner | None = None
+        detector = config.detector
+        self.forecasts = ForecastRunner(detector, detector.forecast, self.shards, self._publish, self.clock)
         self._web: web.AppRunner | None = None
-        self.slack = slack_people.Doors({}, {})
-        self._later: set[asyncio.Task[None]] = set()
+        self.slack = slack_people.Doors()
 
     async def open(self) -> None:
         """Open the log and the HTTP port. Raises what makes running impossible."""
@@ -82,9 +82,7 @@ class Daemon:
         self._chart = IncidentChart(self.log, self.recent, self.config.detector)
         self.actions = wiring.make_actions(self.config, self.log, self.clock, self.http, self.chart)
         self.slack = slack_people.make_doors(self.config, self.view, self.log, self.clock, self.http)
-        detector = self.config.detector
-        self.forecasts = ForecastRunner(detector, detector.forecast, self.shards, self._publish, self.clock)
-        self._web = web.AppRunner(make_app(self), access_log=None)
+        self._web = web.AppRunner(make_app(self, self.slack), access_log=None)
         await self._web.setup()
         site = web.TCPSite(self._web, self.config.http.host, self.config.http.port)
         await site.start()
@@ -100,7 +98,6 @@ class Daemon:
         self._start("unit costs", self.units.follow(self.log, f"curb-units-{self.config.instance}", self._stop_rooms))
         if self.reconciler is not None:
             self._start("reconciler", self.reconciler.run(self._stop_rooms))
-        assert self.forecasts is not None
         self._start("forecasts", self.forecasts.run(self._stop_rooms))
         self._start("recent burn", self.recent.follow(self._stop_rooms))
         self._start("actions", self.actions.run(self._stop_rooms))
@@ -133,10 +130,8 @@ class Daemon:
         """Release what `open` took, also when it failed half way."""
         if self._web is not None:
             await self._web.cleanup()
-        for task in list(self._later):
-            task.cancel()
-        if self.forecasts is not None:
-            await self.forecasts.close()
+        self.slack.close()
+        await self.forecasts.close()
         if self.http is not None:
             await self.http.close()
         await self.log.close()
@@ -155,11 +150,13 @@ class Daemon:
         budgets = [BudgetLine(tags, budget) for shard in self.shards() for tags, budget in shard.budgets()]
         return await self._chart(alert_id, budgets)
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something after a request was answered; `close` does not wait for it."""
-        task = asyncio.create_task(work)
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
+    def caught_up(self) -> dict[str, bool]:
+        """Whether each worker has read once everything that was on the log."""
+        return {"rollup": self.rollup.caught_up, "detector": self.detector.caught_up}
+
+    def action_state(self) -> dict[str, Any]:
+        """Leases, proposals, problems and the kill switch, as plain data."""
+        return self.actions.view()
 
     async def _publish(self, alert: Alert) -> None:
         await self.log.append([Message(ALERTS, encode(alert), key=alert.fingerprint.encode())])

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from curb.cli.render import tags_text
-from curb.daemon import Daemon
 from curb.demo.stage import Stage
 from curb.detector.shard import SeriesStatus
+from curb.serve.running import Running
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
 
@@ -86,7 +86,7 @@ class DemoConsole:
         self._seen.add((name, state))
         return not known
 
-    def show(self, daemon: Daemon) -> None:
+    def show(self, daemon: Running) -> None:
         """Draw the state of things now."""
         now = daemon.clock.now()
         rows = [row for shard in daemon.shards() for row in shard.top(50)]
@@ -99,7 +99,7 @@ class DemoConsole:
             self._plain_at = now + _PLAIN_EVERY_S
             self.say(now, f"fleet burns {usd(total)}/h, expected {usd(expected)}/h", "dim")
 
-    def _screen(self, daemon: Daemon, rows: list[SeriesStatus], now: float) -> RenderableType:
+    def _screen(self, daemon: Running, rows: list[SeriesStatus], now: float) -> RenderableType:
         head = Text(f"Curb demo  {clock_time(now)} event time", "bold")
         return Group(head, _spend_table(rows), _budget_table(daemon), Text("What happened", "bold"), *self._story)
 
@@ -151,7 +151,7 @@ def _spend_table(rows: list[SeriesStatus]) -> Table:
     return table
 
 
-def _budget_table(daemon: Daemon) -> Table:
+def _budget_table(daemon: Running) -> Table:
     table = Table(expand=False, header_style="bold", show_edge=False)
     for column in ("budget", "who", "spent", "of", ""):
         table.add_column(column)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from curb.actions.notify.protocol import Notice
-from curb.daemon import Daemon
 from curb.demo.stage import Stage
 from curb.demo.traffic import Tally
+from curb.serve.running import Running
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
 from curb.views.alerts_and_actions import View
 
@@ -31,7 +31,7 @@ class Observed:
         elif isinstance(record, LedgerEntry) and record.state == "effective" and self._verified is None:
             self._verified = (self._newest[record.alert_id], record.at)
 
-    def sample(self, daemon: Daemon) -> None:
+    def sample(self, daemon: Running) -> None:
         """Remember what the detector expects of the key now."""
         for shard in daemon.shards():
             at = shard.event_time or 0.0

@@ -8,7 +8,7 @@ import ipaddress
 import json
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -18,6 +18,7 @@ from curb.cli.reconcile import rows
 from curb.connectors.intake.inbox import add_routes
 from curb.serve import dashboard, http_explain, http_knowledge, slack_people
 from curb.serve.connector_rows import of_daemon
+from curb.serve.running import Running
 from curb.serve.status import readiness, status
 from curb.stream.errors import TransientError
 from curb.stream.log.codec import encode
@@ -26,16 +27,13 @@ from curb.stream.log.topics import COMMANDS
 from curb.stream.records.spend import Command
 from curb.views.budget_history import rows_of
 
-if TYPE_CHECKING:
-    from curb.daemon import Daemon
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Alerts and actions in one answer, unless ?limit= says otherwise.
 _LIMIT = 200
 
 
-def make_app(daemon: Daemon) -> web.Application:
-    """The application of one daemon."""
+def make_app(daemon: Running, doors: slack_people.Doors) -> web.Application:
+    """The application of one daemon; Slack's signed requests go to `doors`."""
     api = _Api(daemon)
     app = web.Application(
         middlewares=[api.authorise], client_max_size=int(daemon.config.http.max_body_mib * 1024 * 1024)
@@ -58,13 +56,13 @@ def make_app(daemon: Daemon) -> web.Application:
     dashboard.add_routes(app, daemon)
     http_knowledge.add_routes(app, daemon)
     http_explain.add_routes(app, daemon)
-    slack_people.add_routes(app, daemon)
+    slack_people.add_routes(app, doors)
     add_routes(app, daemon.connectors.sources, daemon.log, daemon.clock)
     return app
 
 
 class _Api:
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Running) -> None:
         self._daemon = daemon
         token = daemon.config.http.token
         self._token = token.get_secret_value() if token else None
@@ -129,10 +127,7 @@ class _Api:
 
     async def forecast(self, request: web.Request) -> web.Response:
         scope = request.query.get("scope", "team")
-        forecasts = self._daemon.forecasts
-        if forecasts is None:
-            return web.json_response({"error": "not open yet"}, status=503)
-        return web.json_response(await forecasts.report(scope, _limit(request)))
+        return web.json_response(await self._daemon.forecasts.report(scope, _limit(request)))
 
     async def unit_costs(self, request: web.Request) -> web.Response:
         found = self._daemon.units.recent.rows()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 
 from curb import wiring
 from curb.config.file import CurbConfig
 from curb.connectors.intake.health import Health
+from curb.serve.running import Running
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Log
@@ -17,11 +18,8 @@ from curb.stream.log.topics import CURSORS, DEAD_LETTER, RAW_TOPICS
 from curb.stream.records.spend import DeadLetter, SpendRecord
 from curb.stream.time import iso
 
-if TYPE_CHECKING:
-    from curb.daemon import Daemon
 
-
-def of_daemon(daemon: Daemon) -> list[dict[str, Any]]:
+def of_daemon(daemon: Running) -> list[dict[str, Any]]:
     """Every connector of this process."""
     now, kinds = daemon.clock.now(), _kinds(daemon.config)
     rows = []

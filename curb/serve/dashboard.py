@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -16,15 +16,13 @@ from curb.cli.reconcile import rows
 from curb.cli.render import tags_text
 from curb.serve.connector_rows import of_daemon
 from curb.serve.http_explain import explained
+from curb.serve.running import Running
 from curb.serve.status import status
 from curb.stream.errors import PermanentError
 from curb.stream.money import usd
 from curb.stream.records.spend import BudgetStatus, LedgerEntry
 from curb.stream.time import iso
 from curb.views.explain_chart import draw
-
-if TYPE_CHECKING:
-    from curb.daemon import Daemon
 
 _REFRESH_S = 15
 _MOST_ROWS = 100
@@ -38,7 +36,7 @@ _HEADERS = {
 }
 
 
-def add_routes(app: web.Application, daemon: Daemon) -> None:
+def add_routes(app: web.Application, daemon: Running) -> None:
     """Add `GET /`, `/alerts/{alert_id}` and `/alerts/{alert_id}/chart.png`."""
     pages = _Pages(daemon)
     app.router.add_get("/", pages.overview)
@@ -52,7 +50,7 @@ def is_page(path: str) -> bool:
 
 
 class _Pages:
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Running) -> None:
         self._daemon = daemon
         self._templates = _templates()
 
@@ -120,7 +118,7 @@ def _percent(part: float) -> str:
     return f"{100 * min(1.0, max(0.0, part)):.1f}%"
 
 
-def _spend(daemon: Daemon, scope: str) -> list[dict[str, Any]]:
+def _spend(daemon: Running, scope: str) -> list[dict[str, Any]]:
     """The series of a scope that burn most, with the lengths of their bars."""
     found = [row for shard in daemon.shards() for row in shard.top(_MOST_ROWS, scope)]
     found.sort(key=lambda row: (-row.usd_per_hour, -row.total_usd))
@@ -146,7 +144,7 @@ class _Budget(NamedTuple):
     part: float
 
 
-def _budgets(daemon: Daemon) -> list[_Budget]:
+def _budgets(daemon: Running) -> list[_Budget]:
     found = [each for shard in daemon.shards() for each in shard.budgets()]
     used = [_Budget(tags, one, one.spent_usd / one.amount_usd) for tags, one in found if one.amount_usd > 0]
     return sorted(used, key=lambda row: -row.part)[:_MOST_ROWS]

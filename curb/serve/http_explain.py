@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 from aiohttp import web
 
+from curb.serve.running import Running
 from curb.stream.errors import TransientError
 from curb.views.explanation import BudgetLine, Explanation, NoSuchAlertError, explain, read_log
 
-if TYPE_CHECKING:
-    from curb.daemon import Daemon
 
-
-def add_routes(app: web.Application, daemon: Daemon) -> None:
+def add_routes(app: web.Application, daemon: Running) -> None:
     """Add `GET /v1/alerts/{alert_id}/explain`: an `Explanation`; 404 for no such alert, 503 when the log is away."""
     app.router.add_get("/v1/alerts/{alert_id}/explain", _Door(daemon).explain)
 
 
 class _Door:
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Running) -> None:
         self._daemon = daemon
 
     async def explain(self, request: web.Request) -> web.Response:
@@ -30,7 +26,7 @@ class _Door:
         return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
 
-async def explained(daemon: Daemon, alert_id: str) -> Explanation | web.Response:
+async def explained(daemon: Running, alert_id: str) -> Explanation | web.Response:
     """The explanation of an alert with the budgets as they stand, or the answer that says why there is none."""
     if alert_id not in daemon.view.alerts:
         return web.json_response({"error": "no such alert"}, status=404)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import web
 
+from curb.serve.running import Running
 from curb.stream.errors import TransientError
 from curb.stream.records import spend as records
 from curb.stream.records.knowledge import knowledge_message
 from curb.stream.records.spend import Knowledge
 from curb.views import knowledge_input as told
-
-if TYPE_CHECKING:
-    from curb.daemon import Daemon
 
 
 class _Kind(NamedTuple):
@@ -35,7 +33,7 @@ _KINDS = (
 )
 
 
-def add_routes(app: web.Application, daemon: Daemon) -> None:
+def add_routes(app: web.Application, daemon: Running) -> None:
     """Add `GET` and `POST /v1/plans`, `/v1/silences`, `/v1/budget-increases`, `/v1/annotations`, `/v1/feedback`, and
     `DELETE /v1/<plans|silences|budget-increases>/{id}`."""
     for kind in _KINDS:
@@ -49,7 +47,7 @@ def add_routes(app: web.Application, daemon: Daemon) -> None:
 class _Door:
     """One kind of knowledge. 202 it is on the log, 400 with what is wrong, 404, 503 the log is away."""
 
-    def __init__(self, daemon: Daemon, kind: _Kind) -> None:
+    def __init__(self, daemon: Running, kind: _Kind) -> None:
         self._daemon, self._kind = daemon, kind
 
     async def tell(self, request: web.Request) -> web.Response:

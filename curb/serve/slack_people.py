@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -28,20 +29,30 @@ from curb.stream.records.spend import Alert, Command, LedgerEntry
 from curb.stream.time import utc
 from curb.views.alerts_and_actions import View
 
-if TYPE_CHECKING:
-    from curb.daemon import Daemon
-
 logger = logging.getLogger(__name__)
 _MOST_BODY = 256 * 1024
 _MOST_LINES = 8
 _IN_FORCE = ("applied", "effective", "ineffective")
 
 
-class Doors(NamedTuple):
+class Doors:
     """The ways in: connections to hold, by name, and signed requests, by the notifier's name."""
 
-    sockets: dict[str, Socket]
-    signed: dict[str, SignedDoor]
+    def __init__(self) -> None:
+        self.sockets: dict[str, Socket] = {}
+        self.signed: dict[str, SignedDoor] = {}
+        self._later: set[asyncio.Task[None]] = set()
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something after a request was answered; `close` does not wait for it."""
+        task = asyncio.create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    def close(self) -> None:
+        """Cancel what is left to do."""
+        for task in list(self._later):
+            task.cancel()
 
 
 class SignedDoor:
@@ -114,7 +125,7 @@ def make_doors(config: CurbConfig, view: View, log: Log, clock: Clock, http: aio
     for each in config.actions.notifiers:
         if isinstance(each, SlackConfig) and each.listens:
             apps.setdefault(_app(each), {})[each.name] = each
-    doors = Doors({}, {})
+    doors = Doors()
     known, context = Known(config, view, log, clock), Context(clock, http)
     for configs in apps.values():
         desk = Desk(configs, known, clock, time_zone=config.actions.telling.time_zone)
@@ -139,16 +150,16 @@ def _app(config: SlackConfig) -> tuple[str, str]:
     return app_token, signing
 
 
-def add_routes(app: web.Application, daemon: Daemon) -> None:
+def add_routes(app: web.Application, doors: Doors) -> None:
     """Add `POST /v1/slack/{name}`: Slack's signed requests, both of buttons and of slash commands."""
 
     async def receive(request: web.Request) -> web.StreamResponse:
-        door = daemon.slack.signed.get(request.match_info["name"])
+        door = doors.signed.get(request.match_info["name"])
         if door is None:
             return _problem(404, "no Slack notifier of this name takes signed requests")
         response, taken = await door.receive(request)
         if taken.after is not None:
-            daemon.later(taken.after())
+            doors.later(taken.after())
         return response
 
     app.router.add_post("/v1/slack/{name}", receive)

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import to_builtins
 
 from curb.detector.state.view import Raised
+from curb.serve.running import Running
 from curb.stream.time import iso
 
-if TYPE_CHECKING:
-    from curb.daemon import Daemon
 
-
-def readiness(daemon: Daemon) -> dict[str, Any]:
+def readiness(daemon: Running) -> dict[str, Any]:
     """Ready when everything on the log has been read once; connectors that are behind are named, not fatal."""
-    parts = {"rollup": daemon.rollup.caught_up, "detector": daemon.detector.caught_up}
+    parts = daemon.caught_up()
     return {"ready": all(parts.values()), **parts, "connectors": _connectors(daemon)}
 
 
-def status(daemon: Daemon) -> dict[str, Any]:
+def status(daemon: Running) -> dict[str, Any]:
     """Everything a person asks for first: freshness, series, who spends, what fires, what Curb holds."""
     shards = daemon.shards()
     times = [shard.event_time for shard in shards if shard.event_time]
     top = sorted((row for shard in shards for row in shard.top(10)), key=lambda row: -row.usd_per_hour)[:10]
     budgets = [{"tags": tags, **to_builtins(budget)} for shard in shards for tags, budget in shard.budgets()]
-    actions = daemon.actions.view()
+    actions = daemon.action_state()
     return {
         "instance": daemon.config.instance,
         "now": iso(daemon.clock.now()),
@@ -54,7 +52,7 @@ def _who_and_why(halted: dict[str, Any]) -> str:
     return f"{halted['by']}: {halted['reason']}" if halted["reason"] else str(halted["by"])
 
 
-def _connectors(daemon: Daemon) -> dict[str, Any]:
+def _connectors(daemon: Running) -> dict[str, Any]:
     found = {runner.name: iso(runner.last_success) for runner in daemon.connectors.runners}
     found |= {source.name: iso(source.last_success) for source in daemon.connectors.sources.values()}
     return found

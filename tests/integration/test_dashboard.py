@@ -11,10 +11,11 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from curb.config.file import CurbConfig
-from curb.daemon import Daemon
 from curb.detector.shard import SeriesStatus
 from curb.detector.state.view import Raised
 from curb.serve.api import make_app
+from curb.serve.running import Running
+from curb.serve.slack_people import Doors
 from curb.stream.clock import ManualClock
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import BudgetStatus, LedgerEntry, Plan
@@ -46,24 +47,21 @@ class Shard:
 def a_daemon(**changes: Any) -> Any:
     """A daemon as far as the pages see it."""
     config = CurbConfig.model_validate({"http": {"token": TOKEN} if changes.pop("guarded", True) else {}})
-    worker, empty = SimpleNamespace(caught_up=True), {"halted": None, "open": [], "proposed": [], "problems": {}}
+    empty = {"halted": None, "open": [], "proposed": [], "problems": {}}
     base = {
         "config": config,
         "log": MemoryLog(),
         "view": View(),
         "clock": ManualClock(T0),
-        "rollup": worker,
-        "detector": worker,
+        "caught_up": lambda: {"rollup": True, "detector": True},
         "connectors": SimpleNamespace(runners=[], sources={}),
-        "actions": SimpleNamespace(view=lambda: empty),
+        "action_state": lambda: empty,
         "shards": lambda: [Shard()],
         "reconciliations": lambda: [
             Reconciliation(
                 pair="tokens", period_start=T0, period_end=T0, estimated_usd=10, billed_usd=9, days=9, ratio=0.9, at=T0
             )
         ],
-        "slack": None,
-        "doors": None,
     }
     return SimpleNamespace(**(base | changes))
 
@@ -75,7 +73,7 @@ async def daemon() -> Any:
 
 @pytest.fixture
 async def browser(daemon: Any) -> AsyncIterator[TestClient[Any, Any]]:
-    async with TestClient(TestServer(make_app(cast(Daemon, daemon)))) as client:
+    async with TestClient(TestServer(make_app(cast(Running, daemon), Doors()))) as client:
         yield client
 
 
@@ -141,5 +139,5 @@ async def test_a_password_opens_pages_only(browser: TestClient[Any, Any]) -> Non
 
 
 async def test_without_a_token_this_machine_may_look() -> None:
-    async with TestClient(TestServer(make_app(a_daemon(guarded=False)))) as client, client.get("/") as answer:
+    async with TestClient(TestServer(make_app(a_daemon(guarded=False), Doors()))) as client, client.get("/") as answer:
         assert answer.status == 200

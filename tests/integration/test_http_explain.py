@@ -20,8 +20,8 @@ from curb.cli import knowledge
 from curb.cli.explain import from_daemon
 from curb.cli.offline import NotReachableError
 from curb.config.file import CurbConfig, load_file
-from curb.daemon import Daemon
 from curb.serve.http_explain import add_routes
+from curb.serve.running import Running
 from curb.stream.clock import WallClock
 from curb.stream.records.spend import Alert, BudgetStatus
 from curb.views.alerts_and_actions import View
@@ -45,7 +45,7 @@ class House:
     def __init__(self) -> None:
         self.log, self.view, self.config = MemoryLog(), View(), CurbConfig()
         app = web.Application()
-        add_routes(app, cast(Daemon, self))
+        add_routes(app, cast(Running, self))
         self.server = TestServer(app)
 
     def shards(self) -> list[Shard]:

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from curb.daemon import Daemon
 from curb.serve.http_knowledge import add_routes
+from curb.serve.running import Running
 from curb.stream.clock import ManualClock
 from curb.stream.log.protocol import TopicPartition
 from curb.stream.log.topics import COMMANDS
@@ -35,7 +35,7 @@ class House:
         self.log, self.clock = MemoryLog(), ManualClock(NOW)
         self.view = SimpleNamespace(alerts={"known-1": object()})
         app = web.Application()
-        add_routes(app, cast(Daemon, self))
+        add_routes(app, cast(Running, self))
         self.client = TestClient(TestServer(app))
 
     async def call(self, method: str, path: str, body: Any = None, data: bytes | None = None) -> tuple[int, Any]:
