@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from curb.cli import render  # noqa: E402
 from curb.demo.run import run_demo  # noqa: E402
-from curb.evaluate.slack_picture import render_thread  # noqa: E402
 from curb.stream.records.spend import LedgerEntry  # noqa: E402
+from docs.slack_picture import render_thread  # noqa: E402
 from tests.fakes.slack_api import APP_TOKEN, CHANNEL, TOKEN, SlackApi  # noqa: E402
 from tests.fakes.slack_people import ANA, buttons, press  # noqa: E402
 

@@ -1,9 +1,11 @@
-"""What the demo leaves behind: summary, alerts, ledger, the Slack message as JSON and picture, and a chart."""
+"""The files of the demo: summary, alerts, ledger, the Slack message as JSON and as Markdown, and a chart."""
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import msgspec
 from curb.actions.slack.blocks import blocks, fallback_text
 from curb.demo.observed import Observed
 from curb.demo.traffic import Tally
-from curb.evaluate.slack_picture import render
 from curb.views.alerts_and_actions import View
 from curb.views.charts import burn, spend_chart
 
@@ -22,7 +23,7 @@ _MARKS = {"applied": "throttled", "effective": "verified", "restored": "restored
 def write_report(
     out: Path, observed: Observed, view: View, tally: Tally, without: Tally, summary: dict[str, Any]
 ) -> None:
-    """Write summary.json, alerts.jsonl, ledger.jsonl, slack.json, slack.png and chart.png into `out`."""
+    """Write summary.json, alerts.jsonl, ledger.jsonl, slack.json, slack.md and chart.png into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _write_lines(out / "alerts.jsonl", view.alerts.values())
@@ -31,8 +32,30 @@ def write_report(
     if notice is not None:
         slack = {"text": fallback_text(notice), "blocks": blocks(notice)}
         (out / "slack.json").write_text(json.dumps(slack, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (out / "slack.png").write_bytes(render(slack))
+        (out / "slack.md").write_text(as_markdown(slack["blocks"]), encoding="utf-8")
     (out / "chart.png").write_bytes(_chart(observed, view, tally, without, summary))
+
+
+def as_markdown(blocks: Iterable[dict[str, Any]]) -> str:
+    """A Slack message for readers without Slack; a button is its label in brackets."""
+    return "\n\n".join(line for block in blocks for line in _lines(block)) + "\n"
+
+
+def _lines(block: dict[str, Any]) -> Iterator[str]:
+    if block["type"] == "header":
+        yield f"# {_markdown(block['text']['text'])}"
+    elif block["type"] == "actions":
+        yield " ".join(f"[ {each['text']['text']} ]" for each in block["elements"])
+    else:
+        parts = [block.get("text"), *block.get("fields", ()), *block.get("elements", ())]
+        yield from (_markdown(part["text"]) for part in parts if part)
+
+
+def _markdown(mrkdwn: str) -> str:
+    text = re.sub(r"<!date[^|>]*\|([^>]*)>", r"\1", mrkdwn)
+    text = re.sub(r"<([^|>]*)\|([^>]*)>", r"[\2](\1)", text)
+    text = re.sub(r"(?<![\w*])\*([^*\n]+)\*(?![\w*])", r"**\1**", text)
+    return html.unescape(text).replace("\n", "  \n")
 
 
 def _chart(observed: Observed, view: View, tally: Tally, without: Tally, summary: dict[str, Any]) -> bytes:

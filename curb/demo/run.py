@@ -162,4 +162,4 @@ def _tell(console: Console, summary: dict[str, object], out: Path) -> None:
         f"The loop cost [bold]${lost:,.2f}[/bold]; with actions off the same traffic would have cost "
         f"[bold]${without:,.2f}[/bold]. On that key {summary['other_requests_rejected']} normal requests were refused."
     )
-    console.print(f"Pictures and records: {out}/chart.png, {out}/slack.png, {out}/summary.json", highlight=False)
+    console.print(f"Files: {out}/chart.png, {out}/slack.md, {out}/summary.json", highlight=False)

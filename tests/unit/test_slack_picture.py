@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from curb.evaluate.mrkdwn import Span, plain_spans, spans
-from curb.evaluate.slack_picture import render, render_thread
+from docs.mrkdwn import Span, plain_spans, spans
+from docs.slack_picture import render, render_thread
 
 
 def size(png: bytes) -> tuple[int, int]:

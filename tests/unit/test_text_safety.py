@@ -25,8 +25,8 @@ from curb.actions.slack.blocks import (
 from curb.actions.slack.buttons import Buttons
 from curb.actions.slack.listener import _ephemeral
 from curb.actions.slack.settings import VERBS, May
-from curb.evaluate.mrkdwn import spans
 from curb.stream.records.spend import Alert, BudgetStatus, Cause, LedgerEntry, LedgerState, Plan
+from docs.mrkdwn import spans
 from tests.fakes.alerts import T0, an_alert
 
 #: Stands in everything that comes from outside, and in nothing of ours.

@@ -1,16 +1,23 @@
-"""A picture of a Slack message, drawn from the very JSON that is sent, for people who have no Slack at hand."""
+"""Draws a Slack message as PNG from the JSON that is sent: `python docs/slack_picture.py MESSAGE.json PICTURE.png`.
+
+The README's picture is made of the demo's: `curb demo`, then
+`python docs/slack_picture.py demo-out/slack.json docs/images/demo-slack.png`.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curb.evaluate.mrkdwn import Span, plain_spans, spans
-from curb.stream.errors import PermanentError
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from docs.mrkdwn import Span, plain_spans, spans
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,10 +49,7 @@ _HEADER = _Text(18, 26, _INK, bold=True)
 
 
 def render(message: Mapping[str, Any]) -> bytes:
-    """The PNG of a chat.postMessage body: its `blocks` and `attachments`, or its `text` when it has neither.
-
-    Raises PermanentError when the drawing library is missing.
-    """
+    """The PNG of a chat.postMessage body: its `blocks` and `attachments`, or its `text` when it has neither."""
     page = _Page()
     _message(page, message, {})
     return page.png()
@@ -54,10 +58,7 @@ def render(message: Mapping[str, Any]) -> bytes:
 def render_thread(
     message: Mapping[str, Any], replies: Sequence[Mapping[str, Any]], files: Mapping[str, bytes] | None = None
 ) -> bytes:
-    """The PNG of a message with its thread below it. `files` are the pictures that replies show, PNG by file id.
-
-    Raises PermanentError when the drawing library is missing.
-    """
+    """The PNG of a message with its thread below it. `files` are the pictures that replies show, PNG by file id."""
     page = _Page()
     _message(page, message, {})
     if replies:
@@ -211,11 +212,9 @@ class _Page:
     """Draws from the top down; what is drawn is kept until the height is known."""
 
     def __init__(self) -> None:
-        try:
-            import matplotlib
-            from PIL import ImageFont
-        except ImportError:
-            raise PermanentError("pictures need matplotlib and its fonts: install curb[charts]") from None
+        import matplotlib
+        from PIL import ImageFont
+
         self._truetype = ImageFont.truetype
         self._directory = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         self._fonts: dict[tuple[str, float], FreeTypeFont] = {}
@@ -333,3 +332,8 @@ def _words(pieces: Iterable[Span]) -> Iterator[tuple[Span, str]]:
     for span in pieces:
         for word in re.findall(r"\n|[^\s]+[^\S\n]*|[^\S\n]+", span.text):
             yield span, word
+
+
+if __name__ == "__main__":
+    _message_file, _picture_file = map(Path, sys.argv[1:])
+    _picture_file.write_bytes(render(json.loads(_message_file.read_text(encoding="utf-8"))))
