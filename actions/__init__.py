@@ -1,1 +1,1 @@
-"""Actions tell people and curb what runs away, reversibly."""
+"""Messages to people, and limits that can be taken back."""

@@ -1,1 +1,1 @@
-"""Connectors bring spend from outside onto the log."""
+"""Spend from outside, priced and attributed, onto the log."""

@@ -1,1 +1,1 @@
-"""The detector turns raw records into sums, scores and alerts."""
+"""Sums, scores, alerts, budgets and forecasts, from records on the log."""

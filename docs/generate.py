@@ -1,4 +1,4 @@
-"""Writes the reference pages that only repeat the code: configuration, metrics and command line.
+"""Writes what only repeats the code: the pages on configuration, metrics and commands, and the picture of the rooms.
 
 `python docs/generate.py` writes them; with `--check` it only says which are out of date and exits with 1.
 """
@@ -20,14 +20,18 @@ from pydantic import BaseModel, HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from curb.actions.kinds import ACTIONS, NOTIFIERS
 from curb.cli.main import app
 from curb.config.file import CurbConfig
 from curb.connectors.kinds import KINDS
 from curb.detector.scorers.kinds import SCORERS
 from curb.stream import metrics
+from docs import house
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
+IMAGES = REFERENCE.parent / "images"
 GENERATED = "<!-- Written by docs/generate.py from the code; change it there. -->\n"
 
 #: (title, where in the file, the folder of the kinds' own pages, the table of kinds)
@@ -69,6 +73,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "configuration.md": configuration_page(),
         REFERENCE / "metrics.md": metrics_page(),
         REFERENCE / "cli.md": cli_page(),
+        IMAGES / "house.svg": house.picture(),
     }
 
 

@@ -1,1 +1,1 @@
-"""Ground floor: records, codec, the log, latest-value tables, clock and errors; imports nothing else of Curb."""
+"""Records, the log, clocks and errors; imports nothing else of Curb."""

@@ -1,1 +1,1 @@
-"""Calls."""
+"""Bounded HTTP calls, and compare-and-swap."""

@@ -1,1 +1,1 @@
-"""Ledger."""
+"""What was done, folded from the log."""

@@ -1,1 +1,1 @@
-"""Levers."""
+"""Limits at gateways, proxies and providers."""

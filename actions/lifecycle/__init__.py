@@ -1,1 +1,1 @@
-"""Lifecycle."""
+"""Plan, apply, verify, undo: the runner and the reaper."""

@@ -1,1 +1,1 @@
-"""Notify."""
+"""Messages to people: grouping, outbox, channels."""

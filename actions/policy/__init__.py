@@ -1,1 +1,1 @@
-"""Policy."""
+"""Routes, ladders, approvers and guards."""

@@ -1,1 +1,1 @@
-"""Slack."""
+"""Slack: messages, buttons, slash commands."""

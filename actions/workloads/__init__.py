@@ -1,1 +1,1 @@
-"""Workloads."""
+"""Running work: Kubernetes, EC2, SageMaker, Batch, Lambda."""

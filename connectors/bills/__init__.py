@@ -1,1 +1,1 @@
-"""Bills."""
+"""Bills: exports and cost APIs of cloud providers."""

@@ -1,1 +1,1 @@
-"""Gpus."""
+"""GPU hours: DCGM and Prometheus."""

@@ -1,1 +1,1 @@
-"""Intake."""
+"""Runner, inbox, validation, attribution."""

@@ -1,1 +1,1 @@
-"""Pricing."""
+"""The dated price book."""

@@ -1,1 +1,1 @@
-"""Tokens."""
+"""Usage of models: gateways and providers."""

@@ -1,1 +1,1 @@
-"""Config."""
+"""The configuration file: read, checked, and each kind found."""

@@ -1,1 +1,1 @@
-"""Evaluate."""
+"""Back-tests on recorded streams, and their scores."""

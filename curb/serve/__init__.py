@@ -1,1 +1,1 @@
-"""Serve."""
+"""The HTTP port: API, dashboard, inbox and Slack requests."""

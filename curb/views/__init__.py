@@ -1,1 +1,1 @@
-"""Views."""
+"""What people ask for, worked out from the log and the shards."""

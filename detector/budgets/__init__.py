@@ -1,1 +1,1 @@
-"""Budgets."""
+"""Budgets: sums per period, thresholds and burn rates."""

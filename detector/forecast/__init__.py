@@ -1,1 +1,1 @@
-"""Forecast."""
+"""Month-end forecasts and the slow lane."""

@@ -1,1 +1,1 @@
-"""Heads."""
+"""Statistics: spend compared with demand and its past."""

@@ -1,1 +1,1 @@
-"""Incidents."""
+"""One alert per incident: opened, revised, explained, ended."""

@@ -1,1 +1,1 @@
-"""Reconcile."""
+"""Estimates compared with bills."""

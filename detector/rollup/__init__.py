@@ -1,1 +1,1 @@
-"""Rollup."""
+"""Raw records summed per series and bucket."""

@@ -1,1 +1,1 @@
-"""Rules."""
+"""Named patterns: each finds one kind of trouble."""

@@ -1,1 +1,1 @@
-"""Scorers."""
+"""Other detectors, such as River's, on any metric."""

@@ -1,1 +1,1 @@
-"""State."""
+"""Columns of a shard: series, buckets, profiles."""

@@ -1,1 +1,1 @@
-"""Clients."""
+"""Clients of AWS and Kubernetes."""

@@ -1,1 +1,1 @@
-"""Kafka."""
+"""The log on Kafka."""

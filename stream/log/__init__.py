@@ -1,1 +1,1 @@
-"""Log."""
+"""The log: its protocol, the embedded one, topics."""

@@ -1,1 +1,1 @@
-"""Records."""
+"""The records on the log."""

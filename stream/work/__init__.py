@@ -1,1 +1,1 @@
-"""Work."""
+"""Read, process, commit: exactly once."""
