@@ -146,7 +146,7 @@ def _tell(console: Console, summary: dict[str, object], out: Path) -> None:
         return f"{seconds / 60:.0f} minutes" if isinstance(seconds, float | int) else "never"
 
     lost, without = float(str(summary["lost_usd"])), float(str(summary["counterfactual_usd"]))
-    console.rule("What to tell a colleague")
+    console.rule("Summary")
     console.print(f"An agent looped on key [bold]{summary['key']}[/bold].")
     console.print(
         f"Curb saw it after {minutes('detected_after_s')} and throttled it after {minutes('throttled_after_s')},"
