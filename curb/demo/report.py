@@ -30,9 +30,10 @@ def write_report(
     _write_lines(out / "ledger.jsonl", (entry for entries in view.actions.values() for entry in entries))
     notice = observed.notice(view)
     if notice is not None:
-        slack = {"text": fallback_text(notice), "blocks": blocks(notice)}
+        shown = blocks(notice)
+        slack = {"text": fallback_text(notice), "blocks": shown}
         (out / "slack.json").write_text(json.dumps(slack, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (out / "slack.md").write_text(as_markdown(slack["blocks"]), encoding="utf-8")
+        (out / "slack.md").write_text(as_markdown(shown), encoding="utf-8")
     (out / "chart.png").write_bytes(_chart(observed, view, tally, without, summary))
 
 
