@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from curb.stream import metrics
-from curb.stream.log.dead_letters import Reason, dead_letter
 from curb.stream.log.protocol import Message
+from curb.stream.records.dead_letters import Reason, dead_letter
 
 T = TypeVar("T")
 _QUOTED = re.compile(r"'[^']*'")

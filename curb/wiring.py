@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,17 @@ def make_log(config: CurbConfig, clock: Clock) -> Log:
     if isinstance(config.log, EmbeddedSettings):
         return EmbeddedLog(config.log.directory, clock)
     return KafkaLog(config.log, config.instance, clock)
+
+
+@asynccontextmanager
+async def open_log(config: CurbConfig, clock: Clock) -> AsyncIterator[Log]:
+    """The configured log, opened, and closed at the end."""
+    log = make_log(config, clock)
+    await log.open()
+    try:
+        yield log
+    finally:
+        await log.close()
 
 
 @dataclass

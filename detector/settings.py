@@ -6,7 +6,7 @@ from collections import Counter
 
 from pydantic import Field, field_validator, model_validator
 
-from curb.detector.budgets.budget import Budget, ExchangeRate, check_budgets, check_zone
+from curb.detector.budgets.budget import Budget, ExchangeRate, check_budgets
 from curb.detector.forecast.pool import PoolSettings
 from curb.detector.forecast.slow_lane import LaneSettings
 from curb.detector.forecast.spend_history import HistorySettings
@@ -22,6 +22,7 @@ from curb.detector.rules.principal_settings import PrincipalRules
 from curb.detector.scorers.kinds import Scorers, check_scorers
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
 from curb.stream.settings import Settings
+from curb.stream.time import check_zone
 
 
 class ForecastSettings(Settings):

@@ -1,11 +1,15 @@
-"""Lengths of time in seconds, and moments as text."""
+"""Lengths of time in seconds, moments as text, and the calendar periods of a time zone."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import overload
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Literal, overload
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 HOUR_S, DAY_S = 3600, 86_400
+
+Period = Literal["day", "week", "month", "quarter", "custom"]
 
 
 @overload
@@ -24,3 +28,45 @@ def iso(at: float | None, timespec: str = "seconds") -> str | None:
 def utc(at: float) -> str:
     """A moment for people, to the minute, such as "2026-03-01 18:00 UTC"."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def check_zone(name: str) -> str:
+    """`name` if it is a time zone. Raises ValueError."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"unknown time zone {name!r}; use a name such as UTC or Europe/Berlin") from None
+    return name
+
+
+def period_around(
+    at: float, period: Period, zone: ZoneInfo, length_days: int | None = None, anchor: date | None = None
+) -> tuple[float, float]:
+    """Start and end (epoch seconds) of the period that `at` falls into; the end is the start of the next.
+
+    A custom period is `length_days` long and one starts on `anchor`; the others take neither.
+    """
+    day = datetime.fromtimestamp(at, zone).date()
+    if period == "custom":
+        if length_days is None or anchor is None:
+            raise ValueError("a custom period needs length_days and anchor")
+        start = day - timedelta(days=(day - anchor).days % length_days)
+        end = start + timedelta(days=length_days)
+    elif period == "day":
+        start, end = day, day + timedelta(days=1)
+    elif period == "week":
+        start = day - timedelta(days=day.weekday())
+        end = start + timedelta(days=7)
+    else:
+        months = 1 if period == "month" else 3
+        start = day.replace(day=1, month=day.month - (day.month - 1) % months)
+        # The first of the month that is `months` later, whatever the months' lengths.
+        after = start.year * 12 + start.month - 1 + months
+        end = date(after // 12, after % 12 + 1, 1)
+    return _midnight(start, zone), _midnight(end, zone)
+
+
+@lru_cache(maxsize=4096)
+def _midnight(day: date, zone: ZoneInfo) -> float:
+    # Arithmetic above is on the calendar; each end finds its own offset from UTC.
+    return datetime.combine(day, time(), zone).timestamp()

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from curb.stream.log.codec import decode_lines, encode
-from curb.stream.log.dead_letters import dead_letter
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, COMMANDS, STATE
+from curb.stream.records.dead_letters import dead_letter
 from curb.stream.records.knowledge import read_commands
 from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Command, Tier
 

@@ -18,9 +18,9 @@ from curb.actions.ledger.ledger import OPEN, Ledger
 from curb.stream import metrics
 from curb.stream.errors import TransientError
 from curb.stream.log.codec import decode_lines, encode
-from curb.stream.log.dead_letters import dead_letter
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import ACTIONS, STATE
+from curb.stream.records.dead_letters import dead_letter
 from curb.stream.records.spend import ActionsMessage, LedgerEntry, NoticeEntry
 
 #: What is kept per action, and per (channel, alert, part): the entries that matter, oldest first.

@@ -72,7 +72,7 @@ def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def without_dead_letters() -> None:
     """The broken lines of hard streams are what it is for: nobody needs to read of each."""
-    for name in ("curb.connectors", "curb.stream.log.dead_letters"):
+    for name in ("curb.connectors", "curb.stream.records.dead_letters"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

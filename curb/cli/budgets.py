@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from curb import wiring
 from curb.cli import budget_table, offline
 from curb.cli import common as asking
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
@@ -64,7 +65,7 @@ def what_if(
         names = ", ".join(each.name for each in loaded.detector.budgets) or "none"
         typer.echo(f"no budget {name}; configured: {names}", err=True)
         raise typer.Exit(2) from None
-    counted = asking.ask(budget_history.from_log(loaded, settings)) if source is None else _read(source, settings)
+    counted = asking.ask(_from_log(loaded, settings)) if source is None else _read(source, settings)
     found = budget_history.what_if(settings, counted)
     if json_lines:
         print(msgspec.json.encode(found.as_data()).decode())
@@ -78,8 +79,13 @@ async def _running(config: CurbConfig) -> budget_history.Counted:
         rows = (await offline.daemon_status(config))["budgets"]
     except offline.NotReachableError as error:
         typer.echo(f"{error}; counted from the log", err=True)
-        return await budget_history.from_log(config, config.detector)
+        return await _from_log(config, config.detector)
     return budget_history.Counted(rows, {}, {}, WallClock().now())
+
+
+async def _from_log(config: CurbConfig, settings: DetectorSettings) -> budget_history.Counted:
+    async with wiring.open_log(config, WallClock()) as log:
+        return await budget_history.from_log(log, settings)
 
 
 def _read(source: Path, settings: DetectorSettings) -> budget_history.Counted:

@@ -84,12 +84,8 @@ async def _from_daemon_or_log(config: CurbConfig, alert_id: str) -> Explanation:
         return await from_daemon(config, alert_id)
     except NotReachableError as error:
         typer.echo(f"{error}; reading the log", err=True)
-    log = wiring.make_log(config, WallClock())
-    await log.open()
-    try:
+    async with wiring.open_log(config, WallClock()) as log:
         return explained(alert_id, await read_log(log, alert_id), config.detector)
-    finally:
-        await log.close()
 
 
 async def from_daemon(config: CurbConfig, alert_id: str) -> Explanation:

@@ -8,22 +8,23 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import msgspec
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from curb.cli.offline import NotReachableError
+from curb import wiring
+from curb.cli.offline import NotReachableError, daemon_json
 from curb.cli.render import tags_text
 from curb.config.file import CurbConfig
 from curb.detector.forecast.pool import PoolSettings
+from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError
 from curb.stream.money import usd
-from curb.views.forecast import Question, answer_all, read_events, read_log, report
+from curb.views.forecast import DaySums, Question, answer_all, read_events, read_log, report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def run_forecast(
             rows, known_until = found["rows"], found["at"]
         except NotReachableError as error:
             console.print(f"{error}; reading the log", style="dim")
-            asked, known_until = report(asyncio.run(read_log(config)), config.detector, scope, top)
+            asked, known_until = report(asyncio.run(_days_of_log(config)), config.detector, scope, top)
             rows = _answers(asked, quick, console)
     if json_lines:
         for each in rows:
@@ -70,6 +71,11 @@ def run_forecast(
     return 0 if rows else 1
 
 
+async def _days_of_log(config: CurbConfig) -> DaySums:
+    async with wiring.open_log(config, WallClock()) as log:
+        return await read_log(log, config.detector)
+
+
 def _answers(asked: Sequence[Question], quick: bool, console: Console) -> list[dict[str, Any]]:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("forecasts", total=len(asked))
@@ -78,21 +84,7 @@ def _answers(asked: Sequence[Question], quick: bool, console: Console) -> list[d
 
 async def daemon_forecasts(config: CurbConfig, scope: str, top: int) -> dict[str, Any]:
     """/v1/forecast of the daemon the configuration describes. Raises NotReachableError."""
-    host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host
-    url = f"http://{host}:{config.http.port}/v1/forecast"
-    token = config.http.token
-    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-    query = {"scope": scope, "limit": str(top)}
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
-            session.get(url, headers=headers, params=query) as answer,
-        ):
-            if answer.status != 200:
-                raise NotReachableError(f"{url} answered HTTP {answer.status}")
-            return cast(dict[str, Any], await answer.json())
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise NotReachableError(f"no daemon answers at {url} ({type(error).__name__})") from None
+    return await daemon_json(config, "/v1/forecast", {"scope": scope, "limit": str(top)}, timeout_s=10)
 
 
 def show(console: Console, rows: Sequence[dict[str, Any]], known_until: str) -> None:

@@ -6,8 +6,7 @@ All are records on the log, as `curb halt` is: they work with the daemon up or d
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, NoReturn
@@ -24,7 +23,6 @@ from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
 from curb.cli.offline import load_view
 from curb.config.file import CurbConfig
 from curb.stream.clock import WallClock
-from curb.stream.log.protocol import Log
 from curb.stream.money import usd
 from curb.stream.records import spend as records
 from curb.stream.records.knowledge import knowledge_message
@@ -194,16 +192,6 @@ def feedback(
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _log_of(config: CurbConfig) -> AsyncIterator[Log]:
-    log = wiring.make_log(config, WallClock())
-    await log.open()
-    try:
-        yield log
-    finally:
-        await log.close()
-
-
 def _tell(config: Any, kind: type[told.Input], given: dict[str, Any]) -> None:
     try:
         record = told.accept(kind, given, at=WallClock().now(), by=asking.person())
@@ -238,12 +226,12 @@ def _list(config: Any, kind: type[Any], columns: Sequence[str], json_lines: bool
 
 
 async def _append(config: CurbConfig, record: Knowledge) -> None:
-    async with _log_of(config) as log:
+    async with wiring.open_log(config, WallClock()) as log:
         await log.append([knowledge_message(record)])
 
 
 async def _known(config: CurbConfig, kind: type[Any], now: float) -> list[Any]:
-    async with _log_of(config) as log:
+    async with wiring.open_log(config, WallClock()) as log:
         return await told.known(log, kind, now)
 
 

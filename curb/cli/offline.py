@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, cast
 
 import aiohttp
@@ -27,42 +28,30 @@ class NotReachableError(Exception):
 
 async def load_view(config: CurbConfig) -> View:
     """Alerts and ledger as they are on the configured log."""
-    log = wiring.make_log(config, WallClock())
-    await log.open()
-    try:
+    async with wiring.open_log(config, WallClock()) as log:
         return await View().load(log)
-    finally:
-        await log.close()
 
 
 async def send_command(config: CurbConfig, kind: str, args: dict[str, str], *, by: str) -> None:
     """Append a command; the daemon that runs now, or the next one to start, carries it out."""
-    log = wiring.make_log(config, WallClock())
-    await log.open()
-    try:
+    async with wiring.open_log(config, WallClock()) as log:
         command = msgspec.convert(
             {"id": str(uuid.uuid4()), "kind": kind, "at": WallClock().now(), "by": by, "args": args}, Command
         )
         await log.append([Message(COMMANDS, encode(command), key=kind.encode())])
-    finally:
-        await log.close()
 
 
 async def spend_totals(config: CurbConfig, scope: str) -> list[dict[str, Any]]:
     """Dollars and events per series of `scope`, summed without rounding from every part on the log."""
     parts: dict[tuple[tuple[str, str], ...], list[float]] = defaultdict(list)
     events: dict[tuple[tuple[str, str], ...], int] = defaultdict(int)
-    log = wiring.make_log(config, WallClock())
-    await log.open()
-    try:
+    async with wiring.open_log(config, WallClock()) as log:
         async for message in log.scan(SPEND):
             for record in decode_lines(message.value, cast(Any, SpendMessage), lambda *_: None):
                 if isinstance(record, SpendPartial) and record.scope == scope:
                     series = tuple(record.tags.items())
                     parts[series].append(record.effective_cost)
                     events[series] += record.events
-    finally:
-        await log.close()
     rows = [{"tags": dict(s), "total_usd": math.fsum(costs), "events": events[s]} for s, costs in parts.items()]
     return sorted(rows, key=lambda row: -cast(float, row["total_usd"]))
 
@@ -70,15 +59,11 @@ async def spend_totals(config: CurbConfig, scope: str) -> list[dict[str, Any]]:
 async def unit_costs(config: CurbConfig, resolved: Resolved) -> list[dict[str, Any]]:
     """Dollars per unit over everything on the log."""
     sums = UnitSums(resolved, run_gap_s=config.detector.jobs.gap_minutes * 60)
-    log = wiring.make_log(config, WallClock())
-    await log.open()
-    try:
+    async with wiring.open_log(config, WallClock()) as log:
         async for message in log.scan(SPEND):
             for record in decode_lines(message.value, cast(Any, SpendMessage), lambda *_: None):
                 if isinstance(record, SpendPartial):
                     sums.add(record)
-    finally:
-        await log.close()
     return sums.rows()
 
 
@@ -87,15 +72,20 @@ async def daemon_status(config: CurbConfig) -> dict[str, Any]:
     return await daemon_json(config, "/v1/status")
 
 
-async def daemon_json(config: CurbConfig, path: str) -> dict[str, Any]:
+async def daemon_json(
+    config: CurbConfig, path: str, query: Mapping[str, str] | None = None, *, timeout_s: float = 5
+) -> dict[str, Any]:
     """What the daemon that the configuration describes answers to GET `path`. Raises NotReachableError."""
     host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host
     url = f"http://{host}:{config.http.port}{path}"
     token = config.http.token
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     try:
-        timeout = aiohttp.ClientTimeout(total=5)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, headers=headers) as answer:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, headers=headers, params=query) as answer,
+        ):
             if answer.status != 200:
                 raise NotReachableError(f"{url} answered HTTP {answer.status}")
             return cast(dict[str, Any], await answer.json())

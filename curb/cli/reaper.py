@@ -23,12 +23,8 @@ logger = logging.getLogger(__name__)
 async def overdue(config: CurbConfig, *, grace_s: float) -> list[LedgerEntry]:
     """The newest entry of each lease that should have ended by now; only the log is read, and nothing is written."""
     clock = WallClock()
-    log = wiring.make_log(config, clock)
-    await log.open()
-    try:
+    async with wiring.open_log(config, clock) as log:
         return await Reaper(log, clock, {}, grace_s=grace_s).overdue()
-    finally:
-        await log.close()
 
 
 async def run_reaper(config: CurbConfig, *, every_s: float, grace_s: float, once: bool) -> int:

@@ -66,12 +66,8 @@ def reconcile(
 
 
 async def _read(config: CurbConfig, *, days: bool) -> list[Reconciliation]:
-    log = wiring.make_log(config, WallClock())
-    await log.open()
-    try:
+    async with wiring.open_log(config, WallClock()) as log:
         table = await log.table(RECONCILED)
-    finally:
-        await log.close()
     wanted = [value for key, value in sorted(table.items()) if (b"/" in key) == days]
     return [msgspec.json.decode(value, type=Reconciliation) for value in wanted]
 

@@ -80,17 +80,13 @@ async def feed(config: CurbConfig, source: Path, form: str, console: Console, *,
     Nothing is ever acted on: what is recorded is over. People are told only when `tell` is set.
     """
     clock = EventClock()
-    log = wiring.make_log(config, clock)
-    await log.open()
-    try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
-            passing = _make_feed(config, source, form, clock)
-            teller = wiring.make_teller(config, log, clock, http, tell=tell)
-            await _replay(config, log, clock, passing, teller, console)
-            _warn_of_late(passing.step_s, config.detector.bucket_s, console)
-            return passing.records
-    finally:
-        await log.close()
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with wiring.open_log(config, clock) as log, aiohttp.ClientSession(timeout=timeout) as http:
+        passing = _make_feed(config, source, form, clock)
+        teller = wiring.make_teller(config, log, clock, http, tell=tell)
+        await _replay(config, log, clock, passing, teller, console)
+        _warn_of_late(passing.step_s, config.detector.bucket_s, console)
+        return passing.records
 
 
 def _warn_of_late(step_s: int, bucket_s: int, console: Console) -> None:

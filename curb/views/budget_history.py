@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from curb import wiring
-from curb.config.file import CurbConfig
 from curb.detector.budgets.budget import Budget
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.evaluate import backtest
-from curb.stream.clock import WallClock
+from curb.stream.log.protocol import Log
 from curb.stream.log.topics import SPEND
 from curb.stream.records.spend import Alert
 
@@ -62,20 +60,15 @@ def rows_of(shards: Iterable[Shard]) -> list[dict[str, Any]]:
     return [{"tags": tags, **msgspec.to_builtins(status)} for shard in shards for tags, status in shard.budgets()]
 
 
-async def from_log(config: CurbConfig, settings: DetectorSettings) -> Counted:
-    """Count what is on the configured log; works with the daemon up or down."""
+async def from_log(log: Log, settings: DetectorSettings) -> Counted:
+    """Count what is on an open log; works with the daemon up or down."""
     shards: dict[int, Shard] = {}
     opened: dict[str, Alert] = {}
     newest: dict[str, Alert] = {}
-    log = wiring.make_log(config, WallClock())
-    await log.open()
-    try:
-        async for message in log.scan(SPEND):
-            shard = shards.setdefault(message.partition or 0, Shard(settings))
-            for each in shard.process(message):
-                _note(msgspec.json.decode(each.value, type=Alert), opened, newest)
-    finally:
-        await log.close()
+    async for message in log.scan(SPEND):
+        shard = shards.setdefault(message.partition or 0, Shard(settings))
+        for each in shard.process(message):
+            _note(msgspec.json.decode(each.value, type=Alert), opened, newest)
     times = [shard.event_time for shard in shards.values() if shard.event_time is not None]
     return Counted(rows_of(shards.values()), opened, newest, max(times, default=None))
 

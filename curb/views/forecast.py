@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -16,22 +15,21 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from curb import wiring
-from curb.config.file import CurbConfig
 from curb.connectors.tokens.usage_jsonl import parse_event_stream
+from curb.detector.budgets.amounts import base_usd
 from curb.detector.budgets.budget import Budget
+from curb.detector.budgets.rows import matches
 from curb.detector.forecast.days import DailySpend, day_of, number_of
 from curb.detector.forecast.month_end import Forecast, Period, Today, forecast
 from curb.detector.forecast.pool import FitFailedError, ForecastPool, PoolSettings
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.periods import period_around
 from curb.evaluate.backtest import events_file
-from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
+from curb.stream.log.protocol import Log
 from curb.stream.log.topics import SPEND
 from curb.stream.records.spend import CostRecord, GpuRecord, SpendMessage, SpendPartial, SpendRecord
-from curb.stream.time import iso
+from curb.stream.time import iso, period_around
 
 #: Past days shown with a forecast.
 _SHOWN_DAYS = 60
@@ -86,13 +84,13 @@ def questions(series: Sequence[SeriesDays], settings: DetectorSettings, now: flo
     for budget in settings.budgets:
         if budget.scope != scope or not budget.shared:
             continue
-        members = [each for each in mine if _matches(budget, each.tags)]
+        members = [each for each in mine if matches(budget.match, each.tags)]
         if members:
             asked.append(_budget_question(_together(members, budget.match), budget, settings, now))
     own = [budget for budget in settings.budgets if budget.scope == scope and not budget.shared]
     month = _days_of(*period_around(now, "month", ZoneInfo(settings.time_zone)), settings.time_zone)
     for each in mine:
-        matching = [budget for budget in own if _matches(budget, each.tags)]
+        matching = [budget for budget in own if matches(budget.match, each.tags)]
         asked += [_budget_question(each, budget, settings, now) for budget in matching]
         if not matching:
             asked.append(Question(each, month, "month"))
@@ -102,28 +100,13 @@ def questions(series: Sequence[SeriesDays], settings: DetectorSettings, now: flo
 def _budget_question(series: SeriesDays, budget: Budget, settings: DetectorSettings, now: float) -> Question:
     zone = ZoneInfo(budget.time_zone or settings.time_zone)
     begin, end = period_around(now, budget.period, zone, budget.length_days, budget.anchor)
-    return Question(
-        series, _days_of(begin, end, zone.key), budget.period, budget.name, _amount_usd(budget, settings, begin)
-    )
-
-
-def _amount_usd(budget: Budget, settings: DetectorSettings, begin: float) -> float:
-    """Dollars of the budget, at the rate of the period's first day."""
-    if budget.amount_usd is not None:
-        return budget.amount_usd
-    amount, first = budget.amount or 0.0, datetime.fromtimestamp(begin, ZoneInfo("UTC")).date()
-    rates = [rate for rate in settings.exchange_rates if rate.currency == budget.currency and rate.since <= first]
-    newest = max(rates, key=lambda rate: rate.since, default=None)
-    return amount * (newest.usd if newest is not None else 1.0)
+    amount_usd = base_usd(budget, settings.exchange_rates, begin, zone)
+    return Question(series, _days_of(begin, end, zone.key), budget.period, budget.name, amount_usd)
 
 
 def _days_of(begin: float, end: float, zone: str) -> Period:
     first, last = (datetime.fromtimestamp(at, ZoneInfo(zone)).date() for at in (begin, end))
     return Period(number_of(first), number_of(last))
-
-
-def _matches(budget: Budget, tags: Mapping[str, str]) -> bool:
-    return all(tag in tags and fnmatchcase(tags[tag], pattern) for tag, pattern in budget.match.items())
 
 
 def _together(members: Sequence[SeriesDays], tags: Mapping[str, str]) -> SeriesDays:
@@ -251,20 +234,15 @@ def _records(file: Path) -> Iterable[SpendRecord]:
             yield from parse_event_stream(chunk, source="forecast", location=file.name)[0]
 
 
-async def read_log(config: CurbConfig) -> DaySums:
-    """The days of the configured log, from the sums on it; the daemon may be down."""
-    sums = DaySums(config.detector.time_zone)
-    log = wiring.make_log(config, WallClock())
-    await log.open()
-    try:
-        async for message in log.scan(SPEND):
-            for record in decode_lines(message.value, cast(Any, SpendMessage), lambda *_: None):
-                if isinstance(record, SpendPartial):
-                    end = record.bucket_start + config.detector.bucket_s
-                    tags = tuple(record.tags.items())
-                    sums.add(record.scope, tags, record.bucket_start, record.effective_cost, end)
-    finally:
-        await log.close()
+async def read_log(log: Log, settings: DetectorSettings) -> DaySums:
+    """The days of an open log, from the sums on it; the daemon may be down."""
+    sums = DaySums(settings.time_zone)
+    async for message in log.scan(SPEND):
+        for record in decode_lines(message.value, cast(Any, SpendMessage), lambda *_: None):
+            if isinstance(record, SpendPartial):
+                end = record.bucket_start + settings.bucket_s
+                tags = tuple(record.tags.items())
+                sums.add(record.scope, tags, record.bucket_start, record.effective_cost, end)
     return sums
 
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from curb.detector.budgets import wording as words
 from curb.detector.budgets.amounts_by_period import Expansion
+from curb.detector.budgets.budget import AlertTimes
 from curb.detector.budgets.burn import RULES, BurnWindows
 from curb.detector.budgets.burn_alerts import Moment, Told
 from curb.detector.budgets.rows import BudgetRows
 from curb.detector.budgets.status import BudgetView
-from curb.detector.incidents.settings import AlertSettings
 from curb.detector.state.revisions import alert_id_of, fingerprint_of
 from curb.stream.records.spend import Alert, BudgetStatus, Tier
 
@@ -28,7 +28,7 @@ def tier_of(threshold: float) -> Tier:
 class BudgetAlerts:
     """Makes alerts and the fields of their revisions; keeps nothing."""
 
-    def __init__(self, alerts: AlertSettings, rows: BudgetRows, burn: BurnWindows, view: BudgetView) -> None:
+    def __init__(self, alerts: AlertTimes, rows: BudgetRows, burn: BurnWindows, view: BudgetView) -> None:
         self._alerts, self._rows, self._burn, self._view = alerts, rows, burn, view
 
     def crossed(self, row: int, status: BudgetStatus, moment: Moment, below: Sequence[str]) -> Alert:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curb.detector.budgets.amounts import Incidents, Increases, base_usd, carried_usd, expansion_usd
+from curb.detector.budgets.budget import BudgetSettings
 from curb.detector.budgets.rows import BudgetRows
-from curb.detector.settings import DetectorSettings
 from curb.stream.time import DAY_S
 
 Floats = NDArray[np.float64]
@@ -28,7 +28,7 @@ class Expansion(NamedTuple):
 class BudgetAmounts:
     """Writes the amount columns of the rows, and keeps which thresholds fired in the open period."""
 
-    def __init__(self, settings: DetectorSettings, rows: BudgetRows) -> None:
+    def __init__(self, settings: BudgetSettings, rows: BudgetRows) -> None:
         self._rates, self._rows = settings.exchange_rates, rows
         self.increases, self.incidents = Increases(), Incidents(settings.budgets)
         self.fired: dict[int, list[float]] = {}

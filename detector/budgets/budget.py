@@ -4,24 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Protocol
 
 from pydantic import Field, field_validator, model_validator
 
 from curb.detector.state.scopes import Scope
 from curb.stream.settings import Settings
+from curb.stream.time import Period, check_zone
 
-Period = Literal["day", "week", "month", "quarter", "custom"]
+
+class AlertTimes(Protocol):
+    """How alerts on budgets age, in seconds; see `AlertSettings`."""
+
+    @property
+    def update_every_s(self) -> float: ...
+    @property
+    def calm_s(self) -> float: ...
+    @property
+    def response_notice_s(self) -> float: ...
+    @property
+    def response_page_s(self) -> float: ...
 
 
-def check_zone(name: str) -> str:
-    """`name` if it is a time zone. Raises ValueError."""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"unknown time zone {name!r}; use a name such as UTC or Europe/Berlin") from None
-    return name
+class BudgetSettings(Protocol):
+    """What budgets take from the configuration of the detector."""
+
+    @property
+    def bucket_s(self) -> int: ...
+    @property
+    def time_zone(self) -> str: ...
+    @property
+    def scopes(self) -> Sequence[Scope]: ...
+    @property
+    def budgets(self) -> Sequence[Budget]: ...
+    @property
+    def exchange_rates(self) -> Sequence[ExchangeRate]: ...
+    @property
+    def alerts(self) -> AlertTimes: ...
 
 
 class ExchangeRate(Settings):

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from curb.detector.budgets.budget import AlertTimes
 from curb.detector.budgets.burn import RULES, BurnState, BurnWindows
 from curb.detector.budgets.rows import BudgetRows
-from curb.detector.incidents.settings import AlertSettings
 from curb.detector.state.revisions import alert_id_of, is_news, resolved, revised
 from curb.stream.records.spend import Alert
 
@@ -55,7 +55,7 @@ Tell = Callable[[Told], dict[str, Any]]
 class RateAlerts:
     """Opened when a rule is broken, ended when none has held for a while, opened again if it comes back soon."""
 
-    def __init__(self, alerts: AlertSettings, rows: BudgetRows, burn: BurnWindows) -> None:
+    def __init__(self, alerts: AlertTimes, rows: BudgetRows, burn: BurnWindows) -> None:
         self._alerts, self._rows, self._burn = alerts, rows, burn
         self.burning: dict[int, Burning] = {}
         self._min_usd = np.array(

@@ -11,11 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.budgets.budget import Budget
-from curb.detector.settings import DetectorSettings
+from curb.detector.budgets.budget import Budget, BudgetSettings
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.periods import period_around
 from curb.detector.state.registry import SeriesRegistry
+from curb.stream.time import period_around
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -43,7 +42,7 @@ class BudgetRows:
     Spend counts by event time into the period that is open.
     """
 
-    def __init__(self, settings: DetectorSettings, registry: SeriesRegistry) -> None:
+    def __init__(self, settings: BudgetSettings, registry: SeriesRegistry) -> None:
         self.budgets = settings.budgets
         self._registry = registry
         self._groups = {scope.name: {*scope.group_by, *scope.also_by} for scope in settings.scopes}

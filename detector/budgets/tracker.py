@@ -14,13 +14,13 @@ from curb.detector.budgets import wording as words
 from curb.detector.budgets.alerts import BudgetAlerts, tier_of
 from curb.detector.budgets.amounts import Incident
 from curb.detector.budgets.amounts_by_period import BudgetAmounts
+from curb.detector.budgets.budget import BudgetSettings
 from curb.detector.budgets.burn import BurnWindows
 from curb.detector.budgets.burn_alerts import Burning, Moment, RateAlerts, Tell
 from curb.detector.budgets.daily import DailyHistory
 from curb.detector.budgets.outlook import Forecast, outlook
 from curb.detector.budgets.rows import BudgetRows, SavedRow
 from curb.detector.budgets.status import BudgetView
-from curb.detector.settings import DetectorSettings
 from curb.detector.state.bucket import ClosedBucket
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.revisions import is_news, resolved, revised
@@ -55,7 +55,7 @@ class BudgetDump(msgspec.Struct):
 class Budgets:
     """A row is one budget on one subject. Spend counts by event time into the period that is open."""
 
-    def __init__(self, settings: DetectorSettings, registry: SeriesRegistry, forecast: Forecast = outlook) -> None:
+    def __init__(self, settings: BudgetSettings, registry: SeriesRegistry, forecast: Forecast = outlook) -> None:
         self._settings = settings
         self._rows = BudgetRows(settings, registry)
         self._history, self._burn = DailyHistory(self._rows.zones), BurnWindows(settings.bucket_s)

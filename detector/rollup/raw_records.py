@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Protocol
 
 import msgspec
 
-from curb.detector.settings import DetectorSettings
+from curb.detector.rollup.dedupe import DedupeSettings
+from curb.detector.rollup.tag_table import GuardSettings
+from curb.detector.state.scopes import Scope
 from curb.stream.log.codec import decode_lines
-from curb.stream.log.dead_letters import Reason, dead_letter
 from curb.stream.log.protocol import Message
+from curb.stream.records.dead_letters import Reason, dead_letter
 
 #: A time of receipt behind this (in the year 2096) is a mistake; believed, it would end time for every series.
 LATEST_TIME = 4_000_000_000.0
@@ -18,6 +21,25 @@ EARLIEST_TIME = 946_684_800.0
 
 #: Exact in float64, and in a sum of millions.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class RollupSettings(Protocol):
+    """What the rollup takes from the configuration of the detector."""
+
+    @property
+    def bucket_s(self) -> int: ...
+    @property
+    def grace_s(self) -> float: ...
+    @property
+    def max_age_days(self) -> float: ...
+    @property
+    def max_future_s(self) -> float: ...
+    @property
+    def scopes(self) -> Sequence[Scope]: ...
+    @property
+    def dedupe(self) -> DedupeSettings: ...
+    @property
+    def guard(self) -> GuardSettings: ...
 
 
 class HotRecord(msgspec.Struct, gc=False):
@@ -84,7 +106,7 @@ def letter_for(message: Message, record: HotRecord, reason: Reason) -> Message:
     return letter(message, reason, f"id {record.id[:64]!r}", number, lines[number], record.received_at)
 
 
-def reason_against(record: HotRecord, billing: bool, settings: DetectorSettings) -> Reason:
+def reason_against(record: HotRecord, billing: bool, settings: RollupSettings) -> Reason:
     """Why a record that failed the checks of a batch cannot be counted."""
     age_s = record.received_at - record.charge_period_start
     if age_s > settings.max_age_days * 86400 or record.charge_period_start < EARLIEST_TIME:

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from curb.detector.settings import DetectorSettings
+from curb.detector.rollup.raw_records import RollupSettings
 from curb.stream.log.codec import encode
-from curb.stream.log.dead_letters import dead_letter
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND
+from curb.stream.records.dead_letters import dead_letter
 from curb.stream.records.knowledge import read_knowledge
 from curb.stream.records.spend import SpendTick
 
@@ -36,7 +36,7 @@ class CommandRelay:
     that is older than its predecessors takes effect with them.
     """
 
-    def __init__(self, settings: DetectorSettings, partitions: int, name: str = "", *, live: bool = True) -> None:
+    def __init__(self, settings: RollupSettings, partitions: int, name: str = "", *, live: bool = True) -> None:
         self._settings, self._partitions, self._name, self._live = settings, partitions, name, live
         self._time = 0.0
         # The first tick after a start says that this input is there, so that scoring waits for it.

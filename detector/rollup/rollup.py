@@ -23,6 +23,7 @@ from curb.detector.rollup.raw_records import (
     LATEST_TIME,
     HotCost,
     HotRecord,
+    RollupSettings,
     letter_for,
     read,
     reason_against,
@@ -30,7 +31,6 @@ from curb.detector.rollup.raw_records import (
 from curb.detector.rollup.sums import distinct_buckets, sum_by_series_and_bucket
 from curb.detector.rollup.tag_table import SeriesTable
 from curb.detector.rollup.writer import PartialLines
-from curb.detector.settings import DetectorSettings
 from curb.stream import metrics
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COSTS, GPU, USAGE
@@ -60,7 +60,7 @@ class Rollup:
     """
 
     def __init__(
-        self, settings: DetectorSettings, topic: str, partitions: int, name: str = "", *, live: bool = True
+        self, settings: RollupSettings, topic: str, partitions: int, name: str = "", *, live: bool = True
     ) -> None:
         self._settings, self._partitions, self._name, self._live = settings, partitions, name, live
         source = _SOURCES[topic]

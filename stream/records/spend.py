@@ -333,7 +333,7 @@ class DeadLetter(Record, kw_only=True):
     """What could not be read: where it came from and why. The content itself is not kept: it may hold a prompt."""
 
     source: str
-    #: One of a closed list, see stream/log/dead_letters.py.
+    #: One of a closed list, see stream/records/dead_letters.py.
     reason: str
     detail: str
     at: float

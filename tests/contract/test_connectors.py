@@ -19,8 +19,8 @@ from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens import litellm, usage_jsonl
 from curb.stream.clock import ManualClock
 from curb.stream.errors import TransientError
-from curb.stream.log.dead_letters import REASONS
 from curb.stream.log.topics import CURSORS
+from curb.stream.records.dead_letters import REASONS
 from curb.stream.records.spend import SpendRecord
 from tests.fakes import litellm_usage
 from tests.fakes import usage_jsonl as jsonl

@@ -9,9 +9,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from curb.detector.budgets.budget import Period
-from curb.detector.state.periods import period_around
 from curb.stream.records.spend import Alert
+from curb.stream.time import Period, period_around
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, settings_of
 from tests.fakes.spend import T0, bucket
 
