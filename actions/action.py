@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import aiohttp
+from pydantic import Field
 
-from curb.actions.aim import Aim, Verb
+from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.records.spend import Alert, Plan
+from curb.stream.settings import Settings
 
 #: The picture of an alert's spend as PNG, by the alert's id; None where there is nothing to draw.
 Chart = Callable[[str], Awaitable[bytes | None]]
@@ -63,10 +67,10 @@ class Action(Protocol):
 
     #: What its credentials must be allowed to do; nothing else is called.
     permissions: ClassVar[tuple[str, ...]]
-    #: The aims it can follow; `plan` is called with no other.
+    #: What it can do; `plan` is called with no other verb.
     verbs: ClassVar[frozenset[Verb]]
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]: ...
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]: ...
 
     async def apply(self, plan: Plan) -> Outcome: ...
 
@@ -75,3 +79,32 @@ class Action(Protocol):
     async def undo(self, plan: Plan, outcome: Outcome | None) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class ActionConfig(Settings):
+    """Base of every kind's `Config`: it narrows `kind` to a Literal, adds its own keys and builds the action."""
+
+    kind: str = Field(description="The kind of action.")
+    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
+
+    @abstractmethod
+    def build(self, context: Context) -> Action:
+        """The configured action; whoever calls this closes it."""
+
+
+class RateConfig(ActionConfig):
+    """Base of the `Config` of every action that limits a rate of requests."""
+
+    headroom: float = Field(
+        default=1.0, gt=0, le=100, description="The limit is the requests per minute the rung leaves times this."
+    )
+    floor_rpm: int = Field(default=1, ge=1, description="Never set less than this many requests per minute.")
+    new_principal_rpm: int = Field(
+        default=10, ge=1, description="Requests per minute for a subject whose normal level is not known."
+    )
+
+    def rpm_for(self, rate: TargetRate) -> int:
+        """Requests per minute to set for a target rate to shave to, rounded up."""
+        if rate.requests_per_minute is None:
+            return max(self.floor_rpm, self.new_principal_rpm)
+        return max(self.floor_rpm, math.ceil(rate.requests_per_minute * self.headroom))

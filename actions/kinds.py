@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from curb.actions.action import ActionConfig
+from curb.actions.notify.protocol import NotifierConfig
 from curb.stream.kinds import Kinds
-from curb.stream.settings import Settings
 
 #: kind → "module:ConfigClass"; nothing is imported before a configuration asks for it.
-ACTIONS = Kinds[Settings](
+ACTIONS = Kinds[ActionConfig](
     "curb.actions",
-    Settings,
+    ActionConfig,
     {
         "litellm_limits": "curb.actions.levers.litellm_limits:Config",
         "envoy": "curb.actions.levers.envoy:Config",
@@ -26,9 +27,9 @@ ACTIONS = Kinds[Settings](
     },
 )
 
-NOTIFIERS = Kinds[Settings](
+NOTIFIERS = Kinds[NotifierConfig](
     "curb.notifiers",
-    Settings,
+    NotifierConfig,
     {
         "apprise": "curb.actions.notify.apprise:Config",
         "console": "curb.actions.notify.console:Config",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
+from curb.actions.action import ActionConfig
+from curb.actions.notify.protocol import NotifierConfig
 from curb.actions.notify.settings import Telling
 from curb.actions.policy.guard_settings import Limits
 from curb.actions.policy.settings import Approver, Mode, Route
@@ -19,8 +21,12 @@ class ActionsSettings(Settings):
         default="shadow",
         description="shadow records what would be done, approve asks a person first, auto does it.",
     )
-    actions: tuple[Any, ...] = Field(default=(), description="Configured actions, each with kind and name.")
-    notifiers: tuple[Any, ...] = Field(default=(), description="Configured notifiers, each with kind and name.")
+    actions: tuple[SerializeAsAny[ActionConfig], ...] = Field(
+        default=(), description="Configured actions, each with kind and name."
+    )
+    notifiers: tuple[SerializeAsAny[NotifierConfig], ...] = Field(
+        default=(), description="Configured notifiers, each with kind and name."
+    )
     routes: tuple[Route, ...] = Field(
         default=(),
         description="The first route that matches decides. With no routes, every notifier is told and nothing is done.",
@@ -71,13 +77,8 @@ class ActionsSettings(Settings):
         return tuple(rungs) or ((above,) if route.act else ())
 
 
-def name_of(config: Any) -> str:
-    """The name of a configured action or notifier, whether its kind has validated it already or not."""
-    return str(config.get("name", "") if isinstance(config, dict) else getattr(config, "name", ""))
-
-
-def _names(what: str, configs: tuple[Any, ...]) -> list[str]:
-    names = [name_of(config) for config in configs]
+def _names(what: str, configs: Sequence[ActionConfig | NotifierConfig]) -> list[str]:
+    names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two {what}s are named {name!r}; give each its own name")

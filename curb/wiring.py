@@ -180,7 +180,7 @@ def make_actions(
 
 def make_action_map(config: CurbConfig, clock: Clock, http: aiohttp.ClientSession) -> dict[str, Action]:
     """Every configured action by name."""
-    return {a.name: a.build(ActionContext(clock, http)) for a in config.actions.actions}
+    return {each.name: each.build(ActionContext(clock, http)) for each in config.actions.actions}
 
 
 def make_teller(
@@ -193,4 +193,4 @@ def make_teller(
 
 def make_notifiers(config: CurbConfig, context: ActionContext) -> dict[str, Notifier]:
     """Every configured notifier by name."""
-    return {n.name: n.build(context) for n in config.actions.notifiers}
+    return {each.name: each.build(context) for each in config.actions.notifiers}

@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from curb.actions.action import Context, DriftError, Effect, Outcome
-from curb.actions.aim import Aim, RateSettings, Verb
+from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import arrows, swap
 from curb.actions.levers.api_gateway_paths import (
     ENABLED,
@@ -22,6 +21,7 @@ from curb.actions.levers.api_gateway_paths import (
     tighter,
     together,
 )
+from curb.actions.target import TargetRate, Verb
 from curb.stream.clients.aws import AwsClient, AwsRefusal, AwsSettings
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
@@ -40,11 +40,10 @@ class StageSettings(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="Name of the stage.")
 
 
-class Config(RateSettings):
+class Config(RateConfig):
     """Sets throttles of the usage plans of a key, or of a whole stage."""
 
     kind: Literal["aws_api_gateway"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     aws: AwsSettings = Field(default=AwsSettings(), description="Which account is asked, and as whom.")
     tag: str = Field(default="api_key", description="Tag of the alert that says which key, by its id in API Gateway.")
     usage_plans: dict[str, str] = Field(
@@ -88,7 +87,7 @@ class ApiGateway:
         self._config = config
         self._client = AwsClient("apigateway", config.aws, clock, config.timeout_s)
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         """A plan for each usage plan of the key (to block: for each key), or one for the stage.
 
         PermanentError for a key no usage plan has, or a usage plan that too many keys share.
@@ -98,11 +97,11 @@ class ApiGateway:
             targets = [f"apigateway/stages/{stage.rest_api_id}/{stage.name}"]
         elif value in ("", UNTAGGED, OTHER) or (self._config.usage_plans and value not in self._config.usage_plans):
             return ()
-        elif aim.verb == "block":
+        elif rate.verb == "block":
             targets = [f"apigateway/apikeys/{key}" for key in await self._keys_of(value)]
         else:
             targets = [f"apigateway/usageplans/{plan}" for plan in await self._usage_plans_of(value)]
-        plans = [await self._plan(target, aim) for target in targets]
+        plans = [await self._plan(target, rate) for target in targets]
         return [plan for plan in plans if plan is not None]
 
     async def apply(self, plan: Plan) -> Outcome:
@@ -129,9 +128,9 @@ class ApiGateway:
     async def close(self) -> None:
         self._client.close()
 
-    async def _plan(self, target: str, aim: Aim) -> Plan | None:
+    async def _plan(self, target: str, rate: TargetRate) -> Plan | None:
         found, answer = await self._read(target)
-        rpm = 0 if aim.verb == "block" else self._config.rpm_for(aim)
+        rpm = 0 if rate.verb == "block" else self._config.rpm_for(rate)
         wanted: dict[str, Any]
         if ENABLED in found:
             wanted = {ENABLED: False}
@@ -146,7 +145,7 @@ class ApiGateway:
         return Plan(
             action=self._config.name,
             target=target,
-            summary=f"{aim.verb} {answer.get('name') or target.removeprefix('apigateway/')}: {arrows(before, after)}",
+            summary=f"{rate.verb} {answer.get('name') or target.removeprefix('apigateway/')}: {arrows(before, after)}",
             before=before,
             after=after,
             warning=_QUOTA_COUNTS if "/quota/limit" in after else "",

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from curb.actions.action import Context, DriftError, Effect, Outcome
-from curb.actions.aim import Aim, RateSettings, Verb
+from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import Swap, arrows, swap
 from curb.actions.levers.waf_rules import (
     MIN_LIMIT,
@@ -23,17 +22,17 @@ from curb.actions.levers.waf_rules import (
     rule_named,
     sent_back,
 )
+from curb.actions.target import TargetRate, Verb
 from curb.stream.clients.aws import AwsClient, AwsRefusal, AwsSettings
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
 
 
-class Config(RateSettings):
+class Config(RateConfig):
     """Limits what passes a web ACL: of one header's value, of each IP address, or of a rule that exists."""
 
     kind: Literal["aws_waf"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     aws: AwsSettings = Field(default=AwsSettings(), description="Which account is asked, and as whom.")
     web_acl_name: str = Field(pattern=r"^[\w-]{1,128}$", description="Name of the web ACL.")
     web_acl_id: str = Field(pattern=r"^[0-9a-f-]{36}$", description="Id of the web ACL.")
@@ -84,7 +83,7 @@ class Waf:
         self._config = config
         self._client = AwsClient("wafv2", config.aws, clock, config.timeout_s)
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         """Nothing without the tag, or when a rule has such a limit; to block, nothing without a header.
 
         PermanentError when the limit is below what WAF can count, or the rule to lower does not exist.
@@ -92,15 +91,15 @@ class Waf:
         config, value = self._config, alert.tags.get(self._config.tag, "")
         if config.header and value in ("", UNTAGGED, OTHER):
             return ()
-        if aim.verb == "block" and not config.header:
+        if rate.verb == "block" and not config.header:
             return ()
         match = match_of(config.header, value) if config.header else None
-        name = config.rule or rule_name(config.name, aim.verb, match or "")
+        name = config.rule or rule_name(config.name, rate.verb, match or "")
         acl, _ = await self._read(f"{config.scope}/{config.web_acl_name}/{config.web_acl_id}")
         found = fields_of(rule_named(acl, name))
         if config.rule and found["limit"] is None:
             raise PermanentError(f"the web ACL has no rate-based rule {config.rule}")
-        wanted = self._wanted(aim, match, found)
+        wanted = self._wanted(rate, match, found)
         if found["action"] is None:
             after = wanted
         else:
@@ -145,12 +144,12 @@ class Waf:
     async def close(self) -> None:
         self._client.close()
 
-    def _wanted(self, aim: Aim, match: str | None, found: dict[str, Any]) -> dict[str, Any]:
+    def _wanted(self, rate: TargetRate, match: str | None, found: dict[str, Any]) -> dict[str, Any]:
         matched = {} if match is None else {"match": match}
-        if aim.verb == "block":
+        if rate.verb == "block":
             return {"action": "Block", **matched}
         window_s = found["window_s"] or self._config.window_s
-        rpm = self._config.rpm_for(aim)
+        rpm = self._config.rpm_for(rate)
         limit = math.ceil(rpm * window_s / 60)
         if limit < MIN_LIMIT:
             raise PermanentError(

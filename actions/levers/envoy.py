@@ -14,11 +14,11 @@ from pydantic import Field, HttpUrl
 from yarl import URL
 
 from curb.actions.action import Context, DriftError, Effect, Outcome
-from curb.actions.aim import Aim, Verb
 from curb.actions.calls.http import exchange
 from curb.actions.levers.envoy_routes import Held, Place, Routes, bucket_for, held, written
 from curb.actions.levers.locked_file import edit_text, read_text
-from curb.actions.levers.subjects import SubjectSettings
+from curb.actions.levers.subjects import SubjectConfig
+from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Alert, Plan
@@ -27,11 +27,10 @@ from curb.stream.records.spend import Alert, Plan
 _FORBIDDEN = 403
 
 
-class Config(SubjectSettings):
+class Config(SubjectConfig):
     """Gives a subject a token bucket of its own in Envoy's local rate limits, or a route that refuses it."""
 
     kind: Literal["envoy"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     routes_file: Path = Field(description="The file Envoy reads its routes from (RDS); Curb replaces it by a rename.")
     admin_url: HttpUrl = Field(description="Envoy's admin interface, such as http://127.0.0.1:9901.")
     virtual_host: str = Field(description="Name of the virtual host whose limits are meant.")
@@ -68,7 +67,7 @@ class Envoy:
         #: Target → refused requests when this process applied it.
         self._refused_before: dict[str, int] = {}
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         """Nothing without a subject in the tags, or for one that is blocked or whose limit is low enough.
 
         PermanentError for a subject that is not known, TransientError while Envoy does not hold what the file says.
@@ -81,11 +80,11 @@ class Envoy:
         await self._must_hold(routes, subject)
         if routes.block(subject) is not None:
             return ()
-        if aim.verb == "block":
+        if rate.verb == "block":
             return (self._plan(tag, "direct_response", None, _FORBIDDEN, f"block {tag[:40]}: {_FORBIDDEN}"),)
         bound = routes.limit(subject) or routes.limit(None)
         found = bound.requests_per_minute if bound is not None else None
-        wanted = self._config.rpm_for(aim)
+        wanted = self._config.rpm_for(rate)
         if found is not None and found <= wanted:
             return ()
         shown = f"{found:g}" if found is not None else "none"

@@ -11,12 +11,12 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from curb.actions.action import Context, Effect, Outcome
-from curb.actions.aim import Aim, Verb
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
 from curb.actions.levers.haproxy_map import value_in, with_value
 from curb.actions.levers.haproxy_socket import Socket
 from curb.actions.levers.locked_file import edit_text, read_text
-from curb.actions.levers.subjects import SubjectSettings
+from curb.actions.levers.subjects import SubjectConfig
+from curb.actions.target import TargetRate, Verb
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, Plan
 
@@ -24,11 +24,10 @@ _NAME = r"[A-Za-z0-9._:/@+=-]+"
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
-class Config(SubjectSettings):
+class Config(SubjectConfig):
     """Sets the requests per minute of a subject in a map, while HAProxy runs and for when it starts again."""
 
     kind: Literal["haproxy"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     socket: str = Field(
         pattern=rf"^(/{_NAME}|{_NAME}:[0-9]+)$",
         description="HAProxy's stats socket of level admin: the path of a Unix socket, or host:port.",
@@ -80,7 +79,7 @@ class Haproxy:
         #: Target → refused requests when this process applied it.
         self._refused_before: dict[str, int] = {}
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         """Nothing without a subject in the tags, or for one whose limit is low enough.
 
         PermanentError for a subject that is not known, or whose limit is not a plain number.
@@ -89,13 +88,13 @@ class Haproxy:
         if not tag:
             return ()
         found = await self._found(self._config.subject(tag))
-        wanted = 0 if aim.verb == "block" else self._config.rpm_for(aim)
+        wanted = 0 if rate.verb == "block" else self._config.rpm_for(rate)
         in_force = found["runtime"] if found["runtime"] is not None else self._config.default_rpm
         if in_force is not None and in_force <= wanted:
             return ()
         after = tightened(found, {"runtime": wanted, "file": wanted})
         before = {name: found[name] for name in after}
-        what = f"{'block' if aim.verb == 'block' else 'limit'} {tag[:40]}"
+        what = f"{'block' if rate.verb == 'block' else 'limit'} {tag[:40]}"
         summary = f"{what}, requests per minute: {arrows(before, after)}"
         target = f"haproxy/{self._config.name}/{tag}"
         return (Plan(action=self._config.name, target=target, summary=summary, before=before, after=dict(after)),)

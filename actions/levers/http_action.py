@@ -13,11 +13,11 @@ import msgspec
 from jmespath.exceptions import JMESPathError
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from curb.actions.action import Context, DriftError, Effect, Outcome
-from curb.actions.aim import Aim, RateSettings, Verb
+from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import arrows, swap
 from curb.actions.calls.http import NotFoundError, exchange
 from curb.actions.levers.http_templates import TAG, fill_body, fill_url, origin, placeholders
+from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
@@ -69,11 +69,10 @@ class FieldSettings(Settings):
     whole: bool = Field(default=True, description="The figure is rounded up to a whole number.")
 
 
-class Config(RateSettings):
+class Config(RateConfig):
     """Reads, sets and gives back values through the calls it is told."""
 
     kind: Literal["http"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     fields: dict[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$")], FieldSettings] = Field(
         min_length=1, description="Name → one value that is read and set."
     )
@@ -141,13 +140,13 @@ class HttpAction:
             header.name: header.prefix + header.value.get_secret_value() for header in config.secret_headers
         }
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         """Nothing for a verb that no field names, without one of the tags, or when the values are low enough.
 
         PermanentError for a subject the other side does not know.
         """
         tags = {name: alert.tags.get(name, "") for name in self._tags}
-        wanted = self._wanted(aim)
+        wanted = self._wanted(rate)
         if not wanted or any(value in ("", UNTAGGED, OTHER) for value in tags.values()):
             return ()
         found = await self._read(tags)
@@ -159,7 +158,7 @@ class HttpAction:
         plan = Plan(
             action=self._config.name,
             target=self._target(tags),
-            summary=f"{aim.verb}{of and ' ' + of}: {arrows(before, after)}",
+            summary=f"{rate.verb}{of and ' ' + of}: {arrows(before, after)}",
             before=before,
             after=after,
             reversible=not self._config.irreversible,
@@ -196,20 +195,20 @@ class HttpAction:
     async def close(self) -> None:
         """Nothing is held: the HTTP session belongs to the caller."""
 
-    def _wanted(self, aim: Aim) -> dict[str, Any]:
-        wanted = {name: self._figure(field, aim) for name, field in self._config.fields.items()}
+    def _wanted(self, rate: TargetRate) -> dict[str, Any]:
+        wanted = {name: self._figure(field, rate) for name, field in self._config.fields.items()}
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def _figure(self, field: FieldSettings, aim: Aim) -> Constant | None:
-        if aim.verb != "shave":
-            constant: Constant | None = getattr(field, aim.verb)
+    def _figure(self, field: FieldSettings, rate: TargetRate) -> Constant | None:
+        if rate.verb != "shave":
+            constant: Constant | None = getattr(field, rate.verb)
             return constant
         if not isinstance(field.shave, str):
             figure = field.shave
         elif field.shave == "requests_per_minute":
-            figure = self._config.rpm_for(aim) * field.times
+            figure = self._config.rpm_for(rate) * field.times
         else:
-            figure = None if aim.usd_per_hour is None else aim.usd_per_hour * field.times
+            figure = None if rate.usd_per_hour is None else rate.usd_per_hour * field.times
         if figure is None:
             return None
         return math.ceil(figure) if field.whole else float(figure)

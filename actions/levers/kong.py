@@ -11,8 +11,7 @@ import aiohttp
 from pydantic import Field, HttpUrl, SecretStr
 from yarl import URL
 
-from curb.actions.action import Context, DriftError, Effect, Outcome
-from curb.actions.aim import Aim, RateSettings, Verb
+from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import Swap, arrows, swap
 from curb.actions.calls.http import NotFoundError, exchange, exchange_object
 from curb.actions.levers.http_templates import fill_url
@@ -26,6 +25,7 @@ from curb.actions.levers.kong_limits import (
     replacing,
     scope_of,
 )
+from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
@@ -35,11 +35,10 @@ _MAX_PAGES = 20
 _IDS = uuid.UUID("5b1b7e1e-7c5c-4f0e-9a39-6f0d1c6a2f11")
 
 
-class Config(RateSettings):
+class Config(RateConfig):
     """Sets requests per minute of the subject an alert is about."""
 
     kind: Literal["kong"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     base_url: HttpUrl = Field(description="Address of the Admin API, with the workspace if there is one.")
     admin_token: SecretStr | None = Field(default=None, description="Value of the header Kong-Admin-Token, with RBAC.")
     entity: Literal["consumer", "service", "route"] = Field(
@@ -76,7 +75,7 @@ class Kong:
         self._config, self._http, self._clock = config, http, clock
         self._base = str(config.base_url).rstrip("/")
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         """A plan for each enabled plugin of the subject, or one for a plugin to add.
 
         PermanentError for a subject Kong does not know, or whose plugin is switched off.
@@ -88,7 +87,7 @@ class Kong:
         if "id" not in entity:
             raise PermanentError(f"what Kong says of {config.entity} {value} has no id; is base_url the Admin API?")
         scope: dict[str, str] = {config.entity: str(entity["id"])}
-        rpm = config.rpm_for(aim)
+        rpm = config.rpm_for(rate)
         plugins = [plugin for plugin in await self._plugins() if plugin["name"] == PLUGIN]
         own = [plugin for plugin in plugins if scope.items() <= scope_of(plugin).items()]
         plans = [self._lower(plugin, value, scope, rpm) for plugin in own if plugin.get("enabled", True)]

@@ -10,11 +10,11 @@ import msgspec
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 from yarl import URL
 
-from curb.actions.action import Context, DriftError, Effect, Outcome
-from curb.actions.aim import Aim, RateSettings, Verb
+from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
 from curb.actions.calls.http import NotFoundError, exchange
 from curb.actions.levers.litellm_subjects import SUBJECTS, is_blocked
+from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
@@ -22,11 +22,10 @@ from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
 _PAGE_SIZE = 100
 
 
-class Config(RateSettings):
+class Config(RateConfig):
     """Sets `rpm_limit`, and what else is asked for, of the subject an alert is about."""
 
     kind: Literal["litellm_limits"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     base_url: HttpUrl = Field(description="Address of the LiteLLM proxy, such as http://litellm:4000.")
     api_key: SecretStr = Field(description="Key that may read and update the subjects (proxy admin or master key).")
     subject: Literal["key", "team", "user", "customer"] = Field(default="key", description="What is limited.")
@@ -77,13 +76,13 @@ class LitellmLimits:
         self._subject = SUBJECTS[config.subject]
         self._prefix = f"litellm/{config.subject}/"
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         """Nothing without a subject in the tags, for one that is blocked or over, or when its limits are low enough.
 
         PermanentError for a subject the proxy does not know, and for an aim it cannot follow and take back.
         """
-        if aim.verb not in self.verbs:
-            raise PermanentError(f"LiteLLM has no {aim.verb} for a {self._config.subject} that could be taken back")
+        if rate.verb not in self.verbs:
+            raise PermanentError(f"LiteLLM has no {rate.verb} for a {self._config.subject} that could be taken back")
         tag = alert.tags.get(self._config.tag or self._subject.tag, "")
         if tag in ("", UNTAGGED, OTHER):
             return ()
@@ -91,19 +90,19 @@ class LitellmLimits:
         row = await self._row(found_id)
         if is_blocked(row, self._subject):
             return ()
-        after = dict(self._subject.block) if aim.verb == "block" else self._tighter(row, aim)
+        after = dict(self._subject.block) if rate.verb == "block" else self._tighter(row, rate)
         if not after:
             return ()
         before = {name: row.get(name) for name in after}
         label = row.get("key_alias") or row.get("team_alias") or tag[:12]
-        what = f"{'block' if aim.verb == 'block' else 'limit'} {self._config.subject} {label}"
+        what = f"{'block' if rate.verb == 'block' else 'limit'} {self._config.subject} {label}"
         target, summary = self._prefix + found_id, f"{what}: {arrows(before, after)}"
         return (Plan(action=self._config.name, target=target, summary=summary, before=before, after=after),)
 
-    def _tighter(self, row: dict[str, Any], aim: Aim) -> dict[str, Any]:
+    def _tighter(self, row: dict[str, Any], rate: TargetRate) -> dict[str, Any]:
         """The limits to set that are below what is found."""
         config = self._config
-        wanted: dict[str, float] = {"rpm_limit": config.rpm_for(aim)}
+        wanted: dict[str, float] = {"rpm_limit": config.rpm_for(rate)}
         wanted |= {"tpm_limit": config.tpm} if config.tpm is not None else {}
         wanted |= {"max_parallel_requests": config.parallel} if config.parallel is not None else {}
         if config.allow_usd is not None:

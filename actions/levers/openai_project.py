@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 import aiohttp
 from pydantic import Field, HttpUrl, SecretStr
 
-from curb.actions.action import Context, DriftError, Effect, Outcome
-from curb.actions.aim import Aim, RateSettings, Verb
+from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
 from curb.actions.calls.http import NotFoundError, exchange_object
 from curb.actions.levers.http_templates import fill_url
+from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
@@ -27,11 +27,10 @@ _BLOCKED = "OpenAI refuses every call of the project until this is undone."
 _SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{4})$")
 
 
-class Config(RateSettings):
+class Config(RateConfig):
     """Sets rate limits of the project an alert is about; to block, its spend limit."""
 
     kind: Literal["openai_project"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     base_url: HttpUrl = Field(default=HttpUrl("https://api.openai.com/v1"), description="Address of OpenAI's API.")
     api_key: SecretStr = Field(description="Admin key of the organization.")
     tag: str = Field(default="project", description="Tag of the alert that holds the project's id, such as proj_abc.")
@@ -69,7 +68,7 @@ class OpenaiProject:
         self._config, self._http, self._clock = config, http, clock
         self._base = str(config.base_url).rstrip("/")
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         """Nothing without a project in the tags, or for one that is archived.
 
         PermanentError for a project OpenAI does not know, or a model that has no rate limit there.
@@ -82,10 +81,10 @@ class OpenaiProject:
         if told.get("status") == "archived":
             return ()
         name = str(told.get("name") or project)
-        if aim.verb == "block":
+        if rate.verb == "block":
             plans = [await self._spend_plan(project, name, _BLOCK_CENTS, _BLOCKED)]
         else:
-            plans = [await self._rate_plan(project, name, alert.tags.get("model", ""), config.rpm_for(aim))]
+            plans = [await self._rate_plan(project, name, alert.tags.get("model", ""), config.rpm_for(rate))]
             if config.spend_limit_usd is not None:
                 plans.append(await self._spend_plan(project, name, round(config.spend_limit_usd * 100)))
         return [plan for plan in plans if plan is not None]

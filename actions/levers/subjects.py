@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import Field, SecretStr, model_validator
 
-from curb.actions.aim import RateSettings
+from curb.actions.action import RateConfig
 from curb.actions.levers.locked_file import read_text
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert
@@ -18,7 +18,7 @@ from curb.stream.records.spend import OTHER, UNTAGGED, Alert
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,199}")
 
 
-class SubjectSettings(RateSettings):
+class SubjectConfig(RateConfig):
     """Keys of every action that finds its subject by a tag."""
 
     tag: str = Field(default="api_key", description="Tag of the alert that holds the subject.")
@@ -31,7 +31,7 @@ class SubjectSettings(RateSettings):
     )
 
     @model_validator(mode="after")
-    def _one_mapping(self) -> SubjectSettings:
+    def _one_mapping(self) -> SubjectConfig:
         if self.values and self.values_path:
             raise ValueError("give either values or values_path, not both")
         return self

@@ -97,7 +97,7 @@ async def _lines(alert: Alert, ladder: Ladder, act: Act, asker: Asks, book: Book
     passed = {plan.target for plan in wanted.plans}
     for plan in wanted.every:
         why_not = "" if plan.target in passed else wanted.why_not
-        yield _line(alert, ladder, act, plan=plan, why=wanted.aim.why, why_not=why_not)
+        yield _line(alert, ladder, act, plan=plan, why=wanted.rate.why, why_not=why_not)
 
 
 def _standing(state: ActionState) -> str:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from curb.actions.aim import Aim, to_budget, to_normal
 from curb.actions.ledger.ledger import ActionState
 from curb.actions.lifecycle.action_calls import Hand, no_plan
 from curb.actions.policy.guards import allowed, refusal
 from curb.actions.policy.ladder import NOTHING_TO_DO, asks, may_take
 from curb.actions.policy.roles import people_of, roles_for
 from curb.actions.policy.routing import Act, decide
+from curb.actions.target import TargetRate, to_budget, to_normal
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, LedgerEntry, LedgerState, Plan
 
@@ -35,7 +35,7 @@ class Wanted(NamedTuple):
     #: Everything that was planned; one approval is for all of it.
     every: list[Plan]
     why_not: str
-    aim: Aim
+    rate: TargetRate
     #: Actions of lower rungs on the same targets, which would be undone first.
     lower: list[ActionState]
     #: Targets that Curb held when they were read: what was found there was not the original.
@@ -85,16 +85,16 @@ class Asks:
 
     async def wanted(self, alert: Alert, act: Act) -> Wanted | str:
         """Read the targets and hold the plans against the belts; a text says why there is nothing to do."""
-        aim = self._aim(alert, act)
-        if isinstance(aim, str):
-            return aim
+        rate = self._target_rate(alert, act)
+        if isinstance(rate, str):
+            return rate
         held = self._book.ledger.held_targets()
-        every = list(await self._hand.call("plan", self._hand.action.plan(alert, aim)))
+        every = list(await self._hand.call("plan", self._hand.action.plan(alert, rate)))
         if not every:
             return "no such subject, or it is limited already"
-        return self._held_against_belts(alert, act, aim, every, held)
+        return self._held_against_belts(alert, act, rate, every, held)
 
-    def _aim(self, alert: Alert, act: Act) -> Aim | str:
+    def _target_rate(self, alert: Alert, act: Act) -> TargetRate | str:
         if act.verb not in self._hand.action.verbs:
             return f"{self._hand.name} cannot {act.verb}"
         fact = self._book.facts.alerts.get(alert.alert_id)
@@ -106,9 +106,11 @@ class Asks:
             return _with_headroom(found, act.headroom)
         if act.verb == "shave":
             return _with_headroom(to_normal(original), act.headroom)
-        return Aim(act.verb, why="it must not go on" if act.verb == "block" else "it can go on later")
+        return TargetRate(act.verb, why="it must not go on" if act.verb == "block" else "it can go on later")
 
-    def _held_against_belts(self, alert: Alert, act: Act, aim: Aim, every: list[Plan], held: frozenset[str]) -> Wanted:
+    def _held_against_belts(
+        self, alert: Alert, act: Act, rate: TargetRate, every: list[Plan], held: frozenset[str]
+    ) -> Wanted:
         ledger, now = self._book.ledger, self._hand.clock.now()
         attempts = ledger.attempts(alert.alert_id, self._hand.name)
         lower: list[ActionState] = []
@@ -121,12 +123,12 @@ class Asks:
             elif holder is None and plan.target not in held and may_take(plan.target, act, attempts, alert, now):
                 free.append(plan)
         if not free:
-            return Wanted([], every, self._why_held(every, held), aim, [], held)
+            return Wanted([], every, self._why_held(every, held), rate, [], held)
         # To the belts the lower rung's action is over: it will be, before this one begins.
         view = ledger.without(frozenset(holder.last.action_id for holder in lower))
         passed, why = allowed(free, alert, act, view, self._settings, now=now)
         targets = {plan.target for plan in passed}
-        return Wanted(passed, every, why, aim, [h for h in lower if h.last.plan.target in targets], held)
+        return Wanted(passed, every, why, rate, [h for h in lower if h.last.plan.target in targets], held)
 
     def _why_held(self, plans: Sequence[Plan], held: frozenset[str]) -> str:
         for plan in plans:
@@ -145,7 +147,7 @@ class Asks:
             if why := self.refusal(alert, act):
                 await self._skip(alert, attempts, act, why)
                 return
-            wanted = self._held_against_belts(alert, act, wanted.aim, wanted.every, wanted.held)
+            wanted = self._held_against_belts(alert, act, wanted.rate, wanted.every, wanted.held)
             if not wanted.plans:
                 await self._skip(alert, attempts, act, wanted.why_not)
                 return
@@ -206,14 +208,14 @@ class Asks:
         for known in self._book.ledger.attempts(alert.alert_id, self._hand.name):
             if known.is_open and known.last.rung == act.rung:
                 also |= {known.last.plan.target, *known.last.also}
-        aim = wanted.aim
+        rate = wanted.rate
         return await self._hand.start(
             alert,
             plan,
             state,
             act,
-            why=aim.why,
-            aim_usd_per_hour=aim.usd_per_hour,
+            why=rate.why,
+            aim_usd_per_hour=rate.usd_per_hour,
             lease_s=act.lease_s,
             also=sorted(also - {plan.target}),
             **fields,
@@ -234,11 +236,11 @@ class Asks:
         return next(found, self._settings.limits.verify_within_minutes * 60.0)
 
 
-def _with_headroom(aim: Aim, headroom: float) -> Aim:
-    rate = aim.requests_per_minute
-    return aim._replace(
-        requests_per_minute=None if rate is None else rate * headroom,
-        usd_per_hour=None if aim.usd_per_hour is None else aim.usd_per_hour * headroom,
+def _with_headroom(rate: TargetRate, headroom: float) -> TargetRate:
+    requests = rate.requests_per_minute
+    return rate._replace(
+        requests_per_minute=None if requests is None else requests * headroom,
+        usd_per_hour=None if rate.usd_per_hour is None else rate.usd_per_hour * headroom,
     )
 
 

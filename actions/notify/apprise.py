@@ -14,9 +14,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from curb.actions.action import Context
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import DayDigest, Notice
+from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
 from curb.stream.errors import TransientError
-from curb.stream.settings import Settings
 
 # The library logs addresses, which are credentials, and answers, which may repeat them.
 logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
@@ -32,11 +31,10 @@ _UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _LINK = re.compile(r"://|(?<=www)\.", re.IGNORECASE)
 
 
-class Config(Settings):
+class Config(NotifierConfig):
     """Where to tell people; each URL is a credential."""
 
     kind: Literal["apprise"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this notifier.")
     urls: tuple[SecretStr, ...] = Field(
         min_length=1, description="Apprise URLs, such as pagerduty://…; or urls_file, one in a line."
     )

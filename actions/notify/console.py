@@ -8,16 +8,14 @@ from pydantic import Field
 from rich.console import Console as Terminal
 
 from curb.actions.action import Context
-from curb.actions.notify.protocol import DayDigest, Notice
+from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
 from curb.actions.notify.wording import digest_plain_lines, plain_lines
-from curb.stream.settings import Settings
 
 
-class Config(Settings):
+class Config(NotifierConfig):
     """Plain lines on standard output or standard error."""
 
     kind: Literal["console"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this notifier.")
     stream: Literal["stdout", "stderr"] = Field(default="stdout", description="Where the lines go.")
 
     def build(self, context: Context) -> Console:

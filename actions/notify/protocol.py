@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from pydantic import Field
+
+from curb.actions.action import Context
 from curb.actions.notify.settings import Telling
 from curb.stream.records.spend import Alert, LedgerEntry
+from curb.stream.settings import Settings
 
 
 class Notice(NamedTuple):
@@ -101,3 +106,14 @@ class Digests(Protocol):
     """A notifier that can send a digest; `find` finds it by its key."""
 
     async def send_digest(self, digest: DayDigest) -> str: ...
+
+
+class NotifierConfig(Settings):
+    """Base of every kind's `Config`: it narrows `kind` to a Literal, adds its own keys and builds the notifier."""
+
+    kind: str = Field(description="The kind of notifier.")
+    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this notifier.")
+
+    @abstractmethod
+    def build(self, context: Context) -> Notifier:
+        """The configured notifier; whoever calls this closes it."""

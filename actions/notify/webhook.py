@@ -14,16 +14,14 @@ from yarl import URL
 from curb.actions.action import Context
 from curb.actions.calls.http import exchange
 from curb.actions.notify import alertmanager, wording
-from curb.actions.notify.protocol import DayDigest, Notice
+from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
 from curb.stream.clock import Clock
-from curb.stream.settings import Settings
 
 
-class Config(Settings):
+class Config(NotifierConfig):
     """One address that gets `POST`s. Answer 2xx to accept; 408, 409, 425, 429 and 5xx are tried again."""
 
     kind: Literal["webhook"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this notifier.")
     url: HttpUrl = Field(description="Where to post.")
     format: Literal["curb", "alertmanager"] = Field(
         default="curb", description="curb: all there is to say. alertmanager: the body of Alertmanager's own webhook."

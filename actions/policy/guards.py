@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from curb.actions.aim import RateSettings, Verb
+from curb.actions.action import RateConfig
 from curb.actions.ledger.ledger import CURB_ITSELF, ActionState, Ledger
 from curb.actions.policy.guard_settings import MARKS, Limits
 from curb.actions.policy.matching import criticality, tags_match
-from curb.actions.settings import ActionsSettings, name_of
+from curb.actions.settings import ActionsSettings
+from curb.actions.target import Verb
 from curb.stream.records.spend import Alert, Plan
 from curb.stream.time import HOUR_S
 
@@ -185,8 +186,8 @@ def _unmarked(plan: Plan, alert: Alert, act: Wanted, settings: ActionsSettings) 
 
 def _leaves_normal(act: Wanted, settings: ActionsSettings) -> bool:
     """Whether nothing stops: a rate of requests is brought down, and what the subject did before still passes."""
-    config = next((config for config in settings.actions if name_of(config) == act.name), None)
-    return act.verb == "shave" and act.leaves_normal and isinstance(config, RateSettings) and config.headroom >= 1
+    config = next((config for config in settings.actions if config.name == act.name), None)
+    return act.verb == "shave" and act.leaves_normal and isinstance(config, RateConfig) and config.headroom >= 1
 
 
 def _room(

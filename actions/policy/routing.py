@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from curb.actions.aim import Verb
 from curb.actions.policy.guard_settings import Limits
 from curb.actions.policy.matching import criticality, tags_match
 from curb.actions.policy.settings import Do, Match, Mode, QuietTime, Route, Rung
-from curb.actions.settings import ActionsSettings, name_of
+from curb.actions.settings import ActionsSettings
+from curb.actions.target import Verb
 from curb.stream.records.spend import Alert
 
 #: What the short form of a ladder wants: whatever is the gentlest that the action can do.
@@ -82,7 +82,7 @@ class Decision(NamedTuple):
 def decide(alert: Alert, settings: ActionsSettings) -> Decision:
     """The first matching route, and those after it while `continue` is set."""
     if not settings.routes:
-        return Decision(tuple(map(name_of, settings.notifiers)))
+        return Decision(tuple(each.name for each in settings.notifiers))
     notify: dict[str, None] = {}
     ladders: list[Ladder] = []
     taken: set[str] = set()

@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from curb.actions.action import Context
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import DayDigest, Notice, Reply
+from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig, Reply
 from curb.actions.slack.blocks import (
     blocks,
     digest_blocks,
@@ -21,18 +21,16 @@ from curb.actions.slack.buttons import Buttons
 from curb.actions.slack.calls import SlackCalls, UneditableError
 from curb.actions.slack.settings import May
 from curb.actions.slack.text import Block
-from curb.stream.settings import Settings
 
 _EVENT_TYPE = "curb_notice"
 _PAGE = 200
 _FILE_PREFIX = "curb-"
 
 
-class Config(Settings):
+class Config(NotifierConfig):
     """One Slack channel: messages, threads and, for the people in `may`, buttons and slash commands."""
 
     kind: Literal["slack"]
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this notifier.")
     token: SecretStr = Field(description="Bot token (xoxb-…).")
     channel: str = Field(pattern=r"^[CGD][A-Z0-9]{6,}$", description="Id of the channel, such as C0123456789.")
     app_token: SecretStr | None = Field(

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from curb.actions.action import Context
-from curb.actions.aim import Aim, Verb
-from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadSettings
+from curb.actions.target import TargetRate, Verb
+from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadConfig
 from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, carries, wanted_tags
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
@@ -23,7 +23,7 @@ _COSTLY = ("STARTING", "RUNNING")
 _AT_ONCE = 100
 
 
-class Config(AwsWorkloadSettings):
+class Config(AwsWorkloadConfig):
     """A disabled queue takes no new jobs and starts none; what runs goes on unless `terminate_jobs` is set."""
 
     kind: Literal["aws_batch"]
@@ -53,12 +53,12 @@ class AwsBatch(WorkloadAction):
         self._config = config
         self._batch = AwsCalls("batch", config, clock)
 
-    async def find(self, alert: Alert, aim: Aim) -> list[Found] | None:
+    async def find(self, alert: Alert, rate: TargetRate) -> list[Found] | None:
         wanted = wanted_tags(self._config.tags, alert)
         if wanted is None:
             return None
         queues = await self._pages("describe_job_queues", "jobQueues")
-        terminates = self._config.terminate_jobs and aim.verb == "block"
+        terminates = self._config.terminate_jobs and rate.verb == "block"
         jobs = [job for queue in queues for job in await self._jobs(queue["jobQueueArn"])] if terminates else []
         population = sum(queue["state"] == "ENABLED" for queue in queues) + len(jobs)
         found = [self._queue(each, population) for each in queues if carries(each.get("tags", {}), wanted)]

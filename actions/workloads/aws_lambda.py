@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from curb.actions.action import Context
-from curb.actions.aim import Aim, Verb
-from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadSettings, Tags, tagged
+from curb.actions.target import TargetRate, Verb
+from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadConfig, Tags, tagged
 from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, wanted_tags
 from curb.stream.clients.aws import AwsRefusal
 from curb.stream.clock import Clock
@@ -20,7 +20,7 @@ _PREFIX = "lambda/"
 _FIELD = "reserved_concurrency"
 
 
-class Config(AwsWorkloadSettings):
+class Config(AwsWorkloadConfig):
     """Sets the reserved concurrency of functions: 0 to pause or block, a number to shave."""
 
     kind: Literal["aws_lambda"]
@@ -59,12 +59,12 @@ class AwsLambda(WorkloadAction):
         endpoint = config.tagging_endpoint_url
         self._tagging = AwsCalls("resourcegroupstaggingapi", config, clock, endpoint_url=endpoint)
 
-    async def find(self, alert: Alert, aim: Aim) -> list[Found] | None:
+    async def find(self, alert: Alert, rate: TargetRate) -> list[Found] | None:
         """PermanentError for an aim to shave when neither configuration nor alert tell to how much."""
         wanted = wanted_tags(self._config.tags, alert)
         if wanted is None:
             return None
-        level = self._level(aim)
+        level = self._level(rate)
         functions = await self._lambda.pages("list_functions", "Functions", token="Marker", given="NextMarker")
         there = {str(each["FunctionArn"]) for each in functions}
         mine = await tagged(self._tagging, wanted, ["lambda:function"])
@@ -76,17 +76,17 @@ class AwsLambda(WorkloadAction):
                 able += bool(found[-1].after) and not found[-1].refusal
         return found
 
-    def _level(self, aim: Aim) -> int:
+    def _level(self, rate: TargetRate) -> int:
         of = self._config
-        if aim.verb != "shave":
+        if rate.verb != "shave":
             return 0
         if of.concurrency is not None:
             return of.concurrency
-        if of.seconds_per_call is None or aim.requests_per_minute is None:
+        if of.seconds_per_call is None or rate.requests_per_minute is None:
             raise PermanentError(
                 "nothing says how much to leave: set concurrency, or seconds_per_call for usage alerts"
             )
-        return max(1, math.ceil(aim.requests_per_minute * of.seconds_per_call / 60.0))
+        return max(1, math.ceil(rate.requests_per_minute * of.seconds_per_call / 60.0))
 
     async def _function(self, arn: str, tags: Tags, level: int, population: int) -> Found:
         refusal = self._config.mark_refusal(tags)

@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic import Field
 
-from curb.actions.workloads.protocol import UNMARKED, WorkloadSettings, carries
+from curb.actions.workloads.protocol import UNMARKED, WorkloadConfig, carries
 from curb.stream.clients.aws import AwsClient, AwsSettings
 from curb.stream.clock import Clock
 
 Tags = dict[str, str]
 
 
-class AwsWorkloadSettings(WorkloadSettings):
+class AwsWorkloadConfig(WorkloadConfig):
     """Keys that every action on running work in AWS has."""
 
     aws: AwsSettings = Field(default_factory=AwsSettings, description="Account, region and credentials.")
@@ -37,7 +37,7 @@ class AwsWorkloadSettings(WorkloadSettings):
 class AwsCalls:
     """One service. Calls raise TransientError or PermanentError."""
 
-    def __init__(self, service: str, config: AwsWorkloadSettings, clock: Clock, *, endpoint_url: str = "") -> None:
+    def __init__(self, service: str, config: AwsWorkloadConfig, clock: Clock, *, endpoint_url: str = "") -> None:
         where = config.aws.model_copy(update={"endpoint_url": endpoint_url}) if endpoint_url else config.aws
         self._client = AwsClient(service, where, clock, config.timeout_s)
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from curb.actions.action import Context
-from curb.actions.aim import Aim, Verb
-from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadSettings
+from curb.actions.target import TargetRate, Verb
+from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadConfig
 from curb.actions.workloads.ec2_groups import Groups
 from curb.actions.workloads.ec2_instances import GROUP_TAG, Instance, Instances, is_cluster_owned
 from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, carries, wanted_tags
@@ -20,7 +20,7 @@ _INSTANCE, _GROUP = "ec2/instance/", "autoscaling/"
 _STARTING_S = 15.0
 
 
-class Config(AwsWorkloadSettings):
+class Config(AwsWorkloadConfig):
     """Stops or hibernates instances, and holds Auto Scaling groups; nothing is ever terminated."""
 
     kind: Literal["ec2"]
@@ -63,10 +63,10 @@ class Ec2(WorkloadAction):
         self._instances = Instances(self._ec2, erase_local_disks=config.erase_local_disks)
         self._groups = Groups(self._autoscaling)
 
-    async def find(self, alert: Alert, aim: Aim) -> list[Found] | None:
+    async def find(self, alert: Alert, rate: TargetRate) -> list[Found] | None:
         wanted = wanted_tags(self._config.tags, alert)
         groups_too = "groups" in self._config.objects
-        if wanted is None or (aim.verb == "shave" and not groups_too):
+        if wanted is None or (rate.verb == "shave" and not groups_too):
             return None
         instances = await self._instances.all()
         groups = await self._groups.all() if groups_too else []
@@ -77,9 +77,9 @@ class Ec2(WorkloadAction):
         able = 0
         for group in sorted(mine, key=lambda each: str(each["AutoScalingGroupARN"])):
             if able < self._at_most:  # to look closely at all of many takes too long
-                found.append(await self._group(group, instances, aim, population))
+                found.append(await self._group(group, instances, rate, population))
                 able += 0 if found[-1].refusal else len(found[-1].after)
-        if "instances" in self._config.objects and aim.verb == "pause":
+        if "instances" in self._config.objects and rate.verb == "pause":
             alone = {id_: each for id_, each in instances.items() if carries(each.tags, wanted)}
             found += await self._alone(alone, population, skip_grouped=groups_too)
         return found
@@ -122,22 +122,24 @@ class Ec2(WorkloadAction):
             return "It hibernates; its public address changes, unless it is an Elastic IP."
         return "What it holds in memory is lost; its public address changes, unless it is an Elastic IP."
 
-    async def _group(self, group: dict[str, Any], instances: dict[str, Instance], aim: Aim, population: int) -> Found:
+    async def _group(
+        self, group: dict[str, Any], instances: dict[str, Instance], rate: TargetRate, population: int
+    ) -> Found:
         tags = self._groups.tags(group)
         members = {each["InstanceId"]: instances.get(each["InstanceId"]) for each in group["Instances"]}
         refusal = self._config.mark_refusal(tags)
         if is_cluster_owned(tags) or any(each is not None and is_cluster_owned(each.tags) for each in members.values()):
             refusal = refusal or "a Kubernetes cluster decides on it"
-        if aim.verb == "pause" and len(members) > self._config.at_most:
+        if rate.verb == "pause" and len(members) > self._config.at_most:
             refusal = refusal or "it has more instances than at_most"
-        before, after = self._groups.wanted(group, members, pause=aim.verb == "pause")
+        before, after = self._groups.wanted(group, members, pause=rate.verb == "pause")
         erases = False
         for id_, instance in sorted(members.items()):
-            if aim.verb == "pause" and not refusal and instance is not None and id_ in after:
+            if rate.verb == "pause" and not refusal and instance is not None and id_ in after:
                 why = self._config.mark_refusal(instance.tags) or await self._instances.refusal(id_, instance)
                 refusal = f"{id_}: {why}" if why else ""
                 erases = erases or (not why and await self._instances.has_local_disks(instance))
-        lost = "What its instances hold in memory is lost." if aim.verb == "pause" else ""
+        lost = "What its instances hold in memory is lost." if rate.verb == "pause" else ""
         return Found(
             f"{_GROUP}{group['AutoScalingGroupARN']}",
             f"Auto Scaling group {group['AutoScalingGroupName']}",

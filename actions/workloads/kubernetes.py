@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from yarl import URL
 
 from curb.actions.action import Context
-from curb.actions.aim import Aim, Verb
+from curb.actions.target import TargetRate, Verb
 from curb.actions.workloads.kubernetes_levers import (
     LEVERS,
     Lever,
@@ -28,7 +28,7 @@ from curb.actions.workloads.protocol import (
     Found,
     Seen,
     WorkloadAction,
-    WorkloadSettings,
+    WorkloadConfig,
     carries,
     wanted_tags,
 )
@@ -49,7 +49,7 @@ Resource = Literal[
 ]
 
 
-class Config(WorkloadSettings):
+class Config(WorkloadConfig):
     """Suspends, scales down or caps objects whose labels say that they are the alert's and not critical."""
 
     kind: Literal["kubernetes"]
@@ -110,17 +110,17 @@ class Kubernetes(WorkloadAction):
         self._client = KubernetesClient(config.cluster, http, clock)
         self._host = URL(config.cluster.url).host
 
-    async def find(self, alert: Alert, aim: Aim) -> list[Found] | None:
-        levers = [each for each in self._config.objects if LEVERS[each].verb in (None, aim.verb)]
+    async def find(self, alert: Alert, rate: TargetRate) -> list[Found] | None:
+        levers = [each for each in self._config.objects if LEVERS[each].verb in (None, rate.verb)]
         wanted = wanted_tags(self._config.labels, alert)
         namespaces = self._namespaces(alert)
         if not levers or namespaces is None or (wanted is None and self._config.labels):
             return None
         objects = {each: [item async for item in self._objects(each, namespaces)] for each in levers}
-        autoscaled = scalers(await self._autoscalers(objects, namespaces), aim)
+        autoscaled = scalers(await self._autoscalers(objects, namespaces), rate)
         population = sum(is_running(LEVERS[each], item) for each, items in objects.items() for item in items)
         return [
-            self._found(resource, item, aim, autoscaled, population)
+            self._found(resource, item, rate, autoscaled, population)
             for resource, items in objects.items()
             for item in items
             if carries(item.metadata.labels, wanted or {})
@@ -130,12 +130,12 @@ class Kubernetes(WorkloadAction):
         self,
         resource: Resource,
         item: Object,
-        aim: Aim,
+        rate: TargetRate,
         autoscaled: dict[tuple[str, str, str], str],
         population: int,
     ) -> Found:
         lever, meta = LEVERS[resource], item.metadata
-        value, after = value_of(lever, item), wanted_value(lever, item, aim, self._config.min_replicas)
+        value, after = value_of(lever, item), wanted_value(lever, item, rate, self._config.min_replicas)
         changes = is_running(lever, item) and after != value
         refusal = "" if self._is_marked(item) else UNMARKED
         return Found(

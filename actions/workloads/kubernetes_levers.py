@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from curb.actions.aim import Aim, Verb
+from curb.actions.target import TargetRate, Verb
 
 #: Annotation by which an object says how many replicas shaving must leave it.
 _LEAST = "curb.dev/min-replicas"
@@ -145,7 +145,7 @@ def is_running(lever: Lever, found: Object) -> bool:
     return not ended and not found.metadata.deletionTimestamp and value != held
 
 
-def wanted_value(lever: Lever, found: Object, aim: Aim, min_replicas: int) -> Any:
+def wanted_value(lever: Lever, found: Object, rate: TargetRate, min_replicas: int) -> Any:
     """What the field would be set to; never above what it is, and the same whatever it was lowered to before."""
     value = value_of(lever, found)
     if lever.field == "suspend":
@@ -158,7 +158,7 @@ def wanted_value(lever: Lever, found: Object, aim: Aim, min_replicas: int) -> An
     floor = int(own) if own.isascii() and own.isdigit() else min_replicas
     if lever.field == "maxReplicas":
         return min(value, max(1, floor, found.spec.minReplicas or 1))
-    return 0 if aim.verb == "pause" else min(value, floor)
+    return 0 if rate.verb == "pause" else min(value, floor)
 
 
 def owner_of(found: Object) -> Owner | None:
@@ -166,7 +166,7 @@ def owner_of(found: Object) -> Owner | None:
     return next((each for each in found.metadata.ownerReferences if each.controller), None)
 
 
-def scalers(autoscalers: Iterable[Object], aim: Aim) -> dict[tuple[str, str, str], str]:
+def scalers(autoscalers: Iterable[Object], rate: TargetRate) -> dict[tuple[str, str, str], str]:
     """(namespace, kind, name) → the autoscaler that would undo what Curb does to its replicas.
 
     An autoscaler rests while there are no replicas, so it does not mind a pause; what made it, such as KEDA, does.
@@ -174,7 +174,7 @@ def scalers(autoscalers: Iterable[Object], aim: Aim) -> dict[tuple[str, str, str
     return {
         (item.metadata.namespace, item.spec.scaleTargetRef.kind, item.spec.scaleTargetRef.name): item.metadata.name
         for item in autoscalers
-        if aim.verb == "shave" or owner_of(item) is not None
+        if rate.verb == "shave" or owner_of(item) is not None
     }
 
 

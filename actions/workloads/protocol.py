@@ -14,21 +14,19 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from curb.actions.action import DriftError, Effect, Outcome
-from curb.actions.aim import Aim, Verb
+from curb.actions.action import ActionConfig, DriftError, Effect, Outcome
+from curb.actions.target import TargetRate, Verb
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
-from curb.stream.settings import Settings
 
 #: Why an object that carries the alert's tags is left alone when nobody said that it may be touched.
 UNMARKED = "not marked non-critical"
 _EXAMPLES = 3
 
 
-class WorkloadSettings(Settings):
-    """Keys that every action on running work has."""
+class WorkloadConfig(ActionConfig):
+    """Base of the `Config` of every action on running work."""
 
-    name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
     at_most: int = Field(default=20, ge=1, le=200, description="Most objects that are planned for one alert at a time.")
 
 
@@ -68,7 +66,7 @@ class WorkloadAction(ABC):
     # --- what a kind says ---
 
     @abstractmethod
-    async def find(self, alert: Alert, aim: Aim) -> list[Found] | None:
+    async def find(self, alert: Alert, rate: TargetRate) -> list[Found] | None:
         """Objects that carry the alert's tags; None when the alert has none of the tags that are mapped."""
 
     @abstractmethod
@@ -84,9 +82,9 @@ class WorkloadAction(ABC):
 
     # --- what is the same for all ---
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         """PermanentError when nothing carries the tags, or none of what does may be touched."""
-        found = await self.find(alert, aim)
+        found = await self.find(alert, rate)
         if found is None:
             return ()
         if not found:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from curb.actions.action import Context
-from curb.actions.aim import Aim, Verb
-from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadSettings, Tags, tagged, tags_of
+from curb.actions.target import TargetRate, Verb
+from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadConfig, Tags, tagged, tags_of
 from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, wanted_tags
 from curb.stream.clients.aws import AwsRefusal
 from curb.stream.clock import Clock
@@ -22,7 +22,7 @@ ENDPOINT, TRAINING, TUNING = "endpoint", "training-job", "hyper-parameter-tuning
 _TYPES = {"endpoints": ENDPOINT, "training_jobs": TRAINING, "tuning_jobs": TUNING}
 
 
-class Config(AwsWorkloadSettings):
+class Config(AwsWorkloadConfig):
     """Endpoints keep at least `min_instances` per variant; jobs are stopped only when they are listed."""
 
     kind: Literal["sagemaker"]
@@ -63,9 +63,9 @@ class Sagemaker(WorkloadAction):
         endpoint = config.tagging_endpoint_url
         self._tagging = AwsCalls("resourcegroupstaggingapi", config, clock, endpoint_url=endpoint)
 
-    async def find(self, alert: Alert, aim: Aim) -> list[Found] | None:
+    async def find(self, alert: Alert, rate: TargetRate) -> list[Found] | None:
         wanted = wanted_tags(self._config.tags, alert)
-        types = [_TYPES[each] for each in self._config.objects if each == "endpoints" or aim.verb == "pause"]
+        types = [_TYPES[each] for each in self._config.objects if each == "endpoints" or rate.verb == "pause"]
         if wanted is None or not types:
             return None
         mine = await tagged(self._tagging, wanted, [f"sagemaker:{each}" for each in types])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, get_args, get_type_hints
 
-from curb.actions.aim import Verb
 from curb.actions.policy.routing import VERBS
-from curb.actions.settings import ActionsSettings, name_of
+from curb.actions.settings import ActionsSettings
+from curb.actions.target import Verb
 
 
 def impossible_rungs(actions: ActionsSettings) -> list[tuple[str, str, str]]:
     """Path, problem and hint of each. What is not validated yet, or does not say what it can do, is passed over."""
-    can = {name_of(config): verbs_of(config) for config in actions.actions}
+    can = {config.name: verbs_of(config) for config in actions.actions}
     found = []
     for number, route in enumerate(actions.routes):
         for place, rung in enumerate(route.ladder):

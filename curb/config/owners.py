@@ -7,7 +7,7 @@ from typing import Any
 
 from curb.actions.policy.guard_settings import MARKS, CriticalityRule, TagMatcher
 from curb.actions.policy.settings import Match, Route
-from curb.actions.settings import ActionsSettings, name_of
+from curb.actions.settings import ActionsSettings
 from curb.connectors.intake.attribution_settings import AttributionSettings, Owner
 from curb.detector.settings import DetectorSettings
 
@@ -33,10 +33,10 @@ def with_owners(actions: ActionsSettings, owners: Sequence[Owner], detector: Det
     if slack is None or not told:
         return actions.model_copy(update={"limits": limits})
     notifiers = {_notifier(slack, owner): _in_channel(slack, owner) for owner in told}
-    taken = {name_of(notifier) for notifier in actions.notifiers}
+    taken = {notifier.name for notifier in actions.notifiers}
     routes = [_route(matcher, _notifier(slack, owner)) for owner in told for matcher in _once(_matchers(owner, known))]
     # Without routes everybody is told; with these before them it must be said.
-    others = actions.routes or (Route(notify=tuple(map(name_of, actions.notifiers))),)
+    others = actions.routes or (Route(notify=tuple(each.name for each in actions.notifiers)),)
     added = [notifier for name, notifier in notifiers.items() if name not in taken]
     return actions.model_copy(
         update={"limits": limits, "routes": (*routes, *others), "notifiers": (*actions.notifiers, *added)}
@@ -95,7 +95,7 @@ def _once(matchers: Iterable[TagMatcher]) -> list[TagMatcher]:
 
 def _first_slack(actions: ActionsSettings) -> Any:
     """The settings of the first notifier of kind slack, or None."""
-    return next((each for each in actions.notifiers if getattr(each, "kind", None) == "slack"), None)
+    return next((each for each in actions.notifiers if each.kind == "slack"), None)
 
 
 def _notifier(slack: Any, owner: Owner) -> str:

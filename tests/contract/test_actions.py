@@ -79,9 +79,9 @@ async def setup(request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
 async def planned(bench: Any, action: Action) -> list[Plan]:
     """One plan after the other: a bench's asks have targets of their own."""
     plans: list[Plan] = []
-    for alert, aim in bench.asks:
-        assert aim.verb in action.verbs
-        found = await action.plan(alert, aim)
+    for alert, rate in bench.asks:
+        assert rate.verb in action.verbs
+        found = await action.plan(alert, rate)
         assert found
         plans.extend(found)
     assert len({plan.target for plan in plans}) == len(plans)
@@ -157,8 +157,8 @@ async def test_an_applied_plan_leaves_nothing_more_to_plan(setup: Setup) -> None
     bench, action = setup
     for plan in await planned(bench, action):
         await action.apply(plan)
-    for alert, aim in bench.asks:
-        assert not await action.plan(alert, aim)
+    for alert, rate in bench.asks:
+        assert not await action.plan(alert, rate)
 
 
 async def test_an_unknown_subject_is_a_permanent_error(setup: Setup) -> None:

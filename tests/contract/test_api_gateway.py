@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 
 from curb.actions.action import Context, DriftError
-from curb.actions.aim import Aim
 from curb.actions.levers.aws_api_gateway import ApiGateway, Config
+from curb.actions.target import TargetRate
 from curb.stream.clients.aws import AwsRefusal
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError
@@ -19,7 +19,7 @@ from curb.stream.records.spend import OTHER, UNTAGGED
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_api_gateway import METHOD, ApiGatewayBench, ApiGatewayFake, StageBench
 
-BLOCK = Aim("block")
+BLOCK = TargetRate("block")
 
 
 @asynccontextmanager

@@ -16,9 +16,9 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.action import Context, DriftError
-from curb.actions.aim import Aim
 from curb.actions.levers.aws_waf import Config, Waf
 from curb.actions.levers.waf_rules import SENT_BACK, TOLD, fields_of, made, sent_back
+from curb.actions.target import TargetRate
 from curb.stream.clients.aws import AwsRefusal
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
@@ -59,7 +59,7 @@ async def test_a_rule_counts_the_requests_of_one_header_value() -> None:
 async def test_a_blocked_subject_is_blocked_by_a_rule_of_its_own() -> None:
     async with acting(WafBench()) as (_, action):
         (shave,) = await action.plan(an_alert(), NORMAL)
-        (block,) = await action.plan(an_alert(), Aim("block"))
+        (block,) = await action.plan(an_alert(), TargetRate("block"))
         assert block.after == {"action": "Block", "match": "x-team: search"}
         assert shave.target != block.target
         await action.apply(shave)
@@ -124,12 +124,12 @@ async def test_a_rate_that_waf_cannot_count_is_refused_and_never_rounded_up(
     rpm: float, window_s: int, limit: int | None
 ) -> None:
     async with acting(WafBench(), window_s=window_s) as (_, action):
-        aim = Aim("shave", requests_per_minute=rpm)
+        rate = TargetRate("shave", requests_per_minute=rpm)
         if limit is None:
             with pytest.raises(PermanentError, match=rf"no fewer than 10 requests in {window_s} s.*longer window_s"):
-                await action.plan(an_alert(), aim)
+                await action.plan(an_alert(), rate)
         else:
-            (plan,) = await action.plan(an_alert(), aim)
+            (plan,) = await action.plan(an_alert(), rate)
             assert plan.after["limit"] == limit
 
 
@@ -137,7 +137,7 @@ async def test_a_rule_that_exists_is_lowered_in_its_own_window() -> None:
     async with acting(ExistingRuleBench()) as (fake, action):
         (plan,) = await action.plan(an_alert(), NORMAL)
         assert (plan.before, plan.after, plan.warning) == ({"limit": 2000}, {"limit": 40}, "")
-        assert not await action.plan(an_alert(), Aim("block"))
+        assert not await action.plan(an_alert(), TargetRate("block"))
         await action.apply(plan)
         assert rule(fake, "floods") == per_address("floods", 5, 40)
         fake.acl["Rules"] = []
@@ -176,7 +176,7 @@ async def test_nothing_is_asked_without_the_tag(tags: dict[str, str]) -> None:
 
 async def test_to_block_takes_a_header() -> None:
     async with acting(WafBench(), header="", per="ip") as (fake, action):
-        assert not await action.plan(an_alert(), Aim("block"))
+        assert not await action.plan(an_alert(), TargetRate("block"))
         assert not fake.calls
 
 

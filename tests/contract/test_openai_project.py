@@ -10,15 +10,15 @@ import aiohttp
 import pytest
 
 from curb.actions.action import Context, DriftError
-from curb.actions.aim import Aim
 from curb.actions.levers.openai_project import Config, OpenaiProject
+from curb.actions.target import TargetRate
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.openai_admin import OpenaiAdmin, OpenaiProjectBench
 
-BLOCK = Aim("block")
+BLOCK = TargetRate("block")
 
 
 @asynccontextmanager

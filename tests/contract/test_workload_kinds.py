@@ -341,7 +341,7 @@ async def test_how_much_a_function_is_left(open_action: Any) -> None:
     ]
     fixed = await open_action(bench, concurrency=120)
     assert [plan.after for plan in await fixed.plan(*bench.asks[0])] == [{"reserved_concurrency": 120}]
-    for aim in (PAUSE, bench.asks[1][1]):
-        assert {plan.after["reserved_concurrency"] for plan in await fixed.plan(SEARCH, aim)} == {0}
+    for rate in (PAUSE, bench.asks[1][1]):
+        assert {plan.after["reserved_concurrency"] for plan in await fixed.plan(SEARCH, rate)} == {0}
     with pytest.raises(PermanentError, match="nothing says how much to leave"):
         await (await open_action(bench, seconds_per_call=None)).plan(*bench.asks[0])

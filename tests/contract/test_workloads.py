@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from curb.actions.kinds import ACTIONS
-from curb.actions.workloads.aws_workload import AwsWorkloadSettings
+from curb.actions.workloads.aws_workload import AwsWorkloadConfig
 from curb.actions.workloads.protocol import Seen, WorkloadAction
 from curb.stream.errors import PermanentError
 from tests.contract.test_actions import BENCHES, named, planned
@@ -31,9 +31,9 @@ async def test_what_is_not_marked_is_never_planned(kind: str, mark: str | None, 
     action = await open_action(bench)
     bench.mark_all(mark)
     world = bench.world()
-    for alert, aim in bench.asks:
+    for alert, rate in bench.asks:
         with pytest.raises(PermanentError, match=r"nothing may be touched: .*not marked non-critical"):
-            await action.plan(alert, aim)
+            await action.plan(alert, rate)
     assert bench.world() == world
 
 
@@ -126,6 +126,6 @@ async def test_the_policy_refuses_what_is_not_marked_whatever_curb_does(kind: st
 
 @pytest.mark.parametrize("kind", AWS_KINDS)
 def test_tags_that_tell_the_objects_must_be_given(kind: str) -> None:
-    config: type[AwsWorkloadSettings] = named(ACTIONS[kind])
+    config: type[AwsWorkloadConfig] = named(ACTIONS[kind])
     with pytest.raises(ValueError, match="tags"):
         config.model_validate({"kind": kind, "name": "x", "tags": {}})

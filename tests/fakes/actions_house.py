@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from curb.actions.action import Action, ActionConfig, Context
 from curb.actions.ledger.ledger import action_id_for
 from curb.actions.lifecycle.runner import ActionsRunner
+from curb.actions.notify.protocol import Notifier, NotifierConfig
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import ManualClock
 from curb.stream.log.protocol import Message
@@ -24,11 +26,25 @@ ID2 = action_id_for("a1", "gate", 2, "gate/k1")
 MARKED: dict[str, Any] = {"criticality": [{"match": {}, "is": "non_critical"}]}
 
 
+class NamedAction(ActionConfig):
+    """A configured action of which only the name counts."""
+
+    def build(self, context: Context) -> Action:
+        raise AssertionError("the house has its own gateway")
+
+
+class NamedNotifier(NotifierConfig):
+    """A configured notifier of which only the name counts."""
+
+    def build(self, context: Context) -> Notifier:
+        raise AssertionError("the house has its own channel")
+
+
 def settings(**changes: Any) -> ActionsSettings:
     base: dict[str, Any] = {
         "mode": "auto",
-        "actions": [{"kind": "x", "name": "gate"}],
-        "notifiers": [{"kind": "x", "name": "chat"}],
+        "actions": [NamedAction(kind="x", name="gate")],
+        "notifiers": [NamedNotifier(kind="x", name="chat")],
         "routes": [{"notify": ["chat"], "act": ["gate"], "lease_minutes": 60}],
         "telling": {"group_wait_seconds": 0, "group_by": [], "inhibit": False, "repeat_hours": 0},
     }

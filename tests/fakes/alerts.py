@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, COMMANDS
@@ -14,7 +14,7 @@ from curb.stream.records.spend import Alert, Baseline, Command, LedgerEntry, Pla
 
 T0 = 1_750_000_000.0
 #: Back to what the subject of `an_alert` did before.
-NORMAL = Aim("shave", requests_per_minute=20.0, usd_per_hour=12.0, why="its normal level (p95)")
+NORMAL = TargetRate("shave", requests_per_minute=20.0, usd_per_hour=12.0, why="its normal level (p95)")
 
 
 def an_alert(**changes: Any) -> Alert:

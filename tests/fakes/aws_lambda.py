@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp.test_utils import TestServer
 
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_cloud import ACCOUNT, MARK, REGION, AwsCloud, marked
@@ -85,7 +85,10 @@ class LambdaBench:
         }
         self.fake = LambdaCloud(functions)
         self.faults: Faults = self.fake.cloud.faults
-        self.asks = [(an_alert(tags={"team": "search"}), NORMAL), (an_alert(tags={"team": "index"}), Aim("block"))]
+        self.asks = [
+            (an_alert(tags={"team": "search"}), NORMAL),
+            (an_alert(tags={"team": "index"}), TargetRate("block")),
+        ]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:

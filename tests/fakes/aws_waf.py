@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp.test_utils import TestServer
 
-from curb.actions.aim import Aim
 from curb.actions.levers.aws_waf import Waf
+from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_json import SECRET, AwsJson, Refused, aws
@@ -113,7 +113,7 @@ class WafBench:
         self.asks = [
             (an_alert(), NORMAL),
             (an_alert(tags={"team": "ü/ads: x"}), NORMAL),
-            (an_alert(tags={"team": "lab"}), Aim("block")),
+            (an_alert(tags={"team": "lab"}), TargetRate("block")),
         ]
 
     @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 
 from curb.actions.action import DriftError, Effect, Outcome
-from curb.actions.aim import Aim, Verb
+from curb.actions.target import TargetRate, Verb
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Message, OnAssign, OnRevoke, Positions, Reader, TopicPartition
 from curb.stream.log.topics import ACTIONS
@@ -163,7 +163,7 @@ class Gate:
         self.values.pop(subject, None)
         self.people.pop(subject, None)
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         await self.trouble.at(f"before plan {self.name}")
         subjects = [subject for subject in self._of(alert) if subject in self.values]
         plans = tuple(self._plan(subject, len(subjects)) for subject in subjects if self._is_above(subject))

@@ -18,6 +18,7 @@ from curb.stream.errors import TransientError
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import STATE
 from curb.stream.records.spend import Alert, LedgerEntry, Plan
+from tests.fakes.actions_house import NamedAction, NamedNotifier
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.chaos import ChaoticLog, Gate, KilledError, Trouble, decoded
 from tests.fakes.gateway import Channel
@@ -45,8 +46,8 @@ def settings(mode: str, *, ladder: bool) -> ActionsSettings:
     return ActionsSettings.model_validate(
         {
             "mode": mode,
-            "actions": [{"kind": "x", "name": "gate"}, {"kind": "x", "name": "jobs"}],
-            "notifiers": [{"kind": "x", "name": "chat"}],
+            "actions": [NamedAction(kind="x", name="gate"), NamedAction(kind="x", name="jobs")],
+            "notifiers": [NamedNotifier(kind="x", name="chat")],
             "routes": [{"notify": ["chat"], **what}],
             "approvers": {"owners": {"people": ["ana"]}},
             "telling": {"group_wait_seconds": 0, "group_by": [], "inhibit": False, "repeat_hours": 0},

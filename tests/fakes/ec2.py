@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp.test_utils import TestServer
 
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_cloud import ACCOUNT, MARK, REGION, AwsCloud, marked
@@ -17,7 +17,7 @@ from tests.fakes.aws_json import SECRET, Refused, aws
 from tests.fakes.faults import Faults
 
 KIND = "ec2"
-PAUSE = Aim("pause")
+PAUSE = TargetRate("pause")
 
 
 def instance(**changes: Any) -> dict[str, Any]:

@@ -15,13 +15,13 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
 KIND = "envoy"
-BLOCK = Aim("block")
+BLOCK = TargetRate("block")
 #: A file as people write it: comments, blocks and flows, and no space at some places where others have it.
 ROUTES = """\
 # limits of the gateway   (keep in step with the wiki)

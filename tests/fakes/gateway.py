@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
 from curb.actions.action import DriftError, Effect, Outcome
-from curb.actions.aim import Aim, Verb
 from curb.actions.notify.protocol import Notice
+from curb.actions.target import TargetRate, Verb
 from curb.stream.records.spend import Alert, Plan
 
 #: Called before and after every change of the outside world; a test raises from it to break or kill the caller.
@@ -28,7 +28,7 @@ class Gateway:
         self.limits, self.to, self.hook, self.name = limits, to, hook, name
         self.calls: list[tuple[str, str, Any]] = []
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         await self.hook("plan")
         key = alert.tags["api_key"]
         if key not in self.limits:

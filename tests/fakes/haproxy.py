@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
 KIND = "haproxy"
-BLOCK = Aim("block")
+BLOCK = TargetRate("block")
 #: A file as people write it.
 MAP = "# requests per minute\nsk-one\t600\n\n  nightly   300  \nsk-one-more 7"
 

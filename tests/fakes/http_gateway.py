@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
@@ -89,7 +89,7 @@ class HttpBench:
         self.asks = [
             (an_alert(), NORMAL),
             (an_alert(tags={"team": "a/b ü"}), NORMAL),
-            (an_alert(tags={"team": "ads"}), Aim("block")),
+            (an_alert(tags={"team": "ads"}), TargetRate("block")),
         ]
 
     @asynccontextmanager

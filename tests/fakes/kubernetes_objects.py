@@ -16,7 +16,7 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
 from tests.fakes.alerts import an_alert
 from tests.fakes.faults import Faults
@@ -146,7 +146,7 @@ def shared_account() -> Path:
     return account(directory)
 
 
-PAUSE, SHAVE = Aim("pause"), Aim("shave", usd_per_hour=60.0, why="its normal level")
+PAUSE, SHAVE = TargetRate("pause"), TargetRate("shave", usd_per_hour=60.0, why="its normal level")
 
 
 class KubernetesBench:

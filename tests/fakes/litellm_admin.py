@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
 KIND = "litellm_limits"
 ADMIN_KEY = "sk-admin"
-BLOCK = Aim("block")
+BLOCK = TargetRate("block")
 Rows = dict[str, dict[str, Any]]
 
 
@@ -129,12 +129,12 @@ class _Bench:
     tag: str
     by_hand: ClassVar[dict[str, Any]]
 
-    def __init__(self, asks: list[tuple[str, Aim]], **rows: Rows) -> None:
+    def __init__(self, asks: list[tuple[str, TargetRate]], **rows: Rows) -> None:
         self.fake = LitellmAdmin(**rows)
         self._rows = next(iter(rows.values()))
         self.faults: Faults = self.fake.faults
         #: Each asks for at least one plan.
-        self.asks = [(an_alert(tags={self.tag: value}), aim) for value, aim in asks]
+        self.asks = [(an_alert(tags={self.tag: value}), rate) for value, rate in asks]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:

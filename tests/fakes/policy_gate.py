@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from curb.actions.action import DriftError, Effect, Outcome
-from curb.actions.aim import Aim, Verb
 from curb.actions.ledger.ledger import action_id_for
 from curb.actions.lifecycle.runner import ActionsRunner
 from curb.actions.settings import ActionsSettings
+from curb.actions.target import TargetRate, Verb
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, Plan
 from tests.fakes.actions_house import House, settings
@@ -26,23 +26,23 @@ class PolicyGate:
     def __init__(self, *keys: str, rpm: int | None = 500, hook: Hook = nothing, name: str = "gate") -> None:
         self.keys: dict[str, dict[str, Any]] = {key: {"rpm": rpm, "blocked": False} for key in keys}
         self.hook, self.name = hook, name
-        self.aims: list[Aim] = []
+        self.aims: list[TargetRate] = []
         self.calls: list[tuple[str, str, dict[str, Any]]] = []
         self.reversible, self.deaf = True, False
         self.rejected: int | None = None
 
-    async def plan(self, alert: Alert, aim: Aim) -> Sequence[Plan]:
+    async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         await self.hook("plan")
-        self.aims.append(aim)
-        plans = [self._plan(key, aim) for key in alert.tags["api_key"].split("+") if key in self.keys]
+        self.aims.append(rate)
+        plans = [self._plan(key, rate) for key in alert.tags["api_key"].split("+") if key in self.keys]
         await self.hook("after plan")
         return tuple(plan for plan in plans if plan is not None)
 
-    def _plan(self, key: str, aim: Aim) -> Plan | None:
+    def _plan(self, key: str, rate: TargetRate) -> Plan | None:
         found = self.keys[key]
         after: dict[str, Any] = {"blocked": True}
-        if aim.verb == "shave":
-            after = {"rpm": 10 if aim.requests_per_minute is None else max(1, math.ceil(aim.requests_per_minute))}
+        if rate.verb == "shave":
+            after = {"rpm": 10 if rate.requests_per_minute is None else max(1, math.ceil(rate.requests_per_minute))}
             if found["rpm"] is not None and found["rpm"] <= after["rpm"]:
                 return None
         if all(found[field] == value for field, value in after.items()):
@@ -52,7 +52,7 @@ class PolicyGate:
         return Plan(
             action=self.name,
             target=f"gate/{key}",
-            summary=f"{aim.verb} {key}",
+            summary=f"{rate.verb} {key}",
             before=before,
             after=after,
             reversible=self.reversible,

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp.test_utils import TestServer
 
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_cloud import ACCOUNT, MARK, REGION, AwsCloud, marked
@@ -18,7 +18,7 @@ from tests.fakes.faults import Faults
 from tests.fakes.tagging import resources
 
 KIND = "sagemaker"
-PAUSE = Aim("pause")
+PAUSE = TargetRate("pause")
 _LISTS = {
     "ListEndpoints": ("endpoint", "Endpoints", "EndpointArn", "EndpointStatus"),
     "ListTrainingJobs": ("training-job", "TrainingJobSummaries", "TrainingJobArn", "TrainingJobStatus"),

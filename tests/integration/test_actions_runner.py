@@ -18,6 +18,7 @@ from curb.actions.settings import ActionsSettings
 from curb.actions.slack.notifier import Config as SlackConfig
 from curb.stream.clock import ManualClock
 from curb.stream.log.embedded import EmbeddedLog
+from tests.fakes.actions_house import NamedAction, NamedNotifier
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
 from tests.fakes.slack_api import CHANNEL, TOKEN, SlackApi
@@ -40,7 +41,13 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     routes = [{"notify": ["chat"], "act": ["limits"], "lease_minutes": 30}]
     marked = {"criticality": [{"match": {"team": "*"}, "is": "non_critical"}]}
     settings = ActionsSettings.model_validate(
-        {"mode": "auto", "actions": [limits], "notifiers": [chat], "routes": routes, "limits": marked}
+        {
+            "mode": "auto",
+            "actions": [NamedAction(kind="x", name="limits")],
+            "notifiers": [NamedNotifier(kind="x", name="chat")],
+            "routes": routes,
+            "limits": marked,
+        }
         | {"telling": {"group_wait_seconds": 0}}
     )
     async with TestServer(gateway.app()) as one, TestServer(slack.app()) as two, aiohttp.ClientSession() as http:

@@ -15,15 +15,15 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from curb.actions.action import Action, Context, DriftError
-from curb.actions.aim import Aim
 from curb.actions.levers import aws_api_gateway, aws_waf
+from curb.actions.target import TargetRate
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Plan
 from tests.fakes.alerts import an_alert
 
 #: Two a second.
-AIM = Aim("shave", requests_per_minute=120.0)
+AIM = TargetRate("shave", requests_per_minute=120.0)
 KEYS = {"region_name": "us-east-1", "aws_access_key_id": "k", "aws_secret_access_key": "s"}
 
 
@@ -80,14 +80,14 @@ async def test_a_usage_plan(endpoint: str, gateway: Any, throttle: dict[str, Any
 async def test_a_key(endpoint: str, gateway: Any) -> None:
     key = gateway.create_api_key(name="k", enabled=True)["id"]
     action = configured(aws_api_gateway, endpoint)
-    (plan,) = await action.plan(an_alert(tags={"api_key": key}), Aim("block"))
+    (plan,) = await action.plan(an_alert(tags={"api_key": key}), TargetRate("block"))
     await there_and_back(action, plan)
     assert gateway.get_api_key(apiKey=key)["enabled"] is True
 
 
 async def test_a_key_nobody_knows(endpoint: str) -> None:
     action = configured(aws_api_gateway, endpoint)
-    for verb in (AIM, Aim("block")):
+    for verb in (AIM, TargetRate("block")):
         with pytest.raises(PermanentError):
             await action.plan(an_alert(tags={"api_key": "nobody"}), verb)
     await action.close()
@@ -144,7 +144,7 @@ async def test_a_subject_blocked_by_a_web_acl(endpoint: str, acl: tuple[Any, dic
     client, named = acl
     before = client.get_web_acl(**named)["WebACL"]
     action = configured(aws_waf, endpoint, web_acl_name="front", web_acl_id=named["Id"], tag="team", header="x-team")
-    (plan,) = await action.plan(an_alert(), Aim("block"))
+    (plan,) = await action.plan(an_alert(), TargetRate("block"))
     await there_and_back(action, plan)
     assert client.get_web_acl(**named)["WebACL"] == before
 

@@ -15,7 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from curb.actions.action import Action, Context
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.actions.workloads import aws_batch, aws_lambda, ec2, sagemaker
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError
@@ -23,7 +23,7 @@ from curb.stream.records.spend import Plan
 from tests.fakes.alerts import NORMAL, an_alert
 
 SEARCH = an_alert(tags={"team": "search"})
-PAUSE = Aim("pause")
+PAUSE = TargetRate("pause")
 TAGS = {"team": "search", "curb:criticality": "non-critical"}
 TAG_LIST = [{"Key": key, "Value": value} for key, value in TAGS.items()]
 
@@ -139,7 +139,7 @@ async def test_a_function(endpoint: str) -> None:
         assert plan.after == {"reserved_concurrency": 3}
         await held_and_given_back(action, plan, reserved)
         functions.put_function_concurrency(FunctionName="rank", ReservedConcurrentExecutions=50)
-        (block,) = await action.plan(SEARCH, Aim("block"))
+        (block,) = await action.plan(SEARCH, TargetRate("block"))
         assert (block.before, block.after) == ({"reserved_concurrency": 50}, {"reserved_concurrency": 0})
         await held_and_given_back(action, block, reserved)
 
@@ -159,7 +159,7 @@ async def test_a_job_queue(endpoint: str) -> None:
         return str(batch.describe_job_queues(jobQueues=["nightly"])["jobQueues"][0]["state"])
 
     async with opened(aws_batch, "aws_batch", endpoint, terminate_jobs=True) as action:
-        (plan,) = await action.plan(SEARCH, Aim("block"))
+        (plan,) = await action.plan(SEARCH, TargetRate("block"))
         await held_and_given_back(action, plan, state)
 
 

@@ -9,15 +9,15 @@ import aiohttp
 import pytest
 
 from curb.actions.action import Context, DriftError
-from curb.actions.aim import Aim
 from curb.actions.levers.envoy import Config, Envoy
+from curb.actions.target import TargetRate
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Plan
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.envoy import ROUTES, EnvoyBench
 
-BLOCK = Aim("block")
+BLOCK = TargetRate("block")
 
 
 class Setup(EnvoyBench):
@@ -25,8 +25,8 @@ class Setup(EnvoyBench):
 
     action: Envoy
 
-    async def plan(self, key: str = "k2", aim: Aim = NORMAL) -> Plan:
-        (plan,) = await self.action.plan(an_alert(tags={"api_key": key}), aim)
+    async def plan(self, key: str = "k2", rate: TargetRate = NORMAL) -> Plan:
+        (plan,) = await self.action.plan(an_alert(tags={"api_key": key}), rate)
         return plan
 
     def put(self, text: str) -> None:
@@ -57,14 +57,14 @@ async def test_the_limit_of_all_subjects_counts_as_the_one_found(setup: Setup) -
     every = "- {entries: [{key: api_key}], token_bucket: {max_tokens: 9, tokens_per_fill: 19, fill_interval: 60s}}"
     setup.put(ROUTES.replace("          - entries: [{key", f"          {every}\n          - entries: [{{key", 1))
     assert not await setup.action.plan(an_alert(tags={"api_key": "k2"}), NORMAL)
-    low = Aim("shave", requests_per_minute=7.0)
+    low = TargetRate("shave", requests_per_minute=7.0)
     assert (await setup.plan("k2", low)).summary == "limit k2: requests per minute 19 → 7 at models"
 
 
 async def test_a_blocked_subject_is_left_alone(setup: Setup) -> None:
     await setup.action.apply(await setup.plan("k2", BLOCK))
-    for aim in (NORMAL, BLOCK):
-        assert not await setup.action.plan(an_alert(tags={"api_key": "k2"}), aim)
+    for rate in (NORMAL, BLOCK):
+        assert not await setup.action.plan(an_alert(tags={"api_key": "k2"}), rate)
 
 
 async def test_a_limit_is_in_force_only_when_envoy_took_it(setup: Setup) -> None:

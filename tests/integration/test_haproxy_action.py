@@ -11,15 +11,15 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.action import DriftError
-from curb.actions.aim import Aim
 from curb.actions.levers.haproxy import Config, Haproxy
 from curb.actions.levers.haproxy_socket import Socket
+from curb.actions.target import TargetRate
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Plan
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.haproxy import MAP, HaproxyBench
 
-BLOCK = Aim("block")
+BLOCK = TargetRate("block")
 
 
 class Setup(HaproxyBench):
@@ -29,8 +29,8 @@ class Setup(HaproxyBench):
         self.address = address
         self.action: Haproxy = Config.model_validate(self.config(address) | changes).build(None)  # type: ignore[arg-type]
 
-    async def plan(self, key: str = "k2", aim: Aim = NORMAL) -> Plan:
-        (plan,) = await self.action.plan(an_alert(tags={"api_key": key}), aim)
+    async def plan(self, key: str = "k2", rate: TargetRate = NORMAL) -> Plan:
+        (plan,) = await self.action.plan(an_alert(tags={"api_key": key}), rate)
         return plan
 
 

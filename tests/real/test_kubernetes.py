@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 
 from curb.actions.action import Context, DriftError
-from curb.actions.aim import Aim
+from curb.actions.target import TargetRate
 from curb.actions.workloads.kubernetes import Config, Kubernetes
 from curb.actions.workloads.protocol import Seen
 from curb.stream.clock import WallClock
@@ -29,7 +29,7 @@ from tests.require import require
 
 pytestmark = pytest.mark.real
 
-PAUSE = Aim("pause")
+PAUSE = TargetRate("pause")
 SEARCH = an_alert(tags={"team": "search"})
 LABELS = {"team": "search", "curb.dev/criticality": "non-critical"}
 POD = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "registry.invalid/none"}]}}

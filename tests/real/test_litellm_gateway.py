@@ -20,8 +20,8 @@ import aiohttp
 import pytest
 
 from curb.actions.action import Context
-from curb.actions.aim import Aim
 from curb.actions.levers import litellm_limits
+from curb.actions.target import TargetRate
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError
 from tests.fakes.alerts import an_alert
@@ -159,16 +159,16 @@ async def test_each_subject_is_refused_at_once_and_is_as_before_after_undo(
     settings |= {"parallel": 50} if subject == "key" else {}
     caller = await a_caller(proxy, subject)
     before = await caller.row(proxy)
-    alert, aim = an_alert(tags=caller.alert_tag), Aim(verb, requests_per_minute=NEW_LIMIT)
+    alert, rate = an_alert(tags=caller.alert_tag), TargetRate(verb, requests_per_minute=NEW_LIMIT)
     assert await caller.statuses(proxy, 2) == {200: 2}
     async with aiohttp.ClientSession() as http:
         context = Context(WallClock(), http)
         action = litellm_limits.Config.model_validate(settings | {"api_key": proxy.master}).build(context)
         if verb not in action.verbs:
             with pytest.raises(PermanentError):
-                await action.plan(alert, aim)
+                await action.plan(alert, rate)
             return
-        (plan,) = await action.plan(alert, aim)
+        (plan,) = await action.plan(alert, rate)
         await action.apply(plan)
         assert (await action.verify(plan)).in_force
         answers = await caller.statuses(proxy, NEW_LIMIT + 5)

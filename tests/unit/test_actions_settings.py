@@ -10,13 +10,14 @@ from pydantic import ValidationError
 from curb.actions.notify.console import Config
 from curb.actions.policy.routing import decide, tags_match
 from curb.actions.settings import ActionsSettings
+from tests.fakes.actions_house import NamedAction, NamedNotifier
 from tests.fakes.alerts import an_alert
 
 
 def settings(**changes: Any) -> ActionsSettings:
     base: dict[str, Any] = {
-        "actions": [{"kind": "litellm_limits", "name": "limits"}, {"kind": "litellm_limits", "name": "other"}],
-        "notifiers": [{"kind": "slack", "name": "chat"}, {"kind": "console", "name": "screen"}],
+        "actions": [NamedAction(kind="x", name="limits"), NamedAction(kind="x", name="other")],
+        "notifiers": [NamedNotifier(kind="x", name="chat"), NamedNotifier(kind="x", name="screen")],
     }
     return ActionsSettings.model_validate(base | changes)
 
@@ -53,7 +54,7 @@ def test_a_route_with_nothing_configured_says_so() -> None:
 
 def test_names_are_unique() -> None:
     with pytest.raises(ValidationError, match="two notifiers are named 'chat'"):
-        settings(notifiers=[{"name": "chat"}, {"name": "chat"}])
+        settings(notifiers=[NamedNotifier(kind="x", name="chat")] * 2)
 
 
 def test_the_first_route_that_matches_decides() -> None:

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from curb.actions.aim import Aim
 from curb.actions.levers import http_action
 from curb.actions.levers.http_action import Config, HttpAction
 from curb.actions.levers.http_templates import fill_body, fill_url, origin, placeholders
+from curb.actions.target import TargetRate
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import OTHER, UNTAGGED
@@ -136,7 +136,7 @@ def test_a_secret_header_may_come_from_a_file(tmp_path: Any, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("aim", "field", "found", "after"),
+    ("rate", "field", "found", "after"),
     [
         (NORMAL, RPM, 600, 20),
         (NORMAL, RPM, None, 20),
@@ -145,25 +145,25 @@ def test_a_secret_header_may_come_from_a_file(tmp_path: Any, monkeypatch: pytest
         (NORMAL, RPM | {"times": 60}, 5000, 1200),
         (NORMAL, RPM | {"times": 1 / 60, "whole": False}, 10, 20 / 60),
         (NORMAL, RPM | {"times": 1 / 60}, 10, 1),
-        (Aim("shave"), RPM, 600, 10),
+        (TargetRate("shave"), RPM, 600, 10),
         (NORMAL, RPM | {"shave": "usd_per_hour"}, 99, 12),
-        (Aim("shave"), RPM | {"shave": "usd_per_hour"}, 99, None),
+        (TargetRate("shave"), RPM | {"shave": "usd_per_hour"}, 99, None),
         (NORMAL, RPM | {"shave": 3}, 99, 3),
         (NORMAL, RPM | {"shave": None}, 99, None),
-        (Aim("pause"), RPM, 600, 5),
-        (Aim("pause"), RPM | {"pause": None}, 600, None),
-        (Aim("block"), RPM, 600, 0),
-        (Aim("block"), RPM | {"block": True}, False, True),
-        (Aim("block"), RPM | {"block": True}, True, None),
-        (Aim("block"), RPM | {"block": "stopped"}, "running", "stopped"),
-        (Aim("block"), RPM | {"block": 0}, True, 0),
+        (TargetRate("pause"), RPM, 600, 5),
+        (TargetRate("pause"), RPM | {"pause": None}, 600, None),
+        (TargetRate("block"), RPM, 600, 0),
+        (TargetRate("block"), RPM | {"block": True}, False, True),
+        (TargetRate("block"), RPM | {"block": True}, True, None),
+        (TargetRate("block"), RPM | {"block": "stopped"}, "running", "stopped"),
+        (TargetRate("block"), RPM | {"block": 0}, True, 0),
     ],
 )
 async def test_what_each_verb_sets(
-    monkeypatch: pytest.MonkeyPatch, aim: Aim, field: dict[str, Any], found: Any, after: Any
+    monkeypatch: pytest.MonkeyPatch, rate: TargetRate, field: dict[str, Any], found: Any, after: Any
 ) -> None:
     gateway, _ = action(monkeypatch, {"rpm": found}, fields={"rpm": field})
-    plans = await gateway.plan(an_alert(), aim)
+    plans = await gateway.plan(an_alert(), rate)
     assert [(plan.before, plan.after) for plan in plans] == (
         [] if after is None else [({"rpm": found}, {"rpm": after})]
     )

@@ -10,22 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.actions.aim import RateSettings, Verb
+from curb.actions.action import Action, Context, RateConfig
 from curb.actions.kinds import ACTIONS
 from curb.actions.ledger.ledger import NOT_UNDONE, Ledger
 from curb.actions.policy.guard_settings import MARKS, Limits
 from curb.actions.policy.guards import allowed, refusal
 from curb.actions.policy.matching import criticality
 from curb.actions.settings import ActionsSettings
+from curb.actions.target import Verb
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, LedgerEntry, Plan
 from curb.stream.time import HOUR_S
+from tests.fakes.actions_house import NamedAction
 from tests.fakes.alerts import T0, a_plan, an_alert, an_entry
 
 
-class Gate(RateSettings):
+class Gate(RateConfig):
     """An action on request rates."""
 
+    kind: str = "gate"
     name: str = "gate"
+
+    def build(self, context: Context) -> Action:
+        raise AssertionError("guards build nothing")
 
 
 class Wanted(NamedTuple):
@@ -44,7 +50,7 @@ def settings(**changes: Any) -> ActionsSettings:
     """One action on request rates, `gate`, and one on running work, `jobs`; everything is marked unless said."""
     marked = {"criticality": [{"match": {}, "is": "non_critical"}]}
     return ActionsSettings.model_validate(
-        {"actions": [Gate(), {"kind": "kubernetes", "name": "jobs"}], "limits": marked | changes}
+        {"actions": [Gate(), NamedAction(kind="kubernetes", name="jobs")], "limits": marked | changes}
     )
 
 

@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.action import Context, DriftError
-from curb.actions.aim import Aim, to_normal
 from curb.actions.calls.http import NotFoundError
 from curb.actions.levers.litellm_limits import Config, CustomerBlock, LitellmLimits, TeamLimits, UserLimits
+from curb.actions.target import TargetRate, to_normal
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Baseline
@@ -112,7 +112,7 @@ async def test_a_key_that_was_deleted_since_is_drift() -> None:
         await action.undo(plan, None)
 
 
-BLOCK = Aim("block")
+BLOCK = TargetRate("block")
 
 
 async def test_a_key_is_blocked_by_the_flag_that_is_put_back_as_it_was() -> None:

@@ -13,13 +13,14 @@ from curb.actions.policy.routing import budget_left, decide
 from curb.actions.policy.settings import QuietTime
 from curb.actions.settings import ActionsSettings
 from curb.stream.records.spend import BudgetStatus
+from tests.fakes.actions_house import NamedAction, NamedNotifier
 from tests.fakes.alerts import T0, an_alert
 
 
 def settings(**changes: Any) -> ActionsSettings:
     base: dict[str, Any] = {
-        "actions": [{"kind": "x", "name": "limits"}, {"kind": "x", "name": "jobs"}],
-        "notifiers": [{"kind": "x", "name": "chat"}],
+        "actions": [NamedAction(kind="x", name="limits"), NamedAction(kind="x", name="jobs")],
+        "notifiers": [NamedNotifier(kind="x", name="chat")],
     }
     return ActionsSettings.model_validate(base | changes)
 

@@ -14,7 +14,7 @@ from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message, TopicPartition
 from curb.stream.log.topics import ACTIONS, ALERTS, COMMANDS, DEAD_LETTER, STATE
 from curb.stream.records.spend import NoticeEntry
-from tests.fakes.actions_house import ID1, House, later, ledger_messages, settings, told
+from tests.fakes.actions_house import ID1, House, NamedNotifier, later, ledger_messages, settings, told
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.gateway import Channel
 
@@ -340,7 +340,8 @@ async def test_a_hanging_call_is_cut_off_and_other_channels_are_told() -> None:
 
     slow = Channel(hook=hang)
     config = settings(
-        notifiers=[{"name": "slow"}, {"name": "chat"}], routes=[{"notify": ["slow", "chat"], "act": ["gate"]}]
+        notifiers=[NamedNotifier(kind="x", name="slow"), NamedNotifier(kind="x", name="chat")],
+        routes=[{"notify": ["slow", "chat"], "act": ["gate"]}],
     )
     notifiers = {"slow": slow, "chat": house.chat}
     runner = ActionsRunner(house.log, house.clock, config, {"gate": house.gate}, notifiers, call_timeout_s=0.01)

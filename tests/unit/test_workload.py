@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from curb.actions.action import DriftError
-from curb.actions.aim import Aim, Verb
+from curb.actions.target import TargetRate, Verb
 from curb.actions.workloads.kubernetes_levers import LEVERS, decoder, is_running, owner_refusal, value_of, wanted_value
 from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, wanted_tags
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, Plan
 from tests.fakes.alerts import NORMAL, an_alert
 
-PAUSE = Aim("pause")
+PAUSE = TargetRate("pause")
 
 
 class Machines(WorkloadAction):
@@ -28,7 +28,7 @@ class Machines(WorkloadAction):
         super().__init__("x", 2)
         self.found, self.world, self.broken = found, world, ""
 
-    async def find(self, alert: Alert, aim: Aim) -> list[Found] | None:
+    async def find(self, alert: Alert, rate: TargetRate) -> list[Found] | None:
         return self.found
 
     async def read(self, plan: Plan) -> Seen | None:
@@ -136,7 +136,7 @@ def decoded(spec: dict[str, Any], **more: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("resource", "spec", "aim", "before", "after"),
+    ("resource", "spec", "rate", "before", "after"),
     [
         ("jobs", {}, PAUSE, False, True),
         ("cronjobs", {"suspend": False}, PAUSE, False, True),
@@ -152,10 +152,10 @@ def decoded(spec: dict[str, Any], **more: Any) -> Any:
         ("clusterqueues", {"stopPolicy": "None"}, PAUSE, "None", "Hold"),
     ],
 )
-def test_what_a_field_is_set_to(resource: str, spec: dict[str, Any], aim: Aim, before: Any, after: Any) -> None:
+def test_what_a_field_is_set_to(resource: str, spec: dict[str, Any], rate: TargetRate, before: Any, after: Any) -> None:
     lever, item = LEVERS[resource], decoded(spec)
     assert value_of(lever, item) == before
-    assert wanted_value(lever, item, aim, 2) == after
+    assert wanted_value(lever, item, rate, 2) == after
 
 
 @pytest.mark.parametrize("own", ["many", "-1", "", "٣"])

@@ -1,20 +1,16 @@
-"""What a rung of the policy ladder wants of a subject, in absolute figures, and the rate a gateway sets for it."""
+"""The target rate: how much a rung of the policy ladder leaves to a subject, in absolute figures."""
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
-from pydantic import Field
-
 from curb.stream.records.spend import Alert
-from curb.stream.settings import Settings
 
 #: shave: leave a given rate; pause: stop work that can go on later; block: nothing passes.
 Verb = Literal["shave", "pause", "block"]
 
 
-class Aim(NamedTuple):
+class TargetRate(NamedTuple):
     """Worked out from the subject's own past or its budget, never from a value that was reduced already."""
 
     verb: Verb = "shave"
@@ -26,10 +22,10 @@ class Aim(NamedTuple):
     why: str = ""
 
 
-def to_normal(alert: Alert) -> Aim:
+def to_normal(alert: Alert) -> TargetRate:
     """Down to what the subject did before: the 95th percentile of its active minutes, and its expected dollars."""
     baseline = alert.baseline
-    return Aim(
+    return TargetRate(
         "shave",
         baseline.requests_per_minute_p95 if baseline else None,
         alert.expected_usd_per_hour if baseline else None,
@@ -37,7 +33,7 @@ def to_normal(alert: Alert) -> Aim:
     )
 
 
-def to_budget(alert: Alert, at: float) -> Aim | None:
+def to_budget(alert: Alert, at: float) -> TargetRate | None:
     """Down to the rate at which what is left of the alert's budget lasts until its period ends; None without either.
 
     `alert` holds the burn at firing: what comes out is never above that, and never worked out from a reduced rate.
@@ -47,25 +43,9 @@ def to_budget(alert: Alert, at: float) -> Aim | None:
         return None
     left_usd = max(0.0, budget.amount_usd - budget.spent_usd)
     usd_per_hour = min(alert.usd_per_hour, left_usd * 3600.0 / (budget.period_end - at))
-    rate = alert.requests_per_minute
+    now = alert.requests_per_minute
     # At the alert's dollars per request.
-    requests_per_minute = None if rate is None else rate * usd_per_hour / alert.usd_per_hour
-    return Aim("shave", requests_per_minute, usd_per_hour, f"what is left of the budget {budget.name} lasts at this")
-
-
-class RateSettings(Settings):
-    """Keys that every action on request rates has."""
-
-    headroom: float = Field(
-        default=1.0, gt=0, le=100, description="The limit is the requests per minute the rung leaves times this."
+    requests_per_minute = None if now is None else now * usd_per_hour / alert.usd_per_hour
+    return TargetRate(
+        "shave", requests_per_minute, usd_per_hour, f"what is left of the budget {budget.name} lasts at this"
     )
-    floor_rpm: int = Field(default=1, ge=1, description="Never set less than this many requests per minute.")
-    new_principal_rpm: int = Field(
-        default=10, ge=1, description="Requests per minute for a subject whose normal level is not known."
-    )
-
-    def rpm_for(self, aim: Aim) -> int:
-        """Requests per minute to set for an aim to shave, rounded up."""
-        if aim.requests_per_minute is None:
-            return max(self.floor_rpm, self.new_principal_rpm)
-        return max(self.floor_rpm, math.ceil(aim.requests_per_minute * self.headroom))
