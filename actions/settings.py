@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pydantic import Field, SerializeAsAny, model_validator
 
 from curb.actions.action import ActionConfig
-from curb.actions.notify.protocol import NotifierConfig
-from curb.actions.notify.settings import Telling
-from curb.actions.policy.guard_settings import Limits
-from curb.actions.policy.settings import Approver, Mode, Route
+from curb.actions.notify.protocol import NotifierConfig, Telling
+from curb.actions.policy.limits import Limits
+from curb.actions.policy.roles import Approver
+from curb.actions.policy.route import Mode, Route
 from curb.stream.settings import Settings
 
 

@@ -12,7 +12,6 @@ from pydantic import Field, field_validator
 
 from curb.actions.action import Context, Effect, Outcome
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
-from curb.actions.levers.haproxy_map import value_in, with_value
 from curb.actions.levers.haproxy_socket import Socket
 from curb.actions.levers.locked_file import edit_text, read_text
 from curb.actions.levers.subjects import SubjectConfig
@@ -21,6 +20,7 @@ from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, Plan
 
 _NAME = r"[A-Za-z0-9._:/@+=-]+"
+_LINE = re.compile(r"[ \t]*(?P<key>[^\s#]\S*)(?:[ \t]+(?P<value>.*?))?[ \t\r]*(?:\n|$)")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -166,3 +166,34 @@ def _number(text: str | None) -> int | None:
     if not _NUMBER.fullmatch(text):
         raise PermanentError(f"a limit in the map is {text[:40]!r}; it must be a plain number")
     return int(text)
+
+
+# --- the map file -------------------------------------------------------------------------------------------------
+
+
+def value_in(text: str, key: str) -> str | None:
+    """The value of a key in the text of a map file; None without one. PermanentError when it is there several times."""
+    found = _entry(text, key)
+    return None if found is None else found["value"] or ""
+
+
+def with_value(text: str, key: str, value: str | None) -> str:
+    """The text with that value of the key; a new one stands first, None takes its line out."""
+    found = _entry(text, key)
+    if found is None:
+        return text if value is None else f"{key} {value}\n{text}"
+    if value is None:
+        return text[: found.start()] + text[found.end() :]
+    return text[: found.start("value")] + value + text[found.end("value") :]
+
+
+def _entry(text: str, key: str) -> re.Match[str] | None:
+    at, found = 0, []
+    for line in text.splitlines(keepends=True):
+        match = _LINE.match(text, at)
+        if match and match["key"] == key:
+            found.append(match)
+        at += len(line)
+    if len(found) > 1:
+        raise PermanentError(f"the map file has {len(found)} lines of one key")
+    return found[0] if found else None

@@ -56,7 +56,7 @@ class Answers:
             detail = f"{command.by} came too late with {command.kind}: {entry.detail}"
             await self._hand.record(state, "denied", by=command.by, command_id=command.id, detail=detail)
         elif command.kind == "deny":
-            why = may_deny(self._settings, command.by)
+            why = may_deny(self._settings.approvers, command.by)
             said = {"by": command.by, "command_id": command.id}
             if why:
                 await self._hand.record(state, "proposed", detail=f"{command.by} may not deny it: {why}", **said)
@@ -71,7 +71,7 @@ class Answers:
         if act is None:
             await self._not_now(state, command, "no route asks for it any more", for_good=True)
             return
-        if why := may_approve(self._settings, command.by, act.approvers, alert.dollars_at_risk):
+        if why := may_approve(self._settings.approvers, command.by, act.approvers, alert.dollars_at_risk):
             detail = f"{command.by} may not approve it: {why}"
             await self._hand.record(state, "proposed", by=command.by, command_id=command.id, detail=detail)
             return

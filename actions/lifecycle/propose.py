@@ -186,7 +186,7 @@ class Asks:
             if holder.last.plan.target == plan.target:
                 before = plan.before | {k: v for k, v in holder.last.plan.before.items() if k in plan.before}
                 plan = msgspec.structs.replace(plan, before=before)
-        roles = roles_for(self._settings, act.approvers, alert.dollars_at_risk)
+        roles = roles_for(self._settings.approvers, act.approvers, alert.dollars_at_risk)
         asked = f"{', '.join(roles)} may approve" if roles else "nobody is named in actions.approvers who may approve"
         others = [other.summary for other in wanted.every if other.target != plan.target]
         more = f"; and {len(others)} more: {'; '.join(others[:_NAMED])}" if others else ""

@@ -27,6 +27,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from curb.actions.action import Action
 from curb.actions.ledger.inbox_state import (
     ALERT_PREFIX,
@@ -38,9 +40,9 @@ from curb.actions.ledger.inbox_state import (
     read_messages,
     state_message,
 )
+from curb.actions.ledger.ledger import ActionState
 from curb.actions.ledger.memory import Book, kept_key
 from curb.actions.lifecycle.lease import ActionWorker
-from curb.actions.lifecycle.summary import view
 from curb.actions.notify.outbox import NoticeWorker
 from curb.actions.notify.protocol import Notifier
 from curb.actions.policy.guards import freeze
@@ -58,6 +60,8 @@ _KEEP_S = 24 * 3600.0
 #: Seconds on the wall clock, doubled up to the cap, before the log is tried again.
 _LOG_RETRY_S = 0.5
 _LOG_RETRY_CAP_S = 30.0
+#: Newest actions that `view` shows.
+_RECENT = 50
 
 
 class ActionsRunner:
@@ -163,7 +167,7 @@ class ActionsRunner:
         """Plain data for the console and the HTTP API: halted, open leases, recent entries, what cannot be reached."""
         problems = {key: text for worker in self._action_workers for key, text in worker.problems.items()}
         problems |= {key: text for worker in self._notice_workers for key, text in worker.problems.items()}
-        return view(self._book, self._settings, problems | self._orphans())
+        return _view(self._book, self._settings, problems | self._orphans())
 
     # --- intake ---
 
@@ -328,3 +332,27 @@ class _Passes:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), poll_s)
+
+
+def _view(book: Book, settings: ActionsSettings, problems: dict[str, str]) -> dict[str, Any]:
+    """Keys: active, mode, halted (None or by, at, reason), open, proposed, recent (newest first), firing, problems."""
+    halted = book.facts.halted
+    states = sorted(book.ledger.actions(), key=lambda state: state.last.at, reverse=True)
+    return {
+        "active": book.active,
+        "mode": settings.mode,
+        "halted": None
+        if halted is None
+        else {"by": halted.by, "at": halted.at, "reason": halted.args.get("reason", "")},
+        "open": [_row(state) for state in states if state.is_open or state.is_stuck],
+        "proposed": [_row(state) for state in states if state.is_pending],
+        "recent": [_row(state) for state in states[:_RECENT]],
+        "firing": [alert.alert_id for alert in book.facts.firing()],
+        "problems": dict(problems),
+    }
+
+
+def _row(state: ActionState) -> dict[str, Any]:
+    row: dict[str, Any] = msgspec.to_builtins(state.last)
+    row["applied_at"] = state.applied_at
+    return row

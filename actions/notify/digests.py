@@ -10,8 +10,7 @@ from zoneinfo import ZoneInfo
 from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.ledger.ledger import Ledger
 from curb.actions.notify.grouping import Told
-from curb.actions.notify.protocol import DayDigest
-from curb.actions.notify.settings import Telling
+from curb.actions.notify.protocol import DayDigest, Telling
 from curb.stream.records.spend import LedgerEntry
 from curb.stream.time import DAY_S
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.notify import wording
-from curb.actions.notify.settings import Telling
+from curb.actions.notify.protocol import Telling
 from curb.stream.records.spend import TIER_RANK, Alert, NoticeEntry
 
 #: `told_with` of what was told in a digest.

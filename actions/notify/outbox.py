@@ -19,9 +19,8 @@ from curb.actions.ledger.ledger import ActionState, in_order
 from curb.actions.ledger.memory import Book
 from curb.actions.notify.digests import compose, due, goes_into_digest
 from curb.actions.notify.grouping import IN_DIGEST, Bundle, bundles, lead_of
-from curb.actions.notify.message_key import next_key, says
 from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Threads
-from curb.actions.notify.thread import Line, lines, repeats, state_told
+from curb.actions.notify.thread import Line, lines, next_key, repeats, says, state_told
 from curb.actions.policy.routing import decide
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock

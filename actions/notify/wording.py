@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from curb.actions.notify.protocol import DayDigest, Notice, Reply
-from curb.actions.notify.settings import Telling
+from curb.actions.notify.protocol import DayDigest, Notice, Reply, Telling
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry
 from curb.stream.time import utc

@@ -9,8 +9,7 @@ from typing import Protocol
 
 from curb.actions.action import RateConfig
 from curb.actions.ledger.ledger import CURB_ITSELF, ActionState, Ledger
-from curb.actions.policy.guard_settings import MARKS, Limits
-from curb.actions.policy.matching import criticality, tags_match
+from curb.actions.policy.limits import MARKS, Limits, criticality, tags_match
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
 from curb.stream.records.spend import Alert, Plan

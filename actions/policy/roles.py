@@ -1,23 +1,35 @@
-"""Who may say yes: the roles whose people are asked, by the dollars at risk; pure functions."""
+"""Roles and approvals: who may approve how many dollars at risk, and who may deny."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from curb.actions.policy.settings import Approver
-from curb.actions.settings import ActionsSettings
+from pydantic import Field
+
+from curb.stream.settings import Settings
 
 
-def roles_for(settings: ActionsSettings, named: Sequence[str], dollars_at_risk: float) -> dict[str, Approver]:
+class Approver(Settings):
+    """A role that may approve: who has it, and up to how much."""
+
+    people: tuple[str, ...] = Field(
+        min_length=1, description="Slack user ids such as U0123ABCD, or user names of the command line."
+    )
+    up_to_usd: float | None = Field(
+        default=None, gt=0, description="For alerts with at most so many dollars at risk. Default: any."
+    )
+
+
+def roles_for(approvers: Mapping[str, Approver], named: Sequence[str], dollars_at_risk: float) -> dict[str, Approver]:
     """The roles that may approve so much: those a rung names, or all where it names none."""
     return {
         role: approver
-        for role, approver in settings.approvers.items()
+        for role, approver in approvers.items()
         if (not named or role in named) and (approver.up_to_usd is None or dollars_at_risk <= approver.up_to_usd)
     }
 
 
-def people_of(roles: dict[str, Approver]) -> list[str]:
+def people_of(roles: Mapping[str, Approver]) -> list[str]:
     """Everybody in the roles, once."""
     return list(dict.fromkeys(person for approver in roles.values() for person in approver.people))
 
@@ -28,9 +40,9 @@ def is_one_of(by: str, people: Sequence[str]) -> bool:
     return who in people or (who.startswith("slack:") and who.removeprefix("slack:") in people)
 
 
-def may_approve(settings: ActionsSettings, by: str, named: Sequence[str], dollars_at_risk: float) -> str:
+def may_approve(approvers: Mapping[str, Approver], by: str, named: Sequence[str], dollars_at_risk: float) -> str:
     """Why `by` may not approve, as a clause, or "" when they may."""
-    roles = roles_for(settings, named, dollars_at_risk)
+    roles = roles_for(approvers, named, dollars_at_risk)
     if is_one_of(by, people_of(roles)):
         return ""
     if not roles:
@@ -38,6 +50,6 @@ def may_approve(settings: ActionsSettings, by: str, named: Sequence[str], dollar
     return f"for ${dollars_at_risk:,.0f} at risk it takes one of: {', '.join(roles)}"
 
 
-def may_deny(settings: ActionsSettings, by: str) -> str:
+def may_deny(approvers: Mapping[str, Approver], by: str) -> str:
     """Why `by` may not deny, or "" when they may: whoever may approve anything may say no to everything."""
-    return "" if is_one_of(by, people_of(settings.approvers)) else "only people named in actions.approvers may"
+    return "" if is_one_of(by, people_of(approvers)) else "only people named in actions.approvers may"

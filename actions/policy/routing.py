@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from curb.actions.policy.guard_settings import Limits
-from curb.actions.policy.matching import criticality, tags_match
-from curb.actions.policy.settings import Do, Match, Mode, QuietTime, Route, Rung
+from curb.actions.policy.limits import Limits, criticality, tags_match
+from curb.actions.policy.route import Do, Match, Mode, QuietTime, Route, Rung
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
 from curb.stream.records.spend import Alert

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 from curb.actions.notify import wording
 from curb.actions.slack import modal as slack_modal
 from curb.actions.slack import slash as slack_slash
+from curb.actions.slack.buttons import Verb
 from curb.actions.slack.notifier import Config
 from curb.actions.slack.requests import Asked, Filled, Person, Pressed, Slashed
-from curb.actions.slack.settings import Verb
 from curb.stream.clock import Clock
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message

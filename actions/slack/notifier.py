@@ -17,9 +17,8 @@ from curb.actions.slack.blocks import (
     reply_blocks,
     reply_text,
 )
-from curb.actions.slack.buttons import Buttons
+from curb.actions.slack.buttons import Buttons, May
 from curb.actions.slack.calls import SlackCalls, UneditableError
-from curb.actions.slack.settings import May
 from curb.actions.slack.text import Block
 
 _EVENT_TYPE = "curb_notice"

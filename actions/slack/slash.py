@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, NoReturn
 from zoneinfo import ZoneInfo
 
-from curb.actions.slack.settings import Verb
+from curb.actions.slack.buttons import Verb
 
 HELP = """\
 /curb status: what fires, what Curb holds, whether it is halted

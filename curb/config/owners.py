@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from curb.actions.policy.guard_settings import MARKS, CriticalityRule, TagMatcher
-from curb.actions.policy.settings import Match, Route
+from curb.actions.policy.limits import MARKS, CriticalityRule, TagMatcher
+from curb.actions.policy.route import Match, Route
 from curb.actions.settings import ActionsSettings
 from curb.connectors.intake.attribution_settings import AttributionSettings, Owner
 from curb.detector.settings import DetectorSettings

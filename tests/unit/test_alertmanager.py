@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curb.actions.notify.alertmanager import digest_payload, label, payload
-from curb.actions.notify.protocol import DayDigest, Notice
-from curb.actions.notify.settings import Telling
+from curb.actions.notify.protocol import DayDigest, Notice, Telling
 from tests.fakes.alerts import T0, an_alert
 from tests.unit.test_slack_desk import entry
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from curb.actions.ledger.ledger import REAPER, Ledger
-from curb.actions.policy.guard_settings import Limits
 from curb.actions.policy.guards import freeze
+from curb.actions.policy.limits import Limits
 from curb.stream.records.spend import LedgerEntry
 from curb.stream.time import HOUR_S
 from tests.fakes.actions_house import House, settings

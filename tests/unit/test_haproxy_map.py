@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.actions.levers.haproxy_map import value_in, with_value
+from curb.actions.levers.haproxy import value_in, with_value
 from curb.stream.errors import PermanentError
 from tests.fakes.haproxy import MAP
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from curb.actions.action import Action, Context, RateConfig
 from curb.actions.kinds import ACTIONS
 from curb.actions.ledger.ledger import NOT_UNDONE, Ledger
-from curb.actions.policy.guard_settings import MARKS, Limits
 from curb.actions.policy.guards import allowed, refusal
-from curb.actions.policy.matching import criticality
+from curb.actions.policy.limits import MARKS, Limits, criticality
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, LedgerEntry, Plan

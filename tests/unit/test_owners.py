@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from curb.actions.policy.matching import criticality
+from curb.actions.policy.limits import criticality
 from curb.actions.policy.routing import decide
 from curb.config.file import ConfigErrors, CurbConfig, load_text
 from tests.fakes.alerts import an_alert

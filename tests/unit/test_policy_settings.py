@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.policy.roles import is_one_of
+from curb.actions.policy.route import QuietTime
 from curb.actions.policy.routing import budget_left, decide
-from curb.actions.policy.settings import QuietTime
 from curb.actions.settings import ActionsSettings
 from curb.stream.records.spend import BudgetStatus
 from tests.fakes.actions_house import NamedAction, NamedNotifier

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.actions.ledger.savings import saved_usd
+from curb.actions.lifecycle.action_calls import saved_usd
 from curb.stream.records.spend import LedgerEntry, Plan
 from tests.fakes.alerts import T0, an_alert
 

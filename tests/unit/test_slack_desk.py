@@ -11,11 +11,10 @@ from pydantic import ValidationError
 
 from curb.actions.notify.protocol import Notice
 from curb.actions.slack.blocks import blocks
-from curb.actions.slack.buttons import Buttons
+from curb.actions.slack.buttons import VERBS, Buttons, May
 from curb.actions.slack.desk import Answer, Desk
 from curb.actions.slack.notifier import Config
 from curb.actions.slack.requests import UnreadableError, from_form, read
-from curb.actions.slack.settings import VERBS, May
 from curb.actions.slack.signed import Signatures
 from curb.stream.clock import ManualClock
 from curb.stream.records.spend import Alert, Command, Feedback, LedgerEntry, Plan, PlannedActivity

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import DayDigest, Notice, Reply, ReplyKind
-from curb.actions.notify.settings import Telling
+from curb.actions.notify.protocol import DayDigest, Notice, Reply, ReplyKind, Telling
 from curb.actions.slack import modal as slack_modal
 from curb.actions.slack.blocks import (
     blocks,
@@ -22,9 +21,8 @@ from curb.actions.slack.blocks import (
     reply_blocks,
     reply_text,
 )
-from curb.actions.slack.buttons import Buttons
+from curb.actions.slack.buttons import VERBS, Buttons, May
 from curb.actions.slack.listener import _ephemeral
-from curb.actions.slack.settings import VERBS, May
 from curb.stream.records.spend import Alert, BudgetStatus, Cause, LedgerEntry, LedgerState, Plan
 from docs.mrkdwn import spans
 from tests.fakes.alerts import T0, an_alert

@@ -9,8 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import DayDigest, Notice, Reply
-from curb.actions.notify.settings import Telling
+from curb.actions.notify.protocol import DayDigest, Notice, Reply, Telling
 from curb.actions.settings import ActionsSettings
 from curb.stream.records.spend import BudgetStatus, Plan
 from tests.fakes.alerts import T0, an_alert

@@ -1,4 +1,4 @@
-"""Configuration of the policy ladder: which alerts, which rungs one after the other, in which mode, who approves."""
+"""A route: which alerts it is for, who is notified, and its ladder, one rung after the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from curb.actions.policy.guard_settings import Criticality, TagMatcher
+from curb.actions.policy.limits import Criticality, TagMatcher
 from curb.stream.records.spend import AlertKind, Tier
 from curb.stream.settings import Settings
 
@@ -141,14 +141,3 @@ class Route(Settings):
     def names(self) -> tuple[str, ...]:
         """Every action it names."""
         return (*self.act, *(name for rung in self.ladder for name in rung.act))
-
-
-class Approver(Settings):
-    """A role that may approve: who has it, and up to how much."""
-
-    people: tuple[str, ...] = Field(
-        min_length=1, description="Slack user ids such as U0123ABCD, or user names of the command line."
-    )
-    up_to_usd: float | None = Field(
-        default=None, gt=0, description="For alerts with at most so many dollars at risk. Default: any."
-    )
