@@ -132,14 +132,18 @@ class RestateStore:
         self._default_lag_s = default_lag_s
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._db.executescript(_SCHEMA)
-        self._state = self._load("state", _State) or _State(os.urandom(6).hex())
-        self.lag = self._load("lag", LagCurve) or LagCurve(default_lag_s)
-        self.lag.default_lag_s = default_lag_s
-        self._save()
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            self._db.executescript(_SCHEMA)
+            self._state = self._load("state", _State) or _State(os.urandom(6).hex())
+            self.lag = self._load("lag", LagCurve) or LagCurve(default_lag_s)
+            self.lag.default_lag_s = default_lag_s
+            self._save()
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         self._db.close()

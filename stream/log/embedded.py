@@ -57,10 +57,14 @@ class EmbeddedLog:
         connection = sqlite3.connect(
             self.directory / "log.sqlite3", timeout=10.0, isolation_level=None, check_same_thread=False
         )
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
-        connection.executescript(_SCHEMA)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA wal_autocheckpoint=4000")
+            connection.executescript(_SCHEMA)
+        except BaseException:  # not a database, or locked: the caller may try again
+            connection.close()
+            raise
         self._connection = connection
 
     async def append(self, messages: Sequence[Message]) -> None:

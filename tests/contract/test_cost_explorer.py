@@ -35,11 +35,17 @@ class Bench:
     def __init__(self, fake: CostExplorer, url: str, http: aiohttp.ClientSession, state_dir: Path) -> None:
         self.fake, self.url, self._http, self.state_dir = fake, url, http, state_dir
         self.clock, self.log = ManualClock(NOW), MemoryLog()
+        self._built = list[Connector]()
 
     def build(self, **settings: Any) -> Any:
         data = {"kind": "aws_cost_explorer", "name": "ce", "aws": aws(self.url), "max_calls_per_day": 5000, **settings}
         config = aws_cost_explorer.Config.model_validate(data)
-        return config.build(Context(self.clock, self._http, PRICES, self.state_dir)).connector
+        self._built.append(config.build(Context(self.clock, self._http, PRICES, self.state_dir)).connector)
+        return self._built[-1]
+
+    async def close(self) -> None:
+        for connector in self._built:
+            await connector.close()
 
     async def catch_up(self, connector: Connector) -> None:
         runner = PullRunner(connector, "ce", self.log, self.clock)
@@ -69,7 +75,9 @@ class Bench:
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     fake = CostExplorer()
     async with TestServer(fake.app()) as server, aiohttp.ClientSession() as http:
-        yield Bench(fake, str(server.make_url("/")), http, tmp_path)
+        bench = Bench(fake, str(server.make_url("/")), http, tmp_path)
+        yield bench
+        await bench.close()
 
 
 @pytest.mark.parametrize("seed", range(3))

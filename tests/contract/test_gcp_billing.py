@@ -39,11 +39,17 @@ class Bench:
     def __init__(self, fake: BigQuery, url: str, http: aiohttp.ClientSession, state_dir: Path) -> None:
         self.fake, self.url, self._http, self.state_dir = fake, url, http, state_dir
         self.clock, self.log = ManualClock(NOW), MemoryLog()
+        self._built = list[Connector]()
 
     def build(self, **settings: Any) -> Connector:
         place = {"url": settings.pop("url")} if "url" in settings else {"table": TABLE, "endpoint_url": self.url}
         config = gcp_billing.Config.model_validate({"kind": "gcp_billing", "name": "gcp", **place, **settings})
-        return config.build(Context(self.clock, self._http, PRICES, self.state_dir)).connector
+        self._built.append(config.build(Context(self.clock, self._http, PRICES, self.state_dir)).connector)
+        return self._built[-1]
+
+    async def close(self) -> None:
+        for connector in self._built:
+            await connector.close()
 
     async def catch_up(self, connector: Connector) -> None:
         runner = PullRunner(connector, "gcp", self.log, self.clock)
@@ -75,7 +81,9 @@ class Bench:
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     fake = BigQuery()
     async with TestServer(fake.app()) as server, aiohttp.ClientSession() as http:
-        yield Bench(fake, str(server.make_url("/")).rstrip("/"), http, tmp_path / "state")
+        bench = Bench(fake, str(server.make_url("/")).rstrip("/"), http, tmp_path / "state")
+        yield bench
+        await bench.close()
 
 
 @pytest.mark.parametrize("seed", range(3))

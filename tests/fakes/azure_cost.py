@@ -181,8 +181,9 @@ def blobs() -> Iterator[type[Blobs]]:
 
 
 def upload(export: Export) -> None:
-    """Everything of the export, manifests last, into the container `exports`."""
-    files = sorted((path for path in export.root.rglob("*") if path.is_file()), key=lambda path: path.suffix == ".json")
+    """Everything of the export, manifests last and the newest run's at the end, into the container `exports`."""
+    found = (path for path in export.root.rglob("*") if path.is_file())
+    files = sorted(found, key=lambda path: (path.suffix == ".json", path))
     store = fsspec.filesystem("az", account_name="acme")
     for file in files:
         store.pipe_file(f"az://{export.blob(file)}", file.read_bytes())

@@ -35,14 +35,17 @@ class Told:
         self.letters: list[DeadLetter] = []
 
     async def read(self) -> list[CostRecord]:
-        """Everything new."""
+        """Everything new; the bill is closed then, and its file opened again by the next read."""
         records: list[CostRecord] = []
         more = True
-        while more:
-            batch = await self.bill.read(self.cursor)
-            records += cast("list[CostRecord]", batch.records)
-            self.letters += [msgspec.json.decode(letter.value, type=DeadLetter) for letter in batch.dead]
-            self.cursor, more = batch.cursor, batch.more
+        try:
+            while more:
+                batch = await self.bill.read(self.cursor)
+                records += cast("list[CostRecord]", batch.records)
+                self.letters += [msgspec.json.decode(letter.value, type=DeadLetter) for letter in batch.dead]
+                self.cursor, more = batch.cursor, batch.more
+        finally:
+            await self.bill.close()
         return records
 
 

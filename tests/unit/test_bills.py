@@ -204,6 +204,7 @@ async def test_a_period_that_is_not_whole_keeps_no_other_waiting(tmp_path: Path)
     assert [record.effective_cost for record in batch.records] == [2.0]
     with pytest.raises(TransientError):
         await told.bill.read(batch.cursor)
+    await told.bill.close()
 
 
 async def test_a_manifest_before_its_data_waits(tmp_path: Path) -> None:

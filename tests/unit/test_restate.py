@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -133,8 +135,15 @@ def test_totals_stay_exact_when_the_state_file_is_lost(
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> OnTheLog:
-    return OnTheLog(tmp_path)
+def log(tmp_path: Path) -> Iterator[OnTheLog]:
+    log = OnTheLog(tmp_path / "state")
+    yield log
+    log.restater.close()
+
+
+def copy(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
 
 
 def test_labels_follow_what_was_complete_at_the_last_snapshot(log: OnTheLog) -> None:
@@ -213,16 +222,15 @@ def test_a_new_log_is_told_everything_again(log: OnTheLog) -> None:
     assert take(log, [charge(0, 0, 20)], snapshot(2, 5)) == {(T0, "ec2"): ("new_usage", 20.0)}
 
 
-def test_a_state_file_that_was_set_back_is_noticed(log: OnTheLog) -> None:
+def test_a_state_file_that_was_set_back_is_noticed(log: OnTheLog, tmp_path: Path) -> None:
     take(log, [charge(0, 0, 10), charge(1, 0, 1)], snapshot(1, 5))
-    backup = sqlite3.connect(":memory:")
-    sqlite3.connect(log.path).backup(backup)
+    backup = tmp_path / "backup.sqlite"
+    copy(log.path, backup)
     take(log, [charge(0, 0, 15), charge(1, 0, 1)], snapshot(2, 6))
     log.restater.close()
     for file in log.path.parent.iterdir():
         file.unlink()
-    with sqlite3.connect(log.path) as restored:
-        backup.backup(restored)
+    copy(backup, log.path)
     log.restart()
     told = take(log, [charge(0, 0, 15), charge(1, 0, 2)], snapshot(3, 7))
     assert [label for label, _ in told.values()] == ["restatement"]
