@@ -24,7 +24,7 @@ from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import ALERTS
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import Alert
-from curb.views.alerts_and_actions import View
+from curb.views.alerts_and_actions import LogView
 from curb.views.explanation import BudgetLine
 from curb.views.forecast_runner import ForecastRunner
 from curb.views.incident_chart import IncidentChart
@@ -45,10 +45,10 @@ class Daemon:
     `run` ends when `stop` is called or a part fails; a failure of a part is raised after the others were drained.
     """
 
-    def __init__(self, config: CurbConfig, clock: Clock | None = None, *, view: View | None = None) -> None:
+    def __init__(self, config: CurbConfig, clock: Clock | None = None, *, view: LogView | None = None) -> None:
         self.config = config
         self.clock: Clock = clock or WallClock()
-        self.view = view or View()
+        self.view = view or LogView()
         self.port = config.http.port
         self.started_at = time.time()
         self.log: Log = wiring.make_log(config, self.clock)

@@ -18,8 +18,8 @@ from curb.actions.lifecycle.preview import Line, preview, read_book
 from curb.actions.lifecycle.reaper import Reaper
 from curb.cli import offline
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, person
-from curb.cli.render import tags_text
 from curb.config.file import CurbConfig
+from curb.format import tags_text
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Log, Message

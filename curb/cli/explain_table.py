@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curb.cli.render import tags_text
+from curb.format import tags_text
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert
 from curb.stream.time import iso

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from curb import wiring
 from curb.cli.offline import NotReachableError, daemon_json
-from curb.cli.render import tags_text
 from curb.config.file import CurbConfig
 from curb.detector.forecast.pool import PoolSettings
+from curb.format import tags_text
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError
 from curb.stream.money import usd

@@ -50,7 +50,7 @@ class Happening(StrEnum):
     NOTE = "note"
 
 
-class Verdict(StrEnum):
+class AlertVerdict(StrEnum):
     """What an alert was."""
 
     REAL = "real"
@@ -179,7 +179,7 @@ def annotate(
 
 def feedback(
     alert_id: Annotated[str, typer.Argument(help="The id from `curb alerts`.")],
-    verdict: Annotated[Verdict, typer.Argument(help="What it was.")],
+    verdict: Annotated[AlertVerdict, typer.Argument(help="What it was.")],
     note: Annotated[str, typer.Option("--note", help="Kept with the verdict.")] = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:

@@ -21,7 +21,7 @@ from curb.cli.reconcile import reconcile
 from curb.config.file import CurbConfig
 from curb.logs import setup
 from curb.stream.errors import PermanentError, TransientError
-from curb.views.unit_costs import UnitCost, resolve
+from curb.views.unit_costs import WantedUnitCost, resolve
 
 app = typer.Typer(
     name="curb",
@@ -194,7 +194,7 @@ def spend(
         return render.spend(console, ask(offline.spend_totals(loaded, scope or "key")), json_lines)
     tags = tuple(tag.strip() for tag in (by or "team").split(",") if tag.strip())
     try:
-        resolved = resolve(UnitCost(by=tags or ("team",), unit=unit or "requests", scope=scope), loaded.detector)
+        resolved = resolve(WantedUnitCost(by=tags or ("team",), unit=unit or "requests", scope=scope), loaded.detector)
     except ValueError as error:
         typer.echo(f"spend: {error}", err=True)
         raise typer.Exit(2) from None

@@ -18,7 +18,7 @@ from curb.stream.log.codec import decode_lines, encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS, SPEND
 from curb.stream.records.spend import Command, SpendMessage, SpendPartial
-from curb.views.alerts_and_actions import View
+from curb.views.alerts_and_actions import LogView
 from curb.views.unit_costs import Resolved, UnitSums
 
 
@@ -26,10 +26,10 @@ class NotReachableError(Exception):
     """No daemon answers where the configuration says it listens."""
 
 
-async def load_view(config: CurbConfig) -> View:
+async def load_view(config: CurbConfig) -> LogView:
     """Alerts and ledger as they are on the configured log."""
     async with wiring.open_log(config, WallClock()) as log:
-        return await View().load(log)
+        return await LogView().load(log)
 
 
 async def send_command(config: CurbConfig, kind: str, args: dict[str, str], *, by: str) -> None:

@@ -1,8 +1,7 @@
-"""`curb reconcile` and /v1/reconciliation: what was estimated, what was billed, and what the bill will be."""
+"""`curb reconcile`: estimated and billed dollars per pair of sources, and the expected bill."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -15,26 +14,11 @@ from curb import wiring
 from curb.cli import common as asking
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
 from curb.config.file import CurbConfig
-from curb.detector.reconcile.reconciler import ReconcileSettings, expected
 from curb.stream.clock import WallClock
 from curb.stream.log.topics import RECONCILED
 from curb.stream.money import usd
 from curb.stream.records.reconciliation import Reconciliation
-from curb.stream.time import iso
-
-
-def rows(found: Iterable[Reconciliation], settings: ReconcileSettings) -> list[dict[str, Any]]:
-    """Records as plain data, with what the bill for `open_usd` will probably be where the settings want it shown."""
-    shown = []
-    for record in found:
-        row = {**msgspec.to_builtins(record), "from": iso(record.period_start), "until": iso(record.period_end)}
-        outlook = expected(record) if settings.apply == "shown" and record.open_usd > 0 else None
-        if outlook is not None:
-            row |= dict(
-                zip(("expected_bill_usd", "expected_bill_low_usd", "expected_bill_high_usd"), outlook, strict=True)
-            )
-        shown.append(row)
-    return shown
+from curb.views.reconciliation import reconciliation_rows
 
 
 def reconcile(
@@ -50,7 +34,7 @@ def reconcile(
     """
     loaded = asking.load(config)
     found = asking.ask(_read(loaded, days=days))
-    shown = rows(found, loaded.reconcile)
+    shown = reconciliation_rows(found, loaded.reconcile)
     if json_lines:
         for row in shown:
             print(msgspec.json.encode(row).decode())

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from curb.actions.policy.guards import anything_marked
 from curb.config.file import CurbConfig
+from curb.format import tags_text
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry
 from curb.stream.time import iso
@@ -21,12 +22,6 @@ from curb.views.unit_costs import Resolved, untagged_percent
 #: Ledger states of actions that wait for an answer, or hold or may still hold something.
 OPEN_STATES = ("proposed", "planned", "applied", "effective", "ineffective", "drift", "failed")
 _TIER_STYLE = {"page": "bold red", "notice": "yellow", "digest": "dim"}
-
-
-def tags_text(tags: dict[str, str]) -> Text:
-    """Tags as `key=value`, control characters made visible."""
-    shown = " ".join(f"{key}={value}" for key, value in tags.items())
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown))
 
 
 def _json_lines(values: Sequence[Any]) -> None:

@@ -23,7 +23,7 @@ from curb.detector.settings import DetectorSettings
 from curb.stream.kafka.settings import KafkaSettings
 from curb.stream.kinds import KindError, Kinds
 from curb.stream.settings import Settings
-from curb.views.unit_costs import DEFAULT_UNIT_COSTS, UnitCost, resolve
+from curb.views.unit_costs import DEFAULT_UNIT_COSTS, WantedUnitCost, resolve
 
 C = TypeVar("C", bound=Settings)
 
@@ -89,7 +89,7 @@ class CurbConfig(Settings):
     reconcile: ReconcileSettings = Field(
         default=ReconcileSettings(), description="Estimates against bills, per pair of sources."
     )
-    unit_costs: tuple[UnitCost, ...] = Field(
+    unit_costs: tuple[WantedUnitCost, ...] = Field(
         default=DEFAULT_UNIT_COSTS, description="Dollars per unit that are kept as a metric and in /v1/unit-costs."
     )
     detector: DetectorSettings = Field(default=DetectorSettings(), description="Sums, scores, budgets and alerts.")

@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from curb.cli.render import tags_text
 from curb.demo.stage import Stage
 from curb.detector.shard import SeriesStatus
+from curb.format import tags_text
 from curb.serve.running import Running
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry

@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from curb.demo.limiter import Limiter, LimitError, Verdict
+from curb.demo.limiter import Admission, Limiter, LimitError
 from curb.demo.trace import Key, Request, Trace
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError, error_for_status
@@ -137,7 +137,7 @@ class Gateway:
         """A call without the HTTP around it, for replays faster than time; same limiter, same report."""
         return self.serve(request).admitted
 
-    def serve(self, request: Request) -> Verdict:
+    def serve(self, request: Request) -> Admission:
         """Judge a call and put its report into the outbox."""
         verdict = self._limiter.judge(request)
         if self._ingest_url:
@@ -203,7 +203,7 @@ def _error(status: int, kind: str, message: str, headers: Mapping[str, str] | No
     return web.json_response(body, status=status, headers=headers)
 
 
-def _refused(verdict: Verdict) -> web.Response:
+def _refused(verdict: Admission) -> web.Response:
     headers = {"retry-after": str(verdict.retry_after_s)} if verdict.retry_after_s else None
     return _error(verdict.status, verdict.error_type, verdict.message, headers)
 
@@ -224,7 +224,7 @@ def _completion(call: Request) -> dict[str, Any]:
     }
 
 
-def _report(request: Request, verdict: Verdict) -> dict[str, Any]:
+def _report(request: Request, verdict: Admission) -> dict[str, Any]:
     """One call as LiteLLM's StandardLoggingPayload; a rejected one costs nothing and has no tokens."""
     key, admitted = request.key, verdict.admitted
     inputs, outputs = (request.input_tokens, request.output_tokens) if admitted else (0, 0)

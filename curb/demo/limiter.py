@@ -13,7 +13,7 @@ WINDOW_S = 60.0
 LIMIT_FIELDS = ("rpm_limit", "tpm_limit", "max_budget", "blocked")
 
 
-class Verdict(NamedTuple):
+class Admission(NamedTuple):
     """Whether a request may pass; if not, what to tell the caller, in LiteLLM's words for the kind of error."""
 
     admitted: bool
@@ -55,7 +55,7 @@ class Limiter:
         state.update(changes)
         return state.info()
 
-    def judge(self, request: Request) -> Verdict:
+    def judge(self, request: Request) -> Admission:
         """Decide and account for one request, at its own time; a rejected one counts nothing."""
         return self._keys[request.key.api_key].judge(request)
 
@@ -84,7 +84,7 @@ class _KeyState:
             _check(field, value)
         self.limits.update(changes)
 
-    def judge(self, request: Request) -> Verdict:
+    def judge(self, request: Request) -> Admission:
         if request.at >= self._window_start + WINDOW_S:
             self._window_start, self._requests, self._tokens = request.at, 0, 0
         refusal = self._refusal()
@@ -93,20 +93,20 @@ class _KeyState:
         self._requests += 1
         self._tokens += request.input_tokens + request.output_tokens
         self.spend_usd += request.cost_usd
-        return Verdict(True)
+        return Admission(True)
 
-    def _refusal(self) -> Verdict | None:
+    def _refusal(self) -> Admission | None:
         if self.limits["blocked"]:
-            return Verdict(False, 401, "auth_error", f"{self.key.api_key} is blocked")
+            return Admission(False, 401, "auth_error", f"{self.key.api_key} is blocked")
         budget = self.limits["max_budget"]
         if budget is not None and self.spend_usd >= budget:
             message = f"{self.key.api_key} has spent ${self.spend_usd:.4f} of its budget of ${budget:.4f}"
-            return Verdict(False, 422, "budget_exceeded", message)
+            return Admission(False, 422, "budget_exceeded", message)
         for field, counted, unit in (("rpm_limit", self._requests, "requests"), ("tpm_limit", self._tokens, "tokens")):
             limit = self.limits[field]
             if limit is not None and counted >= limit:
                 message = f"{self.key.api_key} is over its limit of {limit} {unit} per minute"
-                return Verdict(False, 429, "throttling_error", message, round(WINDOW_S))
+                return Admission(False, 429, "throttling_error", message, round(WINDOW_S))
         return None
 
 

@@ -9,7 +9,7 @@ from curb.demo.stage import Stage
 from curb.demo.traffic import Tally
 from curb.serve.running import Running
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
-from curb.views.alerts_and_actions import View
+from curb.views.alerts_and_actions import LogView
 
 
 class Observed:
@@ -53,7 +53,7 @@ class Observed:
             values.append(current)
         return values
 
-    def incident(self, view: View) -> tuple[Alert | None, list[LedgerEntry]]:
+    def incident(self, view: LogView) -> tuple[Alert | None, list[LedgerEntry]]:
         """The newest revision of the alert Curb acted on (else the first on the key), and its ledger."""
         on_key = [a for a in view.alerts.values() if a.tags.get("api_key") == self.key.api_key and a.kind != "budget"]
         during = [a for a in on_key if a.fired_at >= self.stage.loop.start]
@@ -63,7 +63,7 @@ class Observed:
             return None, []
         return alert, [e for entries in view.actions.values() for e in entries if e.alert_id == alert.alert_id]
 
-    def summary(self, view: View, tally: Tally, without: Tally, limit_now: Any) -> dict[str, Any]:
+    def summary(self, view: LogView, tally: Tally, without: Tally, limit_now: Any) -> dict[str, Any]:
         """The figures a person can repeat to a colleague. Seconds of event time after the loop began; dollars."""
         alert, ledger = self.incident(view)
         at = {entry.state: entry.at for entry in reversed(ledger)}
@@ -89,7 +89,7 @@ class Observed:
             "alerts": len(view.alerts),
         }
 
-    def notice(self, view: View) -> Notice | None:
+    def notice(self, view: LogView) -> Notice | None:
         """The incident as people were told it when the effect was verified, or as it is at the end."""
         alert, ledger = self.incident(view)
         if alert is None:

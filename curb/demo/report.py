@@ -14,14 +14,14 @@ import msgspec
 from curb.actions.slack.blocks import blocks, fallback_text
 from curb.demo.observed import Observed
 from curb.demo.traffic import Tally
-from curb.views.alerts_and_actions import View
+from curb.views.alerts_and_actions import LogView
 from curb.views.charts import burn, spend_chart
 
 _MARKS = {"applied": "throttled", "effective": "verified", "restored": "restored"}
 
 
 def write_report(
-    out: Path, observed: Observed, view: View, tally: Tally, without: Tally, summary: dict[str, Any]
+    out: Path, observed: Observed, view: LogView, tally: Tally, without: Tally, summary: dict[str, Any]
 ) -> None:
     """Write summary.json, alerts.jsonl, ledger.jsonl, slack.json, slack.md and chart.png into `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def _markdown(mrkdwn: str) -> str:
     return html.unescape(text).replace("\n", "  \n")
 
 
-def _chart(observed: Observed, view: View, tally: Tally, without: Tally, summary: dict[str, Any]) -> bytes:
+def _chart(observed: Observed, view: LogView, tally: Tally, without: Tally, summary: dict[str, Any]) -> bytes:
     stage, alias = observed.stage, observed.key.alias
     minutes = int((stage.live_end - stage.live_start) // 60)
     alert, ledger = observed.incident(view)

@@ -24,7 +24,7 @@ from curb.demo.traffic import Tally, counterfactual, drive
 from curb.logs import setup
 from curb.stream.clock import ScaledClock
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
-from curb.views.alerts_and_actions import View
+from curb.views.alerts_and_actions import LogView
 
 #: Real seconds between two looks at the daemon.
 _FRAME_S = 0.15
@@ -91,14 +91,14 @@ async def _live(
     token: str,
     observed: Observed,
     console: Console,
-) -> tuple[Tally, View]:
+) -> tuple[Tally, LogView]:
     screen = DemoConsole(console, stage)
 
     def tell(record: Alert | LedgerEntry | NoticeEntry) -> None:
         observed.record(record)
         screen.record(record)
 
-    daemon = Daemon(config, clock, view=View(tell))
+    daemon = Daemon(config, clock, view=LogView(tell))
     await daemon.open()
     gateway.report_to(f"http://127.0.0.1:{daemon.port}/v1/ingest/gateway", token)
     clock.restart(stage.live_start)

@@ -68,7 +68,7 @@ class Request(NamedTuple):
     loop: bool = False
 
 
-class Tokens(NamedTuple):
+class TokenSizes(NamedTuple):
     """Token sizes of one key in one block: mean and standard deviation of input and output."""
 
     input_mean: float
@@ -107,7 +107,7 @@ class Trace:
         self,
         keys: list[Key],
         counts: dict[str, npt.NDArray[np.int64]],
-        tokens: dict[tuple[str, int], Tokens],
+        tokens: dict[tuple[str, int], TokenSizes],
         *,
         start: float = DEFAULT_START,
         seed: int = 1,
@@ -137,7 +137,7 @@ class Trace:
         for row in rows:
             counts[row["alias"]][int(row["t_s"]) // WINDOW_S] = int(row["requests"])
         tokens = {
-            (row["alias"], int(row["t_s"]) // BLOCK_S): Tokens(*(float(row[field]) for field in Tokens._fields))
+            (row["alias"], int(row["t_s"]) // BLOCK_S): TokenSizes(*(float(row[field]) for field in TokenSizes._fields))
             for row in _rows(directory / "tokens_6h.csv.gz")
         }
         return cls(keys, counts, tokens, start=start, seed=seed)

@@ -14,7 +14,6 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from curb.cli.reconcile import rows
 from curb.connectors.intake.inbox import add_routes
 from curb.serve import dashboard, http_explain, http_knowledge, slack_people
 from curb.serve.connector_rows import of_daemon
@@ -26,6 +25,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.spend import Command
 from curb.views.budget_history import rows_of
+from curb.views.reconciliation import reconciliation_rows
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Alerts and actions in one answer, unless ?limit= says otherwise.
@@ -137,7 +137,7 @@ class _Api:
         return web.json_response({"connectors": of_daemon(self._daemon)})
 
     async def reconciliation(self, request: web.Request) -> web.Response:
-        found = rows(self._daemon.reconciliations(), self._daemon.config.reconcile)
+        found = reconciliation_rows(self._daemon.reconciliations(), self._daemon.config.reconcile)
         return web.json_response({"pairs": found})
 
     async def spend(self, request: web.Request) -> web.Response:

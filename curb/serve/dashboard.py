@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from curb.cli.reconcile import rows
-from curb.cli.render import tags_text
+from curb.format import tags_text
 from curb.serve.connector_rows import of_daemon
 from curb.serve.http_explain import explained
 from curb.serve.running import Running
@@ -23,6 +22,7 @@ from curb.stream.money import usd
 from curb.stream.records.spend import BudgetStatus, LedgerEntry
 from curb.stream.time import iso
 from curb.views.explain_chart import draw
+from curb.views.reconciliation import reconciliation_rows
 
 _REFRESH_S = 15
 _MOST_ROWS = 100
@@ -58,7 +58,7 @@ class _Pages:
         daemon = self._daemon
         scopes = [scope.name for scope in daemon.config.detector.scopes]
         scope = request.query.get("scope", "team" if "team" in scopes else scopes[0])
-        found = rows(daemon.reconciliations(), daemon.config.reconcile)
+        found = reconciliation_rows(daemon.reconciliations(), daemon.config.reconcile)
         return self._page(
             "dashboard.html",
             status=status(daemon),

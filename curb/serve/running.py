@@ -10,7 +10,7 @@ from curb.detector.shard import Shard
 from curb.stream.clock import Clock
 from curb.stream.log.protocol import Log
 from curb.stream.records.reconciliation import Reconciliation
-from curb.views.alerts_and_actions import View
+from curb.views.alerts_and_actions import LogView
 from curb.views.forecast_runner import ForecastRunner
 from curb.views.unit_view import UnitView
 from curb.wiring import Connectors
@@ -26,7 +26,7 @@ class Running(Protocol):
     @property
     def log(self) -> Log: ...
     @property
-    def view(self) -> View: ...
+    def view(self) -> LogView: ...
     @property
     def connectors(self) -> Connectors: ...
     @property

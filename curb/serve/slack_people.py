@@ -27,7 +27,7 @@ from curb.stream.log.topics import COMMANDS
 from curb.stream.records.knowledge import read_commands
 from curb.stream.records.spend import Alert, Command, LedgerEntry
 from curb.stream.time import utc
-from curb.views.alerts_and_actions import View
+from curb.views.alerts_and_actions import LogView
 
 logger = logging.getLogger(__name__)
 _MOST_BODY = 256 * 1024
@@ -78,10 +78,10 @@ class SignedDoor:
         return web.json_response(taken.response) if taken.response is not None else web.Response(), taken
 
 
-class Known:
+class KnownFromLog:
     """What people may ask about: this process's view of the log."""
 
-    def __init__(self, config: CurbConfig, view: View, log: Log, clock: Clock) -> None:
+    def __init__(self, config: CurbConfig, view: LogView, log: Log, clock: Clock) -> None:
         self._config, self._view, self._log, self._clock = config, view, log, clock
 
     def alert(self, alert_id: str) -> Alert | None:
@@ -119,14 +119,14 @@ async def halted_by(log: Log) -> Command | None:
     return newest if newest is not None and newest.kind == "halt" else None
 
 
-def make_doors(config: CurbConfig, view: View, log: Log, clock: Clock, http: aiohttp.ClientSession) -> Doors:
+def make_doors(config: CurbConfig, view: LogView, log: Log, clock: Clock, http: aiohttp.ClientSession) -> Doors:
     """One desk per Slack app; copies of a notifier for the channels of owners share its app."""
     apps: dict[tuple[str, str], dict[str, SlackConfig]] = {}
     for each in config.actions.notifiers:
         if isinstance(each, SlackConfig) and each.listens:
             apps.setdefault(_app(each), {})[each.name] = each
     doors = Doors()
-    known, context = Known(config, view, log, clock), Context(clock, http)
+    known, context = KnownFromLog(config, view, log, clock), Context(clock, http)
     for configs in apps.values():
         desk = Desk(configs, known, clock, time_zone=config.actions.telling.time_zone)
         _open(doors, configs, desk, context, log.append)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _KEEP = 10_000
 
 
-class View:
+class LogView:
     """A fold over alerts and ledger. `changed` is called after each alert or ledger entry, for the console."""
 
     def __init__(self, changed: Callable[[Alert | LedgerEntry | NoticeEntry], None] | None = None) -> None:
@@ -55,7 +55,7 @@ class View:
         found = [alert for alert in self.alerts.values() if alert.status == "firing"]
         return sorted(found, key=lambda alert: -alert.dollars_at_risk)
 
-    async def load(self, log: Log) -> View:
+    async def load(self, log: Log) -> LogView:
         """Take in everything that is on the log now."""
         for topic in (ALERTS, ACTIONS):
             async for message in log.scan(topic):

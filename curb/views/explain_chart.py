@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curb.cli.render import tags_text
+from curb.format import tags_text
 from curb.views.charts import spend_chart
 from curb.views.explanation import Explanation
 

@@ -36,7 +36,7 @@ _SLICE = 100
 _BEHIND_S = 3 * 3600
 
 
-class Holder(Protocol):
+class HasHistory(Protocol):
     """What a shard offers: its history, and scope and tags of a series."""
 
     history: SpendHistory
@@ -51,7 +51,7 @@ class ForecastRunner:
         self,
         detector: DetectorSettings,
         settings: ForecastSettings,
-        holders: Callable[[], Iterable[Holder]],
+        holders: Callable[[], Iterable[HasHistory]],
         publish: Callable[[Alert], Awaitable[None]],
         clock: Clock,
     ) -> None:
@@ -114,7 +114,7 @@ class ForecastRunner:
 
     # --- forecasts --------------------------------------------------------------------------------------------------
 
-    async def _questions(self, holder: Holder) -> list[Question]:
+    async def _questions(self, holder: HasHistory) -> list[Question]:
         """Every question on the series of one shard."""
         history, series = holder.history, []
         for number, i in enumerate(history.held(), 1):
@@ -154,7 +154,7 @@ class ForecastRunner:
 
     # --- the slow lane ----------------------------------------------------------------------------------------------
 
-    async def _judge(self, holder: Holder) -> None:
+    async def _judge(self, holder: HasHistory) -> None:
         """Hold the newest hour that is over against the band of its series."""
         hour = holder.history.open_hour
         for i in holder.history.held():
@@ -187,7 +187,7 @@ class ForecastRunner:
             take = partial(self._bands.__setitem__, fit.key)
             self._ask(f"band/{fit.key}", fit.urgency, take, fit_band, spend, zone, now, lane.min_history_hours)
 
-    def _target(self, holder: Holder, i: int) -> Target:
+    def _target(self, holder: HasHistory, i: int) -> Target:
         scope, tags = holder.subject(i)
         return Target(key_of(scope, tags), scope, tags, holder.history.usual_usd(i))
 

@@ -24,7 +24,7 @@ COUNTED = ("requests", "tokens", "runs")
 _TOKENS = 1000
 
 
-class UnitCost(Settings):
+class WantedUnitCost(Settings):
     """One figure to keep as a metric."""
 
     by: tuple[str, ...] = Field(min_length=1, description="Tags whose values get a figure each, such as team.")
@@ -36,17 +36,17 @@ class UnitCost(Settings):
     )
 
 
-DEFAULT_UNIT_COSTS = (UnitCost(by=("team",), unit="requests"), UnitCost(by=("team",), unit="tokens"))
+DEFAULT_UNIT_COSTS = (WantedUnitCost(by=("team",), unit="requests"), WantedUnitCost(by=("team",), unit="tokens"))
 
 
 class Resolved(NamedTuple):
     """A figure and the scope it is taken from."""
 
-    wanted: UnitCost
+    wanted: WantedUnitCost
     scope: Scope
 
 
-def resolve(wanted: UnitCost, detector: DetectorSettings) -> Resolved:
+def resolve(wanted: WantedUnitCost, detector: DetectorSettings) -> Resolved:
     """The scope of a figure. Raises ValueError, with what there is, where none has the tags."""
     needed = {*wanted.by} | ({wanted.unit} if wanted.unit not in COUNTED else set())
     tags = {scope.name: {*scope.group_by, *scope.also_by} for scope in detector.scopes}
@@ -148,7 +148,7 @@ class RecentUnits:
         for old in [each for each in self._parts if each <= max(newest, hour) - self._hours]:
             del self._parts[old]
 
-    def rows(self) -> list[tuple[UnitCost, list[dict[str, Any]]]]:
+    def rows(self) -> list[tuple[WantedUnitCost, list[dict[str, Any]]]]:
         """Every figure with its rows."""
         sums = [UnitSums(each, run_gap_s=self._run_gap_s) for each in self._resolved]
         for kept in self._parts.values():

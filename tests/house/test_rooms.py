@@ -43,7 +43,6 @@ TWICE = {
     "Context",
     "Demand",
     "Finding",
-    "Holder",
     "Incident",
     "Incidents",
     "Known",
@@ -60,11 +59,8 @@ TWICE = {
     "Socket",
     "Step",
     "Target",
-    "Tokens",
     "Told",
-    "UnitCost",
     "Verdict",
-    "View",
     "Wanted",
 }
 

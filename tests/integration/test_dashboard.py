@@ -19,7 +19,7 @@ from curb.serve.slack_people import Doors
 from curb.stream.clock import ManualClock
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import BudgetStatus, LedgerEntry, Plan
-from curb.views.alerts_and_actions import View
+from curb.views.alerts_and_actions import LogView
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.memory_log import MemoryLog
 
@@ -51,7 +51,7 @@ def a_daemon(**changes: Any) -> Any:
     base = {
         "config": config,
         "log": MemoryLog(),
-        "view": View(),
+        "view": LogView(),
         "clock": ManualClock(T0),
         "caught_up": lambda: {"rollup": True, "detector": True},
         "connectors": SimpleNamespace(runners=[], sources={}),

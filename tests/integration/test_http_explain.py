@@ -24,7 +24,7 @@ from curb.serve.http_explain import add_routes
 from curb.serve.running import Running
 from curb.stream.clock import WallClock
 from curb.stream.records.spend import Alert, BudgetStatus
-from curb.views.alerts_and_actions import View
+from curb.views.alerts_and_actions import LogView
 from curb.views.explanation import Explanation, NoSuchAlertError
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.memory_log import MemoryLog
@@ -43,7 +43,7 @@ class House:
     """A daemon as far as this route sees it."""
 
     def __init__(self) -> None:
-        self.log, self.view, self.config = MemoryLog(), View(), CurbConfig()
+        self.log, self.view, self.config = MemoryLog(), LogView(), CurbConfig()
         app = web.Application()
         add_routes(app, cast(Running, self))
         self.server = TestServer(app)

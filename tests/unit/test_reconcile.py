@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from curb.cli.reconcile import rows
 from curb.config.file import ConfigErrors, load_text
 from curb.config.pairs import marks, with_scope
 from curb.connectors.connector import Batch
@@ -25,6 +24,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, COSTS, RECONCILED, SPEND, USAGE
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import Alert, CostRecord, SpendPartial, SpendRecord, SpendTick, UsageRecord
+from curb.views.reconciliation import reconciliation_rows
 from tests.fakes.memory_log import MemoryLog
 
 DAY = 86400
@@ -198,10 +198,10 @@ def test_the_bill_to_come_is_shown_with_its_bounds_unless_it_must_not() -> None:
     state = Reconciler(SETTINGS)
     parts = [*days(2, 90.0), *days(2, 100.0, first=2), part(4, "estimated", 200.0), tick(6.0)]
     feed(state, *parts)
-    (row,) = rows(state.summaries(), SETTINGS)
+    (row,) = reconciliation_rows(state.summaries(), SETTINGS)
     assert row["expected_bill_usd"] == pytest.approx(190.0)
     assert row["expected_bill_low_usd"] < 190.0 < row["expected_bill_high_usd"]
-    (plain,) = rows(state.summaries(), SETTINGS.model_copy(update={"apply": "never"}))
+    (plain,) = reconciliation_rows(state.summaries(), SETTINGS.model_copy(update={"apply": "never"}))
     assert "expected_bill_usd" not in plain
 
 

@@ -12,7 +12,7 @@ from curb.detector.settings import DetectorSettings
 from curb.detector.state.scopes import Scope
 from curb.stream.log.codec import encode_lines
 from curb.stream.records.spend import UNTAGGED, SpendPartial, SpendTick
-from curb.views.unit_costs import RecentUnits, UnitCost, UnitSums, resolve, runs, untagged_percent
+from curb.views.unit_costs import RecentUnits, UnitSums, WantedUnitCost, resolve, runs, untagged_percent
 from curb.views.unit_view import UnitView
 
 CUSTOMERS = Scope(name="customer", group_by=("team", "customer"))
@@ -32,7 +32,7 @@ def part(scope: str, usd: float, start: int = 0, requests: int = 0, tokens: int 
 
 
 def per_unit(unit: str, *parts: SpendPartial, by: str = "team") -> dict[str, Any]:
-    sums = UnitSums(resolve(UnitCost(by=(by,), unit=unit), DETECTOR), run_gap_s=5400)
+    sums = UnitSums(resolve(WantedUnitCost(by=(by,), unit=unit), DETECTOR), run_gap_s=5400)
     for each in parts:
         sums.add(each)
     return {row["tags"][by]: (row["units"], row["usd_per_unit"]) for row in sums.rows()}
@@ -51,7 +51,7 @@ def per_unit(unit: str, *parts: SpendPartial, by: str = "team") -> dict[str, Any
 def test_the_smallest_scope_with_the_tags_is_taken(
     by: tuple[str, ...], unit: str, scope: str | None, found: str
 ) -> None:
-    assert resolve(UnitCost(by=by, unit=unit, scope=scope), DETECTOR).scope.name == found
+    assert resolve(WantedUnitCost(by=by, unit=unit, scope=scope), DETECTOR).scope.name == found
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_smallest_scope_with_the_tags_is_taken(
 )
 def test_tags_that_no_scope_has_are_named(wanted: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        resolve(UnitCost.model_validate(wanted), DETECTOR)
+        resolve(WantedUnitCost.model_validate(wanted), DETECTOR)
     with pytest.raises(ConfigErrors, match=r"no scope|does not have"):
         load_text(f"unit_costs: [{wanted}]")
 
@@ -109,7 +109,7 @@ def test_what_has_no_tag_is_a_percentage() -> None:
 
 
 def test_the_last_day_is_a_metric() -> None:
-    recent = RecentUnits([resolve(UnitCost(by=("team",), unit="requests"), DETECTOR)], run_gap_s=5400)
+    recent = RecentUnits([resolve(WantedUnitCost(by=("team",), unit="requests"), DETECTOR)], run_gap_s=5400)
     view = UnitView(recent)
     day = 24 * 3600
     old, new = part("team", 100.0, requests=1, team="a"), part("team", 2.0, day, requests=4, team="a")
