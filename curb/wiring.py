@@ -118,7 +118,7 @@ def load_prices(settings: PricesSettings) -> PriceBook:
 
 
 def make_rollup(config: CurbConfig, log: Log, clock: Clock, *, live: bool = True) -> Worker:
-    """The worker that sums raw records into series and buckets, and relays what people told; replays are not `live`."""
+    """The worker that sums raw records into series and buckets, and relays commands; replays are not `live`."""
     partitions = log.partitions(SPEND)
 
     def state(at: TopicPartition) -> Rollup | CommandRelay:
@@ -183,11 +183,11 @@ def make_action_map(config: CurbConfig, clock: Clock, http: aiohttp.ClientSessio
     return {each.name: each.build(ActionContext(clock, http)) for each in config.actions.actions}
 
 
-def make_teller(
-    config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession, *, tell: bool
+def make_replay_notifiers(
+    config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession, *, notify: bool
 ) -> ActionsRunner:
-    """A runner for replays: it never acts, and tells people only when asked to."""
-    notifiers = make_notifiers(config, ActionContext(clock, http)) if tell else {}
+    """A runner for replays: it never acts, and notifies only with `notify`."""
+    notifiers = make_notifiers(config, ActionContext(clock, http)) if notify else {}
     return ActionsRunner(log, clock, config.actions, {}, notifiers)
 
 

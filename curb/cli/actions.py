@@ -1,4 +1,4 @@
-"""`curb plan`, `curb actions approve`, `deny` and `restore-all`: what Curb would do, and what people say to it."""
+"""`curb plan`, `curb actions approve`, `deny` and `restore-all`: previews and answers to proposals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from curb.stream.money import usd
 from curb.stream.records.spend import Command, LedgerEntry
 
 console = Console()
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only show what would be given back; change nothing.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only show what would be restored; change nothing.")]
 
 
 def register(plan_app: typer.Typer, actions_app: typer.Typer) -> None:
@@ -40,10 +40,10 @@ def register(plan_app: typer.Typer, actions_app: typer.Typer) -> None:
 
 
 def plan(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
-    """Show what Curb would do now about every alert that fires: target, before and after, rung, mode, or why not.
+    """Preview the actions for every firing alert: target, values before and after, rung, mode, or the reason for none.
 
-    Reads the log and the targets, with the daemon up or down, and changes neither. The commands below are for work
-    you know will come, with the dollars it may cost.
+    Reads the log and the targets, with the daemon up or down, and changes neither. The commands below announce planned
+    work, with the dollars it may cost.
     """
     if context.invoked_subcommand is not None:
         return
@@ -59,7 +59,7 @@ def approve(
     action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Say yes to an action that waits for an approval. Who may is in `actions.approvers`, by user name."""
+    """Approve a proposed action. `actions.approvers` lists who may, by user name."""
     _answer(load(config), action_id, "approve")
 
 
@@ -67,19 +67,19 @@ def deny(
     action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Say no to an action that waits for an approval; it is then not done for this alert."""
+    """Deny a proposed action; Curb does not propose it again for this alert."""
     _answer(load(config), action_id, "deny")
 
 
 def restore_all(
     config: ConfigOption = DEFAULT_CONFIG,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Give back every limit that Curb holds, now, with the daemon up or down. Exit code 1 when one is left.
+    """Restore every limit that Curb holds, now, with the daemon up or down. Exit code 1 when one is left.
 
-    Only values that are still Curb's are restored; anything else is reported as drift. A daemon that runs may act on
-    new alerts: `curb halt` stops that.
+    Only values that are still Curb's are restored; anything else is reported as drift. A running daemon may act on new
+    alerts: `curb halt` stops that.
     """
     loaded = load(config)
     held = ask(_held(loaded))
@@ -99,7 +99,7 @@ def restore_all(
     for entry in left:
         console.print(Text(f"{entry.action_id}  still held: {entry.plan.target} could not be reached", "red"))
     if left or any(entry.state == "failed" for entry in ended):
-        typer.echo("not all is restored; run it again", err=True)
+        typer.echo("some limits are not restored; run the command again", err=True)
         raise typer.Exit(1)
 
 
@@ -130,7 +130,7 @@ def _as_json(line: Line) -> dict[str, Any]:
 
 def _show(lines: list[Line]) -> None:
     if not lines:
-        console.print("no alert fires; nothing would be done")
+        console.print("no firing alert; nothing to do")
     alert_id = ""
     for line in lines:
         alert = line.alert
@@ -139,17 +139,17 @@ def _show(lines: list[Line]) -> None:
             head = Text(f"{alert.tier} {alert.kind} ", "bold") + tags_text(alert.tags)
             burn = f"  {usd(alert.usd_per_hour)}/h, expected {usd(alert.expected_usd_per_hour)}/h"
             console.print(head + Text(f"{burn}, {usd(alert.dollars_at_risk)} at risk  {alert_id}"), soft_wrap=True)
-        console.print(_said(line), soft_wrap=True)
+        console.print(_described(line), soft_wrap=True)
     count = sum(_is_done(line) for line in lines)
     if lines:
-        console.print(f"{count} to change now, {sum(_is_asked(line) for line in lines)} to ask for")
+        console.print(f"{count} to change now, {sum(_is_proposed(line) for line in lines)} to propose")
 
 
-def _said(line: Line) -> Text:
+def _described(line: Line) -> Text:
     rung = f"rung {line.rung} of {line.rungs}, {line.do}, {line.mode}: " if line.rung else ""
     if line.plan is None:
         return Text(f"    {rung}{line.why_not}", "dim")
-    sign = "~" if _is_done(line) else "?" if _is_asked(line) else " "
+    sign = "~" if _is_done(line) else "?" if _is_proposed(line) else " "
     text = Text(f"  {sign} {line.plan.target}  ", "bold" if sign != " " else "dim")
     fields = ", ".join(f"{key} {_value(line.plan.before.get(key))} → {_value(v)}" for key, v in line.plan.after.items())
     text += Text(f"{fields}\n      {rung}{line.plan.summary}" + (f"; {line.why}" if line.why else ""))
@@ -167,11 +167,11 @@ def _is_done(line: Line) -> bool:
     return line.plan is not None and not line.why_not and line.mode == "auto"
 
 
-def _is_asked(line: Line) -> bool:
+def _is_proposed(line: Line) -> bool:
     return line.plan is not None and not line.why_not and line.mode == "approve"
 
 
-# --- answers and restoring ------------------------------------------------------------------------------------------
+# --- answering and restoring ------------------------------------------------------------------------------------------
 
 
 def _answer(config: CurbConfig, action_id: str, kind: str) -> None:
@@ -181,11 +181,11 @@ def _answer(config: CurbConfig, action_id: str, kind: str) -> None:
         raise typer.Exit(1)
     last = entries[-1]
     if last.state != "proposed":
-        typer.echo(f"{action_id} does not wait for an answer, it is {last.state}: {last.detail}", err=True)
+        typer.echo(f"{action_id} is not a proposal any more, it is {last.state}: {last.detail}", err=True)
         raise typer.Exit(1)
     by = person()
     ask(offline.send_command(config, kind, {"action_id": action_id}, by=by))
-    typer.echo(f"{kind} by {by} is on the log; what comes of it: curb actions show {action_id}")
+    typer.echo(f"{kind} by {by} is on the log; see the result: curb actions show {action_id}")
 
 
 class _Opened(NamedTuple):
@@ -220,8 +220,8 @@ async def _restore(config: CurbConfig, by: str) -> list[LedgerEntry]:
         reaper = Reaper(opened.log, opened.clock, opened.actions)
         before = await reaper.held()
         now = opened.clock.now()
-        # A daemon that runs is asked first, as for any other undo. Were this killed in between the other way round, the
-        # daemon would go on with what is over.
+        # The commands come first, as for any other undo: were this killed after the undo and before them, the daemon
+        # would continue with actions that are over.
         asked = [
             Command(id=f"{e.action_id}/{now}", kind="undo", at=now, by=by, args={"action_id": e.action_id})
             for e in before

@@ -46,7 +46,7 @@ def show(console: Console, rows: Sequence[dict[str, Any]], now: float | None, *,
 
 
 def _name(row: dict[str, Any], above: dict[str, str]) -> Text:
-    """The budget and the tags that tell the row from the one above."""
+    """The budget, and the tags that differ from the row above."""
     own = {tag: value for tag, value in row["tags"].items() if above.get(tag) != value}
     return Text(row["name"], "bold") + Text(" (hard cap) " if row.get("hard") else " ") + tags_text(own)
 
@@ -68,7 +68,7 @@ def _notes(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     late = [row for row in rows if row.get("counted_from", 0.0) > row["period_start"]]
     if late:
         since = iso(min(row["counted_from"] for row in late))
-        console.print(f"  {len(late)} of them count only since {since} or later, not from the begin of their period")
+        console.print(f"  {len(late)} of them count only since {since} or later, not from the start of their period")
 
 
 def tree(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:

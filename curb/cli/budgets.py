@@ -57,7 +57,7 @@ def what_if(
     source: FromOption = None,
     json_lines: JsonOption = False,
 ) -> None:
-    """What would have fired with another amount, over all that is recorded; nothing is changed and nobody is told."""
+    """Show the alerts another amount would have raised on recorded spend; changes nothing and sends no message."""
     loaded = asking.load(config)
     try:
         settings = budget_history.what_if_settings(loaded.detector, name, amount)

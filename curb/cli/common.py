@@ -1,4 +1,4 @@
-"""What the commands share: where the configuration is, who asks, and how failures are told in one line."""
+"""What commands share: the configuration file, the person, and failures in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`curb connectors`: how the sources are doing, and whether they can be read."""
+"""`curb connectors`: the state of the sources, and checks of their access."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from curb.serve import connector_rows
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
 
-app = typer.Typer(no_args_is_help=True, help="How the sources of spend are doing, and whether they can be read.")
+app = typer.Typer(no_args_is_help=True, help="The state of the sources of spend, and checks of their access.")
 _CHECK_TIMEOUT_S = 60.0
 _CURSOR_CHARS = 60
 
 
 @app.command("list")
 def list_(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
-    """Every connector: when it was last heard, how far its data reach, its cursor and its errors.
+    """List every connector: last contact, newest data, cursor and errors.
 
-    Asks the running daemon. Without one it is read from the log: last records, cursors and dead letters.
+    Asks the running daemon, or else reads last records, cursors and dead letters from the log.
     """
     rows = asking.ask(_rows(asking.load(config)))
     if json_lines:
@@ -77,9 +77,9 @@ def check(
     config: ConfigOption = DEFAULT_CONFIG,
     json_lines: JsonOption = False,
 ) -> None:
-    """Try credentials and permissions with a few cheap calls that only read, and say what is missing.
+    """Test credentials and permissions with a few cheap read-only calls, and report missing ones.
 
-    Exit code 1 when something is. Nothing is read into Curb and no cursor moves, so it may run beside the daemon.
+    Exit code 1 when a test fails. It reads nothing into Curb and moves no cursor, so it may run beside the daemon.
     """
     loaded = asking.load(config)
     settings = next((each for each in loaded.connectors if each.name == name), None)

@@ -85,15 +85,15 @@ def _causes(console: Console, alert: Alert) -> None:
 
 
 def _similar(console: Console, found: Explanation) -> None:
-    for told in found.said:
-        console.print(_text(f"People said of it: {words_of(told)}"))
+    for feedback in found.said:
+        console.print(_text(f"People said of it: {words_of(feedback)}"))
     console.print(Text("\nEarlier alerts like it" if found.similar else "\nNo earlier alert is like it", "bold"))
     for each in found.similar:
         how = "same series and rule" if each.same == "fingerprint" else "same kind"
         console.print(Text(f"{iso(each.fired_at)}  {each.tier} {each.kind} ") + tags_text(each.tags), soft_wrap=True)
-        told_words = "; ".join(each.said) or "nobody said what it was"
+        said_words = "; ".join(each.said) or "no feedback"
         done = "; ".join(each.done) or "Curb did nothing"
-        console.print(_text(f"  {how}; {usd(each.excess_usd)} over; {told_words}; {done}", "dim"), soft_wrap=True)
+        console.print(_text(f"  {how}; {usd(each.excess_usd)} over; {said_words}; {done}", "dim"), soft_wrap=True)
 
 
 def _around(console: Console, found: Explanation) -> None:

@@ -79,7 +79,9 @@ async def _days_of_log(config: CurbConfig) -> DaySums:
 def _answers(asked: Sequence[Question], quick: bool, console: Console) -> list[dict[str, Any]]:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("forecasts", total=len(asked))
-        return answer_all(asked, PoolSettings(), quick=quick, told=lambda done: progress.update(task, completed=done))
+        return answer_all(
+            asked, PoolSettings(), quick=quick, report_done=lambda done: progress.update(task, completed=done)
+        )
 
 
 async def daemon_forecasts(config: CurbConfig, scope: str, top: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from curb.stream.records import spend as records
 from curb.stream.records.knowledge import knowledge_message
 from curb.stream.records.spend import Knowledge
 from curb.stream.time import iso
-from curb.views import knowledge_input as told
+from curb.views import knowledge_input as entries
 
 #: Without a command of its own it shows what would be done now, see `acting.py`.
 plan_app = typer.Typer()
@@ -74,25 +74,25 @@ def register(app: typer.Typer) -> None:
 def plan_add(
     tags: TagsOption,
     end: Annotated[str, typer.Option("--end", help=f"When it ends. {_WHEN}")],
-    max_usd: Annotated[float, typer.Option("--max-usd", help="What it may cost over the usual, in all.")],
-    start: Annotated[str, typer.Option("--start", help=f"When it begins. {_WHEN}")] = "now",
+    max_usd: Annotated[float, typer.Option("--max-usd", help="Dollars it may cost over the usual, in total.")],
+    start: Annotated[str, typer.Option("--start", help=f"When it starts. {_WHEN}")] = "now",
     reason: Annotated[str, typer.Option("--reason", help="Shown beside the spend.")] = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Announce work: spend with these tags may be higher by --max-usd. Nothing is muted; more than that is told."""
+    """Announce work: spend with these tags may be higher by --max-usd. Nothing is muted: more raises alerts."""
     given = {"tags": _pairs(tags), "start": _time(start), "end": _time(end), "max_usd": max_usd, "reason": reason}
-    _tell(config, told.PlanInput, given)
+    _append_new(config, entries.PlanInput, given)
 
 
 @plan_app.command("list")
 def plan_list(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
-    """Plans that are not over."""
+    """List current and future plans."""
     _list(config, records.PlannedActivity, ("tags", "start", "end", "max_usd", "reason"), json_lines)
 
 
 @plan_app.command("cancel")
 def plan_cancel(plan_id: IdArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Take a plan back: from now on it explains nothing."""
+    """Cancel a plan, from now on."""
     _end(config, records.PlannedActivity, plan_id)
 
 
@@ -109,13 +109,13 @@ def silence_add(
     reason: Annotated[str, typer.Option("--reason", help="Shown in the alerts it holds back.")] = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Keep alerts that match in the digest: nobody is told and nothing is throttled. They stay on record."""
-    _tell(config, told.SilenceInput, {"matchers": _pairs(matchers), "until": _time(until), "reason": reason})
+    """Send matching alerts to the digest: no messages and no actions. The alerts stay on record."""
+    _append_new(config, entries.SilenceInput, {"matchers": _pairs(matchers), "until": _time(until), "reason": reason})
 
 
 @silence_app.command("list")
 def silence_list(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
-    """Silences in force."""
+    """List silences in force."""
     _list(config, records.Silence, ("matchers", "until", "reason"), json_lines)
 
 
@@ -138,18 +138,18 @@ def increase_add(
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Raise a budget for a while; it falls back by itself."""
+    """Raise a budget until a date; it falls back by itself."""
     loaded = asking.load(config)
     known = sorted(each.name for each in loaded.detector.budgets)
     if budget not in known:
         _refuse(f"no budget {budget!r}; there are: {', '.join(known) or 'none'}")
     given = {"budget": budget, "amount_usd": amount_usd, "expires_at": _time(expires), "match": _pairs(match or [])}
-    _tell(config, told.IncreaseInput, given)
+    _append_new(config, entries.IncreaseInput, given)
 
 
 @increase_app.command("list")
 def increase_list(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
-    """Increases in force."""
+    """List increases in force."""
     _list(config, records.BudgetIncrease, ("budget", "match", "amount_usd", "expires_at"), json_lines)
 
 
@@ -167,14 +167,14 @@ def annotate(
     text: Annotated[str, typer.Argument(help="What happened, in a few words.")] = "",
     tags: Annotated[
         list[str] | None,
-        typer.Option("--tags", "-t", help="What it is about; name=value, repeatable. None: everything."),
+        typer.Option("--tags", "-t", help="The subject; name=value, repeatable. None: everything."),
     ] = None,
     at: Annotated[str, typer.Option("--at", help="When it happened: a time with a zone, or `now`.")] = "now",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Note a deploy or a launch; alerts that begin within two hours of it name it."""
+    """Record a deploy or a launch; alerts that start within two hours of it name it."""
     given: dict[str, Any] = {"kind": kind.value, "text": text, "tags": _pairs(tags or [])}
-    _tell(config, told.AnnotationInput, given if at == "now" else given | {"at": _time(at)})
+    _append_new(config, entries.AnnotationInput, given if at == "now" else given | {"at": _time(at)})
 
 
 def feedback(
@@ -183,19 +183,21 @@ def feedback(
     note: Annotated[str, typer.Option("--note", help="Kept with the verdict.")] = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Say what an alert was. It changes what Curb learns from it and when it says so again."""
+    """Give feedback on an alert. It changes what Curb learns and when it alerts again."""
     if alert_id not in asking.ask(load_view(asking.load(config))).alerts:
-        typer.echo(f"no alert {alert_id} on the log; kept in case it comes to be", err=True)
-    _tell(config, told.FeedbackInput, {"alert_id": alert_id, "verdict": verdict.value.replace("-", "_"), "note": note})
+        typer.echo(f"no alert {alert_id} on the log yet; the feedback is kept", err=True)
+    _append_new(
+        config, entries.FeedbackInput, {"alert_id": alert_id, "verdict": verdict.value.replace("-", "_"), "note": note}
+    )
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-def _tell(config: Any, kind: type[told.Input], given: dict[str, Any]) -> None:
+def _append_new(config: Any, kind: type[entries.Input], given: dict[str, Any]) -> None:
     try:
-        record = told.accept(kind, given, at=WallClock().now(), by=asking.person())
-    except told.NotAcceptedError as error:
+        record = entries.accept(kind, given, at=WallClock().now(), by=asking.person())
+    except entries.NotAcceptedError as error:
         _refuse(str(error))
     asking.ask(_append(asking.load(config), record))
     typer.echo(record.id)
@@ -206,8 +208,8 @@ def _end(config: Any, kind: type[Any], record_id: str) -> None:
     found = asking.ask(_known(loaded, kind, now))
     record = next((each for each in found if each.id == record_id), None)
     if record is None:
-        _refuse(f"none with the id {record_id} is in force")
-    asking.ask(_append(loaded, told.withdrawn(record, now, asking.person())))
+        _refuse(f"nothing with the id {record_id} is in force")
+    asking.ask(_append(loaded, entries.withdrawn(record, now, asking.person())))
     typer.echo(f"ended {record_id}")
 
 
@@ -222,7 +224,7 @@ def _list(config: Any, kind: type[Any], columns: Sequence[str], json_lines: bool
         table.add_column(title.replace("_", " "), overflow="fold")
     for record in found:
         table.add_row(*(escape(_shown(name, getattr(record, name))) for name in ("id", *columns, "by")))
-    console.print(table if found else "none in force")
+    console.print(table if found else "nothing in force")
 
 
 async def _append(config: CurbConfig, record: Knowledge) -> None:
@@ -232,10 +234,10 @@ async def _append(config: CurbConfig, record: Knowledge) -> None:
 
 async def _known(config: CurbConfig, kind: type[Any], now: float) -> list[Any]:
     async with wiring.open_log(config, WallClock()) as log:
-        return await told.known(log, kind, now)
+        return await entries.known(log, kind, now)
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 def _refuse(why: str) -> NoReturn:

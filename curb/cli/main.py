@@ -28,16 +28,16 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="""Watches AI and cloud spend as it streams in, and curbs what runs away.
+    help="""Watches AI and cloud spend as it streams in, and throttles runaway keys.
 
-Start here: [bold]curb demo[/bold] shows the whole way of an incident on real traffic in about a minute.
+Start here: [bold]curb demo[/bold] shows one incident from start to end on real traffic in about a minute.
 Then: [bold]curb check-config -c curb.yaml[/bold], [bold]curb run -c curb.yaml[/bold], and from another terminal
 [bold]curb status[/bold], [bold]curb alerts[/bold], [bold]curb actions list[/bold].
 
-Curb starts in shadow mode: it says what it would do and touches nothing until `actions.mode: auto`.
-If anything looks wrong: [bold]curb halt[/bold] stops new actions at once; leases still end and limits come back.""",
+Curb starts in shadow mode: it reports its plans and changes nothing until you set `actions.mode`.
+If anything looks wrong: [bold]curb halt[/bold] stops new actions at once; leases still end and limits are restored.""",
 )
-actions_app = typer.Typer(no_args_is_help=True, help="What Curb did, would do, and how to take it back.")
+actions_app = typer.Typer(no_args_is_help=True, help="Actions on the ledger: list, show, approve, undo.")
 app.add_typer(actions_app, name="actions")
 app.add_typer(budgets_app, name="budgets")
 app.add_typer(connectors_app, name="connectors")
@@ -49,7 +49,7 @@ _DEFAULT = Path("curb.yaml")
 
 @app.command()
 def run(config: ConfigOption = _DEFAULT) -> None:
-    """Run the daemon until SIGTERM or Ctrl-C; it then drains and leaves nothing half done."""
+    """Run the daemon until SIGTERM or Ctrl-C; it then drains and commits everything it has read."""
     from curb.run import run_daemon
 
     loaded = load(config)
@@ -60,19 +60,20 @@ def run(config: ConfigOption = _DEFAULT) -> None:
 @app.command()
 def reaper(
     config: ConfigOption = _DEFAULT,
-    every: Annotated[float, typer.Option("--every", min=1, help="Seconds between two looks at the ledger.")] = 30.0,
+    every: Annotated[float, typer.Option("--every", min=1, help="Seconds between two checks of the ledger.")] = 30.0,
     grace: Annotated[
-        float, typer.Option("--grace", min=0, help="Seconds a lease must be over; a daemon that runs is faster.")
+        float,
+        typer.Option("--grace", min=0, help="Seconds to wait after a lease; a running daemon is faster."),
     ] = 120.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Look once, for cron; exit code 1 when a lease is left.")
+        bool, typer.Option("--once", help="Check once, for cron; exit code 1 when a lease is still overdue.")
     ] = False,
     dry_run: acting.DryRunOption = False,
 ) -> None:
-    """Give limits back when their lease is over, also while the daemon is dead. It never sets a limit of its own.
+    """Restore limits at the end of their lease, also while the daemon is dead. It never sets a limit of its own.
 
-    Run it beside the daemon, with the same configuration, where it does not die of the same cause. It needs the log
-    and the gateways. With --dry-run it looks once and says which leases are overdue; exit code 1 when there is one.
+    Run it beside the daemon, with the same configuration, where the same fault does not stop both. It needs the log
+    and the gateways. With --dry-run it checks once and lists overdue leases; exit code 1 when there is one.
     """
     from curb.cli.reaper import overdue, run_reaper
 
@@ -88,7 +89,7 @@ def reaper(
 
 @app.command("check-config")
 def check_config(config: ConfigOption = _DEFAULT) -> None:
-    """Check a configuration and print every error with its YAML path and a hint. Exit code 2 when there is one."""
+    """Check a configuration and print every error with its YAML path and a hint. Exit code 2 on errors."""
     loaded = load(config)
     render.config_summary(console, config, loaded)
 
@@ -113,19 +114,19 @@ def replay(
     source: Annotated[Path, typer.Argument(help="A usage file (.jsonl or .jsonl.gz), or a directory of them.")],
     config: ConfigOption = _DEFAULT,
     form: Annotated[str, typer.Option("--format", help="`curb` or `event_stream`.")] = "event_stream",
-    notify: Annotated[bool, typer.Option("--notify", help="Tell the configured notifiers about alerts.")] = False,
+    notify: Annotated[bool, typer.Option("--notify", help="Send alerts to the configured notifiers.")] = False,
 ) -> None:
     """Feed recorded usage through the configured log, rollup and detector, in event time, then stop.
 
-    Nothing is acted on, and nobody is told unless you say --notify: what is recorded is over. Use it to give a new
-    installation its past, or to try a configuration on recorded days. It can be interrupted at any point and started
-    again: it goes on where it was, and no sum or alert is lost or doubled.
+    A replay takes no action, and sends no message without --notify. Use it to give a new installation its history, or
+    to try a configuration on recorded days. It can be interrupted at any point and started again: it continues where
+    it was, and no sum or alert is lost or doubled.
     """
     from curb.cli.replay import run_replay
 
     loaded = load(config)
     setup("warning", "text")
-    raise typer.Exit(ask(run_replay(loaded, source, form, console, tell=notify)))
+    raise typer.Exit(ask(run_replay(loaded, source, form, console, notify=notify)))
 
 
 @app.command()
@@ -142,7 +143,7 @@ def backtest(
     """Replay a recorded stream in memory, in arrival order, and write every alert Curb would have raised."""
     from curb.evaluate.backtest import run_backtest
 
-    setup("error", "text")  # what cannot be read is counted in the summary, not told line by line
+    setup("error", "text")  # the summary counts unreadable lines
     settings = load(config).detector if config else CurbConfig().detector
     try:
         run_backtest(directory, out, settings, bucket_s, console)
@@ -153,7 +154,7 @@ def backtest(
 
 @app.command()
 def status(config: ConfigOption = _DEFAULT, json_lines: JsonOption = False) -> None:
-    """How the running daemon is doing: freshness, who spends, budgets, what fires, what Curb holds."""
+    """Show the running daemon: freshness, top spenders, budgets, firing alerts, actions in force."""
     loaded = load(config)
     try:
         found = asyncio.run(offline.daemon_status(loaded))
@@ -166,10 +167,10 @@ def status(config: ConfigOption = _DEFAULT, json_lines: JsonOption = False) -> N
 @app.command()
 def alerts(
     config: ConfigOption = _DEFAULT,
-    every: Annotated[bool, typer.Option("--all", help="Also those that are resolved.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also resolved alerts.")] = False,
     json_lines: JsonOption = False,
 ) -> None:
-    """Alerts on the log, most dollars at risk first; works with the daemon up or down."""
+    """List alerts on the log, most dollars at risk first; works with the daemon up or down."""
     view = ask(offline.load_view(load(config)))
     render.alerts(console, list(view.alerts.values()) if every else view.firing(), json_lines)
 
@@ -177,15 +178,15 @@ def alerts(
 @app.command()
 def spend(
     config: ConfigOption = _DEFAULT,
-    scope: Annotated[str | None, typer.Option("--scope", help="Which scope to add up; default: key.")] = None,
-    by: Annotated[str | None, typer.Option("--by", help="Tags to add up by, with commas, such as team.")] = None,
+    scope: Annotated[str | None, typer.Option("--scope", help="The scope to sum; default: key.")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Tags to sum by, separated by commas, such as team.")] = None,
     unit: Annotated[
         str | None,
         typer.Option("--unit", help="Also dollars per requests, tokens (1,000), runs, or value of a tag (customer)."),
     ] = None,
     json_lines: JsonOption = False,
 ) -> None:
-    """Total dollars per series of a scope, added up from the log; works with the daemon up or down.
+    """Sum dollars per series of a scope from the log; works with the daemon up or down.
 
     With --by and --unit: dollars per request, per 1,000 tokens, per customer, per run of a training job.
     """
@@ -204,10 +205,10 @@ def spend(
 @actions_app.command("list")
 def actions_list(
     config: ConfigOption = _DEFAULT,
-    every: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also finished actions.")] = False,
     json_lines: JsonOption = False,
 ) -> None:
-    """Actions in force or planned; with --all every one on the ledger."""
+    """List actions in force or planned; with --all every action on the ledger."""
     view = ask(offline.load_view(load(config)))
     entries = [e[-1] for e in view.actions.values() if every or e[-1].state in render.OPEN_STATES]
     render.actions(console, entries, json_lines)
@@ -219,7 +220,7 @@ def actions_show(
     config: ConfigOption = _DEFAULT,
     json_lines: JsonOption = False,
 ) -> None:
-    """The whole life of one action from the ledger: plan, before, after, lease, effect, who."""
+    """Show the history of one action: plan, values before and after, lease, effect, people."""
     view = ask(offline.load_view(load(config)))
     if action_id not in view.actions:
         typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
@@ -233,7 +234,7 @@ def actions_undo(
     config: ConfigOption = _DEFAULT,
     dry_run: acting.DryRunOption = False,
 ) -> None:
-    """Take an action back now. Only values that are still Curb's are restored; anything else is reported as drift."""
+    """Undo an action now. Only values that are still Curb's are restored; anything else is reported as drift."""
     loaded = load(config)
     view = ask(offline.load_view(loaded))
     if action_id not in view.actions:
@@ -244,7 +245,7 @@ def actions_undo(
         is_held = state.is_open or state.is_stuck
         said = acting.would_restore(state.last) if is_held else f"nothing to undo: it is {state.last.state}"
         return console.print(said, soft_wrap=True)
-    _command(loaded, "undo", {"action_id": action_id}, "undo asked for; the daemon does it at once when it runs")
+    _command(loaded, "undo", {"action_id": action_id}, "undo requested; a running daemon carries it out at once")
 
 
 @app.command()
@@ -254,13 +255,13 @@ def forecast(
         typer.Argument(help="Recorded events, a directory or a file. Default: the running daemon, or its log."),
     ] = None,
     config: ConfigOption = _DEFAULT,
-    scope: Annotated[str, typer.Option("--scope", help="Which scope's series.")] = "team",
+    scope: Annotated[str, typer.Option("--scope", help="The scope whose series to forecast.")] = "team",
     top: Annotated[int, typer.Option("--top", min=1, help="How many, most dollars first.")] = 20,
     quick: Annotated[bool, typer.Option("--quick", help="No fits (Holt-Winters, Prophet): an answer at once.")] = False,
     chart: Annotated[Path | None, typer.Option("--chart", help="Write a PNG of the first four here.")] = None,
     json_lines: JsonOption = False,
 ) -> None:
-    """What each tag will have cost at the end of its period, within which bounds, and when its budget is passed."""
+    """Forecast the cost of each tag at the end of its period, with an interval, and when its budget is exceeded."""
     from curb.cli.forecast import run_forecast
 
     loaded = CurbConfig() if source is not None and not config.exists() else load(config)
@@ -279,13 +280,13 @@ def halt(
     config: ConfigOption = _DEFAULT,
     reason: Annotated[str, typer.Option("--reason", help="Kept on the log.")] = "",
 ) -> None:
-    """Kill switch: no new action from now on, also after a restart. What is in force still ends with its lease."""
+    """Stop new actions at once, also after a restart. Actions in force still end with their lease."""
     _command(load(config), "halt", {"reason": reason}, "halted: nothing new is throttled until `curb resume`")
 
 
 @app.command()
 def resume(config: ConfigOption = _DEFAULT) -> None:
-    """Lift the kill switch."""
+    """Allow new actions again after `curb halt`."""
     _command(load(config), "resume", {}, "resumed")
 
 

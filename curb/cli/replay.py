@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 #: How long to wait before a log that could not be reached is asked again, seconds.
 _LOG_RETRIES_S = (1.0, 2.0, 4.0, 8.0)
-#: How long to wait at the end until this process may tell, seconds; a daemon on the same log may be the one that does.
+#: How long to wait at the end until this process may send, seconds; a daemon on the same log may send instead.
 _HANDOVER_S = 90.0
 
 
@@ -63,28 +63,28 @@ class _Feed:
         await self._inner.close()
 
 
-async def run_replay(config: CurbConfig, source: Path, form: str, console: Console, *, tell: bool) -> int:
+async def run_replay(config: CurbConfig, source: Path, form: str, console: Console, *, notify: bool) -> int:
     """Replay `source` and print the alerts; returns 0 when everything was read, summed and scored."""
     if not source.exists():
         console.print(f"replay: {source} does not exist", style="red")
         return 2
-    records = await feed(config, source, form, console, tell=tell)
+    records = await feed(config, source, form, console, notify=notify)
     console.print(f"replayed {records:,} events")
     render.alerts(console, list((await load_view(config)).alerts.values()), json_lines=False)
     return 0
 
 
-async def feed(config: CurbConfig, source: Path, form: str, console: Console, *, tell: bool = False) -> int:
+async def feed(config: CurbConfig, source: Path, form: str, console: Console, *, notify: bool = False) -> int:
     """Take `source` through the configured log, rollup and detector; the number of events read now.
 
-    Nothing is ever acted on: what is recorded is over. People are told only when `tell` is set.
+    A replay never acts, and notifies only with `notify`.
     """
     clock = EventClock()
     timeout = aiohttp.ClientTimeout(total=30)
     async with wiring.open_log(config, clock) as log, aiohttp.ClientSession(timeout=timeout) as http:
         passing = _make_feed(config, source, form, clock)
-        teller = wiring.make_teller(config, log, clock, http, tell=tell)
-        await _replay(config, log, clock, passing, teller, console)
+        notifying = wiring.make_replay_notifiers(config, log, clock, http, notify=notify)
+        await _replay(config, log, clock, passing, notifying, console)
         _warn_of_late(passing.step_s, config.detector.bucket_s, console)
         return passing.records
 
@@ -115,7 +115,7 @@ def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock) -
 
 
 async def _replay(
-    config: CurbConfig, log: Log, clock: EventClock, passing: _Feed, teller: ActionsRunner, console: Console
+    config: CurbConfig, log: Log, clock: EventClock, passing: _Feed, notifying: ActionsRunner, console: Console
 ) -> None:
     rollup, detector = wiring.make_rollup(config, log, clock, live=False), wiring.make_detector(config, log, clock)
     # The wall clock here: what is recorded lies in the past, whatever the replay's own time is.
@@ -123,17 +123,17 @@ async def _replay(
     await attribution.open(log)
     runner = PullRunner(passing, "replay", log, WallClock(), poll_interval_s=0.05, attribution=attribution)
     stop = asyncio.Event()
-    all_told = asyncio.Event()
+    all_read = asyncio.Event()
     works = [part.run(stop) for part in (runner, rollup, detector)]
-    telling = asyncio.create_task(_tell(teller, all_told))
-    tasks = [*(asyncio.create_task(work) for work in works), telling]
+    sending = asyncio.create_task(_send(notifying, all_read))
+    tasks = [*(asyncio.create_task(work) for work in works), sending]
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:,} events"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None)
 
         def meanwhile() -> None:
             progress.update(bar, completed=passing.records)
-            # What an interrupted replay had appended tells the time as well; else inputs without data would hold it up.
+            # Records of an interrupted replay advance time as well; else inputs without data would delay it.
             clock.observe(_received(rollup))
 
         await _until(passing.done.is_set, tasks, meanwhile)
@@ -144,10 +144,10 @@ async def _replay(
         await _settle(detector, tasks)
     stop.set()
     await asyncio.gather(*tasks[:-1])
-    # Nothing else comes: what waits for others to be told with it need not wait.
+    # Nothing else comes: alerts that wait for a shared message need not wait.
     clock.observe(clock.now() + config.actions.telling.group_wait_seconds + 1)
-    all_told.set()
-    await telling
+    all_read.set()
+    await sending
 
 
 def _received(rollup: Worker) -> float:
@@ -172,11 +172,11 @@ async def _settle(
     await _until(settled, tasks, meanwhile)
 
 
-async def _tell(teller: ActionsRunner, stop: asyncio.Event) -> None:
+async def _send(notifying: ActionsRunner, stop: asyncio.Event) -> None:
     """Tell as alerts come, and at the end whatever is left; a log that cannot be reached is asked again."""
     for wait_s in (*_LOG_RETRIES_S, None):
         try:
-            return await _tell_once(teller, stop)
+            return await _send_once(notifying, stop)
         except TransientError as error:
             if wait_s is None:
                 raise
@@ -184,19 +184,19 @@ async def _tell(teller: ActionsRunner, stop: asyncio.Event) -> None:
             await asyncio.sleep(wait_s)
 
 
-async def _tell_once(teller: ActionsRunner, stop: asyncio.Event) -> None:
-    await teller.open()
+async def _send_once(notifying: ActionsRunner, stop: asyncio.Event) -> None:
+    await notifying.open()
     try:
         while not stop.is_set():
-            await teller.step(0.2)
+            await notifying.step(0.2)
         # The group may still be handing over from a process that was killed: nothing read is not all read.
         give_up_at = time.monotonic() + _HANDOVER_S
-        while await teller.step(0.5) or not teller.is_up_to_date:
-            if time.monotonic() > give_up_at and not teller.is_up_to_date:
-                logger.warning("another process tells what is left", extra={"waited_s": _HANDOVER_S})
+        while await notifying.step(0.5) or not notifying.is_up_to_date:
+            if time.monotonic() > give_up_at and not notifying.is_up_to_date:
+                logger.warning("another process sends the rest", extra={"waited_s": _HANDOVER_S})
                 return
     finally:
-        await teller.close()
+        await notifying.close()
 
 
 async def _until(done: Callable[[], bool], tasks: list[asyncio.Task[None]], meanwhile: Callable[[], object]) -> None:

@@ -78,7 +78,7 @@ class CurbConfig(Settings):
     prices: PricesSettings = Field(default=PricesSettings(), description="The price book.")
     state_dir: Path = Field(
         default=Path("curb-data/connectors"),
-        description="Where connectors of bills keep what they told, one file each; back it up with the log.",
+        description="Files of the bill connectors with the rows they have reported; back it up with the log.",
     )
     connectors: list[SerializeAsAny[ConnectorConfig]] = Field(
         default=[], description="Where spend comes from; one kind each."
@@ -93,7 +93,7 @@ class CurbConfig(Settings):
         default=DEFAULT_UNIT_COSTS, description="Dollars per unit that are kept as a metric and in /v1/unit-costs."
     )
     detector: DetectorSettings = Field(default=DetectorSettings(), description="Sums, scores, budgets and alerts.")
-    actions: ActionsSettings = Field(default=ActionsSettings(), description="Who is told and what may be done.")
+    actions: ActionsSettings = Field(default=ActionsSettings(), description="Notifiers, actions, routes and limits.")
 
 
 def load_file(path: Path) -> CurbConfig:

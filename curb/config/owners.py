@@ -1,4 +1,4 @@
-"""What the owners of spend mean for alerts: their channel is told too, and how critical it is bounds what Curb does."""
+"""Owners of spend in the actions' settings: a route to each owner's channel, and the criticality of their subjects."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ def known_tags(detector: DetectorSettings) -> set[str]:
 
 
 def with_owners(actions: ActionsSettings, owners: Sequence[Owner], detector: DetectorSettings) -> ActionsSettings:
-    """The actions with a route to every owner's channel before all others, and with what the owners call critical.
+    """The actions with a route to every owner's channel before all others, and with the criticality of the owners.
 
-    The channels are told by copies of the first Slack notifier; each is named after it and its channel.
+    Copies of the first Slack notifier send to the channels; each is named after it and its channel.
     """
     known = known_tags(detector)
     marks = _marks(owners, known)
     slack = _first_slack(actions)
-    told = [owner for owner in owners if owner.slack_channel is not None] if slack is not None else []
-    if not marks and not told:
+    reached = [owner for owner in owners if owner.slack_channel is not None] if slack is not None else []
+    if not marks and not reached:
         return actions
     limits = actions.limits.model_copy(update={"criticality": (*actions.limits.criticality, *marks)})
-    if slack is None or not told:
+    if slack is None or not reached:
         return actions.model_copy(update={"limits": limits})
-    notifiers = {_notifier(slack, owner): _in_channel(slack, owner) for owner in told}
+    notifiers = {_notifier(slack, owner): _in_channel(slack, owner) for owner in reached}
     taken = {notifier.name for notifier in actions.notifiers}
-    routes = [_route(matcher, _notifier(slack, owner)) for owner in told for matcher in _once(_matchers(owner, known))]
-    # Without routes everybody is told; with these before them it must be said.
+    routes = [
+        _route(matcher, _notifier(slack, owner)) for owner in reached for matcher in _once(_matchers(owner, known))
+    ]
+    # Without routes every notifier gets every alert; behind these routes that needs a route of its own.
     others = actions.routes or (Route(notify=tuple(each.name for each in actions.notifiers)),)
     added = [notifier for name, notifier in notifiers.items() if name not in taken]
     return actions.model_copy(
@@ -56,12 +58,12 @@ def unreachable_owners(
             found.append((path, f"no scope has the tags {', '.join(sorted(owner.match))}", hint))
         if owner.slack_channel is not None and _first_slack(actions) is None:
             slack_hint = "add a notifier of kind slack; its token is used"
-            found.append((f"{path}.slack_channel", "there is no Slack notifier to tell it with", slack_hint))
+            found.append((f"{path}.slack_channel", "there is no Slack notifier for it", slack_hint))
     return found
 
 
 def _marks(owners: Sequence[Owner], known: set[str]) -> list[CriticalityRule]:
-    """What `critical` widens to the owner's team; what allows more holds only for what the owner names itself."""
+    """`critical` covers the owner's team as well; marks that allow more cover the owner's own match only."""
     marks = []
     for owner in owners:
         if owner.criticality == "critical":
@@ -76,7 +78,7 @@ def _marks(owners: Sequence[Owner], known: set[str]) -> list[CriticalityRule]:
 
 
 def _matchers(owner: Owner, known: set[str]) -> list[TagMatcher]:
-    """How alerts about an owner's spend are known: by what made it the owner's, or by the team it got from that."""
+    """Matchers of alerts about an owner's spend: the owner's own match, or the team that the owner adds."""
     matchers: list[TagMatcher] = [dict(owner.match)] if owner.match.keys() <= known else []
     if owner.team is not None and "team" in known:
         # In brackets, * and ? are themselves.

@@ -30,7 +30,7 @@ def parse_yaml(text: str) -> dict[str, Any]:
 
 
 def expand_environment(data: dict[str, Any], errors: list[ConfigError]) -> dict[str, Any]:
-    """A copy of `data` with variables filled in; one that is not set is an error with its path."""
+    """A copy of `data` with variables filled in; an unset variable is an error with its path."""
     expanded: dict[str, Any] = _expand(data, "", errors)
     return expanded
 

@@ -66,7 +66,7 @@ class DemoConsole:
             self._console.print(line, soft_wrap=True)
 
     def record(self, record: Alert | LedgerEntry | NoticeEntry) -> None:
-        """Tell what just appeared on the log, once per change of state."""
+        """Show a new record, once per change of state."""
         if isinstance(record, Alert):
             self._alert(record)
         elif isinstance(record, LedgerEntry) and self._new(record.action_id, record.state):

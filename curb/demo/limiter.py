@@ -14,7 +14,7 @@ LIMIT_FIELDS = ("rpm_limit", "tpm_limit", "max_budget", "blocked")
 
 
 class Admission(NamedTuple):
-    """Whether a request may pass; if not, what to tell the caller, in LiteLLM's words for the kind of error."""
+    """Whether a request may pass; if not, the answer to the caller, with LiteLLM's error type."""
 
     admitted: bool
     status: int = 200

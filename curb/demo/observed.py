@@ -90,7 +90,7 @@ class Observed:
         }
 
     def notice(self, view: LogView) -> Notice | None:
-        """The incident as people were told it when the effect was verified, or as it is at the end."""
+        """The incident as people saw it when the effect was verified, or as it is at the end."""
         alert, ledger = self.incident(view)
         if alert is None:
             return None

@@ -26,7 +26,7 @@ from curb.stream.clock import ScaledClock
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
 from curb.views.alerts_and_actions import LogView
 
-#: Real seconds between two looks at the daemon.
+#: Real seconds between two samples of the daemon.
 _FRAME_S = 0.15
 
 
@@ -60,7 +60,7 @@ async def run_demo(directory: Path | None, out: Path, speed: float, console: Con
     without = counterfactual(stage.trace, stage.loop, stage.live_start, stage.live_end, stage.limits)
     summary = observed.summary(view, tally, without, limit_now)
     write_report(out, observed, view, tally, without, summary)
-    _tell(console, summary, out)
+    _summarise(console, summary, out)
     return 0 if summary["effect_verified"] and summary["restored"] else 1
 
 
@@ -94,11 +94,11 @@ async def _live(
 ) -> tuple[Tally, LogView]:
     screen = DemoConsole(console, stage)
 
-    def tell(record: Alert | LedgerEntry | NoticeEntry) -> None:
+    def record_and_show(record: Alert | LedgerEntry | NoticeEntry) -> None:
         observed.record(record)
         screen.record(record)
 
-    daemon = Daemon(config, clock, view=LogView(tell))
+    daemon = Daemon(config, clock, view=LogView(record_and_show))
     await daemon.open()
     gateway.report_to(f"http://127.0.0.1:{daemon.port}/v1/ingest/gateway", token)
     clock.restart(stage.live_start)
@@ -122,7 +122,7 @@ async def _live(
 async def _watch(
     daemon: Daemon, traffic: asyncio.Task[Tally], observed: Observed, screen: DemoConsole, running: asyncio.Task[None]
 ) -> None:
-    loop, told = observed.stage.loop, 0
+    loop, shown = observed.stage.loop, 0
     moments = [
         (loop.start, f"an agent starts to loop on key {loop.key}", "bold magenta"),
         (loop.end, "the agent's owner fixes the loop", "magenta"),
@@ -132,15 +132,15 @@ async def _watch(
             await running
             raise RuntimeError("the daemon stopped before the demo was over")
         now = daemon.clock.now()
-        while told < len(moments) and moments[told][0] <= now:
-            screen.say(*moments[told])
-            told += 1
+        while shown < len(moments) and moments[shown][0] <= now:
+            screen.say(*moments[shown])
+            shown += 1
         observed.sample(daemon)
         screen.show(daemon)
         await asyncio.sleep(_FRAME_S)
 
 
-def _tell(console: Console, summary: dict[str, object], out: Path) -> None:
+def _summarise(console: Console, summary: dict[str, object], out: Path) -> None:
     def minutes(name: str) -> str:
         seconds = summary[name]
         return f"{seconds / 60:.0f} minutes" if isinstance(seconds, float | int) else "never"

@@ -69,7 +69,7 @@ class AlertLife:
         self.tier = max(self.tier, alert.tier, key=TIER_RANK.__getitem__)
 
     def row(self) -> dict[str, Any]:
-        """One line of the output file. `tier` is the highest it reached; `fired_at` is when people were first told."""
+        """One line of the output file. `tier` is the highest; `fired_at` is the time of the first message."""
         last = self.last
         return {
             "alert_id": last.alert_id,
@@ -153,7 +153,7 @@ def feed(
     settings: DetectorSettings,
     events: Iterator[Event],
     result: Backtest,
-    tell: Any,
+    report_read: Any,
 ) -> None:
     bucket_s, grace_s = settings.bucket_s, settings.grace_s
     batch: list[Event] = []
@@ -168,7 +168,7 @@ def feed(
             if close_at - bucket_s > -math.inf:
                 pipeline.tick(close_at - bucket_s)
             _collect(pipeline, result)
-            tell()
+            report_read()
         batch.append(event)
     _flush(pipeline, batch, result)
     if close_at > -math.inf:

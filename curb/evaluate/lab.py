@@ -224,17 +224,17 @@ def judge(recording: Recording, score: ScoreSettings, alerts: Sequence[AlertLife
     """Hold alerts against the known incidents; what went to the digest interrupted nobody and is left out.
 
     An alert belongs to an incident if it opened, or rose to a page, from the incident's start to an hour after its end,
-    and its tags agree: at least one is the incident's, none contradicts. One that opened before tells nobody anew, so
-    it is noise and the incident is missed.
+    and its tags agree: at least one is the incident's, none contradicts. An alert that opened before sends no new
+    message, so it is noise and the incident is missed.
     """
     counted = [a for a in alerts if a.tier != "digest" and a.first.fired_at >= recording.counts_from]
     incidents = [incident for incident in recording.incidents if incident.start >= recording.counts_from]
     minutes, lost, used = [], 0.0, set[str]()
     for incident in incidents:
-        told = [(at, a.last.alert_id) for a in counted if (at := _told_at(a, incident)) is not None]
-        used |= {alert_id for _, alert_id in told}
-        delay = min((at - incident.start for at, _ in told), default=math.inf)
-        if told:
+        noticed = [(at, a.last.alert_id) for a in counted if (at := _noticed_at(a, incident)) is not None]
+        used |= {alert_id for _, alert_id in noticed}
+        delay = min((at - incident.start for at, _ in noticed), default=math.inf)
+        if noticed:
             minutes.append(delay / 60)
         lost += incident.usd * min(1.0, delay / (incident.end - incident.start))
     days = (recording.end - recording.counts_from) / DAY_S
@@ -248,8 +248,8 @@ def judge(recording: Recording, score: ScoreSettings, alerts: Sequence[AlertLife
     )
 
 
-def _told_at(alert: AlertLife, incident: Incident) -> float | None:
-    """When the alert first told someone about the incident; None if it never did."""
+def _noticed_at(alert: AlertLife, incident: Incident) -> float | None:
+    """When the alert first reported the incident; None if it never did."""
     tags = alert.last.tags
     shared = tags.keys() & incident.tags.keys()
     if not shared or any(tags[name] != incident.tags[name] for name in shared):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from curb.stream.time import DAY_S, HOUR_S
 
 LABELS_FILE, TRUTH_FILE = "labels.json", "truth.csv.gz"
-#: Days at the begin of a stream whose alerts are neither noise nor flags on look-alikes.
+#: Days at the start of a stream whose alerts are neither noise nor flags on look-alikes.
 WARMUP_DAYS = 3.0
 #: An alert this long after the end of a label still belongs to it.
 _GRACE_S, _AFTERMATH_S = 1.0 * HOUR_S, 1.0 * DAY_S
@@ -29,7 +29,7 @@ Interrupts = Literal["page+notice", "page"]
 
 
 class Fired(NamedTuple):
-    """An alert as scoring sees it: when somebody was told (epoch seconds), and about what."""
+    """An alert as scoring sees it: when it was sent (epoch seconds), and its subject."""
 
     at: float
     tags: Mapping[str, str]
@@ -87,7 +87,7 @@ class KindScore:
     exact: int = 0
     lost_usd: float = 0.0
     total_usd: float = 0.0
-    #: From the begin of each caught incident to its first alert.
+    #: From the start of each caught incident to its first alert.
     minutes: list[float] = field(default_factory=list)
 
     def add(self, other: KindScore) -> None:

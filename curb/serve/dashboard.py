@@ -1,4 +1,4 @@
-"""The dashboard: pages of spend per tag, alerts, leases, budgets and sources, made anew for every request.
+"""The dashboard: pages of spend per tag, alerts, leases, budgets and sources, rendered for every request.
 
 Plain HTML without scripts. Jinja escapes every value, so a tag is never markup; the policy header forbids the rest.
 """
@@ -78,7 +78,7 @@ class _Pages:
             raise web.HTTPNotFound(text="no such alert, or one older than what is kept")
         entries = [entry for each in view.actions.values() for entry in each if entry.alert_id == alert_id]
         alert = view.alerts[alert_id]
-        # A budget counts a sum, and a burn that was told once is no line yet.
+        # A budget is a sum, and one revision is a single point: neither has a line to draw.
         has_chart = alert.kind != "budget" and alert.revision > 1 and importlib.util.find_spec("matplotlib") is not None
         return self._page("alert.html", alert=alert, actions=_by_time(entries), chart=has_chart)
 

@@ -1,4 +1,4 @@
-"""HTTP: what people know, told and asked for. Every answer of a POST means that it is on the log."""
+"""HTTP: plans, silences, increases, annotations and feedback. A POST is answered after the append to the log."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from curb.stream.errors import TransientError
 from curb.stream.records import spend as records
 from curb.stream.records.knowledge import knowledge_message
 from curb.stream.records.spend import Knowledge
-from curb.views import knowledge_input as told
+from curb.views import knowledge_input as entries
 
 
 class _Kind(NamedTuple):
     path: str
-    asked: type[told.Input]
+    asked: type[entries.Input]
     record: type[Any]
-    #: Whether DELETE /v1/<path>/{id} takes it back.
+    #: Whether DELETE /v1/<path>/{id} ends it.
     ends: bool
 
 
 _KINDS = (
-    _Kind("plans", told.PlanInput, records.PlannedActivity, ends=True),
-    _Kind("silences", told.SilenceInput, records.Silence, ends=True),
-    _Kind("budget-increases", told.IncreaseInput, records.BudgetIncrease, ends=True),
-    _Kind("annotations", told.AnnotationInput, records.Annotation, ends=False),
-    _Kind("feedback", told.FeedbackInput, records.Feedback, ends=False),
+    _Kind("plans", entries.PlanInput, records.PlannedActivity, ends=True),
+    _Kind("silences", entries.SilenceInput, records.Silence, ends=True),
+    _Kind("budget-increases", entries.IncreaseInput, records.BudgetIncrease, ends=True),
+    _Kind("annotations", entries.AnnotationInput, records.Annotation, ends=False),
+    _Kind("feedback", entries.FeedbackInput, records.Feedback, ends=False),
 )
 
 
@@ -38,7 +38,7 @@ def add_routes(app: web.Application, daemon: Running) -> None:
     `DELETE /v1/<plans|silences|budget-increases>/{id}`."""
     for kind in _KINDS:
         door = _Door(daemon, kind)
-        app.router.add_post(f"/v1/{kind.path}", door.tell)
+        app.router.add_post(f"/v1/{kind.path}", door.add)
         app.router.add_get(f"/v1/{kind.path}", door.list)
         if kind.ends:
             app.router.add_delete(f"/v1/{kind.path}/{{id}}", door.end)
@@ -50,21 +50,21 @@ class _Door:
     def __init__(self, daemon: Running, kind: _Kind) -> None:
         self._daemon, self._kind = daemon, kind
 
-    async def tell(self, request: web.Request) -> web.Response:
+    async def add(self, request: web.Request) -> web.Response:
         try:
-            record = told.accept(self._kind.asked, await request.json(), at=self._daemon.clock.now(), by="api")
-        except told.NotAcceptedError as error:
+            record = entries.accept(self._kind.asked, await request.json(), at=self._daemon.clock.now(), by="api")
+        except entries.NotAcceptedError as error:
             return _problem(400, str(error))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             return _problem(400, "the body is not JSON")
         answer: dict[str, Any] = {"id": record.id}
         if isinstance(record, records.Feedback) and record.alert_id not in self._daemon.view.alerts:
-            answer["warning"] = f"no alert {record.alert_id!r} is known here; kept in case it comes to be"
+            answer["warning"] = f"no alert {record.alert_id!r} is known here; the feedback is kept"
         return await self._append(record, answer)
 
     async def list(self, request: web.Request) -> web.Response:
         try:
-            found = await told.known(self._daemon.log, self._kind.record, self._daemon.clock.now())
+            found = await entries.known(self._daemon.log, self._kind.record, self._daemon.clock.now())
         except TransientError as error:
             return _unavailable(error)
         return web.Response(body=msgspec.json.encode(found), content_type="application/json")
@@ -72,13 +72,13 @@ class _Door:
     async def end(self, request: web.Request) -> web.Response:
         now = self._daemon.clock.now()
         try:
-            found = await told.known(self._daemon.log, self._kind.record, now)
+            found = await entries.known(self._daemon.log, self._kind.record, now)
         except TransientError as error:
             return _unavailable(error)
         record = next((each for each in found if each.id == request.match_info["id"]), None)
         if record is None:
-            return _problem(404, f"none of this id is in force; see GET /v1/{self._kind.path}")
-        return await self._append(told.withdrawn(record, now, "api"), {"id": record.id})
+            return _problem(404, f"nothing with this id is in force; see GET /v1/{self._kind.path}")
+        return await self._append(entries.withdrawn(record, now, "api"), {"id": record.id})
 
     async def _append(self, record: Knowledge, answer: dict[str, Any]) -> web.Response:
         try:

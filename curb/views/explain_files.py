@@ -23,10 +23,10 @@ _EVERY_S = 300.0
 _Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
-def read_files(path: Path, alert_id: str, settings: DetectorSettings, told: Callable[[int], object]) -> Recorded:
+def read_files(path: Path, alert_id: str, settings: DetectorSettings, report_read: Callable[[int], object]) -> Recorded:
     """Run the stream at `path` until an hour after the alert ended, a day after it fired at most.
 
-    `told` is given the bytes read so far. Raises FileNotFoundError, ValueError for a stream that cannot be read, and
+    `report_read` gets the bytes read so far. Raises FileNotFoundError, ValueError for an unreadable stream, and
     NoSuchAlertError where these settings raise no such alert.
     """
     fired = alert_id.rpartition("-")[2]
@@ -45,7 +45,7 @@ def read_files(path: Path, alert_id: str, settings: DetectorSettings, told: Call
 
         def closed() -> None:
             watch.look()
-            told(raw.tell())
+            report_read(raw.tell())
 
         narrowed = settings.model_copy(update={"bucket_s": step_s})
         backtest.feed(pipeline, narrowed, events, result, closed)

@@ -203,7 +203,7 @@ def _parts(settings: BaseModel, path: str) -> Iterator[tuple[str, BaseModel]]:
 
 
 def _settings_of(path: str, part: BaseModel, window: int | None) -> Iterator[Setting]:
-    """Those that are one value, and of those that have one for each window the one that decided."""
+    """Settings with one value, and of settings with a value for each window the deciding one."""
     for name, field in type(part).model_fields.items():
         value, key = getattr(part, name), f"{path}.{name}"
         if isinstance(value, tuple) and len(value) == len(WINDOWS_MIN) and window is not None:
@@ -263,22 +263,22 @@ def _similar(alert: Alert, recorded: Recorded) -> list[Similar]:
             tags=each.tags,
             fired_at=each.fired_at,
             excess_usd=each.excess_usd,
-            said=[words_of(told) for told in _said(recorded, each.alert_id)],
+            said=[words_of(each_said) for each_said in _said(recorded, each.alert_id)],
             done=_done(recorded.ledger, each.alert_id),
         )
         for how, each in found[:_SIMILAR]
     ]
 
 
-def words_of(told: Feedback) -> str:
+def words_of(feedback: Feedback) -> str:
     """A verdict with who gave it."""
-    by, note = f" ({told.by})" if told.by else "", f": {told.note}" if told.note else ""
-    return f"{told.verdict.replace('_', ' ')}{by}{note}"
+    by, note = f" ({feedback.by})" if feedback.by else "", f": {feedback.note}" if feedback.note else ""
+    return f"{feedback.verdict.replace('_', ' ')}{by}{note}"
 
 
 def _said(recorded: Recorded, alert_id: str) -> list[Feedback]:
-    told = [each for each in recorded.knowledge if isinstance(each, Feedback) and each.alert_id == alert_id]
-    return sorted(told, key=lambda each: each.at)
+    found = [each for each in recorded.knowledge if isinstance(each, Feedback) and each.alert_id == alert_id]
+    return sorted(found, key=lambda each: each.at)
 
 
 def _done(ledger: Iterable[LedgerEntry], alert_id: str) -> list[str]:
@@ -309,13 +309,13 @@ def _budgets(alert: Alert, recorded: Recorded) -> list[BudgetLine]:
     """Budgets that count the series: what was given, else what alerts on budgets said of them last."""
     lines = list(recorded.budgets)
     if not lines:
-        told: dict[tuple[str, str], tuple[float, BudgetLine]] = {}
+        newest: dict[tuple[str, str], tuple[float, BudgetLine]] = {}
         for each in recorded.alerts.values():
             if each.budget is not None:
                 key = (each.budget.name, repr(sorted(each.tags.items())))
-                if key not in told or told[key][0] <= each.updated_at:
-                    told[key] = each.updated_at, BudgetLine(each.tags, each.budget)
-        lines = [line for _, line in told.values()]
+                if key not in newest or newest[key][0] <= each.updated_at:
+                    newest[key] = each.updated_at, BudgetLine(each.tags, each.budget)
+        lines = [line for _, line in newest.values()]
     return [line for line in lines if _counts(line.tags, alert.tags)]
 
 

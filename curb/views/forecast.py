@@ -153,9 +153,9 @@ def answer_all(
     pool_settings: PoolSettings,
     *,
     quick: bool,
-    told: Callable[[int], None] = lambda done: None,
+    report_done: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
-    """Rows of all questions; fits are made in worker processes. `told` hears how many are done."""
+    """Rows of all questions; fits are made in worker processes. `report_done` gets the number of finished ones."""
     if quick or not any(question.series.days.usd.size >= 28 for question in asked):
         return [row(question, question.answer(thorough=not quick)) for question in asked]
     pool = ForecastPool(pool_settings)
@@ -164,7 +164,7 @@ def answer_all(
         futures = [pool.submit(q.key, forecast, q.series.days, q.period, q.series.today) for q in asked]
         for done, (question, future) in enumerate(zip(asked, futures, strict=True), 1):
             rows.append(row(question, _or_quick(question, future)))
-            told(done)
+            report_done(done)
     finally:
         pool.close()
     return rows

@@ -1,4 +1,4 @@
-"""The picture of an incident for the people who are told of it, from what this process knows and from the log."""
+"""The chart of an incident for notifiers, from this process and from the log."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 class IncidentChart:
-    """Draws in a thread: a picture takes half a second. `budgets` are asked for anew each time."""
+    """Draws in a thread: a picture takes half a second. `budgets` are read again each time."""
 
     def __init__(self, log: Log, recent: RecentBurn, settings: DetectorSettings) -> None:
         self._log, self._recent, self._settings = log, recent, settings
-        self._told_why = False
+        self._warned = False
 
     async def __call__(self, alert_id: str, budgets: list[BudgetLine] | None = None) -> bytes | None:
         """The PNG, or None where there is nothing to draw or nothing to draw with. TransientError: the log is away."""
@@ -34,7 +34,7 @@ class IncidentChart:
         except (NoSuchAlertError, ValueError):
             return None
         except PermanentError as error:
-            if not self._told_why:
+            if not self._warned:
                 logger.warning("incidents have no pictures", extra={"why": str(error)})
-            self._told_why = True
+            self._warned = True
             return None

@@ -1,4 +1,4 @@
-"""What people send, by HTTP or on the command line → sound records of what they know."""
+"""Input by HTTP or the command line, checked and turned into records: plans, silences, feedback and the like."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from curb.stream.records.spend import Knowledge
 
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _MAX_TEXT_CHARS = 1000
-#: How long verdicts and annotations are listed; what they do ends by itself.
+#: How long verdicts and annotations are listed; their effects end by themselves.
 _LISTED_S = 30 * 86400.0
 T = TypeVar("T", bound=Knowledge)
 
 
 class NotAcceptedError(ValueError):
-    """What was sent cannot be meant; the text says which field and why."""
+    """The input makes no sense; the text names the field and the reason."""
 
 
 class PlanInput(msgspec.Struct, forbid_unknown_fields=True):
-    """Work that will happen."""
+    """Planned work."""
 
     tags: dict[str, str]
     start: _Moment
@@ -38,9 +38,9 @@ class PlanInput(msgspec.Struct, forbid_unknown_fields=True):
     by: str = ""
 
     def record(self, id: str, at: float) -> records.PlannedActivity:
-        """Raises NotAcceptedError for work that is over."""
+        """Raises NotAcceptedError for past work."""
         if self.end.timestamp() <= at:
-            raise NotAcceptedError("end is in the past: a plan cannot change what was already judged")
+            raise NotAcceptedError("end is in the past: a plan cannot change past decisions")
         start, end = self.start.timestamp(), self.end.timestamp()
         return records.PlannedActivity(
             id=id, at=at, tags=self.tags, start=start, end=end, max_usd=self.max_usd, reason=self.reason, by=self.by
@@ -48,7 +48,7 @@ class PlanInput(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class FeedbackInput(msgspec.Struct, forbid_unknown_fields=True):
-    """What an alert was."""
+    """Feedback on an alert."""
 
     alert_id: str
     verdict: Literal["real", "not_an_anomaly", "planned"]
@@ -62,7 +62,7 @@ class FeedbackInput(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SilenceInput(msgspec.Struct, forbid_unknown_fields=True):
-    """Alerts that should not be told."""
+    """Alerts to mute."""
 
     matchers: dict[str, str]
     until: _Moment
@@ -70,7 +70,7 @@ class SilenceInput(msgspec.Struct, forbid_unknown_fields=True):
     by: str = ""
 
     def record(self, id: str, at: float) -> records.Silence:
-        """Raises NotAcceptedError for one that is over."""
+        """Raises NotAcceptedError for a past silence."""
         if self.until.timestamp() <= at:
             raise NotAcceptedError("until is in the past")
         until = self.until.timestamp()
@@ -89,7 +89,7 @@ class AnnotationInput(msgspec.Struct, forbid_unknown_fields=True):
     def record(self, id: str, at: float) -> records.Annotation:
         """Raises NotAcceptedError for what has not happened."""
         if self.at is not None and self.at.timestamp() > at:
-            raise NotAcceptedError("at is in the future: for work to come, tell a plan")
+            raise NotAcceptedError("at is in the future: for planned work, add a plan")
         at = at if self.at is None else self.at.timestamp()
         return records.Annotation(id=id, at=at, kind=self.kind, tags=self.tags, text=self.text, by=self.by)
 
@@ -104,7 +104,7 @@ class IncreaseInput(msgspec.Struct, forbid_unknown_fields=True):
     by: str = ""
 
     def record(self, id: str, at: float) -> records.BudgetIncrease:
-        """Raises NotAcceptedError for one that is over, or of nothing."""
+        """Raises NotAcceptedError for a past increase, or an amount of zero."""
         if self.expires_at.timestamp() <= at:
             raise NotAcceptedError("expires_at is in the past")
         if self.amount_usd == 0:
@@ -119,7 +119,7 @@ Input = PlanInput | FeedbackInput | SilenceInput | AnnotationInput | IncreaseInp
 
 
 def accept(kind: type[Input], given: Any, *, at: float, by: str) -> Knowledge:
-    """A record with a new id of `given`, an object as JSON has it; told by `by` unless it says who.
+    """A record with a new id of `given`, a JSON object; its author is `by` unless it names one.
 
     Raises NotAcceptedError.
     """
@@ -153,7 +153,7 @@ def _clean(record: Knowledge) -> None:
 
 
 async def known(log: Log, kind: type[T], now: float) -> list[T]:
-    """What people told that still counts, oldest first: the newest record of each id. Reads the whole topic."""
+    """Records that still count, oldest first: the newest record of each id. Reads the whole topic."""
     newest: dict[str, T] = {}
     async for record in _told(log):
         if isinstance(record, kind) and (record.id not in newest or record.at >= newest[record.id].at):

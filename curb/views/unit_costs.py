@@ -134,7 +134,7 @@ class RecentUnits:
         if hour <= newest - self._hours:
             return
         kept = self._parts.setdefault(hour, {})
-        # Runs are told apart by ten minutes; for all else the hour is enough.
+        # Runs need ten-minute steps; for everything else the hour is enough.
         within = str(part.bucket_start // 600) if part.scope in self._run_scopes else ""
         key = (part.scope, (*part.tags.values(), within))
         known = kept.get(key)

@@ -147,7 +147,7 @@ async def test_shadow_approve_and_auto_on_one_timeline(world: World) -> None:
     assert code == 0
     assert "litellm/key/k-auto" in said
     assert "already proposed, an answer counts until" in said
-    assert "0 to change now, 0 to ask for" in said
+    assert "0 to change now, 0 to propose" in said
 
     # A person says yes, once.
     code, said = await world.curb("actions", "approve", proposal["action_id"])
@@ -156,7 +156,7 @@ async def test_shadow_approve_and_auto_on_one_timeline(world: World) -> None:
     assert world.limits()["k-approve"] == (NEW_LIMIT, False)
     code, said = await world.curb("actions", "approve", proposal["action_id"])
     assert code == 1
-    assert "does not wait for an answer" in said
+    assert "is not a proposal any more" in said
     code, said = await world.curb("actions", "show", proposal["action_id"])
     assert f"approved by {getpass.getuser()}" in said
     words = " ".join(said.split())

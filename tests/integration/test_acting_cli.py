@@ -98,7 +98,7 @@ def an_entry(state: Any, **changes: Any) -> Message:
 
 
 def test_with_nothing_on_the_log_there_is_nothing_to_do(curb: Shell) -> None:
-    assert curb("plan") == "no alert fires; nothing would be done"
+    assert curb("plan") == "no firing alert; nothing to do"
     assert curb("plan", "--json") == ""
     assert curb("actions", "restore-all") == "nothing is held"
     assert "no action x1 on the ledger" in curb("actions", "approve", "x1", code=1)
@@ -111,7 +111,7 @@ def test_plan_shows_the_rung_and_what_stands_in_the_way(curb: Shell) -> None:
     said = curb("plan")
     assert "page runaway team=search project=rank api_key=k1 $240.00/h, expected $12.00/h" in said
     assert "rung 1 of 2, notify" in said
-    assert "then rung 2 0 to change now, 0 to ask for" in said
+    assert "then rung 2 0 to change now, 0 to propose" in said
     curb.on_log(alert_message(an_alert(alert_id="a2", fired_at=now - 600, updated_at=now)))
     rows = [json.loads(line) for line in curb.lines("plan", "--json")]
     assert [(row["alert_id"], row["rung"], row["plan"]) for row in rows] == [("a1", 1, None), ("a2", 2, None)]
@@ -129,7 +129,7 @@ def test_an_answer_is_a_command_by_whoever_gives_it(curb: Shell) -> None:
         ("deny", getpass.getuser(), {"action_id": "x1"}),
     ]
     curb.on_log(an_entry("applied", at=time.time() + 1))
-    assert "x1 does not wait for an answer, it is applied" in curb("actions", "approve", "x1", code=1)
+    assert "x1 is not a proposal any more, it is applied" in curb("actions", "approve", "x1", code=1)
 
 
 def test_restoring_everything_asks_first_and_says_what_is_still_held(curb: Shell) -> None:
@@ -139,7 +139,7 @@ def test_restoring_everything_asks_first_and_says_what_is_still_held(curb: Shell
     said = curb("actions", "restore-all", "--yes", code=1)
     assert "x1 litellm/key/k1 {'rpm_limit': 20} → {'rpm_limit': 500}" in said
     assert "x1 still held: litellm/key/k1 could not be reached" in said
-    assert "not all is restored; run it again" in said
+    assert "some limits are not restored; run the command again" in said
     assert [(command.kind, command.args) for command in curb.told()] == [("undo", {"action_id": "x1"})]
 
 

@@ -66,7 +66,7 @@ def test_told_listed_and_taken_back(curb: Shell, add: tuple[str, ...], end: str,
     assert "team=a" in table
     assert curb(add[0], end, told) == f"ended {told}"
     assert curb.rows(add[0], "list") == []
-    assert curb(add[0], "list") == "none in force"
+    assert curb(add[0], "list") == "nothing in force"
     assert "is in force" in curb(add[0], end, told, code=2)
 
 
