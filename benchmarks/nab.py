@@ -30,7 +30,7 @@ if not __package__:  # run as a file: the directory above holds our packages
 
 from benchmarks.nab_score import PROFILES, Result, Scorer, Series, read_corpus
 from curb.detector.rules.metric_head import MetricHead
-from curb.detector.rules.metric_settings import MetricSettings
+from curb.detector.rules.metric_tail import MetricSettings
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")

@@ -10,15 +10,27 @@ from curb.detector.budgets.budget import Budget, ExchangeRate, check_budgets
 from curb.detector.forecast.pool import PoolSettings
 from curb.detector.forecast.slow_lane import LaneSettings
 from curb.detector.forecast.spend_history import HistorySettings
-from curb.detector.heads.drift_settings import DriftSettings
-from curb.detector.heads.settings import ScoreSettings, UnexplainedSettings
-from curb.detector.incidents.settings import AlertSettings
+from curb.detector.heads.demand import Config as DemandConfig
+from curb.detector.heads.drift import DriftSettings
+from curb.detector.heads.past import ScoreSettings
+from curb.detector.incidents.incidents import AlertSettings
 from curb.detector.rollup.dedupe import DedupeSettings
 from curb.detector.rollup.tag_table import GuardSettings
-from curb.detector.rules.abuse_settings import PopulationSettings
-from curb.detector.rules.machine_settings import FeedSettings, GrowthSettings, JobSettings, MachineRules
+from curb.detector.rules.autoscaler import Config as AutoscalerConfig
+from curb.detector.rules.failing_requests import Config as ErrorConfig
+from curb.detector.rules.growing_prompts import Config as ContextConfig
+from curb.detector.rules.idle_gpu import Config as IdleGpuConfig
+from curb.detector.rules.jobs import Config as JobConfig
 from curb.detector.rules.metric_rule import MetricWatch
-from curb.detector.rules.principal_settings import PrincipalRules
+from curb.detector.rules.more_requests_per_user import Config as CreepConfig
+from curb.detector.rules.new_origin import Config as NewOriginConfig
+from curb.detector.rules.new_principal import Config as NewPrincipalConfig
+from curb.detector.rules.population import Config as PopulationConfig
+from curb.detector.rules.silent_feed import Config as FeedConfig
+from curb.detector.rules.table import OwnRules
+from curb.detector.rules.trend import Config as GrowthConfig
+from curb.detector.rules.unit_cost import Config as UnitCostConfig
+from curb.detector.rules.week_on_week import Config as WeekConfig
 from curb.detector.scorers.kinds import Scorers, check_scorers
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
 from curb.stream.settings import Settings
@@ -33,8 +45,29 @@ class ForecastSettings(Settings):
     lane: LaneSettings = Field(default=LaneSettings(), description="The slow lane.")
 
 
+class PrincipalRules(Settings):
+    """Rules on keys, users and whoever else spends."""
+
+    new_principal: NewPrincipalConfig = Field(default=NewPrincipalConfig(), description="Keys never seen before.")
+    new_origin: NewOriginConfig = Field(default=NewOriginConfig(), description="New models and regions of a key.")
+    errors: ErrorConfig = Field(default=ErrorConfig(), description="Failing requests that cost.")
+    context: ContextConfig = Field(default=ContextConfig(), description="Growing prompts.")
+    unit_cost: UnitCostConfig = Field(default=UnitCostConfig(), description="Requests that became more expensive.")
+    creep: CreepConfig = Field(default=CreepConfig(), description="Slow growth without users.")
+    weeks: WeekConfig = Field(default=WeekConfig(), description="Slow growth where users are not known.")
+
+
+class MachineRules(Settings):
+    """Rules on machines: GPU nodes and the groups in which they scale."""
+
+    idle_gpu: IdleGpuConfig = Field(default=IdleGpuConfig(), description="Machines that are on and do nothing.")
+    autoscaler: AutoscalerConfig = Field(
+        default=AutoscalerConfig(), description="Groups that grow beyond what they ever needed."
+    )
+
+
 class DetectorSettings(Settings):
-    """How spend is grouped, scored and held against budgets."""
+    """How spend is grouped, scored and compared with budgets."""
 
     bucket_s: int = Field(default=60, ge=1, description="Seconds summed before scoring; must divide an hour.")
     grace_s: float = Field(
@@ -66,24 +99,25 @@ class DetectorSettings(Settings):
     drift: DriftSettings = Field(
         default=DriftSettings(), description="Whether the level of a series moves at once when its spend has for good."
     )
-    unexplained: UnexplainedSettings = Field(
-        default=UnexplainedSettings(), description="How spend is scored against the demand for it."
+    unexplained: DemandConfig = Field(
+        default=DemandConfig(), description="How spend is scored against the demand for it."
     )
     forecast: ForecastSettings = Field(
         default=ForecastSettings(), description="Forecasts, their history, the slow lane."
     )
-    population: PopulationSettings = Field(
-        default=PopulationSettings(), description="How abuse is told from growth and runaways."
+    population: PopulationConfig = Field(
+        default=PopulationConfig(), description="How abuse is told from growth and runaways."
     )
     metrics: tuple[MetricWatch, ...] = Field(default=(), description="Metrics watched beside dollars.")
     scorers: Scorers = Field(default=(), description="Detectors beside Curb's own heads; one kind each.")
     machines: MachineRules = Field(default=MachineRules(), description="Rules on machines and those that start them.")
-    jobs: JobSettings = Field(default=JobSettings(), description="Recurring and planned jobs of a key.")
-    feed: FeedSettings = Field(default=FeedSettings(), description="Sources that go quiet.")
-    growth: GrowthSettings = Field(default=GrowthSettings(), description="Spend that climbs for four weeks.")
+    jobs: JobConfig = Field(default=JobConfig(), description="Recurring and planned jobs of a key.")
+    feed: FeedConfig = Field(default=FeedConfig(), description="Sources that go quiet.")
+    growth: GrowthConfig = Field(default=GrowthConfig(), description="Spend that climbs for four weeks.")
     principals: PrincipalRules = Field(
         default=PrincipalRules(), description="Rules on who spends: new keys, models, errors, prompts, slow growth."
     )
+    rules: OwnRules = Field(default={}, description="Settings of rules that were added, by the name of the rule.")
 
     @field_validator("bucket_s")
     @classmethod

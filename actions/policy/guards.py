@@ -12,11 +12,9 @@ from curb.actions.ledger.ledger import CURB_ITSELF, ActionState, Ledger
 from curb.actions.policy.limits import MARKS, Limits, criticality, tags_match
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
-from curb.stream.records.spend import Alert, Plan
+from curb.stream.records.spend import Alert, Plan, waits_for_warmup
 from curb.stream.time import HOUR_S
 
-#: What is found by what is new or spent, so that a short past is no reason to wait: kinds, and channels of rules.
-_NO_WARMUP_KINDS, _NO_WARMUP_CHANNELS = frozenset({"budget"}), frozenset({"new_principal"})
 #: What people should know of and nothing should be stopped for.
 _ONLY_TOLD = frozenset({"growth", "pricing", "feed"})
 
@@ -79,8 +77,8 @@ def refusal(
     age_s = now - alert.updated_at
     if age_s > limits.max_alert_age_minutes * 60.0:
         return f"stale: the newest word about it is {age_s / 60.0:.0f} minutes old (limits.max_alert_age_minutes)"
-    knows_enough = alert.kind in _NO_WARMUP_KINDS or alert.channel in _NO_WARMUP_CHANNELS
-    if not knows_enough and known_days < settings.warmup_days:
+    # A spent budget is no statistic: a short past is no reason to wait.
+    if alert.kind != "budget" and waits_for_warmup(alert) and known_days < settings.warmup_days:
         return f"warm-up: known for {known_days:.1f} days, less than {settings.warmup_days:g}"
     if len(_held(ledger)) >= limits.max_open_actions and not _is_held(alert, ledger):
         return f"limit: {limits.max_open_actions} actions are open (limits.max_open_actions)"

@@ -19,32 +19,29 @@ from rich.table import Table
 from benchmarks.detection.bars import FIGURES, Figure, mean
 from benchmarks.detection.measure import Result, patched
 from benchmarks.detection.run import jobs, measured, overrides, parser
+from curb.detector.heads.demand import UnexplainedHead
+from curb.detector.heads.past_findings import PastRule
+from curb.detector.rules.table import RULES, path_of
 from curb.detector.settings import DetectorSettings
+from curb.detector.state.rule import Rule, RuleConfig
 
 SHIPPED = "as shipped"
+
+
+def _switched(rule: type[Rule], config: RuleConfig) -> tuple[str, dict[str, Any]]:
+    """The name of the ablation of one rule, and the setting that it changes."""
+    how, note = ("without", "") if config.enabled else ("with", " (off by default)")
+    return f"{how} {rule.part}{note}", {f"{path_of(rule)}.enabled": not config.enabled}
+
+
 #: Settings by dotted path from the detector's that switch a part off (or on), by what differs then.
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "without the demand head": {"unexplained.enabled": False},
-    "without the past head": {
-        "score.digest_threshold": 1e6,
-        "score.notice_threshold": 1e6,
-        "score.page_threshold": 1e6,
-    },
-    "without holding for ten minutes": {"score.hold_minutes": 1, "unexplained.hold_minutes": 1},
-    "without new principals": {"principals.new_principal.enabled": False},
-    "without new models and regions": {"principals.new_origin.enabled": False},
-    "without error rates": {"principals.errors.enabled": False},
-    "without prompt sizes": {"principals.context.enabled": False},
-    "without creep": {"principals.creep.enabled": False},
-    "without weeks": {"principals.weeks.enabled": False},
-    "without idle machines": {"machines.idle_gpu.enabled": False},
-    "without the autoscaler rule": {"machines.autoscaler.enabled": False},
-    "without jobs": {"jobs.enabled": False},
-    "without silent feeds": {"feed.enabled": False},
-    "without naming abuse": {"population.enabled": False},
+ABLATIONS: dict[str, dict[str, Any]] = dict(
+    _switched(rule, config) for rule in RULES if isinstance(config := rule.config(), RuleConfig)
+) | {
+    f"without {PastRule.part}": {f"{path_of(PastRule)}.{tier}_threshold": 1e6 for tier in ("digest", "notice", "page")},
+    "without holding for ten minutes": {f"{path_of(rule)}.hold_minutes": 1 for rule in (PastRule, UnexplainedHead)},
     "without the freeze during incidents": {"alerts.freeze_s": 0.0},
     "without joining what fires again": {"alerts.join_s": 0.0},
-    "with unit cost (off by default)": {"principals.unit_cost.enabled": True},
 }
 _FIGURES = tuple(figure for figure in FIGURES if figure.name != "CPU s")
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.detection.principal_hours import Label, Principal, Stream, due_step, labels, load, trailing
-from curb.detector.rules.abuse_settings import PopulationSettings
+from curb.detector.rules.population import Config as PopulationConfig
 from curb.detector.rules.population import Population, Use, features
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ class Changes:
     """The shipped model."""
 
     def __init__(self, count: int) -> None:
-        self._population = Population(PopulationSettings())
+        self._population = Population(PopulationConfig())
         self._population.grow(count)
 
     def score(self, use: Use, at_hour: int) -> Floats:
@@ -284,7 +284,7 @@ def _hours(stream: Stream, due: Mapping[int, object]) -> Iterator[tuple[int, Use
 
 def main(directories: Sequence[str]) -> None:
     """Print one table: rows are variants of the streams and models."""
-    threshold = PopulationSettings().abusive_threshold
+    threshold = PopulationConfig().abusive_threshold
     print("| stream | model | AUC to growth | AUC to bursts | abuse named | growth named | bursts named |")
     print("|---|---|---|---|---|---|---|")
     read = [(stream, labels(Path(each), stream)) for each in directories for stream in [load(Path(each))]]

@@ -30,7 +30,7 @@ from benchmarks.detection.simulator_methods import (
 )
 from benchmarks.detection.simulator_score import FAST, Excess, Ledger, Result
 from benchmarks.detection.simulator_traffic import DAYS, Traffic
-from curb.detector.heads.settings import ScoreSettings
+from curb.detector.heads.past import ScoreSettings
 
 #: False alarms per series and month.
 RATES = (1.0, 0.3, 0.1, 0.03)

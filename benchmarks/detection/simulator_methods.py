@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.detection.simulator_traffic import DAY_MIN, START, Day, Traffic
-from curb.detector.heads.past import DollarsHead, Step
-from curb.detector.heads.settings import ScoreSettings
-from curb.detector.incidents.settings import AlertSettings
+from curb.detector.heads.past import DollarsHead, ScoreSettings, Step
+from curb.detector.incidents.incidents import AlertSettings
 from curb.detector.rules.cost_per_request import UnitCost
 from curb.detector.state.bucket import Scores
 

@@ -28,7 +28,7 @@ from rich.progress import track
 from curb.connectors.tokens.usage_jsonl import parse_event_stream
 from curb.demo.incident import AgentLoop, LoopRun
 from curb.demo.trace import Key, Request, Trace, as_event
-from curb.detector.heads.settings import ScoreSettings
+from curb.detector.heads.past import ScoreSettings
 from curb.detector.settings import DetectorSettings
 from curb.evaluate.backtest import AlertLife, events_file, replay
 from curb.stream.time import DAY_S

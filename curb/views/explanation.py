@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from curb.detector.heads.windows import WINDOW_NAMES, WINDOWS_MIN
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.incidents.planned import covers
+from curb.detector.rules.table import settings_path
 from curb.detector.settings import DetectorSettings
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Log
@@ -30,14 +31,6 @@ from curb.stream.records.spend import (
 )
 
 _SIMILAR = 5
-#: The rule of a family where it has another name in the settings.
-_RULES = {
-    "new_model": "new_origin",
-    "new_region": "new_origin",
-    "job": "jobs",
-    "dollars": "score",
-    "silent_feed": "feed",
-}
 #: So many points before the incident make a usual range.
 _RANGE_POINTS, _RANGE = 24, (5, 95)
 
@@ -183,7 +176,7 @@ def decided_by(alert: Alert, settings: DetectorSettings) -> tuple[str, list[Sett
     window = next((i for i, minutes in enumerate(WINDOWS_MIN) if variant == f"{minutes:g}min"), None)
     words = "" if window is None else WINDOW_NAMES[window]
     name = alert.budget.name if alert.budget is not None else family.partition("-")[2]
-    wanted = f"[{name}]" if name else f".{_RULES.get(family, family)}"
+    wanted = f"[{name}]" if name else f".{settings_path(family) or family}"
     for path, part in _parts(settings, "detector"):
         if path.endswith(wanted):
             return words, list(_settings_of(path, part, window))
@@ -197,6 +190,8 @@ def _parts(settings: BaseModel, path: str) -> Iterator[tuple[str, BaseModel]]:
         if isinstance(value, BaseModel):
             yield f"{path}.{field}", value
             yield from _parts(value, f"{path}.{field}")
+        elif isinstance(value, dict):
+            yield from ((f"{path}.{field}.{name}", each) for name, each in value.items() if isinstance(each, BaseModel))
         elif isinstance(value, tuple) and field != "scopes":
             named = [each for each in value if isinstance(each, BaseModel) and hasattr(each, "name")]
             yield from ((f"{path}.{field}[{each.name}]", each) for each in named)

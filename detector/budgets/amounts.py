@@ -18,7 +18,7 @@ from curb.stream.time import DAY_S
 Floats = NDArray[np.float64]
 
 #: Kinds of alerts after which a budget does not grow by itself.
-_INCIDENTS = frozenset({"runaway", "abusive", "new_principal", "unit_cost"})
+_INCIDENTS = frozenset({"runaway", "abusive", "unit_cost"})
 
 
 def base_usd(budget: Budget, rates: Sequence[ExchangeRate], period_start: float, zone: ZoneInfo) -> float:

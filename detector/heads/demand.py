@@ -9,18 +9,19 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from curb.detector.heads.demand_model import Demand
 from curb.detector.heads.held_minimum import Hold
 from curb.detector.heads.nightly_bursts import Recurring
-from curb.detector.heads.settings import UnexplainedSettings
 from curb.detector.heads.tail import Tail
-from curb.detector.heads.window_score import SILENT, Floors, score_windows, trust
+from curb.detector.heads.window_score import SILENT, Floors, RatioByWindow, UsdByWindow, score_windows, trust
 from curb.detector.heads.windows import WINDOW_NAMES, WINDOWS_MIN, Windows
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Demand as Judged
-from curb.detector.state.view import Finding, View
+from curb.detector.state.view import View
 from curb.stream.time import DAY_S
 
 #: The window that tells a burst: half an hour.
@@ -34,17 +35,71 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-class UnexplainedHead:
+class Config(RuleConfig):
+    """When dollars that the demand (users, requests, usual price of a request) does not explain count."""
+
+    enabled: bool = Field(default=True, description="Whether spend is held against the demand for it.")
+    notice_threshold: float = Field(
+        default=2.0, description="A notice opens at this score, held for `hold_minutes`; each point is ten times rarer."
+    )
+    page_threshold: float = Field(default=7.0, description="A page needs this score.")
+    page_usd: float = Field(
+        default=20.0, ge=0, description="Nobody is paged for less than so many dollars, unexplained over any window."
+    )
+    page_usd_per_hour: float = Field(
+        default=50.0,
+        gt=0,
+        description="A notice a point over its threshold is a page where so many dollars an hour are unexplained "
+        "over two hours.",
+    )
+    at_once_threshold: float = Field(default=10.0, description="A score this high counts without holding.")
+    hold_minutes: int = Field(default=10, ge=1, le=60, description="How long a score must hold before it counts.")
+    userless_penalty: float = Field(
+        default=3.0,
+        ge=0,
+        description="Where users are not known only the price of a request is judged, which also shifts for good "
+        "reasons: the score must be this much higher.",
+    )
+    floors_usd: UsdByWindow = Field(
+        default=(0.5, 1.0, 2.0, 3.0, 5.0), description="Unexplained dollars within each window below which none count."
+    )
+    ratio_floors: RatioByWindow = Field(
+        default=(2.0, 1.6, 1.4, 1.3, 1.25),
+        description="Spend as a multiple of what the demand explains, within each window, below which none counts.",
+    )
+
+
+UNEXPLAINED = Family(
+    "unexplained",
+    Docs(
+        "demand head",
+        "spend that its users do not explain",
+        "dollars over what the demand should cost, in one of five windows",
+        "page, notice",
+    ),
+    Confidence(((2, 0.5), (6, 0.75), (8, 0.93), (20, 0.96)), TUNING_STREAMS),
+    by_past=True,
+    statistic=True,
+)
+
+
+class UnexplainedHead(Rule):
     """Scores with what was known before the bucket, then learns from it. Dollars without requests are not judged."""
 
-    def __init__(self, settings: UnexplainedSettings, step_s: int, time_zone: str, capacity: int = 64) -> None:
-        self._settings, self._step_s, self._step_min = settings, step_s, step_s / 60
-        self._zone = ZoneInfo(time_zone)
-        self._floors = Floors(settings.floors_usd, settings.ratio_floors)
+    name = "unexplained"
+    part = "the demand head"
+    families = (UNEXPLAINED,)
+    config = Config
+    settings_at = "unexplained"
+
+    def __init__(self, config: Config, context: RuleContext, capacity: int = 64) -> None:
+        self._settings, self._step_s, self._step_min = config, context.step_s, context.step_s / 60
+        self._zone = ZoneInfo(context.time_zone)
+        self._floors = Floors(config.floors_usd, config.ratio_floors)
         self._demand = Demand(self._step_min, capacity)
         self._windows = Windows(self._step_min, capacity)
         self._tail = Tail(len(WINDOWS_MIN), capacity)
-        self._held = Hold(math.ceil(settings.hold_minutes / self._step_min), SILENT, capacity)
+        self._held = Hold(math.ceil(config.hold_minutes / self._step_min), SILENT, capacity)
         self._recurring = Recurring(capacity)
         self._series = Columns({"mean": Column()}, capacity)
         self._newest: int | None = None
@@ -72,7 +127,7 @@ class UnexplainedHead:
         usd = np.where(amounts.requests > 0, np.maximum(amounts.cost, 0.0), 0.0)
         organic = self._demand.organic(amounts.requests, amounts.users)
         unit_usd, mature = self._demand.unit_usd, self._demand.mature(age_days)
-        view.demand = Judged(organic, unit_usd, self._demand.knows_users, self._demand.tells_users, mature)
+        view.demand = Judged(organic, unit_usd, self._demand.knows_users, self._demand.reports_users, mature)
         if view.bucket.gap:
             self._windows.decay(1)
         else:
@@ -123,7 +178,8 @@ class UnexplainedHead:
             findings.append(
                 Finding(
                     series=int(index[row]),
-                    channel=f"unexplained/{WINDOWS_MIN[at]:g}min",
+                    family=UNEXPLAINED,
+                    variant=f"{WINDOWS_MIN[at]:g}min",
                     kind="runaway",
                     tier="page" if pages[row] else "notice",
                     score=float(best[row]),

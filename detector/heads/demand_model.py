@@ -50,7 +50,7 @@ class Demand:
         return known
 
     @property
-    def tells_users(self) -> Bools:
+    def reports_users(self) -> Bools:
         """Whether a series reports users at all: it did in nearly every step that had requests enough."""
         steps, missing = self.columns["steps"], self.columns["missing"]
         told: Bools = (steps > 0) & (missing <= _MISSING_SHARE * (steps + missing))

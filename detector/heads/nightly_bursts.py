@@ -10,7 +10,7 @@ from curb.detector.state.columns import Column, Columns
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: A burst ends with a pause of so long; one that lasts longer than half a day is no burst.
+#: A burst ends with a pause of so long; spend that lasts longer than half a day is no burst.
 _PAUSE_MIN, _LONGEST_MIN = 60.0, 720.0
 #: Bursts that are remembered, for so long, and the least dollars of one.
 _KEPT, _MEMORY_DAYS, _LEAST_USD = 7, 9.0, 2.0

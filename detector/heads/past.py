@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from curb.detector.heads.active_minutes import Activity
 from curb.detector.heads.drift import Drift
@@ -19,14 +20,14 @@ from curb.detector.heads.hour_z import Hourly
 from curb.detector.heads.peaks import Peaks
 from curb.detector.heads.profile import Profile
 from curb.detector.heads.recent_mean import Recent
-from curb.detector.heads.settings import ScoreSettings
 from curb.detector.heads.tail import Tail
-from curb.detector.heads.window_score import SILENT, Floors, score_windows, trust
+from curb.detector.heads.window_score import SILENT, Floors, RatioByWindow, UsdByWindow, score_windows, trust
 from curb.detector.heads.windows import WINDOWS_MIN, Windows
 from curb.detector.state.bucket import Scores
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import LocalHour, local_hour
 from curb.stream.records.spend import Baseline
+from curb.stream.settings import Settings
 from curb.stream.time import DAY_S
 
 __all__ = ["WINDOWS_MIN", "DollarsHead", "Scores", "Step"]
@@ -44,6 +45,53 @@ _PAGE_SCORE_MAX, _PAGE_Z_FREE = 25.0, 5.0
 _LEAST_USD = 1e-9
 #: An hour of which less was seen teaches nothing.
 _WHOLE_HOUR_MIN = 30.0
+
+
+class ScoreSettings(Settings):
+    """When spend that is unusual for its own series counts. Windows are 5 min, 30 min, 2 h, 8 h and 1 day."""
+
+    digest_threshold: float = Field(
+        default=2.0, description="A line in the digest opens at this score, and for what users explain nothing more."
+    )
+    notice_threshold: float = Field(
+        default=6.0,
+        description="A notice opens at this score. 0 is about one false notice per series and month if the past were "
+        "a perfect guide; each point more is ten times rarer, or ten times as many dollars.",
+    )
+    page_threshold: float = Field(
+        default=6.0,
+        description="A page, and with it a throttle, needs this score of two agreeing statistics.",
+    )
+    hold_minutes: int = Field(
+        default=10,
+        ge=1,
+        le=60,
+        description="How long a score must hold before it counts. Legitimate bursts are shorter than ten minutes.",
+    )
+    fast_lane: float = Field(
+        default=20.0,
+        ge=0,
+        description="A score this much over the threshold counts at once, without holding.",
+    )
+    warmup_days: float = Field(
+        default=3.0,
+        ge=0,
+        description="Series known for less than this many days cannot page by statistics, and need five times the "
+        "dollar floor for a notice.",
+    )
+    settled_days: float = Field(
+        default=7.0,
+        ge=0,
+        description="Series known for less than this many days need twice the dollar floor.",
+    )
+    floors_usd: UsdByWindow = Field(
+        default=(1.0, 3.0, 6.0, 12.0, 25.0),
+        description="Excess dollars within each of the five windows below which nothing counts.",
+    )
+    ratio_floors: RatioByWindow = Field(
+        default=(2.0, 1.7, 1.6, 1.5, 1.4),
+        description="Spend as a multiple of the expected, within each of the five windows, below which nothing counts.",
+    )
 
 
 @dataclass(frozen=True)

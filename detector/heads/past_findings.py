@@ -2,54 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.heads.settings import ScoreSettings
+from curb.detector.heads.past import ScoreSettings
 from curb.detector.heads.windows import WINDOW_NAMES, WINDOWS_MIN
-from curb.detector.state.view import Finding, View
+from curb.detector.state.rule import Confidence, Docs, Family, Finding, Rule, RuleContext
+from curb.detector.state.scopes import Role
+from curb.detector.state.view import View
+
+Bools = NDArray[np.bool_]
 
 _CALM_RATIO = 1.2
+MACHINES: tuple[Role, ...] = ("node", "group")
 #: Where it is not known how the users of a principal grow with its requests they are taken for an ordinary fleet's,
 #: and explain what they ask for by this share of it.
 _EXPONENT, _EXPLAINED_SHARE = 0.75, 0.1
 
 
-def findings(view: View, settings: ScoreSettings, calm_usd_per_hour: float) -> list[Finding]:
-    """A page where two statistics agree, a notice where nothing else is known; growth that users explain is a line."""
-    scores, registry = view.bucket.scores, view.registry
-    burning = scores.rate > _CALM_RATIO * scores.expected_fast + calm_usd_per_hour
-    high = (scores.notice >= settings.digest_threshold) | (scores.page >= settings.page_threshold)
-    wants = high & burning & registry["detect"] & ~registry["planned"]
-    for role in ("node", "group"):
-        wants[registry.of_role(role)] = False  # a machine costs what it costs; there are rules for them
-    explained = np.zeros(len(wants), np.bool_)
+DOLLARS = Family(
+    "dollars",
+    Docs(
+        "past head",
+        "spend that its own past does not explain",
+        "dollars over those of the same hour of the day and the week, in one of five windows",
+        "page, notice; digest where users explain it",
+    ),
+    Confidence(((2, 0.3), (6, 0.6), (12, 0.8), (25, 0.95))),
+    by_past=True,
+    statistic=True,
+)
+
+
+class PastRule(Rule):
+    """A page where two statistics agree, a notice where nothing else is known; growth that users explain is a line.
+
+    It reads the scores of the dollars head, which every bucket carries, and keeps no state of its own.
+    """
+
+    name = "dollars"
+    part = "the past head"
+    families = (DOLLARS,)
+    config = ScoreSettings
+    settings_at = "score"
+
+    def __init__(self, config: ScoreSettings, context: RuleContext) -> None:
+        self._settings, self._calm_usd_per_hour = config, context.calm_usd_per_hour
+
+    def close(self, view: View) -> list[Finding]:
+        """Findings of kind runaway, or of kind growth where users explain it."""
+        scores, explained = view.bucket.scores, _explained(view)
+        found = []
+        for i in np.flatnonzero(self._wanted(view)).tolist():
+            channel, grown = int(scores.channel[i]), bool(explained[i])
+            page = scores.page[i] >= self._settings.page_threshold + view.raised.page
+            notice = scores.notice[i] >= self._settings.notice_threshold + view.raised.notice
+            found.append(
+                Finding(
+                    series=i,
+                    family=DOLLARS,
+                    variant=f"{WINDOWS_MIN[channel]:g}min",
+                    kind="growth" if grown else "runaway",
+                    tier="digest" if grown or not (page or notice) else "page" if page else "notice",
+                    score=float(max(scores.notice[i], scores.page[i])),
+                    words=f"more than its own past explains, over the {WINDOW_NAMES[channel]} window"
+                    + (", but as much as its users do" if grown else ""),
+                )
+            )
+        return found
+
+    def _wanted(self, view: View) -> Bools:
+        scores, registry, settings = view.bucket.scores, view.registry, self._settings
+        burning = scores.rate > _CALM_RATIO * scores.expected_fast + self._calm_usd_per_hour
+        high = (scores.notice >= settings.digest_threshold) | (scores.page >= settings.page_threshold)
+        wanted: Bools = high & burning & registry["detect"] & ~registry["planned"]
+        for role in MACHINES:
+            wanted[registry.of_role(role)] = False  # a machine costs what it costs; there are rules for them
+        return wanted
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        return {}
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        return
+
+
+def _explained(view: View) -> Bools:
+    """Series whose users explain what they spend, as far as demand can say."""
+    explained = np.zeros(len(view.bucket.scores.notice), np.bool_)
     if view.demand is not None:
         # Only of a series that demand judges is it known that it would speak up if users explained too little.
         judged = view.demand.users_known & view.demand.mature
-        explained[view.principals.index] = view.demand.users_told & (judged | _as_users_do(view))
-    found = []
-    for i in np.flatnonzero(wants).tolist():
-        channel = int(scores.channel[i])
-        page = scores.page[i] >= settings.page_threshold + view.raised.page
-        notice = scores.notice[i] >= settings.notice_threshold + view.raised.notice
-        grown = bool(explained[i])
-        found.append(
-            Finding(
-                series=i,
-                channel=f"dollars/{WINDOWS_MIN[channel]:g}min",
-                kind="growth" if grown else "runaway",
-                tier="digest" if grown or not (page or notice) else "page" if page else "notice",
-                score=float(max(scores.notice[i], scores.page[i])),
-                words=f"more than its own past explains, over the {WINDOW_NAMES[channel]} window"
-                + (", but as much as its users do" if grown else ""),
-            )
-        )
-    return found
+        explained[view.principals.index] = view.demand.users_reported & (judged | _as_users_do(view))
+    return explained
 
 
-def _as_users_do(view: View) -> NDArray[np.bool_]:
+def _as_users_do(view: View) -> Bools:
     """Whether the users of this bucket would ask that much in an ordinary fleet; True where nobody asks."""
     amounts = view.principals.amounts
-    share: NDArray[np.bool_] = amounts.users ** (1 / _EXPONENT) >= _EXPLAINED_SHARE * amounts.requests
+    share: Bools = amounts.users ** (1 / _EXPONENT) >= _EXPLAINED_SHARE * amounts.requests
     return share

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from curb.detector.heads.tail import Tail
 from curb.detector.heads.windows import WINDOWS_MIN, Windows
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+_Usd = Annotated[float, Field(gt=0)]
+_Ratio = Annotated[float, Field(gt=1)]
+#: Settings with one value for each window.
+UsdByWindow = tuple[_Usd, _Usd, _Usd, _Usd, _Usd]
+RatioByWindow = tuple[_Ratio, _Ratio, _Ratio, _Ratio, _Ratio]
 
 #: The score of a channel that does not count.
 SILENT = -9.0

@@ -8,11 +8,13 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.incidents.settings import AlertBudget
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.view import STATISTICS, Raised
+from curb.detector.state.rule import Families
+from curb.detector.state.view import Raised
 from curb.stream.records.spend import Alert, Tier
+from curb.stream.settings import Settings
 
 #: Tiers with a budget, in the order of `Raised`.
 _TIERS: tuple[Tier, ...] = ("notice", "page")
@@ -22,10 +24,20 @@ _SERIES = 1000
 _FORGOTTEN_DAYS = 60
 
 
+class AlertBudget(Settings):
+    """Alerts of statistics that people have time for. Where there are more their thresholds rise by and by."""
+
+    notices_per_day: float = Field(
+        default=10.0, gt=0, description="New notices a day for every thousand series that may alert; for fewer as well."
+    )
+    pages_per_day: float = Field(default=5.0, gt=0, description="The same for pages.")
+
+
 class BudgetController:
     """Once a local day each rise moves by half the logarithm of the week's alerts over the week's budget."""
 
-    def __init__(self, settings: AlertBudget, time_zone: str) -> None:
+    def __init__(self, settings: AlertBudget, time_zone: str, families: Families) -> None:
+        self._families = families
         self._per_day = np.array([settings.notices_per_day, settings.pages_per_day])
         self._zone = ZoneInfo(time_zone)
         #: Points on the thresholds of each tier; new alerts of each of the last seven days, and of today.
@@ -55,7 +67,7 @@ class BudgetController:
     def count(self, alerts: Iterable[Alert], before: Mapping[str, Tier]) -> None:
         """Count what statistics opened or raised to a tier; `before` holds the tiers of what fired, by alert id."""
         for alert in alerts:
-            if alert.tier not in _TIERS or alert.channel.split("/", 1)[0] not in STATISTICS:
+            if alert.tier not in _TIERS or not self._families.of(alert.channel).statistic:
                 continue
             if alert.revision == 1 or before.get(alert.alert_id, alert.tier) != alert.tier:
                 self._today[_TIERS.index(alert.tier)] += 1

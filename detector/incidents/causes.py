@@ -154,7 +154,7 @@ class RootCause:
     def _best(
         self, number: int, cells: Sequence[_Tags], usual: Sequence[float], change: Sequence[float]
     ) -> _Explanation | None:
-        """The shortest explanation; of those the one that tells most."""
+        """The shortest explanation; of those the most telling."""
         names = list(dict.fromkeys(name for cell in cells for name, _ in cell))
         if self._is_total(number):
             ways: Iterable[tuple[str, ...]] = [tuple(names)]

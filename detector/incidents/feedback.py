@@ -1,4 +1,4 @@
-"""Findings as what people told leaves them: silenced and planned ones are digest lines, doubted ones need more."""
+"""Feedback applied to findings: silenced and planned ones become digest lines, doubted ones need a higher score."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from curb.detector.incidents.knowledge import RISE, Knowledge
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.revisions import fingerprint_of
-from curb.detector.state.view import STATISTICS, Finding
+from curb.detector.state.rule import Finding
 
 
 def subject_fingerprint(kind: str, registry: SeriesRegistry, i: int) -> str:
@@ -15,10 +15,10 @@ def subject_fingerprint(kind: str, registry: SeriesRegistry, i: int) -> str:
     return fingerprint_of(kind, registry.scopes[i], sorted(registry.tags[i].items()))
 
 
-def heeded(
+def with_feedback(
     findings: Sequence[Finding], knowledge: Knowledge, registry: SeriesRegistry, at: float, notice_threshold: float
 ) -> list[Finding]:
-    """`notice_threshold` is what a statistic must reach where nobody doubted it."""
+    """The findings after feedback; `notice_threshold` is the score that a statistic nobody doubted must reach."""
     if not findings or not knowledge.has_opinions:
         return [finding for finding in findings if not finding.recurring]
     rises, real = knowledge.rises(at), knowledge.real_fingerprints()
@@ -31,8 +31,8 @@ def heeded(
         quiet |= knowledge.excused_until(fingerprint) > at
         rise = rises.get(fingerprint, 0.0)
         if rise > 0:
-            # A rule's score is a multiple of its limit: a rise asks for twice the limit.
-            needed = notice_threshold + rise if finding.family in STATISTICS else 1 + rise / RISE
+            # A rule's score is a multiple of its limit: one verdict asks for twice the limit.
+            needed = notice_threshold + rise if finding.family.statistic else 1 + rise / RISE
             quiet |= finding.score < needed
         result.append(finding._replace(tier="digest") if quiet else finding)
     return result

@@ -9,28 +9,49 @@ from zoneinfo import ZoneInfo
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from curb.detector.incidents.alert_budget import AlertBudget
 from curb.detector.incidents.causes import rescaled
-from curb.detector.incidents.confidence import confidence
 from curb.detector.incidents.excess import RunningExcess
 from curb.detector.incidents.feedback import subject_fingerprint
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.incidents.sentence import Told, incident
-from curb.detector.incidents.settings import AlertSettings
 from curb.detector.incidents.tell_once import found_at, roots
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.revisions import alert_id_of, is_news, resolved, revised
+from curb.detector.state.rule import Families, Finding
 from curb.detector.state.scopes import Scope
-from curb.detector.state.view import STATISTICS, Finding, View
+from curb.detector.state.view import View
 from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Cause, Tier
+from curb.stream.settings import Settings
 
-_SLOW = frozenset({"creep", "context", "weeks", "growth"})
-#: What says how something is, not what it does: said again it is the same news.
-_STATES = frozenset({"new_principal"})
 _SECOND_AFTER_S, _SECOND_RATIO, _SECOND_USD_PER_HOUR = 8 * 3600.0, 4.0, 1.0
 _OTHER_AFTER_S, _SLOW_AFTER_S, _OTHER_QUIET_S = 3 * 3600.0, 24 * 3600.0, 8 * 3600.0
 _PEAK_S, _ECHO_SHARE = 3 * 3600.0, 0.25
 _CALM_RATIO = 1.2
+
+
+class AlertSettings(Settings):
+    """When alerts update and end, and what the rules beside the score look for."""
+
+    update_every_s: float = Field(
+        default=300, gt=0, description="A firing alert is told anew at least this often, and when its rate moves 10 %."
+    )
+    calm_usd_per_hour: float = Field(
+        default=0.5, ge=0, description="A burn within 20 % plus this much of the expected one counts as calm."
+    )
+    calm_s: float = Field(default=15 * 60, gt=0, description="A finding ends after this long at a calm rate.")
+    quiet_s: float = Field(default=60 * 60, gt=0, description="A finding ends after this long with a low score.")
+    join_s: float = Field(
+        default=24 * 3600, ge=0, description="What fires again within this time belongs to the old alert."
+    )
+    freeze_s: float = Field(
+        default=48 * 3600, ge=0, description="How long a firing series does not learn; then this is its new normal."
+    )
+    budget: AlertBudget = Field(default=AlertBudget(), description="How many alerts of statistics are too many.")
+    response_notice_s: float = Field(default=8 * 3600, ge=0, description="Time until a person sees a notice.")
+    response_page_s: float = Field(default=3600, ge=0, description="Time until a person answers a page.")
 
 
 class Said(NamedTuple):
@@ -67,9 +88,16 @@ class Incidents:
     """At most one alert at a time for each series."""
 
     def __init__(
-        self, settings: AlertSettings, registry: SeriesRegistry, scopes: Sequence[Scope], time_zone: str
+        self,
+        settings: AlertSettings,
+        registry: SeriesRegistry,
+        scopes: Sequence[Scope],
+        time_zone: str,
+        families: Families,
+        knowledge: Knowledge,
     ) -> None:
         self._settings, self._registry, self._scopes = settings, registry, scopes
+        self._families, self._knowledge = families, knowledge
         self._zone = ZoneInfo(time_zone)
         self._episodes: dict[int, Episode] = {}
         self._excess = RunningExcess()
@@ -83,14 +111,14 @@ class Incidents:
         """Series with an alert that fires, of `n`."""
         return self._mask(n, (i for i, episode in self._episodes.items() if episode.firing))
 
-    def frozen_mask(self, at: float, n: int, knowledge: Knowledge) -> NDArray[np.bool_]:
+    def frozen_mask(self, at: float, n: int) -> NDArray[np.bool_]:
         """Series that must not learn at `at`: an incident is no new normal, unless it lasts or people say so."""
-        return self._mask(n, (i for i, episode in self._episodes.items() if self._is_frozen(episode, at, knowledge)))
+        return self._mask(n, (i for i, episode in self._episodes.items() if self._is_frozen(episode, at)))
 
-    def _is_frozen(self, episode: Episode, at: float, knowledge: Knowledge) -> bool:
+    def _is_frozen(self, episode: Episode, at: float) -> bool:
         if episode.alert.tier == "digest":
             return False
-        verdict = knowledge.verdict(episode.alert.alert_id)
+        verdict = self._knowledge.verdict(episode.alert.alert_id)
         if verdict == "not_an_anomaly":
             return False
         return at - episode.opened_at < self._settings.freeze_s or (verdict == "real" and episode.firing)
@@ -168,7 +196,7 @@ class Incidents:
         return [episode.alert]
 
     def _is_another(self, i: int, episode: Episode, best: Finding, found: list[Finding], at: float) -> bool:
-        """Whether this is another incident than the one that is open: far larger, or of a kind not heard before."""
+        """Whether this is another incident than the open one: far larger, or of a kind not heard before."""
         if best.tier == "digest":
             return False
         # Growth is only told: what must be stopped cannot be a later line of it.
@@ -176,16 +204,16 @@ class Incidents:
         if stops and episode.alert.kind == "growth" and episode.alert.tier != "page":
             return True
         age_s, rate = at - episode.opened_at, self._excess.hourly(i)
-        if best.family in STATISTICS:
+        if best.family.statistic:
             larger = rate > max(_SECOND_RATIO * episode.peak_usd_per_hour, _SECOND_USD_PER_HOUR)
             if age_s > _SECOND_AFTER_S and larger:
                 return True
         for finding in found:
-            if finding.family in STATISTICS or finding.tier == "digest":
+            if finding.family.statistic or finding.tier == "digest":
                 continue
-            after = _SLOW_AFTER_S if finding.family in _SLOW else _OTHER_AFTER_S
-            heard = episode.families.get(finding.family)
-            if age_s > after and (heard is None or (at - heard > _OTHER_QUIET_S and finding.family not in _STATES)):
+            after = _SLOW_AFTER_S if finding.family.slow else _OTHER_AFTER_S
+            heard = episode.families.get(finding.family.name)
+            if age_s > after and (heard is None or (at - heard > _OTHER_QUIET_S and not finding.family.lasting_state)):
                 return True
         return False
 
@@ -194,10 +222,10 @@ class Incidents:
         if at - episode.opened_at <= _PEAK_S:
             episode.peak_usd_per_hour = max(episode.peak_usd_per_hour, rate)
         for finding in found:
-            if finding.family in STATISTICS and rate < _ECHO_SHARE * episode.peak_usd_per_hour:
+            if finding.family.statistic and rate < _ECHO_SHARE * episode.peak_usd_per_hour:
                 continue  # what long windows still remember
             episode.last_seen = at
-            episode.families[finding.family] = at
+            episode.families[finding.family.name] = at
             episode.lasting = episode.lasting or finding.lasting
 
     def _open(self, i: int, best: Finding, found: list[Finding], view: View, baseline: BaselineOf) -> Alert:
@@ -229,7 +257,7 @@ class Incidents:
         """Tell anew what has moved; end what is over."""
         alert, at = episode.alert, view.bucket.at
         tier = alert.tier if best is None else self._tier(alert.tier, best.tier)
-        if view.knowledge.silenced(alert.tags, at) is not None:
+        if self._knowledge.silenced(alert.tags, at) is not None:
             tier = "digest"
         if best is not None and tier != alert.tier and tier == best.tier:
             said = Said(tier, best.channel, best.score, best.words, alert.causes)
@@ -262,15 +290,17 @@ class Incidents:
         at_risk = max(0.0, rate - expected_rate) * response_s / 3600 + max(0.0, excess_usd)
         scope, tags, since = self._registry.scopes[i], self._registry.tags[i], self._excess.since(i)
         known_days = max(0.0, (view.bucket.end - int(self._registry["first_seen"][i])) / 86400)
-        sure = confidence(said.channel.split("/", 1)[0], said.score, said.tier, known_days)
+        family = self._families.of(said.channel)
+        sure = family.sure(said.score, said.tier, known_days)
         causes = self._causes(i, view, said, excess_usd)
-        told = view.knowledge.words(scope, tags, since, view.bucket.at)
+        told = self._knowledge.words(scope, tags, since, view.bucket.at)
         return {
             "tier": said.tier,
             "channel": said.channel,
             "score": said.score,
             "reason": said.words,
             "confidence": sure,
+            "needs_warmup": family.needs_warmup,
             "causes": causes,
             "expected_usd": expected_usd,
             "actual_usd": actual_usd,

@@ -21,9 +21,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.incidents.planned import PlannedActivities, PlanUse, Usage
+from curb.detector.incidents.planned import PlannedActivities, PlanUse
 from curb.detector.state import wording as explain
 from curb.detector.state.scopes import Scope
+from curb.detector.state.view import PlanUsage
 from curb.stream.money import usd
 from curb.stream.records import spend as records
 from curb.stream.records.spend import Annotation, BudgetIncrease, Feedback, PlannedActivity, Silence
@@ -95,13 +96,13 @@ class Knowledge:
 
     # --- planned activity -----------------------------------------------------------------------------------------
 
-    def plans_for(self, scope: str, tags: Mapping[str, str], at: float) -> list[Usage]:
+    def plans_for(self, scope: str, tags: Mapping[str, str], at: float) -> list[PlanUsage]:
         """The plans that hold at `at` for a series, with what is used of them; see `planned.covers` for which."""
         return self._plans.of(scope, tags, at)
 
     def plans_by_series(
         self, at: float, scopes: Sequence[str], tags: Sequence[Mapping[str, str]]
-    ) -> dict[int, list[Usage]]:
+    ) -> dict[int, list[PlanUsage]]:
         """By number of the series, of which `scopes` and `tags` are all in order: the plans that hold at `at`.
 
         Series without a plan are left out. Costs next to nothing while no plan holds.
@@ -237,7 +238,7 @@ def _happened(told: Annotation, started_at: float) -> str:
     return f"{when} it began: {what}{_by(told.by)}."
 
 
-def _planned(usage: Usage) -> str:
+def _planned(usage: PlanUsage) -> str:
     plan = usage.plan
     return (
         f"Planned{f' ({plan.reason})' if plan.reason else ''}{_by(plan.by)}: {usd(usage.used_usd)} of "

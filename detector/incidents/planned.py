@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from curb.detector.state.scopes import Scope
+from curb.detector.state.view import PlanUsage
 from curb.stream.records.spend import PlannedActivity
 
 #: Work begins a little early and ends late: a plan holds from this long before its start to this long after its end.
@@ -42,13 +42,6 @@ class PlanUse(msgspec.Struct):
 
     plan: PlannedActivity
     used_usd: dict[str, float] = {}
-
-
-class Usage(NamedTuple):
-    """A plan, and how much of its cap is used in one scope."""
-
-    plan: PlannedActivity
-    used_usd: float
 
 
 class _Matches:
@@ -101,22 +94,24 @@ class PlannedActivities:
         for plan_id in [each for each, use in self._uses.items() if use.plan.end + LATE_S <= at]:
             self._forget(plan_id)
 
-    def of(self, scope: str, tags: Mapping[str, str], at: float) -> list[Usage]:
+    def of(self, scope: str, tags: Mapping[str, str], at: float) -> list[PlanUsage]:
         """The plans that hold at `at` for a series, with what is used of them in its scope."""
         configured = self._scopes.get(scope)
         return [
-            Usage(use.plan, use.used_usd.get(scope, 0.0))
+            PlanUsage(use.plan, use.used_usd.get(scope, 0.0))
             for use in self._active(at)
             if covers(use.plan.tags, configured, tags)
         ]
 
-    def by_series(self, at: float, scopes: Sequence[str], tags: Sequence[Mapping[str, str]]) -> dict[int, list[Usage]]:
+    def by_series(
+        self, at: float, scopes: Sequence[str], tags: Sequence[Mapping[str, str]]
+    ) -> dict[int, list[PlanUsage]]:
         """The plans that hold at `at` by the number of the series; `scopes` and `tags` are those of all, in order."""
-        found: dict[int, list[Usage]] = {}
+        found: dict[int, list[PlanUsage]] = {}
         for use in self._active(at):
             for scope, index in self._matched(use.plan, scopes, tags).items():
                 for i in index.tolist():
-                    found.setdefault(i, []).append(Usage(use.plan, use.used_usd.get(scope, 0.0)))
+                    found.setdefault(i, []).append(PlanUsage(use.plan, use.used_usd.get(scope, 0.0)))
         return found
 
     def take(

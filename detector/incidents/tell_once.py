@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from curb.detector.incidents.causes import ENOUGH
+from curb.detector.state.rule import Finding
 from curb.detector.state.scopes import Scope
-from curb.detector.state.view import Finding, View
+from curb.detector.state.view import View
 
 #: Children found within this time are one incident.
 TOGETHER_S = 1800.0

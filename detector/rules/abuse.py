@@ -8,24 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.rules.abuse_settings import PopulationSettings
-from curb.detector.rules.new_origin import NewOrigins
-from curb.detector.rules.population import Judgement, Population, Use
+from curb.detector.rules.population import Config, Judgement, Population, Use
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.view import STATISTICS, Finding, View
+from curb.detector.state.rule import Finding, Rule, RuleContext
+from curb.detector.state.view import View
 from curb.stream.time import HOUR_S
 
 _AMOUNTS = ("cost", "requests", "errors", "users", "input_tokens", "output_tokens")
 _NEW = ("model", "region")
 
 
-class Abuse:
-    """The population of principals. It finds nothing by itself; `named` gives findings of others their kind."""
+class Abuse(Rule):
+    """The population of principals. It finds nothing by itself; `name_kinds` gives findings of others their kind."""
 
-    def __init__(self, settings: PopulationSettings, origins: NewOrigins | None, step_s: int) -> None:
-        self._settings, self._origins = settings, origins
-        self._share = min(1.0, step_s / HOUR_S)
-        self._population = Population(settings)
+    name = "abuse"
+    part = "naming abuse"
+    config = Config
+    settings_at = "population"
+
+    def __init__(self, config: Config, context: RuleContext) -> None:
+        self._settings = config
+        self._share = min(1.0, context.step_s / HOUR_S)
+        self._population = Population(config)
         #: The last hour, exponentially weighted; only its ratios are looked at, for which float32 is plenty.
         names = (*_AMOUNTS, *(f"new_{tag}" for tag in _NEW))
         self._hour = Columns({name: Column(dtype=np.float32) for name in names}, 64)
@@ -39,7 +43,7 @@ class Abuse:
         self._population.grow(count)
         if view.bucket.gap:
             return []
-        new = self._origins.new_usd(count) if self._origins is not None else dict.fromkeys(_NEW, np.zeros(count))
+        new = view.new_usd or dict.fromkeys(_NEW, np.zeros(count))
         values = {name: getattr(subjects.amounts, name) for name in _AMOUNTS}
         for name, value in (values | {f"new_{tag}": new[tag] for tag in _NEW}).items():
             held = self._hour[name]
@@ -51,7 +55,7 @@ class Abuse:
         self._closed = hour
         return []
 
-    def named(self, view: View, findings: Sequence[Finding]) -> list[Finding]:
+    def name_kinds(self, view: View, findings: Sequence[Finding]) -> list[Finding]:
         """The findings, those of statistics on principals called abusive where the use says so."""
         index, use = view.principals.index, self._use() if findings else None
         judgement: Judgement | None = None
@@ -59,7 +63,7 @@ class Abuse:
         for finding in findings:
             row = int(np.searchsorted(index, finding.series))
             stranger = row == len(index) or index[row] != finding.series
-            if stranger or use is None or finding.family not in STATISTICS or finding.kind != "runaway":
+            if stranger or use is None or not finding.family.statistic or finding.kind != "runaway":
                 result.append(finding)
                 continue
             judgement = judgement or self._population.judge(use)
@@ -76,8 +80,7 @@ class Abuse:
         cost = np.maximum(hour["cost"], 1e-9)
         return Use(
             **{name: hour[name] for name in _AMOUNTS},
-            new_model=np.clip(hour["new_model"] / cost, 0.0, 1.0),
-            new_region=np.clip(hour["new_region"] / cost, 0.0, 1.0),
+            **{f"new_{tag}": np.clip(hour[f"new_{tag}"] / cost, 0.0, 1.0) for tag in _NEW},
             job=np.zeros(hour.n, np.bool_),
         )
 

@@ -8,12 +8,13 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.machine_settings import AutoscalerSettings
 from curb.detector.rules.machines import Machines
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.view import Finding, Subjects, View
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import Subjects, View
 from curb.stream.money import usd
 
 Floats = NDArray[np.float64]
@@ -27,16 +28,57 @@ _LATE_MIN = 5.0
 _NEWS_DAYS = 1.0
 
 
-class Autoscaler:
+class Config(RuleConfig):
+    """When a group of machines has grown out of proportion to its work."""
+
+    enabled: bool = Field(default=True, description="Whether groups of machines that grow are told.")
+    factor: float = Field(
+        default=1.25,
+        gt=1,
+        description="A group has grown when it has more machines than its usual most, times this and plus one.",
+    )
+    hold_minutes: float = Field(
+        default=10, ge=0, description="The group stays that large this long, and so do the machines that are judged."
+    )
+    busy_pct: float = Field(
+        default=10.0, gt=0, le=100, description="Below this mean utilisation the added machines do no work: a page."
+    )
+    floor_usd: float = Field(default=2.0, ge=0, description="Dollars the added machines have cost at least.")
+    known_days: float = Field(
+        default=2.0, ge=1, description="A group younger than this, in a stream that is not, is new: a digest line."
+    )
+    new_group_usd: float = Field(default=10.0, ge=0, description="Dollars a new group has cost at least.")
+    keep_per_day: float = Field(
+        default=0.98, gt=0, le=1, description="A group's usual most falls to this share with every calmer day."
+    )
+
+
+AUTOSCALER = Family(
+    "autoscaler",
+    Docs(
+        "autoscaler",
+        "a group that grows without work",
+        "more machines than its usual most, and the new ones do nothing",
+        "page",
+    ),
+    Confidence(((2, 0.8),), TUNING_STREAMS),
+)
+
+
+class Autoscaler(Rule):
     """Rows are the groups. Counts machines, not dollars: prices differ, and what counts is who asked for them."""
 
-    def __init__(
-        self, settings: AutoscalerSettings, step_s: int, time_zone: str, warmup_days: float = 3.0, capacity: int = 64
-    ) -> None:
-        """`warmup_days`: in a younger stream every group is only watched."""
-        self._settings, self._step_s, self._warmup_days = settings, step_s, warmup_days
-        self._zone = ZoneInfo(time_zone)
-        self._machines = Machines(step_s, capacity)
+    name = "autoscaler"
+    part = "the autoscaler rule"
+    families = (AUTOSCALER,)
+    config = Config
+    settings_at = "machines.autoscaler"
+
+    def __init__(self, config: Config, context: RuleContext, capacity: int = 64) -> None:
+        self._settings, self._step_s, self._zone = config, context.step_s, ZoneInfo(context.time_zone)
+        #: In a younger stream every group is only watched.
+        self._warmup_days = context.warmup_s / 86400
+        self._machines = Machines(context.step_s, capacity)
         self._groups = Columns(
             {
                 #: The decayed most of completed days, and the most of today that may be learned.
@@ -81,7 +123,7 @@ class Autoscaler:
         self._day = day
 
     def _count(self, view: View, groups: Subjects, young: Bools) -> None:
-        """How many machines are on, and how busy and dear are those over the usual most: the ones that came last."""
+        """Machines that are on, and the use and cost of those over the usual most: the newest ones."""
         columns, settings = self._groups, self._settings
         group_of = self._machines.groups(view)
         near = 0.0 if self._step_s >= 60 * _LATE_MIN else _LATE_MIN
@@ -117,7 +159,7 @@ class Autoscaler:
         new &= (columns["total_usd"] >= settings.new_group_usd) & (columns["count"] > 0)
         said[(said == _NEW) & ~new] = _NOTHING
         for row in np.flatnonzero((ready & np.isfinite(pct)) | new).tolist():
-            if self._planned(view, int(groups.index[row])):
+            if view.is_planned(int(groups.index[row])):
                 said[row] = _NOTHING
             elif new[row]:
                 said[row] = _NEW
@@ -125,10 +167,6 @@ class Autoscaler:
                 said[row] = _RUNAWAY
             elif said[row] == _NOTHING:
                 said[row] = _GROWTH
-
-    def _planned(self, view: View, number: int) -> bool:
-        plans = view.knowledge.plans_for(view.registry.scopes[number], view.registry.tags[number], view.start)
-        return any(usage.used_usd < usage.plan.max_usd for usage in plans)
 
     def _learn(self, young: Bools) -> None:
         """Neither a ramp nor what may become one is a habit; growth that works is."""
@@ -157,7 +195,8 @@ class Autoscaler:
             findings.append(
                 Finding(
                     series=int(groups.index[row]),
-                    channel="autoscaler/new" if is_new else "autoscaler",
+                    family=AUTOSCALER,
+                    variant="new" if is_new else "",
                     kind="runaway" if runaway else "growth",
                     tier="page" if runaway else "digest",
                     score=count / max(most, 1.0),

@@ -7,25 +7,53 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.principal_settings import ErrorSettings
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.view import Finding, Subjects, View
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import Subjects, View
 
 _WINDOW_MIN = 20.0
 
 
-class ErrorRate:
+class Config(RuleConfig):
+    """Requests that fail and cost all the same: retry storms."""
+
+    enabled: bool = Field(default=True, description="Whether error rates are looked at.")
+    rate_max: float = Field(default=0.25, gt=0, le=1, description="Share of requests that failed, over 20 minutes.")
+    min_errors: float = Field(default=20, ge=1, description="Errors within 20 minutes.")
+    min_usd_per_hour: float = Field(default=0.5, ge=0, description="Dollars per hour that the failed share costs.")
+
+
+ERRORS = Family(
+    "errors",
+    Docs(
+        "errors",
+        "a retry storm",
+        "over 20 minutes a quarter of the requests of a key or a job fail, 20 of them at least, and they cost"
+        " $0.50 an hour",
+        "page",
+    ),
+    Confidence(((1, 0.85),), TUNING_STREAMS),
+)
+
+
+class ErrorRate(Rule):
     """A page while the share of failed requests over 20 minutes, their number and their cost are all too high.
 
     Of principals and of their jobs: that work has a name does not make its failures worth their money.
     """
 
-    def __init__(self, settings: ErrorSettings, step_s: int) -> None:
-        self._settings = settings
-        self._minutes = max(_WINDOW_MIN, step_s / 60)
-        self._share = step_s / 60 / self._minutes
-        self._step_min = step_s / 60
+    name = "errors"
+    part = "error rates"
+    families = (ERRORS,)
+    config = Config
+    settings_at = "principals.errors"
+
+    def __init__(self, config: Config, context: RuleContext) -> None:
+        self._settings, self._step_min = config, context.step_s / 60
+        self._minutes = max(_WINDOW_MIN, self._step_min)
+        self._share = self._step_min / self._minutes
         names = ("requests", "errors", "usd")
         self._rates, self._jobs = (Columns({name: Column() for name in names}, 64) for _ in range(2))
 
@@ -47,7 +75,7 @@ class ErrorRate:
         return [
             Finding(
                 series=int(subjects.index[row]),
-                channel="errors",
+                family=ERRORS,
                 kind="runaway",
                 tier="page",
                 score=float(failed[row] / settings.rate_max),

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.principal_settings import ContextSettings
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.histogram import chunks, cumulated, find_share
-from curb.detector.state.view import Bools, Finding, Floats, Subjects, View
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import Bools, Floats, Subjects, View
 
 #: ln tokens per request in bins of 0.2 from e^1 on.
 _BINS, _WIDTH, _LOWEST = 60, 0.2, 1.0
@@ -26,11 +27,43 @@ _LAG_HOURS, _AT_ONCE_DAYS, _DOUBT = 24, 3.0, 0.03
 _LEAST_REQUESTS, _LEAST_HOURS = 20.0, 36.0
 
 
-class Context:
+class Config(RuleConfig):
+    """Prompts that grow: input tokens per request against their own envelope of a day ago."""
+
+    enabled: bool = Field(default=True, description="Whether prompt sizes are looked at.")
+    min_usd_per_day: float = Field(default=10.0, gt=0, description="Dollars per day that the growth costs.")
+    margin: float = Field(
+        default=0.35, gt=0, description="How far over the 97th percentile, as a logarithm: 0.35 is 42 %."
+    )
+    min_ratio: float = Field(default=2.2, gt=1, description="As a multiple of the median of its own past.")
+    hold_minutes: int = Field(default=60, ge=5, description="How long it must last.")
+
+
+CONTEXT = Family(
+    "context",
+    Docs(
+        "context",
+        "prompts that grow",
+        "for an hour, over the key's 97th percentile by 42 % and over its median 2.2 times, for $10 a day",
+        "notice",
+    ),
+    Confidence(((1, 0.45), (3, 0.55), (30, 0.8)), TUNING_STREAMS),
+    by_past=True,
+    slow=True,
+)
+
+
+class Context(Rule):
     """A notice while prompts are far larger than a day ago and it costs."""
 
-    def __init__(self, settings: ContextSettings, step_s: int) -> None:
-        self._settings, self._step_min, self._step_s = settings, step_s / 60, step_s
+    name = "context"
+    part = "prompt sizes"
+    families = (CONTEXT,)
+    config = Config
+    settings_at = "principals.context"
+
+    def __init__(self, config: Config, context: RuleContext) -> None:
+        self._settings, self._step_min = config, context.step_s / 60
         amounts = ("tokens", "requests", "recent_tokens", "recent_requests", "excess", "price_usd", "price_tokens")
         names = (*amounts, "held_min", "p50", "p90", "p97", "hours")
         # float32: averages that fade, and limits read from bins, need no more.
@@ -59,7 +92,7 @@ class Context:
         return [
             Finding(
                 series=int(subjects.index[row]),
-                channel="context",
+                family=CONTEXT,
                 kind="unit_cost",
                 tier="notice",
                 score=float(usd_per_day[row] / self._settings.min_usd_per_day),
@@ -118,7 +151,7 @@ class Context:
         return (held >= settings.hold_minutes) & (usd_per_day >= settings.min_usd_per_day) & lasts, usd_per_day
 
     def _close_hour(self, hour: int, now: int, subjects: Subjects) -> None:
-        """Learn the hours that have waited for a day; let the one that ends wait."""
+        """Learn the hours that have waited for a day; let the hour that ends wait."""
         state, weight = self._state, self._envelope["weight"]
         size = self._size()
         said = (state["requests"] * _WINDOW_MIN >= _LEAST_REQUESTS) & np.isfinite(size)

@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.rules.machine_settings import GrowthSettings
-from curb.detector.rules.trend import DAYS, Growth
+from curb.detector.rules.trend import DAYS, Config, Growth
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
+from curb.detector.state.rule import NOT_MEASURED, Docs, Family, Finding, Rule, RuleContext
 from curb.detector.state.scopes import Role
-from curb.detector.state.view import Finding, View
+from curb.detector.state.view import View
 from curb.stream.time import DAY_S
 
 _ROLES: tuple[Role, ...] = ("principal", "total")
@@ -22,12 +22,33 @@ _ROLES: tuple[Role, ...] = ("principal", "total")
 _MISSING_MAX_S = DAY_S / 10
 
 
-class GrowthRule:
+GROWTH = Family(
+    "growth",
+    Docs(
+        "growth",
+        "spend that climbs, whoever asks for it",
+        "daily dollars of four weeks, by day of the week: 1 % a day at four standard errors, and a day of the"
+        " last week costs $5 more than one of the first two. Once a day, at local midnight; never beside "
+        "another alert",
+        "digest",
+    ),
+    NOT_MEASURED,
+    slow=True,
+)
+
+
+class GrowthRule(Rule):
     """Sums local days of the principals and totals that may alert, and judges each day as it ends."""
 
-    def __init__(self, settings: GrowthSettings, time_zone: str) -> None:
-        self._settings, self._zone = settings, ZoneInfo(time_zone)
-        self._growth = Growth(settings=settings)
+    name = "growth"
+    part = "growth"
+    families = (GROWTH,)
+    config = Config
+    settings_at = "growth"
+
+    def __init__(self, config: Config, context: RuleContext) -> None:
+        self._settings, self._zone = config, ZoneInfo(context.time_zone)
+        self._growth = Growth(settings=config)
         self._today = Columns({"usd": Column()}, 64)
         #: Numbers of the series that are watched, in the order in which that began.
         self._watched = np.zeros(0, np.intp)
@@ -90,7 +111,7 @@ class GrowthRule:
         return [
             Finding(
                 series=int(self._watched[row]),
-                channel="growth",
+                family=GROWTH,
                 kind="growth",
                 tier="digest",
                 score=float(growths.t[row] / self._settings.min_t),

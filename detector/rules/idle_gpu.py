@@ -12,14 +12,15 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.machine_settings import IdleGpuSettings
 from curb.detector.rules.machines import Machines
 from curb.detector.rules.on_hours import SLOTS, OnHours, slots_of
 from curb.detector.state import wording as explain
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.view import Finding, Subjects, View
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import Subjects, View
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -32,13 +33,65 @@ _SHORT_GAP_SLOTS = 2
 _KEEP_LONGEST = 0.98
 
 
-class IdleGpu:
+class Config(RuleConfig):
+    """When a GPU machine that is paid for and does nothing counts: outside its hours soon, within them after long."""
+
+    enabled: bool = Field(default=True, description="Whether idle GPU machines are told.")
+    idle_pct: float = Field(default=2.0, gt=0, le=100, description="Below this utilisation a machine does nothing.")
+    idle_minutes: float = Field(
+        default=10, gt=0, description="So long it does nothing at an hour at which it is usually off: a notice."
+    )
+    page_minutes: float = Field(default=20, gt=0, description="So long it does nothing at such an hour: a page.")
+    floor_usd: float = Field(default=1.0, ge=0, description="Dollars such an idle stretch has cost at least.")
+    known_days: float = Field(
+        default=2.0, ge=1, description="A machine younger than this is judged by the hours of its group."
+    )
+    tolerance_minutes: float = Field(
+        default=5, ge=0, le=360, description="So far from its usual hours a machine is never out of hours."
+    )
+    max_tolerance_minutes: float = Field(
+        default=90,
+        ge=0,
+        le=360,
+        description="The tolerance of machines whose days begin and end at varying times grows up to this.",
+    )
+    young_tolerance_minutes: float = Field(
+        default=90, ge=0, le=360, description="The tolerance while too few days are known to see how they vary."
+    )
+    long_idle_hours: float = Field(
+        default=12, gt=0, description="So long a machine does nothing within its hours: a notice."
+    )
+    long_idle_factor: float = Field(
+        default=3.0, ge=1, description="A long idle stretch is this many times the longest one before."
+    )
+    long_idle_usd: float = Field(default=25, ge=0, description="Dollars a long idle stretch has cost at least.")
+
+
+IDLE_GPU = Family(
+    "idle_gpu",
+    Docs(
+        "idle machine",
+        "a GPU that is on and does nothing",
+        "at hours at which it was off on all other days, or for very long",
+        "page, notice",
+    ),
+    Confidence(((2, 0.87),), TUNING_STREAMS),
+)
+
+
+class IdleGpu(Rule):
     """Judges nodes with what was known before the bucket, then learns; nodes not known yet keep their group's hours."""
 
-    def __init__(self, settings: IdleGpuSettings, step_s: int, time_zone: str, capacity: int = 64) -> None:
-        self._settings, self._step_s, self._zone = settings, step_s, ZoneInfo(time_zone)
-        tolerances = (settings.tolerance_minutes, settings.max_tolerance_minutes, settings.young_tolerance_minutes)
-        self._machines = Machines(step_s, capacity)
+    name = "idle_gpu"
+    part = "idle machines"
+    families = (IDLE_GPU,)
+    config = Config
+    settings_at = "machines.idle_gpu"
+
+    def __init__(self, config: Config, context: RuleContext, capacity: int = 64) -> None:
+        self._settings, self._step_s, self._zone = config, context.step_s, ZoneInfo(context.time_zone)
+        tolerances = (config.tolerance_minutes, config.max_tolerance_minutes, config.young_tolerance_minutes)
+        self._machines = Machines(context.step_s, capacity)
         self._hours, self._group_hours = OnHours(*tolerances, capacity), OnHours(*tolerances, capacity)
         self._stretches = Columns(
             {
@@ -140,10 +193,7 @@ class IdleGpu:
         if long.any():
             long &= idle_min >= settings.long_idle_factor * self._longest(view, nodes, group_of)
         for row in np.flatnonzero(page | long).tolist():
-            number = int(nodes.index[row])
-            tags = view.registry.tags[number]
-            plans = view.knowledge.plans_for(view.registry.scopes[number], tags, view.start)
-            if not any(usage.used_usd < usage.plan.max_usd for usage in plans):
+            if not view.is_planned(int(nodes.index[row])):
                 said[row] = _OUT_OF_HOURS if page[row] else _LONG
 
     def _longest(self, view: View, nodes: Subjects, group_of: NDArray[np.intp]) -> Floats:
@@ -186,7 +236,8 @@ class IdleGpu:
             findings.append(
                 Finding(
                     series=int(nodes.index[row]),
-                    channel="idle_gpu/off_schedule" if out else "idle_gpu/long",
+                    family=IDLE_GPU,
+                    variant="off_schedule" if out else "long",
                     kind="idle",
                     tier="page" if out and stretch["idle_min"] >= self._settings.page_minutes else "notice",
                     score=stretch["idle_min"] / self._settings.idle_minutes,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.incidents.planned import Usage
-from curb.detector.rules.machine_settings import JobSettings
 from curb.detector.state import wording as explain
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.view import Finding, Subjects, View
+from curb.detector.state.rule import Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import PlanUsage, Subjects, View
 from curb.stream import money
 from curb.stream.records.spend import Tier
 
@@ -35,6 +35,41 @@ _PACE_MIN = 30.0
 _LEAST_USD = 1.0
 
 
+class Config(RuleConfig):
+    """What a run of a job may cost, by its plan or by earlier runs."""
+
+    enabled: bool = Field(default=True, description="Whether runs of jobs are told.")
+    gap_minutes: float = Field(default=90, gt=0, description="A pause longer than this ends a run.")
+    same_time_hours: float = Field(
+        default=3, gt=0, le=12, description="Runs that begin within so many hours of the same time of day are alike."
+    )
+    factor: float = Field(
+        default=2.5, gt=1, description="A run may cost this many times the largest one like it; then it is a notice."
+    )
+    digest_usd: float = Field(default=10, ge=0, description="From here on a run like none before is a digest line.")
+    notice_usd: float = Field(
+        default=5000,
+        ge=0,
+        description="From here on a run like none before is a notice, or a run that comes to it within `endless_hours` "
+        "at the pace of its last half hour.",
+    )
+    other_time_usd: float = Field(
+        default=50,
+        ge=0,
+        description="A run at an unusual time is a notice from here on, if no run of the job at any time came near it.",
+    )
+    endless_hours: float = Field(
+        default=16, gt=0, description="A run like none before that goes on for so long without a plan is a notice."
+    )
+    endless_usd: float = Field(default=100, ge=0, description="Dollars such an endless run has cost at least.")
+    batch_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="A job active for more than this share of the time is a service, judged as the keys are.",
+    )
+
+
 class _Verdict(NamedTuple):
     tier: Tier
     usual_usd: float
@@ -42,15 +77,32 @@ class _Verdict(NamedTuple):
     why: str
 
 
-class Jobs:
+JOB = Family(
+    "job",
+    Docs(
+        "jobs",
+        "a run unlike the ones before",
+        "over its plan, or 2.5 times the largest run like it; one like none before from $10 on, and as a "
+        "notice when it comes to $5,000 within 16 hours at its pace",
+        "notice, digest",
+    ),
+    Confidence(((1, 0.4),)),
+)
+
+
+class Jobs(Rule):
     """Rows are `View.jobs()`. A gap of the whole fleet lengthens no pause."""
 
-    def __init__(
-        self, settings: JobSettings, step_s: int, time_zone: str, warmup_days: float = 3.0, capacity: int = 64
-    ) -> None:
-        """`warmup_days`: in a younger stream runs are only learned."""
-        self._settings, self._step_s, self._warmup_days = settings, step_s, warmup_days
-        self._zone = ZoneInfo(time_zone)
+    name = "jobs"
+    part = "jobs"
+    families = (JOB,)
+    config = Config
+    settings_at = "jobs"
+
+    def __init__(self, config: Config, context: RuleContext, capacity: int = 64) -> None:
+        self._settings, self._step_s, self._zone = config, context.step_s, ZoneInfo(context.time_zone)
+        #: In a younger stream runs are only learned.
+        self._warmup_days = context.warmup_s / 86400
         self._jobs = Columns(
             {
                 #: The run that goes on: epoch seconds of its begin, 0 for none, and seconds of the local day; minutes
@@ -144,7 +196,7 @@ class Jobs:
     def _judge(self, view: View, jobs: Subjects, row: int) -> Finding | None:
         columns, number = self._jobs, int(jobs.index[row])
         usd = float(columns["run_usd"][row])
-        plans = view.knowledge.plans_for(view.registry.scopes[number], view.registry.tags[number], view.start)
+        plans = view.plans(number)
         columns["planned"][row] |= bool(plans)
         verdict = self._by_plan(usd, plans) if plans else self._by_runs(usd, row)
         if verdict is None:
@@ -152,7 +204,7 @@ class Jobs:
         began = explain.duration(60 * float(columns["run_min"][row]))
         return Finding(
             series=number,
-            channel="job",
+            family=JOB,
             kind="runaway" if verdict.tier == "notice" else "growth",
             tier=verdict.tier,
             score=usd / max(verdict.allowed_usd, _LEAST_USD),
@@ -160,7 +212,7 @@ class Jobs:
             excess_usd=usd - verdict.usual_usd,
         )
 
-    def _by_plan(self, usd: float, plans: list[Usage]) -> _Verdict | None:
+    def _by_plan(self, usd: float, plans: Sequence[PlanUsage]) -> _Verdict | None:
         most = max(usage.plan.max_usd for usage in plans)
         if usd <= most:
             return None

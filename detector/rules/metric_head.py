@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.rules.metric_settings import MetricSettings
-from curb.detector.rules.metric_tail import VALUE, Index, MetricTail
+from curb.detector.rules.metric_tail import VALUE, Index, MetricSettings, MetricTail
 from curb.detector.state.columns import Column, Columns
 
 Floats = NDArray[np.float64]
@@ -185,7 +184,7 @@ class MetricHead:
         return np.where(known, self._series["season"][at], unknown)
 
     def _surprise(self, channels: Floats, cut: Floats, index: Index) -> tuple[Floats, NDArray[np.intp]]:
-        """Surprise over all channels and the one that says most."""
+        """Surprise over all channels and the channel that says most."""
         settings = self._settings
         each = self._tail.surprise(channels, index)
         greatest, least = self._series["greatest"][index], self._series["least"][index]

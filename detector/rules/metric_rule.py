@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.rules.metric_head import MetricHead
-from curb.detector.rules.metric_settings import MetricSettings
+from curb.detector.rules.metric_tail import MetricSettings
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.view import Finding, Floats, View
+from curb.detector.state.rule import Family, Finding, Rule, RuleContext
+from curb.detector.state.view import Floats, View
 from curb.stream.settings import Settings
 
 Metric = Literal[
@@ -34,12 +35,17 @@ class MetricWatch(Settings):
     )
 
 
-class MetricRule:
+class MetricRule(Rule):
     """Findings where a metric is far outside what its series has shown, for an hour after it was."""
 
-    def __init__(self, watch: MetricWatch, time_zone: str) -> None:
-        self._watch, self._zone = watch, ZoneInfo(time_zone)
-        self._head = MetricHead(watch.head)
+    config = MetricWatch
+    settings_at = "metrics"
+
+    def __init__(self, config: MetricWatch, context: RuleContext) -> None:
+        self._watch, self._zone = config, ZoneInfo(context.time_zone)
+        self.name = f"metric.{config.name}"
+        self.families = (Family(f"metric-{config.name}"),)
+        self._head = MetricHead(config.head)
         #: Numbers of the series of the scope, and how far the registry was searched for them.
         self._numbers = np.zeros(0, np.int64)
         self._looked_at = 0
@@ -58,7 +64,7 @@ class MetricRule:
         return [
             Finding(
                 series=int(self._numbers[row]),
-                channel=f"metric-{self._watch.name}",
+                family=self.families[0],
                 kind="runaway",
                 tier=self._watch.tier,
                 score=float(scores.surprise[row] / self._watch.head.fire_at),

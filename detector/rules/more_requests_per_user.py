@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.principal_settings import CreepSettings
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.view import Finding, View
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import View
 
 _DAY_MIN, _SHORT_MIN, _REFERENCE_MIN = 1440.0, 360.0, 3 * 1440.0
 _SETTLED_DAYS, _MATURE_DAYS = 2.5, 4.0
@@ -28,11 +29,47 @@ _ACTIVE_MIN, _LEAST_REQUESTS = 500.0, 1000.0
 _LEAST_IN_WINDOW, _WINDOW_MIN = 3.0, 5.0
 
 
-class Creep:
+class Config(RuleConfig):
+    """Slow growth of requests that no growth of users explains."""
+
+    enabled: bool = Field(default=True, description="Whether requests per user are looked at; needs users.")
+    min_growth: float = Field(
+        default=0.07, gt=0, description="Growth over the reference, as a logarithm: 0.07 is about 7 %."
+    )
+    deviations: float = Field(default=3.5, gt=0, description="The same in its own usual deviations.")
+    wanders: float = Field(
+        default=2.0,
+        ge=0,
+        description="The same in what six hours usually differ from a day: users that are counted badly wander.",
+    )
+    min_usd_per_day: float = Field(default=1.5, gt=0, description="Dollars per day that the growth costs.")
+
+
+CREEP = Family(
+    "creep",
+    Docs(
+        "creep",
+        "slow growth nobody asked for",
+        "requests per user of a day well over those of the days before, for $1.50 a day",
+        "notice",
+    ),
+    Confidence(((0, 0.6),), TUNING_STREAMS),
+    by_past=True,
+    slow=True,
+)
+
+
+class Creep(Rule):
     """A notice while a day's requests per user are well over those of the days before, and it costs."""
 
-    def __init__(self, settings: CreepSettings, step_s: int) -> None:
-        self._settings, self._step_min = settings, step_s / 60
+    name = "creep"
+    part = "creep"
+    families = (CREEP,)
+    config = Config
+    settings_at = "principals.creep"
+
+    def __init__(self, config: Config, context: RuleContext) -> None:
+        self._settings, self._step_min = config, context.step_s / 60
         names = ("day_usd", "day_organic", "short_usd", "short_organic", "reference", "deviation", "active", "requests")
         self._state = Columns({name: Column() for name in (*names, "wander", "per_min")}, 64)
 
@@ -65,7 +102,7 @@ class Creep:
         return [
             Finding(
                 series=int(subjects.index[row]),
-                channel="creep",
+                family=CREEP,
                 kind="growth",
                 tier="notice",
                 score=float(ratio[row] - state["reference"][row]),

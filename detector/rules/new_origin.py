@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.principal_settings import NewOriginSettings
 from curb.detector.state import wording as explain
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.registry import SeriesRegistry
-from curb.detector.state.view import Bools, Finding, Floats, Subjects, View
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import Bools, Floats, Subjects, View
 from curb.stream.records.spend import UNTAGGED
 from curb.stream.time import DAY_S
 
@@ -25,12 +25,54 @@ _NEWS_S = DAY_S
 _TAGS = ("model", "region")
 
 
-class NewOrigins:
-    """A page when a key spends on a dearer model, or from a region few keys use, for the first time."""
+class Config(RuleConfig):
+    """A key on a model or from a region it never used."""
 
-    def __init__(self, settings: NewOriginSettings, registry: SeriesRegistry, step_s: int) -> None:
-        self._settings, self._registry = settings, registry
-        self._step_min = step_s / 60
+    enabled: bool = Field(default=True, description="Whether new models and regions are looked at.")
+    min_usd: float = Field(default=2.0, gt=0, description="Dollars on it within a day.")
+    price_ratio: float = Field(
+        default=2.0, gt=1, description="Price per token as a multiple of what the key has paid in the last three days."
+    )
+    region_share_max: float = Field(
+        default=0.1, ge=0, le=1, description="A region that more of the keys use is no news on another one."
+    )
+
+
+NEW_MODEL = Family(
+    "new_model",
+    Docs(
+        "new model",
+        "a key on a more expensive model than ever",
+        "$2 on it in a day by a key known for a day, each token at twice what the key paid in three days. A "
+        "model unused for a day is new again",
+        "page",
+    ),
+    Confidence(((1, 0.8), (10, 0.88)), TUNING_STREAMS),
+)
+NEW_REGION = Family(
+    "new_region",
+    Docs(
+        "new region",
+        "a key from where few are",
+        "$2 in a day from a region that less than 10 % of the keys use",
+        "page",
+    ),
+    Confidence(((1, 0.7),)),
+)
+
+
+class NewOrigins(Rule):
+    """A page when a key spends on a more expensive model, or from a region few keys use, for the first time."""
+
+    name = "new_origin"
+    part = "new models and regions"
+    families = (NEW_MODEL, NEW_REGION)
+    config = Config
+    settings_at = "principals.new_origin"
+
+    def __init__(self, config: Config, context: RuleContext) -> None:
+        self._settings = config
+        self._step_min = context.step_s / 60
         #: Per origin series: sums of a day, and which uses it is part of.
         self._sums = Columns({"usd": Column(), "tokens": Column()}, 64)
         self._part_of = Columns({tag: Column(dtype=np.int64, fill=-1) for tag in _TAGS}, 64)
@@ -39,8 +81,6 @@ class NewOrigins:
         self._use_numbers: dict[str, int] = {}
         self._keys_in: dict[str, int] = {}
         self._paid = Columns({"usd": Column(), "tokens": Column()}, 64)
-        #: Of the newest bucket.
-        self._new_usd: dict[str, Floats] = {tag: np.zeros(0) for tag in _TAGS}
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind abusive or unit_cost."""
@@ -53,10 +93,6 @@ class NewOrigins:
             findings += self._judge(row, subjects, view)
         self._learn(view)
         return findings
-
-    def new_usd(self, count: int) -> dict[str, Floats]:
-        """By tag: dollars of the newest bucket on what was new to its principal, over `count` principals."""
-        return {tag: np.pad(usd, (0, max(0, count - len(usd)))) for tag, usd in self._new_usd.items()}
 
     def _follow(self, subjects: Subjects) -> None:
         keep = 1 - min(1.0, self._step_min / _DAY_MIN)
@@ -72,13 +108,13 @@ class NewOrigins:
         for tag in _TAGS:
             part_of = self._part_of[tag]
             for row in active[part_of[active] < 0].tolist():
-                part_of[row] = self._begin(tag, int(subjects.index[row]), view.start)
+                part_of[row] = self._begin(tag, int(subjects.index[row]), view)
             uses = part_of[active]
             uses = uses[uses >= 0]
             back = uses[view.start - self._uses["last"][uses] > _AWAY_S]
             self._uses["since"][back] = view.start
             self._uses["last"][uses] = view.start
-        self._note_new(view, subjects, active)
+        view.new_usd = self._new_usd(view, subjects, active)
         costly = active[self._sums["usd"][active] >= self._settings.min_usd]
         recent = np.zeros(len(costly), np.bool_)
         for tag in _TAGS:
@@ -94,21 +130,24 @@ class NewOrigins:
         recent[known] = start - self._uses["since"][part_of[known]] <= _NEWS_S
         return recent
 
-    def _note_new(self, view: View, subjects: Subjects, active: NDArray[np.intp]) -> None:
-        """What is spent on new things, per principal; in the first days of the stream nothing is new."""
-        principals = view.principals.index
+    def _new_usd(self, view: View, subjects: Subjects, active: NDArray[np.intp]) -> dict[str, Floats]:
+        """Dollars on new things by tag, per principal; in the first days of the stream nothing is new."""
+        principals, first_seen = view.principals.index, view.registry["first_seen"]
+        spent: dict[str, Floats] = {}
         for tag in _TAGS:
-            usd = self._new_usd[tag] = np.zeros(len(principals))
+            usd = spent[tag] = np.zeros(len(principals))
             new = active[self._is_recent(tag, active, view.start)]
             uses = self._part_of[tag][new]
             principal = self._uses["principal"][uses]
-            known = (self._uses["since"][uses] - self._registry["first_seen"][principal]) / DAY_S >= _KNOWN_DAYS
+            known = (self._uses["since"][uses] - first_seen[principal]) / DAY_S >= _KNOWN_DAYS
             place = np.searchsorted(principals, principal[known])
             np.add.at(usd, place, subjects.amounts.cost[new[known]])
+        return spent
 
-    def _begin(self, tag: str, number: int, start: int) -> int:
+    def _begin(self, tag: str, number: int, view: View) -> int:
         """The use that a series is part of; -1 while its key or its value is not known."""
-        principal, value = self._registry.above(number), self._registry.tags[number].get(tag, UNTAGGED)
+        registry = view.registry
+        principal, value = registry.above(number), registry.tags[number].get(tag, UNTAGGED)
         if principal is None or value == UNTAGGED:
             return -1
         key = f"{principal}/{tag}/{value}"
@@ -116,7 +155,7 @@ class NewOrigins:
         if use is None:
             use = self._use_numbers[key] = self._uses.n
             self._uses.grow(use + 1)
-            self._uses["since"][use] = self._uses["last"][use] = start
+            self._uses["since"][use] = self._uses["last"][use] = view.start
             self._uses["principal"][use] = principal
             if tag == "region":
                 self._keys_in[value] = self._keys_in.get(value, 0) + 1
@@ -127,13 +166,13 @@ class NewOrigins:
         if use < 0:
             return False
         since = int(self._uses["since"][use])
-        known_days = (since - int(self._registry["first_seen"][principal])) / DAY_S
+        known_days = (since - int(view.registry["first_seen"][principal])) / DAY_S
         return known_days >= _KNOWN_DAYS and view.start - since <= _NEWS_S
 
     def _judge(self, row: int, subjects: Subjects, view: View) -> list[Finding]:
         findings: list[Finding] = []
         number = int(subjects.index[row])
-        principal, tags = self._registry.above(number), self._registry.tags[number]
+        principal, tags = view.registry.above(number), view.registry.tags[number]
         if principal is None:
             return findings
         usd, tokens = float(self._sums["usd"][row]), float(self._sums["tokens"][row])
@@ -146,13 +185,13 @@ class NewOrigins:
                     f"${usd:,.2f} on {explain.short(tags['model'])}, which it has not used before, at "
                     f"{price / usual:.1f} times its usual price"
                 )
-                findings.append(Finding(principal, "new_model", "unit_cost", "page", price / usual, words, usd))
+                findings.append(Finding(principal, NEW_MODEL, "unit_cost", "page", price / usual, words, usd))
         if self._is_news(row, "region", principal, view):
             region = tags["region"]
             share = self._keys_in.get(region, 0) / max(1, len(view.principals.index))
             if share < self._settings.region_share_max:
                 words = f"${usd:,.2f} from region {explain.short(region)}, which {100 * share:.0f} % of the keys use"
-                findings.append(Finding(principal, "new_region", "abusive", "page", usd, words, usd))
+                findings.append(Finding(principal, NEW_REGION, "abusive", "page", usd, words, usd))
         return findings
 
     @staticmethod

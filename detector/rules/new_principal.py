@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.principal_settings import NewPrincipalSettings
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.view import Finding, Floats, Subjects, View
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import Floats, Subjects, View
 
 #: Users grow like requests to this power in an ordinary fleet.
 _EXPONENT = 0.75
@@ -23,12 +24,66 @@ _BINS, _WIDTH = 68, 0.25
 _FORGET_DAYS = 14.0
 
 
-class NewPrincipal:
+class Config(RuleConfig):
+    """Keys that nobody has seen before, while statistics know nothing of them."""
+
+    enabled: bool = Field(default=True, description="Whether new principals are looked at.")
+    limit_usd: float = Field(
+        default=5.0, gt=0, description="Dollars in a day from which on a newcomer's usage must look like that of users."
+    )
+    organic_share_min: float = Field(
+        default=0.12,
+        ge=0,
+        le=1,
+        description="Share of its requests that its users explain below which a newcomer is taken for a machine.",
+    )
+    doubtful_share_min: float = Field(
+        default=0.2, ge=0, le=1, description="The same from `doubtful_usd` on, where there is more at stake."
+    )
+    doubtful_usd: float = Field(default=20.0, gt=0, description="Dollars in a day for `doubtful_share_min`.")
+    page_share_min: float = Field(
+        default=0.07,
+        ge=0,
+        le=1,
+        description="The same for a page: few users that ask a lot are a notice until `page_usd` are spent.",
+    )
+    page_usd: float = Field(default=100.0, gt=0, description="Dollars in a day from which on any doubt is a page.")
+    tokens_ratio: float = Field(
+        default=3.0, gt=1, description="Input tokens per request as a multiple of the fleet's 95th percentile."
+    )
+    unknown_usd: float = Field(
+        default=50.0, gt=0, description="Dollars in a day where users are not known: a sum alone has to decide."
+    )
+
+
+NEW_PRINCIPAL = Family(
+    "new_principal",
+    Docs(
+        "new principal",
+        "a key nobody knows, used like a machine",
+        "from $5 in a day: users explain less than 12 % of its requests (20 % from $20 on), or prompts are 3 "
+        "times as long as the fleet's 95th percentile. Without users: $50 in its first day, and more than 95 "
+        "% of the keys spend",
+        "page; notice while users explain 7 % or more, up to $100 in a day",
+    ),
+    Confidence(((1, 0.83),), TUNING_STREAMS),
+    lasting_state=True,
+    needs_warmup=False,
+)
+
+
+class NewPrincipal(Rule):
     """A page for newcomers that spend like machines, a notice while few users that ask a lot may explain it."""
 
-    def __init__(self, settings: NewPrincipalSettings, warmup_s: float, step_s: int) -> None:
-        self._settings, self._warmup_s = settings, warmup_s
-        self._share = min(1.0, step_s / 60 / _DAY_MIN)
+    name = "new_principal"
+    part = "new principals"
+    families = (NEW_PRINCIPAL,)
+    config = Config
+    settings_at = "principals.new_principal"
+
+    def __init__(self, config: Config, context: RuleContext) -> None:
+        self._settings, self._warmup_s = config, context.warmup_s
+        self._share = min(1.0, context.step_s / 60 / _DAY_MIN)
         self._sums = Columns({name: Column() for name in ("usd", "requests", "organic", "tokens", "users")}, 64)
         self._jobs = Columns({name: Column() for name in ("usd", "requests", "tokens")}, 64)
         self._fleet = np.zeros(_BINS)
@@ -121,7 +176,7 @@ class NewPrincipal:
 
     def _finding(self, row: int, subjects: Subjects, tier: Any, words: str, usd: float) -> Finding:
         return Finding(
-            int(subjects.index[row]), "new_principal", "abusive", tier, usd / self._settings.limit_usd, words, usd
+            int(subjects.index[row]), NEW_PRINCIPAL, "abusive", tier, usd / self._settings.limit_usd, words, usd
         )
 
     def _usual_tokens(self) -> float | None:

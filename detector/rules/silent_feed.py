@@ -12,11 +12,12 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.machine_settings import FeedSettings
 from curb.detector.state import wording as explain
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.view import Finding, View
+from curb.detector.state.rule import NOT_MEASURED, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import View
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -32,11 +33,50 @@ _ACTIVE_MIN, _SHARE_DAYS = 15.0, 3.0
 _KEEP_LONGEST = 0.98
 
 
-class SilentFeed:
+class Config(RuleConfig):
+    """When data that used to come are missing."""
+
+    enabled: bool = Field(default=True, description="Whether feeds that fell silent are told.")
+    regular_share: float = Field(
+        default=0.95, gt=0, le=1, description="Feeds that had data for a smaller share of the time are never missed."
+    )
+    all_minutes: float = Field(default=30, gt=0, description="Silence of a whole kind of data, such as all usage.")
+    all_notice_minutes: float = Field(
+        default=60, gt=0, description="From here on the silence of a whole kind is a notice, before a digest line."
+    )
+    team_minutes: float = Field(default=180, gt=0, description="Silence of one team while others have data: a digest.")
+    factor: float = Field(
+        default=3.0, ge=1, description="A silence is also this many times the longest the feed had before."
+    )
+    all_known_days: float = Field(default=2.0, ge=0, description="So long a whole kind of data must be known.")
+    team_known_days: float = Field(
+        default=8.0, ge=0, description="So long a team must be known: a weekend at least, which may be silent."
+    )
+
+
+SILENT_FEED = Family(
+    "silent_feed",
+    Docs(
+        "silent feed",
+        "data that no longer come",
+        "all usage missing for an hour; one team for three",
+        "notice, digest",
+    ),
+    NOT_MEASURED,
+)
+
+
+class SilentFeed(Rule):
     """Rows are feeds: a kind of data and the value of the first tag of its series, such as the team."""
 
-    def __init__(self, settings: FeedSettings, step_s: int, capacity: int = 16) -> None:
-        self._settings, self._step_min = settings, step_s / 60
+    name = "silent_feed"
+    part = "silent feeds"
+    families = (SILENT_FEED,)
+    config = Config
+    settings_at = "feed"
+
+    def __init__(self, config: Config, context: RuleContext, capacity: int = 16) -> None:
+        self._settings, self._step_min = config, context.step_s / 60
         self._keys: dict[tuple[_Kind, str], int] = {}
         self._feeds = Columns(
             {
@@ -153,7 +193,7 @@ class SilentFeed:
         longest = explain.duration(60 * float(self._feeds["longest_min"][row]))
         return Finding(
             series=self._carrier(view, row),
-            channel="silent_feed",
+            family=SILENT_FEED,
             kind="feed",
             tier="notice" if notice else "digest",
             score=silent_min / float(self._threshold_min()[row]),
@@ -163,7 +203,7 @@ class SilentFeed:
         )
 
     def _carrier(self, view: View, row: int) -> int:
-        """The series that stands for the feed: the sum of its team, the dearest of all for a whole kind of data. It
+        """The series that stands for the feed: the sum of its team, or the most expensive of a whole kind of data. It
         stays the same, or one incident would move from series to series."""
         carrier = self._feeds["carrier"]
         if carrier[row] < 0:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.machine_settings import GrowthSettings
 from curb.detector.state.columns import Column, Columns
+from curb.detector.state.rule import RuleConfig
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -39,6 +40,19 @@ _SLOPE, _RESIDUALS, _VARIANCE = _regression()
 _FREEDOM = (DAYS - WEEK - 1) / DAYS
 
 
+class Config(RuleConfig):
+    """Spend that climbs steadily for four weeks, whatever the day of the week. A line in the digest, once a day."""
+
+    enabled: bool = Field(default=True, description="Whether growth over four weeks is told.")
+    min_t: float = Field(default=4.0, gt=0, description="Slope of the logarithm of daily dollars, in standard errors.")
+    min_growth: float = Field(
+        default=0.01, gt=0, description="Growth per day, as a logarithm: 0.01 is 1 %, a third more in four weeks."
+    )
+    min_usd_per_day: float = Field(
+        default=5.0, gt=0, description="Dollars by which a day of the last week exceeds one of the first two."
+    )
+
+
 @dataclass(frozen=True)
 class Growths:
     """What one day says about every series; arrays of shape (N,). Zeros and False until four weeks are known."""
@@ -55,8 +69,8 @@ class Growths:
 class Growth:
     """Daily dollars of the last four weeks. Advisory: growth is for people to judge, not to throttle."""
 
-    def __init__(self, capacity: int = 64, settings: GrowthSettings | None = None) -> None:
-        self._settings = settings or GrowthSettings()
+    def __init__(self, capacity: int = 64, settings: Config | None = None) -> None:
+        self._settings = settings or Config()
         self.columns = Columns(
             # float32: seven digits of a day's dollars are plenty.
             {"usd": Column((DAYS,), np.float32), "days": Column(dtype=np.uint8)},

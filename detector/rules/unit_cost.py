@@ -1,4 +1,4 @@
-"""Dearer requests: a notice while the dollars per request of a principal are far over its own past."""
+"""More expensive requests: a notice while the dollars per request of a principal are far over its own past."""
 
 from __future__ import annotations
 
@@ -7,18 +7,50 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from curb.detector.rules.cost_per_request import UnitCost
-from curb.detector.rules.principal_settings import UnitCostSettings
-from curb.detector.state.view import Finding, View
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import View
 
 
-class UnitCostRule:
-    """Prices, models and prompts that make each request dearer; more requests are none of its business."""
+class Config(RuleConfig):
+    """Requests that became more expensive, against their own past."""
 
-    def __init__(self, settings: UnitCostSettings, step_s: int) -> None:
-        self._settings = settings
-        self._head = UnitCost(step_s, settings.hold_minutes, settings.min_usd_per_day)
+    enabled: bool = Field(default=False, description="Whether dollars per request are looked at.")
+    threshold: float = Field(
+        default=4.0,
+        description="Score of a notice, on the scale of the dollars head: each point more is ten times rarer.",
+    )
+    min_usd_per_day: float = Field(default=25.0, gt=0, description="Dollars per day that the rise costs.")
+    hold_minutes: int = Field(default=10, ge=1, le=60, description="How long a score must hold before it counts.")
+
+
+UNIT_COST = Family(
+    "unit_cost",
+    Docs(
+        "unit cost (off by default)",
+        "requests that became more expensive",
+        "dollars per request far over the key's own past, counted in requests instead of minutes",
+        "notice",
+    ),
+    Confidence(((4, 0.5), (9, 0.65), (100, 0.8)), TUNING_STREAMS),
+    by_past=True,
+)
+
+
+class UnitCostRule(Rule):
+    """Prices, models and prompts that make each request more expensive; more requests are none of its business."""
+
+    name = "unit_cost"
+    part = "unit cost"
+    families = (UNIT_COST,)
+    config = Config
+    settings_at = "principals.unit_cost"
+
+    def __init__(self, config: Config, context: RuleContext) -> None:
+        self._settings = config
+        self._head = UnitCost(context.step_s, config.hold_minutes, config.min_usd_per_day)
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind unit_cost."""
@@ -31,7 +63,7 @@ class UnitCostRule:
         return [
             Finding(
                 series=int(subjects.index[row]),
-                channel="unit_cost",
+                family=UNIT_COST,
                 kind="unit_cost",
                 tier="notice",
                 score=float(scores.notice[row]),

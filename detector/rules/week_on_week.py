@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curb.detector.rules.principal_settings import WeekSettings
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.view import Bools, Finding, Floats, View
+from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.view import Bools, Floats, View
 
 #: Requests are kept by quarter of a day; a day is compared with the same one a week before, so are the two before it.
 _QUARTER_S, _DAY, _WEEK = 6 * 3600, 4, 28
@@ -25,12 +26,46 @@ _DAYS, _LEAST_RISE, _LARGEST_SHARE = 4, 0.04, 0.5
 _LEAST_REQUESTS = 200.0
 
 
-class Weeks:
+class Config(RuleConfig):
+    """Slow growth where users are not known: days against those of a week or of four days ago."""
+
+    enabled: bool = Field(default=True, description="Whether days are held against those before.")
+    min_growth: float = Field(
+        default=0.35, gt=0, description="Growth over the week, or four days, as a logarithm: 0.35 is 42 %."
+    )
+    max_growth: float = Field(
+        default=1.2, gt=0, description="Growth that is too fast for a creep, and for other rules: 1.2 is 232 %."
+    )
+    min_usd_per_day: float = Field(default=3.0, gt=0, description="Dollars per day that the growth costs.")
+
+
+WEEKS = Family(
+    "weeks",
+    Docs(
+        "weeks",
+        "slow growth where users are not known",
+        "a day with 42 % more requests than the same one a week ago, risen slowly over the days before, or "
+        "than four days ago with 4 % more every day, for $3 a day",
+        "notice",
+    ),
+    Confidence(((0, 0.5),), TUNING_STREAMS),
+    by_past=True,
+    slow=True,
+)
+
+
+class Weeks(Rule):
     """A notice when the last day had far more requests than the same one a week ago or four days ago, and slowly so."""
 
-    def __init__(self, settings: WeekSettings, step_s: int) -> None:
-        self._settings, self._step_s = settings, step_s
-        #: Requests of the newest whole quarters, the oldest first, and of the one that is open.
+    name = "weeks"
+    part = "weeks"
+    families = (WEEKS,)
+    config = Config
+    settings_at = "principals.weeks"
+
+    def __init__(self, config: Config, context: RuleContext) -> None:
+        self._settings = config
+        #: Requests of the newest whole quarters, the oldest first, and of the open quarter.
         self._state = Columns({"quarters": Column((_KEPT,), np.float32), "open": Column()}, 64)
 
     def close(self, view: View) -> list[Finding]:
@@ -64,7 +99,7 @@ class Weeks:
             found += [
                 Finding(
                     series=int(subjects.index[row]),
-                    channel="weeks",
+                    family=WEEKS,
                     kind="growth",
                     tier="notice",
                     score=float(growth[row]),

@@ -11,18 +11,23 @@ from numpy.typing import NDArray
 
 from curb.detector.scorers.bank import ScorerBank
 from curb.detector.scorers.protocol import ScorerSettings
-from curb.detector.state.view import Finding, View
+from curb.detector.state.rule import Family, Finding, Rule, RuleContext
+from curb.detector.state.view import View
 from curb.stream.log.codec import encode
 
 logger = logging.getLogger(__name__)
 
 
-class ScorerRule:
+class ScorerRule(Rule):
     """Findings of one configured scorer."""
 
-    def __init__(self, settings: ScorerSettings, step_s: int) -> None:
-        self._settings, self._step_s = settings, step_s
-        self._bank = ScorerBank(settings, step_s)
+    config = ScorerSettings
+    settings_at = "scorers"
+
+    def __init__(self, config: ScorerSettings, context: RuleContext) -> None:
+        self._settings, self._bank = config, ScorerBank(config, context.step_s)
+        self.name = f"scorer.{config.name}"
+        self.families = (Family(f"scorer-{config.name}"),)
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind runaway, in the tier the scorer is configured with."""
@@ -35,7 +40,7 @@ class ScorerRule:
         return [
             Finding(
                 series=each.series,
-                channel=f"scorer-{self._settings.name}",
+                family=self.families[0],
                 kind="runaway",
                 tier=self._settings.tier,
                 score=each.score,

@@ -1,11 +1,11 @@
-"""What the rules of the detector see of a closed bucket, and what they say: findings on series."""
+"""The view that rules get: a closed and scored bucket with all that is known beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,42 +14,11 @@ from curb.detector.state.amounts import Amounts
 from curb.detector.state.bucket import ClosedBucket
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.scopes import Role
-from curb.stream.records.spend import AlertKind, Tier
+from curb.stream.records.spend import PlannedActivity
 from curb.stream.time import DAY_S
-
-if TYPE_CHECKING:
-    from curb.detector.incidents.knowledge import Knowledge
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-#: Families that measure a burn; the others know for certain what they saw.
-STATISTICS = frozenset({"dollars", "unexplained"})
-
-
-class Finding(NamedTuple):
-    """One rule's word on one series at one bucket; it is said again for as long as it holds."""
-
-    series: int
-    #: The rule, or the head and its window: "new_model", "unexplained/30min". What stands before "/" is its family.
-    channel: str
-    kind: AlertKind
-    tier: Tier
-    #: Comparable within a family only.
-    score: float
-    #: What was seen and why it counts, a clause that goes on after "who burns $x/h": "12 requests per user ...".
-    words: str
-    #: Dollars over the expected that the rule itself counts; None where the running excess of the series is meant.
-    excess_usd: float | None = None
-    #: The rule speaks of a state that may last at a low burn (a growth, an idle machine): calm spend does not end it.
-    lasting: bool = False
-    #: It came at the same time on earlier days: not told, unless people call it real.
-    recurring: bool = False
-
-    @property
-    def family(self) -> str:
-        """Findings of one family are the same news."""
-        return self.channel.split("/", 1)[0]
 
 
 @dataclass(frozen=True)
@@ -76,13 +45,13 @@ class Demand(NamedTuple):
     unit_usd: Floats
     users_known: Bools
     #: It reports users at all, known well enough to judge by or not yet.
-    users_told: Bools
+    users_reported: Bools
     #: Enough was seen of it to judge by demand.
     mature: Bools
 
 
 class Raised(NamedTuple):
-    """Points that the thresholds of statistics lie over the configured ones, where they alert too often."""
+    """Points added to the configured thresholds of statistics, where they alert too often."""
 
     notice: float = 0.0
     page: float = 0.0
@@ -91,25 +60,42 @@ class Raised(NamedTuple):
 NOT_RAISED = Raised()
 
 
+class PlanUsage(NamedTuple):
+    """A plan, and how much of its cap is used in one scope."""
+
+    plan: PlannedActivity
+    used_usd: float
+
+
+class Plans(Protocol):
+    """What a rule may ask of people's knowledge: the work that was announced."""
+
+    def plans_for(self, scope: str, tags: Mapping[str, str], at: float) -> Sequence[PlanUsage]:
+        """The plans that hold at `at` for a series."""
+        ...
+
+
 @dataclass
 class View:
-    """A closed and scored bucket with all that is known beside it."""
+    """One bucket as the rules see it; the rules that come first fill in what later ones need."""
 
     bucket: ClosedBucket
     registry: SeriesRegistry
-    knowledge: Knowledge
+    knowledge: Plans
     #: When the stream began, epoch seconds: what is older than it by less than the warm-up is new to nobody but us.
     stream_since: float
     #: Shape (all series,).
     frozen: Bools
     firing: Bools
-    #: Set once demand is judged, which is before the rules are asked.
+    #: Set by the demand head, which comes first; None where it is off.
     demand: Demand | None = None
+    #: Dollars of the bucket on what was new to its principal, over `principals`, by tag; set by the rule on origins.
+    new_usd: Mapping[str, Floats] | None = None
     raised: Raised = NOT_RAISED
 
     @property
     def start(self) -> int:
-        """Begin of the bucket, epoch seconds."""
+        """Start of the bucket, epoch seconds."""
         return self.bucket.start
 
     @property
@@ -127,6 +113,14 @@ class View:
         """Who spends; rows of one role never change their place, new ones come at the end."""
         return self.of("principal")
 
+    def plans(self, number: int) -> Sequence[PlanUsage]:
+        """The plans that hold now for a series."""
+        return self.knowledge.plans_for(self.registry.scopes[number], self.registry.tags[number], self.start)
+
+    def is_planned(self, number: int) -> bool:
+        """Whether work was announced for a series whose cap is not used up."""
+        return any(usage.used_usd < usage.plan.max_usd for usage in self.plans(number))
+
     def of(self, role: Role) -> Subjects:
         """The series of a role."""
         return self._subjects(self.registry.of_role(role))
@@ -141,24 +135,3 @@ class View:
         return Subjects(
             index, self.bucket.amounts.of(index), first_seen, age_days, self.frozen[index], self.firing[index]
         )
-
-
-@runtime_checkable
-class Forgetful(Protocol):
-    """A rule whose windows remember an incident longer than it lasts."""
-
-    def forget(self, view: View, over: Bools) -> None:
-        """Incidents of the series in `over`, of shape (all series,), ended with this bucket."""
-        ...
-
-
-class Rule(Protocol):
-    """Judges every bucket with what it knew before, then learns from it. Pure: same buckets, same findings."""
-
-    def close(self, view: View) -> Sequence[Finding]: ...
-
-    def dump(self) -> dict[str, NDArray[Any]]:
-        """All state as flat arrays for `load`: views that hold until the next change. Lists and dicts go as bytes."""
-        ...
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None: ...

@@ -309,9 +309,20 @@ class Alert(Record, kw_only=True):
     causes: list[Cause] = msgspec.field(default_factory=list)
     #: How sure it is that somebody wants to know, 0 to 1, from the rule, its score and how long the series is known.
     confidence: float = 0.0
+    #: Whether actions wait until the subject is known for their warm-up. None in records of before this field.
+    needs_warmup: bool | None = None
     #: What was seen and why it counts, a clause; `explanation` is the whole sentence.
     reason: str = ""
     explanation: str = ""
+
+
+#: Channels that needed no warm-up when alerts did not say so themselves.
+_NO_WARMUP_BEFORE = frozenset({"new_principal"})
+
+
+def waits_for_warmup(alert: Alert) -> bool:
+    """Whether actions on it wait until its subject is known, also for alerts written before they carried this."""
+    return alert.channel not in _NO_WARMUP_BEFORE if alert.needs_warmup is None else alert.needs_warmup
 
 
 # --- curb.commands, curb.cursors, curb.dead_letter --------------------------------------------------------------------

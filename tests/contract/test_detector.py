@@ -20,8 +20,8 @@ from curb.detector.pipeline import Pipeline
 from curb.detector.rollup.dedupe import DedupeSettings
 from curb.detector.rollup.rollup import Rollup
 from curb.detector.rollup.tag_table import GuardSettings
-from curb.detector.rules.principal_settings import NewPrincipalSettings, PrincipalRules
-from curb.detector.settings import DetectorSettings
+from curb.detector.rules.new_principal import Config as NewPrincipalConfig
+from curb.detector.settings import DetectorSettings, PrincipalRules
 from curb.detector.shard import Shard
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
@@ -32,7 +32,7 @@ from tests.fakes.spend import T0, usage
 SETTINGS = DetectorSettings(
     bucket_s=300,
     warmup_s=0.4 * 86400,
-    principals=PrincipalRules(new_principal=NewPrincipalSettings(unknown_usd=20)),
+    principals=PrincipalRules(new_principal=NewPrincipalConfig(unknown_usd=20)),
     budgets=(Budget(name="team", scope="team", match={"team": "*"}, amount_usd=150, period="day"),),
 )
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
 from curb.detector.incidents.knowledge import Knowledge
+from curb.detector.rules.table import families
 from curb.detector.state.amounts import AMOUNTS, Amounts
 from curb.detector.state.bucket import ClosedBucket, Scores
 from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.rule import Family, Finding, Rule
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
-from curb.detector.state.view import Finding, Rule, View
+from curb.detector.state.view import View
 
 #: A Monday, midnight UTC.
 T0 = 1_750_032_000
@@ -21,6 +23,12 @@ HOUR, DAY = 3600, 86400
 
 #: {"source": "usage", "tags": {...}, "cost": 1.0, "requests": 3, ...}: amounts by their names in `Amounts`.
 Row = Mapping[str, Any]
+
+
+class Closes(Protocol):
+    """A rule, or a test's stand-in that sets something on the view first."""
+
+    def close(self, view: View) -> Sequence[Finding]: ...
 
 
 class Fleet:
@@ -63,7 +71,7 @@ class Fleet:
         return View(bucket, self.registry, self.knowledge, self.stream_since, frozen, frozen.copy())
 
     def run(
-        self, rule: Rule, until: int, rows: Callable[[int], Iterable[Row] | None]
+        self, rule: Closes, until: int, rows: Callable[[int], Iterable[Row] | None]
     ) -> Iterator[tuple[int, list[Finding]]]:
         """Closes buckets up to `until` (epoch s) with what `rows(start)` gives, None for a gap; their ends and what
         `rule` says."""
@@ -89,6 +97,11 @@ def usage(key: str = "k1", cost: float = 1.0, *, team: str = "a", job: str | Non
     """Usage of a key."""
     tags = {"team": team, "project": "p", "api_key": key, "model": "m", "region": "r"} | ({"job": job} if job else {})
     return {"tags": tags, "cost": cost, "requests": 1, **amounts}
+
+
+def family(name: str) -> Family:
+    """The family of this name, with all that its rule declares."""
+    return families().of(name)
 
 
 def saved(rule: Rule) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curb.detector.heads import past_findings as by_past
-from curb.detector.heads.settings import ScoreSettings
-from curb.detector.incidents.alert_budget import BudgetController
-from curb.detector.incidents.settings import AlertBudget
+from curb.detector.heads.past import ScoreSettings
+from curb.detector.heads.past_findings import PastRule
+from curb.detector.incidents.alert_budget import AlertBudget, BudgetController
+from curb.detector.rules.table import families
+from curb.detector.state.rule import RuleContext
 from curb.detector.state.view import Raised
 from curb.stream.records.spend import Alert, Tier
 from tests.fakes.alerts import an_alert
@@ -22,7 +23,7 @@ NOTICES, PAGES = 10.0, 5.0
 
 
 def controller(zone: str = "UTC") -> BudgetController:
-    return BudgetController(AlertBudget(notices_per_day=NOTICES, pages_per_day=PAGES), zone)
+    return BudgetController(AlertBudget(notices_per_day=NOTICES, pages_per_day=PAGES), zone, families())
 
 
 def alerts(count: int, tier: Tier = "notice", channel: str = "dollars/5min", **more: Any) -> list[Alert]:
@@ -58,7 +59,7 @@ def test_a_storm_comes_back_to_the_budget_and_calm_lowers_what_it_raised(storm: 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=60))
 def test_a_rise_is_never_below_zero_nor_above_twenty(days: list[tuple[int, int]]) -> None:
-    of = BudgetController(AlertBudget(notices_per_day=0.01, pages_per_day=0.01), "UTC")
+    of = BudgetController(AlertBudget(notices_per_day=0.01, pages_per_day=0.01), "UTC", families())
     for day, (notices, pages) in enumerate(days):
         of.begin(T0 + day * DAY, 1)
         of.count([*alerts(notices), *alerts(pages, "page")], {})
@@ -118,5 +119,5 @@ def test_a_raised_threshold_makes_notices_of_pages_and_lines_of_notices() -> Non
     tiers = []
     for raised in (Raised(0, 0), Raised(0, 2), Raised(4, 2), Raised(4, 0)):
         view.raised = raised
-        tiers.append(by_past.findings(view, ScoreSettings(), 0.5)[0].tier)
+        tiers.append(PastRule(ScoreSettings(), RuleContext(300)).close(view)[0].tier)
     assert tiers == ["page", "notice", "digest", "page"]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from curb.detector.rules.autoscaler import Autoscaler
-from curb.detector.rules.machine_settings import AutoscalerSettings
-from curb.detector.state.view import Finding
+from curb.detector.rules.autoscaler import Config as AutoscalerConfig
+from curb.detector.state.rule import Finding, RuleContext
 from curb.stream.records.spend import PlannedActivity
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, gpu, saved
 
@@ -19,7 +19,7 @@ RAMP, OVER = T0 + 5 * DAY + 8 * HOUR, T0 + 5 * DAY + 14 * HOUR
 
 
 def rule(step_s: int = 300, **settings: Any) -> Autoscaler:
-    return Autoscaler(AutoscalerSettings(**settings), step_s, "UTC")
+    return Autoscaler(AutoscalerConfig(**settings), RuleContext(step_s))
 
 
 def ramp(percent: float = 0.5, per_hour: float = 3.0, step_s: int = 300, until: int = OVER, names: str = "x") -> Rows:

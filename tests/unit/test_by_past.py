@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curb.detector.heads import past_findings as by_past
-from curb.detector.heads.settings import ScoreSettings
+from curb.detector.heads.past import ScoreSettings
+from curb.detector.heads.past_findings import PastRule
+from curb.detector.state.rule import Finding, RuleContext
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
-from curb.detector.state.view import Demand, Finding, View
+from curb.detector.state.view import Demand, View
 from tests.fakes.views import Fleet, Row, gpu, usage
 
-SETTINGS = ScoreSettings()
-CALM_USD_PER_HOUR = 0.5
+RULE = PastRule(ScoreSettings(), RuleContext(3600, calm_usd_per_hour=0.5))
 
 
 def scored(
@@ -36,7 +36,7 @@ def scored(
 
 
 def findings(view: View) -> list[Finding]:
-    return by_past.findings(view, SETTINGS, CALM_USD_PER_HOUR)
+    return RULE.close(view)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_what_is_said() -> None:
     view = scored([usage(cost=9.0)], notice=7.0, page=6.5)
     (finding,) = findings(view)
     assert view.registry.scopes[finding.series] == "key"
-    assert (finding.kind, finding.channel, finding.family, finding.score) == ("runaway", "dollars/120min", "dollars", 7)
+    assert (finding.kind, finding.channel, finding.score) == ("runaway", "dollars/120min", 7)
     assert finding.words == "more than its own past explains, over the 2-hour window"
 
 

@@ -6,37 +6,83 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.detector.incidents.confidence import _SHARES, confidence
+from curb.detector.rules.table import RULES
+from curb.detector.state.rule import Confidence, Family
 from curb.stream.records.spend import Tier
+from tests.fakes.views import family
 
-FAMILIES = st.sampled_from([*_SHARES, "autoscaler", "idle_gpu", "a rule of tomorrow"])
+FAMILIES = st.sampled_from([each for rule in RULES for each in rule.families] + [Family("a-rule-of-tomorrow")])
 TIERS = st.sampled_from(["page", "notice", "digest"])
+SURE = Family("x", confidence=Confidence(((2, 0.4), (4, 0.8))), by_past=True)
 
 
 @given(FAMILIES, st.floats(), TIERS, st.floats(allow_nan=False))
-def test_it_is_a_share(family: str, score: float, tier: Tier, known_days: float) -> None:
-    assert 0 < confidence(family, score, tier, known_days) <= 1
+def test_it_is_a_share(family: Family, score: float, tier: Tier, known_days: float) -> None:
+    assert 0 < family.sure(score, tier, known_days) <= 1
 
 
 @given(FAMILIES, st.floats(-100, 100), st.floats(0, 100), TIERS, st.floats(0, 30), st.floats(0, 30))
 def test_more_score_or_more_past_is_no_less_sure(
-    family: str, score: float, more: float, tier: Tier, days: float, more_days: float
+    family: Family, score: float, more: float, tier: Tier, days: float, more_days: float
 ) -> None:
-    least = confidence(family, score, tier, days)
-    assert confidence(family, score + more, tier, days) >= least
-    assert confidence(family, score, tier, days + more_days) >= least
+    least = family.sure(score, tier, days)
+    assert family.sure(score + more, tier, days) >= least
+    assert family.sure(score, tier, days + more_days) >= least
 
 
-def test_two_statistics_far_over_their_threshold_are_surer_than_one_that_just_made_it() -> None:
-    assert confidence("unexplained", 20, "page", 10) == pytest.approx(0.96)
-    assert confidence("unexplained", 2.1, "notice", 10) < 0.65
+@pytest.mark.parametrize(
+    ("score", "days", "share"),
+    [
+        (2, 3, 0.4),
+        (3, 3, 0.6),
+        (4, 3, 0.8),
+        (1, 3, 0.4),
+        (9, 9, 0.8),
+        (float("nan"), 3, 0.4),
+        (4, 1.5, 0.6),
+        (4, -1, 0.4),
+    ],
+)
+def test_between_the_points_it_is_a_straight_line_and_youth_halves_it(score: float, days: float, share: float) -> None:
+    assert SURE.sure(score, "page", days) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("channel", "score", "share"),
+    [
+        ("unexplained/30min", 20, 0.96),
+        ("unexplained/5min", 7, 0.84),
+        ("dollars", 12, 0.8),
+        ("dollars", 25, 0.95),
+        ("unit_cost", 9, 0.65),
+        ("context", 3, 0.55),
+        ("creep", 1, 0.6),
+        ("weeks", 1, 0.5),
+        ("errors", 1, 0.85),
+        ("new_model", 10, 0.88),
+        ("new_principal", 1, 0.83),
+        ("new_region", 1, 0.7),
+        ("idle_gpu/long", 2, 0.87),
+        ("autoscaler/new", 2, 0.8),
+        ("job", 1, 0.4),
+        ("silent_feed", 1, 0.7),
+        ("growth", 1, 0.7),
+        ("metric-mine", 1, 0.7),
+    ],
+)
+def test_the_confidence_that_ships(channel: str, score: float, share: float) -> None:
+    assert family(channel).sure(score, "notice", 10) == pytest.approx(share)
 
 
 def test_a_series_born_now_is_half_as_sure_by_its_past_but_not_by_a_rule() -> None:
-    assert confidence("dollars", 12, "page", 0) == pytest.approx(confidence("dollars", 12, "page", 3) / 2)
-    assert confidence("new_principal", 2, "page", 0) == confidence("new_principal", 2, "page", 9)
+    assert family("dollars").sure(12, "page", 0) == pytest.approx(family("dollars").sure(12, "page", 3) / 2)
+    assert family("new_principal").sure(2, "page", 0) == family("new_principal").sure(2, "page", 9)
 
 
-def test_a_line_of_the_digest_is_seldom_of_interest_but_a_sum_is_a_sum() -> None:
-    assert confidence("dollars", 30, "digest", 10) == 0.15
-    assert confidence("budget", 80, "digest", 0) == 1.0
+def test_a_line_of_the_digest_is_seldom_of_interest() -> None:
+    assert family("dollars").sure(30, "digest", 10) == 0.15
+
+
+def test_what_nobody_measured_says_so() -> None:
+    unmeasured = {each.name for rule in RULES for each in rule.families if not each.confidence.measured}
+    assert unmeasured == {"dollars", "new_region", "job", "silent_feed", "growth"}

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from curb.detector.rules.growing_prompts import Config as ContextConfig
 from curb.detector.rules.growing_prompts import Context
-from curb.detector.rules.principal_settings import ContextSettings
-from curb.detector.state.view import Finding
+from curb.detector.state.rule import Finding, RuleContext
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300
@@ -20,7 +20,7 @@ Growth = Callable[[float], float]
 
 
 def rule() -> Context:
-    return Context(ContextSettings(), STEP_S)
+    return Context(ContextConfig(), RuleContext(STEP_S))
 
 
 def rows(start: int, growth: Growth = lambda _: 1.0, *, spread: float = 0.3, requests: int = 60) -> list[Row]:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from curb.detector.rules.more_requests_per_user import Config as CreepConfig
 from curb.detector.rules.more_requests_per_user import Creep
-from curb.detector.rules.principal_settings import CreepSettings
-from curb.detector.state.view import Demand, Finding, View
+from curb.detector.state.rule import Finding, RuleContext
+from curb.detector.state.view import Demand, View
 from tests.fakes.views import DAY, T0, Fleet, Row, saved, usage
 
 STEP_S = 300
@@ -25,7 +26,7 @@ class Judged:
     """The rule behind a demand that is told by the rows: `output_tokens` are the requests that users explain."""
 
     def __init__(self, *, unit_usd: float = 0.01, users_known: bool = True) -> None:
-        self.rule, self._unit_usd, self._users_known = Creep(CreepSettings(), STEP_S), unit_usd, users_known
+        self.rule, self._unit_usd, self._users_known = Creep(CreepConfig(), RuleContext(STEP_S)), unit_usd, users_known
 
     def close(self, view: View) -> list[Finding]:
         n = len(view.principals.index)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curb.detector.heads.past import DollarsHead, Step
-from curb.detector.heads.settings import ScoreSettings
+from curb.detector.heads.past import DollarsHead, ScoreSettings, Step
 from curb.detector.state.bucket import Scores
 
 Floats = NDArray[np.float64]

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curb.detector.heads.drift import Drift
-from curb.detector.heads.drift_settings import DriftSettings
-from curb.detector.heads.past import DollarsHead, Step
-from curb.detector.heads.settings import ScoreSettings
+from curb.detector.heads.drift import Drift, DriftSettings
+from curb.detector.heads.past import DollarsHead, ScoreSettings, Step
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from tests.fakes.views import HOUR, T0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from curb.detector.rules.failing_requests import Config as ErrorConfig
 from curb.detector.rules.failing_requests import ErrorRate
-from curb.detector.rules.principal_settings import ErrorSettings
-from curb.detector.state.view import Finding
+from curb.detector.state.rule import Finding, RuleContext
 from tests.fakes.views import HOUR, T0, Fleet, saved, usage
 
 
@@ -15,7 +15,7 @@ def storm(
 ) -> list[tuple[int, list[Finding]]]:
     """An hour of calm, then `failed` of the requests fail, those of a job or the key's own; by the minute of it."""
     fleet = Fleet(step_s=60)
-    rule = ErrorRate(ErrorSettings(), 60)
+    rule = ErrorRate(ErrorConfig(), RuleContext(60))
     calm = usage(cost=cost, requests=requests, errors=0.01 * requests)
     wild = usage(cost=cost, requests=requests, errors=failed * requests, job=job)
     begin = T0 + HOUR
@@ -31,7 +31,7 @@ def test_a_storm_pages_while_it_lasts(job: str | None, within: int) -> None:
     assert first <= within
     assert all(each for minute, each in found if minute >= first)
     (finding,) = found[-1][1]
-    assert (finding.kind, finding.tier, finding.family) == ("runaway", "page", "errors")
+    assert (finding.kind, finding.tier, finding.family.name) == ("runaway", "page", "errors")
     # A job has no calm hour before.
     assert finding.words == (
         "90 % of its requests fail and cost $51.51/h" if job else "86 % of its requests fail and cost $51.54/h"
@@ -49,7 +49,11 @@ def test_what_is_not_all_three_is_silent(failed: float, requests: float, cost: f
 
 
 def test_state_goes_on_where_it_was_saved() -> None:
-    fleet, rule, again = Fleet(step_s=60), ErrorRate(ErrorSettings(), 60), ErrorRate(ErrorSettings(), 60)
+    fleet, rule, again = (
+        Fleet(step_s=60),
+        ErrorRate(ErrorConfig(), RuleContext(60)),
+        ErrorRate(ErrorConfig(), RuleContext(60)),
+    )
     rows = [usage(cost=1.0, requests=100, errors=40), usage("k2", requests=100, errors=70, job="j")]
     for _ in range(10):
         rule.close(fleet.view(rows))

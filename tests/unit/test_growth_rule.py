@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from curb.detector.judge import make_rules
 from curb.detector.rules.growth import GrowthRule
-from curb.detector.rules.machine_settings import GrowthSettings
 from curb.detector.rules.trend import DAYS
+from curb.detector.rules.trend import Config as GrowthConfig
 from curb.detector.settings import DetectorSettings
-from curb.detector.shard import Shard
+from curb.detector.state.rule import Finding, RuleContext
 from curb.detector.state.scopes import DEFAULT_SCOPES
-from curb.detector.state.view import Finding
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 3600
@@ -19,7 +19,7 @@ Found = list[tuple[float, Finding]]
 
 
 def rule(zone: str = "UTC") -> GrowthRule:
-    return GrowthRule(GrowthSettings(), zone)
+    return GrowthRule(GrowthConfig(), RuleContext(3600, zone))
 
 
 def rows(at: int) -> list[Row]:
@@ -45,7 +45,12 @@ def test_a_climb_is_told_once_a_day_at_midnight() -> None:
     assert [at for at, _ in found] == [DAYS, DAYS + 1, DAYS + 2, DAYS + 3]
     for _, finding in found:
         assert fleet.registry.tags[finding.series]["api_key"] == "grows"
-        assert (finding.kind, finding.tier, finding.family, finding.lasting) == ("growth", "digest", "growth", False)
+        assert (finding.kind, finding.tier, finding.family.name, finding.lasting) == (
+            "growth",
+            "digest",
+            "growth",
+            False,
+        )
         assert finding.score > 1
         assert finding.words.startswith("2.9 % more every day for four weeks")
 
@@ -101,10 +106,11 @@ def test_a_series_costs_little_memory() -> None:
 
 
 def test_the_detector_asks_it_and_it_can_be_switched_off() -> None:
-    on = Shard(DetectorSettings())
-    off = Shard(DetectorSettings(growth=GrowthSettings(enabled=False)))
-    assert "growth" in on._scoring._rules
-    assert "growth" not in off._scoring._rules
+    def names(settings: DetectorSettings) -> set[str]:
+        return {rule.name for rule in make_rules(settings)}
+
+    assert "growth" in names(DetectorSettings())
+    assert "growth" not in names(DetectorSettings(growth=GrowthConfig(enabled=False)))
 
 
 def test_a_silent_fleet_is_no_growth() -> None:

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from curb.detector.incidents.feedback import heeded, subject_fingerprint
+from curb.detector.incidents.feedback import subject_fingerprint, with_feedback
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.rule import Finding
 from curb.detector.state.scopes import DEFAULT_SCOPES
-from curb.detector.state.view import Finding
 from curb.stream.records.spend import Feedback, Silence, Tier
-from tests.fakes.views import DAY, HOUR, T0
+from tests.fakes.views import DAY, HOUR, T0, family
 
 THRESHOLD = 6.0
 WEEK = 7 * DAY
@@ -36,9 +36,9 @@ class Scene:
         alert_id = f"{fingerprint}-{int(at)}"
         self.knowledge.add(Feedback(id=f"f{at}", at=at, alert_id=alert_id, verdict=verdict))
 
-    def tier(self, score: float = 6.5, at: float = T0 + 1, **changes: Any) -> Tier:
-        finding = Finding(0, "dollars/30min", "runaway", "page", score, "too much")._replace(**changes)
-        (left,) = heeded([finding], self.knowledge, self.registry, at, THRESHOLD)
+    def tier(self, score: float = 6.5, at: float = T0 + 1, channel: str = "dollars", **changes: Any) -> Tier:
+        finding = Finding(0, family(channel), "runaway", "page", score, "too much")._replace(**changes)
+        (left,) = with_feedback([finding], self.knowledge, self.registry, at, THRESHOLD)
         assert left._replace(tier="page") == finding
         return left.tier
 
@@ -97,14 +97,14 @@ def test_real_changes_no_threshold() -> None:
 
 def test_what_comes_every_night_is_told_only_if_people_called_it_real() -> None:
     scene = Scene()
-    nightly = Finding(0, "unexplained/30min", "runaway", "page", 6.5, "too much", recurring=True)
+    nightly = Finding(0, family("unexplained"), "runaway", "page", 6.5, "too much", recurring=True)
     judge = (scene.knowledge, scene.registry, T0 + 1, THRESHOLD)
-    assert heeded([nightly], *judge) == []
+    assert with_feedback([nightly], *judge) == []
     scene.judge("real", kind="unit_cost")
-    assert heeded([nightly], *judge) == []
+    assert with_feedback([nightly], *judge) == []
     # Whether it was called abusive differs from night to night.
     scene.judge("real", kind="abusive")
-    assert heeded([nightly], *judge) == [nightly]
+    assert with_feedback([nightly], *judge) == [nightly]
 
 
 def test_a_silence_makes_a_digest_line_of_what_matches_until_it_ends() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from curb.detector.rules.idle_gpu import Config as IdleGpuConfig
 from curb.detector.rules.idle_gpu import IdleGpu
-from curb.detector.rules.machine_settings import IdleGpuSettings
-from curb.detector.state.view import Finding
+from curb.detector.state.rule import Finding, RuleContext
 from curb.stream.records.spend import PlannedActivity
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, gpu, saved
 
@@ -18,7 +18,7 @@ Rows = Callable[[int], list[Row] | None]
 
 
 def rule(step_s: int = 300, **settings: Any) -> IdleGpu:
-    return IdleGpu(IdleGpuSettings(**settings), step_s, "UTC")
+    return IdleGpu(IdleGpuConfig(**settings), RuleContext(step_s))
 
 
 def clock(at: int) -> tuple[int, float]:
@@ -51,7 +51,7 @@ def test_a_machine_left_on_after_hours_is_paged_once_it_is_idle_for_a_while(step
     found = said(fleet, idle, end + HOUR, office(start, end, step_s=step_s))
     first, finding = found[0]
     assert 600 <= first - start <= max(25 * 60, 2 * step_s)
-    assert (finding.kind, finding.family, finding.lasting) == ("idle", "idle_gpu", True)
+    assert (finding.kind, finding.family.name, finding.lasting) == ("idle", "idle_gpu", True)
     tiers = [(finding.tier, at - start) for at, finding in found]
     assert all(tier == ("page" if after >= 20 * 60 else "notice") for tier, after in tiers if abs(after - 1200) > 600)
     assert tiers[-1][0] == "page"

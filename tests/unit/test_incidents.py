@@ -8,21 +8,24 @@ import msgspec
 import numpy as np
 import pytest
 
-from curb.detector.incidents.incidents import Episode, Incidents
+from curb.detector.incidents.incidents import AlertSettings, Episode, Incidents
 from curb.detector.incidents.knowledge import Knowledge
-from curb.detector.incidents.settings import AlertSettings
+from curb.detector.rules.table import families
 from curb.detector.state.registry import SeriesRegistry
+from curb.detector.state.rule import Finding
 from curb.detector.state.scopes import Scope
-from curb.detector.state.view import Finding, View
+from curb.detector.state.view import View
 from curb.stream.records.spend import Alert, Cause, Feedback, Silence, Tier
 from tests.fakes.spend import T0, FakeHead, bucket
+from tests.fakes.views import family
 
 SCOPE = Scope(name="key", group_by=("team", "api_key"), also_by=("job",))
 HOUR = 60
 
 
 def finding(**changes: Any) -> Finding:
-    told = Finding(0, "unexplained/30min", "runaway", "notice", 3.0, "11 times what its users explain")
+    name, _, variant = changes.pop("channel", "unexplained/30min").partition("/")
+    told = Finding(0, family(name), "runaway", "notice", 3.0, "11 times what its users explain", variant=variant)
     return told._replace(**changes)
 
 
@@ -42,7 +45,7 @@ class Scene:
         self.now = T0
 
     def fresh(self) -> Incidents:
-        return Incidents(self.settings, self.registry, (SCOPE,), "UTC")
+        return Incidents(self.settings, self.registry, (SCOPE,), "UTC", families(), self.knowledge)
 
     def view(self, rate: float) -> View:
         none = np.zeros(1, np.bool_)
@@ -222,7 +225,7 @@ def test_frozen_for_two_days_at_most_unless_people_say_otherwise() -> None:
     (alert,) = scene.minutes(66.0, finding())
 
     def frozen(at: float) -> list[bool]:
-        return scene.incidents.frozen_mask(at, 2, scene.knowledge).tolist()
+        return scene.incidents.frozen_mask(at, 2).tolist()
 
     assert frozen(scene.now) == [True, False]
     assert frozen(alert.fired_at + 48 * 3600) == [False, False]

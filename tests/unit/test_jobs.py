@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from curb.detector.rules.jobs import Config as JobConfig
 from curb.detector.rules.jobs import Jobs
-from curb.detector.rules.machine_settings import JobSettings
-from curb.detector.state.view import Finding
+from curb.detector.state.rule import Finding, RuleContext
 from curb.stream.records.spend import PlannedActivity
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
@@ -21,7 +21,7 @@ NIGHTLY: Runs = [(24 * day + 2 + 0.1 * (day % 3), 1.0, 60.0) for day in range(30
 
 
 def rule(step_s: int = 300, **settings: Any) -> Jobs:
-    return Jobs(JobSettings(**settings), step_s, "UTC")
+    return Jobs(JobConfig(**settings), RuleContext(step_s))
 
 
 def of(runs: Runs, step_s: int = 300, job: str = "embed") -> Rows:

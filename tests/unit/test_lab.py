@@ -12,7 +12,7 @@ import pytest
 from curb.config.file import load_text
 from curb.demo.incident import AgentLoop
 from curb.demo.trace import Trace, default_directory
-from curb.detector.heads.settings import ScoreSettings
+from curb.detector.heads.past import ScoreSettings
 from curb.detector.settings import DetectorSettings
 from curb.evaluate import lab
 from curb.evaluate.backtest import AlertLife

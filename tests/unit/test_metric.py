@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from curb.detector.rules.metric_head import CHANNELS, MetricHead
-from curb.detector.rules.metric_settings import MetricSettings
-from curb.detector.rules.metric_tail import HIGH, LOW, MetricTail
+from curb.detector.rules.metric_tail import HIGH, LOW, MetricSettings, MetricTail
 
 Floats = NDArray[np.float64]
 

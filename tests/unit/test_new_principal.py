@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from curb.detector.rules.new_principal import Config as NewPrincipalConfig
 from curb.detector.rules.new_principal import NewPrincipal
-from curb.detector.rules.principal_settings import NewPrincipalSettings
-from curb.detector.state.view import Demand, Finding, Rule, View
+from curb.detector.state.rule import Finding, Rule, RuleContext
+from curb.detector.state.view import Demand, View
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300
@@ -18,7 +19,7 @@ BORN = T0 + 4 * DAY
 
 
 def rule() -> NewPrincipal:
-    return NewPrincipal(NewPrincipalSettings(), warmup_s=3 * DAY, step_s=STEP_S)
+    return NewPrincipal(NewPrincipalConfig(), RuleContext(STEP_S))
 
 
 def old_keys() -> list[Row]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from curb.detector.rules.new_origin import Config as NewOriginConfig
 from curb.detector.rules.new_origin import NewOrigins
-from curb.detector.rules.principal_settings import NewOriginSettings
-from curb.detector.state.view import Finding
+from curb.detector.state.rule import Finding, RuleContext
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300
@@ -30,7 +30,7 @@ def others(region: str = "eu", count: int = 20) -> list[Row]:
 
 def run(rows: Rows, until: int = LATER + 3 * DAY) -> list[tuple[int, Finding]]:
     fleet = Fleet(STEP_S)
-    rule = NewOrigins(NewOriginSettings(), fleet.registry, STEP_S)
+    rule = NewOrigins(NewOriginConfig(), RuleContext(STEP_S))
     found = [(at, each) for at, findings in fleet.run(rule, until, rows) for each in findings]
     for _, finding in found:
         assert fleet.registry.scopes[finding.series] == "key"
@@ -119,7 +119,7 @@ def test_what_carries_no_model_and_no_region_is_never_new() -> None:
 @pytest.mark.parametrize("cut", [T0 + DAY, LATER + 2 * STEP_S, LATER + 6 * HOUR])
 def test_state_goes_on_where_it_was_saved(cut: int) -> None:
     fleet = Fleet(STEP_S)
-    one, again = (NewOrigins(NewOriginSettings(), fleet.registry, STEP_S) for _ in range(2))
+    one, again = (NewOrigins(NewOriginConfig(), RuleContext(STEP_S)) for _ in range(2))
     rows, found = then(spend(0.5, model="large", region="elsewhere", usd_per_mtok=10.0)), set()
     for _ in fleet.run(one, cut, rows):
         pass

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curb.detector.rules.abuse_settings import PopulationSettings
 from curb.detector.rules.population import FEATURES, Population, Use
+from curb.detector.rules.population import Config as PopulationConfig
 
-SETTINGS = PopulationSettings()
+SETTINGS = PopulationConfig()
 NOBODY = np.zeros(8, np.bool_)
 
 

@@ -223,7 +223,11 @@ async def test_a_belt_holds_and_says_why_once(reason: str) -> None:
 
 @pytest.mark.parametrize(
     "told",
-    [{"kind": "abusive", "channel": "new_principal"}, {"kind": "budget", "budget": BudgetStatus(**BUDGET, hard=True)}],
+    [
+        {"kind": "abusive", "channel": "new_principal"},
+        {"needs_warmup": False},
+        {"kind": "budget", "budget": BudgetStatus(**BUDGET, hard=True)},
+    ],
     ids=str,
 )
 async def test_what_is_new_or_spent_needs_no_warmup(told: dict[str, Any]) -> None:

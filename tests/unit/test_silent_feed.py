@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from curb.detector.rules.machine_settings import FeedSettings
+from curb.detector.rules.silent_feed import Config as FeedConfig
 from curb.detector.rules.silent_feed import SilentFeed
-from curb.detector.state.view import Finding
+from curb.detector.state.rule import Finding, RuleContext
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, gpu, saved, usage
 
 Rows = Callable[[int], list[Row] | None]
@@ -18,7 +18,7 @@ TEAMS = ("a", "b", "c")
 
 
 def rule(step_s: int = 300, **settings: Any) -> SilentFeed:
-    return SilentFeed(FeedSettings(**settings), step_s)
+    return SilentFeed(FeedConfig(**settings), RuleContext(step_s))
 
 
 def without(*silent: str, nodes: bool = True) -> Rows:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from curb.detector.heads.demand import DEAR_POINTS, UnexplainedHead
-from curb.detector.heads.settings import UnexplainedSettings
-from curb.detector.state.view import Finding, Raised
+from curb.detector.heads.demand import Config as UnexplainedConfig
+from curb.detector.state.rule import Finding, RuleContext
+from curb.detector.state.view import Raised
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300
@@ -22,7 +23,7 @@ Rows = Callable[[int], Iterable[Row] | None]
 
 
 def head() -> UnexplainedHead:
-    return UnexplainedHead(UnexplainedSettings(), STEP_S, "UTC")
+    return UnexplainedHead(UnexplainedConfig(), RuleContext(STEP_S))
 
 
 def day(start: int, *, users: bool = True, more: float = 1.0, more_users: float = 1.0, price: float = 1.0) -> list[Row]:
@@ -51,15 +52,15 @@ def test_the_same_growth_without_users_is_found(grown: float, minutes: int) -> N
     found = run(partial(day, more=grown))
     first, finding = found[0]
     assert BEGIN < first <= BEGIN + 60 * minutes
-    assert (finding.kind, finding.family) == ("runaway", "unexplained")
+    assert (finding.kind, finding.family.name) == ("runaway", "unexplained")
     assert "times what its users explain" in finding.words
     assert {each.tier for _, each in found} >= {"page"}
 
 
 @pytest.mark.parametrize(("limit_usd", "tiers"), [(5.0, {"notice", "page"}), (50.0, {"notice"})])
 def test_what_is_not_surprising_enough_for_a_page_may_be_dear_enough(limit_usd: float, tiers: set[str]) -> None:
-    settings = UnexplainedSettings(page_threshold=1e3, at_once_threshold=1e3, page_usd_per_hour=limit_usd)
-    found = run(partial(day, more=4.0), UnexplainedHead(settings, STEP_S, "UTC"))
+    settings = UnexplainedConfig(page_threshold=1e3, at_once_threshold=1e3, page_usd_per_hour=limit_usd)
+    found = run(partial(day, more=4.0), UnexplainedHead(settings, RuleContext(STEP_S)))
     assert {each.tier for _, each in found} == tiers
 
 
@@ -68,15 +69,17 @@ def test_what_is_not_surprising_enough_for_a_page_may_be_dear_enough(limit_usd: 
 )
 def test_what_is_dear_and_hardly_more_than_a_notice_pages_nobody(points: float, tiers: set[str]) -> None:
     best = max(finding.score for _, finding in run(partial(day, more=4.0)))
-    settings = UnexplainedSettings(
+    settings = UnexplainedConfig(
         notice_threshold=best - points, page_threshold=1e3, at_once_threshold=best - points, page_usd_per_hour=1.0
     )
-    assert {each.tier for _, each in run(partial(day, more=4.0), UnexplainedHead(settings, STEP_S, "UTC"))} == tiers
+    assert {
+        each.tier for _, each in run(partial(day, more=4.0), UnexplainedHead(settings, RuleContext(STEP_S)))
+    } == tiers
 
 
 @pytest.mark.parametrize(("limit_usd", "tiers"), [(0.0, {"notice", "page"}), (1e3, {"notice"})])
 def test_nobody_is_paged_for_what_costs_next_to_nothing(limit_usd: float, tiers: set[str]) -> None:
-    found = run(partial(day, more=4.0), UnexplainedHead(UnexplainedSettings(page_usd=limit_usd), STEP_S, "UTC"))
+    found = run(partial(day, more=4.0), UnexplainedHead(UnexplainedConfig(page_usd=limit_usd), RuleContext(STEP_S)))
     assert {each.tier for _, each in found} == tiers
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curb.detector.rules.principal_settings import WeekSettings
+from curb.detector.rules.week_on_week import Config as WeekConfig
 from curb.detector.rules.week_on_week import Weeks
-from curb.detector.state.view import Demand, Finding, View
+from curb.detector.state.rule import Finding, RuleContext
+from curb.detector.state.view import Demand, View
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, usage
 
 STEP_S = 900
@@ -24,7 +25,7 @@ class Judged:
     """The rule behind a demand that says what the test says."""
 
     def __init__(self, *, unit_usd: float = 0.01, users_known: bool = False) -> None:
-        self.rule, self._unit_usd, self._users_known = Weeks(WeekSettings(), STEP_S), unit_usd, users_known
+        self.rule, self._unit_usd, self._users_known = Weeks(WeekConfig(), RuleContext(STEP_S)), unit_usd, users_known
 
     def close(self, view: View) -> list[Finding]:
         n = len(view.principals.index)
