@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from curb.connectors.bills.focus_rows import SUFFIXES, FocusRows
 from curb.connectors.bills.gcp_rows import CATEGORIES, form_of
 from curb.connectors.bills.restate import Restater
 from curb.connectors.connector import Batch, Check, Context, Pull
+from curb.connectors.decode import Letters, Rejected
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.time import DAY_S, HOUR_S
 
@@ -111,12 +113,14 @@ class BigQueryBill:
             pending = self._restater.resume(cursor)
             if pending is not None:
                 return pending
+            letters = Letters(self._config.name, self._clock.now())
             for month, version, exported_at in self._months():
                 if self._restater.version(month) != version:
-                    charges = list(self._charges(month))
+                    charges = list(self._charges(month, letters))
                     self._restater.take(charges, Snapshot(month, version, exported_at))
                     break
-            return self._restater.resume(cursor) or self._restater.idle(cursor)
+            batch = self._restater.resume(cursor) or self._restater.idle(cursor)
+            return batch._replace(dead=letters.messages())
 
     def _check(self) -> list[Check]:
         what = f"query {self._config.table}"
@@ -145,17 +149,24 @@ class BigQueryBill:
             (str(row["month"]), f"{row['row_count']}@{row['exported_at']}", float(row["exported_at"])) for row in rows
         ]
 
-    def _charges(self, month: str) -> Iterator[Charge]:
+    def _charges(self, month: str, letters: Letters) -> Iterator[Charge]:
         sql, parameters = self._query(month)
-        for row in self._api.rows(sql, parameters):
-            start = int(row["start"])
+        for number, row in enumerate(self._api.rows(sql, parameters)):
+            try:
+                start, amounts = int(row["start"]), [float(row[name] or 0.0) for name in ("gross", "credits")]
+            except (TypeError, ValueError):
+                amounts = [math.nan]
+            if not all(map(math.isfinite, amounts)):
+                rejected = Rejected("invalid", "start or an amount is no number")
+                letters.add(rejected, location=f"{self._config.table} {month} #{number}", content=b"")
+                continue
             if start < self._since:
                 continue
             usd = self._usd_per(row["currency"] or "USD")
             kind = CATEGORIES.get(row["cost_type"] or "regular", "Adjustment")
-            for category, amount in ((kind, row["gross"]), ("Credit", row["credits"])):
+            for category, amount in zip((kind, "Credit"), amounts, strict=True):
                 if amount:
-                    cost = float(amount) * usd
+                    cost = amount * usd
                     yield Charge(start, self._slot_s, cost, cost, self._dimensions(row, category))
 
     def _query(self, month: str) -> tuple[str, dict[str, str]]:

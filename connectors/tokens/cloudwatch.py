@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from curb.connectors.connector import Batch, Check, ConnectorConfig, Context, Pull
+from curb.connectors.decode import Letters
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.gpus import GpuPriceOverride, GpuPrices
 from curb.connectors.pricing.sums import price_sum
@@ -85,16 +86,16 @@ class CloudWatch:
         feed = progress.feeds.setdefault(query.name, Feed(self._floor(due - config.first_hours * 3600)))
         reread_s = config.reread_minutes * 60.0
         end = min(feed.settled + reread_s + _MORE_PERIODS * config.period_s, newest)
-        fitted = True
+        fitted, letters = True, Letters(config.name, now)
         if end > feed.settled:
-            fitted = feed.take(await asyncio.to_thread(self._rows, query, feed.settled, end))
+            fitted = feed.take(await asyncio.to_thread(self._rows, query, feed.settled, end, letters))
             if fitted:
                 feed.settle(min(end, self._floor(due - reread_s)))
         if fitted and end >= newest:
             turn = (turn + 1) % len(self._queries)
         progress.more = not fitted or end < newest or turn > 0
         progress.turn = turn
-        return Batch((), dump(progress), more=progress.more or bool(feed.grown))
+        return Batch((), dump(progress), more=progress.more or bool(feed.grown), dead=letters.messages())
 
     async def check(self) -> list[Check]:
         """Lists the metrics of each query and asks for the newest sums."""
@@ -103,7 +104,7 @@ class CloudWatch:
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)
 
-    def _rows(self, query: Query, start: float, end: float) -> list[Row]:
+    def _rows(self, query: Query, start: float, end: float, letters: Letters) -> list[Row]:
         with self._lock:  # a read that was given up may still be running
             now = self._clock.now()
             at, combinations = self._listed.get(query.name, (0.0, set()))
@@ -111,7 +112,7 @@ class CloudWatch:
                 # A metric is listed for two weeks after its last value, longer than anything is read again.
                 combinations = self._api.combinations(query)
                 self._listed[query.name] = now, combinations
-            return self._api.rows(query, combinations, start, end)
+            return self._api.rows(query, combinations, start, end, letters)
 
     def _check(self) -> list[Check]:
         checks: list[Check] = []
@@ -123,7 +124,8 @@ class CloudWatch:
                 by = ", ".join(query.dimensions)
                 checks.append(Check(what, bool(found), f"{len(found)} combinations of {by}", permission))
                 what, permission = f"read {query.namespace}", _GET
-                rows = self._api.rows(query, found, newest - 3600, newest) if found else []
+                letters = Letters(self._config.name, self._clock.now())
+                rows = self._api.rows(query, found, newest - 3600, newest, letters) if found else []
                 checks.append(Check(what, True, f"{len(rows)} sums in the last hour", permission))
             except (TransientError, PermanentError) as error:
                 checks.append(Check(what, False, str(error), permission))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from curb.connectors.decode import Letters, Rejected
 from curb.connectors.tokens.cloudwatch_queries import Query
 from curb.connectors.tokens.grown import Row
 from curb.stream.clients.aws import AwsClient
@@ -17,6 +18,7 @@ from curb.stream.errors import PermanentError, TransientError
 #: What GetMetricData takes at most in one request.
 MAX_QUERIES, MAX_POINTS = 500, 100_800
 MAX_PAGES = 500
+MAX_REFUSED = 10_000
 
 
 class Metric(NamedTuple):
@@ -33,6 +35,8 @@ class CloudWatchApi:
 
     def __init__(self, name: str, client: AwsClient, period_s: int) -> None:
         self._name, self._client, self._period_s = name, client, period_s
+        #: Values that were refused: a period that is read again reports them once.
+        self._refused: set[str] = set()
 
     def combinations(self, query: Query) -> set[tuple[str, ...]]:
         """The values the query's dimensions have together, in their order."""
@@ -50,7 +54,9 @@ class CloudWatchApi:
                             found.add(values)
         return found
 
-    def rows(self, query: Query, combinations: set[tuple[str, ...]], start: float, end: float) -> list[Row]:
+    def rows(
+        self, query: Query, combinations: set[tuple[str, ...]], start: float, end: float, letters: Letters
+    ) -> list[Row]:
         """Sums of the periods from `start` until `end` (epoch seconds); those without any value are left out."""
         metrics = [metric for values in sorted(combinations) for metric in _metrics(query, values)]
         points = max(1, round((end - start) / self._period_s))
@@ -58,13 +64,15 @@ class CloudWatchApi:
         sums: dict[tuple[float, tuple[str, ...]], list[float]] = defaultdict(lambda: [0.0] * len(query.fields))
         for first in range(0, len(metrics), at_once):
             asked = metrics[first : first + at_once]
-            for (number, at), value in self._values(query, asked, start, end).items():
+            for (number, at), value in self._values(query, asked, start, end, letters).items():
                 metric = asked[number]
                 for place in metric.places:
                     sums[at, metric.values][place] += value
         return [Row(at, values, tuple(numbers)) for (at, values), numbers in sums.items() if any(numbers)]
 
-    def _values(self, query: Query, asked: list[Metric], start: float, end: float) -> dict[tuple[int, float], float]:
+    def _values(
+        self, query: Query, asked: list[Metric], start: float, end: float, letters: Letters
+    ) -> dict[tuple[int, float], float]:
         """(number of the metric, start of the period) → its sum; a page that comes twice counts once."""
         queries = [
             {
@@ -92,9 +100,20 @@ class CloudWatchApi:
                 number = int(result["Id"][1:])
                 for moment, value in zip(result.get("Timestamps", ()), result.get("Values", ()), strict=True):
                     at = moment.timestamp()
-                    if start <= at < end and math.isfinite(value):
+                    if not start <= at < end:
+                        continue
+                    if math.isfinite(value) and value >= 0:
                         found[number, at] = value
+                    else:
+                        self._refuse(f"{query.name} {asked[number].name} {int(at)} {asked[number].values}", letters)
         return found
+
+    def _refuse(self, location: str, letters: Letters) -> None:
+        if location not in self._refused:
+            if len(self._refused) >= MAX_REFUSED:
+                self._refused.clear()
+            self._refused.add(location)
+            letters.add(Rejected("invalid", "a sum is below 0 or no number"), location=location, content=b"")
 
     def _judge(self, result: dict[str, Any]) -> None:
         status = result.get("StatusCode", "Complete")

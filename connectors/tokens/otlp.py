@@ -51,8 +51,9 @@ def parse(signal: Signal, content_type: str, body: bytes) -> Any | Rejected:
         return message
     try:
         plain = json.loads(body)
-        if isinstance(plain, dict):
-            _ids_to_base64(plain)
+        if not isinstance(plain, dict):  # protobuf takes a text for a message without fields
+            return Rejected("invalid", "the body is no OTLP request in JSON")
+        _ids_to_base64(plain)
         json_format.ParseDict(plain, message, ignore_unknown_fields=True)
     except UnicodeDecodeError:
         return Rejected("not_utf8", "the body is not UTF-8")

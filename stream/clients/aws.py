@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SecretStr, model_validator
@@ -142,7 +143,9 @@ class AwsClient:
                 "aws_secret_access_key": role["SecretAccessKey"],
                 "aws_session_token": role["SessionToken"],
             }
-        return session.client(self._service, config=config, endpoint_url=of.endpoint_url or None, **known)
+        client = session.client(self._service, config=config, endpoint_url=of.endpoint_url or None, **known)
+        client.meta.events.register("before-parse", _whole)
+        return client
 
     def _said(self, what: str, error: ClientError) -> TransientError | PermanentError:
         meta = error.response.get("ResponseMetadata", {})
@@ -154,3 +157,13 @@ class AwsClient:
         if any(word in code.lower() for word in _LATER) and not isinstance(said, TransientError):
             return TransientError(detail)
         return AwsRefusal(str(said), code) if isinstance(said, PermanentError) else said or TransientError(detail)
+
+
+def _whole(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """Refuses an answer that was cut off and a web page of something in between: boto takes both for empty answers."""
+    headers, body = response_dict["headers"], response_dict["body"]
+    length = headers.get("content-length", "")
+    if length.isdecimal() and not headers.get("content-encoding") and int(length) != len(body):
+        raise TransientError(f"an answer of AWS was cut off after {len(body)} of {length} bytes")
+    if response_dict["status_code"] < 300 and headers.get("content-type", "").startswith("text/html"):
+        raise TransientError("a web page instead of an answer of AWS")

@@ -1,38 +1,38 @@
-"""Every kind of connector is held to the contract somewhere, and has a page."""
+"""Every kind of connector keeps every promise of the seam, on a bench with its own fake."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from curb.connectors.kinds import KINDS
+from curb.testing.connectors import PULL_PROMISES, PUSH_PROMISES, PullBench, PushBench
+from tests.fakes.connector_benches import BENCHES
 
-ROOT = Path(__file__).parents[2]
-#: Kind → the file beside this one that holds its battery.
-BATTERIES = {
-    "aws_cost_explorer": "test_cost_explorer.py",
-    "aws_cur": "test_bills.py",
-    "azure_cost": "test_bills.py",
-    "focus_file": "test_bills.py",
-    "anthropic": "test_usage_reports.py",
-    "cloudwatch": "test_cloudwatch.py",
-    "dcgm": "test_dcgm.py",
-    "gcp_billing": "test_gcp_billing.py",
-    "openai": "test_usage_reports.py",
-    "litellm": "test_connectors.py",
-    "otel_genai": "test_otel_genai.py",
-    "prometheus": "test_prometheus.py",
-    "usage_jsonl": "test_connectors.py",
-}
+PULLED = [(kind, bench) for kind, benches in BENCHES.items() for bench in benches if issubclass(bench, PullBench)]
+PUSHED = [(kind, bench) for kind, benches in BENCHES.items() for bench in benches if issubclass(bench, PushBench)]
 
 
-def test_every_kind_is_covered() -> None:
-    assert set(BATTERIES) == set(KINDS)
-    for kind, file in BATTERIES.items():
-        assert f'"{kind}"' in (Path(__file__).parent / file).read_text(encoding="utf-8")
+def named(value: Any) -> str:
+    return str(getattr(value, "__name__", value))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_a_page(kind: str) -> None:
-    assert (ROOT / "docs" / "reference" / "connectors" / f"{kind}.md").read_text(encoding="utf-8").strip()
+def test_every_kind_has_a_bench(kind: str) -> None:
+    assert BENCHES.get(kind), f"{kind}: write a PullBench or PushBench of it in tests/fakes/connector_benches.py"
+
+
+@pytest.mark.parametrize("promise", PULL_PROMISES, ids=named)
+@pytest.mark.parametrize(("kind", "bench"), PULLED, ids=named)
+async def test_what_is_read(kind: str, bench: type[PullBench], promise: Any, tmp_path: Path) -> None:
+    assert bench().config("http://127.0.0.1:1", 1.0)["kind"] == kind
+    await promise(bench, tmp_path)
+
+
+@pytest.mark.parametrize("promise", PUSH_PROMISES, ids=named)
+@pytest.mark.parametrize(("kind", "bench"), PUSHED, ids=named)
+async def test_what_is_pushed(kind: str, bench: type[PushBench], promise: Any, tmp_path: Path) -> None:
+    assert bench().config()["kind"] == kind
+    await promise(bench, tmp_path)
