@@ -116,7 +116,7 @@ class Daemon:
         self._stop.set()
 
     async def drain(self) -> None:
-        """Take nothing new in, then let every part commit what it has in hand. Raises the first part's failure."""
+        """Stop intake, then let every part commit its progress. Raises the first part's failure."""
         logger.info("draining")
         self._stop.set()
         if self._web is not None:

@@ -68,7 +68,7 @@ class Connectors:
 
 
 def connector_context(config: CurbConfig, clock: Clock, http: aiohttp.ClientSession) -> ConnectorContext:
-    """What connectors are built with."""
+    """The shared parts that connectors are built with."""
     return ConnectorContext(clock, http, load_prices(config.prices), config.state_dir)
 
 

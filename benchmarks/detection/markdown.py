@@ -144,7 +144,7 @@ def misses(streams: Streams) -> str:
                 what = "**missed**" if told is None else f"after {duration(told['minutes'])} ({told['channel']})"
                 rows.append((-lost, (each["id"], seed, what, f"${lost:,.0f} of ${total:,.0f}")))
         rows += [(1.0, (_noise(each), seed, "on nothing", "")) for each in stream["noise"]]
-        rows += [(2.0, (each, seed, "a look-alike, told", "")) for each in stream["flagged"]]
+        rows += [(2.0, (each, seed, "a look-alike, reported", "")) for each in stream["flagged"]]
     if not rows:
         return "Nothing was missed, late, or told for nothing."
     return table(("what", "seed", "", "lost"), [row for _, row in sorted(rows)])

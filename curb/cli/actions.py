@@ -104,7 +104,7 @@ def restore_all(
 
 
 def would_restore(entry: LedgerEntry) -> Text:
-    """What undoing an action changes, from the ledger."""
+    """The changes that an undo makes, from the ledger."""
     return Text(f"{entry.action_id}  {entry.plan.target}  {entry.plan.after} → {entry.plan.before}")
 
 

@@ -99,7 +99,7 @@ def bar(row: dict[str, Any], now: float | None) -> Text:
 
 
 def show_what_if(console: Console, found: WhatIf) -> None:
-    """What fired with the amount as it is, and with the other."""
+    """The alerts with the present amount, and with the other."""
     for title, crossings in (("as it is", found.now), (f"with {found.amount:,.2f} {found.currency}", found.then)):
         table = Table(title=f"{found.name} {title}", title_justify="left", header_style="bold")
         for name in ("period from", "who", "what", "tier", "fired", "$ spent then", "$ amount"):

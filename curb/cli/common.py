@@ -42,7 +42,7 @@ def ask(work: Coroutine[Any, Any, T]) -> T:
 
 
 def person() -> str:
-    """Who runs this command."""
+    """The user who runs this command."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container user without a name

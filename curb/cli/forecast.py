@@ -163,7 +163,7 @@ def _panel(axes: Axes, each: dict[str, Any]) -> None:
     past = each["past_usd"][max(0, (begin - first).days) :]
     spent, today = each["spent_usd"], each["today_usd"] if each["coming_usd"] else 0.0
     over = min(len(past) + max(0, (first - begin).days), (end - begin).days)  # days of the period that are over
-    # What is older than the days shown is in the total only.
+    # Days before the shown ones are in the total only.
     days = [*range(over - len(past), over + 1)]
     sums = [spent - today - sum(past[i:]) for i in range(len(past) + 1)]
     ahead = [over + each["today_elapsed"], *range(over + 1, over + 1 + len(each["coming_usd"]))]

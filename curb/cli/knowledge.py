@@ -1,4 +1,4 @@
-"""`curb plan`, `silence`, `increase`, `annotate` and `feedback`: what people know, told to Curb and listed.
+"""`curb plan`, `silence`, `increase`, `annotate` and `feedback`: people's knowledge, recorded and listed.
 
 All are records on the log, as `curb halt` is: they work with the daemon up or down.
 """
@@ -32,7 +32,7 @@ from curb.views import knowledge_input as entries
 
 #: Without a command of its own it shows what would be done now, see `acting.py`.
 plan_app = typer.Typer()
-silence_app = typer.Typer(no_args_is_help=True, help="Alerts that nobody should be told of for a while.")
+silence_app = typer.Typer(no_args_is_help=True, help="Mute matching alerts until a date.")
 increase_app = typer.Typer(no_args_is_help=True, help="More money for a budget, for a while.")
 console = Console()
 
@@ -43,7 +43,7 @@ TagsOption = Annotated[list[str], typer.Option("--tags", "-t", help="name=value,
 
 
 class Happening(StrEnum):
-    """What an annotation tells of."""
+    """Kinds of annotations."""
 
     DEPLOY = "deploy"
     LAUNCH = "launch"
@@ -51,7 +51,7 @@ class Happening(StrEnum):
 
 
 class AlertVerdict(StrEnum):
-    """What an alert was."""
+    """Verdicts on an alert."""
 
     REAL = "real"
     NOT_AN_ANOMALY = "not-an-anomaly"

@@ -1,4 +1,4 @@
-"""What the command line does without being the daemon: read the log, append commands, ask a running daemon."""
+"""Commands without a daemon of their own: read the log, append to it, or ask a running daemon."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def daemon_status(config: CurbConfig) -> dict[str, Any]:
 async def daemon_json(
     config: CurbConfig, path: str, query: Mapping[str, str] | None = None, *, timeout_s: float = 5
 ) -> dict[str, Any]:
-    """What the daemon that the configuration describes answers to GET `path`. Raises NotReachableError."""
+    """The answer of the configured daemon to GET `path`. Raises NotReachableError."""
     host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host
     url = f"http://{host}:{config.http.port}{path}"
     token = config.http.token

@@ -31,7 +31,7 @@ def show(
     organization: Annotated[str, typer.Option("--organization", help="Whose terms; the tag `org` of usage.")] = "",
     json_lines: JsonOption = False,
 ) -> None:
-    """What a model costs, after discounts and overrides. Exit code 1 for a model that the book does not know.
+    """Show the price of a model, after discounts and overrides. Exit code 1 for a model without a price.
 
     Without a configuration file the book shipped with Curb is asked.
     """

@@ -54,7 +54,7 @@ async def _single(log: Log, reaper: Reaper) -> int:
 
 
 async def _until_signal(log: Log, reaper: Reaper, every_s: float) -> int:
-    """A log or a gateway that cannot be reached is waited for. A pass in hand is finished before it returns."""
+    """Wait for an unreachable log or gateway. A started pass is finished before it returns."""
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)

@@ -37,7 +37,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
-    """What a good configuration amounts to."""
+    """A summary of a valid configuration."""
 
     def names(items: Sequence[Any]) -> str:
         return ", ".join(f"{item.name} ({item.kind})" for item in items) or "none"

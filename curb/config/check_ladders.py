@@ -10,7 +10,7 @@ from curb.actions.target import Verb
 
 
 def impossible_rungs(actions: ActionsSettings) -> list[tuple[str, str, str]]:
-    """Path, problem and hint of each. What is not validated yet, or does not say what it can do, is passed over."""
+    """Path, problem and hint of each. Actions that are not validated yet, or declare no verbs, are skipped."""
     can = {config.name: verbs_of(config) for config in actions.actions}
     found = []
     for number, route in enumerate(actions.routes):
@@ -37,7 +37,7 @@ def unknown_environments(actions: ActionsSettings, known_tags: set[str]) -> list
 
 
 def verbs_of(config: Any) -> frozenset[Verb] | None:
-    """What the action that a configuration builds can do, by the type that `build` returns."""
+    """The verbs of the action that a configuration builds, by the return type of `build`."""
     build = getattr(type(config), "build", None)
     returned = get_type_hints(build).get("return") if build is not None else None
     kinds = [getattr(kind, "verbs", None) for kind in get_args(returned) or (returned,)]

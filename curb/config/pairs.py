@@ -1,4 +1,4 @@
-"""What the pairs of `reconcile` mean at the door and in the detector: marks on records, and a scope that sums them."""
+"""The pairs of `reconcile` as marks on records, and as a scope of the detector that sums them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ TURNS_PER_CONTEXT = 40
 
 
 class AgentLoop(NamedTuple):
-    """What goes wrong: from `start` to `end` the key burns `factor` times its dollars of the hour before.
+    """The incident: from `start` to `end` the key burns `factor` times its dollars of the hour before.
 
     Times are epoch seconds, `key` is an alias or api_key of the trace.
     """

@@ -1,4 +1,4 @@
-"""What the demo gateway knows and enforces per key: request, token and budget limits over event time."""
+"""The demo gateway's limits per key: requests, tokens and budgets over event time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from curb.demo.trace import Key, Request
 
 WINDOW_S = 60.0
-#: What /key/update may change. Everything in here is enforced, so nothing else is accepted.
+#: Fields that /key/update accepts. All of them are enforced.
 LIMIT_FIELDS = ("rpm_limit", "tpm_limit", "max_budget", "blocked")
 
 

@@ -1,4 +1,4 @@
-"""What the demo saw while it ran: alerts and ledger from the log, expected spend from the detector."""
+"""Observations of the demo: alerts and ledger from the log, expected spend from the detector."""
 
 from __future__ import annotations
 

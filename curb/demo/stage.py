@@ -1,4 +1,4 @@
-"""What happens in the demo and when: which key loops, when the live part starts and ends. Times are epoch seconds."""
+"""The script of the demo on the clock: the looping key, start and end of the live part. Times are epoch seconds."""
 
 from __future__ import annotations
 

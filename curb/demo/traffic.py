@@ -15,14 +15,14 @@ from curb.stream.clock import Clock
 
 
 class Admits(Protocol):
-    """What the driver needs of a gateway."""
+    """A gateway, as far as the driver needs it."""
 
     def admit(self, request: Request) -> bool: ...
 
 
 @dataclass
 class Minute:
-    """What one key did in one minute; dollars are those of admitted requests, `loop_*` the agent loop's part."""
+    """The traffic of one key in one minute; dollars are those of admitted requests, `loop_*` the agent loop's part."""
 
     offered: int = 0
     admitted: int = 0
@@ -54,7 +54,7 @@ class Tally:
             minute.loop_usd += request.cost_usd
 
     def minute(self, index: int, alias: str) -> Minute:
-        """What happened in the minute with this number; all zero when nothing did."""
+        """The minute with this number; all zero without traffic."""
         return self._minutes.get((index, alias), Minute())
 
     def usd_per_minute(self, minutes: int, alias: str | None = None) -> list[float]:

@@ -34,7 +34,7 @@ Event = SpendRecord | PlannedActivity
 
 @dataclass
 class Backtest:
-    """What a back-test found: events read, seconds it took, every alert by id in the order they opened."""
+    """The result of a back-test: events read, seconds taken, every alert by id in order of opening."""
 
     events: int = 0
     #: Lines that could not be read or counted.
@@ -142,7 +142,7 @@ def _arrival(event: Event) -> float:
 
 
 def _forget_the_end(result: Backtest) -> None:
-    """What is over is the recording, not the feed; late records make time run on behind its end."""
+    """The recording has ended, the feed has not; late records advance time past its end."""
     ended = [i for i, life in result.alerts.items() if life.first.kind == "feed" and life.first.fired_at > result.end]
     for alert_id in ended:
         del result.alerts[alert_id]

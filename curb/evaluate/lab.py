@@ -52,7 +52,7 @@ class Incident(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """A stream with its known incidents. What begins in the first `warmup_days` counts neither way."""
+    """A stream with its known incidents. Alerts and incidents of the first `warmup_days` do not count."""
 
     path: Path
     incidents: list[Incident]
@@ -66,7 +66,7 @@ class Recording(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one set of score settings does to one recording."""
+    """The figures of one set of score settings on one recording."""
 
     score: ScoreSettings
     #: Share of incidents that raised an alert in time.
@@ -269,7 +269,7 @@ def best(outcomes: Sequence[Outcome], noise_per_day: float = 1.0) -> Outcome:
 
 
 def yaml_patch(outcome: Outcome) -> str:
-    """What to put into curb.yaml: the notice threshold, and every score setting that is not the shipped one."""
+    """The patch for curb.yaml: the notice threshold, and every score setting that differs from the shipped one."""
     settings = {"notice_threshold": outcome.threshold, **outcome.score.model_dump(mode="json", exclude_defaults=True)}
     lines = [f"    {name}: {json.dumps(value)}\n" for name, value in settings.items()]
     return "detector:\n  score:\n" + "".join(lines)

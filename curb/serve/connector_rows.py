@@ -44,7 +44,7 @@ async def of_log(config: CurbConfig) -> list[dict[str, Any]]:
     finally:
         await log.close()
     kinds, now = _kinds(config), clock.now()
-    # What backfills a push source has a cursor of its own.
+    # The backfill of a push source has a cursor of its own.
     names = {*kinds, *(f"{name}/backfill" for name in kinds if f"{name}/backfill".encode() in cursors)}
     rows = []
     for name in sorted(names):

@@ -79,7 +79,7 @@ class SignedDoor:
 
 
 class KnownFromLog:
-    """What people may ask about: this process's view of the log."""
+    """Alerts, actions and status for Slack, from this process's view of the log."""
 
     def __init__(self, config: CurbConfig, view: LogView, log: Log, clock: Clock) -> None:
         self._config, self._view, self._log, self._clock = config, view, log, clock

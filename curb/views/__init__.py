@@ -1,1 +1,1 @@
-"""What people ask for, worked out from the log and the shards."""
+"""Answers for people, worked out from the log and the shards."""

@@ -1,4 +1,4 @@
-"""What is on the log as people ask for it: the newest revision of every alert and the life of every action."""
+"""Alerts and actions folded from the log: the newest revision of each alert, every entry of each action."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _note(alert: Alert, opened: dict[str, Alert], newest: dict[str, Alert]) -> N
 def what_if_settings(settings: DetectorSettings, name: str, amount: float) -> DetectorSettings:
     """Only the budget `name`, as it is and, with an added "-what-if", with `amount` (in its currency).
 
-    Raises KeyError for a budget that is not configured. Neither has a parent: each tells for itself.
+    Raises KeyError for a budget that is not configured. Neither has a parent, so each alerts for itself.
     """
     budget = {each.name: each for each in settings.budgets}[name]
     field = "amount_usd" if budget.amount is None else "amount"
@@ -127,7 +127,7 @@ def _crossing(alert: Alert, counted: Counted) -> tuple[str, Crossing]:
 
 
 def caps(crossings: Sequence[Crossing]) -> list[Crossing]:
-    """Those at which a hard cap throttles: 100 % or more of the amount."""
+    """Crossings at which a hard cap throttles: 100 % or more of the amount."""
     return [each for each in crossings if "burn" not in each.channel and each.tier == "page"]
 
 

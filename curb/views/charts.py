@@ -96,7 +96,7 @@ def _figure() -> Figure:
 
 
 def _legend(axes: Axes) -> None:
-    """What matters most first: it was drawn last."""
+    """The line drawn last matters most and comes first."""
     handles, names = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1],

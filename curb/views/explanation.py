@@ -36,7 +36,7 @@ _RANGE_POINTS, _RANGE = 24, (5, 95)
 
 
 class NoSuchAlertError(Exception):
-    """Nobody knows the alert."""
+    """There is no such alert on the log."""
 
 
 class Point(msgspec.Struct):
@@ -72,7 +72,7 @@ class Similar(msgspec.Struct):
     tags: dict[str, str]
     fired_at: float
     excess_usd: float
-    #: What people said it was, with their notes, and what Curb did.
+    #: Feedback with notes, and the actions taken.
     said: list[str] = []
     done: list[str] = []
 
@@ -104,7 +104,7 @@ class Explanation(msgspec.Struct):
 
 
 class Recorded(msgspec.Struct):
-    """What there is to explain an alert by."""
+    """The records that explain an alert."""
 
     #: All revisions of the alert, oldest first.
     revisions: list[Alert] = []
@@ -118,7 +118,7 @@ class Recorded(msgspec.Struct):
 
 
 async def read_log(log: Log, alert_id: str) -> Recorded:
-    """What the log holds. Reads three topics whole; lines that cannot be read are left out."""
+    """The records on the log. Reads three topics whole; skips unreadable lines."""
     found = Recorded()
     async for message in log.scan(ALERTS):
         for alert in decode_lines(message.value, Alert, lambda *_: None):

@@ -1,4 +1,4 @@
-"""What tags will have cost when their period is over: from recorded events, from the log, or from the daemon."""
+"""Forecasts of the cost of tags at the end of their period: from recorded events, the log, or the daemon."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _QUARTER_S = 900
 
 @dataclass(frozen=True)
 class SeriesDays:
-    """What one series cost, day by day and today."""
+    """The cost of one series, day by day and today."""
 
     scope: str
     tags: dict[str, str]

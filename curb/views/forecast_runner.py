@@ -37,7 +37,7 @@ _BEHIND_S = 3 * 3600
 
 
 class HasHistory(Protocol):
-    """What a shard offers: its history, and scope and tags of a series."""
+    """A shard, as far as forecasts need it: its history, and scope and tags of a series."""
 
     history: SpendHistory
 
@@ -63,7 +63,7 @@ class ForecastRunner:
         self._bands: dict[str, Band] = {}
         #: By question: the last midnight of event time it was made for, and the forecast made then.
         self._made: dict[str, tuple[int, Forecast]] = {}
-        #: What is not to be asked for, until when: fits under way, and those that failed.
+        #: Fits under way and failed fits, with the time of the next try.
         self._asked: dict[str, float] = {}
         #: The hour up to which each series was judged.
         self._judged: dict[str, int] = {}
@@ -72,7 +72,7 @@ class ForecastRunner:
         """Look every minute what is due, until `stop`."""
         if gone := missing():
             logger.warning(
-                "long histories are forecast by the weekday method alone, hours are held against simpler bands",
+                "long histories are forecast by the weekday method alone, hours are compared with simpler bands",
                 extra={"missing": ", ".join(gone)},
             )
         while not stop.is_set():
@@ -196,7 +196,7 @@ class ForecastRunner:
     def _ask(
         self, key: str, worth: float, take: Callable[[Any], None], function: Callable[..., Any], *args: Any
     ) -> None:
-        """Have `function(*args)` done, then hand the result to `take` on the event loop."""
+        """Have `function(*args)` done, then pass the result to `take` on the event loop."""
         if self._asked.get(key, 0.0) > self._clock.now():
             return
         loop = asyncio.get_running_loop()

@@ -53,7 +53,7 @@ class RecentBurn:
             self._forget(at - _KEEP_S)
 
     def points(self, alert: Alert) -> list[Point]:
-        """What is known of the series of an alert, oldest first."""
+        """The samples of an alert's series, oldest first."""
         burn = self._burns.get((alert.scope, tuple(alert.tags.items())), array("d"))
         found = [Point(*burn[i : i + 3]) for i in range(0, len(burn), 3)]
         return sorted(found, key=lambda point: point.at)

@@ -22,7 +22,7 @@ _MAX_VALUES = 100
 
 
 class UnitView:
-    """What came since the process started, at most a day of it: nothing is read again and nothing is saved."""
+    """Sums since the start of the process, at most one day: nothing is read again and nothing is saved."""
 
     def __init__(self, recent: RecentUnits) -> None:
         self.recent = recent

@@ -55,7 +55,7 @@ def test_misses_come_dearest_first_then_noise_then_look_alikes(results: dict[str
     assert lines[0] == "| leak-1 | 22 | **missed** | $100 of $100 |"
     assert lines[1] == "| leak-1 | 21 | after 3 h (errors) | $40 of $100 |"
     assert lines[2] == "| page runaway (dollars/5min), $10 over | 21 | on nothing |  |"
-    assert lines[-1] == "| launch-1 | 22 | a look-alike, told |  |"
+    assert lines[-1] == "| launch-1 | 22 | a look-alike, reported |  |"
 
 
 def test_peers_stand_beside_curb(results: dict[str, Any]) -> None:
