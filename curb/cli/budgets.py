@@ -1,4 +1,4 @@
-"""`curb budgets`: where budgets stand, where they are going, and what another amount would do."""
+"""`curb budgets`: spent and forecast amounts, and the alerts of another amount."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from curb.stream.clock import WallClock
 from curb.views import budget_history
 
 app = typer.Typer(
-    invoke_without_command=True, help="Where budgets stand, what they will come to, and what another amount would do."
+    invoke_without_command=True, help="Spent and forecast amounts of budgets, and the alerts of another amount."
 )
 FromOption = Annotated[
-    Path | None, typer.Option("--from", help="A recorded directory (or file) instead of what Curb has seen.")
+    Path | None, typer.Option("--from", help="A recorded directory (or file) instead of the daemon or its log.")
 ]
 
 
@@ -31,10 +31,10 @@ def budgets(
     context: typer.Context,
     config: ConfigOption = DEFAULT_CONFIG,
     source: FromOption = None,
-    every: Annotated[bool, typer.Option("--all", help="Also rows that have spent nothing.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also rows without spend.")] = False,
     json_lines: JsonOption = False,
 ) -> None:
-    """Every budget as a tree: spent, left, pace, forecast, and when and how likely it will be over.
+    """List budgets as a tree: spent, left, pace, forecast, and the date and probability of exceeding them.
 
     Asks the running daemon. Without one, it is counted from the log: as far back as the log goes.
     """

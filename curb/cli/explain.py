@@ -1,4 +1,4 @@
-"""`curb explain`: why an alert fired, what it is made of, what was before it, and its picture."""
+"""`curb explain`: the deciding figures of an alert, its sources, similar alerts, and its chart."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def explain(
     config: ConfigOption = DEFAULT_CONFIG,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="A recorded stream: the back-test is run up to the alert. Settings: --config."),
+        typer.Option("--dir", help="A recorded stream: run a back-test up to the alert. Settings: --config."),
     ] = None,
-    chart: Annotated[Path | None, typer.Option("--chart", help="Where to write a picture (PNG).")] = None,
+    chart: Annotated[Path | None, typer.Option("--chart", help="Write a chart (PNG) to this file.")] = None,
     json_lines: JsonOption = False,
 ) -> None:
-    """Why an alert fired: what decided, what it is made of, earlier ones like it, and what happened around it.
+    """Explain an alert: the deciding figures, its sources, similar alerts, and events around it.
 
-    Asks the running daemon; without one, the log is read. With --dir, a recorded stream is run through the detector,
-    with the shipped settings where there is no configuration file.
+    Asks the running daemon, or else reads the log. With --dir it runs a recorded stream through the detector, with the
+    shipped settings if there is no configuration file.
     """
     console = Console()
     try:
@@ -89,7 +89,7 @@ async def _from_daemon_or_log(config: CurbConfig, alert_id: str) -> Explanation:
 
 
 async def from_daemon(config: CurbConfig, alert_id: str) -> Explanation:
-    """/v1/alerts/{id}/explain of the daemon the configuration describes. Raises NotReachableError, NoSuchAlertError."""
+    """/v1/alerts/{id}/explain of the configured daemon. Raises NotReachableError, NoSuchAlertError."""
     host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host
     url = f"http://{host}:{config.http.port}/v1/alerts"
     token = config.http.token
@@ -110,7 +110,7 @@ async def from_daemon(config: CurbConfig, alert_id: str) -> Explanation:
 
 
 def _path(alert_id: str) -> str:
-    """Ids are of a few characters; anything else is no id and must not become another path."""
+    """The id, if its characters are those of an id: anything else must not become another path."""
     if not alert_id or not all(each.isalnum() or each in "-_." for each in alert_id) or set(alert_id) <= {"."}:
         raise NoSuchAlertError(f"{alert_id!r} is not the id of an alert")
     return alert_id

@@ -33,7 +33,7 @@ from curb.views import knowledge_input as entries
 #: Without a command of its own it shows what would be done now, see `acting.py`.
 plan_app = typer.Typer()
 silence_app = typer.Typer(no_args_is_help=True, help="Mute matching alerts until a date.")
-increase_app = typer.Typer(no_args_is_help=True, help="More money for a budget, for a while.")
+increase_app = typer.Typer(no_args_is_help=True, help="Raise a budget until a date.")
 console = Console()
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
@@ -106,7 +106,7 @@ def silence_add(
         typer.Option("--match", "-m", help="name=pattern,name=pattern; all must match; * and ? are wildcards."),
     ],
     until: Annotated[str, typer.Option("--until", help=f"When it ends. {_WHEN}")],
-    reason: Annotated[str, typer.Option("--reason", help="Shown in the alerts it holds back.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Shown in the muted alerts.")] = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Send matching alerts to the digest: no messages and no actions. The alerts stay on record."""

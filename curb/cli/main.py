@@ -132,7 +132,7 @@ def replay(
 @app.command()
 def backtest(
     directory: Annotated[Path, typer.Argument(help="A directory with events.jsonl.gz, or the file itself.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the alerts go, one JSON object a line.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the alerts, one JSON object a line.")],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Settings to test; default: the shipped ones.")
     ] = None,
@@ -256,8 +256,8 @@ def forecast(
     ] = None,
     config: ConfigOption = _DEFAULT,
     scope: Annotated[str, typer.Option("--scope", help="The scope whose series to forecast.")] = "team",
-    top: Annotated[int, typer.Option("--top", min=1, help="How many, most dollars first.")] = 20,
-    quick: Annotated[bool, typer.Option("--quick", help="No fits (Holt-Winters, Prophet): an answer at once.")] = False,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of series, most dollars first.")] = 20,
+    quick: Annotated[bool, typer.Option("--quick", help="No fits (Holt-Winters, Prophet): a fast answer.")] = False,
     chart: Annotated[Path | None, typer.Option("--chart", help="Write a PNG of the first four here.")] = None,
     json_lines: JsonOption = False,
 ) -> None:

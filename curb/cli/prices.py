@@ -1,4 +1,4 @@
-"""`curb prices`: what a model costs, and taking in newer prices."""
+"""`curb prices`: prices of models, and updates of the price book."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.update import Update, figures, prepare, write
 
-app = typer.Typer(no_args_is_help=True, help="What models cost, and taking in newer prices.")
+app = typer.Typer(no_args_is_help=True, help="Prices of models, and updates of the price book.")
 _PER_MILLION = 1e6
 #: Changes shown one by one; all of them with --json.
 _SHOWN = 40
@@ -28,12 +28,12 @@ def show(
     model: Annotated[str, typer.Argument(help="Name of a model, with or without its provider.")],
     config: ConfigOption = DEFAULT_CONFIG,
     at: Annotated[str, typer.Option("--at", metavar="DATE", help="The price on this day, YYYY-MM-DD (UTC).")] = "",
-    organization: Annotated[str, typer.Option("--organization", help="Whose terms; the tag `org` of usage.")] = "",
+    organization: Annotated[str, typer.Option("--organization", help="Apply its terms; the tag `org` of usage.")] = "",
     json_lines: JsonOption = False,
 ) -> None:
     """Show the price of a model, after discounts and overrides. Exit code 1 for a model without a price.
 
-    Without a configuration file the book shipped with Curb is asked.
+    Without a configuration file it uses the book shipped with Curb.
     """
     book = _book(config)
     time = _midnight(at) if at else datetime.now(UTC).timestamp()
@@ -64,14 +64,14 @@ def update(
     starts: Annotated[
         str, typer.Option("--from", metavar="DATE", help="First day of the new prices; default: the map's own date.")
     ] = "",
-    remove: Annotated[bool, typer.Option("--remove", help="Also take away models that the map lacks.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Also remove models that the map lacks.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the changes.")] = False,
     json_lines: JsonOption = False,
 ) -> None:
-    """Check a newer price map, say what changes, and write the configured book (`prices.book`) in one step.
+    """Check a newer price map, show the changes, and write the configured book (`prices.book`) in one step.
 
-    The file that was there stays beside it, under its hash. Old prices stay in the book with the day they ended, so
-    that usage of that time which comes late is priced as it was. A running daemon takes the book at its next start.
+    The old file stays beside it, under its hash. Old prices stay in the book with their last day, so that late usage is
+    priced correctly. A running daemon loads the new book at its next start.
     """
     settings = asking.load(config).prices
     if settings.book is None:

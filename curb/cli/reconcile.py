@@ -28,9 +28,9 @@ def reconcile(
     ] = False,
     json_lines: JsonOption = False,
 ) -> None:
-    """Estimated against billed dollars per pair of sources: capture ratio, its bounds, and the bill to come.
+    """Compare estimated and billed dollars per pair of sources: capture ratio, its bounds, expected bill.
 
-    Read from the log, with the daemon up or down.
+    Reads the log, with the daemon up or down.
     """
     loaded = asking.load(config)
     found = asking.ask(_read(loaded, days=days))
