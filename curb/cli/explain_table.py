@@ -43,11 +43,11 @@ def _table(title: str, *columns: str) -> Table:
 def _money(alert: Alert) -> Table:
     table = _table("", "", "$ expected", "$ actual", "$ over")
     over = alert.usd_per_hour - alert.expected_usd_per_hour
-    table.add_row("an hour, now", usd(alert.expected_usd_per_hour), usd(alert.usd_per_hour), usd(over))
+    table.add_row("per hour, now", usd(alert.expected_usd_per_hour), usd(alert.usd_per_hour), usd(over))
     since = f"since {iso(alert.started_at)}"
     table.add_row(since, usd(alert.expected_usd), usd(alert.actual_usd), usd(alert.excess_usd))
     if alert.status == "firing":
-        table.add_row("at risk, for waiting", "", "", usd(alert.dollars_at_risk))
+        table.add_row("at risk", "", "", usd(alert.dollars_at_risk))
     return table
 
 
@@ -59,7 +59,7 @@ def _decided(console: Console, found: Explanation) -> None:
     console.print(_text(f"Decided by {alert.channel}{window}: score {alert.score:.1f}{sure}", "bold"))
     if alert.baseline is not None:
         usual = usd(alert.baseline.expected_usd_per_hour)
-        console.print(f"known for {alert.baseline.known_days:.1f} days, {usual}/h expected when it fired")
+        console.print(f"known for {alert.baseline.known_days:.1f} days, {usual}/h expected at firing")
     if not found.settings:
         return
     lines = Table.grid(padding=(0, 2))
@@ -74,30 +74,30 @@ def _decided(console: Console, found: Explanation) -> None:
 def _causes(console: Console, alert: Alert) -> None:
     if not alert.causes:
         return
-    console.print(Text("\nWhere it comes from", "bold"))
+    console.print(Text("\nSources", "bold"))
     lines = Table.grid(padding=(0, 2))
     for cause in alert.causes:
         own = {tag: value for tag, value in cause.tags.items() if alert.tags.get(tag) != value}
         bar = "█" * max(1, round(_BAR_CELLS * cause.share))
-        part = tags_text(own) if own else Text("all of it: no part of it stands out")
+        part = tags_text(own) if own else Text("everything: no part stands out")
         lines.add_row(Text(f"{cause.share:.0%}", justify="right"), Text(bar, "blue"), Text(usd(cause.excess_usd)), part)
     console.print(lines)
 
 
 def _similar(console: Console, found: Explanation) -> None:
     for feedback in found.said:
-        console.print(_text(f"People said of it: {words_of(feedback)}"))
-    console.print(Text("\nEarlier alerts like it" if found.similar else "\nNo earlier alert is like it", "bold"))
+        console.print(_text(f"Feedback: {words_of(feedback)}"))
+    console.print(Text("\nSimilar alerts" if found.similar else "\nNo similar alert", "bold"))
     for each in found.similar:
         how = "same series and rule" if each.same == "fingerprint" else "same kind"
         console.print(Text(f"{iso(each.fired_at)}  {each.tier} {each.kind} ") + tags_text(each.tags), soft_wrap=True)
         said_words = "; ".join(each.said) or "no feedback"
-        done = "; ".join(each.done) or "Curb did nothing"
+        done = "; ".join(each.done) or "no action"
         console.print(_text(f"  {how}; {usd(each.excess_usd)} over; {said_words}; {done}", "dim"), soft_wrap=True)
 
 
 def _around(console: Console, found: Explanation) -> None:
-    console.print(Text("\nWhat happened", "bold"))
+    console.print(Text("\nEvents", "bold"))
     table = Table.grid(padding=(0, 2))
     for mark in found.marks:
         table.add_row(iso(mark.at) or "", _text(mark.text))

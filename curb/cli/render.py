@@ -49,7 +49,7 @@ def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
     console.print(f"  notifiers   {names(config.actions.notifiers)}")
     console.print(f"  actions     {names(config.actions.actions)}; mode {config.actions.mode}")
     if config.actions.actions and not anything_marked(config.actions.limits):
-        hint = "nothing is touched but what is marked itself; see limits.criticality and limits.shave_unmarked"
+        hint = "Curb touches only objects that carry a mark; see limits.criticality and limits.shave_unmarked"
         console.print(f"  marks       none: {hint}", style="yellow", soft_wrap=True)
 
 
