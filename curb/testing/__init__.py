@@ -1,1 +1,1 @@
-"""Benches for authors of kinds: the promises of a seam, as tests that run on any kind."""
+"""Benches for authors of kinds: the promises of a seam, as tests."""
