@@ -29,7 +29,7 @@ class ActionsSettings(Settings):
     )
     routes: tuple[Route, ...] = Field(
         default=(),
-        description="The first route that matches decides. With no routes, every notifier is told and nothing is done.",
+        description="The first route that matches decides. Without routes, every notifier gets every alert.",
     )
     approvers: dict[str, Approver] = Field(
         default_factory=dict,
@@ -47,7 +47,7 @@ class ActionsSettings(Settings):
     update_minutes: float = Field(
         default=5.0, gt=0, description="A message is edited with new figures at most this often."
     )
-    telling: Telling = Field(default=Telling(), description="How people are told.")
+    telling: Telling = Field(default=Telling(), description="Grouping, repeats and the digest of messages.")
     restore_on_resolve: bool = Field(
         default=False, description="Undo as soon as the alert resolves instead of at the end of the lease."
     )

@@ -106,7 +106,7 @@ class DetectorSettings(Settings):
         default=ForecastSettings(), description="Forecasts, their history, the slow lane."
     )
     population: PopulationConfig = Field(
-        default=PopulationConfig(), description="How abuse is told from growth and runaways."
+        default=PopulationConfig(), description="How abuse is distinguished from growth and runaways."
     )
     metrics: tuple[MetricWatch, ...] = Field(default=(), description="Metrics watched beside dollars.")
     scorers: Scorers = Field(default=(), description="Detectors beside Curb's own heads; one kind each.")

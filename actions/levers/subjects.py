@@ -27,7 +27,7 @@ class SubjectConfig(RateConfig):
         description="Tag value → what the gateway knows the subject by, where they differ. Given, no other is known.",
     )
     values_path: Path | None = Field(
-        default=None, description="YAML file with such a mapping, read anew each time; instead of `values`."
+        default=None, description="YAML file with such a mapping, read again each time; instead of `values`."
     )
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ class Digest(Settings):
     """One message a day with what was not worth a message of its own, and with what Curb did."""
 
     notify: tuple[str, ...] = Field(
-        default=(), description="Names of the notifiers that get it; none: alerts of the digest tier are told at once."
+        default=(), description="Names of the notifiers that get it; none: alerts of the digest tier are sent at once."
     )
     at: str = Field(
         default="09:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="Local time of day at which it is sent."
@@ -25,7 +25,7 @@ class Digest(Settings):
 
 
 class Telling(Settings):
-    """How people are told."""
+    """Grouping, repeats and the digest of messages."""
 
     people_answer_after_minutes: float = Field(
         default=15.0, gt=0, le=1440, description="How long a person typically takes to answer; waiting is priced by it."
@@ -39,19 +39,19 @@ class Telling(Settings):
         default=("team",), description="Alerts with the same values of these tags are one owner's; () groups nothing."
     )
     group_wait_seconds: float = Field(
-        default=5.0, ge=0, le=300, description="An owner's first alert waits this long for others to be told with it."
+        default=5.0, ge=0, le=300, description="An owner's first alert waits this long for others to share its message."
     )
     group_interval_minutes: float = Field(
         default=5.0, ge=0, description="Alerts of the same owner, no louder, within this long after a message join it."
     )
     inhibit: bool = Field(
         default=True,
-        description="A wider alert that covers a narrower one is told with it in one message; actions are untouched.",
+        description="A wider alert and a narrower one that it covers share a message; actions are unaffected.",
     )
     repeat_hours: float = Field(
-        default=4.0, ge=0, description="A page that still fires is told again after this long; 0: never."
+        default=4.0, ge=0, description="A page that still fires is repeated after this long; 0: never."
     )
-    repeat_tier: Literal["page", "notice"] = Field(default="page", description="The least tier that is told again.")
+    repeat_tier: Literal["page", "notice"] = Field(default="page", description="The lowest tier that is repeated.")
     charts: bool = Field(default=True, description="Put a picture of the spend into the thread, where a channel can.")
     time_zone: str = Field(default="UTC", description="Local times of people and of the digest, such as Europe/Berlin.")
     digest: Digest = Field(default=Digest(), description="The daily digest.")

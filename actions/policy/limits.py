@@ -64,7 +64,7 @@ class Limits(Settings):
         "itself; null: never.",
     )
     never_touch: tuple[TagMatcher, ...] = Field(
-        default=(), description="Tag matchers; alerts that match one of them are told but never acted on."
+        default=(), description="Tag matchers; Curb reports matching alerts but never acts on them."
     )
     never_touch_targets: tuple[str, ...] = Field(
         default=(), description='Globs on the target of a plan, such as "litellm/key/88dc*"; never changed.'

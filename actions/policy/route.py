@@ -44,10 +44,10 @@ class Match(Settings):
 
 
 class QuietTime(Settings):
-    """Hours in which nothing automatic begins. What is in force goes on, and approvals count."""
+    """Hours without automatic actions. Actions in force continue, and approvals count."""
 
-    days: tuple[Weekday, ...] = Field(default=WEEKDAYS, description="Days of the week on which it begins.")
-    from_: str = Field(alias="from", pattern=_TIME_OF_DAY, description="Local time at which it begins, such as 22:00.")
+    days: tuple[Weekday, ...] = Field(default=WEEKDAYS, description="Days of the week on which it starts.")
+    from_: str = Field(alias="from", pattern=_TIME_OF_DAY, description="Local time at which it starts, such as 22:00.")
     to: str = Field(pattern=_TIME_OF_DAY, description="Local time at which it ends; before `from`: on the next day.")
     time_zone: str = Field(default="UTC", description="Whose local time, such as Europe/Berlin.")
 
@@ -96,7 +96,7 @@ class Rung(Settings):
     answer_within_minutes: float = Field(
         default=240.0, gt=0, le=7 * 1440, description="Who was asked for an approval has so long to give it."
     )
-    quiet_times: tuple[QuietTime, ...] = Field(default=(), description="When nothing automatic begins.")
+    quiet_times: tuple[QuietTime, ...] = Field(default=(), description="Times without automatic actions.")
     cool_down_minutes: float | None = Field(
         default=None,
         ge=0,
@@ -116,7 +116,7 @@ class Route(Settings):
     """What happens to the alerts it matches."""
 
     match: Match = Field(default_factory=Match, description="Which alerts; empty matches all.")
-    notify: tuple[str, ...] = Field(default=(), description="Names of notifiers that are told.")
+    notify: tuple[str, ...] = Field(default=(), description="Names of the notifiers.")
     ladder: tuple[Rung, ...] = Field(
         default=(), description="What is done, gentlest first; the next rung comes when one did not help."
     )

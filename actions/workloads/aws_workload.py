@@ -23,7 +23,7 @@ class AwsWorkloadConfig(WorkloadConfig):
         min_length=1,
         description="Tag of the alert to the AWS tag that carries its value; an object must carry all the alert has.",
     )
-    mark_key: str = Field(default="curb:criticality", description="AWS tag that says that work may be held back.")
+    mark_key: str = Field(default="curb:criticality", description="AWS tag that marks work that may be stopped.")
     mark_value: str = Field(default="non-critical", min_length=1, description="What it says then.")
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for one answer.")
 

@@ -63,7 +63,7 @@ class Config(WorkloadConfig):
     namespace_tag: str = Field(
         default="", description="Tag of the alert that holds the namespace, which must be one of `namespaces`."
     )
-    mark_label: str = Field(default="curb.dev/criticality", description="Label that says that work may be held back.")
+    mark_label: str = Field(default="curb.dev/criticality", description="Label that marks work that may be stopped.")
     mark_value: str = Field(default="non-critical", min_length=1, description="What it says then.")
     objects: tuple[Resource, ...] = Field(
         default=("jobs", "cronjobs", "deployments", "statefulsets", "horizontalpodautoscalers"),

@@ -29,7 +29,7 @@ class Config(AwsWorkloadConfig):
     objects: tuple[Literal["endpoints", "training_jobs", "tuning_jobs"], ...] = Field(
         default=("endpoints",),
         min_length=1,
-        description="What may be held back. Stopping a job cannot be undone: it needs an approval.",
+        description="The kinds of work that may be stopped. A stopped job cannot be restored: that needs an approval.",
     )
     min_instances: int = Field(default=1, ge=1, description="Instances that each variant of an endpoint keeps.")
     tagging_endpoint_url: str = Field(default="", description="Another address of the tagging API.")

@@ -31,7 +31,7 @@ class BillSettings(ConnectorConfig):
         description="Curb's tag → the key it has in the bill; without case, separators and AWS's `user:`.",
     )
     dimensions: tuple[Literal["service", "account", "region", "resource"], ...] = Field(
-        ("service", "account"), description="What else is told apart. `resource` makes many more keys."
+        ("service", "account"), description="Further dimensions. `resource` makes many more keys."
     )
     granularity: Literal["hour", "day"] = Field("hour", description="Shorter charge periods are summed to this.")
     usd_per: dict[str, float] = Field(

@@ -41,7 +41,7 @@ class OwnerSettings(Settings):
     idle_team: str = Field(
         default=IDLE,
         min_length=1,
-        description="Team that GPUs held by nobody are counted to, such as the cluster's owners.",
+        description="Team that idle GPUs are counted to, such as the cluster's owners.",
     )
 
 

@@ -47,7 +47,7 @@ class Config(GpuSettings):
     staleness_s: float = Field(
         default=180.0, ge=10, le=3600, description="How old a sample may be to count, where the server lets it be set."
     )
-    backfill_s: float = Field(default=0.0, ge=0, le=30 * 86400, description="How far back the first read begins.")
+    backfill_s: float = Field(default=0.0, ge=0, le=30 * 86400, description="How far back the first read starts.")
     max_steps: int = Field(default=60, ge=1, le=5000, description="Steps asked for at once.")
     partial_wait_s: float = Field(
         default=600.0, ge=0, le=86400, description="How long an incomplete answer is asked for again before it counts."

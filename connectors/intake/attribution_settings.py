@@ -38,7 +38,7 @@ class Owner(Settings):
     match: Patterns = Field(min_length=1, description="Tag → pattern; all must match.")
     team: TagValue | None = Field(default=None, description="Becomes the tag `team` where there is none.")
     slack_channel: str | None = Field(
-        default=None, pattern=r"^[CGD][A-Z0-9]{6,}$", description="Id of the channel that is told of their alerts too."
+        default=None, pattern=r"^[CGD][A-Z0-9]{6,}$", description="Id of a channel that gets their alerts as well."
     )
     criticality: Criticality | None = Field(
         default=None, description="Becomes the tag `criticality` where there is none; Curb never acts on `critical`."
@@ -62,7 +62,7 @@ class Share(Settings):
     match: Patterns = Field(min_length=1, description="Tag or field → pattern: the records to split.")
     tag: TagName = Field(default="team", description="The tag that each part gets.")
     fixed: dict[TagValue, float] = Field(
-        default={}, description="Value of the tag → weight. With `by`: what holds while nobody was seen."
+        default={}, description="Value of the tag → weight. With `by`: the weights until there is usage."
     )
     by: Measure | None = Field(
         default=None, description="Split by what consumers used: gpu_seconds, tokens or requests."

@@ -41,7 +41,8 @@ class Config(ConnectorConfig):
     kind: Literal["otel_genai"]
     token: SecretStr = Field(description="Bearer token the exporters must send.", min_length=8)
     count: Literal["spans", "metrics"] = Field(
-        "spans", description="What is counted; the other is accepted and ignored, because both tell the same usage."
+        "spans",
+        description="The signal that counts; the other is accepted and ignored: both report the same usage.",
     )
     tags: dict[str, str] = Field(default={}, description="Tags for every record that does not carry them.")
     tag_attributes: dict[str, tuple[str, ...]] = Field(

@@ -68,7 +68,7 @@ class BurnRate(Settings):
 
 
 class CarryOver(Settings):
-    """What is not spent is added to the next period. Periods that were not counted from their begin carry nothing."""
+    """The unspent amount is added to the next period. Periods that were not counted from their start carry nothing."""
 
     max_percent: float = Field(
         default=100, gt=0, le=1000, description="At most this share of the amount is carried, in percent."
@@ -116,7 +116,7 @@ class Budget(Settings):
     )
     period: Period = Field(default="month", description="day, week (from Monday), month, quarter or custom.")
     length_days: int | None = Field(default=None, ge=1, le=366, description="Length of a custom period in days.")
-    anchor: date | None = Field(default=None, description="A day on which a custom period begins.")
+    anchor: date | None = Field(default=None, description="A day on which a custom period starts.")
     thresholds: tuple[float, ...] = Field(
         default=(50, 80, 100),
         min_length=1,

@@ -43,7 +43,7 @@ _OVER_Z = 3.0
 class LaneSettings(Settings):
     """The slow lane: hours that Prophet, or what stands in for it, did not expect. It advises and never throttles."""
 
-    enabled: bool = Field(default=True, description="Whether hours are held against a fitted band.")
+    enabled: bool = Field(default=True, description="Whether hours are compared with a fitted band.")
     z_threshold: float = Field(default=8.0, gt=0, description="Standard deviations over the band's middle.")
     min_excess_usd: float = Field(default=3.0, ge=0, description="Dollars of an hour over the expected, at least.")
     refit_hours: float = Field(default=48, gt=0, description="Age at which a band is due to be fitted again.")

@@ -38,7 +38,7 @@ Bools = NDArray[np.bool_]
 class Config(RuleConfig):
     """When dollars that the demand (users, requests, usual price of a request) does not explain count."""
 
-    enabled: bool = Field(default=True, description="Whether spend is held against the demand for it.")
+    enabled: bool = Field(default=True, description="Whether spend is compared with the demand for it.")
     notice_threshold: float = Field(
         default=2.0, description="A notice opens at this score, held for `hold_minutes`; each point is ten times rarer."
     )

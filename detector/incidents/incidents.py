@@ -36,7 +36,9 @@ class AlertSettings(Settings):
     """When alerts update and end, and what the rules beside the score look for."""
 
     update_every_s: float = Field(
-        default=300, gt=0, description="A firing alert is told anew at least this often, and when its rate moves 10 %."
+        default=300,
+        gt=0,
+        description="A firing alert is revised at least this often, and when its rate moves by 10 %.",
     )
     calm_usd_per_hour: float = Field(
         default=0.5, ge=0, description="A burn within 20 % plus this much of the expected one counts as calm."

@@ -71,7 +71,7 @@ class Pair(Settings):
 
 
 class ReconcileSettings(Settings):
-    """How estimates are held against bills."""
+    """How estimates are compared with bills."""
 
     pairs: tuple[Pair, ...] = Field(
         default=(), description="Sources to compare; a record counts for the first pair that it matches."

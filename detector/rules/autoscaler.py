@@ -31,7 +31,7 @@ _NEWS_DAYS = 1.0
 class Config(RuleConfig):
     """When a group of machines has grown out of proportion to its work."""
 
-    enabled: bool = Field(default=True, description="Whether groups of machines that grow are told.")
+    enabled: bool = Field(default=True, description="Whether growing groups of machines alert.")
     factor: float = Field(
         default=1.25,
         gt=1,

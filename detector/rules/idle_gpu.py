@@ -36,7 +36,7 @@ _KEEP_LONGEST = 0.98
 class Config(RuleConfig):
     """When a GPU machine that is paid for and does nothing counts: outside its hours soon, within them after long."""
 
-    enabled: bool = Field(default=True, description="Whether idle GPU machines are told.")
+    enabled: bool = Field(default=True, description="Whether idle GPU machines alert.")
     idle_pct: float = Field(default=2.0, gt=0, le=100, description="Below this utilisation a machine does nothing.")
     idle_minutes: float = Field(
         default=10, gt=0, description="So long it does nothing at an hour at which it is usually off: a notice."
@@ -53,7 +53,7 @@ class Config(RuleConfig):
         default=90,
         ge=0,
         le=360,
-        description="The tolerance of machines whose days begin and end at varying times grows up to this.",
+        description="The tolerance of machines whose days start and end at varying times grows up to this.",
     )
     young_tolerance_minutes: float = Field(
         default=90, ge=0, le=360, description="The tolerance while too few days are known to see how they vary."

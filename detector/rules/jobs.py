@@ -38,10 +38,10 @@ _LEAST_USD = 1.0
 class Config(RuleConfig):
     """What a run of a job may cost, by its plan or by earlier runs."""
 
-    enabled: bool = Field(default=True, description="Whether runs of jobs are told.")
+    enabled: bool = Field(default=True, description="Whether unusual runs of jobs alert.")
     gap_minutes: float = Field(default=90, gt=0, description="A pause longer than this ends a run.")
     same_time_hours: float = Field(
-        default=3, gt=0, le=12, description="Runs that begin within so many hours of the same time of day are alike."
+        default=3, gt=0, le=12, description="Runs that start within so many hours of the same time of day are alike."
     )
     factor: float = Field(
         default=2.5, gt=1, description="A run may cost this many times the largest one like it; then it is a notice."

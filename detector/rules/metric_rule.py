@@ -28,7 +28,7 @@ class MetricWatch(Settings):
     name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name; findings carry it.")
     scope: str = Field(description="Name of the scope whose series are watched.")
     metric: Metric = Field(description="What is watched, per bucket.")
-    tier: Literal["digest", "notice"] = Field(default="digest", description="How loudly findings are told.")
+    tier: Literal["digest", "notice"] = Field(default="digest", description="The tier of findings.")
     hold_minutes: int = Field(default=60, ge=1, description="How long a finding is said again after it fired.")
     head: MetricSettings = Field(
         default=MetricSettings(fire_at=12.0, one_sided=True), description="The head's own settings, in samples."

@@ -49,7 +49,7 @@ class MetricSettings(Settings):
         default=0.015,
         gt=0,
         lt=0.25,
-        description="Share of samples beyond the edge on either side, where surprise begins.",
+        description="Share of samples beyond the edge on either side, where surprise starts.",
     )
     edge_rate: _Share = Field(default=0.03, description="How fast the edges follow, in scales per sample.")
     excess_rate: _Share = Field(

@@ -22,7 +22,7 @@ class Config(RuleConfig):
     """When the use of a principal counts as abusive: it changed in kind, not only in size."""
 
     enabled: bool = Field(
-        default=True, description="Whether alerts that fired are told apart into abuse and growth by how use changed."
+        default=True, description="Whether alerts are classified as abuse or growth by the change of use."
     )
     abusive_threshold: float = Field(
         default=2.5,
@@ -32,7 +32,7 @@ class Config(RuleConfig):
     )
     memory_days: float = Field(default=5.0, gt=0, le=60, description="How long a principal's usual use is remembered.")
     known_hours: int = Field(
-        default=12, ge=1, description="Hours of use after which a principal is held against its own past."
+        default=12, ge=1, description="Hours of use after which a principal is compared with its own past."
     )
     min_requests: int = Field(
         default=5, ge=1, description="An hour of fewer requests says nothing and teaches nothing."

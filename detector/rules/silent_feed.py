@@ -36,7 +36,7 @@ _KEEP_LONGEST = 0.98
 class Config(RuleConfig):
     """When data that used to come are missing."""
 
-    enabled: bool = Field(default=True, description="Whether feeds that fell silent are told.")
+    enabled: bool = Field(default=True, description="Whether silent feeds alert.")
     regular_share: float = Field(
         default=0.95, gt=0, le=1, description="Feeds that had data for a smaller share of the time are never missed."
     )

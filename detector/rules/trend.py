@@ -43,7 +43,7 @@ _FREEDOM = (DAYS - WEEK - 1) / DAYS
 class Config(RuleConfig):
     """Spend that climbs steadily for four weeks, whatever the day of the week. A line in the digest, once a day."""
 
-    enabled: bool = Field(default=True, description="Whether growth over four weeks is told.")
+    enabled: bool = Field(default=True, description="Whether growth over four weeks is reported.")
     min_t: float = Field(default=4.0, gt=0, description="Slope of the logarithm of daily dollars, in standard errors.")
     min_growth: float = Field(
         default=0.01, gt=0, description="Growth per day, as a logarithm: 0.01 is 1 %, a third more in four weeks."

@@ -29,7 +29,7 @@ _LEAST_REQUESTS = 200.0
 class Config(RuleConfig):
     """Slow growth where users are not known: days against those of a week or of four days ago."""
 
-    enabled: bool = Field(default=True, description="Whether days are held against those before.")
+    enabled: bool = Field(default=True, description="Whether days are compared with earlier days.")
     min_growth: float = Field(
         default=0.35, gt=0, description="Growth over the week, or four days, as a logarithm: 0.35 is 42 %."
     )

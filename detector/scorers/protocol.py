@@ -48,7 +48,7 @@ class ScorerSettings(Settings):
         default="up", description="`up`: only more than usual of the first feature counts; `both`: less does too."
     )
     tier: Literal["digest", "notice"] = Field(
-        default="digest", description="How loudly findings are told. They never page and never throttle."
+        default="digest", description="The tier of findings. They never page and never throttle."
     )
     max_series: int = Field(
         default=50,

@@ -33,7 +33,7 @@ class KubernetesAccess(Settings):
     )
     account: Path = Field(
         default=Path("/var/run/secrets/kubernetes.io/serviceaccount"),
-        description="Directory with the service account's `token` (read anew for every request) and `ca.crt`.",
+        description="Directory with the service account's `token` (read again for every request) and `ca.crt`.",
     )
     timeout_s: float = Field(default=15.0, gt=0, le=120, description="Longest wait for one answer.")
 
