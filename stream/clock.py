@@ -1,4 +1,4 @@
-"""Time as a value that is passed in: the wall clock, one for tests that moves when told, a faster one for replays."""
+"""Time as a value that is passed in: the wall clock, a manual one for tests, a faster one for replays."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class ManualClock:
 
 
 class EventClock(ManualClock):
-    """Time as the data tell it: `observe` moves it to the newest receipt time seen, never back. For replays.
+    """Time of the data: `observe` moves it to the newest receipt time seen, never back. For replays.
 
     How long things take is the machine's time: days of data come in seconds.
     """

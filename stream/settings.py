@@ -1,4 +1,4 @@
-"""What every piece of configuration has in common: no unknown keys, frozen, and secrets that may live in files."""
+"""The base of all settings: no unknown keys, frozen, and secrets that may live in files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls to AWS that are made once: explicit settings, timeouts, no retries of boto's own, errors told apart."""
+"""Calls to AWS that are made once: explicit settings, timeouts, no retries of boto's own, errors classified."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 _CONNECT_S = 10.0
-#: An assumed role holds for an hour; it is assumed anew before that.
+#: An assumed role holds for an hour; it is assumed again before that.
 _ROLE_S = 3000.0
-#: What AWS says with HTTP 400 when later is better.
+#: AWS error codes with HTTP 400 that a later call can succeed after.
 _LATER = (
     "throttl",
     "toomanyrequests",
@@ -29,7 +29,7 @@ _LATER = (
     "requestchanged",
     "optimisticlock",
 )
-#: Of what boto raises without an answer, what nobody can wait away.
+#: Client-side boto errors that a retry cannot fix.
 _TO_BE_CHANGED = (
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -149,9 +149,9 @@ class AwsClient:
 
     def _said(self, what: str, error: ClientError) -> TransientError | PermanentError:
         meta = error.response.get("ResponseMetadata", {})
-        told = error.response.get("Error", {})
-        code = str(told.get("Code", ""))
-        detail = f"{what}: {code}: {' '.join(str(told.get('Message', '')).split())[:300]}"
+        answer = error.response.get("Error", {})
+        code = str(answer.get("Code", ""))
+        detail = f"{what}: {code}: {' '.join(str(answer.get('Message', '')).split())[:300]}"
         headers = {str(key): str(value) for key, value in meta.get("HTTPHeaders", {}).items()}
         said = error_for_status(int(meta.get("HTTPStatusCode", 500)), headers, detail, now=self._clock.now())
         if any(word in code.lower() for word in _LATER) and not isinstance(said, TransientError):

@@ -1,6 +1,6 @@
 """Authorised requests to a Kubernetes API server: plain HTTP with the service account's token, made once.
 
-Not the official client: it brings a generated model of the whole API, which is built anew for every object and refuses
+Not the official client: it brings a generated model of the whole API, which is built again for every object and refuses
 objects it finds incomplete.
 """
 

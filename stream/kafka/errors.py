@@ -30,7 +30,7 @@ _PERMANENT: tuple[type[Exception], ...] = (
     kafka.InvalidTransactionTimeout,
     kafka.PolicyViolationError,
     kafka.ProducerFenced,
-    # What aiokafka raises for a request the broker is too old for.
+    # aiokafka's error for a request that the broker is too old for.
     NotImplementedError,
 )
 _TRANSIENT: tuple[type[Exception], ...] = (

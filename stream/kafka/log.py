@@ -132,7 +132,7 @@ class KafkaLog:
         on_assign: OnAssign | None = None,
         on_revoke: OnRevoke | None = None,
     ) -> Reader:
-        """A member of `group`; its first `fetch` calls tell what it was given. One per group and `instance`."""
+        """A member of `group`; its first `fetch` calls show its partitions. One per group and `instance`."""
         reader = KafkaReader(self._settings, self._instance, group, topics, on_assign, on_revoke)
         await reader.start()
         return reader
@@ -150,7 +150,7 @@ class KafkaLog:
     async def scan(self, topic: str) -> AsyncGenerator[Message, None]:
         """Every readable message up to the end as it is at the start of the scan, in order within a partition.
 
-        A transaction that is open hides all that lies behind its begin, also what is committed. The scan waits until
+        An open transaction hides everything after its start, also committed messages. The scan waits until
         it is over: state that is read short of its end would be an old state.
         """
         consumer = self._consumer("read_committed")

@@ -115,7 +115,7 @@ async def send_all(producer: AIOKafkaProducer, prefix: str, messages: Sequence[M
 
 
 class _Pending(set[Any]):
-    """The batches under way. Removing one that is not there is no error.
+    """The batches under way. Removing a missing batch is no error.
 
     aiokafka removes a batch when it is put back to be sent again, and once more when it is done. Who gives it up in
     between, or in the moment before it is put back, would make one of the two fail.
@@ -149,7 +149,7 @@ class _MemberOffsetsHandler(TxnOffsetCommitHandler):  # type: ignore[misc]
             raise kafka.ProducerFenced
         for code in codes:
             if kafka.for_code(code) in stale:
-                # Not `error_transaction`: after it aiokafka forgets what is open and never tells the broker to abort.
+                # Not `error_transaction`: after it aiokafka forgets open transactions and never makes the broker abort.
                 _, _, waiting = manager._pending_txn_offsets.popleft()
                 waiting.set_exception(kafka.for_code(code)("the partitions have moved to another member"))
                 return None

@@ -24,7 +24,7 @@ from aiokafka.protocol.types import (
 
 
 class Membership(NamedTuple):
-    """Who a reader is to the coordinator of its group."""
+    """A reader's identity for the coordinator of its group."""
 
     member_id: str
     generation: int

@@ -27,7 +27,7 @@ class Message(NamedTuple):
 Positions = dict[TopicPartition, int]
 #: Called with what a reader now owns, before its first message arrives; the place to load state and seek.
 OnAssign = Callable[[frozenset[TopicPartition]], Awaitable[None]]
-#: Called with what a reader is about to lose; the place to commit what is in hand.
+#: Called with the partitions that a reader is about to lose; the place to commit its progress.
 OnRevoke = Callable[[frozenset[TopicPartition]], Awaitable[None]]
 
 

@@ -41,5 +41,5 @@ TOPICS: dict[str, TopicSpec] = {
     RECONCILED: TopicSpec(compacted=True),
 }
 
-#: What sources write and the rollup reads.
+#: Written by sources, read by the rollup.
 RAW_TOPICS = (USAGE, COSTS, GPU)

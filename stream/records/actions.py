@@ -1,4 +1,4 @@
-"""The schemas of curb.actions: the ledger of what Curb did, and the outbox of what it told."""
+"""The schemas of curb.actions: the ledger of actions, and the outbox of messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from curb.stream.records.base import Record
 
-#: `proposed` waits for a person's answer; `denied` is one that was refused, or that nobody gave in time.
+#: `proposed` waits for a person's answer; `denied` was refused by a person, or not answered in time.
 LedgerState = Literal[
     "planned",
     "shadow",
@@ -35,11 +35,11 @@ class Plan(Record, kw_only=True):
     after: dict[str, Any]
     #: False when undo cannot bring back what is lost (a training job that is stopped); done only with an approval.
     reversible: bool = True
-    #: What people should know before they approve it, a sentence.
+    #: A warning for people before they approve, a sentence.
     warning: str = ""
     #: How many subjects of this kind run where the target runs, itself included; None when nobody counts them.
     population: int | None = None
-    #: What the target itself is marked as (a label, a tag): critical, important, non_critical, or "" for nothing.
+    #: The mark on the target itself (a label, a tag): critical, important, non_critical, or "" for none.
     criticality: str = ""
 
 
@@ -74,7 +74,7 @@ class LedgerEntry(Record, tag="action", tag_field="type", kw_only=True):
     #: proposed: until when an answer counts, and who may say yes to it.
     answer_by: float | None = None
     approvers: list[str] = msgspec.field(default_factory=list)
-    #: Who said yes, where that was needed.
+    #: The person who approved, where that was needed.
     approved_by: str = ""
     #: The command that this entry answers.
     command_id: str = ""
@@ -84,7 +84,7 @@ class LedgerEntry(Record, tag="action", tag_field="type", kw_only=True):
     overdue: bool = False
     #: planned: it is being given back without having been confirmed, so it must not be applied any more.
     ending: bool = False
-    #: What the incident had cost when this was planned, since when that is counted, and when that was measured.
+    #: Cost of the incident at planning, the start of its count, and the time of the measurement.
     spent_usd_before: float | None = None
     spent_since: float | None = None
     measured_at: float | None = None
@@ -103,12 +103,12 @@ class NoticeEntry(Record, tag="notice", tag_field="type", kw_only=True):
     alert_id: str
     state: Literal["sending", "sent", "failed"]
     at: float
-    #: What the other side calls the message, for edits in place (Slack: channel and ts).
+    #: The other side's name of the message, for edits in place (Slack: channel and ts).
     ref: str = ""
     detail: str = ""
     #: Which reply in the message's thread, such as "step:<action_id>:applied"; "" is the message itself.
     part: str = ""
-    #: The alert in whose message this one is told; "" when it has a message of its own.
+    #: The alert whose message includes this one; "" when it has a message of its own.
     told_with: str = ""
 
 

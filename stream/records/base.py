@@ -1,4 +1,4 @@
-"""What all records on the log have in common."""
+"""The base of all records on the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be read is counted, logged and kept as a dead letter with a reason; the rest goes on."""
+"""Unreadable records are counted, logged and kept as dead letters with a reason; the rest continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of curb.commands: commands that are carried out, and what people tell Curb, told apart by their `type`."""
+"""Lines of curb.commands: commands to carry out, and entries by people; their `type` distinguishes them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_commands(value: bytes, on_bad: OnBad) -> list[Command]:
 
 
 def read_knowledge(value: bytes, on_bad: OnBad) -> list[Knowledge]:
-    """What people told in a message. What has a type and is not sound goes to `on_bad`; commands are for others."""
+    """Entries by people in a message. Unsound lines with a type go to `on_bad`; commands are left to others."""
     records: list[Knowledge] = []
     for number, line, record in _read(value, _knowledge, on_bad, typed=True):
         why = refusal(record)
@@ -60,7 +60,7 @@ def _read(
             if bool(_typed.decode(line).type) != typed:
                 continue
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if not typed:  # no object at all: told once, by those who read commands
+            if not typed:  # no object at all: reported once, by readers of commands
                 on_bad(number, line, str(error))
             continue
         try:
@@ -70,7 +70,7 @@ def _read(
 
 
 def knowledge_message(record: Knowledge) -> Message:
-    """What to append so that Curb knows it."""
+    """The message that records it."""
     return Message(COMMANDS, encode(record), key=record.id.encode())
 
 

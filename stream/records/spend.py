@@ -27,7 +27,7 @@ OTHER = "__other__"
 
 
 class SpendRecord(Record, kw_only=True):
-    """What the three raw records share; the rollup reads only this."""
+    """The common part of the three raw records; the rollup reads only this."""
 
     #: Unique per source event; a second record with the same id is a duplicate and counts nothing.
     id: str
@@ -71,8 +71,8 @@ class CostRecord(SpendRecord, kw_only=True):
     service_name: str = ""
     sub_account_id: str = ""
     resource_id: str = ""
-    #: Why it is told: spend of a charge period that was not complete yet; spend of a complete one that was not known;
-    #: or a change of what was known. Only new usage, of category Usage, raises alerts; totals and budgets count all.
+    #: The kind of report: spend of an open charge period; spend of a complete one that was unknown; or a change of
+    #: known spend. Only new usage, of category Usage, raises alerts; totals and budgets count all.
     delta: Literal["new_usage", "late", "restatement"] = "new_usage"
 
 
@@ -120,7 +120,7 @@ class SpendTick(Record, tag="tick", tag_field="type", kw_only=True):
     """Time has come to `at` for everything the rollup of `source` has read: buckets that ended before it may close."""
 
     at: float
-    #: Which input partition tells it, such as "curb.usage/0".
+    #: The input partition it comes from, such as "curb.usage/0".
     source: str = ""
     #: The source has read all there is and goes with the clock. While it is not live it works off a backlog, and
     #: scoring waits for it.
@@ -140,7 +140,7 @@ class PricingHole(Record, tag="pricing_hole", tag_field="type", kw_only=True):
     tokens: int = 0
     #: Of GPUs that no price list knows.
     gpu_hours: float = 0.0
-    #: What the fallback price made of it.
+    #: Dollars at the fallback price.
     fallback_usd: float = 0.0
 
 
@@ -170,7 +170,7 @@ class Annotation(Record, tag="annotation", tag_field="type", kw_only=True):
 
 
 class Feedback(Record, tag="feedback", tag_field="type", kw_only=True):
-    """What a person says an alert was."""
+    """A person's feedback on an alert."""
 
     id: str
     at: float
@@ -203,7 +203,7 @@ class BudgetIncrease(Record, tag="budget_increase", tag_field="type", kw_only=Tr
     by: str = ""
 
 
-#: What people tell Curb; it reaches scoring on the spend topic, in the order of time like everything else.
+#: Entries by people; they reach scoring on the spend topic, in order of time like everything else.
 Knowledge = PlannedActivity | Annotation | Feedback | Silence | BudgetIncrease
 
 SpendMessage = SpendPartial | SpendTick | PricingHole | Knowledge
@@ -218,7 +218,7 @@ AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget
 
 
 class Baseline(Record, kw_only=True):
-    """What is normal for the series that fired; the throttle goes back to this, not to zero."""
+    """The normal level of the series that fired; a throttle limits to this, not to zero."""
 
     expected_usd_per_hour: float
     #: 95th percentile and mean of requests in active minutes before the incident; None without requests.
@@ -242,7 +242,7 @@ class BudgetStatus(Record, kw_only=True):
     id: str = ""
     parent_id: str | None = None
     scope: str = ""
-    #: Counted from here on, where that is later than the begin of the period.
+    #: Counted from here on, where that is later than the start of the period.
     counted_from: float = 0.0
     #: At 100 % of a hard cap, actions may throttle.
     hard: bool = False
@@ -252,7 +252,7 @@ class BudgetStatus(Record, kw_only=True):
     carried_usd: float = 0.0
     expanded_usd: float = 0.0
     increased_usd: float = 0.0
-    #: What was spent within the running period of the budget above.
+    #: Spent within the running period of the budget above.
     spent_in_parent_usd: float | None = None
     #: Pace of the last hours, what the period will come to (80 % interval), when and how likely it is over the amount.
     usd_per_hour: float | None = None
@@ -311,7 +311,7 @@ class Alert(Record, kw_only=True):
     confidence: float = 0.0
     #: Whether actions wait until the subject is known for their warm-up. None in records of before this field.
     needs_warmup: bool | None = None
-    #: What was seen and why it counts, a clause; `explanation` is the whole sentence.
+    #: The observation and its reason, a clause; `explanation` is the whole sentence.
     reason: str = ""
     explanation: str = ""
 
@@ -329,7 +329,7 @@ def waits_for_warmup(alert: Alert) -> bool:
 
 
 class Command(Record, kw_only=True):
-    """What a person asked for."""
+    """A request by a person."""
 
     id: str
     kind: Literal["halt", "resume", "undo", "approve", "deny", "snooze"]
@@ -341,7 +341,7 @@ class Command(Record, kw_only=True):
 
 
 class DeadLetter(Record, kw_only=True):
-    """What could not be read: where it came from and why. The content itself is not kept: it may hold a prompt."""
+    """An unreadable record: its place and the reason. The content itself is not kept: it may hold a prompt."""
 
     source: str
     #: One of a closed list, see stream/records/dead_letters.py.

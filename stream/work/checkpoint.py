@@ -29,7 +29,7 @@ class _Head(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a partition resumes from. Without a snapshot, `snapshot` is None and `snapshot_offset` is 0."""
+    """The state that a partition resumes from. Without a snapshot, `snapshot` is None and `snapshot_offset` is 0."""
 
     snapshot: bytes | None
     snapshot_offset: int

@@ -35,7 +35,7 @@ class PartitionState(Protocol):
 
     `process` takes one message and returns what to append. `flush` is called before each commit and returns what
     gathered since the last one; `now` is the clock's time when everything of the partition was read, else None. It is
-    held back to the `time` of the partition furthest behind, so that none tells of a time whose data wait elsewhere.
+    held back to the `time` of the partition furthest behind: no partition reports a time whose data wait elsewhere.
     `snapshot` is called right after a flush; `restore` brings a fresh state to it. `time` is how far the data read so
     far have come (epoch seconds; a constant where that means nothing): while there is a backlog, the partition that
     is furthest behind goes first, so that no partition's past is worked off long before another's.
@@ -118,7 +118,7 @@ class Worker:
         return self.rounds > 0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then commit what is in hand. A log that cannot be reached is tried again."""
+        """Work until `stop` is set, then commit. An unreachable log is tried again."""
         loop, wait_s = asyncio.get_running_loop(), 0.5
         while not stop.is_set():
             started = loop.time()
@@ -180,7 +180,7 @@ class Worker:
         """Process what is held, the partition furthest behind first; stop where its messages are still to come.
 
         It stops as well when the loop's time is `until`, so that a backlog is committed as it is worked off, and an
-        input without data is told about time as often as the others tell it.
+        input without data gets the time as often as the others report it.
         """
         loop = asyncio.get_running_loop()
         held = self._count_held()
