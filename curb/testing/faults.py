@@ -25,6 +25,18 @@ _OF_A_CONNECTION = {
 }
 
 
+@asynccontextmanager
+async def served(app: web.Application) -> AsyncIterator[str]:
+    """Serve on a free port of this machine; the address."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
 class FaultyProxy:
     """Forwards every request, unless `always` names a fault, or `chance` strikes and one of FAULTS is drawn.
 
@@ -44,13 +56,8 @@ class FaultyProxy:
         async with aiohttp.ClientSession(auto_decompress=False, timeout=timeout) as self._http:
             app = web.Application(client_max_size=64 * 1024 * 1024)
             app.router.add_route("*", "/{path:.*}", self._handle)
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-            await runner.setup()
-            try:
-                await web.TCPSite(runner, "127.0.0.1", 0).start()
-                yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-            finally:
-                await runner.cleanup()
+            async with served(app) as address:
+                yield address
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1

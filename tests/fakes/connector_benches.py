@@ -9,11 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-from aiohttp.test_utils import TestServer
-
 from curb.stream.records.spend import SpendRecord, UsageRecord
 from curb.testing.connectors import PullBench, PushBench
+from curb.testing.faults import served
 from tests.fakes import anthropic, aws_cost_explorer, aws_cur, azure_cost, cloudwatch, focus_file, gcp_billing, openai
 from tests.fakes import litellm_usage as litellm
 from tests.fakes import otel_genai as otel
@@ -27,12 +25,6 @@ from tests.fakes.prometheus import PrometheusServer
 #: 2025-06-01, and a month of hours later.
 JUNE, DAY_S = 1_748_736_000.0, 86_400.0
 H100_USD_PER_HOUR = 6.88
-
-
-@asynccontextmanager
-async def served(app: web.Application) -> AsyncIterator[str]:
-    async with TestServer(app) as server:
-        yield str(server.make_url("/")).rstrip("/")
 
 
 # --- usage reports of model providers -------------------------------------------------------------------------------
