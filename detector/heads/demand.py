@@ -71,13 +71,13 @@ class Config(RuleConfig):
 
 UNEXPLAINED = Family(
     "unexplained",
+    Confidence(((2, 0.5), (6, 0.75), (8, 0.93), (20, 0.96)), TUNING_STREAMS),
     Docs(
         "demand head",
         "spend that its users do not explain",
         "dollars over what the demand should cost, in one of five windows",
         "page, notice",
     ),
-    Confidence(((2, 0.5), (6, 0.75), (8, 0.93), (20, 0.96)), TUNING_STREAMS),
     by_past=True,
     statistic=True,
 )

@@ -25,13 +25,13 @@ _EXPONENT, _EXPLAINED_SHARE = 0.75, 0.1
 
 DOLLARS = Family(
     "dollars",
+    Confidence(((2, 0.3), (6, 0.6), (12, 0.8), (25, 0.95))),
     Docs(
         "past head",
         "spend that its own past does not explain",
         "dollars over those of the same hour of the day and the week, in one of five windows",
         "page, notice; digest where users explain it",
     ),
-    Confidence(((2, 0.3), (6, 0.6), (12, 0.8), (25, 0.95))),
     by_past=True,
     statistic=True,
 )

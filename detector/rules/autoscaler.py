@@ -55,13 +55,13 @@ class Config(RuleConfig):
 
 AUTOSCALER = Family(
     "autoscaler",
+    Confidence(((2, 0.8),), TUNING_STREAMS),
     Docs(
         "autoscaler",
         "a group that grows without work",
         "more machines than its usual most, and the new ones do nothing",
         "page",
     ),
-    Confidence(((2, 0.8),), TUNING_STREAMS),
 )
 
 

@@ -27,6 +27,7 @@ class Config(RuleConfig):
 
 ERRORS = Family(
     "errors",
+    Confidence(((1, 0.85),), TUNING_STREAMS),
     Docs(
         "errors",
         "a retry storm",
@@ -34,7 +35,6 @@ ERRORS = Family(
         " $0.50 an hour",
         "page",
     ),
-    Confidence(((1, 0.85),), TUNING_STREAMS),
 )
 
 

@@ -41,13 +41,13 @@ class Config(RuleConfig):
 
 CONTEXT = Family(
     "context",
+    Confidence(((1, 0.45), (3, 0.55), (30, 0.8)), TUNING_STREAMS),
     Docs(
         "context",
         "prompts that grow",
         "for an hour, over the key's 97th percentile by 42 % and over its median 2.2 times, for $10 a day",
         "notice",
     ),
-    Confidence(((1, 0.45), (3, 0.55), (30, 0.8)), TUNING_STREAMS),
     by_past=True,
     slow=True,
 )

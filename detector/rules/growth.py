@@ -24,6 +24,7 @@ _MISSING_MAX_S = DAY_S / 10
 
 GROWTH = Family(
     "growth",
+    NOT_MEASURED,
     Docs(
         "growth",
         "spend that climbs, whoever asks for it",
@@ -32,7 +33,6 @@ GROWTH = Family(
         "another alert",
         "digest",
     ),
-    NOT_MEASURED,
     slow=True,
 )
 

@@ -69,13 +69,13 @@ class Config(RuleConfig):
 
 IDLE_GPU = Family(
     "idle_gpu",
+    Confidence(((2, 0.87),), TUNING_STREAMS),
     Docs(
         "idle machine",
         "a GPU that is on and does nothing",
         "at hours at which it was off on all other days, or for very long",
         "page, notice",
     ),
-    Confidence(((2, 0.87),), TUNING_STREAMS),
 )
 
 

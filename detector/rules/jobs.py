@@ -79,6 +79,7 @@ class _Verdict(NamedTuple):
 
 JOB = Family(
     "job",
+    Confidence(((1, 0.4),)),
     Docs(
         "jobs",
         "a run unlike the ones before",
@@ -86,7 +87,6 @@ JOB = Family(
         "notice when it comes to $5,000 within 16 hours at its pace",
         "notice, digest",
     ),
-    Confidence(((1, 0.4),)),
 )
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from curb.detector.rules.metric_head import MetricHead
 from curb.detector.rules.metric_tail import MetricSettings
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.rule import Family, Finding, Rule, RuleContext
+from curb.detector.state.rule import NOT_MEASURED, Family, Finding, Rule, RuleContext
 from curb.detector.state.view import Floats, View
 from curb.stream.settings import Settings
 
@@ -44,7 +44,7 @@ class MetricRule(Rule):
     def __init__(self, config: MetricWatch, context: RuleContext) -> None:
         self._watch, self._zone = config, ZoneInfo(context.time_zone)
         self.name = f"metric.{config.name}"
-        self.families = (Family(f"metric-{config.name}"),)
+        self.families = (Family(f"metric-{config.name}", NOT_MEASURED),)
         self._head = MetricHead(config.head)
         #: Numbers of the series of the scope, and how far the registry was searched for them.
         self._numbers = np.zeros(0, np.int64)

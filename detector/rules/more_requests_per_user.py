@@ -47,13 +47,13 @@ class Config(RuleConfig):
 
 CREEP = Family(
     "creep",
+    Confidence(((0, 0.6),), TUNING_STREAMS),
     Docs(
         "creep",
         "slow growth nobody asked for",
         "requests per user of a day well over those of the days before, for $1.50 a day",
         "notice",
     ),
-    Confidence(((0, 0.6),), TUNING_STREAMS),
     by_past=True,
     slow=True,
 )

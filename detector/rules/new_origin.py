@@ -40,6 +40,7 @@ class Config(RuleConfig):
 
 NEW_MODEL = Family(
     "new_model",
+    Confidence(((1, 0.8), (10, 0.88)), TUNING_STREAMS),
     Docs(
         "new model",
         "a key on a more expensive model than ever",
@@ -47,17 +48,16 @@ NEW_MODEL = Family(
         "model unused for a day is new again",
         "page",
     ),
-    Confidence(((1, 0.8), (10, 0.88)), TUNING_STREAMS),
 )
 NEW_REGION = Family(
     "new_region",
+    Confidence(((1, 0.7),)),
     Docs(
         "new region",
         "a key from where few are",
         "$2 in a day from a region that less than 10 % of the keys use",
         "page",
     ),
-    Confidence(((1, 0.7),)),
 )
 
 

@@ -58,6 +58,7 @@ class Config(RuleConfig):
 
 NEW_PRINCIPAL = Family(
     "new_principal",
+    Confidence(((1, 0.83),), TUNING_STREAMS),
     Docs(
         "new principal",
         "a key nobody knows, used like a machine",
@@ -66,7 +67,6 @@ NEW_PRINCIPAL = Family(
         "% of the keys spend",
         "page; notice while users explain 7 % or more, up to $100 in a day",
     ),
-    Confidence(((1, 0.83),), TUNING_STREAMS),
     lasting_state=True,
     needs_warmup=False,
 )

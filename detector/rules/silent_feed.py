@@ -56,13 +56,13 @@ class Config(RuleConfig):
 
 SILENT_FEED = Family(
     "silent_feed",
+    NOT_MEASURED,
     Docs(
         "silent feed",
         "data that no longer come",
         "all usage missing for an hour; one team for three",
         "notice, digest",
     ),
-    NOT_MEASURED,
 )
 
 

@@ -57,10 +57,10 @@ def path_of(rule: type[Rule]) -> str:
     return rule.settings_at or f"rules.{rule.name}"
 
 
-def make(settings: DetectorPart, context: RuleContext, table: tuple[type[Rule], ...] = RULES) -> list[Rule]:
+def make(settings: DetectorPart, context: RuleContext) -> list[Rule]:
     """The rules of the table that are on in the detector's settings."""
     made = []
-    for rule in table:
+    for rule in RULES:
         config = _config(rule, settings)
         if not isinstance(config, RuleConfig) or config.enabled:
             made.append(rule(config, context))

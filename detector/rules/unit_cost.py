@@ -28,13 +28,13 @@ class Config(RuleConfig):
 
 UNIT_COST = Family(
     "unit_cost",
+    Confidence(((4, 0.5), (9, 0.65), (100, 0.8)), TUNING_STREAMS),
     Docs(
         "unit cost (off by default)",
         "requests that became more expensive",
         "dollars per request far over the key's own past, counted in requests instead of minutes",
         "notice",
     ),
-    Confidence(((4, 0.5), (9, 0.65), (100, 0.8)), TUNING_STREAMS),
     by_past=True,
 )
 

@@ -41,6 +41,7 @@ class Config(RuleConfig):
 
 WEEKS = Family(
     "weeks",
+    Confidence(((0, 0.5),), TUNING_STREAMS),
     Docs(
         "weeks",
         "slow growth where users are not known",
@@ -48,7 +49,6 @@ WEEKS = Family(
         "than four days ago with 4 % more every day, for $3 a day",
         "notice",
     ),
-    Confidence(((0, 0.5),), TUNING_STREAMS),
     by_past=True,
     slow=True,
 )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from curb.detector.scorers.bank import ScorerBank
 from curb.detector.scorers.protocol import ScorerSettings
-from curb.detector.state.rule import Family, Finding, Rule, RuleContext
+from curb.detector.state.rule import NOT_MEASURED, Family, Finding, Rule, RuleContext
 from curb.detector.state.view import View
 from curb.stream.log.codec import encode
 
@@ -27,7 +27,7 @@ class ScorerRule(Rule):
     def __init__(self, config: ScorerSettings, context: RuleContext) -> None:
         self._settings, self._bank = config, ScorerBank(config, context.step_s)
         self.name = f"scorer.{config.name}"
-        self.families = (Family(f"scorer-{config.name}"),)
+        self.families = (Family(f"scorer-{config.name}", NOT_MEASURED),)
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind runaway, in the tier the scorer is configured with."""

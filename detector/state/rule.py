@@ -52,9 +52,9 @@ class Family:
 
     #: What alerts carry as their channel, up to the "/".
     name: str
+    confidence: Confidence
     #: None for a rule that people configure themselves, such as a watched metric.
     docs: Docs | None = None
-    confidence: Confidence = NOT_MEASURED
     #: Judged against the past of the series itself, so that a young series makes it less sure.
     by_past: bool = False
     #: Measures a burn, on the scale of the heads; other families know for certain what they saw.
@@ -84,7 +84,7 @@ class Families:
     def of(self, channel: str) -> Family:
         """The family of an alert's channel; a name that no rule declares any more is not measured."""
         name = channel.split("/", 1)[0]
-        return self._by_name.get(name, Family(name))
+        return self._by_name.get(name, Family(name, NOT_MEASURED))
 
 
 class Finding(NamedTuple):

@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curb.detector.rules.table import RULES
-from curb.detector.state.rule import Confidence, Family
+from curb.detector.state.rule import NOT_MEASURED, Confidence, Family
 from curb.stream.records.spend import Tier
 from tests.fakes.views import family
 
-FAMILIES = st.sampled_from([each for rule in RULES for each in rule.families] + [Family("a-rule-of-tomorrow")])
+FAMILIES = st.sampled_from(
+    [each for rule in RULES for each in rule.families] + [Family("a-rule-of-tomorrow", NOT_MEASURED)]
+)
 TIERS = st.sampled_from(["page", "notice", "digest"])
-SURE = Family("x", confidence=Confidence(((2, 0.4), (4, 0.8))), by_past=True)
+SURE = Family("x", Confidence(((2, 0.4), (4, 0.8))), by_past=True)
 
 
 @given(FAMILIES, st.floats(), TIERS, st.floats(allow_nan=False))

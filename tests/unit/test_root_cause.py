@@ -16,7 +16,7 @@ from curb.detector.incidents.causes import RootCause, rescaled
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.incidents.tell_once import found_at, roots
 from curb.detector.state.registry import SeriesRegistry
-from curb.detector.state.rule import Family, Finding
+from curb.detector.state.rule import NOT_MEASURED, Family, Finding
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
 from curb.detector.state.view import View
 from curb.stream.records.spend import Cause
@@ -324,7 +324,7 @@ def test_bills_are_no_part_of_usage() -> None:
 
 def test_only_burns_are_found() -> None:
     def finding(kind: Any, tier: Any) -> list[Finding]:
-        return [Finding(0, Family("x"), kind, tier, 1.0, "")]
+        return [Finding(0, Family("x", NOT_MEASURED), kind, tier, 1.0, "")]
 
     findings = {
         1: finding("runaway", "page"),
