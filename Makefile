@@ -46,7 +46,8 @@ clean: ## Remove the environment, caches and demo output; never curb-data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the image has: every kind of connector works in it.
-IMAGE := --extra build --extra charts --extra apprise --extra aws --extra bills --extra gcp --extra otel
+IMAGE := --extra build --extra charts --extra apprise --extra aws --extra bills --extra forecast --extra gcp \
+	--extra otel --extra river
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
 

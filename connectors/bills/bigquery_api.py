@@ -35,7 +35,7 @@ class BigQueryApi:
             from google.cloud import bigquery
             from requests import RequestException
         except ImportError as error:
-            raise PermanentError("google-cloud-bigquery is not installed: install curb[gcp]") from error
+            raise PermanentError("google-cloud-bigquery is not installed: install curbd[gcp]") from error
         given = [bigquery.ScalarQueryParameter(name, "STRING", value) for name, value in parameters.items()]
         config = bigquery.QueryJobConfig(query_parameters=given, maximum_bytes_billed=self._max_bytes or None)
         try:

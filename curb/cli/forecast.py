@@ -139,7 +139,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise PermanentError("charts need matplotlib: install curb[charts]") from None
+        raise PermanentError("charts need matplotlib: install curbd[charts]") from None
     shown = rows[:_PANELS]
     across = min(2, len(shown))
     down = -(-len(shown) // across)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,25 @@ app.add_typer(prices_app, name="prices")
 
 console = Console()
 _DEFAULT = Path("curb.yaml")
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        typer.echo(f"curb {metadata.version('curbd')}")
+    except metadata.PackageNotFoundError:
+        typer.echo("curb from a checkout that is not installed; see: make setup")
+    raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options before any command."""
 
 
 @app.command()
@@ -101,12 +121,18 @@ def demo(
         typer.Option("--dir", help="A demo's trace and configuration; default: the ones shipped with Curb."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the results are written.")] = Path("demo-out"),
-    speed: Annotated[float, typer.Option("--speed", min=10, max=1000, help="Event seconds per second.")] = 240.0,
+    speed: Annotated[
+        float | None,
+        typer.Option("--speed", min=10, max=1000, help="Event seconds per second; default: 240, or 400 with --quick."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Less history and a shorter incident: checks an installation in seconds.")
+    ] = False,
 ) -> None:
     """Show one incident from start to end on real traffic: an agent loop, the alert, the throttle, the restore."""
     from curb.demo.run import run_demo
 
-    raise typer.Exit(asyncio.run(run_demo(directory, out, speed, console)))
+    raise typer.Exit(asyncio.run(run_demo(directory, out, speed, console, quick=quick)))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from curb.actions.policy.guards import anything_marked
 from curb.config.file import CurbConfig
+from curb.detector.forecast.prophet import advice, missing
 from curb.format import tags_text
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry
@@ -51,6 +53,16 @@ def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
     if config.actions.actions and not anything_marked(config.actions.limits):
         hint = "Curb touches only objects that carry a mark; see limits.criticality and limits.shave_unmarked"
         console.print(f"  marks       none: {hint}", style="yellow", soft_wrap=True)
+    for sentence in _missing_extras(config):
+        console.print(f"  missing     {sentence}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _missing_extras(config: CurbConfig) -> list[str]:
+    """One sentence for each thing that works less well without a library; what cannot work at all is a ConfigError."""
+    found = [advice(gone)] if (gone := missing()) else []
+    if find_spec("matplotlib") is None and any(each.kind == "slack" for each in config.actions.notifiers):
+        found.append("incidents in Slack have no pictures: install curbd[charts]")
+    return found
 
 
 def alerts(console: Console, found: Sequence[Alert], json_lines: bool) -> None:

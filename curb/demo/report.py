@@ -14,6 +14,7 @@ import msgspec
 from curb.actions.slack.blocks import blocks, fallback_text
 from curb.demo.observed import Observed
 from curb.demo.traffic import Tally
+from curb.stream.errors import PermanentError
 from curb.views.alerts_and_actions import LogView
 from curb.views.charts import burn, spend_chart
 
@@ -22,8 +23,11 @@ _MARKS = {"applied": "throttled", "effective": "verified", "restored": "restored
 
 def write_report(
     out: Path, observed: Observed, view: LogView, tally: Tally, without: Tally, summary: dict[str, Any]
-) -> None:
-    """Write summary.json, alerts.jsonl, ledger.jsonl, slack.json, slack.md and chart.png into `out`."""
+) -> str:
+    """Write summary.json, alerts.jsonl, ledger.jsonl, slack.json, slack.md and chart.png into `out`.
+
+    Returns why there is no chart.png where matplotlib is not installed; empty otherwise.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _write_lines(out / "alerts.jsonl", view.alerts.values())
@@ -34,7 +38,12 @@ def write_report(
         slack = {"text": fallback_text(notice), "blocks": shown}
         (out / "slack.json").write_text(json.dumps(slack, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (out / "slack.md").write_text(as_markdown(shown), encoding="utf-8")
-    (out / "chart.png").write_bytes(_chart(observed, view, tally, without, summary))
+    try:
+        (out / "chart.png").write_bytes(_chart(observed, view, tally, without, summary))
+    except PermanentError as error:
+        (out / "chart.png").unlink(missing_ok=True)
+        return str(error)
+    return ""
 
 
 def as_markdown(blocks: Iterable[dict[str, Any]]) -> str:

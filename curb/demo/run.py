@@ -30,13 +30,15 @@ from curb.views.alerts_and_actions import LogView
 _FRAME_S = 0.15
 
 
-async def run_demo(directory: Path | None, out: Path, speed: float, console: Console) -> int:
+async def run_demo(
+    directory: Path | None, out: Path, speed: float | None, console: Console, *, quick: bool = False
+) -> int:
     """Run the demo and write `out`. 0 when the loop was found, throttled, verified and the limit restored; 2 without a
     trace in `directory`, which is the shipped one unless given."""
     setup("error", "text")
     directory = directory or default_directory()
     try:
-        stage = set_stage(directory)
+        stage = set_stage(directory, quick)
     except FileNotFoundError as error:
         console.print(f"demo: {error}", markup=False, soft_wrap=True)
         return 2
@@ -47,7 +49,7 @@ async def run_demo(directory: Path | None, out: Path, speed: float, console: Con
         config, keys = _configure(directory, data)
         console.print(f"[bold]Curb demo[/bold]: feeding {stage.script.history_days:g} days of history")
         await _history(config, stage, data, console)
-        clock = ScaledClock(stage.live_start, speed)
+        clock = ScaledClock(stage.live_start, speed or (400.0 if quick else 240.0))
         gateway = Gateway(stage.trace, clock, master_key=keys["master"], http=http, limits=stage.limits)
         os.environ["CURB_DEMO_GATEWAY_URL"] = await gateway.start()
         try:
@@ -59,8 +61,8 @@ async def run_demo(directory: Path | None, out: Path, speed: float, console: Con
         limit_now = gateway.limit(stage.loop.key)
     without = counterfactual(stage.trace, stage.loop, stage.live_start, stage.live_end, stage.limits)
     summary = observed.summary(view, tally, without, limit_now)
-    write_report(out, observed, view, tally, without, summary)
-    _summarise(console, summary, out)
+    no_chart = write_report(out, observed, view, tally, without, summary)
+    _summarise(console, summary, out, no_chart)
     return 0 if summary["effect_verified"] and summary["restored"] else 1
 
 
@@ -140,7 +142,7 @@ async def _watch(
         await asyncio.sleep(_FRAME_S)
 
 
-def _summarise(console: Console, summary: dict[str, object], out: Path) -> None:
+def _summarise(console: Console, summary: dict[str, object], out: Path, no_chart: str) -> None:
     def minutes(name: str) -> str:
         seconds = summary[name]
         return f"{seconds / 60:.0f} minutes" if isinstance(seconds, float | int) else "never"
@@ -162,4 +164,7 @@ def _summarise(console: Console, summary: dict[str, object], out: Path) -> None:
         f"The loop cost [bold]${lost:,.2f}[/bold]; with actions off the same traffic would have cost "
         f"[bold]${without:,.2f}[/bold]. On that key {summary['other_requests_rejected']} normal requests were refused."
     )
-    console.print(f"Files: {out}/chart.png, {out}/slack.md, {out}/summary.json", highlight=False)
+    chart = "" if no_chart else f"{out}/chart.png, "
+    console.print(f"Files: {chart}{out}/slack.md, {out}/summary.json", highlight=False)
+    if no_chart:
+        console.print(f"There is no chart.png: {no_chart}", markup=False, style="yellow")

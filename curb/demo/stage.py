@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from curb.demo.incident import AgentLoop
 from curb.demo.trace import Trace
 from curb.stream.settings import Settings
+
+
+class QuickScript(Settings):
+    """What `curb demo --quick` changes: the script, and two settings of `curb.yaml`."""
+
+    loop_starts_minute: float
+    loop_ends_minute: float
+    loop_factor: float
+    history_days: float
+    live_minutes: float
+    lease_minutes: float
+    warmup_days: float
 
 
 class Script(Settings):
@@ -22,6 +35,13 @@ class Script(Settings):
     live_starts_hour: float
     live_minutes: float
     rpm_limit: int
+    quick: QuickScript
+
+    def shortened(self) -> Script:
+        """The script of `curb demo --quick`; the settings go to the environment that `curb.yaml` reads."""
+        os.environ["CURB_DEMO_LEASE_MINUTES"] = str(self.quick.lease_minutes)
+        os.environ["CURB_DEMO_WARMUP_DAYS"] = str(self.quick.warmup_days)
+        return self.model_copy(update=self.quick.model_dump(exclude={"lease_minutes", "warmup_days"}))
 
 
 @dataclass(frozen=True)
@@ -41,12 +61,13 @@ class Stage:
         return {self.loop.key: {"rpm_limit": self.script.rpm_limit}}
 
 
-def set_stage(directory: Path) -> Stage:
+def set_stage(directory: Path, quick: bool = False) -> Stage:
     """Load trace and script from `directory`. Raises FileNotFoundError or ValueError."""
     import yaml
 
     trace = Trace.load(directory)
     script = Script.model_validate(yaml.safe_load((directory / "script.yml").read_text(encoding="utf-8")))
+    script = script.shortened() if quick else script
     live_start = trace.start + script.history_days * 86400 + script.live_starts_hour * 3600
     live_end = live_start + script.live_minutes * 60
     if live_end > trace.end:

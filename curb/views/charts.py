@@ -89,7 +89,7 @@ def _figure() -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise PermanentError("charts need matplotlib: install curb[charts]") from None
+        raise PermanentError("charts need matplotlib: install curbd[charts]") from None
     figure = Figure(figsize=(_WIDTH_PX / _DPI, _HEIGHT_PX / _DPI), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure

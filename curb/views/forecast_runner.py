@@ -13,7 +13,7 @@ import numpy as np
 
 from curb.detector.forecast.month_end import MEDIAN_FROM_DAYS, Forecast, forecast
 from curb.detector.forecast.pool import FitFailedError, ForecastPool, urgency
-from curb.detector.forecast.prophet import missing
+from curb.detector.forecast.prophet import advice, missing
 from curb.detector.forecast.slow_lane import Band, SlowLane, Target, fit_band, key_of, plan
 from curb.detector.forecast.spend_history import SpendHistory
 from curb.detector.settings import DetectorSettings, ForecastSettings
@@ -71,10 +71,7 @@ class ForecastRunner:
     async def run(self, stop: asyncio.Event) -> None:
         """Look every minute what is due, until `stop`."""
         if gone := missing():
-            logger.warning(
-                "long histories are forecast by the weekday method alone, hours are compared with simpler bands",
-                extra={"missing": ", ".join(gone)},
-            )
+            logger.warning("forecasts are plainer", extra={"why": advice(gone)})
         while not stop.is_set():
             try:
                 await self.look()

@@ -21,6 +21,15 @@ def missing(modules: Sequence[str] = ("prophet", "statsmodels")) -> tuple[str, .
     return tuple(name for name in modules if find_spec(name) is None)
 
 
+def advice(gone: Sequence[str]) -> str:
+    """One sentence on what forecasts lack without these libraries, and how to install them."""
+    extras = ",".join("forecast" if name == "statsmodels" else name for name in gone)
+    return (
+        f"without {' and '.join(gone)}, forecasts of long histories use weekday levels alone and hours have plainer "
+        f"bands: install curbd[{extras}]"
+    )
+
+
 def predict(
     at_s: NDArray[np.int64], value: Floats, coming_s: NDArray[np.int64], interval: float = 0.0, **options: Any
 ) -> tuple[Floats, Floats, Floats]:

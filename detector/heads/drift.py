@@ -6,12 +6,13 @@ import math
 import platform
 from collections import deque
 from importlib.metadata import version
+from importlib.util import find_spec
 from inspect import ismethod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from curb.detector.scorers.pickles import NotAModelError, dump, load
 from curb.stream.settings import Settings
@@ -38,6 +39,13 @@ class DriftSettings(Settings):
     page_hinkley_slack: float = Field(default=0.1, ge=0, description="Log ratio per hour that Page-Hinkley forgives.")
     min_hours: int = Field(default=12, ge=2, le=168, description="Hours of use before anything is said.")
     level_hours: int = Field(default=6, ge=1, le=168, description="The new level is the mean of as many hours.")
+
+    @field_validator("detector")
+    @classmethod
+    def _has_river(cls, detector: str) -> str:
+        if detector != "none" and find_spec("river") is None:
+            raise ValueError(f"{detector} needs the library River: install curbd[river]")
+        return detector
 
 
 class _Watched(NamedTuple):

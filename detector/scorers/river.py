@@ -196,7 +196,7 @@ def _detector(name: str, parameters: Mapping[str, JsonValue], seed: int) -> Any:
     try:
         room = importlib.import_module("river.anomaly")
     except ImportError:
-        raise ValueError("scorers of kind `river` need the library River: install curb[river]") from None
+        raise ValueError("scorers of kind `river` need the library River: install curbd[river]") from None
     names = [each for each in vars(room) if inspect.isclass(vars(room)[each])]
     if name not in names:
         raise ValueError(f"river.anomaly has no detector {name!r}; there are: {', '.join(sorted(names))}")

@@ -86,7 +86,7 @@ class AwsClient:
             from botocore.exceptions import BotoCoreError, ClientError
             from botocore.parsers import ResponseParserError
         except ImportError as error:
-            raise PermanentError("boto3 is not installed: install curb[aws]") from error
+            raise PermanentError("boto3 is not installed: install curbd[aws]") from error
         what = f"{self._service} {operation}"
         try:
             answer: dict[str, Any] = getattr(self._opened(), operation)(**parameters)

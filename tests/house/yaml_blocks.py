@@ -12,7 +12,7 @@ from tests.house.tree import ROOT, files, markdown_files, name
 
 #: ```yaml is Curb's configuration; ```yaml litellm, ```yaml compose and so on belong to somebody else.
 FENCE = re.compile(r"^(?P<indent> *)```ya?ml[ \t]*(?P<owner>[^\n]*)\n(?P<body>.*?)^(?P=indent)```", re.M | re.S)
-VARIABLE = re.compile(r"\$\{(\w+)(?::-[^}]*)?\}")
+VARIABLE = re.compile(r"\$\{(\w+)\}")
 #: What belongs to other programs although it lies in deploy/ or in the demo.
 FOREIGN_FILES = re.compile(r"^(compose|envoy|litellm|prometheus|grafana|script)\b")
 
@@ -47,7 +47,7 @@ def dedent(body: str, indent: int) -> str:
 
 
 def environment(text: str) -> dict[str, str]:
-    """A value for each variable a block reads, so that it loads on a machine that has none of them."""
+    """A value for each variable that has no default, so that a block loads on a machine that has none of them."""
     return {
         variable: "http://localhost:4000" if "URL" in variable or "ENDPOINT" in variable else "example-value"
         for variable in VARIABLE.findall(text)

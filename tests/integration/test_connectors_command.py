@@ -234,8 +234,8 @@ async def test_a_check_says_what_is_missing_and_closes(
 
 
 async def test_what_cannot_be_built_is_a_failed_check() -> None:
-    (found,) = await command.run_checks(CurbConfig(), Settings(ImportError("install curb[aws]")))
-    assert (found.ok, found.detail) == (False, "install curb[aws]")
+    (found,) = await command.run_checks(CurbConfig(), Settings(ImportError("install curbd[aws]")))
+    assert (found.ok, found.detail) == (False, "install curbd[aws]")
 
 
 def test_missing_permissions_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,7 @@ async def test_closing_ends_what_runs_and_what_waits() -> None:
 
 async def test_prophet_fits_days_and_hours_in_a_worker_within_its_memory() -> None:
     if forecast_prophet.missing():
-        pytest.skip("prophet or statsmodels is not installed: curb[prophet]")
+        pytest.skip("prophet or statsmodels is not installed: curbd[prophet]")
     pool = ForecastPool(PoolSettings(workers=1, max_memory_mib=300, timeout_s=120))
     rng = np.random.default_rng(1)
     days = DailySpend(20000, 100 * np.exp(rng.normal(0, 0.1, 70)))

@@ -19,7 +19,7 @@ from tests.house.tree import ROOT, parse
 #: Each lock and the extras it holds.
 LOCKS = {
     "constraints/all.txt": ("dev",),
-    "constraints/run.txt": ("build", "charts", "apprise", "aws", "bills", "gcp", "otel"),
+    "constraints/run.txt": ("build", "charts", "apprise", "aws", "bills", "forecast", "gcp", "otel", "river"),
 }
 #: Every file that installs something.
 INSTALLERS = ("Makefile", "deploy/Dockerfile", ".ci/run")

@@ -118,7 +118,7 @@ async def test_without_the_library_it_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def missing(found: Explanation) -> bytes:
-        raise PermanentError("charts need matplotlib: install curb[charts]")
+        raise PermanentError("charts need matplotlib: install curbd[charts]")
 
     monkeypatch.setattr("curb.views.explain_chart.draw", missing)
     log = MemoryLog()

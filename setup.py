@@ -1,0 +1,23 @@
+"""Keeps the links in `curb/` links in the sdist; all else about the package is in pyproject.toml."""
+
+import os
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.sdist import sdist
+
+LINKS = [path for path in Path("curb").iterdir() if path.is_symlink()]
+
+
+class SdistWithLinks(sdist):
+    """setuptools copies what a link to a directory holds, which would be in the archive twice then."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        for link in LINKS:
+            shutil.rmtree(Path(base_dir) / link)
+            (Path(base_dir) / link).symlink_to(os.readlink(link))
+
+
+setup(cmdclass={"sdist": SdistWithLinks})
