@@ -53,38 +53,5 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header 
 
 # With uv in seconds, without it in a minute or two; both install exactly the pinned files, then Curb itself on top,
 # without build isolation so that nothing unpinned is fetched to build it.
-$(STAMP): $(PINS) pyproject.toml
-	@set -eu; \
-	python="$(PYTHON)"; \
-	if [ -z "$$python" ]; then \
-	  for candidate in python3.13 python3.12 python3.11 python3; do \
-	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
-	      python="$$candidate"; break; \
-	    fi; \
-	  done; \
-	fi; \
-	if [ -z "$$python" ]; then \
-	  echo "Curb needs Python 3.11 or newer and found none on the PATH. Install one, or name it: make setup PYTHON=/path/to/python3" >&2; \
-	  exit 1; \
-	fi; \
-	python=$$("$$python" -c 'import sys; print(sys._base_executable)'); \
-	if ! $(BIN)/python -c '' >/dev/null 2>&1; then rm -rf $(VENV); fi; \
-	started=$$(date +%s); \
-	if command -v uv >/dev/null 2>&1; then \
-	  echo "Setting up $(VENV) with uv and $$python"; \
-	  export UV_PYTHON_DOWNLOADS=never; \
-	  [ -d $(VENV) ] || uv venv --quiet --no-project --python "$$python" $(VENV); \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(PINS); \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
-	else \
-	  echo "Setting up $(VENV) with pip and $$python (a minute or two)"; \
-	  [ -d $(VENV) ] || "$$python" -m venv $(VENV) || { \
-	    rm -rf $(VENV); \
-	    echo "$$python cannot create environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
-	    exit 1; \
-	  }; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(PINS); \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
-	fi; \
-	touch $(STAMP); \
-	echo "Ready in $$(( $$(date +%s) - started )) s"
+$(STAMP): $(PINS) pyproject.toml setup.py
+	@PYTHON="$(PYTHON)" sh .ci/setup $(VENV) $(PINS)

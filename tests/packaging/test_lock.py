@@ -22,7 +22,7 @@ LOCKS = {
     "constraints/run.txt": ("build", "charts", "apprise", "aws", "bills", "forecast", "gcp", "otel", "river"),
 }
 #: Every file that installs something.
-INSTALLERS = ("Makefile", "deploy/Dockerfile", ".ci/run")
+INSTALLERS = (".ci/run", ".ci/setup", "deploy/Dockerfile")
 
 
 def pins(file: str) -> dict[str, set[str]]:
