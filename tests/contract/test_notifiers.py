@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from curb.actions.action import Context
 from curb.actions.kinds import NOTIFIERS
 from curb.actions.notify.apprise import Apprise
 from curb.actions.notify.apprise import Config as AppriseConfig
-from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Reply, Threads
+from curb.actions.notify.protocol import Notice, Notifier, Reply, Threads
 from curb.actions.slack.notifier import Slack
-from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
+from curb.testing.notifiers import NOTIFIER_PROMISES, NotifierBench, opened
 from tests.fakes.alerts import T0, an_alert
 from tests.fakes.apprise_receiver import AppriseReceiver
-from tests.fakes.faults import Faults
 from tests.fakes.slack_api import CHANNEL, TOKEN, SlackApi
 from tests.fakes.webhook_receiver import WebhookReceiver
 from tests.unit.test_slack_desk import entry
 
 
-class SlackBench:
+class SlackBench(NotifierBench):
+    secret = TOKEN
+
     def __init__(self) -> None:
         self.fake = SlackApi(T0)
         self.faults = self.fake.faults
-        self.app = self.fake.app
 
-    def config(self, base_url: str) -> dict[str, Any]:
+    def app(self) -> web.Application:
+        return self.fake.app()
+
+    def config(self, address: str) -> dict[str, Any]:
         return {
             "kind": "slack",
             "name": "chat",
             "token": TOKEN,
             "channel": CHANNEL,
-            "base_url": f"{base_url}api/",
+            "base_url": f"{address}api/",
             "timeout_s": 1.0,
         }
 
@@ -47,50 +46,58 @@ class SlackBench:
         return len(self.fake.messages)
 
 
-class WebhookBench:
+class WebhookBench(NotifierBench):
     def __init__(self) -> None:
         self.fake = WebhookReceiver()
         self.faults = self.fake.faults
-        self.app = self.fake.app
 
-    def config(self, base_url: str) -> dict[str, Any]:
-        return {"kind": "webhook", "name": "hook", "url": f"{base_url}hook", "timeout_s": 1.0}
+    def app(self) -> web.Application:
+        return self.fake.app()
+
+    def config(self, address: str) -> dict[str, Any]:
+        return {"kind": "webhook", "name": "hook", "url": f"{address}hook", "timeout_s": 1.0}
 
     def shown(self) -> int:
         return len(self.fake.accepted)
 
 
-class AppriseBench:
+class AppriseBench(NotifierBench):
     """It cannot tell who asked to wait how long, nor drop what comes twice."""
 
-    retry_after = None
+    retry_after_s = None
     shown_after_a_lost_answer = 2
 
     def __init__(self) -> None:
         self.fake = AppriseReceiver()
         self.faults = self.fake.faults
-        self.app = self.fake.app
 
-    def config(self, base_url: str) -> dict[str, Any]:
-        address = base_url.replace("http://", "json://")
+    def app(self) -> web.Application:
+        return self.fake.app()
+
+    def config(self, address: str) -> dict[str, Any]:
+        address = address.replace("http://", "json://")
         return {"kind": "apprise", "name": "desk", "urls": [f"{address}notify"], "timeout_s": 1.0}
 
     def shown(self) -> int:
         return len(self.fake.messages)
 
 
-class ConsoleBench:
+class ConsoleBench(NotifierBench):
     """Standard output needs no server and has no faults."""
 
-    def __init__(self) -> None:
-        self.faults: Faults | None = None
-        self.app = web.Application
+    has_channel = False
 
-    def config(self, base_url: str) -> dict[str, Any]:
+    def app(self) -> web.Application:
+        return web.Application()
+
+    def config(self, address: str) -> dict[str, Any]:
         return {"kind": "console", "name": "console"}
 
+    def shown(self) -> int:
+        raise AssertionError("nobody looks at the screen")
 
-BENCHES: dict[str, Any] = {
+
+BENCHES: dict[str, type[NotifierBench]] = {
     "apprise": AppriseBench,
     "console": ConsoleBench,
     "slack": SlackBench,
@@ -99,68 +106,27 @@ BENCHES: dict[str, Any] = {
 Setup = tuple[Any, Notifier]
 
 
-def test_every_kind_has_a_bench() -> None:
-    assert set(BENCHES) == set(NOTIFIERS)
-
-
-async def draw(alert_id: str) -> bytes | None:
-    return None if alert_id == "nothing to draw" else f"picture of {alert_id}".encode()
-
-
-@pytest.fixture(params=sorted(NOTIFIERS))
-async def setup(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setup]:
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    bench = BENCHES[request.param]()
-    module, _, name = NOTIFIERS[request.param].partition(":")
-    config_class = getattr(importlib.import_module(module), name)
-    async with TestServer(bench.app()) as server, aiohttp.ClientSession() as http:
-        config = config_class.model_validate(bench.config(str(server.make_url("/"))))
-        notifier = config.build(Context(ManualClock(T0), http, draw))
+
+
+@pytest.mark.parametrize("kind", sorted(NOTIFIERS))
+def test_every_kind_has_a_bench(kind: str) -> None:
+    assert kind in BENCHES, f"the notifier {kind} has no bench: write a NotifierBench here and name it in BENCHES"
+
+
+@pytest.mark.parametrize("promise", NOTIFIER_PROMISES)
+@pytest.mark.parametrize("kind", sorted(BENCHES))
+async def test_promise(kind: str, promise: str) -> None:
+    await NOTIFIER_PROMISES[promise](BENCHES[kind])
+
+
+@pytest.fixture
+async def setup(request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
+    async with opened(BENCHES[request.param]) as (bench, notifier, _):
         yield bench, notifier
-        await notifier.close()
-
-
-async def test_send_find_edit(setup: Setup) -> None:
-    """A reference that is given can be found again by the key and edited in place."""
-    bench, notifier = setup
-    ref = await notifier.send(Notice("k-1", an_alert()), "")
-    assert await notifier.find("k-0") is None
-    assert await notifier.find("k-1") == (ref or None)
-    again = await notifier.send(Notice("k-2", an_alert(revision=2)), ref)
-    assert again == ref
-    assert await notifier.find("k-2") == (ref or None)
-    if ref:
-        assert bench.shown() == 1
-
-
-@pytest.mark.parametrize("fault", ["429", "500", "slow", "reset"])
-async def test_faults_of_the_other_side_are_transient(setup: Setup, fault: str) -> None:
-    bench, notifier = setup
-    if bench.faults is None:
-        assert await notifier.send(Notice("k-1", an_alert()), "") == ""
-        return
-    bench.faults.next.append(fault)
-    with pytest.raises(TransientError) as caught:
-        await notifier.send(Notice("k-1", an_alert()), "")
-    assert caught.value.retry_after == (getattr(bench, "retry_after", 7.0) if fault == "429" else None)
-    assert TOKEN not in str(caught.value)
-    assert bench.shown() == 0
-    await notifier.send(Notice("k-1", an_alert()), "")
-    assert bench.shown() == 1
-
-
-async def test_a_message_whose_answer_got_lost_is_shown_once(setup: Setup) -> None:
-    bench, notifier = setup
-    if bench.faults is None:
-        assert await notifier.find("k-1") is None
-        return
-    bench.faults.after.append("reset")
-    with pytest.raises(TransientError):
-        await notifier.send(Notice("k-1", an_alert()), "")
-    if await notifier.find("k-1") is None:  # it cannot look back: the copy must be recognised by its key
-        await notifier.send(Notice("k-1", an_alert()), "")
-    assert bench.shown() == getattr(bench, "shown_after_a_lost_answer", 1)
 
 
 def threads(setup: Setup) -> tuple[Any, Slack]:
@@ -169,18 +135,6 @@ def threads(setup: Setup) -> tuple[Any, Slack]:
     assert isinstance(notifier, Slack)
     assert isinstance(notifier, Threads)
     return bench, notifier
-
-
-DIGEST = DayDigest("digest-1", "2026-03-01", T0, (an_alert(tier="digest"),), ())
-
-
-async def test_every_kind_sends_the_digest(setup: Setup) -> None:
-    bench, notifier = setup
-    assert isinstance(notifier, Digests)
-    ref = await notifier.send_digest(DIGEST)
-    assert await notifier.find("digest-1") == (ref or None)
-    if bench.faults is not None:
-        assert bench.shown() == 1
 
 
 REPLIES = [

@@ -10,7 +10,7 @@ from curb.actions.action import DriftError
 from curb.actions.kinds import ACTIONS
 from curb.actions.workloads.protocol import WorkloadAction
 from curb.stream.errors import PermanentError, TransientError
-from tests.contract.test_actions import named, planned
+from curb.testing.actions import planned
 from tests.fakes.alerts import an_alert
 from tests.fakes.aws_batch import BatchBench
 from tests.fakes.aws_lambda import LambdaBench
@@ -28,7 +28,7 @@ async def test_somebody_who_is_faster_wins(open_action: Any) -> None:
     """The version that was read goes with the patch: the API server refuses it when it is not the newest."""
     bench = KubernetesBench()
     action: WorkloadAction = await open_action(bench)
-    (plan, _) = await action.plan(*bench.asks[0])
+    (plan, _) = await action.plan(*bench.cases[0])
     seen = await action.read(plan)
     assert seen is not None
     bench.fake.set(("deployments", "ml", "embedder"), replicas=9)
@@ -56,9 +56,9 @@ async def test_namespaces_of_curb_and_of_the_system_are_never_touched(open_actio
     with pytest.raises(PermanentError, match="nothing carries"):
         await action.plan(SEARCH, PAUSE)
     with pytest.raises(ValueError, match="kube-system"):
-        named(ACTIONS["kubernetes"]).model_validate(bench.config("http://x") | {"namespaces": ["ml", "kube-system"]})
+        ACTIONS.config("kubernetes").model_validate(bench.config("http://x") | {"namespaces": ["ml", "kube-system"]})
     with pytest.raises(ValueError, match="labels or namespace_tag"):
-        named(ACTIONS["kubernetes"]).model_validate(bench.config("http://x") | {"labels": {}})
+        ACTIONS.config("kubernetes").model_validate(bench.config("http://x") | {"labels": {}})
 
 
 async def test_a_tag_may_name_the_namespace(open_action: Any) -> None:
@@ -97,7 +97,7 @@ async def test_what_belongs_to_another_object_is_left_to_it(open_action: Any) ->
     assert "StatefulSet ml/metrics (Prometheus main decides on it)" in pauses[0].warning
     assert "StatefulSet ml/cache (scaling it down deletes its volumes)" in pauses[0].warning
     assert "Deployment ml/consumer (HorizontalPodAutoscaler keda-hpa decides on its replicas)" in pauses[0].warning
-    (shave,) = await action.plan(*bench.asks[0])
+    (shave,) = await action.plan(*bench.cases[0])
     assert shave.target.endswith("horizontalpodautoscalers/web")
     assert "HorizontalPodAutoscaler of-embedder decides on its replicas" in shave.warning
 
@@ -106,7 +106,7 @@ async def test_shaving_leaves_what_the_object_asks_for(open_action: Any) -> None
     bench = KubernetesBench()
     bench.fake.objects["deployments", "ml", "embedder"]["metadata"]["annotations"] = {"curb.dev/min-replicas": "4"}
     action = await open_action(bench, min_replicas=2)
-    deployment, autoscaler = await action.plan(*bench.asks[0])
+    deployment, autoscaler = await action.plan(*bench.cases[0])
     assert (deployment.before, deployment.after) == ({"replicas": 8}, {"replicas": 4})
     assert (autoscaler.before, autoscaler.after) == ({"maxReplicas": 40}, {"maxReplicas": 3})  # its minReplicas
 
@@ -115,10 +115,10 @@ async def test_without_a_token_or_a_right_nothing_is_retried_for_ever(open_actio
     bench = KubernetesBench()
     bench.fake.allowed = set()
     with pytest.raises(PermanentError, match="403"):
-        await (await open_action(bench)).plan(*bench.asks[0])
+        await (await open_action(bench)).plan(*bench.cases[0])
     where = bench.config("http://127.0.0.1:1")["cluster"] | {"account": "/nowhere"}
     with pytest.raises(PermanentError, match="no service account token"):
-        await (await open_action(bench, cluster=where)).plan(*bench.asks[0])
+        await (await open_action(bench, cluster=where)).plan(*bench.cases[0])
 
 
 # --- ec2 ----------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ async def test_instances_that_would_lose_something_are_left_alone(
     bench.fake.instances["i-5"] = instance(**changes)
     bench.fake.groups["mixed"] = group("i-6", tags={"team": "search", "curb:criticality": "non-critical"})
     bench.fake.instances["i-6"] = instance(**changes)
-    (plan,) = await (await open_action(bench)).plan(*bench.asks[0])
+    (plan,) = await (await open_action(bench)).plan(*bench.cases[0])
     assert plan.target == "ec2/instance/i-1"
     assert f"instance i-5 ({why}" in plan.warning
     assert "Auto Scaling group mixed" in plan.warning
@@ -156,7 +156,7 @@ async def test_local_disks_are_erased_only_when_asked_and_never_without_saying_s
     bench.fake.instances = {"i-5": instance(type="g6.xlarge")}
     bench.fake.groups = {}
     action = await open_action(bench, erase_local_disks=True)
-    (plan,) = await action.plan(*bench.asks[0])
+    (plan,) = await action.plan(*bench.cases[0])
     assert not plan.reversible
     assert "What is on its local disks is lost" in plan.warning
     await action.apply(plan)
@@ -169,20 +169,20 @@ async def test_a_group_with_one_instance_that_is_not_marked_is_left_alone(open_a
     bench.fake.instances["i-4"]["tags"] = {"team": "index", "curb:criticality": "critical"}
     action = await open_action(bench)
     with pytest.raises(PermanentError, match=r"Auto Scaling group workers \(i-4: not marked non-critical\)"):
-        await action.plan(*bench.asks[1])
+        await action.plan(*bench.cases[1])
 
 
 async def test_an_instance_of_a_group_is_not_stopped_alone(open_action: Any) -> None:
     bench = Ec2Bench()
     action = await open_action(bench, objects=["instances"])
     with pytest.raises(PermanentError, match=r"i-3, instance i-4 \(its Auto Scaling group would end it: use groups\)"):
-        await action.plan(*bench.asks[1])
+        await action.plan(*bench.cases[1])
 
 
 async def test_hibernates_what_is_set_up_for_it(open_action: Any) -> None:
     bench = Ec2Bench()
     action = await open_action(bench)
-    (plan,) = await action.plan(*bench.asks[0])
+    (plan,) = await action.plan(*bench.cases[0])
     assert "It hibernates" in plan.warning
     await action.apply(plan)
     assert bench.fake.instances["i-1"]["hibernated"]
@@ -196,7 +196,7 @@ async def test_hibernates_what_is_set_up_for_it(open_action: Any) -> None:
 async def test_an_instance_that_is_still_stopping_is_started_later(open_action: Any) -> None:
     bench = Ec2Bench()
     action = await open_action(bench)
-    (plan,) = await action.plan(*bench.asks[0])
+    (plan,) = await action.plan(*bench.cases[0])
     bench.fake.slow = True
     await action.apply(plan)
     assert (await action.verify(plan)).in_force
@@ -211,7 +211,7 @@ async def test_an_instance_that_is_still_stopping_is_started_later(open_action: 
 async def test_a_group_goes_on_only_when_its_instances_run(open_action: Any) -> None:
     bench = Ec2Bench()
     action = await open_action(bench)
-    (plan,) = await action.plan(*bench.asks[1])
+    (plan,) = await action.plan(*bench.cases[1])
     world = bench.world()
     await action.apply(plan)
     names = [action for action, _ in bench.fake.cloud.calls]
@@ -232,7 +232,7 @@ async def test_a_group_whose_instances_cannot_be_stopped_goes_on(open_action: An
     """What was done before the refusal is taken back: a group must not be left without its processes."""
     bench = Ec2Bench()
     action = await open_action(bench)
-    (plan,) = await action.plan(*bench.asks[1])
+    (plan,) = await action.plan(*bench.cases[1])
     world = bench.world()
     bench.fake.cloud.policy["Statement"][1]["Action"].remove("ec2:StopInstances")
     with pytest.raises(PermanentError, match="AccessDenied"):
@@ -257,7 +257,7 @@ async def test_a_page_of_something_in_between_is_asked_again(open_action: Any) -
     action = await open_action(bench)
     bench.faults.next.append("401")  # in JSON, which EC2 does not speak
     with pytest.raises(TransientError, match="ec2 describe_instances: the answer is not readable"):
-        await action.plan(*bench.asks[0])
+        await action.plan(*bench.cases[0])
 
 
 # --- sagemaker, batch, lambda -------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ async def test_a_page_of_something_in_between_is_asked_again(open_action: Any) -
 async def test_a_job_says_whether_it_keeps_checkpoints(open_action: Any) -> None:
     bench = SagemakerBench()
     action = await open_action(bench)
-    by_name = {plan.target.rpartition("/")[2]: plan for plan in await action.plan(*bench.asks[1])}
+    by_name = {plan.target.rpartition("/")[2]: plan for plan in await action.plan(*bench.cases[1])}
     assert set(by_name) == {"llama-7", "sweep"}
     assert "keeps checkpoints in s3://models/llama-7" in by_name["llama-7"].warning
     assert "it keeps no checkpoints (no CheckpointConfig): all it did so far is lost" in by_name["sweep"].warning
@@ -293,7 +293,7 @@ async def test_endpoints_and_jobs_that_somebody_else_rules_are_left_alone(open_a
 async def test_an_endpoint_that_is_updating_is_restored_later(open_action: Any) -> None:
     bench = SagemakerBench()
     action = await open_action(bench)
-    (plan,) = await action.plan(*bench.asks[0])
+    (plan,) = await action.plan(*bench.cases[0])
     await action.apply(plan)
     bench.fake.things[arn("endpoint", "ranker")]["status"] = "Updating"
     with pytest.raises(TransientError, match="ranker is Updating"):
@@ -303,7 +303,7 @@ async def test_an_endpoint_that_is_updating_is_restored_later(open_action: Any) 
 async def test_what_is_gone_is_drift_and_not_a_failure(open_action: Any) -> None:
     for bench in (SagemakerBench(), LambdaBench()):
         action = await open_action(bench)
-        plan = (await action.plan(*bench.asks[0]))[0]
+        plan = (await action.plan(*bench.cases[0]))[0]
         (bench.fake.things if isinstance(bench, SagemakerBench) else bench.fake.functions).clear()
         assert not (await action.verify(plan)).in_force
         with pytest.raises(DriftError, match="no longer exists"):
@@ -312,20 +312,20 @@ async def test_what_is_gone_is_drift_and_not_a_failure(open_action: Any) -> None
 
 async def test_jobs_are_ended_only_to_block_and_only_when_that_is_configured(open_action: Any) -> None:
     bench = BatchBench()
-    index = bench.asks[1][0]
+    index = bench.cases[1][0]
     action = await open_action(bench)
     assert [plan.reversible for plan in await action.plan(index, PAUSE)] == [True]
-    queue, job = sorted(await action.plan(*bench.asks[1]), key=lambda plan: not plan.reversible)
+    queue, job = sorted(await action.plan(*bench.cases[1]), key=lambda plan: not plan.reversible)
     assert (queue.after, job.after) == ({"state": "DISABLED"}, {"running": False})
     assert "job job-3 3 (not marked non-critical)" in job.warning
     careful = await open_action(bench, terminate_jobs=False)
-    assert [plan.reversible for plan in await careful.plan(*bench.asks[1])] == [True]
+    assert [plan.reversible for plan in await careful.plan(*bench.cases[1])] == [True]
 
 
 async def test_a_queue_that_is_updating_is_restored_later(open_action: Any) -> None:
     bench = BatchBench()
     action = await open_action(bench)
-    (plan,) = await action.plan(*bench.asks[0])
+    (plan,) = await action.plan(*bench.cases[0])
     await action.apply(plan)
     bench.fake.queues["nightly"]["status"] = "UPDATING"
     with pytest.raises(TransientError, match="nightly is UPDATING"):
@@ -334,14 +334,14 @@ async def test_a_queue_that_is_updating_is_restored_later(open_action: Any) -> N
 
 async def test_how_much_a_function_is_left(open_action: Any) -> None:
     bench = LambdaBench()  # 20 requests a minute of 6 seconds each are 2 at once
-    plans = await (await open_action(bench)).plan(*bench.asks[0])
+    plans = await (await open_action(bench)).plan(*bench.cases[0])
     assert [(plan.before, plan.after) for plan in plans] == [
         ({"reserved_concurrency": None}, {"reserved_concurrency": 2}),
         ({"reserved_concurrency": 100}, {"reserved_concurrency": 2}),
     ]
     fixed = await open_action(bench, concurrency=120)
-    assert [plan.after for plan in await fixed.plan(*bench.asks[0])] == [{"reserved_concurrency": 120}]
-    for rate in (PAUSE, bench.asks[1][1]):
+    assert [plan.after for plan in await fixed.plan(*bench.cases[0])] == [{"reserved_concurrency": 120}]
+    for rate in (PAUSE, bench.cases[1][1]):
         assert {plan.after["reserved_concurrency"] for plan in await fixed.plan(SEARCH, rate)} == {0}
     with pytest.raises(PermanentError, match="nothing says how much to leave"):
-        await (await open_action(bench, seconds_per_call=None)).plan(*bench.asks[0])
+        await (await open_action(bench, seconds_per_call=None)).plan(*bench.cases[0])

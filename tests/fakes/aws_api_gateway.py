@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.levers.aws_api_gateway import ApiGateway
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_json import KEY_ID, SECRET, Refused, aws
 from tests.fakes.faults import Faults
@@ -145,7 +146,7 @@ def _patch_stage(stage: dict[str, Any], op: str, path: str, value: str) -> None:
         raise _bad(op, path)
 
 
-class ApiGatewayBench:
+class ApiGatewayBench(ActionBench):
     """Keys of usage plans with a throttle, with none, and with throttles of methods."""
 
     secret = SECRET
@@ -163,7 +164,7 @@ class ApiGatewayBench:
         )
         self.fake.members.update(p1=["k1"], p2=["k2"], p3=["k3"])
         self.fake.keys.update({f"k{i}": {"id": f"k{i}", "enabled": True} for i in (1, 2, 3)})
-        self.asks = [(an_alert(tags={"api_key": f"k{i}"}), NORMAL) for i in (1, 2, 3)]
+        self.cases = [(an_alert(tags={"api_key": f"k{i}"}), NORMAL) for i in (1, 2, 3)]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:
@@ -199,7 +200,7 @@ class StageBench(ApiGatewayBench):
         own = METHOD | {"throttlingRateLimit": 50.0, "throttlingBurstLimit": 90}
         every = METHOD | {"loggingLevel": "INFO", "throttlingRateLimit": 10_000.0, "throttlingBurstLimit": 5000}
         self.fake.stages["a1b2/prod"] = {"stageName": "prod", "methodSettings": {"*/*": every, "chat/POST": own}}
-        self.asks = [(an_alert(), NORMAL)]
+        self.cases = [(an_alert(), NORMAL)]
 
     def config(self, address: str) -> dict[str, Any]:
         stage = {"rest_api_id": "a1b2", "name": "prod"}

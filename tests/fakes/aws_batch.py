@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import an_alert
 from tests.fakes.aws_cloud import ACCOUNT, MARK, REGION, AwsCloud, marked
 from tests.fakes.aws_json import SECRET, Refused, aws
@@ -92,7 +93,7 @@ def name_of(given: str) -> str:
     return given.rpartition("/")[2]
 
 
-class BatchBench:
+class BatchBench(ActionBench):
     """Queues of two teams; the second one's jobs may be ended too, but for one that is not marked."""
 
     secret = SECRET
@@ -107,7 +108,7 @@ class BatchBench:
         }
         self.fake = BatchCloud(queues, jobs)
         self.faults: Faults = self.fake.cloud.faults
-        self.asks = [(an_alert(tags={"team": "search"}), PAUSE), (an_alert(tags={"team": "index"}), BLOCK)]
+        self.cases = [(an_alert(tags={"team": "search"}), PAUSE), (an_alert(tags={"team": "index"}), BLOCK)]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:

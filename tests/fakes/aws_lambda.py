@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_cloud import ACCOUNT, MARK, REGION, AwsCloud, marked
 from tests.fakes.aws_json import SECRET, Refused, aws
@@ -71,7 +72,7 @@ class LambdaCloud:
         return {}
 
 
-class LambdaBench:
+class LambdaBench(ActionBench):
     """Functions with and without a reservation, beside one that is not marked."""
 
     secret = SECRET
@@ -85,7 +86,7 @@ class LambdaBench:
         }
         self.fake = LambdaCloud(functions)
         self.faults: Faults = self.fake.cloud.faults
-        self.asks = [
+        self.cases = [
             (an_alert(tags={"team": "search"}), NORMAL),
             (an_alert(tags={"team": "index"}), TargetRate("block")),
         ]

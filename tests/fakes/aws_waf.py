@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 from curb.actions.levers.aws_waf import Waf
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_json import SECRET, AwsJson, Refused, aws
 from tests.fakes.faults import Faults
@@ -102,7 +103,7 @@ def _check(rule: dict[str, Any]) -> None:
         raise Refused(400, "WAFInvalidParameterException", "The rate-based statement is not valid.")
 
 
-class WafBench:
+class WafBench(ActionBench):
     """Two subjects to shave and one to block, by their header."""
 
     secret = SECRET
@@ -110,7 +111,7 @@ class WafBench:
     def __init__(self) -> None:
         self.fake = WafFake(set(Waf.permissions))
         self.faults: Faults = self.fake.faults
-        self.asks = [
+        self.cases = [
             (an_alert(), NORMAL),
             (an_alert(tags={"team": "ü/ads: x"}), NORMAL),
             (an_alert(tags={"team": "lab"}), TargetRate("block")),
@@ -150,7 +151,7 @@ class ExistingRuleBench(WafBench):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asks = [(an_alert(), NORMAL)]
+        self.cases = [(an_alert(), NORMAL)]
 
     def config(self, address: str) -> dict[str, Any]:
         base = super().config(address)
@@ -167,7 +168,7 @@ class PerAddressBench(WafBench):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asks = [(an_alert(), NORMAL)]
+        self.cases = [(an_alert(), NORMAL)]
 
     def config(self, address: str) -> dict[str, Any]:
         return super().config(address) | {"header": "", "per": "ip"}

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_cloud import ACCOUNT, MARK, REGION, AwsCloud, marked
 from tests.fakes.aws_json import SECRET, Refused, aws
@@ -148,7 +149,7 @@ def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
-class Ec2Bench:
+class Ec2Bench(ActionBench):
     """A team with one machine and one that is not marked, and one with a group."""
 
     secret = SECRET
@@ -161,7 +162,7 @@ class Ec2Bench:
         shaved = {"builders": group(tags={"team": "build", **MARK})}
         self.fake = Ec2Cloud(alone | grouped | {"i-9": instance(tags={})}, groups | shaved)
         self.faults: Faults = self.fake.cloud.faults
-        self.asks = [
+        self.cases = [
             (an_alert(tags={"team": "search"}), PAUSE),
             (an_alert(tags={"team": "index"}), PAUSE),
             (an_alert(tags={"team": "build"}), NORMAL),

@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
@@ -96,7 +97,7 @@ class EnvoyAdmin:
         return web.json_response({"stats": found})
 
 
-class EnvoyBench:
+class EnvoyBench(ActionBench):
     """A key that has a higher limit, one that has none, and one to block."""
 
     secret = "sk-two"
@@ -104,7 +105,7 @@ class EnvoyBench:
     def __init__(self, text: str = ROUTES) -> None:
         self._text, self.path, self.faults = text, Path("routes.yaml"), Faults()
         #: Each asks for at least one plan.
-        self.asks = [
+        self.cases = [
             (an_alert(), NORMAL),
             (an_alert(tags={"api_key": "k2"}), NORMAL),
             (an_alert(tags={"api_key": "nightly"}), BLOCK),

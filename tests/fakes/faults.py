@@ -2,51 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from curb.testing.server import Faults
 
-from aiohttp import web
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Faults:
-    """`next` holds what happens to the next requests: "ok", "401", "429", "500", "slow" or "reset".
-
-    `after` holds the same for requests that are carried out first.
-    """
-
-    def __init__(self) -> None:
-        self.next: deque[str] = deque()
-        #: Like `next`, but the request is carried out before its answer is lost.
-        self.after: deque[str] = deque()
-        #: "METHOD /path" of every request that came in.
-        self.seen: list[str] = []
-
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-        @web.middleware
-        async def faulty(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self.seen.append(f"{request.method} {request.path}")
-            if self.next and (fault := self.next.popleft()) != "ok":
-                return await _fault(fault, request)
-            if self.after:
-                await handler(request)
-                return await _fault(self.after.popleft(), request)
-            return await handler(request)
-
-        return faulty
-
-
-async def _fault(kind: str, request: web.Request) -> web.StreamResponse:
-    if kind == "429":
-        return web.json_response({"ok": False, "error": "ratelimited"}, status=429, headers={"Retry-After": "7"})
-    if kind == "401":
-        return web.json_response({"error": {"message": "the token has expired"}}, status=401)
-    if kind == "500":
-        return web.Response(status=500, text="<html>broken</html>", content_type="text/html")
-    if kind == "slow":
-        await asyncio.sleep(30)
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
+__all__ = ["Faults"]

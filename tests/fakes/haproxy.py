@@ -12,6 +12,7 @@ from typing import Any
 
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
@@ -89,7 +90,7 @@ class HaproxyRuntime:
         return "Unknown command.\n"
 
 
-class HaproxyBench:
+class HaproxyBench(ActionBench):
     """A key that has a higher limit, one that has none, and one to block."""
 
     secret = "sk-two"
@@ -99,7 +100,7 @@ class HaproxyBench:
     def __init__(self, text: str = MAP) -> None:
         self._text, self.faults = text, Faults()
         self.directory = Path("nowhere")
-        self.asks = [
+        self.cases = [
             (an_alert(), NORMAL),
             (an_alert(tags={"api_key": "k2"}), NORMAL),
             (an_alert(tags={"api_key": "nightly"}), BLOCK),

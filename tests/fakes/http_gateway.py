@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
@@ -77,7 +78,7 @@ def config(address: str) -> dict[str, Any]:
     }
 
 
-class HttpBench:
+class HttpBench(ActionBench):
     """A team with a higher limit, one with none, and one that is blocked."""
 
     secret = TOKEN
@@ -86,7 +87,7 @@ class HttpBench:
         limits = {"search": {"rpm": 600, "note": "agreed with ana"}, "a/b ü": {}, "ads": {"rpm": 90, "note": None}}
         self.fake = HttpGateway(limits)
         self.faults: Faults = self.fake.faults
-        self.asks = [
+        self.cases = [
             (an_alert(), NORMAL),
             (an_alert(tags={"team": "a/b ü"}), NORMAL),
             (an_alert(tags={"team": "ads"}), TargetRate("block")),

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.levers.kong_limits import PERIODS
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
@@ -106,7 +107,7 @@ def _missing() -> web.Response:
     return web.json_response({"message": "Not found"}, status=404)
 
 
-class KongBench:
+class KongBench(ActionBench):
     """A consumer with a plugin for all and one for a route, and consumers that have none of their own."""
 
     secret = TOKEN
@@ -124,7 +125,7 @@ class KongBench:
             plugin("p3", scope={"service": "s1"}, minute=900, hour=950),
         ):
             self.fake.plugins[each["id"]] = each
-        self.asks = [(an_alert(), NORMAL), (an_alert(tags={"team": "ads & co"}), NORMAL)]
+        self.cases = [(an_alert(), NORMAL), (an_alert(tags={"team": "ads & co"}), NORMAL)]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:
@@ -155,7 +156,7 @@ class KongServiceBench(KongBench):
     def __init__(self) -> None:
         super().__init__()
         self.fake.entities["services"]["s2"] = {"name": "images"}
-        self.asks = [(an_alert(tags={"team": team}), NORMAL) for team in ("chat", "images")]
+        self.cases = [(an_alert(tags={"team": team}), NORMAL) for team in ("chat", "images")]
 
     def config(self, address: str) -> dict[str, Any]:
         return super().config(address) | {"entity": "service"}
@@ -168,7 +169,7 @@ class KongRouteBench(KongBench):
         super().__init__()
         self.fake.entities["routes"]["r2"] = {"name": "batch", "service": {"id": "s1"}}
         self.fake.plugins["p2"] = plugin("p2", scope={"route": "r2"}, minute=90, limit_by="service")
-        self.asks = [(an_alert(tags={"team": team}), NORMAL) for team in ("stream", "batch")]
+        self.cases = [(an_alert(tags={"team": team}), NORMAL) for team in ("stream", "batch")]
 
     def config(self, address: str) -> dict[str, Any]:
         return super().config(address) | {"entity": "route"}

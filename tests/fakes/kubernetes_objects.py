@@ -18,6 +18,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import an_alert
 from tests.fakes.faults import Faults
 from tests.house.tree import ROOT
@@ -149,7 +150,7 @@ def shared_account() -> Path:
 PAUSE, SHAVE = TargetRate("pause"), TargetRate("shave", usd_per_hour=60.0, why="its normal level")
 
 
-class KubernetesBench:
+class KubernetesBench(ActionBench):
     """Work of each kind that a team runs beside what is not marked; the alert burns 240 $/h."""
 
     secret = TOKEN
@@ -170,7 +171,7 @@ class KubernetesBench:
         ]
         self.fake = KubernetesObjects(*found)
         self.faults: Faults = self.fake.faults
-        self.asks = [(an_alert(tags={"team": "search"}), SHAVE), (an_alert(tags={"team": "index"}), PAUSE)]
+        self.cases = [(an_alert(tags={"team": "search"}), SHAVE), (an_alert(tags={"team": "index"}), PAUSE)]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
@@ -121,7 +122,7 @@ def _merged(rows: Rows, name: str, values: dict[str, Any]) -> web.Response:
     return _answer(rows, name, lambda row: {"id": name, **row})
 
 
-class _Bench:
+class _Bench(ActionBench):
     """One kind of subject: `rows` in the fake, and what is asked of the action."""
 
     secret = ADMIN_KEY
@@ -129,12 +130,12 @@ class _Bench:
     tag: str
     by_hand: ClassVar[dict[str, Any]]
 
-    def __init__(self, asks: list[tuple[str, TargetRate]], **rows: Rows) -> None:
+    def __init__(self, cases: list[tuple[str, TargetRate]], **rows: Rows) -> None:
         self.fake = LitellmAdmin(**rows)
         self._rows = next(iter(rows.values()))
         self.faults: Faults = self.fake.faults
         #: Each asks for at least one plan.
-        self.asks = [(an_alert(tags={self.tag: value}), rate) for value, rate in asks]
+        self.cases = [(an_alert(tags={self.tag: value}), rate) for value, rate in cases]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:

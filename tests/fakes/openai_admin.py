@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.levers.openai_project import OpenaiProject
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
@@ -109,7 +110,7 @@ def _spend(cents: int) -> dict[str, Any]:
     return common | {"threshold_amount": cents, "enforcement": {"status": "enforcing"}}
 
 
-class OpenaiProjectBench:
+class OpenaiProjectBench(ActionBench):
     """A project with a spend limit, and one with none, for an alert that names its model."""
 
     secret = ADMIN_KEY
@@ -122,7 +123,7 @@ class OpenaiProjectBench:
             limits = [rate_limit(*model) for model in models]
             self.fake.projects[id_] = {"name": id_[5:], "status": "active", "limits": limits, **spend}
         with_model = an_alert(tags={"project": "proj_b", "model": "gpt-4o-mini-2024-07-18"})
-        self.asks = [(an_alert(tags={"project": "proj_a"}), NORMAL), (with_model, NORMAL)]
+        self.cases = [(an_alert(tags={"project": "proj_a"}), NORMAL), (with_model, NORMAL)]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:

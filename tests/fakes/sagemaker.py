@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
 from curb.stream.records.spend import Alert
+from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.aws_cloud import ACCOUNT, MARK, REGION, AwsCloud, marked
 from tests.fakes.aws_json import SECRET, Refused, aws
@@ -126,7 +127,7 @@ def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
-class SagemakerBench:
+class SagemakerBench(ActionBench):
     """An endpoint of two variants, and jobs of each kind beside what is not marked."""
 
     secret = SECRET
@@ -141,7 +142,7 @@ class SagemakerBench:
         }
         self.fake = SagemakerCloud(things)
         self.faults: Faults = self.fake.cloud.faults
-        self.asks = [(an_alert(tags={"team": "search"}), NORMAL), (an_alert(tags={"team": "index"}), PAUSE)]
+        self.cases = [(an_alert(tags={"team": "search"}), NORMAL), (an_alert(tags={"team": "index"}), PAUSE)]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:

@@ -1,0 +1,58 @@
+"""Faults on demand for the small HTTP servers that stand in for the other side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+#: What any side may answer at any time.
+FAULTS = ("429", "500", "slow", "reset")
+#: The Retry-After of a 429, in seconds.
+RETRY_AFTER_S = 7.0
+#: Longer than any time-out of a bench.
+_SLOW_S = 30.0
+_LATER = {"Retry-After": f"{RETRY_AFTER_S:.0f}"}
+
+
+class Faults:
+    """`next` holds what happens to the next requests: "ok", "401" or one of FAULTS.
+
+    `after` holds the same for requests that are carried out first.
+    """
+
+    def __init__(self) -> None:
+        self.next: deque[str] = deque()
+        #: Like `next`, but the request is carried out before its answer is lost.
+        self.after: deque[str] = deque()
+        #: "METHOD /path" of every request that came in.
+        self.seen: list[str] = []
+
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def faulty(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self.seen.append(f"{request.method} {request.path}")
+            if self.next and (fault := self.next.popleft()) != "ok":
+                return await _fault(fault, request)
+            if self.after:
+                await handler(request)
+                return await _fault(self.after.popleft(), request)
+            return await handler(request)
+
+        return faulty
+
+
+async def _fault(kind: str, request: web.Request) -> web.StreamResponse:
+    if kind == "429":
+        return web.json_response({"ok": False, "error": "ratelimited"}, status=429, headers=_LATER)
+    if kind == "401":
+        return web.json_response({"error": {"message": "the token has expired"}}, status=401)
+    if kind == "500":
+        return web.Response(status=500, text="<html>broken</html>", content_type="text/html")
+    if kind == "slow":
+        await asyncio.sleep(_SLOW_S)
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
