@@ -37,7 +37,7 @@ def an_alert(**changes: Any) -> Alert:
         requests_per_minute=400.0,
         dollars_at_risk=1900.0,
         score=9.0,
-        channel="dollars/30min",
+        channel="example",
         baseline=Baseline(expected_usd_per_hour=12.0, requests_per_minute_p95=20.0, known_days=10.0),
         explanation="Requests rose 20-fold on one key.",
     )
