@@ -20,7 +20,7 @@ Chart = Callable[[str], Awaitable[bytes | None]]
 
 
 class Context(NamedTuple):
-    """What wiring hands to `Config.build`: shared things an action or notifier may use but does not own."""
+    """What wiring passes to `Config.build`: shared things an action or notifier may use but does not own."""
 
     clock: Clock
     http: aiohttp.ClientSession

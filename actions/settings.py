@@ -1,4 +1,4 @@
-"""Configuration of the actions room: who is told, what may be done, within which limits."""
+"""Configuration of the actions room: who is notified, what may be done, within which limits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field, SerializeAsAny, model_validator
 
 from curb.actions.action import ActionConfig
-from curb.actions.notify.protocol import NotifierConfig, Telling
+from curb.actions.notify.protocol import NotifierConfig, NotifyConfig
 from curb.actions.policy.limits import Limits
 from curb.actions.policy.roles import Approver
 from curb.actions.policy.route import Mode, Route
@@ -47,7 +47,7 @@ class ActionsSettings(Settings):
     update_minutes: float = Field(
         default=5.0, gt=0, description="A message is edited with new figures at most this often."
     )
-    telling: Telling = Field(default=Telling(), description="Grouping, repeats and the digest of messages.")
+    telling: NotifyConfig = Field(default=NotifyConfig(), description="Grouping, repeats and the digest of messages.")
     restore_on_resolve: bool = Field(
         default=False, description="Undo as soon as the alert resolves instead of at the end of the lease."
     )

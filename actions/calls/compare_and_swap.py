@@ -26,7 +26,7 @@ class Swap(NamedTuple):
 
 
 def swap(plan: Plan, found: Mapping[str, Any]) -> Swap:
-    """Compares each field of the plan with what was found; one that was not found counts as None."""
+    """Compares each field of the plan with what was found; a missing field counts as None."""
     back = {name: plan.before[name] for name, value in plan.after.items() if found.get(name) == value}
     drifted = {
         name: found.get(name) for name in plan.after if name not in back and found.get(name) != plan.before[name]

@@ -1,4 +1,4 @@
-"""What the runner has been told: alerts, halt, undo, answers, snoozes; kept in curb.state with the positions."""
+"""The inbox of the runner: alerts, halt, undo, approvals, snoozes; kept in curb.state with the positions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Command, Tier
 
 ALERT_PREFIX = b"actions/alerts/"
 UNDO_PREFIX = b"actions/undo/"
-ANSWERS_PREFIX = b"actions/answers/"
+APPROVALS_PREFIX = b"actions/answers/"
 SNOOZE_PREFIX = b"actions/snooze/"
 HALTED_KEY = b"actions/halted"
 COMMANDS_KEY = b"actions/commands"
-#: Command ids remembered, so that one that is sent again does nothing.
+#: Command ids remembered, so that a command that is sent again does nothing.
 _REMEMBERED_COMMANDS = 1000
 #: Answers kept per action until they are dealt with; who presses a button more often says nothing new.
-_MOST_ANSWERS = 20
+_MOST_APPROVALS = 20
 
 
 class Original(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the subject was when the incident began: before Curb reduced anything."""
+    """How the subject was when the incident started: before Curb reduced anything."""
 
     usd_per_hour: float
     expected_usd_per_hour: float
@@ -37,7 +37,7 @@ class Original(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AlertFact(msgspec.Struct, frozen=True):
-    """The newest revision of one incident and the highest tier it ever had (a message is not told twice for less)."""
+    """The newest revision of one incident and the highest tier it ever had (a lower tier sends no second message)."""
 
     alert: Alert
     top_tier: Tier
@@ -45,7 +45,7 @@ class AlertFact(msgspec.Struct, frozen=True):
     original: Original | None = None
 
     def at_firing(self) -> Alert:
-        """The newest revision with the rates of the first: what is aimed for never follows from a reduced rate."""
+        """The newest revision with the rates of the first: a target rate never follows from a reduced rate."""
         if self.original is None:
             return self.alert
         return msgspec.structs.replace(
@@ -57,14 +57,14 @@ class AlertFact(msgspec.Struct, frozen=True):
         )
 
 
-class Facts:
+class Inbox:
     """The latest value per key under `actions/` of curb.state, decoded."""
 
     def __init__(self, table: Mapping[bytes, bytes] | None = None) -> None:
         self.alerts: dict[str, AlertFact] = {}
         self.undo_requests: dict[str, Command] = {}
         #: Approvals and denials per action id, in the order in which they were given.
-        self.answers: dict[str, list[Command]] = {}
+        self.approvals: dict[str, list[Command]] = {}
         self.snoozes: dict[str, Command] = {}
         self.halted: Command | None = None
         #: When a halt was lifted last, by this machine's clock: what was before it freezes nothing.
@@ -79,8 +79,8 @@ class Facts:
             _put(self.alerts, key[len(ALERT_PREFIX) :].decode(), value, AlertFact)
         elif key.startswith(UNDO_PREFIX):
             _put(self.undo_requests, key[len(UNDO_PREFIX) :].decode(), value, Command)
-        elif key.startswith(ANSWERS_PREFIX):
-            _put(self.answers, key[len(ANSWERS_PREFIX) :].decode(), value, list[Command])
+        elif key.startswith(APPROVALS_PREFIX):
+            _put(self.approvals, key[len(APPROVALS_PREFIX) :].decode(), value, list[Command])
         elif key.startswith(SNOOZE_PREFIX):
             _put(self.snoozes, key[len(SNOOZE_PREFIX) :].decode(), value, Command)
         elif key == HALTED_KEY:
@@ -101,7 +101,7 @@ class Facts:
         return fact is not None and fact.alert.status == "firing"
 
     def snoozed_until(self, alert_id: str) -> float | None:
-        """Until when (epoch seconds) somebody asked not to be told again about an alert; None: nobody did."""
+        """Until when (epoch seconds) an alert is snoozed; None: it is not."""
         command = self.snoozes.get(alert_id)
         return None if command is None else _until(command)
 
@@ -133,31 +133,31 @@ def state_message(key: bytes, record: Any | None) -> Message:
     return Message(STATE, b"" if record is None else encode(record), key=key)
 
 
-def read_messages(messages: Iterable[Message], facts: Facts, *, now: float) -> list[Message]:
+def read_messages(messages: Iterable[Message], inbox: Inbox, *, now: float) -> list[Message]:
     """New facts in messages from curb.alerts and curb.commands, as messages to commit together with the positions.
 
     `facts` is only read. Several messages about one key become one. What cannot be read becomes a dead letter.
     """
     draft: dict[bytes, Any] = {}
     dead: list[Message] = []
-    ids = list(facts.command_ids)
+    ids = list(inbox.command_ids)
     for message in messages:
         if message.topic == ALERTS:
             for alert in decode_lines(message.value, Alert, _on_bad(dead, message, now)):
-                _note_alert(alert, facts, draft)
+                _note_alert(alert, inbox, draft)
         elif message.topic == COMMANDS:
             for command in read_commands(message.value, _on_bad(dead, message, now)):
                 if command.id not in ids:
                     ids.append(command.id)
-                    _note_command(command, facts, draft, now=now)
-    if len(ids) > len(facts.command_ids):
+                    _note_command(command, inbox, draft, now=now)
+    if len(ids) > len(inbox.command_ids):
         draft[COMMANDS_KEY] = ids[-_REMEMBERED_COMMANDS:]
     return [*(state_message(key, record) for key, record in draft.items()), *dead]
 
 
-def _note_alert(alert: Alert, facts: Facts, draft: dict[bytes, Any]) -> None:
+def _note_alert(alert: Alert, inbox: Inbox, draft: dict[bytes, Any]) -> None:
     key = ALERT_PREFIX + alert.alert_id.encode()
-    known: AlertFact | None = draft.get(key) or facts.alerts.get(alert.alert_id)
+    known: AlertFact | None = draft.get(key) or inbox.alerts.get(alert.alert_id)
     if known is None:
         rates = (alert.usd_per_hour, alert.expected_usd_per_hour, alert.requests_per_minute, alert.baseline)
         draft[key] = AlertFact(alert, alert.tier, Original(*rates))
@@ -166,7 +166,7 @@ def _note_alert(alert: Alert, facts: Facts, draft: dict[bytes, Any]) -> None:
         draft[key] = AlertFact(alert, top_tier, known.original)
 
 
-def _note_command(command: Command, facts: Facts, draft: dict[bytes, Any], *, now: float) -> None:
+def _note_command(command: Command, inbox: Inbox, draft: dict[bytes, Any], *, now: float) -> None:
     if command.kind == "halt":
         draft[HALTED_KEY] = command
     elif command.kind == "resume":
@@ -178,8 +178,8 @@ def _note_command(command: Command, facts: Facts, draft: dict[bytes, Any], *, no
         if command.kind == "undo":
             draft[UNDO_PREFIX + action_id.encode()] = command
         else:
-            key = ANSWERS_PREFIX + action_id.encode()
-            draft[key] = [*draft.get(key, facts.answers.get(action_id, [])), command][:_MOST_ANSWERS]
+            key = APPROVALS_PREFIX + action_id.encode()
+            draft[key] = [*draft.get(key, inbox.approvals.get(action_id, [])), command][:_MOST_APPROVALS]
 
 
 def _on_bad(dead: list[Message], message: Message, now: float) -> Callable[[int, bytes, str], None]:

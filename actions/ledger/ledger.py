@@ -1,4 +1,4 @@
-"""The ledger: a pure fold over curb.actions that says what is open, what was told, and what comes next."""
+"""The ledger: a pure fold over curb.actions that says what is open, which messages were sent, and what comes next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curb.stream.records.spend import ActionsMessage, LedgerEntry, LedgerState, 
 OPEN: frozenset[LedgerState] = frozenset({"planned", "applied", "effective", "ineffective"})
 #: How the detail of a `failed` entry begins when the change may still be in force.
 NOT_UNDONE = "could not be undone: "
-#: `by` of a change that Curb found and nobody told it of.
+#: `by` of a change that Curb found and nobody announced.
 SOMEBODY = "somebody else"
 #: Who ended a lease that the daemon did not end in time.
 REAPER = "curb-reaper"
@@ -62,8 +62,8 @@ class ActionState:
         return any(entry.command_id == command_id for entry in self.entries)
 
     @property
-    def news(self) -> str:
-        """What people should be told of it, as a short text: it changes when there is something new to say."""
+    def message_key(self) -> str:
+        """The part of a message key that this action adds; it changes when there is something new to say."""
         answers = sum(1 for entry in self.entries if entry.command_id)
         late = ":late" if self.last.overdue else ""
         return f"{self.last.action_id}:{self.last.state}{late}" + (f":{answers}" if answers else "")
@@ -91,7 +91,7 @@ class Ledger:
     def __init__(self, messages: Iterable[ActionsMessage] = ()) -> None:
         self._actions: dict[str, ActionState] = {}
         self._of_alert: dict[str, list[str]] = {}
-        self._told: dict[tuple[str, str, str], list[NoticeEntry]] = {}
+        self._notices: dict[tuple[str, str, str], list[NoticeEntry]] = {}
         for message in messages:
             self.add(message)
 
@@ -115,7 +115,7 @@ class Ledger:
     def _add_notice(self, notice: NoticeEntry) -> None:
         # Two are enough: the newest, and the newest that was sent (its reference is what gets edited).
         sent = [entry for entry in self.before(notice) if isinstance(entry, NoticeEntry)]
-        self._told[(notice.channel, notice.alert_id, notice.part)] = [*sent, notice]
+        self._notices[(notice.channel, notice.alert_id, notice.part)] = [*sent, notice]
 
     # --- actions ---
 
@@ -159,16 +159,16 @@ class Ledger:
 
     def last_notice(self, channel: str, alert_id: str, part: str = "") -> NoticeEntry | None:
         """The newest about the message on an alert, or about one reply (`part`) in its thread."""
-        kept = self._told.get((channel, alert_id, part))
+        kept = self._notices.get((channel, alert_id, part))
         return kept[-1] if kept else None
 
     def notices(self, channel: str, alert_id: str) -> list[NoticeEntry]:
         """What is kept about the message on an alert: the newest that was sent, and the newest."""
-        return list(self._told.get((channel, alert_id, ""), []))
+        return list(self._notices.get((channel, alert_id, ""), []))
 
     def sent_ref(self, channel: str, alert_id: str) -> str:
         """What the other side calls the message about this alert, or "" when it has none."""
-        kept = self._told.get((channel, alert_id, ""), [])
+        kept = self._notices.get((channel, alert_id, ""), [])
         return next((entry.ref for entry in reversed(kept) if entry.state == "sent" and entry.ref), "")
 
     # --- memory ---
@@ -178,13 +178,13 @@ class Ledger:
         if isinstance(message, LedgerEntry):
             state = self._actions.get(message.action_id)
             return list(state.entries) if state else []
-        kept = self._told.get((message.channel, message.alert_id, message.part), [])
+        kept = self._notices.get((message.channel, message.alert_id, message.part), [])
         return [entry for entry in kept if entry.state == "sent"][-1:]
 
     def about(self, alert_id: str) -> list[ActionsMessage]:
-        """The newest entry of every action on an alert, and of every channel that was told about it."""
+        """The newest entry of every action on an alert, and the newest notice of every channel about it."""
         entries: list[ActionsMessage] = [state.last for state in self.for_alert(alert_id)]
-        return entries + [kept[-1] for (_, told_id, _), kept in self._told.items() if told_id == alert_id]
+        return entries + [kept[-1] for (_, about_id, _), kept in self._notices.items() if about_id == alert_id]
 
     def forget(self, before: float, keep_alerts: frozenset[str]) -> None:
         """Drop what ended before `before`, except for the alerts that are still worked on. The log keeps it all."""
@@ -195,9 +195,9 @@ class Ledger:
             for action_id in action_ids:
                 del self._actions[action_id]
             del self._of_alert[alert_id]
-        for about, kept in list(self._told.items()):
+        for about, kept in list(self._notices.items()):
             if about[1] not in keep_alerts and kept[-1].at < before:
-                del self._told[about]
+                del self._notices[about]
 
 
 def _planned_at(state: ActionState) -> float:

@@ -13,7 +13,7 @@ from typing import cast
 
 import msgspec
 
-from curb.actions.ledger.inbox_state import Facts, state_message
+from curb.actions.ledger.inbox_state import Inbox, state_message
 from curb.actions.ledger.ledger import OPEN, Ledger
 from curb.stream import metrics
 from curb.stream.errors import TransientError
@@ -28,22 +28,22 @@ KEPT_PREFIX = b"actions/ledger/"
 _LEDGER_MESSAGE = cast("type[ActionsMessage]", ActionsMessage)
 
 
-class Book:
+class Memory:
     """Facts and ledger of the active runner. `active` is False while another process holds the alerts."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self.active = False
-        #: False while messages wait that may resolve what seems to fire; nothing new is begun until they are read.
+        #: False while messages wait that may resolve what seems to fire; nothing new starts until they are read.
         self.caught_up = False
         #: True when an append failed that may have been written nevertheless: the log knows, read it again.
         self.in_doubt = False
-        self.facts = Facts()
+        self.inbox = Inbox()
         self.ledger = Ledger()
         #: Actions on a target that a higher rung of the same alert wants: undone first, and why. In memory only: who
         #: wants it finds it held again after a restart.
         self.make_way: dict[str, str] = {}
-        #: Since when the burn of an alert has been normal, on the steady clock. After a restart it counts anew.
+        #: Since when the burn of an alert has been normal, on the steady clock. After a restart it counts from zero.
         self.calm_since: dict[str, float] = {}
         #: Held from checking the limits until the plan is in the ledger, so that two workers never share a slot.
         self.planning = asyncio.Lock()
@@ -69,7 +69,7 @@ class Book:
             if key.startswith(KEPT_PREFIX):
                 kept = msgspec.json.decode(value, type=list[LedgerEntry | NoticeEntry])
                 older += [message for message in kept if encode(message) not in there]
-        self.facts, self.ledger, self.in_doubt = Facts(table), Ledger([*older, *logged]), False
+        self.inbox, self.ledger, self.in_doubt = Inbox(table), Ledger([*older, *logged]), False
         self.publish_gauges()
         return dead
 
@@ -79,7 +79,7 @@ class Book:
         messages = [Message(ACTIONS, encode(message), key=key.encode())]
         # A late word about an alert that is over and forgotten: nobody would delete what was kept of it.
         may_be_in_force = isinstance(message, LedgerEntry) and message.state in (*OPEN, "failed")
-        if message.alert_id in self.facts.alerts or may_be_in_force:
+        if message.alert_id in self.inbox.alerts or may_be_in_force:
             messages.append(state_message(kept_key(message), [*self.ledger.before(message), message]))
         try:
             await self._log.append(messages)
@@ -95,7 +95,7 @@ class Book:
 
     def publish_gauges(self) -> None:
         metrics.LEASES_OPEN.set(len(self.ledger.open_actions()))
-        metrics.HALTED.set(1 if self.facts.halted else 0)
+        metrics.HALTED.set(1 if self.inbox.halted else 0)
 
 
 def kept_key(message: ActionsMessage) -> bytes:

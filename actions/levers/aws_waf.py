@@ -1,4 +1,4 @@
-"""Adds a rate-based rule for one subject to an AWS WAF web ACL, or lowers one that is there, and takes it back."""
+"""Adds a rate-based rule for one subject to an AWS WAF web ACL, or lowers an existing rule, and takes it back."""
 
 from __future__ import annotations
 

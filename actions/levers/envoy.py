@@ -68,7 +68,7 @@ class Envoy:
         self._refused_before: dict[str, int] = {}
 
     async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
-        """Nothing without a subject in the tags, or for one that is blocked or whose limit is low enough.
+        """Nothing without a subject in the tags, or for a subject that is blocked or whose limit is low enough.
 
         PermanentError for a subject that is not known, TransientError while Envoy does not hold what the file says.
         """

@@ -17,7 +17,7 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 
 
 class Place(NamedTuple):
-    """Which list of descriptors is meant, and how a subject is told there."""
+    """Which list of descriptors is meant, and how a subject is named there."""
 
     virtual_host: str
     #: Name of a route that has its own filter configuration; empty for that of the virtual host.

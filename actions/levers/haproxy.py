@@ -50,7 +50,7 @@ class Config(SubjectConfig):
     @classmethod
     def _plain_path(cls, path: Path) -> Path:
         if not re.fullmatch(_NAME, str(path)):
-            raise ValueError("the path may hold letters, digits and ._:/@+=- only: HAProxy is told it")
+            raise ValueError("the path may hold letters, digits and ._:/@+=- only: it is sent to HAProxy")
         return path
 
     def build(self, context: Context) -> Haproxy:

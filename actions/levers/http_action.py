@@ -70,7 +70,7 @@ class FieldSettings(Settings):
 
 
 class Config(RateConfig):
-    """Reads, sets and gives back values through the calls it is told."""
+    """Reads, sets and gives back values through the configured calls."""
 
     kind: Literal["http"]
     fields: dict[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$")], FieldSettings] = Field(

@@ -24,7 +24,7 @@ def placeholders(template: Any) -> set[str]:
 
 
 def fill_url(template: str, values: Mapping[str, Any]) -> URL:
-    """Every value becomes one quoted piece of the address. PermanentError for one that cannot be that."""
+    """Every value becomes one quoted piece of the address. PermanentError for a value that cannot be that."""
 
     def piece(match: re.Match[str]) -> str:
         text = _text(values[match[1]])

@@ -186,7 +186,7 @@ class Kong:
         return math.ceil(rpm / self._config.nodes) if policy in (None, "local") else rpm
 
     def _as_counted(self, plugin: dict[str, Any]) -> dict[str, Any]:
-        """Limits of a plugin as one that counts like those Curb adds would have them."""
+        """Limits of a plugin, as a plugin that counts like those Curb adds would have them."""
         shared = (plugin.get("config") or {}).get("policy", "local") != "local"
         nodes = self._config.nodes if shared and self._config.policy == "local" else 1
         limits = limits_of(plugin)

@@ -77,9 +77,9 @@ class LitellmLimits:
         self._prefix = f"litellm/{config.subject}/"
 
     async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
-        """Nothing without a subject in the tags, for one that is blocked or over, or when its limits are low enough.
+        """Nothing without a subject in the tags, for a blocked or used-up subject, or when its limits are low enough.
 
-        PermanentError for a subject the proxy does not know, and for an aim it cannot follow and take back.
+        PermanentError for a subject the proxy does not know, and for a target rate it cannot set and take back.
         """
         if rate.verb not in self.verbs:
             raise PermanentError(f"LiteLLM has no {rate.verb} for a {self._config.subject} that could be taken back")

@@ -27,7 +27,7 @@ class Subject(NamedTuple):
     limits: frozenset[str]
     #: What makes the proxy refuse its very next call.
     block: dict[str, Any]
-    #: Whether the call that changes one that is not there makes it.
+    #: True when the call that changes a missing subject creates it.
     update_creates: bool = False
 
 

@@ -69,7 +69,7 @@ class OpenaiProject:
         self._base = str(config.base_url).rstrip("/")
 
     async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
-        """Nothing without a project in the tags, or for one that is archived.
+        """Nothing without a project in the tags, or for an archived project.
 
         PermanentError for a project OpenAI does not know, or a model that has no rate limit there.
         """
@@ -77,10 +77,10 @@ class OpenaiProject:
         if value in ("", UNTAGGED, OTHER) or (config.projects and value not in config.projects):
             return ()
         project = config.projects.get(value, value)
-        told = await self._ask("GET", "/organization/projects/{project}", project)
-        if told.get("status") == "archived":
+        known = await self._ask("GET", "/organization/projects/{project}", project)
+        if known.get("status") == "archived":
             return ()
-        name = str(told.get("name") or project)
+        name = str(known.get("name") or project)
         if rate.verb == "block":
             plans = [await self._spend_plan(project, name, _BLOCK_CENTS, _BLOCKED)]
         else:

@@ -31,8 +31,8 @@ SENT_BACK = (
     "ApplicationConfig",
     "MonetizationConfig",
 )
-#: What a web ACL tells of itself and nobody sets.
-TOLD = (
+#: What a web ACL says of itself and nobody sets.
+REPORTED = (
     "Name",
     "Id",
     "ARN",
@@ -74,7 +74,7 @@ def fields_of(rule: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def made(name: str, priority: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule that has these fields: a rate-based one when they have a limit, else one that blocks all it matches."""
+    """The rule that has these fields: rate-based when they have a limit, else it blocks all it matches."""
     statement: dict[str, Any] = {}
     if fields.get("match"):
         header, _, value = fields["match"].partition(": ")
@@ -119,7 +119,7 @@ def sent_back(acl: Mapping[str, Any], rules: list[dict[str, Any]]) -> dict[str, 
 
     PermanentError for a web ACL with something Curb does not know, which an update would take away.
     """
-    unknown = [key for key, value in acl.items() if value is not None and key not in (*SENT_BACK, *TOLD)]
+    unknown = [key for key, value in acl.items() if value is not None and key not in (*SENT_BACK, *REPORTED)]
     if unknown:
         raise PermanentError(f"the web ACL has {', '.join(unknown)}, which Curb does not know and would lose")
     kept = {key: _filled(acl[key]) for key in SENT_BACK if acl.get(key)}

@@ -1,4 +1,4 @@
-"""One configured action in the runner's hands: bounded calls to it, and what it did goes to the ledger."""
+"""The calls to one configured action, bounded in time, and the entries of its steps in the ledger."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from curb.actions.action import Action, Effect, Outcome
 from curb.actions.calls.bounded import Backoff, within
 from curb.actions.ledger.ledger import ActionState, action_id_for
-from curb.actions.ledger.memory import Book
+from curb.actions.ledger.memory import Memory
 from curb.actions.policy.routing import Act
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock
@@ -24,13 +24,20 @@ T = TypeVar("T")
 _POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
 
 
-class Hand:
+class ActionCalls:
     """What all steps of one action share. Nothing in it has to survive the process."""
 
     def __init__(
-        self, name: str, action: Action, book: Book, clock: Clock, settings: ActionsSettings, *, call_timeout_s: float
+        self,
+        name: str,
+        action: Action,
+        memory: Memory,
+        clock: Clock,
+        settings: ActionsSettings,
+        *,
+        call_timeout_s: float,
     ) -> None:
-        self.name, self.action, self.book, self.clock, self.settings = name, action, book, clock, settings
+        self.name, self.action, self.memory, self.clock, self.settings = name, action, memory, clock, settings
         self._call_timeout_s = call_timeout_s
         self.backoff = Backoff(clock, _POLICY)
         #: Planned by this process and not applied yet: the target cannot hold our value already.
@@ -72,7 +79,7 @@ class Hand:
         return await within(call, self._call_timeout_s, f"{self.name}.{what}")
 
     async def read_back(self, entry: LedgerEntry) -> Effect:
-        """What the target holds; a refusal to tell counts as not in force."""
+        """What the target holds; a refusal counts as not in force."""
         try:
             effect = await self.call("verify", self.action.verify(entry.plan))
         except PermanentError as error:
@@ -93,7 +100,7 @@ class Hand:
         self, alert: Alert, plan: Plan, state: LedgerState, act: Act | None = None, **fields: Any
     ) -> LedgerEntry:
         """The first entry of a new action. Its id follows from what is on the ledger already."""
-        attempts = self.book.ledger.attempts(alert.alert_id, self.name)
+        attempts = self.memory.ledger.attempts(alert.alert_id, self.name)
         episode = 1 + sum(attempt.last.plan.target == plan.target for attempt in attempts)
         if act is not None:
             fields |= {"rung": act.rung, "do": act.do}
@@ -111,7 +118,7 @@ class Hand:
             measured_at=alert.updated_at,
             **fields,
         )
-        await self.book.record(entry)
+        await self.memory.record(entry)
         return entry
 
     async def record(
@@ -120,27 +127,27 @@ class Hand:
         """The next entry of an action, with what it saved and turned away so far."""
         entry, now = state.last, self.clock.now()
         if state.in_force or to in ("applied", "effective", "ineffective"):
-            fact = self.book.facts.alerts.get(entry.alert_id)
+            fact = self.memory.inbox.alerts.get(entry.alert_id)
             fields.setdefault("saved_usd", saved_usd(entry, fact.alert if fact else None, now))
             fields.setdefault("rejected", self._rejected.get(entry.action_id, entry.rejected))
         # These belong to the entry that says them.
         fields = {"command_id": "", "overdue": False} | fields
         changed = msgspec.structs.replace(entry, state=to, at=now, by=by, detail=detail, **fields)
-        await self.book.record(changed)
+        await self.memory.record(changed)
         return changed
 
 
 def no_plan(action: str) -> Plan:
-    """Of having done nothing."""
+    """The plan of an entry that changes nothing."""
     return Plan(action=action, target="", summary="", before={}, after={})
 
 
 def saved_usd(entry: LedgerEntry, alert: Alert | None, now: float) -> float | None:
-    """Dollars saved since `entry` was planned, up to the newest word about its alert; None when nothing is known.
+    """Dollars saved since `entry` was planned, up to the newest revision of its alert; None when nothing is known.
 
     Without the action the burn before would have gone on; what was really spent is subtracted. Where that is not
-    counted on (the begin of the incident was estimated anew), the present burn stands for all of the time. Several
-    targets of one ask share what they saved. Never negative, and never for time of which nothing was heard.
+    counted on (the start of the incident was estimated again), the present burn stands for all of the time. Several
+    targets of one proposal share what they saved. Never negative, and never for time of which nothing was heard.
     """
     before, since = entry.usd_per_hour_before, entry.measured_at
     if alert is None or before is None or since is None:

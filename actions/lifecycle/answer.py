@@ -1,4 +1,4 @@
-"""What people answer to a proposal: who may, once, in time, and for what was shown.
+"""Approvals and denials of proposals: who may give them, once, in time, and for the values that were shown.
 
 An approval is for the values that were shown. Before it is carried out the plan is made again: the target must still
 be as it was, or the plan must come to the same values; otherwise nothing is done, and that is said.
@@ -10,8 +10,8 @@ import logging
 from collections.abc import Sequence
 
 from curb.actions.ledger.ledger import ActionState
-from curb.actions.lifecycle.action_calls import Hand
-from curb.actions.lifecycle.propose import SOON_S, Asks, Wanted, makes_way
+from curb.actions.lifecycle.action_calls import ActionCalls
+from curb.actions.lifecycle.propose import SOON_S, Proposal, Proposals, makes_way
 from curb.actions.policy.guards import allowed
 from curb.actions.policy.roles import may_approve, may_deny
 from curb.actions.policy.routing import Act, decide
@@ -21,27 +21,27 @@ from curb.stream.records.spend import Alert, Command, LedgerEntry, LedgerState, 
 logger = logging.getLogger(__name__)
 
 
-class Answers:
-    """The answers to the proposals of one configured action."""
+class Approvals:
+    """The approvals and denials of one configured action's proposals."""
 
-    def __init__(self, hand: Hand, asks: Asks) -> None:
-        self._hand, self._asks, self._book, self._settings = hand, asks, hand.book, hand.settings
+    def __init__(self, calls: ActionCalls, is_due: Proposals) -> None:
+        self._calls, self._proposals, self._memory, self._settings = calls, is_due, calls.memory, calls.settings
 
     def are_due(self, state: ActionState) -> bool:
         """Whether something is to be done about a proposal, or about an answer that came too late for it."""
         if state.is_pending:
-            return True if self._over(state.last) else bool(self._unheard(state))
-        return state.last.state == "denied" and bool(self._unheard(state))
+            return True if self._over(state.last) else bool(self._unanswered(state))
+        return state.last.state == "denied" and bool(self._unanswered(state))
 
-    def _unheard(self, state: ActionState) -> list[Command]:
-        commands = self._book.facts.answers.get(state.last.action_id, [])
+    def _unanswered(self, state: ActionState) -> list[Command]:
+        commands = self._memory.inbox.approvals.get(state.last.action_id, [])
         return [command for command in commands if not state.has_answered(command.id)]
 
     def _over(self, entry: LedgerEntry) -> str:
         """Why an answer no longer counts, or ""."""
-        if not self._book.facts.is_firing(entry.alert_id):
+        if not self._memory.inbox.is_firing(entry.alert_id):
             return "the alert is resolved, nothing was done"
-        if entry.answer_by is not None and self._hand.clock.now() >= entry.answer_by:
+        if entry.answer_by is not None and self._calls.clock.now() >= entry.answer_by:
             return "nobody answered in time, nothing was done"
         return ""
 
@@ -49,74 +49,74 @@ class Answers:
         """Deal with the end of a proposal, or with the oldest answer that nobody dealt with."""
         entry = state.last
         if state.is_pending and (why := self._over(entry)):
-            await self._hand.record(state, "denied", detail=why)
+            await self._calls.record(state, "denied", detail=why)
             return
-        command = self._unheard(state)[0]
+        command = self._unanswered(state)[0]
         if entry.state == "denied":
             detail = f"{command.by} came too late with {command.kind}: {entry.detail}"
-            await self._hand.record(state, "denied", by=command.by, command_id=command.id, detail=detail)
+            await self._calls.record(state, "denied", by=command.by, command_id=command.id, detail=detail)
         elif command.kind == "deny":
             why = may_deny(self._settings.approvers, command.by)
             said = {"by": command.by, "command_id": command.id}
             if why:
-                await self._hand.record(state, "proposed", detail=f"{command.by} may not deny it: {why}", **said)
+                await self._calls.record(state, "proposed", detail=f"{command.by} may not deny it: {why}", **said)
             else:
-                await self._hand.record(state, "denied", detail=f"denied by {command.by}", **said)
+                await self._calls.record(state, "denied", detail=f"denied by {command.by}", **said)
         else:
             await self._approve(state, command)
 
     async def _approve(self, state: ActionState, command: Command) -> None:
-        entry, alert = state.last, self._book.facts.alerts[state.last.alert_id].alert
+        entry, alert = state.last, self._memory.inbox.alerts[state.last.alert_id].alert
         act = self._act_of(state, alert)
         if act is None:
             await self._not_now(state, command, "no route asks for it any more", for_good=True)
             return
         if why := may_approve(self._settings.approvers, command.by, act.approvers, alert.dollars_at_risk):
             detail = f"{command.by} may not approve it: {why}"
-            await self._hand.record(state, "proposed", by=command.by, command_id=command.id, detail=detail)
+            await self._calls.record(state, "proposed", by=command.by, command_id=command.id, detail=detail)
             return
-        if why := self._asks.refusal(alert, act):
+        if why := self._proposals.refusal(alert, act):
             await self._not_now(state, command, why)
             return
         try:
-            wanted = await self._asks.wanted(alert, act)
+            proposal = await self._proposals.proposal(alert, act)
         except PermanentError as error:
             await self._not_now(state, command, str(error), for_good=True)
             return
-        plan = None if isinstance(wanted, str) else _on(entry.plan.target, wanted.every)
-        if isinstance(wanted, str) or plan is None:
+        plan = None if isinstance(proposal, str) else _on(entry.plan.target, proposal.every)
+        if isinstance(proposal, str) or plan is None:
             await self._not_now(state, command, "there is nothing to do any more", for_good=True)
             return
-        async with self._book.planning:
-            await self._carry_out(state, command, alert, act, wanted, plan)
+        async with self._memory.planning:
+            await self._carry_out(state, command, alert, act, proposal, plan)
 
     async def _carry_out(
-        self, state: ActionState, command: Command, alert: Alert, act: Act, wanted: Wanted, plan: Plan
+        self, state: ActionState, command: Command, alert: Alert, act: Act, proposal: Proposal, plan: Plan
     ) -> None:
-        """Once more against the belts, then planned with fresh values; they must be the ones that were shown."""
+        """Through the guards once more, then planned with fresh values; they must equal those that were shown."""
         entry = state.last
-        holder = self._book.ledger.holder(plan.target)
-        if not self._book.may_work or not state.is_pending or self._over(entry):
+        holder = self._memory.ledger.holder(plan.target)
+        if not self._memory.may_work or not state.is_pending or self._over(entry):
             return  # all may have changed while the target was read; the next pass says so
         if holder is not None and not makes_way(holder, alert, act):
             await self._not_now(state, command, f"{holder.last.action_id} has the same target")
             return
         if holder is not None:
-            self._asks.ask_to_make_way(alert, act, [holder])
-        if holder is not None or plan.target in wanted.held:  # what was read is not the original: once more, later
-            self._hand.backoff.postpone(f"{entry.action_id}/answer", SOON_S)
+            self._proposals.request_way(alert, act, [holder])
+        if holder is not None or plan.target in proposal.held:  # what was read is not the original: once more, later
+            self._calls.backoff.postpone(f"{entry.action_id}/answer", SOON_S)
             return
         if plan.before == entry.plan.before:
             plan = entry.plan  # what was shown, also where figures moved on since
         elif plan.after != entry.plan.after:
             await self._not_now(state, command, "the target was changed since it was proposed", for_good=True)
             return
-        passed, why = allowed([plan], alert, act, self._book.ledger, self._settings, now=self._hand.clock.now())
-        if why := self._asks.refusal(alert, act) or (why if not passed else ""):
+        passed, why = allowed([plan], alert, act, self._memory.ledger, self._settings, now=self._calls.clock.now())
+        if why := self._proposals.refusal(alert, act) or (why if not passed else ""):
             await self._not_now(state, command, why)
             return
-        also = [other.target for other in wanted.every if other.target != plan.target and other.target in entry.also]
-        planned = await self._hand.record(
+        also = [other.target for other in proposal.every if other.target != plan.target and other.target in entry.also]
+        planned = await self._calls.record(
             state,
             "planned",
             by=command.by,
@@ -126,27 +126,27 @@ class Answers:
             plan=plan,
             also=also,
             lease_s=act.lease_s,
-            lease_expires_at=self._hand.clock.now() + act.lease_s,
+            lease_expires_at=self._calls.clock.now() + act.lease_s,
             usd_per_hour_before=alert.usd_per_hour,
             spent_usd_before=alert.actual_usd,
             spent_since=alert.started_at,
             measured_at=alert.updated_at,
         )
-        self._hand.fresh.add(planned.action_id)
+        self._calls.fresh.add(planned.action_id)
 
     async def _not_now(self, state: ActionState, command: Command, why: str, *, for_good: bool = False) -> None:
         """An approval that cannot be carried out; unless `for_good`, it may be given again."""
         logger.info("approval not carried out", extra={"action_id": state.last.action_id, "why": why})
         detail = f"approved by {command.by}, and not done: {why}"
         to: LedgerState = "denied" if for_good else "proposed"
-        await self._hand.record(state, to, by=command.by, command_id=command.id, detail=detail)
+        await self._calls.record(state, to, by=command.by, command_id=command.id, detail=detail)
 
     def _act_of(self, state: ActionState, alert: Alert) -> Act | None:
         """What the routes say about an action on the ledger now; None when no rung asks for it any more."""
         entry = state.last
-        acts = [act for act in decide(alert, self._settings).act if act.name == self._hand.name]
+        acts = [act for act in decide(alert, self._settings).act if act.name == self._calls.name]
         found = next((act for act in acts if act.rung == entry.rung and act.mode != "shadow"), None)
-        return None if found is None else found.suited(self._hand.action.verbs)._replace(mode="approve")
+        return None if found is None else found.suited(self._calls.action.verbs)._replace(mode="approve")
 
 
 def _on(target: str, plans: Sequence[Plan]) -> Plan | None:

@@ -1,13 +1,13 @@
 """The life of an action after it was entered in the ledger: applied, verified, watched, undone when its lease ends.
 
-Every step is decided from durable facts and the ledger alone, and every step may be repeated: a worker that starts
-anew, after a crash or on another machine, goes on where the ledger ends. Nothing waits in place: what failed in passing
-is tried again in a later pass (`Backoff`), so that one gateway that is down holds up no other lease.
+Every step is decided from durable facts and the ledger alone, and every step may be repeated: a worker that
+starts again, after a crash or on another machine, goes on where the ledger ends. Nothing waits in place: what failed
+in passing is tried again in a later pass (`Backoff`), so that one gateway that is down holds up no other lease.
 
 A lease ends when it was announced to end, by the wall clock or by the seconds counted, whichever is first. If the alert
 still fires then, the old values are restored first; after the rung's cool-down, if a newer revision still burns more
 than 1.5 times what is expected, the action is planned afresh, with fresh values and a new id. What a person undid is
-not done again for the same alert. How an action comes into the ledger is in `asks.py` and `answers.py`.
+not done again for the same alert. How an action comes into the ledger is in `propose.py` and `answer.py`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 from curb.actions.action import Action, DriftError, Effect
 from curb.actions.calls.bounded import ended, undo
 from curb.actions.ledger.ledger import NOT_UNDONE, SOMEBODY, ActionState
-from curb.actions.ledger.memory import Book
-from curb.actions.lifecycle.action_calls import Hand
-from curb.actions.lifecycle.answer import Answers
-from curb.actions.lifecycle.propose import Asks
+from curb.actions.ledger.memory import Memory
+from curb.actions.lifecycle.action_calls import ActionCalls
+from curb.actions.lifecycle.answer import Approvals
+from curb.actions.lifecycle.propose import Proposals
 from curb.actions.policy.ladder import FALLEN_BURN, NORMAL_BURN, climb
 from curb.actions.policy.routing import decide
 from curb.actions.settings import ActionsSettings
@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 Step = Callable[[], Awaitable[None]]
 
-#: How soon a limit that does not read back is looked at again, and how often one that is in force is.
+#: How soon a limit that does not read back is looked at again, and how often a limit in force is.
 _READ_BACK_AGAIN_S = 15.0
 _WATCH_S = 300.0
 #: Open actions wait for so long at most while new alerts are looked at.
 _AT_MOST_S = 0.25
-#: A lease that cannot be given back for so long is told.
+#: A lease that cannot be given back for so long is reported.
 _OVERDUE_S = 60.0
 
 
@@ -48,14 +48,21 @@ class ActionWorker:
     """Does all work of one configured action, one step at a time."""
 
     def __init__(
-        self, name: str, action: Action, book: Book, clock: Clock, settings: ActionsSettings, *, call_timeout_s: float
+        self,
+        name: str,
+        action: Action,
+        memory: Memory,
+        clock: Clock,
+        settings: ActionsSettings,
+        *,
+        call_timeout_s: float,
     ) -> None:
         self.name = name
-        self._action, self._book, self._clock, self._settings = action, book, clock, settings
-        self._hand = Hand(name, action, book, clock, settings, call_timeout_s=call_timeout_s)
-        self._asks = Asks(self._hand)
-        self._answers = Answers(self._hand, self._asks)
-        self._backoff = self._hand.backoff
+        self._action, self._memory, self._clock, self._settings = action, memory, clock, settings
+        self._calls = ActionCalls(name, action, memory, clock, settings, call_timeout_s=call_timeout_s)
+        self._proposals = Proposals(self._calls)
+        self._approvals = Approvals(self._calls, self._proposals)
+        self._backoff = self._calls.backoff
         #: Actions whose target did not read back when last looked at.
         self._missed: set[str] = set()
         #: Undo commands that ended in a failure; asked once, answered once.
@@ -65,7 +72,7 @@ class ActionWorker:
 
     def take_over(self) -> None:
         """Another process may have acted since: trust nothing but the ledger."""
-        self._hand.take_over()
+        self._calls.take_over()
         self._missed.clear()
 
     async def work(self) -> None:
@@ -75,27 +82,27 @@ class ActionWorker:
         however many alerts there are and however slow the other side is, a lease that ends waits for one call at most.
         """
         # What an earlier pass planned and did not come to is read back first: a person may have been there since.
-        self._hand.fresh.clear()
+        self._calls.fresh.clear()
         await self._advance_all()
         advanced_at = self._clock.steady()
-        for alert in self._book.facts.firing():
+        for alert in self._memory.inbox.firing():
             for ladder in decide(alert, self._settings).ladders:
-                states = self._book.ledger.for_alert(alert.alert_id)
+                states = self._memory.ledger.for_alert(alert.alert_id)
                 step = climb(ladder, states, alert, self._clock.now()).step
                 act = next((act for act in step.acts if act.name == self.name), None)
                 if act is None:
                     continue
-                consider = partial(self._asks.consider, alert, act.suited(self._action.verbs))
+                consider = partial(self._proposals.consider, alert, act.suited(self._action.verbs))
                 if not await self._guarded(f"{alert.alert_id}/plan", consider):
                     return
             if self._clock.steady() - advanced_at >= _AT_MOST_S:
                 await self._advance_all()
                 advanced_at = self._clock.steady()
             else:
-                await self._advance(self._book.ledger.for_alert(alert.alert_id))
+                await self._advance(self._memory.ledger.for_alert(alert.alert_id))
 
     async def _advance_all(self) -> None:
-        await self._advance(self._book.ledger.actions())
+        await self._advance(self._memory.ledger.actions())
 
     async def _advance(self, states: Iterable[ActionState]) -> None:
         for state in states:
@@ -105,7 +112,7 @@ class ActionWorker:
 
     async def _guarded(self, key: str, step: Step) -> bool:
         """Run a step if it is due. What it raises postpones it and never reaches the other steps; False says so."""
-        if not self._book.may_work or not self._backoff.is_due(key):
+        if not self._memory.may_work or not self._backoff.is_due(key):
             return True
         try:
             await step()
@@ -131,8 +138,8 @@ class ActionWorker:
 
     def _next_step(self, state: ActionState) -> tuple[str, Step] | None:
         entry = state.last
-        if self._answers.are_due(state):
-            return "answer", lambda: self._answers.settle(state)
+        if self._approvals.are_due(state):
+            return "answer", lambda: self._approvals.settle(state)
         if not state.is_open and not state.is_stuck:
             return None
         if reason := self._why_undo(state):
@@ -146,22 +153,22 @@ class ActionWorker:
 
     def _why_undo(self, state: ActionState) -> tuple[str, str] | None:
         """Who wants it undone and why, or None."""
-        entry, facts = state.last, self._book.facts
-        command = facts.undo_requests.get(entry.action_id)
+        entry, inbox = state.last, self._memory.inbox
+        command = inbox.undo_requests.get(entry.action_id)
         if command is not None and command.id not in self.answered:
             return command.by, f"asked for by {command.by}"
         if state.is_stuck:
             return None
         if entry.ending:
             return entry.by, entry.detail
-        if self._hand.lease_is_over(entry):
+        if self._calls.lease_is_over(entry):
             return "curb", "the lease ended"
-        is_over = not facts.is_firing(entry.alert_id)
+        is_over = not inbox.is_firing(entry.alert_id)
         if is_over and (entry.state == "planned" or self._settings.restore_on_resolve):
             return "curb", "the alert is resolved"
-        if entry.state == "planned" and facts.halted and entry.action_id not in self._hand.fresh:
+        if entry.state == "planned" and inbox.halted and entry.action_id not in self._calls.fresh:
             return "curb", "halted before it was confirmed"
-        if (why := self._book.make_way.get(entry.action_id)) and not facts.halted:
+        if (why := self._memory.make_way.get(entry.action_id)) and not inbox.halted:
             return "curb", why
         if self._steps_down(state):
             return "curb", f"stepped down: the burn has been normal for {self._settings.step_down_minutes:g} minutes"
@@ -172,85 +179,85 @@ class ActionWorker:
         entry = state.last
         if entry.rung <= 1 or entry.state != "effective":
             return False
-        fact, steady = self._book.facts.alerts.get(entry.alert_id), self._clock.steady()
+        fact, steady = self._memory.inbox.alerts.get(entry.alert_id), self._clock.steady()
         alert = None if fact is None else fact.alert
         if alert is not None and alert.status == "firing" and alert.usd_per_hour > _normal(alert, entry):
-            self._book.calm_since.pop(entry.alert_id, None)
+            self._memory.calm_since.pop(entry.alert_id, None)
             return False
-        since = self._book.calm_since.setdefault(entry.alert_id, steady)
-        others = self._book.ledger.for_alert(entry.alert_id)
+        since = self._memory.calm_since.setdefault(entry.alert_id, steady)
+        others = self._memory.ledger.for_alert(entry.alert_id)
         is_highest = not any(other.is_open and other.last.rung > entry.rung for other in others)
         return is_highest and steady >= since + self._settings.step_down_minutes * 60.0
 
     # --- apply and verify ---
 
     async def _begin(self, state: ActionState) -> None:
-        """Apply a plan. One that may have been tried before is read back first: a person may have been there since."""
+        """Apply a plan. A plan that may have been tried before is read back first: a person may have come since."""
         entry = state.last
-        if entry.action_id in self._hand.fresh:
-            if self._book.facts.halted:
-                await self._hand.record(state, "skipped", detail="halted: the kill switch is on")
+        if entry.action_id in self._calls.fresh:
+            if self._memory.inbox.halted:
+                await self._calls.record(state, "skipped", detail="halted: the kill switch is on")
                 return
-            self._hand.fresh.discard(entry.action_id)
+            self._calls.fresh.discard(entry.action_id)
             await self._apply(state)
             return
         try:
-            effect = await self._hand.call("verify", self._action.verify(entry.plan))
+            effect = await self._calls.call("verify", self._action.verify(entry.plan))
         except PermanentError as error:
             await self._undo(state, "curb", f"could not be confirmed: {error}")
             return
         if effect.in_force:
-            await self._hand.record(state, "applied", detail="found in force", read_back=True)
+            await self._calls.record(state, "applied", detail="found in force", read_back=True)
         elif _is_between(effect, entry.plan):
             await self._apply(state)
         else:
-            await self._hand.record(state, "drift", detail=f"found {effect.values} before it was applied")
+            await self._calls.record(state, "drift", detail=f"found {effect.values} before it was applied")
 
     async def _apply(self, state: ActionState) -> None:
         entry = state.last
         try:
-            outcome = await self._hand.call("apply", self._action.apply(entry.plan))
+            outcome = await self._calls.call("apply", self._action.apply(entry.plan))
         except PermanentError as error:
-            await self._hand.record(state, "failed", detail=str(error))
+            await self._calls.record(state, "failed", detail=str(error))
             return
-        self._hand.outcomes[entry.action_id] = outcome
+        self._calls.outcomes[entry.action_id] = outcome
         # The time the burn was normal counts from here: a rung never steps down on what was before it.
-        self._book.calm_since.pop(entry.alert_id, None)
-        await self._hand.record(state, "applied", detail=outcome.detail)
+        self._memory.calm_since.pop(entry.alert_id, None)
+        await self._calls.record(state, "applied", detail=outcome.detail)
 
     async def _verify(self, state: ActionState) -> None:
         """Effective means both: the target reads back as planned, and the burn fell."""
         entry = state.last
         applied_at = state.applied_at or entry.at
-        is_late = self._clock.now() >= applied_at + self._asks.verify_within_s(entry)
+        is_late = self._clock.now() >= applied_at + self._proposals.verify_within_s(entry)
         fell, burn = self._burn_since(entry, applied_at)
         is_canary = bool(entry.also) and not entry.read_back
         if not fell and not is_late and not is_canary:
             return
-        effect = await self._hand.read_back(entry)
+        effect = await self._calls.read_back(entry)
         now_known: dict[str, Any] = {} if burn is None else {"usd_per_hour_after": burn}
         if fell and effect.in_force:
             self._backoff.postpone(f"{entry.action_id}/watch", _WATCH_S)
-            await self._hand.record(state, "effective", detail=effect.detail, read_back=True, **now_known)
+            await self._calls.record(state, "effective", detail=effect.detail, read_back=True, **now_known)
         elif is_late:
             what = self._why_ineffective(entry, applied_at, effect)
             self._backoff.postpone(f"{entry.action_id}/watch", _WATCH_S)
-            await self._hand.record(state, "ineffective", detail=what.strip(), read_back=effect.in_force, **now_known)
+            await self._calls.record(state, "ineffective", detail=what.strip(), read_back=effect.in_force, **now_known)
         elif is_canary and effect.in_force:
-            await self._hand.record(state, "applied", detail="reads back as planned", read_back=True)
+            await self._calls.record(state, "applied", detail="reads back as planned", read_back=True)
         else:
             self._backoff.postpone(f"{entry.action_id}/verify", _READ_BACK_AGAIN_S)
 
     def _why_ineffective(self, entry: LedgerEntry, applied_at: float, effect: Effect) -> str:
         if not effect.in_force:
             return f"the target reads {effect.values} {effect.detail}"
-        fact = self._book.facts.alerts.get(entry.alert_id)
-        is_news = fact is not None and fact.alert.updated_at > applied_at
-        return "the burn did not fall" if is_news else "nothing was heard of the burn since"
+        fact = self._memory.inbox.alerts.get(entry.alert_id)
+        is_newer = fact is not None and fact.alert.updated_at > applied_at
+        return "the burn did not fall" if is_newer else "nothing was heard of the burn since"
 
     def _burn_since(self, entry: LedgerEntry, applied_at: float) -> tuple[bool, float | None]:
         """Whether the burn fell since `applied_at`, and what it is now in $/h. No alert any more means it fell."""
-        fact = self._book.facts.alerts.get(entry.alert_id)
+        fact = self._memory.inbox.alerts.get(entry.alert_id)
         if fact is None:
             return True, None
         alert = fact.alert
@@ -263,9 +270,9 @@ class ActionWorker:
         return alert.updated_at > applied_at and alert.usd_per_hour <= bound, alert.usd_per_hour
 
     async def _watch(self, state: ActionState) -> None:
-        """Whether what is in force still is: what somebody changed is theirs, and told when two looks agree."""
+        """Whether what is in force still is: what somebody changed is theirs, and reported when two looks agree."""
         entry = state.last
-        effect = await self._hand.read_back(entry)
+        effect = await self._calls.read_back(entry)
         key = f"{entry.action_id}/watch"
         if effect.in_force:
             self._missed.discard(entry.action_id)
@@ -281,30 +288,30 @@ class ActionWorker:
 
     async def _undo(self, state: ActionState, by: str, why: str) -> None:
         entry = state.last
-        command = self._book.facts.undo_requests.get(entry.action_id)
-        if entry.state == "planned" and entry.action_id not in self._hand.fresh and not entry.ending:
+        command = self._memory.inbox.undo_requests.get(entry.action_id)
+        if entry.state == "planned" and entry.action_id not in self._calls.fresh and not entry.ending:
             # After a crash the reason may be gone (say, the clock was set back), and it would be applied once more.
-            await self._hand.record(state, "planned", by=by, detail=why, ending=True)
-        await self._hand.last_count(entry)
+            await self._calls.record(state, "planned", by=by, detail=why, ending=True)
+        await self._calls.last_count(entry)
         try:
-            await self._hand.call("undo", undo(self._action, entry.plan, self._hand.outcomes.get(entry.action_id)))
+            await self._calls.call("undo", undo(self._action, entry.plan, self._calls.outcomes.get(entry.action_id)))
         except DriftError as error:
             detail = f"{error}; found {error.found}, left alone: please look"
-            await self._hand.record(state, "drift", by=by, detail=detail)
+            await self._calls.record(state, "drift", by=by, detail=detail)
         except PermanentError as error:
-            await self._hand.record(state, "failed", by=by, detail=f"{NOT_UNDONE}{error}")
+            await self._calls.record(state, "failed", by=by, detail=f"{NOT_UNDONE}{error}")
             if command is not None:
                 self.answered.add(command.id)
         except TransientError as error:
-            await self._tell_overdue(state, error)
+            await self._report_overdue(state, error)
             raise
         else:
-            await self._hand.record(state, "restored", by=by, detail=ended(entry.plan, why))
-        self._hand.let_go(entry.action_id)
-        self._book.make_way.pop(entry.action_id, None)
-        self._book.calm_since.pop(entry.alert_id, None)
+            await self._calls.record(state, "restored", by=by, detail=ended(entry.plan, why))
+        self._calls.let_go(entry.action_id)
+        self._memory.make_way.pop(entry.action_id, None)
+        self._memory.calm_since.pop(entry.alert_id, None)
 
-    async def _tell_overdue(self, state: ActionState, error: TransientError) -> None:
+    async def _report_overdue(self, state: ActionState, error: TransientError) -> None:
         """Said once; it is tried again until it is given back."""
         entry = state.last
         ends_at = entry.lease_expires_at
@@ -312,7 +319,7 @@ class ActionWorker:
             return
         detail = f"the lease is over and the limit is still in force: {error}; tried again until it is back"
         logger.error("lease cannot be ended", extra={"action_id": entry.action_id, "error": str(error)})
-        await self._hand.record(state, entry.state, detail=detail, overdue=True)
+        await self._calls.record(state, entry.state, detail=detail, overdue=True)
 
 
 def _normal(alert: Alert, entry: LedgerEntry) -> float:

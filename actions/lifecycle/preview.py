@@ -8,10 +8,10 @@ from typing import NamedTuple
 from curb.actions.action import Action
 from curb.actions.ledger.inbox_state import read_messages
 from curb.actions.ledger.ledger import ActionState
-from curb.actions.ledger.memory import Book
-from curb.actions.lifecycle.action_calls import Hand
-from curb.actions.lifecycle.propose import Asks
-from curb.actions.policy.ladder import asks, climb
+from curb.actions.ledger.memory import Memory
+from curb.actions.lifecycle.action_calls import ActionCalls
+from curb.actions.lifecycle.propose import Proposals
+from curb.actions.policy.ladder import climb, is_due
 from curb.actions.policy.routing import Act, Ladder, Step, decide
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock
@@ -38,32 +38,37 @@ class Line(NamedTuple):
     why_not: str = ""
 
 
-async def read_book(log: Log, clock: Clock) -> Book:
+async def read_memory(log: Log, clock: Clock) -> Memory:
     """The runner's memory as the log has it, with alerts and commands that no runner has taken in yet."""
-    book = Book(log)
-    await book.read(clock.now())
+    memory = Memory(log)
+    await memory.read(clock.now())
     for topic in (ALERTS, COMMANDS):
         async for message in log.scan(topic):
-            for news in read_messages([message], book.facts, now=clock.now()):
-                if news.topic == STATE:
-                    book.facts.set(news.key, news.value)
-    return book
+            for updates in read_messages([message], memory.inbox, now=clock.now()):
+                if updates.topic == STATE:
+                    memory.inbox.set(updates.key, updates.value)
+    return memory
 
 
 async def preview(
-    book: Book, settings: ActionsSettings, actions: Mapping[str, Action], clock: Clock, *, call_timeout_s: float = 15.0
+    memory: Memory,
+    settings: ActionsSettings,
+    actions: Mapping[str, Action],
+    clock: Clock,
+    *,
+    call_timeout_s: float = 15.0,
 ) -> AsyncIterator[Line]:
     """A line for each thing that would be changed, the most expensive alert first."""
-    askers = {
-        name: Asks(Hand(name, action, book, clock, settings, call_timeout_s=call_timeout_s))
+    proposals = {
+        name: Proposals(ActionCalls(name, action, memory, clock, settings, call_timeout_s=call_timeout_s))
         for name, action in actions.items()
     }
-    for alert in book.facts.firing():
+    for alert in memory.inbox.firing():
         ladders = decide(alert, settings).ladders
         if not ladders:
-            yield Line(alert, why_not="no route asks for an action; people are told")
+            yield Line(alert, why_not="no route asks for an action; people are notified")
         for ladder in ladders:
-            place = climb(ladder, book.ledger.for_alert(alert.alert_id), alert, clock.now())
+            place = climb(ladder, memory.ledger.for_alert(alert.alert_id), alert, clock.now())
             if not place.step.acts:
                 yield _waits(alert, ladder, place.step, place.since)
             for act in place.step.acts:
@@ -71,33 +76,37 @@ async def preview(
                 if action is None:
                     yield _line(alert, ladder, act, why_not=f"the action {act.name!r} is not configured")
                     continue
-                async for line in _lines(alert, ladder, act.suited(action.verbs), askers[act.name], book, clock.now()):
+                async for line in _lines(
+                    alert, ladder, act.suited(action.verbs), proposals[act.name], memory, clock.now()
+                ):
                     yield line
 
 
-async def _lines(alert: Alert, ladder: Ladder, act: Act, asker: Asks, book: Book, now: float) -> AsyncIterator[Line]:
-    attempts = book.ledger.attempts(alert.alert_id, act.name)
-    if not asks(act, attempts, alert, now):
+async def _lines(
+    alert: Alert, ladder: Ladder, act: Act, proposals: Proposals, memory: Memory, now: float
+) -> AsyncIterator[Line]:
+    attempts = memory.ledger.attempts(alert.alert_id, act.name)
+    if not is_due(act, attempts, alert, now):
         for state in attempts:
             if state.last.rung == act.rung and state.last.state != "skipped":
                 last = state.last
                 yield _line(alert, ladder, act, plan=last.plan, why=last.why, why_not=_standing(state))
         return
-    if why := asker.refusal(alert, act):
+    if why := proposals.refusal(alert, act):
         yield _line(alert, ladder, act, why_not=why)
         return
     try:
-        wanted = await asker.wanted(alert, act)
+        proposal = await proposals.proposal(alert, act)
     except (PermanentError, TransientError) as error:
         yield _line(alert, ladder, act, why_not=f"cannot be planned: {error}")
         return
-    if isinstance(wanted, str):
-        yield _line(alert, ladder, act, why_not=f"nothing to do: {wanted}")
+    if isinstance(proposal, str):
+        yield _line(alert, ladder, act, why_not=f"nothing to do: {proposal}")
         return
-    passed = {plan.target for plan in wanted.plans}
-    for plan in wanted.every:
-        why_not = "" if plan.target in passed else wanted.why_not
-        yield _line(alert, ladder, act, plan=plan, why=wanted.rate.why, why_not=why_not)
+    passed = {plan.target for plan in proposal.plans}
+    for plan in proposal.every:
+        why_not = "" if plan.target in passed else proposal.why_not
+        yield _line(alert, ladder, act, plan=plan, why=proposal.rate.why, why_not=why_not)
 
 
 def _standing(state: ActionState) -> str:

@@ -1,4 +1,4 @@
-"""How an action comes into the ledger: a rung asks, the target is read, a person may be asked, the plan is entered.
+"""How an action comes into the ledger: a rung is due, the target is read, approval may be asked, the plan is entered.
 
 Figures are worked out from the alert as it was at firing, and a target that Curb holds already is never planned on:
 where a higher rung wants it, the lower one's action is undone first and the plan is made from what is then found.
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from curb.actions.ledger.ledger import ActionState
-from curb.actions.lifecycle.action_calls import Hand, no_plan
+from curb.actions.lifecycle.action_calls import ActionCalls, no_plan
 from curb.actions.policy.guards import allowed, refusal
-from curb.actions.policy.ladder import NOTHING_TO_DO, asks, may_take
+from curb.actions.policy.ladder import NOTHING_TO_DO, is_due, may_take
 from curb.actions.policy.roles import people_of, roles_for
 from curb.actions.policy.routing import Act, decide
 from curb.actions.target import TargetRate, to_budget, to_normal
@@ -24,12 +24,12 @@ from curb.stream.records.spend import Alert, LedgerEntry, LedgerState, Plan
 #: How soon an alert that was refused is looked at again, and one whose target another action gives back.
 _RECHECK_S = 60.0
 SOON_S = 1.0
-#: Targets of one ask that are named to those who are asked.
+#: Targets of one proposal that are named to the approvers.
 _NAMED = 5
 
 
-class Wanted(NamedTuple):
-    """What an action would do for a rung now, after the belts: the plans that may be entered, and why not others."""
+class Proposal(NamedTuple):
+    """What an action would do for a rung now, after the guards: the plans that may be entered, and why not others."""
 
     plans: list[Plan]
     #: Everything that was planned; one approval is for all of it.
@@ -42,65 +42,65 @@ class Wanted(NamedTuple):
     held: frozenset[str]
 
 
-class Asks:
+class Proposals:
     """Plans of one configured action."""
 
-    def __init__(self, hand: Hand) -> None:
-        self._hand, self._book, self._settings = hand, hand.book, hand.settings
+    def __init__(self, calls: ActionCalls) -> None:
+        self._calls, self._memory, self._settings = calls, calls.memory, calls.settings
 
     # --- new actions ---
 
     async def consider(self, alert: Alert, act: Act) -> None:
         """Plan for one alert if its rung asks for it, and enter what is allowed."""
-        attempts = self._book.ledger.attempts(alert.alert_id, self._hand.name)
-        if not self._book.caught_up or not asks(act, attempts, alert, self._hand.clock.now()):
+        attempts = self._memory.ledger.attempts(alert.alert_id, self._calls.name)
+        if not self._memory.caught_up or not is_due(act, attempts, alert, self._calls.clock.now()):
             return
         if why := self.refusal(alert, act):
             await self._skip(alert, attempts, act, why)
             return
         try:
-            wanted = await self.wanted(alert, act)
+            proposal = await self.proposal(alert, act)
         except PermanentError as error:
-            await self._hand.start(alert, no_plan(self._hand.name), "failed", act, detail=str(error))
+            await self._calls.start(alert, no_plan(self._calls.name), "failed", act, detail=str(error))
             return
-        if isinstance(wanted, str):
-            await self._skip(alert, attempts, act, NOTHING_TO_DO + wanted)
+        if isinstance(proposal, str):
+            await self._skip(alert, attempts, act, NOTHING_TO_DO + proposal)
             return
-        await self._enter(alert, act, wanted)
+        await self._enter(alert, act, proposal)
 
     def refusal(self, alert: Alert, act: Act) -> str:
-        """Why nothing may begin for this alert now, or ""."""
-        facts, now = self._book.facts, self._hand.clock.now()
+        """Why nothing may start for this alert now, or ""."""
+        inbox, now = self._memory.inbox, self._calls.clock.now()
         if act.mode == "auto" and any(quiet.covers(now) for quiet in act.quiet_times):
-            return "quiet: nothing automatic begins now (quiet_times)"
+            return "quiet: nothing automatic starts now (quiet_times)"
         return refusal(
             alert,
-            self._book.ledger,
+            self._memory.ledger,
             self._settings,
-            halted=facts.halted is not None,
+            halted=inbox.halted is not None,
             now=now,
-            resumed_at=facts.resumed_at,
+            resumed_at=inbox.resumed_at,
             do=act.do,
         )
 
-    async def wanted(self, alert: Alert, act: Act) -> Wanted | str:
-        """Read the targets and hold the plans against the belts; a text says why there is nothing to do."""
+    async def proposal(self, alert: Alert, act: Act) -> Proposal | str:
+        """Read the targets and put the plans through the guards; a text says why there is nothing to do."""
         rate = self._target_rate(alert, act)
         if isinstance(rate, str):
             return rate
-        held = self._book.ledger.held_targets()
-        every = list(await self._hand.call("plan", self._hand.action.plan(alert, rate)))
+        held = self._memory.ledger.held_targets()
+        every = list(await self._calls.call("plan", self._calls.action.plan(alert, rate)))
         if not every:
             return "no such subject, or it is limited already"
-        return self._held_against_belts(alert, act, rate, every, held)
+        return self._within_guards(alert, act, rate, every, held)
 
     def _target_rate(self, alert: Alert, act: Act) -> TargetRate | str:
-        if act.verb not in self._hand.action.verbs:
-            return f"{self._hand.name} cannot {act.verb}"
-        fact = self._book.facts.alerts.get(alert.alert_id)
+        if act.verb not in self._calls.action.verbs:
+            return f"{self._calls.name} cannot {act.verb}"
+        fact = self._memory.inbox.alerts.get(alert.alert_id)
         original = fact.at_firing() if fact is not None else alert
         if act.do == "shave_to_budget":
-            found = to_budget(original, self._hand.clock.now())
+            found = to_budget(original, self._calls.clock.now())
             if found is None:
                 return "the alert carries no budget that still runs"
             return _with_headroom(found, act.headroom)
@@ -108,11 +108,11 @@ class Asks:
             return _with_headroom(to_normal(original), act.headroom)
         return TargetRate(act.verb, why="it must not go on" if act.verb == "block" else "it can go on later")
 
-    def _held_against_belts(
+    def _within_guards(
         self, alert: Alert, act: Act, rate: TargetRate, every: list[Plan], held: frozenset[str]
-    ) -> Wanted:
-        ledger, now = self._book.ledger, self._hand.clock.now()
-        attempts = ledger.attempts(alert.alert_id, self._hand.name)
+    ) -> Proposal:
+        ledger, now = self._memory.ledger, self._calls.clock.now()
+        attempts = ledger.attempts(alert.alert_id, self._calls.name)
         lower: list[ActionState] = []
         free: list[Plan] = []
         for plan in every:
@@ -123,78 +123,78 @@ class Asks:
             elif holder is None and plan.target not in held and may_take(plan.target, act, attempts, alert, now):
                 free.append(plan)
         if not free:
-            return Wanted([], every, self._why_held(every, held), rate, [], held)
-        # To the belts the lower rung's action is over: it will be, before this one begins.
+            return Proposal([], every, self._why_held(every, held), rate, [], held)
+        # For the guards the lower rung's action is over: it will be, before this one starts.
         view = ledger.without(frozenset(holder.last.action_id for holder in lower))
         passed, why = allowed(free, alert, act, view, self._settings, now=now)
         targets = {plan.target for plan in passed}
-        return Wanted(passed, every, why, rate, [h for h in lower if h.last.plan.target in targets], held)
+        return Proposal(passed, every, why, rate, [h for h in lower if h.last.plan.target in targets], held)
 
     def _why_held(self, plans: Sequence[Plan], held: frozenset[str]) -> str:
         for plan in plans:
-            if holder := self._book.ledger.holder(plan.target):
+            if holder := self._memory.ledger.holder(plan.target):
                 return f"held: {holder.last.action_id} has the same target"
         if any(plan.target in held for plan in plans):
             return "held: another action had the same target when it was read"
-        return "left alone: it was tried for this alert, or a person has a hand in it"
+        return "skipped: already tried for this alert, or changed by a person"
 
-    async def _enter(self, alert: Alert, act: Act, wanted: Wanted) -> None:
+    async def _enter(self, alert: Alert, act: Act, proposal: Proposal) -> None:
         """Into the ledger, durable before anything is changed. All is checked again: the world moved since."""
-        async with self._book.planning:
-            if not self._book.may_work or not self._book.facts.is_firing(alert.alert_id):
+        async with self._memory.planning:
+            if not self._memory.may_work or not self._memory.inbox.is_firing(alert.alert_id):
                 return  # both may have changed while the target was read
-            attempts = self._book.ledger.attempts(alert.alert_id, self._hand.name)
+            attempts = self._memory.ledger.attempts(alert.alert_id, self._calls.name)
             if why := self.refusal(alert, act):
                 await self._skip(alert, attempts, act, why)
                 return
-            wanted = self._held_against_belts(alert, act, wanted.rate, wanted.every, wanted.held)
-            if not wanted.plans:
-                await self._skip(alert, attempts, act, wanted.why_not)
+            proposal = self._within_guards(alert, act, proposal.rate, proposal.every, proposal.held)
+            if not proposal.plans:
+                await self._skip(alert, attempts, act, proposal.why_not)
                 return
-            await self._enter_as(alert, act, wanted, attempts)
-            if wanted.why_not and any(attempt.is_open for attempt in attempts):
-                self._hand.backoff.postpone(f"{alert.alert_id}/plan", _RECHECK_S)
+            await self._enter_as(alert, act, proposal, attempts)
+            if proposal.why_not and any(attempt.is_open for attempt in attempts):
+                self._calls.backoff.postpone(f"{alert.alert_id}/plan", _RECHECK_S)
 
-    async def _enter_as(self, alert: Alert, act: Act, wanted: Wanted, attempts: Sequence[ActionState]) -> None:
+    async def _enter_as(self, alert: Alert, act: Act, proposal: Proposal, attempts: Sequence[ActionState]) -> None:
         """Recorded, proposed or planned, as the mode says. What cannot be undone is always proposed."""
-        approved_by = _approval(attempts, act, wanted.plans)
+        approved_by = _approval(attempts, act, proposal.plans)
         if act.mode == "shadow":
-            for plan in wanted.plans:
-                await self._start(alert, act, plan, wanted, "shadow", detail="shadow mode: nothing was changed")
-        elif not approved_by and (act.mode == "approve" or not all(plan.reversible for plan in wanted.plans)):
-            await self._propose(alert, act, wanted)
-        elif wanted.lower:
-            self.ask_to_make_way(alert, act, wanted.lower)
+            for plan in proposal.plans:
+                await self._start(alert, act, plan, proposal, "shadow", detail="shadow mode: nothing was changed")
+        elif not approved_by and (act.mode == "approve" or not all(plan.reversible for plan in proposal.plans)):
+            await self._propose(alert, act, proposal)
+        elif proposal.lower:
+            self.request_way(alert, act, proposal.lower)
         else:
-            for plan in wanted.plans:
-                expires_at = self._hand.clock.now() + act.lease_s
+            for plan in proposal.plans:
+                expires_at = self._calls.clock.now() + act.lease_s
                 entry = await self._start(
-                    alert, act, plan, wanted, "planned", lease_expires_at=expires_at, approved_by=approved_by
+                    alert, act, plan, proposal, "planned", lease_expires_at=expires_at, approved_by=approved_by
                 )
-                self._hand.fresh.add(entry.action_id)
+                self._calls.fresh.add(entry.action_id)
 
-    def ask_to_make_way(self, alert: Alert, act: Act, lower: Sequence[ActionState]) -> None:
+    def request_way(self, alert: Alert, act: Act, lower: Sequence[ActionState]) -> None:
         """Have these undone by whoever does their work; the rung is looked at again soon."""
         for holder in lower:
-            self._book.make_way[holder.last.action_id] = f"makes way for rung {act.rung}, {act.do}"
-        self._hand.backoff.postpone(f"{alert.alert_id}/plan", SOON_S)
+            self._memory.make_way[holder.last.action_id] = f"makes way for rung {act.rung}, {act.do}"
+        self._calls.backoff.postpone(f"{alert.alert_id}/plan", SOON_S)
 
-    async def _propose(self, alert: Alert, act: Act, wanted: Wanted) -> None:
+    async def _propose(self, alert: Alert, act: Act, proposal: Proposal) -> None:
         """Ask for the first plan; the answer is for the others of the same ask as well."""
-        plan, now = wanted.plans[0], self._hand.clock.now()
-        for holder in wanted.lower:  # what will be found when it is carried out
+        plan, now = proposal.plans[0], self._calls.clock.now()
+        for holder in proposal.lower:  # what will be found when it is carried out
             if holder.last.plan.target == plan.target:
                 before = plan.before | {k: v for k, v in holder.last.plan.before.items() if k in plan.before}
                 plan = msgspec.structs.replace(plan, before=before)
         roles = roles_for(self._settings.approvers, act.approvers, alert.dollars_at_risk)
         asked = f"{', '.join(roles)} may approve" if roles else "nobody is named in actions.approvers who may approve"
-        others = [other.summary for other in wanted.every if other.target != plan.target]
+        others = [other.summary for other in proposal.every if other.target != plan.target]
         more = f"; and {len(others)} more: {'; '.join(others[:_NAMED])}" if others else ""
         await self._start(
             alert,
             act,
             plan,
-            wanted,
+            proposal,
             "proposed",
             detail=f"{asked}{more}",
             answer_by=now + act.answer_within_s,
@@ -202,14 +202,14 @@ class Asks:
         )
 
     async def _start(
-        self, alert: Alert, act: Act, plan: Plan, wanted: Wanted, state: LedgerState, **fields: Any
+        self, alert: Alert, act: Act, plan: Plan, proposal: Proposal, state: LedgerState, **fields: Any
     ) -> LedgerEntry:
-        also = {other.target for other in wanted.every}
-        for known in self._book.ledger.attempts(alert.alert_id, self._hand.name):
+        also = {other.target for other in proposal.every}
+        for known in self._memory.ledger.attempts(alert.alert_id, self._calls.name):
             if known.is_open and known.last.rung == act.rung:
                 also |= {known.last.plan.target, *known.last.also}
-        rate = wanted.rate
-        return await self._hand.start(
+        rate = proposal.rate
+        return await self._calls.start(
             alert,
             plan,
             state,
@@ -223,16 +223,16 @@ class Asks:
 
     async def _skip(self, alert: Alert, attempts: Sequence[ActionState], act: Act, why: str) -> None:
         """Said once per alert and rung; the alert is looked at again while it fires, for reasons may go away."""
-        self._hand.backoff.postpone(f"{alert.alert_id}/plan", _RECHECK_S)
+        self._calls.backoff.postpone(f"{alert.alert_id}/plan", _RECHECK_S)
         said = any(attempt.last.state == "skipped" and attempt.last.rung == act.rung for attempt in attempts)
         if not said:
-            await self._hand.start(alert, no_plan(self._hand.name), "skipped", act, detail=why)
+            await self._calls.start(alert, no_plan(self._calls.name), "skipped", act, detail=why)
 
     def verify_within_s(self, entry: LedgerEntry) -> float:
         """How long an action has to help."""
-        fact = self._book.facts.alerts.get(entry.alert_id)
+        fact = self._memory.inbox.alerts.get(entry.alert_id)
         acts = decide(fact.alert, self._settings).act if fact is not None else ()
-        found = (act.verify_within_s for act in acts if act.name == self._hand.name and act.rung == entry.rung)
+        found = (act.verify_within_s for act in acts if act.name == self._calls.name and act.rung == entry.rung)
         return next(found, self._settings.limits.verify_within_minutes * 60.0)
 
 

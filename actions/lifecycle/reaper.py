@@ -20,7 +20,7 @@ import msgspec
 from curb.actions.action import Action, DriftError
 from curb.actions.calls.bounded import Backoff, ended, undo, within
 from curb.actions.ledger.ledger import NOT_UNDONE, REAPER, ActionState
-from curb.actions.ledger.memory import Book
+from curb.actions.ledger.memory import Memory
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Log
@@ -56,10 +56,10 @@ class Reaper:
     ) -> None:
         self._clock, self._actions = clock, actions
         self._grace_s, self._call_timeout_s = grace_s, call_timeout_s
-        self._book = Book(log)
+        self._memory = Memory(log)
         self._backoff = Backoff(clock, _POLICY)
         #: Said once per process, for nothing changes until a person does something.
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     async def once(self) -> list[str]:
         """One pass over the ledger; the ids of actions that are overdue and may still be in force after it.
@@ -70,18 +70,18 @@ class Reaper:
 
     async def overdue(self) -> list[LedgerEntry]:
         """The newest entry of everything that `once` would end."""
-        await self._book.read(self._clock.now())
-        return [state.last for state in self._book.ledger.actions() if self._is_overdue(state)]
+        await self._memory.read(self._clock.now())
+        return [state.last for state in self._memory.ledger.actions() if self._is_overdue(state)]
 
     async def held(self) -> list[LedgerEntry]:
         """The newest entry of everything that may be in force."""
-        await self._book.read(self._clock.now())
-        return [state.last for state in self._book.ledger.actions() if _may_be_in_force(state)]
+        await self._memory.read(self._clock.now())
+        return [state.last for state in self._memory.ledger.actions() if _may_be_in_force(state)]
 
     async def newest(self, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
         """What the ledger says of the same actions now."""
-        await self._book.read(self._clock.now())
-        found = (self._book.ledger.action(entry.action_id) for entry in entries)
+        await self._memory.read(self._clock.now())
+        found = (self._memory.ledger.action(entry.action_id) for entry in entries)
         return [state.last for state in found if state is not None]
 
     async def restore_all(self, by: str) -> list[str]:
@@ -96,36 +96,36 @@ class Reaper:
         return _may_be_in_force(state) and ends_at is not None and self._clock.now() >= ends_at + self._grace_s
 
     async def _end_all(self, wish: _Wish) -> list[str]:
-        await self._book.read(self._clock.now())
-        due = [state.last.action_id for state in self._book.ledger.actions() if wish.is_due(state)]
+        await self._memory.read(self._clock.now())
+        due = [state.last.action_id for state in self._memory.ledger.actions() if wish.is_due(state)]
         return [action_id for action_id in due if not await self._end(action_id, wish)]
 
     async def _end(self, action_id: str, wish: _Wish) -> bool:
         """False when the limit may still be in force."""
         # Others before it may have taken long. If a daemon came back meanwhile it has ended the lease itself, and may
-        # even have acted anew on the same target: that is not for the reaper to undo.
-        await self._book.read(self._clock.now())
-        state = self._book.ledger.action(action_id)
+        # even have acted again on the same target: that is not for the reaper to undo.
+        await self._memory.read(self._clock.now())
+        state = self._memory.ledger.action(action_id)
         if state is None or not wish.is_due(state):
             return True
         entry = state.last
         if state.is_stuck and not wish.asked:
-            self._tell_once(entry, f"{entry.detail}; a person must look")
+            self._report_once(entry, f"{entry.detail}; a person must look")
             return False
         action = self._actions.get(entry.plan.action)
         if action is None:
-            self._tell_once(entry, f"the action {entry.plan.action!r} is no longer configured")
+            self._report_once(entry, f"the action {entry.plan.action!r} is no longer configured")
             return False
         if not self._backoff.is_due(action_id):
             return False
         if entry.state == "planned" and not entry.ending:
             entry = msgspec.structs.replace(entry, at=self._clock.now(), by=wish.by, detail=wish.why, ending=True)
-            await self._book.record(entry)
+            await self._memory.record(entry)
         outcome = await self._undo(action, entry, wish.why)
         if outcome is None:
             return False
         result, detail = outcome
-        await self._book.record(
+        await self._memory.record(
             msgspec.structs.replace(entry, state=result, at=self._clock.now(), by=wish.by, detail=detail)
         )
         said = logger.info if result == "restored" else logger.error
@@ -153,9 +153,9 @@ class Reaper:
             return None
         return "restored", ended(entry.plan, why)
 
-    def _tell_once(self, entry: LedgerEntry, why: str) -> None:
-        if entry.action_id not in self._told:
-            self._told.add(entry.action_id)
+    def _report_once(self, entry: LedgerEntry, why: str) -> None:
+        if entry.action_id not in self._reported:
+            self._reported.add(entry.action_id)
             logger.error("overdue lease cannot be ended", extra={"action_id": entry.action_id, "why": why})
 
 

@@ -1,17 +1,17 @@
-"""The actions runner: one active process reads alerts and commands, tells people, and curbs what the routes allow.
+"""The actions runner: one active process reads alerts and commands, notifies people, and curbs what the routes allow.
 
 The order of appends and commits, and why any kill point is harmless:
 
-1. **Facts first.** What was fetched (newest revision of each alert, halt, undo requests, command ids) is committed to
+1. **Inbox first.** What was fetched (newest revision of each alert, halt, undo requests, command ids) is committed to
    curb.state together with the positions, in one atomic step, before anything is done about it. A crash before the
    commit reads the messages again; a crash after it finds the facts in the table. Nothing is lost, nothing waits.
 2. **Work is derived.** What should be done follows from facts, ledger and clock alone (`leases.py`, `outbox.py`), and
-   is worked out anew in every pass. There is no queue that a crash could drop.
+   is worked out again in every pass. There is no queue that a crash could drop.
 3. **Plan before apply.** `planned`, with absolute values and the end of the lease, is durable before the target is
    touched. After a crash a plan without an outcome is read back: in force → `applied`; untouched → applied again with
    the same values, if its alert still fires; otherwise undone; changed by somebody → `drift`, left alone.
 4. **Undo is compare-and-swap**, so repeating it after a crash between the call and `restored` changes nothing.
-5. **`sending` before send**, `sent` after; in between `find` tells whether the message went out.
+5. **`sending` before send**, `sent` after; in between `find` says whether the message went out.
 
 Being active means owning the only partition of curb.alerts; curb.commands has one partition too, and the group's
 assignor must give both to the same member (Kafka's range assignor does). A standby takes over by folding the log.
@@ -32,7 +32,7 @@ import msgspec
 from curb.actions.action import Action
 from curb.actions.ledger.inbox_state import (
     ALERT_PREFIX,
-    ANSWERS_PREFIX,
+    APPROVALS_PREFIX,
     HALTED_KEY,
     SNOOZE_PREFIX,
     UNDO_PREFIX,
@@ -41,7 +41,7 @@ from curb.actions.ledger.inbox_state import (
     state_message,
 )
 from curb.actions.ledger.ledger import ActionState
-from curb.actions.ledger.memory import Book, kept_key
+from curb.actions.ledger.memory import Memory, kept_key
 from curb.actions.lifecycle.lease import ActionWorker
 from curb.actions.notify.outbox import NoticeWorker
 from curb.actions.notify.protocol import Notifier
@@ -82,20 +82,20 @@ class ActionsRunner:
         call_timeout_s: float = 15.0,
     ) -> None:
         self._log, self._clock, self._settings, self._poll_s = log, clock, settings, poll_s
-        self._book = Book(log)
+        self._memory = Memory(log)
         self._action_workers = [
-            ActionWorker(name, action, self._book, clock, settings, call_timeout_s=call_timeout_s)
+            ActionWorker(name, action, self._memory, clock, settings, call_timeout_s=call_timeout_s)
             for name, action in actions.items()
         ]
         self._notice_workers = [
-            NoticeWorker(name, notifier, self._book, clock, settings, call_timeout_s=call_timeout_s)
+            NoticeWorker(name, notifier, self._memory, clock, settings, call_timeout_s=call_timeout_s)
             for name, notifier in notifiers.items()
         ]
         works = [worker.work for worker in self._action_workers] + [worker.work for worker in self._notice_workers]
         self._passes = [_Passes(work) for work in works]
         self._reader: Reader | None = None
         self._owns_alerts = False
-        #: Held while memory is built anew: two at a time could lose what is written between them.
+        #: Held while memory is rebuilt: two at a time could lose what is written between them.
         self._loading = asyncio.Lock()
         #: Event time of the newest alert revision read since the start, and of the one at the last look for what may
         #: be forgotten; when that was, on the steady clock.
@@ -103,7 +103,7 @@ class ActionsRunner:
         self._looked_at = clock.steady()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set. Steps in hand are finished; leases stay, the next start goes on with them.
+        """Work until `stop` is set. Running steps are finished; leases stay, the next start goes on with them.
 
         While the log cannot be reached nothing is done: what cannot be written down must not be done.
         """
@@ -142,7 +142,7 @@ class ActionsRunner:
         )
 
     async def close(self) -> None:
-        """Stand by, finish the steps in hand and leave the group."""
+        """Stand by, finish the running steps and leave the group."""
         await self._stand_by()
         reader, self._reader = self._reader, None
         if reader is not None:
@@ -161,13 +161,13 @@ class ActionsRunner:
     @property
     def is_up_to_date(self) -> bool:
         """Whether this process is the active one and has read all there is."""
-        return self._book.active and self._book.caught_up
+        return self._memory.active and self._memory.caught_up
 
     def view(self) -> dict[str, Any]:
         """Plain data for the console and the HTTP API: halted, open leases, recent entries, what cannot be reached."""
         problems = {key: text for worker in self._action_workers for key, text in worker.problems.items()}
         problems |= {key: text for worker in self._notice_workers for key, text in worker.problems.items()}
-        return _view(self._book, self._settings, problems | self._orphans())
+        return _view(self._memory, self._settings, problems | self._orphans())
 
     # --- intake ---
 
@@ -179,75 +179,77 @@ class ActionsRunner:
         if self._reader is None:
             raise RuntimeError("open() comes first")
         reader = self._reader
-        if self._book.in_doubt and self._book.active:
+        if self._memory.in_doubt and self._memory.active:
             await self._read_again()
         messages = await reader.fetch(500, timeout_s)
-        news = read_messages(messages, self._book.facts, now=self._clock.now())
-        if self._book.active:
-            changed = {message.key for message in news}
-            news += [message for message in self._forgettable() if message.key not in changed]
-            news += self._freeze() if HALTED_KEY not in changed else []
-        if messages or news:
-            await reader.commit(news)
-        for message in news:
+        updates = read_messages(messages, self._memory.inbox, now=self._clock.now())
+        if self._memory.active:
+            changed = {message.key for message in updates}
+            updates += [message for message in self._forgettable() if message.key not in changed]
+            updates += self._freeze() if HALTED_KEY not in changed else []
+        if messages or updates:
+            await reader.commit(updates)
+        for message in updates:
             if message.topic == STATE:
-                self._book.facts.set(message.key, message.value)
-        self._newest = max([self._newest, *(fact.alert.updated_at for fact in self._book.facts.alerts.values())])
-        if messages or not self._book.caught_up:
-            self._book.caught_up = not await reader.lag()
-        self._book.publish_gauges()
+                self._memory.inbox.set(message.key, message.value)
+        self._newest = max([self._newest, *(fact.alert.updated_at for fact in self._memory.inbox.alerts.values())])
+        if messages or not self._memory.caught_up:
+            self._memory.caught_up = not await reader.lag()
+        self._memory.publish_gauges()
         return bool(messages)
 
     async def _read_again(self) -> None:
         """Memory from the log, while no step runs that could write to either."""
         async with self._loading:
             await self._stand_by()
-            await self._book.load(self._clock.now())
-            self._book.active = self._owns_alerts  # another process may have got them meanwhile
+            await self._memory.load(self._clock.now())
+            self._memory.active = self._owns_alerts  # another process may have got them meanwhile
 
     def _freeze(self) -> list[Message]:
         """The halt that Curb gives itself when it acts abnormally often or in vain."""
-        facts, now = self._book.facts, self._clock.now()
-        why = freeze(self._book.ledger, self._settings.limits, resumed_at=facts.resumed_at, now=now)
-        if facts.halted is not None or not why:
+        inbox, now = self._memory.inbox, self._clock.now()
+        why = freeze(self._memory.ledger, self._settings.limits, resumed_at=inbox.resumed_at, now=now)
+        if inbox.halted is not None or not why:
             return []
         logger.error("halted by itself: `curb resume` lifts it", extra={"reason": why})
         return [freeze_message(why, now)]
 
     def _forgettable(self) -> list[Message]:
-        """Deletes facts that are over: resolved, nothing in force, everybody told; undo requests that were answered."""
-        book = self._book
+        """Deletes facts that are over: resolved, nothing in force, everybody notified; undo requests dealt with."""
+        memory = self._memory
         gone: list[Message] = []
         keep: set[str] = set()
-        for alert_id, fact in book.facts.alerts.items():
-            busy = any(state.is_open or state.is_stuck or state.is_pending for state in book.ledger.for_alert(alert_id))
+        for alert_id, fact in memory.inbox.alerts.items():
+            busy = any(
+                state.is_open or state.is_stuck or state.is_pending for state in memory.ledger.for_alert(alert_id)
+            )
             untold = any(worker.pending(fact) for worker in self._notice_workers)
             if fact.alert.status == "resolved" and not busy and not untold:
-                keys = {kept_key(entry) for entry in book.ledger.about(alert_id)}
+                keys = {kept_key(entry) for entry in memory.ledger.about(alert_id)}
                 gone += [state_message(key, None) for key in (ALERT_PREFIX + alert_id.encode(), *sorted(keys))]
             else:
                 keep.add(alert_id)
         answered = {command_id for worker in self._action_workers for command_id in worker.answered}
-        for action_id, command in book.facts.undo_requests.items():
-            state = book.ledger.action(action_id)
+        for action_id, command in memory.inbox.undo_requests.items():
+            state = memory.ledger.action(action_id)
             if state is None or not (state.is_open or state.is_stuck) or command.id in answered:
                 gone.append(state_message(UNDO_PREFIX + action_id.encode(), None))
-        gone += [state_message(ANSWERS_PREFIX + each.encode(), None) for each in self._dealt_with()]
-        over = [alert_id for alert_id in book.facts.snoozes if alert_id not in keep]
+        gone += [state_message(APPROVALS_PREFIX + each.encode(), None) for each in self._dealt_with()]
+        over = [alert_id for alert_id in memory.inbox.snoozes if alert_id not in keep]
         gone += [state_message(SNOOZE_PREFIX + alert_id.encode(), None) for alert_id in over]
         if self._clock.steady() - self._looked_at >= _KEEP_S:
             # What had ended at the last look, and a day has passed since in this process: a backlog is read faster than
             # time passes, and unevenly, so that an alert that was over long ago may go on in what is read next.
-            book.ledger.forget(self._newest_before, frozenset(keep))
+            memory.ledger.forget(self._newest_before, frozenset(keep))
             self._newest_before = min(self._newest, self._clock.now())
             self._looked_at = self._clock.steady()
         return gone
 
     def _dealt_with(self) -> list[str]:
         """Actions about which no answer waits any more."""
-        book, found = self._book, []
-        for action_id, commands in book.facts.answers.items():
-            state = book.ledger.action(action_id)
+        memory, found = self._memory, []
+        for action_id, commands in memory.inbox.approvals.items():
+            state = memory.ledger.action(action_id)
             waits = state is not None and state.last.state in ("proposed", "denied")
             if state is None or not waits or all(state.has_answered(command.id) for command in commands):
                 found.append(action_id)
@@ -263,16 +265,16 @@ class ActionsRunner:
             async with self._loading:
                 for worker in self._action_workers:
                     worker.take_over()
-                await self._book.load(self._clock.now())
-                self._book.active, self._book.caught_up = self._owns_alerts, False
+                await self._memory.load(self._clock.now())
+                self._memory.active, self._memory.caught_up = self._owns_alerts, False
             self._report_orphans()
-            logger.info("actions runner is active", extra={"open_leases": len(self._book.ledger.open_actions())})
+            logger.info("actions runner is active", extra={"open_leases": len(self._memory.ledger.open_actions())})
 
     def _orphans(self) -> dict[str, str]:
         """Open actions that no configured action can end, by id."""
         names = {worker.name for worker in self._action_workers}
         text = "the action {!r} is no longer configured: its lease cannot end until it is configured again"
-        plans = {state.last.action_id: state.last.plan for state in self._book.ledger.open_actions()}
+        plans = {state.last.action_id: state.last.plan for state in self._memory.ledger.open_actions()}
         return {action_id: text.format(plan.action) for action_id, plan in plans.items() if plan.action not in names}
 
     def _report_orphans(self) -> None:
@@ -286,8 +288,8 @@ class ActionsRunner:
 
     async def _stand_by(self) -> None:
         """Begin nothing more, and return when no step is running."""
-        if self._book.active:
-            self._book.active = False
+        if self._memory.active:
+            self._memory.active = False
             logger.info("actions runner stands by")
         for passes in self._passes:
             await passes.idle()
@@ -334,12 +336,12 @@ class _Passes:
                 await asyncio.wait_for(self._woken.wait(), poll_s)
 
 
-def _view(book: Book, settings: ActionsSettings, problems: dict[str, str]) -> dict[str, Any]:
+def _view(memory: Memory, settings: ActionsSettings, problems: dict[str, str]) -> dict[str, Any]:
     """Keys: active, mode, halted (None or by, at, reason), open, proposed, recent (newest first), firing, problems."""
-    halted = book.facts.halted
-    states = sorted(book.ledger.actions(), key=lambda state: state.last.at, reverse=True)
+    halted = memory.inbox.halted
+    states = sorted(memory.ledger.actions(), key=lambda state: state.last.at, reverse=True)
     return {
-        "active": book.active,
+        "active": memory.active,
         "mode": settings.mode,
         "halted": None
         if halted is None
@@ -347,7 +349,7 @@ def _view(book: Book, settings: ActionsSettings, problems: dict[str, str]) -> di
         "open": [_row(state) for state in states if state.is_open or state.is_stuck],
         "proposed": [_row(state) for state in states if state.is_pending],
         "recent": [_row(state) for state in states[:_RECENT]],
-        "firing": [alert.alert_id for alert in book.facts.firing()],
+        "firing": [alert.alert_id for alert in memory.inbox.firing()],
         "problems": dict(problems),
     }
 

@@ -13,7 +13,7 @@ from curb.stream.time import iso
 #: Alertmanager's own severities, by tier.
 SEVERITIES = {"page": "critical", "notice": "warning", "digest": "info"}
 _NOT_OVER = "0001-01-01T00:00:00Z"
-#: Labels of ours; a tag of the same name is told as tag_<name>.
+#: Labels of ours; a tag of the same name becomes tag_<name>.
 _OURS = frozenset({"alertname", "severity", "incident", "scope"})
 
 

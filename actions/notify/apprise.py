@@ -1,4 +1,4 @@
-"""Tells people through Apprise: Teams, PagerDuty, Opsgenie, e-mail and a hundred others, each by a URL."""
+"""Notifies people through Apprise: Teams, PagerDuty, Opsgenie, e-mail and a hundred others, each by a URL."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LINK = re.compile(r"://|(?<=www)\.", re.IGNORECASE)
 
 
 class Config(NotifierConfig):
-    """Where to tell people; each URL is a credential."""
+    """Where to send notices; each URL is a credential."""
 
     kind: Literal["apprise"]
     urls: tuple[SecretStr, ...] = Field(
@@ -66,7 +66,7 @@ class Apprise:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._servers = [_server(url, config.timeout_s) for url in config.urls]
-        #: Of a message that not everybody took: who did, so that a retry tells the others only.
+        #: Of a message that not everybody took: who did, so that a retry reaches the others only.
         self._taken: OrderedDict[str, set[int]] = OrderedDict()
 
     async def send(self, notice: Notice, ref: str) -> str:

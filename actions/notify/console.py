@@ -1,4 +1,4 @@
-"""Prints notices where Curb runs: the preview of what people would be told, without any account."""
+"""Prints notices where Curb runs: a preview of the messages, without any account."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 
 from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.ledger.ledger import Ledger
-from curb.actions.notify.grouping import Told
-from curb.actions.notify.protocol import DayDigest, Telling
+from curb.actions.notify.grouping import LastNotice
+from curb.actions.notify.protocol import DayDigest, NotifyConfig
 from curb.stream.records.spend import LedgerEntry
 from curb.stream.time import DAY_S
 
@@ -25,7 +25,7 @@ class Due(NamedTuple):
     at: float
 
 
-def due(telling: Telling, now: float) -> Due:
+def due(telling: NotifyConfig, now: float) -> Due:
     """The newest one, at most a day ago."""
     zone = ZoneInfo(telling.time_zone)
     hour, _, minute = telling.digest.at.partition(":")
@@ -36,20 +36,22 @@ def due(telling: Telling, now: float) -> Due:
     return Due(f"{at:%Y-%m-%d}", at.timestamp())
 
 
-def goes_into_digest(fact: AlertFact, telling: Telling) -> bool:
+def goes_into_digest(fact: AlertFact, telling: NotifyConfig) -> bool:
     """Whether an alert waits for the digest instead of getting a message."""
     return bool(telling.digest.notify) and fact.top_tier == "digest"
 
 
 def compose(
-    channel: str, facts: Iterable[AlertFact], ledger: Ledger, told: Told, telling: Telling, now: float
+    channel: str, facts: Iterable[AlertFact], ledger: Ledger, last_notice: LastNotice, telling: NotifyConfig, now: float
 ) -> DayDigest | None:
     """The digest that is due, or None when there is nothing to say."""
     when = due(telling, now)
     alerts = tuple(
         fact.alert
         for fact in facts
-        if goes_into_digest(fact, telling) and fact.alert.fired_at < when.at and told(fact.alert.alert_id) is None
+        if goes_into_digest(fact, telling)
+        and fact.alert.fired_at < when.at
+        and last_notice(fact.alert.alert_id) is None
     )
     done = tuple(_done(ledger, when.at - DAY_S, when.at))
     if not alerts and not done:

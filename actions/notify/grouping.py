@@ -12,22 +12,22 @@ from typing import NamedTuple
 
 from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import Telling
+from curb.actions.notify.protocol import NotifyConfig
 from curb.stream.records.spend import TIER_RANK, Alert, NoticeEntry
 
-#: `told_with` of what was told in a digest.
+#: `told_with` of an alert that was in a digest.
 IN_DIGEST = "digest"
 #: What a burn of the whole can cover, and what is a burn of the whole.
 _COVERED = frozenset({"runaway", "abusive", "unit_cost"})
 _COVERING = frozenset({"runaway", "abusive"})
-#: A wider alert covers a narrower one when its excess is at least this share of it: they begin at different moments.
+#: A wider alert covers a narrower one when its excess is at least this share of it: they start at different moments.
 _COVERED_SHARE = 0.9
 
-Told = Callable[[str], NoticeEntry | None]
+LastNotice = Callable[[str], NoticeEntry | None]
 
 
 class Bundle(NamedTuple):
-    """Alerts with one message; `joining` are those of `others` that were not told in it yet."""
+    """Alerts with one message; `joining` are those of `others` that were not in it yet."""
 
     lead: AlertFact
     others: tuple[AlertFact, ...] = ()
@@ -63,11 +63,13 @@ class Bundle(NamedTuple):
         return max(fact.alert.updated_at for fact in self.facts)
 
 
-def bundles(facts: Mapping[str, AlertFact], fresh: Iterable[AlertFact], told: Told, telling: Telling) -> list[Bundle]:
-    """All messages there are or should be. `fresh` are the alerts that were not told yet and should be."""
+def bundles(
+    facts: Mapping[str, AlertFact], fresh: Iterable[AlertFact], last_notice: LastNotice, telling: NotifyConfig
+) -> list[Bundle]:
+    """All messages there are or should be. `fresh` are the alerts whose first message is due."""
     homes = _Homes(facts, telling)
     for fact in facts.values():
-        if (lead_id := lead_of(fact, facts, told)) is not None:
+        if (lead_id := lead_of(fact, facts, last_notice)) is not None:
             homes.put(fact, lead_id)
     joining: dict[str, set[str]] = {}
     for fact in sorted(fresh, key=_widest_first):
@@ -78,16 +80,16 @@ def bundles(facts: Mapping[str, AlertFact], fresh: Iterable[AlertFact], told: To
     return [_bundle(lead_id, found, joining.get(lead_id, set())) for lead_id, found in homes.members.items()]
 
 
-def lead_of(fact: AlertFact, facts: Mapping[str, AlertFact], told: Told) -> str | None:
+def lead_of(fact: AlertFact, facts: Mapping[str, AlertFact], last_notice: LastNotice) -> str | None:
     """Under which alert's id the message about this one is kept; None when it has none."""
-    last = told(fact.alert.alert_id)
+    last = last_notice(fact.alert.alert_id)
     if last is None or last.told_with == IN_DIGEST:
         return None
     return last.told_with if last.told_with in facts else fact.alert.alert_id
 
 
 def covers(wide: AlertFact, narrow: AlertFact) -> bool:
-    """Whether telling of `wide` tells of `narrow` too: a burn of the whole, while it lasts, no less loud."""
+    """True when the message about `wide` speaks for `narrow` too: it is the whole, at the same time, no less loud."""
     a, b = wide.alert, narrow.alert
     return (
         a.kind in _COVERING
@@ -101,7 +103,7 @@ def covers(wide: AlertFact, narrow: AlertFact) -> bool:
     )
 
 
-def owner_of(alert: Alert, telling: Telling) -> tuple[str, ...] | None:
+def owner_of(alert: Alert, telling: NotifyConfig) -> tuple[str, ...] | None:
     """The values of the tags that say whose it is; None when it lacks one of them."""
     if not telling.group_by or any(tag not in alert.tags for tag in telling.group_by):
         return None
@@ -111,7 +113,7 @@ def owner_of(alert: Alert, telling: Telling) -> tuple[str, ...] | None:
 class _Homes:
     """Who is in which message, by lead, and where a new alert belongs."""
 
-    def __init__(self, facts: Mapping[str, AlertFact], telling: Telling) -> None:
+    def __init__(self, facts: Mapping[str, AlertFact], telling: NotifyConfig) -> None:
         self._facts, self._telling = facts, telling
         self.members: dict[str, list[AlertFact]] = {}
         self._wide: list[tuple[AlertFact, str]] = []
@@ -125,7 +127,7 @@ class _Homes:
             self._owned.setdefault(owner, []).append(lead_id)
 
     def find(self, fact: AlertFact) -> str:
-        """The lead whose message tells of an alert; its own id when it gets a message of its own."""
+        """The lead in whose message an alert is; its own id when it gets a message of its own."""
         most = len(fact.alert.tags)
         for wide, lead_id in self._wide:
             if len(wide.alert.tags) < most and covers(wide, fact):

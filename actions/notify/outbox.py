@@ -1,4 +1,4 @@
-"""The outbox: what people should have been told, compared with what they were told, until both are the same.
+"""The outbox: the messages there should be, compared with those that were sent, until both are the same.
 
 What a message says is a function of durable state alone: the alerts' status, their highest tiers and the states of
 their actions. So nothing has to be queued: after an outage of hours one message with the newest state goes out.
@@ -16,11 +16,11 @@ from typing import Literal, TypeVar
 from curb.actions.calls.bounded import Backoff, within
 from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.ledger.ledger import ActionState, in_order
-from curb.actions.ledger.memory import Book
+from curb.actions.ledger.memory import Memory
 from curb.actions.notify.digests import compose, due, goes_into_digest
 from curb.actions.notify.grouping import IN_DIGEST, Bundle, bundles, lead_of
 from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Threads
-from curb.actions.notify.thread import Line, lines, next_key, repeats, says, state_told
+from curb.actions.notify.thread import Line, lines, next_key, repeats, says, state_shown
 from curb.actions.policy.routing import decide
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock
@@ -44,52 +44,54 @@ class NoticeWorker:
         self,
         channel: str,
         notifier: Notifier,
-        book: Book,
+        memory: Memory,
         clock: Clock,
         settings: ActionsSettings,
         *,
         call_timeout_s: float,
     ) -> None:
         self.channel = channel
-        self._notifier, self._book, self._clock, self._settings = notifier, book, clock, settings
+        self._notifier, self._memory, self._clock, self._settings = notifier, memory, clock, settings
         self._telling = settings.telling
         self._threads = notifier if isinstance(notifier, Threads) else None
         self._digester = notifier if isinstance(notifier, Digests) else None
         self._call_timeout_s = call_timeout_s
         self._backoff = Backoff(clock, _POLICY)
         self._charts = f"{channel}/charts"
-        #: When this process first saw an alert that is to be told; the wait for others counts from then.
+        #: When this process first saw an alert whose message is due; the wait for others counts from then.
         self._seen_at: dict[str, float] = {}
         #: Messages about which there was nothing to say, as they were then, by lead.
         self._settled: dict[str, tuple[object, ...]] = {}
         self.problems: dict[str, str] = {}
 
     def pending(self, fact: AlertFact) -> str:
-        """What this channel should still be told about an alert, in a word, or "" when it may be forgotten."""
+        """What is still due on this channel for an alert, in a word, or "" when it may be forgotten."""
         if fact.alert.status == "firing":
             return "firing"
-        last = self._told(fact.alert.alert_id)
+        last = self._last_notice(fact.alert.alert_id)
         if last is None and goes_into_digest(fact, self._telling):
             return "digest" if self._digests else ""
         if last is None and not self._is_wanted(fact):
             return ""
-        facts = self._book.facts.alerts
+        facts = self._memory.inbox.alerts
         for bundle in self._bundles():
             if fact in bundle.facts:
-                led = (each for each in bundle.others if lead_of(each, facts, self._told) is not None)
+                led = (each for each in bundle.others if lead_of(each, facts, self._last_notice) is not None)
                 is_needed = fact is bundle.lead and any(self._goes_on(each) for each in led)
                 return "leads others" if is_needed else self._due(bundle)
         return ""
 
     def _goes_on(self, fact: AlertFact) -> bool:
-        """Whether there may be news of an alert: it fires, or an action on it is not over."""
-        states = self._book.ledger.for_alert(fact.alert.alert_id)
+        """True when an alert may still change: it fires, or an action on it is not over."""
+        states = self._memory.ledger.for_alert(fact.alert.alert_id)
         return fact.alert.status == "firing" or any(s.is_open or s.is_stuck or s.is_pending for s in states)
 
     async def work(self) -> None:
         """One pass over all messages, pages first; it ends at the first sign that the channel is out of reach."""
         found = self._bundles()
-        self._seen_at = {alert_id: at for alert_id, at in self._seen_at.items() if alert_id in self._book.facts.alerts}
+        self._seen_at = {
+            alert_id: at for alert_id, at in self._seen_at.items() if alert_id in self._memory.inbox.alerts
+        }
         for bundle in sorted(found, key=_urgency):
             if not self._may_go_on():
                 return
@@ -97,32 +99,35 @@ class NoticeWorker:
             if self._settled.get(lead_id) == state:
                 continue
             if self._due(bundle):
-                await self._guarded(self._tell(bundle), lead_id)
+                await self._guarded(self._notify(bundle), lead_id)
             elif state[1] is not None:
                 self._settled[lead_id] = state
-        self._settled = {each: self._settled[each] for each in self._settled if each in self._book.facts.alerts}
+        self._settled = {each: self._settled[each] for each in self._settled if each in self._memory.inbox.alerts}
         if self._digests and self._may_go_on() and (digest := self._digest()) is not None:
-            await self._guarded(self._tell_digest(digest), IN_DIGEST)
+            await self._guarded(self._notify_digest(digest), IN_DIGEST)
 
     def _state_of(self, bundle: Bundle) -> tuple[object, ...]:
-        """All that decides whether there is something to say; the second is what was told last."""
-        told, entries = self._told(bundle.lead.alert.alert_id), sum(len(each.entries) for each in self._actions(bundle))
+        """All that decides whether there is something to say; the second is the last notice."""
+        recorded, entries = (
+            self._last_notice(bundle.lead.alert.alert_id),
+            sum(len(each.entries) for each in self._actions(bundle)),
+        )
         again = repeats(bundle, self._telling, self._clock.now())
-        return bundle, told, entries, again, self._quiet(bundle), self._backoff.is_due(self._charts)
+        return bundle, recorded, entries, again, self._quiet(bundle), self._backoff.is_due(self._charts)
 
     def _may_go_on(self) -> bool:
-        return self._book.may_work and self._backoff.is_due(self.channel)
+        return self._memory.may_work and self._backoff.is_due(self.channel)
 
     # --- what there is to say ---
 
     def _bundles(self) -> list[Bundle]:
-        facts = self._book.facts.alerts
-        return bundles(facts, list(self._fresh()), self._told, self._telling)
+        facts = self._memory.inbox.alerts
+        return bundles(facts, list(self._fresh()), self._last_notice, self._telling)
 
     def _fresh(self) -> Iterator[AlertFact]:
-        """Alerts that were not told here yet and should be."""
-        for fact in self._book.facts.alerts.values():
-            last = self._told(fact.alert.alert_id)
+        """Alerts whose first message on this channel is due."""
+        for fact in self._memory.inbox.alerts.values():
+            last = self._last_notice(fact.alert.alert_id)
             if last is not None and last.told_with != IN_DIGEST:
                 continue
             if goes_into_digest(fact, self._telling) or self._quiet_until(fact) is not None:
@@ -133,12 +138,12 @@ class NoticeWorker:
     def _is_wanted(self, fact: AlertFact) -> bool:
         return self.channel in decide(fact.alert, self._settings).notify
 
-    def _told(self, alert_id: str) -> NoticeEntry | None:
-        return self._book.ledger.last_notice(self.channel, alert_id)
+    def _last_notice(self, alert_id: str) -> NoticeEntry | None:
+        return self._memory.ledger.last_notice(self.channel, alert_id)
 
     def _quiet_until(self, fact: AlertFact) -> float | None:
         """Until when nobody wants to hear of it, while that is ahead."""
-        until = self._book.facts.snoozed_until(fact.alert.alert_id)
+        until = self._memory.inbox.snoozed_until(fact.alert.alert_id)
         return until if until is not None and until > self._clock.now() else None
 
     def _quiet(self, bundle: Bundle) -> float | None:
@@ -152,7 +157,7 @@ class NoticeWorker:
         return line.part if line is not None else next(iter(sorted(bundle.joining)), "")
 
     def _due_key(self, bundle: Bundle) -> str:
-        last = self._told(bundle.lead.alert.alert_id)
+        last = self._last_notice(bundle.lead.alert.alert_id)
         if last is None and not self._has_waited(bundle):
             return ""
         is_silent = self._threads is not None and last is not None
@@ -176,12 +181,12 @@ class NoticeWorker:
         return says(self.channel, bundle, self._actions(bundle), *more)
 
     def _actions(self, bundle: Bundle) -> list[ActionState]:
-        return [state for fact in bundle.facts for state in self._book.ledger.for_alert(fact.alert.alert_id)]
+        return [state for fact in bundle.facts for state in self._memory.ledger.for_alert(fact.alert.alert_id)]
 
     def _due_lines(self, bundle: Bundle) -> Iterator[Line]:
         """Lines of the thread that were not said yet; none before there is a message."""
-        lead_id, ledger = bundle.lead.alert.alert_id, self._book.ledger
-        last = self._told(lead_id)
+        lead_id, ledger = bundle.lead.alert.alert_id, self._memory.ledger
+        last = self._last_notice(lead_id)
         if self._threads is None or last is None or not ledger.sent_ref(self.channel, lead_id):
             return
         sent = next((each for each in reversed(ledger.notices(self.channel, lead_id)) if each.state == "sent"), last)
@@ -189,9 +194,9 @@ class NoticeWorker:
         quiet = self._quiet(bundle) is not None
         now = self._clock.now()
         for line in lines(bundle, ledger, sent, self._telling, in_root=in_root, now=now, quiet=quiet):
-            told = ledger.last_notice(self.channel, lead_id, line.part)
+            recorded = ledger.last_notice(self.channel, lead_id, line.part)
             is_due = line.kind != "chart" or self._backoff.is_due(self._charts)
-            if is_due and (told is None or told.state == "sending"):
+            if is_due and (recorded is None or recorded.state == "sending"):
                 yield line
 
     # --- saying it ---
@@ -215,19 +220,19 @@ class NoticeWorker:
             "channel out of reach", extra={"channel": self.channel, "error": str(error), "wait_s": round(wait_s, 1)}
         )
 
-    async def _tell(self, bundle: Bundle) -> None:
+    async def _notify(self, bundle: Bundle) -> None:
         """The thread first: its lines are what people hear; the message above it is edited silently."""
         await self._reconcile(bundle)
-        await self._tell_thread(bundle)
-        await self._tell_root(bundle)
+        await self._notify_thread(bundle)
+        await self._notify_root(bundle)
         await self._note_joined(bundle)
-        await self._tell_thread(bundle)
+        await self._notify_thread(bundle)
         await self._show_chart(bundle)
 
     async def _reconcile(self, bundle: Bundle) -> None:
         """Find out what became of a message that was being sent when a process ended."""
         alert_id = bundle.lead.alert.alert_id
-        last = self._told(alert_id)
+        last = self._last_notice(alert_id)
         if last is None or last.state != "sending":
             return
         ref = await self._call(self._notifier.find(last.key))
@@ -236,15 +241,15 @@ class NoticeWorker:
         elif self._clock.now() - last.at > GIVE_UP_S:
             await self._record(last.key, alert_id, "failed", detail="not reached for 24 h")
 
-    async def _tell_root(self, bundle: Bundle) -> None:
+    async def _notify_root(self, bundle: Bundle) -> None:
         key, alert_id = self._due_key(bundle), bundle.lead.alert.alert_id
         if not key:
             return
-        notice, state = self._notice(key, bundle), state_told(bundle)  # before the next await: they belong together
-        last = self._told(alert_id)
+        notice, state = self._notice(key, bundle), state_shown(bundle)  # before the next await: they belong together
+        last = self._last_notice(alert_id)
         if last is None or last.state != "sending" or last.key != key:
             await self._record(key, alert_id, "sending", detail=state)
-        ref = self._book.ledger.sent_ref(self.channel, alert_id)
+        ref = self._memory.ledger.sent_ref(self.channel, alert_id)
         try:
             new_ref = await self._call(self._notifier.send(notice, ref))
         except PermanentError as error:
@@ -253,10 +258,10 @@ class NoticeWorker:
         else:
             await self._record(key, alert_id, "sent", ref=new_ref, detail=state)
 
-    async def _tell_thread(self, bundle: Bundle) -> None:
+    async def _notify_thread(self, bundle: Bundle) -> None:
         for line in list(self._due_lines(bundle)):
             if line.kind != "chart":
-                await self._tell_line(bundle, line)
+                await self._notify_line(bundle, line)
 
     async def _show_chart(self, bundle: Bundle) -> None:
         """A picture that cannot be had holds up nothing else, and is given up after a while."""
@@ -264,24 +269,24 @@ class NoticeWorker:
         if line is None:
             return
         try:
-            await self._tell_line(bundle, line)
+            await self._notify_line(bundle, line)
         except TransientError as error:
             wait_s = self._backoff.failed(self._charts, error)
             logger.warning("no chart yet", extra={"channel": self.channel, "error": str(error), "wait_s": wait_s})
             lead_id = bundle.lead.alert.alert_id
-            told = self._book.ledger.last_notice(self.channel, lead_id, line.part)
-            if told is not None and self._clock.now() - told.at > _CHART_GIVE_UP_S:
-                await self._record(told.key, lead_id, "failed", detail=str(error), part=line.part)
+            recorded = self._memory.ledger.last_notice(self.channel, lead_id, line.part)
+            if recorded is not None and self._clock.now() - recorded.at > _CHART_GIVE_UP_S:
+                await self._record(recorded.key, lead_id, "failed", detail=str(error), part=line.part)
         else:
             self._backoff.succeeded(self._charts)
 
-    async def _tell_line(self, bundle: Bundle, line: Line) -> None:
+    async def _notify_line(self, bundle: Bundle, line: Line) -> None:
         lead_id = bundle.lead.alert.alert_id
         reply = line.reply(self.channel, self._notice("", bundle), lead_id)
-        ref = self._book.ledger.sent_ref(self.channel, lead_id)
+        ref = self._memory.ledger.sent_ref(self.channel, lead_id)
         assert self._threads is not None
         found: str | None = None
-        if self._book.ledger.last_notice(self.channel, lead_id, line.part) is None:
+        if self._memory.ledger.last_notice(self.channel, lead_id, line.part) is None:
             await self._record(reply.key, lead_id, "sending", part=line.part)
         else:
             found = await self._call(self._threads.find_reply(reply.key, ref))
@@ -295,7 +300,7 @@ class NoticeWorker:
             await self._record(reply.key, lead_id, "sent", ref=found, part=line.part)
 
     async def _note_joined(self, bundle: Bundle) -> None:
-        lead = self._told(bundle.lead.alert.alert_id)
+        lead = self._last_notice(bundle.lead.alert.alert_id)
         if lead is None or lead.state == "sending":
             return
         for alert_id in sorted(bundle.joining):
@@ -313,16 +318,16 @@ class NoticeWorker:
         return self.channel in self._telling.digest.notify and self._digester is not None
 
     def _digest(self) -> DayDigest | None:
-        last = self._told(IN_DIGEST)
+        last = self._last_notice(IN_DIGEST)
         when = due(self._telling, self._clock.now())
         if last is not None and last.state != "sending" and last.key.endswith(when.day):
             return None
-        facts = self._book.facts.alerts.values()
-        return compose(self.channel, facts, self._book.ledger, self._told, self._telling, self._clock.now())
+        facts = self._memory.inbox.alerts.values()
+        return compose(self.channel, facts, self._memory.ledger, self._last_notice, self._telling, self._clock.now())
 
-    async def _tell_digest(self, digest: DayDigest) -> None:
-        """The ids in it are remembered with it, so that after a crash in the middle none is told in two."""
-        last = self._told(IN_DIGEST)
+    async def _notify_digest(self, digest: DayDigest) -> None:
+        """The ids in it are remembered with it, so that after a crash in the middle no alert is in two."""
+        last = self._last_notice(IN_DIGEST)
         ids, ref = " ".join(alert.alert_id for alert in digest.alerts), None
         if last is not None and last.state == "sending" and last.key == digest.key:
             ref = await self._call(self._notifier.find(digest.key))
@@ -362,7 +367,7 @@ class NoticeWorker:
             part=part,
             told_with=told_with,
         )
-        await self._book.record(entry)
+        await self._memory.record(entry)
 
     async def _call(self, call: Awaitable[T]) -> T:
         return await within(call, self._call_timeout_s, self.channel)

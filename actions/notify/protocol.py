@@ -1,4 +1,4 @@
-"""The notifier seam: tells people about an incident once, and edits what it said in place."""
+"""The notifier seam: notifies people of an incident once, and edits the message in place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Digest(Settings):
     )
 
 
-class Telling(Settings):
+class NotifyConfig(Settings):
     """Grouping, repeats and the digest of messages."""
 
     people_answer_after_minutes: float = Field(
@@ -66,13 +66,13 @@ class Telling(Settings):
         return name
 
     @model_validator(mode="after")
-    def _no_tag_twice(self) -> Telling:
+    def _no_tag_twice(self) -> NotifyConfig:
         if len(set(self.group_by)) < len(self.group_by):
             raise ValueError("group_by names a tag twice")
         return self
 
     def repeats(self, tier: Tier) -> bool:
-        """Whether an alert of this tier is told again while it fires."""
+        """True when an alert of this tier is sent again while it fires."""
         return self.repeat_hours > 0 and TIER_RANK[tier] >= TIER_RANK[self.repeat_tier]
 
 
@@ -83,9 +83,9 @@ class Notice(NamedTuple):
     key: str
     alert: Alert
     ledger: tuple[LedgerEntry, ...] = ()
-    #: Alerts that are told in the same message: of the same owner, or narrower ones that `alert` covers.
+    #: Alerts in the same message: of the same owner, or narrower ones that `alert` covers.
     others: tuple[Alert, ...] = ()
-    telling: Telling = Telling()
+    telling: NotifyConfig = NotifyConfig()
     #: Until when (epoch seconds) somebody asked for quiet, or None.
     snoozed_until: float | None = None
     #: The alert by which the message is known from its first to its last word; "" where there is only one.
@@ -133,7 +133,7 @@ class DayDigest(NamedTuple):
     alerts: tuple[Alert, ...]
     #: The newest entry of every action that had one in the day.
     ledger: tuple[LedgerEntry, ...]
-    telling: Telling = Telling()
+    telling: NotifyConfig = NotifyConfig()
 
 
 class Notifier(Protocol):
@@ -141,7 +141,7 @@ class Notifier(Protocol):
 
     `send` posts a new message, or edits the one called `ref` in place where the channel can, and returns the
     reference of the message. `find` returns the reference of a message sent earlier with this key, or None where
-    there is none or the channel cannot tell; it is asked after a crash between sending and remembering.
+    there is none or the channel cannot look back; it is called after a crash between sending and recording.
     They raise TransientError or PermanentError, and never retry or sleep.
     """
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from curb.actions.ledger.ledger import ActionState, Ledger
 from curb.actions.notify.grouping import Bundle
-from curb.actions.notify.protocol import Notice, Reply, ReplyKind, Telling
+from curb.actions.notify.protocol import Notice, NotifyConfig, Reply, ReplyKind
 from curb.stream.records.spend import TIER_RANK, Alert, LedgerEntry, LedgerState, NoticeEntry
 
 #: Steps that somebody should look at.
@@ -31,15 +31,15 @@ class Line(NamedTuple):
         return Reply(key, self.kind, notice, self.alert, self.entry, self.loud and notice.snoozed_until is None)
 
 
-def state_told(bundle: Bundle) -> str:
+def state_shown(bundle: Bundle) -> str:
     """What the outbox remembers of a message that was sent, to know what is new in the next: tier and status."""
     return f"{bundle.loudest.top_tier} {'firing' if bundle.is_firing else 'resolved'}"
 
 
 def lines(
-    bundle: Bundle, ledger: Ledger, sent: NoticeEntry, telling: Telling, *, in_root: bool, now: float, quiet: bool
+    bundle: Bundle, ledger: Ledger, sent: NoticeEntry, telling: NotifyConfig, *, in_root: bool, now: float, quiet: bool
 ) -> Iterator[Line]:
-    """All lines there should be by now. `sent` is the newest message; its detail is the `state_told`.
+    """All lines there should be by now. `sent` is the newest message; its detail is the `state_shown`.
 
     `in_root`: it was sent with all there is to say, so that nothing of it needs to be said aloud once more.
     """
@@ -65,7 +65,7 @@ def _joined(bundle: Bundle) -> Iterator[Line]:
 
 
 def _escalated(bundle: Bundle, sent: NoticeEntry) -> Iterator[Line]:
-    """An edit wakes nobody: a higher tier, and what fires again after it was over, are said anew."""
+    """An edit wakes nobody: a higher tier, and what fires again after it was over, are said again."""
     tier, _, status = sent.detail.partition(" ")
     fact = bundle.loudest
     if not bundle.is_firing or fact.alert.alert_id in bundle.joining or tier not in TIER_RANK:
@@ -77,22 +77,22 @@ def _escalated(bundle: Bundle, sent: NoticeEntry) -> Iterator[Line]:
 
 
 def _steps(state: ActionState, alert: Alert, *, aloud: bool) -> Iterator[Line]:
-    """One line per entry that is news; what is about to be done is told when it is done."""
-    news = ""
+    """One line per entry that changes the message key; what is planned is reported when it is done."""
+    key = ""
     for count, entry in enumerate(state.entries, start=1):
-        before, news = news, ActionState(state.entries[:count]).news
-        if entry.state != "planned" and news != before:
+        before, key = key, ActionState(state.entries[:count]).message_key
+        if entry.state != "planned" and key != before:
             loud = aloud and (entry.state in _LOUD_STEPS or entry.overdue)
-            yield Line(f"step:{news}", "step", alert, entry, loud)
+            yield Line(f"step:{key}", "step", alert, entry, loud)
 
 
-def _repeated(bundle: Bundle, telling: Telling, now: float) -> Iterator[Line]:
+def _repeated(bundle: Bundle, telling: NotifyConfig, now: float) -> Iterator[Line]:
     if times := repeats(bundle, telling, now):
         yield Line(f"repeat:{times}", "repeat", bundle.loudest.alert, loud=True)
 
 
-def repeats(bundle: Bundle, telling: Telling, now: float) -> int:
-    """How many times what still fires should have been told again by now."""
+def repeats(bundle: Bundle, telling: NotifyConfig, now: float) -> int:
+    """How many times an alert that still fires should have been sent again by now."""
     fact = bundle.loudest
     if fact.alert.status != "firing" or not telling.repeats(fact.top_tier):
         return 0
@@ -100,7 +100,7 @@ def repeats(bundle: Bundle, telling: Telling, now: float) -> int:
 
 
 def _stage(bundle: Bundle, ledger: Ledger) -> str:
-    """How far the incident is; with every stage the picture is drawn anew."""
+    """How far the incident is; with every stage the picture is drawn again."""
     if not bundle.is_firing:
         return "resolved"
     states = [state for fact in bundle.facts for state in ledger.for_alert(fact.alert.alert_id)]
@@ -108,17 +108,17 @@ def _stage(bundle: Bundle, ledger: Ledger) -> str:
     return f"verified:{verified[-1]}" if verified else "opened"
 
 
-def worth_telling(state: ActionState) -> bool:
+def is_shown(state: ActionState) -> bool:
     """Whether an action shows in messages: what is only planned is about to become something else."""
     return state.last.state != "planned"
 
 
 def says(channel: str, bundle: Bundle, actions: list[ActionState], *more: str) -> str:
-    """A short hash of what a message would say. Figures are left out: they alone are no news."""
+    """A short hash of what a message would say. Figures are left out: they alone make no new message."""
     words = [channel]
     for fact in sorted(bundle.facts, key=lambda fact: (fact is not bundle.lead, fact.alert.alert_id)):
         words += [fact.alert.alert_id, fact.alert.status, fact.top_tier]
-    words += [action.news for action in actions if worth_telling(action)]
+    words += [action.message_key for action in actions if is_shown(action)]
     return hashlib.sha256("\0".join([*words, *more]).encode()).hexdigest()[:20]
 
 

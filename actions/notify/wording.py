@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from curb.actions.notify.protocol import DayDigest, Notice, Reply, Telling
+from curb.actions.notify.protocol import DayDigest, Notice, NotifyConfig, Reply
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry
 from curb.stream.time import utc
 
 _LONGEST_VALUE, _LONGEST_REASON, _MOST_CAUSES, _MOST_OTHERS, _MOST_LINES = 80, 400, 5, 8, 20
-_TELLING = Telling()
+_TELLING = NotifyConfig()
 _KINDS = {
     "runaway": "Runaway spend",
     "abusive": "Abusive use",
-    "unit_cost": "Dearer requests",
+    "unit_cost": "More expensive requests",
     "idle": "Paid but idle",
     "growth": "Growth",
     "budget": "Budget",
@@ -22,18 +22,22 @@ _KINDS = {
     "feed": "Feed problem",
 }
 _STEPS = {
-    "planned": "About to",
-    "proposed": "Waits for an approval",
+    "planned": "Planned",
+    "proposed": "Waiting for approval",
     "denied": "Not done",
-    "shadow": "Would have (shadow mode)",
-    "applied": "Did",
-    "effective": "Did, and the burn fell",
-    "ineffective": "Did, but it did not help; please look",
+    "shadow": "Would be done (shadow mode)",
     "restored": "Undone",
-    "failed": "Could not",
-    "drift": "Left alone: somebody else changed it since",
-    "skipped": "Did nothing",
+    "failed": "Failed",
+    "drift": "Left as it is, somebody else changed it since",
+    "skipped": "Skipped",
 }
+#: An action in force says what it did, and whether that helped.
+_DONE = {"pause": "Paused", "block": "Blocked"}
+#: Summaries of plans start with one of these.
+_VERBS = frozenset({"limit", "cap", "shave", "pause", "block"})
+#: Summaries of plans start with one of these.
+_VERBS = frozenset({"limit", "cap", "shave", "pause", "block"})
+_HELPED = {"effective": "spend fell", "ineffective": "spend did not fall, please look"}
 
 
 def clean(text: str, longest: int = _LONGEST_VALUE) -> str:
@@ -77,7 +81,7 @@ def name(alert: Alert) -> str:
     return f"Curb: {_KINDS.get(alert.kind, alert.kind)}, {subject(alert)} (alert {alert.alert_id})"
 
 
-def figures(alert: Alert, telling: Telling = _TELLING) -> list[tuple[str, str]]:
+def figures(alert: Alert, telling: NotifyConfig = _TELLING) -> list[tuple[str, str]]:
     """(label, value) pairs; what waiting costs counts from the newest word about the alert."""
     rate = excess_rate(alert)
     pairs = [
@@ -127,11 +131,17 @@ def newest_per_action(notice: Notice) -> list[LedgerEntry]:
 
 def step(entry: LedgerEntry) -> str:
     """What Curb did, without the end of the lease (channels show times in their own way)."""
-    parts = [_STEPS[entry.state]]
-    if entry.plan.summary:
-        parts.append(clean(entry.plan.summary, 200))
+    summary = clean(entry.plan.summary, 200)
+    if in_force(entry):
+        verb, _, rest = summary.partition(" ")
+        what = rest if verb in _VERBS else summary
+        parts = [f"{_DONE.get(entry.do, 'Throttled')} {what}".strip()]
+    else:
+        parts = [f"{_STEPS[entry.state]}: {summary}" if summary else _STEPS[entry.state]]
     if entry.also:
         parts.append(f"and {len(entry.also)} more like it")
+    if helped := _HELPED.get(entry.state):
+        parts.append(helped)
     if entry.detail:
         parts.append(clean(entry.detail, 300))
     if entry.usd_per_hour_before is not None and entry.usd_per_hour_after is not None:
@@ -139,7 +149,7 @@ def step(entry: LedgerEntry) -> str:
     parts += achieved(entry)
     if entry.approved_by:
         parts.append(f"approved by {person(entry.approved_by)}")
-    return ": ".join(parts[:2]) + "".join(f"; {part}" for part in parts[2:])
+    return "; ".join(parts)
 
 
 def person(by: str) -> str:
@@ -237,18 +247,18 @@ def _counted(number: int, what: str) -> str:
 def digest_lines(digest: DayDigest) -> tuple[list[str], list[str]]:
     """One line per alert, the most dollars first, and one per action."""
     ranked = sorted(digest.alerts, key=lambda alert: -alert.excess_usd)
-    told = [f"{title(alert)}; {usd(alert.excess_usd)} over" for alert in ranked[:_MOST_LINES]]
+    listed = [f"{title(alert)}; {usd(alert.excess_usd)} over" for alert in ranked[:_MOST_LINES]]
     if len(ranked) > _MOST_LINES:
         rest = sum(alert.excess_usd for alert in ranked[_MOST_LINES:])
-        told.append(f"and {len(ranked) - _MOST_LINES} more, {usd(rest)} over")
+        listed.append(f"and {len(ranked) - _MOST_LINES} more, {usd(rest)} over")
     done = [step(entry) for entry in sorted(digest.ledger, key=lambda entry: entry.at)[-_MOST_LINES:]]
-    return told, done
+    return listed, done
 
 
 def digest_plain_lines(digest: DayDigest) -> list[str]:
     """The whole digest as lines of text."""
-    told, done = digest_lines(digest)
-    return [digest_title(digest), *(f"  {line}" for line in told), *(f"  {line}" for line in done)]
+    listed, done = digest_lines(digest)
+    return [digest_title(digest), *(f"  {line}" for line in listed), *(f"  {line}" for line in done)]
 
 
 def plain_lines(notice: Notice) -> list[str]:

@@ -1,4 +1,4 @@
-"""The belts: why Curb leaves an alert, or one of its subjects, to people instead of acting, as sentences."""
+"""The guards: why Curb leaves an alert, or one of its subjects, to people instead of acting, as sentences."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from curb.stream.records.spend import Alert, Plan, waits_for_warmup
 from curb.stream.time import HOUR_S
 
 #: What people should know of and nothing should be stopped for.
-_ONLY_TOLD = frozenset({"growth", "pricing", "feed"})
+_ONLY_NOTIFIED = frozenset({"growth", "pricing", "feed"})
 
 
-class Wanted(Protocol):
-    """What a route or a rung asks for, as far as the belts look at it."""
+class Request(Protocol):
+    """What a rung asks for, as far as the guards look at it."""
 
     @property
     def name(self) -> str: ...
@@ -39,7 +39,7 @@ class Wanted(Protocol):
 
 
 def caps(alert: Alert, do: str) -> bool:
-    """Whether its budget may throttle: a hard one that is spent, or before that to the rate at which it lasts."""
+    """Whether its budget may throttle: a hard budget when it is spent, or before that to the rate at which it lasts."""
     hard = alert.budget is not None and alert.budget.hard
     return hard and (do == "shave_to_budget" or (alert.budget is not None and alert.budget.threshold >= 100))
 
@@ -70,13 +70,13 @@ def refusal(
         return "critical: it is marked critical, Curb never acts on it"
     if alert.money == "billed":
         return "billed: bills arrive late and are restated, Curb never acts on them alone"
-    if alert.kind in _ONLY_TOLD or alert.tier == "digest":
-        return f"told: a {alert.kind} alert of tier {alert.tier} is for people, nothing is stopped for it"
+    if alert.kind in _ONLY_NOTIFIED or alert.tier == "digest":
+        return f"notify only: a {alert.kind} alert of tier {alert.tier} is for people, nothing is stopped for it"
     if alert.kind == "budget" and not caps(alert, do):
         return "budget: only one with hard: true may throttle, when it is spent or to make it last (shave_to_budget)"
     age_s = now - alert.updated_at
     if age_s > limits.max_alert_age_minutes * 60.0:
-        return f"stale: the newest word about it is {age_s / 60.0:.0f} minutes old (limits.max_alert_age_minutes)"
+        return f"stale: its newest revision is {age_s / 60.0:.0f} minutes old (limits.max_alert_age_minutes)"
     # A spent budget is no statistic: a short past is no reason to wait.
     if alert.kind != "budget" and waits_for_warmup(alert) and known_days < settings.warmup_days:
         return f"warm-up: known for {known_days:.1f} days, less than {settings.warmup_days:g}"
@@ -88,12 +88,12 @@ def refusal(
 
 
 def allowed(
-    plans: Sequence[Plan], alert: Alert, act: Wanted, ledger: Ledger, settings: ActionsSettings, *, now: float
+    plans: Sequence[Plan], alert: Alert, act: Request, ledger: Ledger, settings: ActionsSettings, *, now: float
 ) -> tuple[list[Plan], str]:
     """Which of the plans may be entered in the ledger now, in their order, and why not the others ("" when all may).
 
     `refusal` comes before it, and the two are asked again, without an await in between, right before each entry: what
-    was entered meanwhile counts. Shadow mode meets the same belts, except that its plans need no canary.
+    was entered meanwhile counts. Shadow mode meets the same guards, except that its plans need no canary.
     """
     limits = settings.limits
     of_alert = [state for state in ledger.for_alert(alert.alert_id) if state.last.plan.action == act.name]
@@ -146,7 +146,7 @@ def _crowded(events: list[tuple[float, str]], count: int, after: float, now: flo
     )
 
 
-def _why_not(plan: Plan, alert: Alert, act: Wanted, ledger: Ledger, settings: ActionsSettings) -> str:
+def _why_not(plan: Plan, alert: Alert, act: Request, ledger: Ledger, settings: ActionsSettings) -> str:
     limits = settings.limits
     if any(fnmatchcase(plan.target, glob) for glob in limits.never_touch_targets):
         return f"never_touch: {plan.target} is one of limits.never_touch_targets"
@@ -161,7 +161,7 @@ def _why_not(plan: Plan, alert: Alert, act: Wanted, ledger: Ledger, settings: Ac
     return f"held: {holder.last.action_id} has the same target" if holder else ""
 
 
-def _unmarked(plan: Plan, alert: Alert, act: Wanted, settings: ActionsSettings) -> str:
+def _unmarked(plan: Plan, alert: Alert, act: Request, settings: ActionsSettings) -> str:
     """Why the mark does not allow what is wanted, or "". `critical` anywhere wins, then what the target itself says.
 
     Only the rate of requests may be touched without `non_critical`, and only down to the normal level. Whatever else
@@ -181,7 +181,7 @@ def _unmarked(plan: Plan, alert: Alert, act: Wanted, settings: ActionsSettings) 
     return "unmarked: nothing says that it is not critical (limits.criticality, limits.shave_unmarked)"
 
 
-def _leaves_normal(act: Wanted, settings: ActionsSettings) -> bool:
+def _leaves_normal(act: Request, settings: ActionsSettings) -> bool:
     """Whether nothing stops: a rate of requests is brought down, and what the subject did before still passes."""
     config = next((config for config in settings.actions if config.name == act.name), None)
     return act.verb == "shave" and act.leaves_normal and isinstance(config, RateConfig) and config.headroom >= 1

@@ -1,7 +1,7 @@
 """Where an alert stands on its ladder, worked out from the ledger alone: pure functions, the same on every machine.
 
 A rung is given up when an action of it turned out ineffective, when all it could do was refused or was nothing, or,
-where it only tells people, when they had their time; and only while the burn goes on. It is then never taken again for
+where it only notifies, when people had their time; and only while the burn goes on. It is then never taken again for
 the same alert: the ladder is climbed once. What a person did to an action of the alert ends the climb.
 """
 
@@ -54,7 +54,7 @@ def _given_up_at(step: Step, states: Sequence[ActionState], since: float, heard_
     if not step.acts:
         return since + step.wait_s
     mine = _of(step, states)
-    if any(_in_hands_of_people(state) or state.last.state in _UNDECIDED for state in mine):
+    if any(_is_up_to_people(state) or state.last.state in _UNDECIDED for state in mine):
         return None
     if any(state.applied_at is not None and heard_at <= state.applied_at for state in mine):
         return None  # what is known is from before: it says nothing about whether it helped
@@ -67,11 +67,11 @@ def _of(step: Step, states: Sequence[ActionState]) -> list[ActionState]:
     return [s for s in states if s.last.rung == step.rung and s.last.plan.action in names]
 
 
-def _in_hands_of_people(state: ActionState) -> bool:
+def _is_up_to_people(state: ActionState) -> bool:
     """Somebody undid it, denied it, was asked in vain, or changed its target."""
     last = state.last
-    undone_by_hand = last.state == "restored" and last.by not in CURB_ITSELF
-    return last.state in ("denied", "drift") or undone_by_hand or state.is_stuck
+    undone_by_people = last.state == "restored" and last.by not in CURB_ITSELF
+    return last.state in ("denied", "drift") or undone_by_people or state.is_stuck
 
 
 def _failed_at(state: ActionState, wait_s: float) -> float | None:
@@ -85,7 +85,7 @@ def _failed_at(state: ActionState, wait_s: float) -> float | None:
     return None
 
 
-def asks(act: Act, attempts: Sequence[ActionState], alert: Alert, now: float) -> bool:
+def is_due(act: Act, attempts: Sequence[ActionState], alert: Alert, now: float) -> bool:
     """Whether this action should be planned now. `attempts` are its own on the alert, of all rungs."""
     mine = [state for state in attempts if state.last.rung == act.rung and state.last.state != "skipped"]
     if not mine:
@@ -119,11 +119,11 @@ def may_come_again(state: ActionState, act: Act, alert: Alert, now: float) -> bo
 
 
 def may_take(target: str, act: Act, attempts: Sequence[ActionState], alert: Alert, now: float) -> bool:
-    """Whether a rung may plan for this target: what failed or a person has a hand in is left alone."""
+    """True when a rung may plan for this target; what failed or a person changed is left alone."""
     known = [state for state in attempts if state.last.plan.target == target and state.last.state != "skipped"]
     if not known:
         return True
     last = known[-1]
-    if last.last.rung < act.rung and not _in_hands_of_people(last):
+    if last.last.rung < act.rung and not _is_up_to_people(last):
         return True
     return may_come_again(last, act, alert, now)

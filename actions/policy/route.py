@@ -104,7 +104,7 @@ class Rung(Settings):
     )
 
     @model_validator(mode="after")
-    def _acts_unless_it_only_tells(self) -> Rung:
+    def _acts_unless_it_only_notifies(self) -> Rung:
         if self.do == "notify" and self.act:
             raise ValueError("do: notify changes nothing, so it takes no `act`")
         if self.do != "notify" and not self.act:

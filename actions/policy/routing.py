@@ -1,4 +1,4 @@
-"""From an alert to who is told and which ladder is climbed: pure functions of the alert and the settings."""
+"""From an alert to who is notified and which ladder is climbed: pure functions of the alert and the settings."""
 
 from __future__ import annotations
 

@@ -66,9 +66,9 @@ def reply_text(reply: Reply) -> str:
 
 def digest_blocks(digest: DayDigest) -> list[Block]:
     """The day in lines; as many as Slack takes in one message."""
-    told, done = wording.digest_lines(digest)
+    listed, done = wording.digest_lines(digest)
     shown: list[Block] = [{"type": "header", "text": plain(wording.digest_title(digest), HEADER_MAX)}]
-    for heading, lines in (("Small alerts", told), ("What Curb did", done)):
+    for heading, lines in (("Small alerts", listed), ("What Curb did", done)):
         if lines:
             shown.append({"type": "section", "text": mrkdwn(f"*{heading}*")})
             shown += [context(plain(line)) for line in lines]

@@ -52,7 +52,7 @@ def view(alert: Alert, notifier: str, now: float) -> dict[str, Any]:
         "callback_id": CALLBACK,
         "private_metadata": msgspec.json.encode(_About(alert.alert_id, notifier)).decode(),
         "title": plain("Planned activity", _TITLE_MAX),
-        "submit": plain("Tell Curb", _TITLE_MAX),
+        "submit": plain("Announce", _TITLE_MAX),
         "close": plain("Cancel", _TITLE_MAX),
         "blocks": [
             section(
@@ -103,7 +103,7 @@ def meant(filled: Filled, now: float) -> Meant:
 
 
 def _input(name: str, label: str, element: Block, *, optional: bool = False) -> Block:
-    """The block and the field in it have the same name; errors are told by block."""
+    """The block and the field in it have the same name; errors are shown by block."""
     return {
         "type": "input",
         "block_id": name,

@@ -1,4 +1,4 @@
-"""Tells a Slack channel about an incident: one message that is edited in place, its thread, and the daily digest."""
+"""Notifies a Slack channel of an incident: one message that is edited in place, its thread, and the daily digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signed requests of Slack: forged, stale and replayed ones are told from those that count."""
+"""Signed requests of Slack: forged, stale and replayed ones are refused."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def moment(given: str, *, now: float, time_zone: str = "UTC") -> float:
     if at <= now:
         return _refuse(f"{given[:40]!r} is over already", "a time to come")
     if at > now + _LONGEST_S:
-        return _refuse(f"{given[:40]!r} is more than 31 days away", "something shorter, and tell it again then")
+        return _refuse(f"{given[:40]!r} is more than 31 days away", "something shorter, and announce it again then")
     return at
 
 

@@ -23,7 +23,7 @@ _quiet = logging.getLogger(f"{__name__}.sdk")
 _quiet.setLevel(logging.CRITICAL + 1)
 
 _POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
-#: A connection that does not come, or does not come back, within so many pings is begun anew, at a new address.
+#: A connection that does not come, or does not come back, within so many pings is opened again, at a new address.
 _LOST_AFTER_PINGS = 6
 
 
@@ -93,7 +93,7 @@ class Socket:
         self._gauge.set(1 if connected else 0)
 
     async def _on_request(self, client: AsyncBaseSocketModeClient, request: SocketModeRequest) -> None:
-        """Every envelope is acknowledged, also one that is none of ours: else Slack sends it again."""
+        """Every envelope is acknowledged, also those of others: else Slack sends them again."""
         taken = None
         try:
             if request.type in ("interactive", "slash_commands"):

@@ -12,7 +12,7 @@ HEADER_MAX, SECTION_MAX, TEXT_MAX = 150, 3000, 3000
 
 
 def escape(text: str) -> str:
-    """The three characters that begin Slack's own syntax, such as <!channel> and <https://…|label>."""
+    """The three characters that start Slack's own syntax, such as <!channel> and <https://…|label>."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -30,7 +30,7 @@ def fitted(text: str, longest: int) -> str:
 
 
 def local_time(at: float) -> str:
-    """A moment in the reader's own time zone, with UTC where Slack cannot tell."""
+    """A moment in the reader's own time zone, with UTC where Slack does not know it."""
     return f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{utc(at)}>"
 
 

@@ -88,7 +88,7 @@ class AwsBatch(WorkloadAction):
             {"running": False} if runs else {},
             refusal=self._config.mark_refusal(job.get("tags", {})),
             reversible=False,
-            warning="A terminated job cannot be resumed: what it has not stored is lost, it must be submitted anew.",
+            warning="A terminated job cannot be resumed: what it has not stored is lost, it must be submitted again.",
             population=population,
         )
 

@@ -60,7 +60,7 @@ class AwsLambda(WorkloadAction):
         self._tagging = AwsCalls("resourcegroupstaggingapi", config, clock, endpoint_url=endpoint)
 
     async def find(self, alert: Alert, rate: TargetRate) -> list[Found] | None:
-        """PermanentError for an aim to shave when neither configuration nor alert tell to how much."""
+        """PermanentError for a shave when neither configuration nor alert say to how much."""
         wanted = wanted_tags(self._config.tags, alert)
         if wanted is None:
             return None

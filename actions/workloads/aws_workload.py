@@ -1,4 +1,4 @@
-"""What the actions on running work in AWS share: which tags tell the objects, and calls that do not block."""
+"""What the actions on running work in AWS share: which tags select the objects, and calls that do not block."""
 
 from __future__ import annotations
 

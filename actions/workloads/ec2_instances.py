@@ -17,7 +17,7 @@ _AT_ONCE = 100
 
 
 class Instance(NamedTuple):
-    """An instance that is there; one that is terminated is not."""
+    """An instance that is there; a terminated instance is not."""
 
     state: str
     tags: Tags

@@ -83,7 +83,7 @@ class Config(WorkloadConfig):
     @model_validator(mode="after")
     def _selects(self) -> Config:
         if not self.labels and not self.namespace_tag:
-            raise ValueError("labels or namespace_tag: say how an alert's tags tell which objects are meant")
+            raise ValueError("labels or namespace_tag: say how an alert's tags select objects")
         return self
 
     def build(self, context: Context) -> Kubernetes:
@@ -182,8 +182,8 @@ class Kubernetes(WorkloadAction):
         tag = self._config.namespace_tag
         if not tag or (tag not in alert.tags and self._config.labels):
             return allowed
-        told = alert.tags.get(tag, "")
-        return None if told in ("", UNTAGGED, OTHER) else [each for each in allowed if each == told]
+        value = alert.tags.get(tag, "")
+        return None if value in ("", UNTAGGED, OTHER) else [each for each in allowed if each == value]
 
     def _own_namespace(self) -> str:
         try:

@@ -181,7 +181,7 @@ def scalers(autoscalers: Iterable[Object], rate: TargetRate) -> dict[tuple[str, 
 def owner_refusal(lever: Lever, found: Object, autoscaled: dict[tuple[str, str, str], str]) -> str:
     """Why it is another's to change. `autoscaled`: (namespace, kind, name) → its HorizontalPodAutoscaler."""
     meta = found.metadata
-    if lever.kind == "Workload":  # always belongs to the job it stands for, which heeds it
+    if lever.kind == "Workload":  # always belongs to the job it stands for, which follows it
         return ""
     owner = owner_of(found)
     if owner is not None and owner.kind != "CronJob":

@@ -169,7 +169,7 @@ class Sagemaker(WorkloadAction):
         try:
             return await self._sagemaker.call(operation, **{key: name_of(arn)})
         except AwsRefusal as refusal:
-            # SageMaker has a word for it only for some of them; of the others the sentence tells.
+            # SageMaker has a word for it only for some of them; of the others the message says it.
             if refusal.code == "ResourceNotFound" or "could not find" in str(refusal).lower():
                 return None
             raise

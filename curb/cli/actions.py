@@ -14,7 +14,7 @@ from rich.text import Text
 
 from curb import wiring
 from curb.actions.action import Action
-from curb.actions.lifecycle.preview import Line, preview, read_book
+from curb.actions.lifecycle.preview import Line, preview, read_memory
 from curb.actions.lifecycle.reaper import Reaper
 from curb.cli import offline
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, person
@@ -113,8 +113,8 @@ def would_restore(entry: LedgerEntry) -> Text:
 
 async def _planned(config: CurbConfig) -> list[Line]:
     async with _opened(config) as opened:
-        book = await read_book(opened.log, opened.clock)
-        return [line async for line in preview(book, config.actions, opened.actions, opened.clock)]
+        memory = await read_memory(opened.log, opened.clock)
+        return [line async for line in preview(memory, config.actions, opened.actions, opened.clock)]
 
 
 def _as_json(line: Line) -> dict[str, Any]:

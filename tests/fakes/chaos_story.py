@@ -265,7 +265,7 @@ class Story:
             self.wrong.append(f"{plan.target} is changed and not on the ledger")
             return
         entry = holder.last
-        facts = self.runner._book.facts  # what this process knows: what it cannot know yet is no defect
+        facts = self.runner._memory.inbox  # what this process knows: what it cannot know yet is no defect
         team = entry.tags["team"]
         checks = {
             "it is not planned": entry.state == "planned",

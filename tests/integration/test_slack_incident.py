@@ -55,7 +55,7 @@ class Office(House):
     # What people may know: here, what the runner knows.
 
     def alert(self, alert_id: str) -> Alert | None:
-        fact: AlertFact | None = self.runner._book.facts.alerts.get(alert_id)
+        fact: AlertFact | None = self.runner._memory.inbox.alerts.get(alert_id)
         return fact.alert if fact is not None else None
 
     def action(self, action_id: str) -> Sequence[LedgerEntry]:
@@ -128,7 +128,7 @@ async def test_a_proposal_is_approved_by_a_button_and_undone_by_another(office: 
     assert [verb for verb, _, _ in office.gate.calls] == ["apply", "undo"]
     assert "undo" not in office.verbs()
     texts = "\n".join(office.said())
-    assert all(word in texts for word in ("Waits for an approval", "Did: limit k1", "Undone: limit k1"))
+    assert all(word in texts for word in ("Waiting for approval", "Throttled k1", "Undone: limit k1"))
     assert office.slack.posted == 1
 
 
@@ -191,9 +191,10 @@ async def test_faults_and_crashes_at_any_moment_say_nothing_twice_and_lose_nothi
     assert len(keys) == len(set(keys))
     assert len(names) == len(set(names))
     texts = [text.partition(":")[0].partition(" after")[0] for text in office.said() if text != "picture"]
-    assert {"Did", "Resolved", "Undone"} <= set(texts)
+    assert {"Resolved", "Undone"} <= set(texts)
+    assert any(text.startswith("Throttled k1") for text in texts)
     assert "(resolved)" in office.message["text"]
-    assert office.runner._book.facts.alerts == {}
+    assert office.runner._memory.inbox.alerts == {}
     sent = [m for m in ledger_messages(office.log) if not isinstance(m, LedgerEntry) and m.state == "failed"]
     assert sent == []
 

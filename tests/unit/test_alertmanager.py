@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curb.actions.notify.alertmanager import digest_payload, label, payload
-from curb.actions.notify.protocol import DayDigest, Notice, Telling
+from curb.actions.notify.protocol import DayDigest, Notice, NotifyConfig
 from tests.fakes.alerts import T0, an_alert
 from tests.unit.test_slack_desk import entry
 
@@ -21,7 +21,7 @@ GROUP = {
     "externalURL", "alerts",
 }  # fmt: skip
 ALERT = {"status", "labels", "annotations", "startsAt", "endsAt", "generatorURL", "fingerprint"}
-TELLING = Telling(dashboard_url="https://curb.example")
+TELLING = NotifyConfig(dashboard_url="https://curb.example")
 
 
 def body(*args: Any, **named: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def test_it_has_the_shape_of_version_4() -> None:
     }
     assert one["fingerprint"] == "f1"
     assert (one["startsAt"], one["endsAt"]) == ("2025-06-15T15:06:40.000Z", "0001-01-01T00:00:00Z")
-    assert "Did: limit k1 to 20" in one["annotations"]["actions"]
+    assert "Throttled k1 to 20" in one["annotations"]["actions"]
     assert all(isinstance(value, str) for part in ("labels", "annotations") for value in one[part].values())
     assert found["externalURL"] == "https://curb.example"
 

@@ -323,7 +323,7 @@ async def test_a_limit_that_another_action_gives_back_while_it_is_read_is_never_
     await house.log.append([alert_message(other)])
     await house.runner.take_in(0)
     worker = house.runner._action_workers[0]
-    await worker._asks.consider(other, house_act(house, other))
+    await worker._proposals.consider(other, house_act(house, other))
     assert house.policy_gate.keys["k1"]["rpm"] == 500
     assert house.ledger()[-1].detail == "held: another action had the same target when it was read"
     await house.wait(61)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from curb.actions.ledger.inbox_state import Facts, read_messages
+from curb.actions.ledger.inbox_state import Inbox, read_messages
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS, DEAD_LETTER
@@ -53,9 +53,9 @@ def test_a_line_that_cannot_be_read_is_told_once(line: bytes, told_by: str) -> N
 
 
 def test_actions_pass_over_what_is_not_theirs() -> None:
-    found = read_messages([Message(COMMANDS, encode_lines([*TOLD, HALT]), partition=0)], Facts(), now=1.0)
+    found = read_messages([Message(COMMANDS, encode_lines([*TOLD, HALT]), partition=0)], Inbox(), now=1.0)
     assert not [each for each in found if each.topic == DEAD_LETTER]
-    facts = Facts({each.key: each.value for each in found})
+    facts = Inbox({each.key: each.value for each in found})
     assert facts.halted == HALT
 
 

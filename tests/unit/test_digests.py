@@ -29,7 +29,7 @@ async def test_small_things_are_told_once_a_day_with_what_curb_did() -> None:
     await house.restart()
     await house.wait(HOUR)
     assert len(house.chat.digests) == 1
-    assert "d1" not in house.runner._book.facts.alerts
+    assert "d1" not in house.runner._memory.inbox.alerts
     await house.wait(24 * HOUR)
     assert len(house.chat.digests) == 1
 

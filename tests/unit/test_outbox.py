@@ -198,7 +198,7 @@ async def test_a_group_is_over_when_all_of_it_is_and_keeps_its_message_over_a_re
     assert house.chat.said().count("resolved") == 1
     await house.wait(2 * HOUR)
     await house.wait(1)
-    assert house.runner._book.facts.alerts == {}
+    assert house.runner._memory.inbox.alerts == {}
 
 
 async def test_a_page_does_not_hide_in_a_message_of_less() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from curb.actions.lifecycle.preview import Line, preview, read_book
+from curb.actions.lifecycle.preview import Line, preview, read_memory
 from curb.actions.settings import ActionsSettings
 from tests.fakes.actions_house import later
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
@@ -16,8 +16,8 @@ ROLES: dict[str, Any] = {"finance": {"people": ["fred"]}}
 
 async def asked(house: PolicyHouse, config: ActionsSettings | None = None) -> list[Line]:
     before = {at: list(messages) for at, messages in house.log.messages.items() if messages}
-    book = await read_book(house.log, house.clock)
-    found = [line async for line in preview(book, config or house.config, {"gate": house.policy_gate}, house.clock)]
+    memory = await read_memory(house.log, house.clock)
+    found = [line async for line in preview(memory, config or house.config, {"gate": house.policy_gate}, house.clock)]
     assert {at: list(messages) for at, messages in house.log.messages.items() if messages} == before
     return found
 
@@ -44,7 +44,7 @@ async def test_it_says_why_nothing_would_be_done() -> None:
     (line,) = await asked(house, ladder({"do": "notify", "verify_within_minutes": 5}, SHAVE))
     assert line.why_not == "people have until 2025-06-15 15:11 UTC, then rung 2"
     (line,) = await asked(house, ActionsSettings())
-    assert line.why_not == "no route asks for an action; people are told"
+    assert line.why_not == "no route asks for an action; people are notified"
 
 
 async def test_it_says_what_is_in_force_and_what_waits() -> None:

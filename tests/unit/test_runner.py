@@ -201,8 +201,8 @@ REFUSALS = {
     "limit: 0 actions are open": ({"limits": {"max_open_actions": 0}}, {}),
     "limit: 0 actions were begun": ({"limits": {"max_actions_per_hour": 0}}, {}),
     "stale": ({}, {"updated_at": T0 - 8000}),
-    "told: a growth alert": ({}, {"kind": "growth"}),
-    "told: a runaway alert of tier digest": ({}, {"tier": "digest"}),
+    "notify only: a growth alert": ({}, {"kind": "growth"}),
+    "notify only: a runaway alert of tier digest": ({}, {"tier": "digest"}),
     "budget": ({}, {"kind": "budget", "budget": BudgetStatus(**BUDGET)}),
     "nothing to do": ({}, {"tags": {"api_key": "unknown"}}),
 }

@@ -8,7 +8,7 @@ import pytest
 
 from curb.actions.ledger.inbox_state import state_message
 from curb.actions.ledger.ledger import ActionState, Ledger, in_order
-from curb.actions.ledger.memory import Book, kept_key
+from curb.actions.ledger.memory import Memory, kept_key
 from curb.actions.lifecycle.reaper import Reaper
 from curb.stream.errors import PermanentError
 from curb.stream.log.codec import encode
@@ -177,7 +177,7 @@ async def test_what_is_kept_beside_the_log_never_comes_after_what_is_on_it() -> 
     planned, applied, restored = (an_entry(1, state, at=T0) for state in ("planned", "applied", "restored"))
     kept = state_message(kept_key(planned), [an_entry(1, "proposed", at=T0 - 9e6), planned, restored])
     await log.append([*(Message(ACTIONS, encode(each), key=b"k") for each in (planned, applied, restored)), kept])
-    book = Book(log)
-    await book.load(T0)
-    [state] = book.ledger.actions()
+    memory = Memory(log)
+    await memory.load(T0)
+    [state] = memory.ledger.actions()
     assert [entry.state for entry in state.entries] == ["proposed", "planned", "applied", "restored"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import DayDigest, Notice, Reply, ReplyKind, Telling
+from curb.actions.notify.protocol import DayDigest, Notice, NotifyConfig, Reply, ReplyKind
 from curb.actions.slack import modal as slack_modal
 from curb.actions.slack.blocks import (
     blocks,
@@ -41,7 +41,7 @@ _OURS = re.compile(
     r"<!date\^\d+\^\{date_short_pretty\} \{time\}\|[\d :UTC-]+>|<https://curb\.example/alerts/[\w%.-]+\|dashboard>"
 )
 _ENTITY = re.compile(r"&(?!amp;|lt;|gt;)")
-TELLING = Telling(dashboard_url="https://curb.example/")
+TELLING = NotifyConfig(dashboard_url="https://curb.example/")
 
 
 def nasty_alert(text: str, **changes: Any) -> Alert:

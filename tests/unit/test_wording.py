@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import DayDigest, Notice, Reply, Telling
+from curb.actions.notify.protocol import DayDigest, Notice, NotifyConfig, Reply
 from curb.actions.settings import ActionsSettings
 from curb.stream.records.spend import BudgetStatus, Plan
 from tests.fakes.alerts import T0, an_alert
@@ -26,11 +26,11 @@ def budget(end: float) -> BudgetStatus:
 
 def test_waiting_is_priced_until_people_answer_and_until_the_period_ends() -> None:
     alert = an_alert(budget=budget(T0 + 10 * HOUR))
-    found = dict(wording.figures(alert, Telling(people_answer_after_minutes=30)))
+    found = dict(wording.figures(alert, NotifyConfig(people_answer_after_minutes=30)))
     assert found["Over expected"] == "$228.00/h"
     assert found["Cost of waiting 30 min"] == "$114.00"
     assert found["Waiting until the budget's period ends"] == "$2,280.00"
-    assert "Cost of waiting 1 h" in dict(wording.figures(alert, Telling(people_answer_after_minutes=60)))
+    assert "Cost of waiting 1 h" in dict(wording.figures(alert, NotifyConfig(people_answer_after_minutes=60)))
 
 
 def test_without_a_budget_the_month_is_the_period() -> None:
