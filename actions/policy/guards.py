@@ -19,7 +19,7 @@ from curb.stream.time import HOUR_S
 _ONLY_NOTIFIED = frozenset({"growth", "pricing", "feed"})
 
 
-class Request(Protocol):
+class Intent(Protocol):
     """What a rung asks for, as far as the guards look at it."""
 
     @property
@@ -88,7 +88,7 @@ def refusal(
 
 
 def allowed(
-    plans: Sequence[Plan], alert: Alert, act: Request, ledger: Ledger, settings: ActionsSettings, *, now: float
+    plans: Sequence[Plan], alert: Alert, act: Intent, ledger: Ledger, settings: ActionsSettings, *, now: float
 ) -> tuple[list[Plan], str]:
     """Which of the plans may be entered in the ledger now, in their order, and why not the others ("" when all may).
 
@@ -146,7 +146,7 @@ def _crowded(events: list[tuple[float, str]], count: int, after: float, now: flo
     )
 
 
-def _why_not(plan: Plan, alert: Alert, act: Request, ledger: Ledger, settings: ActionsSettings) -> str:
+def _why_not(plan: Plan, alert: Alert, act: Intent, ledger: Ledger, settings: ActionsSettings) -> str:
     limits = settings.limits
     if any(fnmatchcase(plan.target, glob) for glob in limits.never_touch_targets):
         return f"never_touch: {plan.target} is one of limits.never_touch_targets"
@@ -161,7 +161,7 @@ def _why_not(plan: Plan, alert: Alert, act: Request, ledger: Ledger, settings: A
     return f"held: {holder.last.action_id} has the same target" if holder else ""
 
 
-def _unmarked(plan: Plan, alert: Alert, act: Request, settings: ActionsSettings) -> str:
+def _unmarked(plan: Plan, alert: Alert, act: Intent, settings: ActionsSettings) -> str:
     """Why the mark does not allow what is wanted, or "". `critical` anywhere wins, then what the target itself says.
 
     Only the rate of requests may be touched without `non_critical`, and only down to the normal level. Whatever else
@@ -181,7 +181,7 @@ def _unmarked(plan: Plan, alert: Alert, act: Request, settings: ActionsSettings)
     return "unmarked: nothing says that it is not critical (limits.criticality, limits.shave_unmarked)"
 
 
-def _leaves_normal(act: Request, settings: ActionsSettings) -> bool:
+def _leaves_normal(act: Intent, settings: ActionsSettings) -> bool:
     """Whether nothing stops: a rate of requests is brought down, and what the subject did before still passes."""
     config = next((config for config in settings.actions if config.name == act.name), None)
     return act.verb == "shave" and act.leaves_normal and isinstance(config, RateConfig) and config.headroom >= 1
