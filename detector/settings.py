@@ -71,13 +71,14 @@ class DetectorSettings(Settings):
 
     bucket_s: int = Field(default=60, ge=1, description="Seconds summed before scoring; must divide an hour.")
     grace_s: float = Field(
-        default=30, ge=0, description="How long after its end a bucket waits for stragglers before it is scored."
+        default=30, ge=0, description="Seconds after its end that a bucket waits for late records before it is scored."
     )
     max_skew_s: float = Field(
         default=900,
         ge=0,
-        description="How long scoring waits for an input partition that was up to date and fell silent. One that works "
-        "off a backlog is waited for.",
+        description="Seconds that scoring waits for an input partition that was up to date and fell silent. It "
+        "waits for one "
+        "that has a backlog.",
     )
     max_age_days: float = Field(default=40, gt=0, description="Records older than this go to the dead letters.")
     max_future_s: float = Field(
@@ -85,19 +86,19 @@ class DetectorSettings(Settings):
     )
     time_zone: str = Field(default="UTC", description="Business time zone: days, weeks and budgets follow it.")
     warmup_s: float = Field(
-        default=3 * 86400, ge=0, description="Stream younger than this knows no new principals: everyone is new."
+        default=3 * 86400, ge=0, description="Age of a stream, in seconds, up to which no principal is called new."
     )
     scopes: tuple[Scope, ...] = Field(default=DEFAULT_SCOPES, min_length=1, description="How spend is grouped.")
-    budgets: tuple[Budget, ...] = Field(default=(), description="Sums of money that may be spent per period.")
+    budgets: tuple[Budget, ...] = Field(default=(), description="Money that may be spent per period.")
     exchange_rates: tuple[ExchangeRate, ...] = Field(
-        default=(), description="What budgets in other currencies are worth in dollars."
+        default=(), description="Dollar rates of budgets in other currencies."
     )
     dedupe: DedupeSettings = Field(default=DedupeSettings(), description="How long ids are remembered.")
     guard: GuardSettings = Field(default=GuardSettings(), description="How many series tags may make.")
     alerts: AlertSettings = Field(default=AlertSettings(), description="When alerts update and end.")
     score: ScoreSettings = Field(default=ScoreSettings(), description="How spend is scored against its own past.")
     drift: DriftSettings = Field(
-        default=DriftSettings(), description="Whether the level of a series moves at once when its spend has for good."
+        default=DriftSettings(), description="Whether the level of a series moves at once after a lasting change."
     )
     unexplained: DemandConfig = Field(
         default=DemandConfig(), description="How spend is scored against the demand for it."

@@ -33,11 +33,11 @@ from curb.stream.log.topics import ALERTS
 from curb.stream.records.spend import Alert, BudgetIncrease, BudgetStatus, PricingHole, SpendTick
 from curb.stream.time import DAY_S
 
-#: Scoring begins this long before the first tick; what is older counts in totals only.
+#: Scoring starts this many seconds before the first tick; older records count in totals only. Chosen by hand.
 _HEAD_START_S = 7200
-#: So long a silence is scored step by step, which ends every alert; the rest is skipped.
+#: Seconds of silence that are scored step by step, which ends every alert; the rest is skipped. Chosen by hand.
 _STEPPED_SILENCE_S = 3 * 3600
-#: A shard that has events in this share of its buckets is never silent by itself: silence is a gap in the feed.
+#: In a shard with events in this share of its buckets, silence is a gap in the feed, not of spend. Chosen by hand.
 _BUSY = 0.5
 
 
@@ -72,7 +72,7 @@ class _Snapshot(msgspec.Struct):
 
 
 class Shard:
-    """The state of one partition of the spend topic; a `PartitionState` that answers alerts."""
+    """The state of one partition of the spend topic; a `PartitionState` that returns alerts."""
 
     def __init__(self, settings: DetectorSettings) -> None:
         self._settings = settings
@@ -86,14 +86,14 @@ class Shard:
         self._watermark = Watermark(settings.max_skew_s)
         self._spent = ScopeTotals(settings.scopes)
         self._arrivals = Arrivals()
-        #: Scoring begins no earlier: what is older than the first ticks counts in totals only.
+        #: Scoring starts no earlier than this; records before the first ticks count in totals only.
         self._since = math.inf
         #: Every bucket that starts before this is closed; None until time is known.
         self._closed_until: int | None = None
         self._stream_since = 0.0
         self._busy, self._silent_steps = 1.0, 0
         self._scores: Scores | None = None
-        #: Its partition, once a message said so.
+        #: Its partition, known from the first message.
         self._partition: int | None = None
 
     # --- as a PartitionState --------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Shard:
                     shown = map(self._with_share, alerts)
                     yield [Message(ALERTS, encode(alert), key=alert.fingerprint.encode()) for alert in shown]
                 continue
-            # What its own input had passed is late, however far the other inputs are.
+            # Buckets that its own input had passed are late, however far the other inputs are.
             due = max(self._edge(self._watermark.of(source)), self._closed_until or 0)
             if isinstance(part, PricingHole):
                 self._arrivals.add(Arrival(due, source, hole=part))
@@ -131,12 +131,12 @@ class Shard:
         if number is None:
             return alert
         total_usd = float(self._registry["total_usd"][number])
-        # What is over a budget may have been normal for long.
+        # Spend over a budget may have been normal for long.
         excess_usd = 0.0 if alert.kind == "budget" else alert.excess_usd
         return msgspec.structs.replace(alert, share=self._spent.share(alert.scope, total_usd, excess_usd))
 
     def flush(self, now: float | None) -> Sequence[Message]:
-        """Nothing gathers here: time comes from ticks on the log, so that a replay sees the same."""
+        """Update metrics. No output waits here: time comes from ticks on the log, so that a replay sees the same."""
         metrics.SERIES.set(len(self._registry))
         metrics.ALERTS_FIRING.set(len(self.firing))
         if self._closed_until is not None:
@@ -194,12 +194,12 @@ class Shard:
 
     @property
     def series_count(self) -> int:
-        """How many series there are."""
+        """Number of series."""
         return len(self._registry)
 
     @property
     def event_time(self) -> float | None:
-        """Up to when buckets are closed, epoch seconds; None before the first tick."""
+        """End of the newest closed bucket, epoch seconds; None before the first tick."""
         return None if self._closed_until is None else float(self._closed_until)
 
     @property
@@ -213,7 +213,7 @@ class Shard:
         return [*self._scoring.incidents.firing, *self._budgets.firing, *self._pricing.firing]
 
     def budgets(self) -> list[tuple[dict[str, str], BudgetStatus]]:
-        """Where every budget stands, with the tags of its series."""
+        """Tags and status of every budget row."""
         return self._budgets.status()
 
     def subject(self, i: int) -> tuple[str, dict[str, str]]:
@@ -231,7 +231,7 @@ class Shard:
         return [self._status(i, float(rate[i]), float(expected[i])) for i in shown]
 
     def totals(self, scope: str) -> list[tuple[dict[str, str], float]]:
-        """Tags and dollars of all time of every series of a scope, with what waits to be scored."""
+        """Tags and dollars of all time of every series of a scope, with sums that wait to be scored."""
         usd = self._registry["total_usd"].copy()
         waiting: dict[bytes, float] = {}
         for part in self._arrivals.parts():
@@ -252,7 +252,7 @@ class Shard:
     # --- counting and closing -------------------------------------------------------------------------------------
 
     def _take_in(self, start: int) -> bool:
-        """Take in what came before the bucket that begins at `start` closes; returns whether some of it was late."""
+        """Take in arrivals that are due before the bucket at `start` closes; returns True if some were late."""
         corrected = False
         for arrival in self._arrivals.take(start):
             if arrival.hole is not None:
@@ -291,7 +291,7 @@ class Shard:
         bucket_s, due = self._settings.bucket_s, self._edge(time)
         if self._closed_until is None:
             first = self._arrivals.first_bucket
-            if first is None or time <= 0:  # nothing came, or not from every input yet
+            if first is None or time <= 0:  # no record yet, or not from every input
                 return
             self._stream_since = max(float(first), self._since)
             self._closed_until = self._align(self._stream_since)
@@ -299,7 +299,7 @@ class Shard:
             start = self._closed_until
             corrected = self._take_in(start)
             silent = start not in self._open
-            # A feed of which all is late, such as a bill, is no silence: its dollars may pass a budget.
+            # A feed whose records are all late, such as a bill, is not silent: its dollars may pass a budget.
             self._silent_steps = self._silent_steps + 1 if silent and not corrected else 0
             if self._silent_steps * bucket_s > _STEPPED_SILENCE_S:
                 yield self._skip(start, due)

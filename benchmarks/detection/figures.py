@@ -9,7 +9,7 @@ from benchmarks.detection.bars import FIGURES
 from benchmarks.detection.measure import Result
 from benchmarks.detection.streams import iso
 from benchmarks.detection.tables import Method
-from curb.evaluate.score import Outcome, epoch
+from curb.evaluate.score import IncidentResult, epoch
 
 _MEANS = ("recall", "exact_recall", "usd_lost_share", "noise_per_day", "repeats", "median_minutes")
 
@@ -41,7 +41,7 @@ def as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _incident(result: Result, outcome: Outcome) -> dict[str, Any]:
+def _incident(result: Result, outcome: IncidentResult) -> dict[str, Any]:
     """What became of one incident; `told` is None for a missed one."""
     label, told = outcome.label, None
     if outcome.caught_by is not None:

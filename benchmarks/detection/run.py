@@ -21,7 +21,7 @@ from benchmarks.detection.measure import Job, Result, measure_all, without_dead_
 from benchmarks.detection.peers import peers, read_events, run_peers
 from benchmarks.detection.streams import CACHE, make, recipes
 from benchmarks.detection.tables import Method, by_variant, kinds_table, methods_table, misses, variant_table
-from curb.evaluate.score import Fired, Outcome, epoch, read_labels, score
+from curb.evaluate.score import Fired, IncidentResult, epoch, read_labels, score
 from curb.stream.records.spend import SpendRecord
 
 DATA_VARIABLE = "CURB_TEST_DATA"
@@ -126,8 +126,8 @@ def draw_overview(methods: Sequence[Method], title: str, path: Path) -> None:
 
 def draw_incidents(results: Sequence[Result], directory: Path) -> None:
     """For each kind, the incident that was caught in the median time, and the dearest that was missed."""
-    caught: dict[str, list[tuple[float, Result, Outcome]]] = {}
-    missed: dict[str, list[tuple[float, Result, Outcome]]] = {}
+    caught: dict[str, list[tuple[float, Result, IncidentResult]]] = {}
+    missed: dict[str, list[tuple[float, Result, IncidentResult]]] = {}
     for result in results:
         for outcome in result.both.outcomes:
             label, told = outcome.label, outcome.caught_by

@@ -34,7 +34,7 @@ Event = SpendRecord | PlannedActivity
 
 @dataclass
 class Backtest:
-    """The result of a back-test: events read, seconds taken, every alert by id in order of opening."""
+    """Result of a back-test: events read, seconds it took, every alert by id in the order they opened."""
 
     events: int = 0
     #: Lines that could not be read or counted.
@@ -142,7 +142,7 @@ def _arrival(event: Event) -> float:
 
 
 def _forget_the_end(result: Backtest) -> None:
-    """The recording has ended, the feed has not; late records advance time past its end."""
+    """Drop feed alerts after the end: the recording is over, not the feed."""
     ended = [i for i, life in result.alerts.items() if life.first.kind == "feed" and life.first.fired_at > result.end]
     for alert_id in ended:
         del result.alerts[alert_id]

@@ -16,33 +16,31 @@ import gzip
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from curb.connectors.tokens.usage_jsonl import parse_event_stream
-from curb.demo.incident import AgentLoop, LoopRun
-from curb.demo.trace import Key, Request, Trace, as_event
 from curb.detector.heads.past import ScoreSettings
 from curb.detector.settings import DetectorSettings
 from curb.evaluate.backtest import AlertLife, events_file, replay
+from curb.evaluate.score import GRACE_S, Fired, Label, LabelledStream, score
 from curb.stream.time import DAY_S
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: An alert up to this long after an incident still belongs to it.
-_AFTER_S = 3600.0
 #: Colours that stay apart for the colour-blind, and a mark each for print.
 _STYLES = (("#0072B2", "o-"), ("#D55E00", "s--"), ("#009E73", "^:"), ("#CC79A7", "d-."))
 
 
-class Incident(NamedTuple):
+class KnownIncident(NamedTuple):
     """Something that really went wrong: whose tags, when, and what it cost in all."""
 
     tags: dict[str, str]
@@ -52,10 +50,10 @@ class Incident(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """A stream with its known incidents. Alerts and incidents of the first `warmup_days` do not count."""
+    """A stream with its known incidents. Incidents and alerts of the first `warmup_days` do not count."""
 
     path: Path
-    incidents: list[Incident]
+    incidents: list[KnownIncident]
     start: float
     end: float
     warmup_days: float = 3.0
@@ -65,8 +63,8 @@ class Recording(NamedTuple):
         return self.start + self.warmup_days * DAY_S
 
 
-class Outcome(NamedTuple):
-    """The figures of one set of score settings on one recording."""
+class Trial(NamedTuple):
+    """The result of one set of score settings on one recording."""
 
     score: ScoreSettings
     #: Share of incidents that raised an alert in time.
@@ -87,14 +85,16 @@ class Outcome(NamedTuple):
 # --- recordings ---------------------------------------------------------------------------------------------------
 
 
-class _IncidentLine(msgspec.Struct):
+class IncidentLine(msgspec.Struct):
+    """A line of incidents.jsonl; `usd` is dollars in all."""
+
     tags: dict[str, str]
     start: datetime
     end: datetime
     usd: float
 
-    def incident(self) -> Incident:
-        return Incident(self.tags, self.start.timestamp(), self.end.timestamp(), self.usd)
+    def incident(self) -> KnownIncident:
+        return KnownIncident(self.tags, self.start.timestamp(), self.end.timestamp(), self.usd)
 
 
 def load(directory: Path, warmup_days: float = 3.0) -> Recording:
@@ -103,7 +103,7 @@ def load(directory: Path, warmup_days: float = 3.0) -> Recording:
 
     Raises FileNotFoundError, ValueError (msgspec's ValidationError and DecodeError are such)."""
     lines = (directory / "incidents.jsonl").read_bytes().splitlines()
-    incidents = [msgspec.json.decode(line, type=_IncidentLine).incident() for line in lines if line.strip()]
+    incidents = [msgspec.json.decode(line, type=IncidentLine).incident() for line in lines if line.strip()]
     for incident in incidents:
         if incident.end <= incident.start or not incident.tags:
             raise ValueError(f"an incident needs tags and an end after its start: {incident}")
@@ -124,85 +124,17 @@ def _span(file: Path) -> tuple[float, float]:
     return first, last
 
 
-def demo_recording(
-    directory: Path, out: Path, loops: Sequence[AgentLoop] | None = None, step_s: int = 300
-) -> Recording:
-    """The demo's traffic in `directory` with agent loops on some keys, written to `out` as `load` reads it.
-
-    One line per key and `step_s` seconds. `loops`: by default those of `default_loops`."""
-    trace = Trace.load(directory)
-    events, incidents = list(trace.history(trace.start, trace.end, step_s)), []
-    for number, loop in enumerate(default_loops(trace) if loops is None else loops):
-        key = trace.key(loop.key)
-        lines = _loop_lines(LoopRun(trace, loop), key, number, step_s)
-        events += lines
-        start, end = (datetime.fromtimestamp(at, UTC) for at in (loop.start, loop.end))
-        incidents.append(_IncidentLine(key.tags, start, end, sum(line["cost_usd"] for line in lines)))
-    events.sort(key=lambda line: (line["ts"], line["id"]))
-    out.mkdir(parents=True, exist_ok=True)
-    with gzip.open(out / "events.jsonl.gz", "wb") as file:
-        file.writelines(as_event(event) + b"\n" for event in events)
-    (out / "incidents.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in incidents))
-    return load(out)
-
-
-def default_loops(trace: Trace) -> list[AgentLoop]:
-    """Eight loops after the third day, on the keys that spend most: $3 to $60 an hour for 40 minutes to 4 hours."""
-    day3 = trace.start + 3 * DAY_S
-    by_spend = sorted(trace.keys, key=lambda key: -trace.usual_usd_per_hour(key, trace.start, day3))
-    sizes = [(60, 40), (40, 60), (30, 90), (20, 120), (12, 120), (8, 180), (5, 120), (3, 240)]
-    room = (trace.end - day3) / (len(sizes) + 1)
-    loops = []
-    for number, ((usd_per_hour, minutes), key) in enumerate(zip(sizes, by_spend, strict=False)):
-        start, usual = _first_busy(trace, key, day3 + (number + 0.5) * room)
-        loops.append(AgentLoop(key.alias, start, start + minutes * 60, 1 + usd_per_hour / usual))
-    return loops
-
-
-def _first_busy(trace: Trace, key: Key, at: float) -> tuple[float, float]:
-    """The first moment from `at` on after an hour with spend, and that spend: a loop is a multiple of it."""
-    while at < trace.end:
-        if usual := trace.usual_usd_per_hour(key, at - 3600, at):
-            return at, usual
-        at += 600
-    raise ValueError(f"{key.alias} spends nothing in the rest of the trace")
-
-
-def _loop_lines(run: LoopRun, key: Key, number: int, step_s: int) -> list[dict[str, Any]]:
-    """Lines like those of `Trace.history`; a loop has lines of its own beside the key's usual ones."""
-    steps: dict[int, list[Request]] = {}
-    while run.next_at < math.inf:
-        call = run.call()
-        steps.setdefault(int(call.at // step_s) * step_s, []).append(call)
-        run.answer(admitted=True)
-    return [
-        {
-            "src": "llm",
-            "id": f"loop-{number}-{step}",
-            "ts": float(step),
-            "recv": float(step + step_s),
-            "tags": key.tags,
-            "requests": len(calls),
-            "errors": 0,
-            "input_tokens": sum(call.input_tokens for call in calls),
-            "output_tokens": sum(call.output_tokens for call in calls),
-            "cost_usd": sum(call.cost_usd for call in calls),
-        }
-        for step, calls in steps.items()
-    ]
-
-
 # --- outcomes -----------------------------------------------------------------------------------------------------
 
 
-def sweep(recording: Recording, thresholds: Sequence[float], settings: DetectorSettings | None = None) -> list[Outcome]:
+def sweep(recording: Recording, thresholds: Sequence[float], settings: DetectorSettings | None = None) -> list[Trial]:
     """Back-test the recording once per notice threshold, everything else as in `settings` (by default the shipped)."""
     settings = settings or DetectorSettings()
     outcomes = []
     for threshold in _with_progress(thresholds):
-        score = settings.score.model_copy(update={"notice_threshold": float(threshold)})
-        found = replay(recording.path, settings.model_copy(update={"score": score}))
-        outcomes.append(judge(recording, score, list(found.alerts.values())))
+        tried = settings.score.model_copy(update={"notice_threshold": float(threshold)})
+        found = replay(recording.path, settings.model_copy(update={"score": tried}))
+        outcomes.append(judge(recording, tried, list(found.alerts.values())))
     return outcomes
 
 
@@ -220,45 +152,56 @@ def _with_progress(thresholds: Sequence[float]) -> Iterator[float]:
         bar.progress = number
 
 
-def judge(recording: Recording, score: ScoreSettings, alerts: Sequence[AlertLife]) -> Outcome:
-    """Hold alerts against the known incidents; what went to the digest interrupted nobody and is left out.
+def judge(recording: Recording, settings: ScoreSettings, alerts: Sequence[AlertLife]) -> Trial:
+    """Compare alerts with the known incidents; what went to the digest interrupted nobody and is left out.
 
     An alert belongs to an incident if it opened, or rose to a page, from the incident's start to an hour after its end,
-    and its tags agree: at least one is the incident's, none contradicts. An alert that opened before sends no new
-    message, so it is noise and the incident is missed.
+    and its tags agree: at least one is the incident's, none contradicts. An alert that opened before
+    notifies nobody again, so it is noise and the incident is missed.
     """
     counted = [a for a in alerts if a.tier != "digest" and a.first.fired_at >= recording.counts_from]
-    incidents = [incident for incident in recording.incidents if incident.start >= recording.counts_from]
-    minutes, lost, used = [], 0.0, set[str]()
-    for incident in incidents:
-        noticed = [(at, a.last.alert_id) for a in counted if (at := _noticed_at(a, incident)) is not None]
-        used |= {alert_id for _, alert_id in noticed}
-        delay = min((at - incident.start for at, _ in noticed), default=math.inf)
-        if noticed:
-            minutes.append(delay / 60)
-        lost += incident.usd * min(1.0, delay / (incident.end - incident.start))
-    days = (recording.end - recording.counts_from) / DAY_S
-    return Outcome(
-        score=score,
-        recall=len(minutes) / max(1, len(incidents)),
-        usd_lost_share=lost / max(1e-9, sum(incident.usd for incident in incidents)),
-        noise_per_day=sum(a.last.alert_id not in used for a in counted) / max(days, 1e-9),
-        median_minutes=median(minutes) if minutes else None,
+    labels = [_label(each, at) for at, each in enumerate(recording.incidents) if each.start >= recording.counts_from]
+    found = score(
+        LabelledStream(recording.start, recording.end, 0, tuple(labels)),
+        [Fired(a.first.fired_at, a.last.tags, a.paged_at) for a in counted],
+        recording.warmup_days,
+        GRACE_S,
+        _agrees,
+    )
+    pooled = found.all_kinds
+    return Trial(
+        score=settings,
+        recall=pooled.recall or 0.0,
+        usd_lost_share=pooled.lost_share or 0.0,
+        noise_per_day=found.noise_per_day,
+        median_minutes=median(pooled.minutes) if pooled.minutes else None,
         alerts=len(counted),
     )
 
 
-def _noticed_at(alert: AlertLife, incident: Incident) -> float | None:
-    """When the alert first reported the incident; None if it never did."""
-    tags = alert.last.tags
-    shared = tags.keys() & incident.tags.keys()
-    if not shared or any(tags[name] != incident.tags[name] for name in shared):
-        return None
-    moments = [at for at in (alert.first.fired_at, alert.paged_at) if at is not None]
-    return min((at for at in moments if incident.start <= at <= incident.end + _AFTER_S), default=None)
+def _label(known: KnownIncident, number: int) -> Label:
+    """The incident as a label whose dollars are spread evenly."""
+    return Label(
+        id=f"incident-{number}",
+        kind="incident",
+        label="incident",
+        tags=known.tags,
+        start=known.start,
+        end=known.end,
+        excess_usd=known.usd,
+        windows=(),
+        truth_at=None,
+        truth_usd=np.zeros(0),
+    )
 
 
-def best(outcomes: Sequence[Outcome], noise_per_day: float = 1.0) -> Outcome:
+def _agrees(label: Label, tags: Mapping[str, str]) -> bool:
+    """True when a tag is the incident's and none contradicts it."""
+    shared = tags.keys() & label.tags.keys()
+    return bool(shared) and all(tags[name] == label.tags[name] for name in shared)
+
+
+def best(outcomes: Sequence[Trial], noise_per_day: float = 1.0) -> Trial:
     """The outcome that loses the fewest dollars within the noise people accept; the quietest when none is within it.
 
     Of equals the highest threshold: it leaves the most room for days that are not in the recording."""
@@ -268,8 +211,8 @@ def best(outcomes: Sequence[Outcome], noise_per_day: float = 1.0) -> Outcome:
     return min(accepted, key=lambda o: (o.usd_lost_share, o.noise_per_day, -o.threshold))
 
 
-def yaml_patch(outcome: Outcome) -> str:
-    """The patch for curb.yaml: the notice threshold, and every score setting that differs from the shipped one."""
+def yaml_patch(outcome: Trial) -> str:
+    """Lines for curb.yaml: the notice threshold, and every score setting that differs from the shipped one."""
     settings = {"notice_threshold": outcome.threshold, **outcome.score.model_dump(mode="json", exclude_defaults=True)}
     lines = [f"    {name}: {json.dumps(value)}\n" for name, value in settings.items()]
     return "detector:\n  score:\n" + "".join(lines)
@@ -278,7 +221,7 @@ def yaml_patch(outcome: Outcome) -> str:
 # --- showing ------------------------------------------------------------------------------------------------------
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def table(outcomes: Sequence[Trial]) -> str:
     """A Markdown table, one row per threshold."""
     rows = [
         "| threshold | incidents found | dollars lost before the alert | false alerts a day | minutes to alert |",
@@ -292,7 +235,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(rows)
 
 
-def chart(sweeps: Mapping[str, Sequence[Outcome]]) -> Figure:
+def chart(sweeps: Mapping[str, Sequence[Trial]]) -> Figure:
     """Recall and dollars lost against noise: one line per sweep, by name, and one point per threshold."""
     from matplotlib.figure import Figure
 
@@ -321,9 +264,9 @@ def chart(sweeps: Mapping[str, Sequence[Outcome]]) -> Figure:
     return figure
 
 
-def _labels(outcomes: Sequence[Outcome], field: str) -> dict[tuple[float, float], str]:
+def _labels(outcomes: Sequence[Trial], field: str) -> dict[tuple[float, float], str]:
     """Thresholds by place in the chart, (noise, value); those too close for two labels share one."""
-    places: dict[tuple[float, float], list[Outcome]] = {}
+    places: dict[tuple[float, float], list[Trial]] = {}
     for outcome in sorted(outcomes, key=lambda o: o.threshold):
         place = round(outcome.noise_per_day, 1), round(getattr(outcome, field) * 40)
         places.setdefault(place, []).append(outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,8 @@ from curb.stream.time import DAY_S, HOUR_S
 LABELS_FILE, TRUTH_FILE = "labels.json", "truth.csv.gz"
 #: Days at the start of a stream whose alerts are neither noise nor flags on look-alikes.
 WARMUP_DAYS = 3.0
-#: An alert this long after the end of a label still belongs to it.
-_GRACE_S, _AFTERMATH_S = 1.0 * HOUR_S, 1.0 * DAY_S
+#: An alert up to this long after the end of an incident still belongs to it.
+GRACE_S = 1.0 * HOUR_S
 #: The tags that name a subject, in the order in which a label is identified by them.
 _SUBJECT_TAGS = ("api_key", "node", "group")
 
@@ -29,10 +29,16 @@ Interrupts = Literal["page+notice", "page"]
 
 
 class Fired(NamedTuple):
-    """An alert as scoring sees it: when it was sent (epoch seconds), and its subject."""
+    """An alert as scoring sees it: when it notified somebody (epoch seconds), and about what."""
 
     at: float
     tags: Mapping[str, str]
+    #: When it notified again because it rose to a page.
+    again_at: float | None = None
+
+    def within(self, start: float, end: float) -> float | None:
+        """The first time from `start` to `end` at which it notified somebody."""
+        return next((at for at in (self.at, self.again_at) if at is not None and start <= at <= end), None)
 
 
 @dataclass(frozen=True)
@@ -49,21 +55,23 @@ class Label:
     excess_usd: float
     #: When a look-alike spends; one window from start to end unless it comes and goes.
     windows: tuple[tuple[float, float], ...]
-    #: Steps with excess dollars, in order of time, and the dollars of each.
-    truth_at: NDArray[np.float64]
+    #: Steps with excess dollars, in order of time, and the dollars of each; None: `excess_usd` is spread evenly.
+    truth_at: NDArray[np.float64] | None
     truth_usd: NDArray[np.float64]
 
     def names(self, tags: Mapping[str, str]) -> bool:
-        """Whether `tags` name this label's key, node or group."""
+        """True when `tags` name this label's key, node or group."""
         subject = next((tag for tag in _SUBJECT_TAGS if tag in self.tags), None)
         return subject is not None and tags.get(subject) == self.tags[subject]
 
     def covers(self, tags: Mapping[str, str]) -> bool:
-        """Whether `tags` name it exactly, or coarsely: all of them are among its own."""
+        """True when `tags` name it, or when all of them are among its own."""
         return self.names(tags) or (bool(tags) and all(self.tags.get(tag) == value for tag, value in tags.items()))
 
     def lost_usd(self, until: float) -> float:
         """Excess dollars of the steps that began before `until`."""
+        if self.truth_at is None:
+            return self.excess_usd * min(1.0, (until - self.start) / (self.end - self.start))
         return float(self.truth_usd[: np.searchsorted(self.truth_at, until, "left")].sum())
 
 
@@ -116,8 +124,8 @@ class KindScore:
         return sorted(self.minutes)[len(self.minutes) // 2] if self.minutes else None
 
 
-class Outcome(NamedTuple):
-    """What became of one incident."""
+class IncidentResult(NamedTuple):
+    """Whether and when one incident was caught."""
 
     label: Label
     #: Position, in the list given, of the alert that caught it; None if none did.
@@ -127,10 +135,10 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Score:
-    """What a list of alerts was worth on one stream."""
+    """The score of a list of alerts on one stream."""
 
     kinds: dict[str, KindScore] = field(default_factory=dict)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[IncidentResult] = field(default_factory=list)
     benign: int = 0
     #: Look-alikes, by id, that an alert named while they ran.
     benign_flagged: list[str] = field(default_factory=list)
@@ -184,7 +192,7 @@ def epoch(text: str) -> float:
 
 
 def has_labels(directory: Path) -> bool:
-    """Whether a directory holds labels and exact excess beside its events."""
+    """True when a directory holds labels and exact excess beside its events."""
     return (directory / LABELS_FILE).is_file() and (directory / TRUTH_FILE).is_file()
 
 
@@ -232,47 +240,55 @@ def fired(rows: Iterable[Mapping[str, Any]], interrupts: Interrupts = "page+noti
     return sorted(found, key=lambda alert: alert.at)
 
 
-def score(stream: LabelledStream, alerts: Sequence[Fired], warmup_days: float = WARMUP_DAYS) -> Score:
+def score(
+    stream: LabelledStream,
+    alerts: Sequence[Fired],
+    warmup_days: float = WARMUP_DAYS,
+    aftermath_s: float = 1.0 * DAY_S,
+    belongs: Callable[[Label, Mapping[str, str]], bool] = Label.covers,
+) -> Score:
     """Compare alerts, in any order, with the labels.
 
-    An incident is caught by the first alert between its start and an hour after its end that covers its tags. A
+    An incident is caught by the first alert between its start and an hour after its end whose tags belong to it. A
     look-alike is flagged by an alert that names it in one of its windows or up to an hour after. Noise is an alert
-    after the warm-up that falls on no label, up to a day after its end.
+    after the warm-up that falls on no label, up to `aftermath_s` seconds after its end.
     """
     warm = stream.start + warmup_days * 86400
     result = Score(scored_days=(stream.end - warm) / 86400, alerts=len(alerts))
     order = sorted(range(len(alerts)), key=lambda i: alerts[i].at)
     explained: set[int] = set()
     for label in stream.labels:
-        near = [i for i in order if label.start <= alerts[i].at <= label.end + _AFTERMATH_S]
-        near = [i for i in near if label.covers(alerts[i].tags)]
+        near = {i: at for i in order if (at := alerts[i].within(label.start, label.end + aftermath_s)) is not None}
+        near = {i: at for i, at in near.items() if belongs(label, alerts[i].tags)}
         explained.update(near)
         if label.label == "benign":
             result.benign += 1
             if any(_flags(label, alerts[i]) for i in near if alerts[i].at >= warm):
                 result.benign_flagged.append(label.id)
         elif label.label == "incident":
-            _count_incident(result, label, alerts, [i for i in near if alerts[i].at <= label.end + _GRACE_S])
+            hits = sorted((at, i) for i, at in near.items() if at <= label.end + GRACE_S)
+            _count_incident(result, label, alerts, hits)
     result.noise = [i for i in order if i not in explained and alerts[i].at >= warm]
     result.kinds = dict(sorted(result.kinds.items()))
     return result
 
 
 def _flags(label: Label, alert: Fired) -> bool:
-    return label.names(alert.tags) and any(begin <= alert.at <= end + _GRACE_S for begin, end in label.windows)
+    return label.names(alert.tags) and any(begin <= alert.at <= end + GRACE_S for begin, end in label.windows)
 
 
-def _count_incident(result: Score, label: Label, alerts: Sequence[Fired], hits: Sequence[int]) -> None:
+def _count_incident(result: Score, label: Label, alerts: Sequence[Fired], hits: Sequence[tuple[float, int]]) -> None:
+    """`hits` are the times and positions of the alerts that caught it, the first one first."""
     kind = result.kinds.setdefault(label.kind, KindScore())
-    lost_usd = label.lost_usd(alerts[hits[0]].at) if hits else label.excess_usd
-    result.outcomes.append(Outcome(label, hits[0] if hits else None, lost_usd))
+    lost_usd = label.lost_usd(hits[0][0]) if hits else label.excess_usd
+    result.outcomes.append(IncidentResult(label, hits[0][1] if hits else None, lost_usd))
     kind.incidents += 1
     kind.total_usd += label.excess_usd
     kind.lost_usd += lost_usd
     if hits:
         kind.caught += 1
-        kind.exact += any(label.names(alerts[i].tags) for i in hits)
-        kind.minutes.append((alerts[hits[0]].at - label.start) / 60)
+        kind.exact += any(label.names(alerts[i].tags) for _, i in hits)
+        kind.minutes.append((hits[0][0] - label.start) / 60)
         result.repeats += len(hits) - 1
 
 

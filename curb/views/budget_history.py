@@ -1,4 +1,4 @@
-"""Budgets counted from what is recorded: on the configured log, or in a directory; and what another amount would do."""
+"""Budgets counted from recorded spend, on the log or in a directory, and the effect of another amount."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _note(alert: Alert, opened: dict[str, Alert], newest: dict[str, Alert]) -> N
 def what_if_settings(settings: DetectorSettings, name: str, amount: float) -> DetectorSettings:
     """Only the budget `name`, as it is and, with an added "-what-if", with `amount` (in its currency).
 
-    Raises KeyError for a budget that is not configured. Neither has a parent, so each alerts for itself.
+    Raises KeyError for a budget that is not configured. Neither has a parent, so each has its own alerts.
     """
     budget = {each.name: each for each in settings.budgets}[name]
     field = "amount_usd" if budget.amount is None else "amount"

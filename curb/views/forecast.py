@@ -1,4 +1,4 @@
-"""Forecasts of the cost of tags at the end of their period: from recorded events, the log, or the daemon."""
+"""Forecasts of series and budgets, from recorded events, from the log or from the daemon."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from curb.stream.time import iso, period_around
 
 #: Past days shown with a forecast.
 _SHOWN_DAYS = 60
-#: No time zone is finer, and nearly all events share their answer.
+#: Seconds. Offsets of time zones are multiples of it, so events of a quarter of an hour share their day.
 _QUARTER_S = 900
 
 
 @dataclass(frozen=True)
 class SeriesDays:
-    """The cost of one series, day by day and today."""
+    """Dollars of one series, per day and today."""
 
     scope: str
     tags: dict[str, str]
@@ -64,19 +64,19 @@ class Question:
 
     @property
     def key(self) -> str:
-        """The same for the same question."""
+        """Text that is the same for the same question."""
         tags = ",".join(f"{tag}={value}" for tag, value in self.series.tags.items())
         return f"{self.series.scope}/{tags}/{self.budget or ''}/{self.period.first_day}"
 
     def answer(self, *, thorough: bool) -> Forecast:
-        """Make the forecast, here."""
+        """Make the forecast in this process."""
         return forecast(self.series.days, self.period, self.series.today, thorough=thorough)
 
 
 def questions(series: Sequence[SeriesDays], settings: DetectorSettings, now: float, scope: str) -> list[Question]:
-    """What to forecast: every budget on series of `scope`, and the month of those without.
+    """The forecasts to make: every budget on series of `scope`, and the month of series without one.
 
-    `now` (epoch seconds) is up to when is counted: at midnight it is the day before that is known.
+    `now` (epoch seconds) is the end of the known spend; at midnight, the period of the day before is meant.
     """
     asked: list[Question] = []
     now = now - 1
@@ -193,12 +193,12 @@ class DaySums:
         self.now = 0.0
 
     def add(self, scope: str, tags: tuple[tuple[str, str], ...], start: float, usd: float, end: float) -> None:
-        """Count dollars of what began at `start` and is known to have lasted until `end` (epoch seconds)."""
+        """Count dollars of a charge from `start` to `end` (epoch seconds)."""
         self._sums[scope, tags][self._day(int(start) // _QUARTER_S)] += usd
         self.now = max(self.now, end)
 
     def series(self) -> list[SeriesDays]:
-        """All series up to `now`, whose day runs."""
+        """All series up to `now`, with the day of `now` as today."""
         hour, first = local_hour(int(self.now), self._zone), min(min(days) for days in self._sums.values())
         elapsed = (hour.of_day + hour.fraction) / 24
         return [
@@ -247,6 +247,6 @@ async def read_log(log: Log, settings: DetectorSettings) -> DaySums:
 
 
 def report(sums: DaySums, settings: DetectorSettings, scope: str, top: int) -> tuple[list[Question], str]:
-    """The questions of the series that spend most, and up to when the days are known."""
+    """The questions of the series that spend most, and the end of the known spend."""
     asked = questions(sums.series(), settings, sums.now, scope)[:top] if sums.now else []
     return asked, iso(sums.now or None) or ""

@@ -1,4 +1,4 @@
-"""Forecasts and the slow lane within the daemon: what is due is asked of the pool, what is known is kept for people."""
+"""Forecasts and the slow lane of the daemon: due fits go to the pool, results are kept for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from curb.detector.forecast.month_end import MEDIAN_FROM_DAYS, Forecast, forecast
 from curb.detector.forecast.pool import FitFailedError, ForecastPool, urgency
 from curb.detector.forecast.prophet import advice, missing
-from curb.detector.forecast.slow_lane import Band, SlowLane, Target, fit_band, key_of, plan
+from curb.detector.forecast.slow_lane import Band, BandSeries, SlowLane, fit_band, key_of, plan
 from curb.detector.forecast.spend_history import SpendHistory
 from curb.detector.settings import DetectorSettings, ForecastSettings
 from curb.stream.clock import Clock
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 60.0
 #: Forecasts kept; one per question and day.
 _KEEP = 10_000
-#: A fit that failed is asked for again after this long.
+#: Seconds until a failed fit is tried again.
 _RETRY_S = 3600.0
-#: Series read before others get their turn on the event loop.
+#: Series read before other tasks get a turn on the event loop.
 _SLICE = 100
-#: A shard that is further behind works off a backlog: its hours are over, nobody wants advice on them.
+#: Seconds. A shard that is further behind has a backlog: advice on its hours would be too late.
 _BEHIND_S = 3 * 3600
 
 
@@ -45,7 +45,7 @@ class HasHistory(Protocol):
 
 
 class ForecastRunner:
-    """Runs beside the detector on the same event loop, and only ever reads it. Fits happen in other processes."""
+    """Runs beside the detector on the same event loop and only reads it. Fits run in other processes."""
 
     def __init__(
         self,
@@ -63,13 +63,13 @@ class ForecastRunner:
         self._bands: dict[str, Band] = {}
         #: By question: the last midnight of event time it was made for, and the forecast made then.
         self._made: dict[str, tuple[int, Forecast]] = {}
-        #: Fits under way and failed fits, with the time of the next try.
-        self._asked: dict[str, float] = {}
+        #: Fits that are not queued before a time: running ones, and failed ones.
+        self._blocked_until: dict[str, float] = {}
         #: The hour up to which each series was judged.
         self._judged: dict[str, int] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look every minute what is due, until `stop`."""
+        """Look for due work every minute, until `stop`."""
         if gone := missing():
             logger.warning("forecasts are plainer", extra={"why": advice(gone)})
         while not stop.is_set():
@@ -87,17 +87,17 @@ class ForecastRunner:
         await self._pool.aclose()
 
     async def look(self) -> None:
-        """Judge the hours that have closed, then ask for the bands and forecasts that are due."""
+        """Judge closed hours, then queue the bands and forecasts that are due."""
         for holder in list(self._holders()):
             if self._settings.lane.enabled and self._clock.now() - holder.history.end < _BEHIND_S:
                 await self._judge(holder)
             for question in await self._questions(holder):
-                self._ask_forecast(question)
+                self._queue_forecast(question)
         if self._settings.lane.enabled:
-            self._ask_bands()
+            self._queue_bands()
 
     async def report(self, scope: str, limit: int) -> dict[str, Any]:
-        """The answer of /v1/forecast: rows of the series of `scope` that spend most, as far as they are known."""
+        """The response of /v1/forecast: known forecasts of the series of `scope` that spend most."""
         holders = list(self._holders())
         found = [each for holder in holders for each in await self._questions(holder) if each.series.scope == scope]
         found.sort(key=lambda question: -question.series.recent_usd)
@@ -133,15 +133,15 @@ class ForecastRunner:
             return made[1].during(question.series.today) if in_period else made[1]
         return await asyncio.to_thread(question.answer, thorough=False)
 
-    def _ask_forecast(self, question: Question) -> None:
-        """Have a forecast made for the day that begins, if it takes a fit and there is none yet."""
+    def _queue_forecast(self, question: Question) -> None:
+        """Queue a forecast for the new day, if it needs a fit and has none yet."""
         days, key = question.series.days, question.key
         made = self._made.get(key)
         if len(days.usd) < MEDIAN_FROM_DAYS or (made is not None and made[0] == days.end_day):
             return
         age_s = np.inf if made is None else (days.end_day - made[0]) * 86400.0
         worth = urgency(age_s, question.series.recent_usd / 30)
-        self._ask(key, worth, lambda found: self._keep(key, days.end_day, found), forecast, days, question.period)
+        self._queue(key, worth, lambda found: self._keep(key, days.end_day, found), forecast, days, question.period)
 
     def _keep(self, key: str, day: int, found: Forecast) -> None:
         self._made.pop(key, None)
@@ -152,7 +152,7 @@ class ForecastRunner:
     # --- the slow lane ----------------------------------------------------------------------------------------------
 
     async def _judge(self, holder: HasHistory) -> None:
-        """Hold the newest hour that is over against the band of its series."""
+        """Compare the newest hour that is over with the band of its series."""
         hour = holder.history.open_hour
         for i in holder.history.held():
             target = self._target(holder, i)
@@ -166,8 +166,8 @@ class ForecastRunner:
             if alert is not None:
                 await self._publish(alert)
 
-    def _ask_bands(self) -> None:
-        """Have the stalest dollars' bands fitted."""
+    def _queue_bands(self) -> None:
+        """Queue the fits of the most urgent bands."""
         lane, now, zone = self._settings.lane, self._clock.now(), self._detector.time_zone
         of: dict[str, tuple[SpendHistory, int]] = {}
         targets = []
@@ -182,31 +182,31 @@ class ForecastRunner:
             if spend is None or int(np.sum(~np.isnan(spend.usd))) < lane.min_history_hours:
                 continue
             take = partial(self._bands.__setitem__, fit.key)
-            self._ask(f"band/{fit.key}", fit.urgency, take, fit_band, spend, zone, now, lane.min_history_hours)
+            self._queue(f"band/{fit.key}", fit.urgency, take, fit_band, spend, zone, now, lane.min_history_hours)
 
-    def _target(self, holder: HasHistory, i: int) -> Target:
+    def _target(self, holder: HasHistory, i: int) -> BandSeries:
         scope, tags = holder.subject(i)
-        return Target(key_of(scope, tags), scope, tags, holder.history.usual_usd(i))
+        return BandSeries(key_of(scope, tags), scope, tags, holder.history.usual_usd(i))
 
     # --- the pool ---------------------------------------------------------------------------------------------------
 
-    def _ask(
+    def _queue(
         self, key: str, worth: float, take: Callable[[Any], None], function: Callable[..., Any], *args: Any
     ) -> None:
-        """Have `function(*args)` done, then pass the result to `take` on the event loop."""
-        if self._asked.get(key, 0.0) > self._clock.now():
+        """Queue `function(*args)`, then pass the result to `take` on the event loop."""
+        if self._blocked_until.get(key, 0.0) > self._clock.now():
             return
         loop = asyncio.get_running_loop()
-        self._asked[key] = np.inf
+        self._blocked_until[key] = np.inf
 
         def done(future: Future[Any]) -> None:
-            self._asked.pop(key, None)
+            self._blocked_until.pop(key, None)
             try:
                 take(future.result())
             except CancelledError:
                 return
             except FitFailedError as error:
-                self._asked[key] = self._clock.now() + _RETRY_S
+                self._blocked_until[key] = self._clock.now() + _RETRY_S
                 logger.info("a fit failed", extra={"fit": key, "error": str(error)})
 
         def hand_over(future: Future[Any]) -> None:

@@ -1,1 +1,1 @@
-"""Budgets: sums per period, thresholds and burn rates."""
+"""Budgets: spend of each subject against its amount, burn rates, and the alerts about them."""

@@ -1,4 +1,4 @@
-"""Alerts about budgets, written out: sentences, figures, who used it."""
+"""The content of alerts about budgets: sentences, figures and who spent the money."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from curb.detector.budgets import wording as words
 from curb.detector.budgets.amounts_by_period import Expansion
 from curb.detector.budgets.budget import AlertTimes
 from curb.detector.budgets.burn import RULES, BurnWindows
-from curb.detector.budgets.burn_alerts import Moment, Told
+from curb.detector.budgets.burn_alerts import BurnReport, Moment
 from curb.detector.budgets.rows import BudgetRows
 from curb.detector.budgets.status import BudgetView
 from curb.detector.state.revisions import alert_id_of, fingerprint_of
@@ -19,20 +19,20 @@ from curb.stream.records.spend import Alert, BudgetStatus, Tier
 
 
 def tier_of(threshold: float) -> Tier:
-    """How loud a threshold (percent) is."""
+    """The tier of an alert on a threshold (percent)."""
     if threshold >= 100:
         return "page"
     return "notice" if threshold > 50 else "digest"
 
 
 class BudgetAlerts:
-    """Makes alerts and the fields of their revisions; keeps nothing."""
+    """Makes alerts and the fields of their revisions; has no state of its own."""
 
     def __init__(self, alerts: AlertTimes, rows: BudgetRows, burn: BurnWindows, view: BudgetView) -> None:
         self._alerts, self._rows, self._burn, self._view = alerts, rows, burn, view
 
     def crossed(self, row: int, status: BudgetStatus, moment: Moment, below: Sequence[str]) -> Alert:
-        """A row crossed the threshold in `status`; so did `below`, which are not told by themselves."""
+        """A row crossed the threshold in `status`; so did the rows named in `below`, which get no own alert."""
         threshold, fields = status.threshold, self.threshold(row, status, moment, below)
         return self._first(row, threshold, tier_of(threshold), f"budget/{threshold:g}", moment.at, fields)
 
@@ -74,15 +74,15 @@ class BudgetAlerts:
         first = words.spent(self._view.who(row), status, float(moment.rate[row]), left_s)
         return self._figures(row, status, tier_of(status.threshold), moment, first, below)
 
-    def burning(self, told: Told, fired: float, moment: Moment) -> dict[str, Any]:
-        """Fields of an alert on a burn rate; `fired` is the highest threshold that did."""
-        row, rule = told.row, RULES[told.rule]
+    def burning(self, report: BurnReport, fired: float, moment: Moment) -> dict[str, Any]:
+        """Fields of an alert on a burn rate; `fired` is the highest threshold that fired, in percent."""
+        row, rule = report.row, RULES[report.rule]
         (status,) = self._view.statuses([row], [fired], moment.end)
         window_usd = self._burn.long_usd(row, rule)
         even_usd = status.amount_usd / (status.period_end - status.period_start) * rule.long_s
         first = words.burns(self._view.who(row), status, rule.window, window_usd, window_usd / even_usd)
         return {
-            **self._figures(row, status, rule.tier, moment, first, told.below),
+            **self._figures(row, status, rule.tier, moment, first, report.below),
             "fingerprint": self._fingerprint(row, "burn"),
             "tier": rule.tier,
             "scope": status.scope,
@@ -95,7 +95,11 @@ class BudgetAlerts:
     def _figures(
         self, row: int, status: BudgetStatus, tier: Tier, moment: Moment, first: str, below: Sequence[str]
     ) -> dict[str, Any]:
-        """Expected is an even pace through the period; at risk is what would be over by the time a person is there."""
+        """The dollars of an alert.
+
+        Expected is an even pace through the period. At risk is the spend over the amount by the time a person responds,
+        if the rate of now goes on.
+        """
         rate, length_s, alerts = float(moment.rate[row]), status.period_end - status.period_start, self._alerts
         expected_usd = status.amount_usd * min(1.0, (moment.end - status.period_start) / length_s)
         response_s = alerts.response_page_s if tier == "page" else alerts.response_notice_s

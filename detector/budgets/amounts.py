@@ -1,4 +1,4 @@
-"""What a budget's amount is: exchange rates, carry-over, increases with an expiry, and what pilots have earned."""
+"""The parts of a budget's amount: exchange rates, carry-over, increases with an expiry, automatic expansion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curb.stream.time import DAY_S
 
 Floats = NDArray[np.float64]
 
-#: Kinds of alerts after which a budget does not grow by itself.
+#: Kinds of alerts after which a budget does not grow by itself. Chosen by hand: those about spend, not about feeds.
 _INCIDENTS = frozenset({"runaway", "abusive", "unit_cost"})
 
 
@@ -34,14 +34,14 @@ def base_usd(budget: Budget, rates: Sequence[ExchangeRate], period_start: float,
 
 
 def carried_usd(rule: CarryOver | None, base_usd: float, left_usd: Floats) -> Floats:
-    """What of `left_usd` goes into the next period: nothing below zero or over the cap."""
+    """Dollars of `left_usd`, shape (rows,), that go into the next period: at least 0, at most the cap."""
     if rule is None:
         return np.zeros_like(left_usd)
     return np.clip(left_usd, 0.0, base_usd * rule.max_percent / 100)
 
 
 def expansion_usd(rule: AutoExpand, base_usd: float, expanded_usd: float) -> float:
-    """By how much the amount grows now."""
+    """Dollars by which the amount grows now, at most up to `max_usd`; `base_usd` and `expanded_usd` make the amount."""
     amount_usd = base_usd + expanded_usd
     return max(0.0, min(amount_usd * rule.step_percent / 100, rule.max_usd - amount_usd))
 
@@ -53,7 +53,7 @@ class Increases:
         self.records: dict[str, BudgetIncrease] = {}
 
     def put(self, record: BudgetIncrease) -> None:
-        """Take in a record."""
+        """Apply a record, unless a newer one of its id is known."""
         known = self.records.get(record.id)
         if known is not None and known.at > record.at:
             return
@@ -63,53 +63,53 @@ class Increases:
             self.records.pop(record.id, None)
 
     def expire(self, at: float) -> set[str]:
-        """Drop what is over; returns the names of the budgets concerned."""
+        """Drop increases that have expired by `at` (epoch seconds); returns the names of their budgets."""
         over = [record for record in self.records.values() if record.expires_at <= at]
         for record in over:
             del self.records[record.id]
         return {record.budget for record in over}
 
     def usd(self, budget: str, tags: Mapping[str, str]) -> float:
-        """What is added to a row now."""
+        """Dollars added to a row of `budget` with `tags` now."""
         fitting = (each for each in self.records.values() if each.budget == budget and matches(each.match, tags))
         return sum(each.amount_usd for each in fitting)
 
 
-class Incident(msgspec.Struct):
-    """When an alert was last told, and about whom."""
+class PastAlert(msgspec.Struct):
+    """When an alert was last revised (epoch seconds), and the tags it is about."""
 
     at: float
     tags: dict[str, str]
     pardoned: bool = False
 
 
-class Incidents:
-    """Alerts that speak against an expansion, for as long as any budget asks."""
+class PastAlerts:
+    """Recent alerts that stop a budget from growing by itself; kept for the longest `clean_days` of all budgets."""
 
     def __init__(self, budgets: Sequence[Budget]) -> None:
         days = [budget.auto_expand.clean_days for budget in budgets if budget.auto_expand is not None]
         self._keep_s = max(days) * DAY_S if days else None
-        self.seen: dict[str, Incident] = {}
+        self.seen: dict[str, PastAlert] = {}
 
     def note(self, alert: Alert) -> None:
-        """Remember an alert, if it is of a kind that counts."""
+        """Remember an alert if its kind and tier count."""
         if self._keep_s is None or alert.kind not in _INCIDENTS or alert.tier == "digest":
             return
         known = self.seen.get(alert.alert_id)
-        self.seen[alert.alert_id] = Incident(alert.updated_at, alert.tags, known is not None and known.pardoned)
+        self.seen[alert.alert_id] = PastAlert(alert.updated_at, alert.tags, known is not None and known.pardoned)
         oldest = alert.updated_at - self._keep_s
         if len(self.seen) > 1000:
             self.seen = {key: each for key, each in self.seen.items() if each.at >= oldest}
 
     def pardon(self, alert_id: str) -> None:
-        """Somebody said that the alert was no anomaly, or planned."""
+        """A person marked the alert as no anomaly, or as planned."""
         if alert_id in self.seen:
             self.seen[alert_id].pardoned = True
 
     def clean(self, tags: Mapping[str, str], since: float) -> bool:
-        """Whether nothing was told about a row's subject, about part of it, or about what it is part of."""
-        told = (each for each in self.seen.values() if each.at >= since and not each.pardoned)
-        return not any(_overlap(each.tags, tags) for each in told)
+        """True without an alert since `since` (epoch seconds) on these tags, a part or a whole of them."""
+        alerts = (each for each in self.seen.values() if each.at >= since and not each.pardoned)
+        return not any(_overlap(each.tags, tags) for each in alerts)
 
 
 def _overlap(one: Mapping[str, str], other: Mapping[str, str]) -> bool:

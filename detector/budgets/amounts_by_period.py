@@ -1,4 +1,4 @@
-"""The amount of every budget row through its periods: what it starts with, what changes it, which threshold is next."""
+"""The amount of every budget row through its periods: its parts, its changes and the next threshold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.budgets.amounts import Incidents, Increases, base_usd, carried_usd, expansion_usd
+from curb.detector.budgets.amounts import Increases, PastAlerts, base_usd, carried_usd, expansion_usd
 from curb.detector.budgets.budget import BudgetSettings
 from curb.detector.budgets.rows import BudgetRows
 from curb.stream.time import DAY_S
@@ -26,26 +26,26 @@ class Expansion(NamedTuple):
 
 
 class BudgetAmounts:
-    """Writes the amount columns of the rows, and keeps which thresholds fired in the open period."""
+    """Writes the amount columns of the rows and remembers the thresholds that fired in the open period."""
 
     def __init__(self, settings: BudgetSettings, rows: BudgetRows) -> None:
         self._rates, self._rows = settings.exchange_rates, rows
-        self.increases, self.incidents = Increases(), Incidents(settings.budgets)
+        self.increases, self.incidents = Increases(), PastAlerts(settings.budgets)
         self.fired: dict[int, list[float]] = {}
         #: Rows whose amount rose after thresholds had fired.
         self.raised: set[int] = set()
 
     # --- one row --------------------------------------------------------------------------------------------------
 
-    def take(self, row: int) -> None:
-        """A new row."""
+    def add(self, row: int) -> None:
+        """Price a new row."""
         budget = int(self._rows["budget"][row])
         self._rows["base_usd"][row] = self._base_usd(budget, float(self._rows["period_start"][row]))
         self._increase(row)
         self._price(row)
 
     def reprice(self, row: int) -> None:
-        """The amount as the configuration of now has it."""
+        """Price a row by the current configuration."""
         rows, budget = self._rows, self._rows.budget(row)
         base = self._base_usd(int(rows["budget"][row]), float(rows["period_start"][row]))
         if base != float(rows["base_usd"][row]) or budget.auto_expand is None:
@@ -56,7 +56,7 @@ class BudgetAmounts:
         self._price(row)
 
     def apply_increases(self, budgets: Iterable[str]) -> None:
-        """Increases of these budgets came or went."""
+        """Price the rows of these budgets again: their increases have changed."""
         names = set(budgets)
         for row in range(len(self._rows)) if names else ():
             if self._rows.budget(row).name in names:
@@ -83,7 +83,7 @@ class BudgetAmounts:
         self._rows["next_usd"][row] = self._rows["amount_usd"][row] * left[0] / 100 if left else np.inf
 
     def cross(self, row: int) -> list[float]:
-        """Thresholds that a row reached and that had not fired; they have now."""
+        """Mark the thresholds (percent) that a row has reached as fired; returns the new ones."""
         fired = self.fired.setdefault(row, [])
         spent, amount = float(self._rows["spent_usd"][row]), float(self._rows["amount_usd"][row])
         thresholds = self._rows.budget(row).thresholds
@@ -97,7 +97,7 @@ class BudgetAmounts:
         return max(self.fired.get(row, []), default=0.0)
 
     def rearm(self, row: int) -> list[float]:
-        """Thresholds that a raised amount has moved out of reach; they may fire again."""
+        """Thresholds (percent) that are out of reach since the amount was raised; they may fire again."""
         spent, amount = float(self._rows["spent_usd"][row]), float(self._rows["amount_usd"][row])
         freed = [each for each in self.fired.get(row, []) if spent < amount * each / 100]
         for each in freed:
@@ -113,15 +113,15 @@ class BudgetAmounts:
         self.raised.discard(row)
 
     def begin(self, number: int, due: Ints, start: float) -> list[Expansion]:
-        """New period of the rows `due`, all of budget `number`, whose old ones ended by `start`.
+        """Open a new period, with nothing spent, for the rows `due` of budget `number` whose periods ended by `start`.
 
-        What they bring along, and nothing spent. Returns the rows whose amount grew by itself.
+        Returns the rows whose amount grew by itself.
         """
         rows, budget = self._rows, self._rows.budgets[number]
         begin, end = rows.period(number, start)
         # After a longer silence the period before this one passed with nothing spent.
         spent = np.where(rows["period_end"][due] == begin, rows["spent_usd"][due], 0.0)
-        # What was not counted from its begin is not known to be unspent.
+        # Dollars of a period that was not counted from its start may have been spent before.
         whole = rows["since"][due] <= rows["period_start"][due]
         left, base = np.where(whole, self._own_usd(due) - spent, 0.0), self._base_usd(number, begin)
         used = spent / rows["amount_usd"][due]
@@ -134,13 +134,13 @@ class BudgetAmounts:
         return expansions
 
     def _own_usd(self, rows: Ints) -> Floats:
-        """BudgetAmounts without what was added for a time."""
+        """Amounts without temporary increases, in dollars."""
         columns = self._rows.columns
         own: Floats = columns["base_usd"][rows] + columns["carried_usd"][rows] + columns["expanded_usd"][rows]
         return own
 
     def _expand(self, due: Ints, used: Floats, end: float) -> list[Expansion]:
-        """Grow rows whose period used the amount well, after so many days without an incident."""
+        """Grow rows that used their amount well, after `clean_days` without an incident."""
         rows, rule = self._rows, self._rows.budget(int(due[0])).auto_expand
         if rule is None:
             return []

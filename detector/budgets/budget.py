@@ -1,4 +1,4 @@
-"""Configuration of budgets: sums of money per period, the tree they form, and what may change them."""
+"""A budget as configured: an amount per period, the tree it is in, and what may change it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curb.stream.time import Period, check_zone
 
 
 class AlertTimes(Protocol):
-    """How alerts on budgets age, in seconds; see `AlertSettings`."""
+    """Times of alerts on budgets, in seconds; see `AlertSettings`."""
 
     @property
     def update_every_s(self) -> float: ...
@@ -27,7 +27,7 @@ class AlertTimes(Protocol):
 
 
 class BudgetSettings(Protocol):
-    """What budgets take from the configuration of the detector."""
+    """The keys of the detector's configuration that budgets read."""
 
     @property
     def bucket_s(self) -> int: ...
@@ -44,7 +44,7 @@ class BudgetSettings(Protocol):
 
 
 class ExchangeRate(Settings):
-    """What one unit of a currency is worth, from a day on."""
+    """Dollars for one unit of a currency, from a day on."""
 
     currency: str = Field(pattern=r"^[A-Z]{3}$", description="Currency code, such as EUR.")
     usd: float = Field(gt=0, description="Dollars for one unit.")
@@ -55,12 +55,13 @@ class ExchangeRate(Settings):
 
 
 class BurnRate(Settings):
-    """Alerts on spend so fast that the budget will not last: over a long window and, still, over a short one.
+    """Alerts on spend that is too fast for the budget, over a long window and still over a short one.
 
     14.4 times the budget's even pace over 1 h and 5 min, or 6 times over 6 h and 30 min: page. The even pace itself
     over 3 d and 6 h: notice, once per period. A window counts when the row is known for as long and when it is at most
-    a quarter of the period; only while the budget would be over before the period is; never in the first hour of a
-    period. What burned as much at the same hours of one of the last three days, such as a nightly batch, does not page.
+    a quarter of the period; only while the budget would be spent before the period ends; never in the first hour of a
+    period. Spend that was as high at the same hours of one of the last three days, such as a nightly batch, does not
+    page.
     """
 
     enabled: bool = Field(default=True, description="Whether burn rates raise alerts.")
@@ -76,9 +77,9 @@ class CarryOver(Settings):
 
 
 class AutoExpand(Settings):
-    """A budget that grows for pilots that earn it: at the end of a period that was used well and without incident.
+    """A budget that grows at the end of a period that was well used and had no incident, for pilots.
 
-    Every expansion is told by an alert in the digest. It stays until the configuration changes the amount.
+    Every expansion raises an alert in the digest. It stays until the configuration changes the amount.
     """
 
     step_percent: float = Field(gt=0, le=100, description="How much the amount grows, in percent of what it is.")
@@ -89,8 +90,9 @@ class AutoExpand(Settings):
     clean_days: float = Field(
         default=14,
         ge=0,
-        description="For so many days there was no runaway or abusive alert on what it counts, unless somebody said "
-        "that it was none or was planned. What is known for less has not earned it yet.",
+        description="Days without a runaway or abusive alert on its spend, except those that a person marked as no "
+        "anomaly or "
+        "as planned. A row that is known for fewer days does not grow.",
     )
 
 
@@ -125,12 +127,14 @@ class Budget(Settings):
     hard: bool = Field(
         default=False,
         description="A hard cap: at 100 % its alert says so, and routes with `hard: true` may act on it. Curb then "
-        "throttles; it cannot stop a request that is under way.",
+        "throttles; it cannot stop a request that is in progress.",
     )
     time_zone: str | None = Field(default=None, description="Time zone of the period; default: the detector's.")
     burn_rate: BurnRate = Field(default=BurnRate(), description="Alerts on spend that is too fast to last.")
-    carry_over: CarryOver | None = Field(default=None, description="What is unspent is added to the next period.")
-    auto_expand: AutoExpand | None = Field(default=None, description="Grow the amount for pilots that earn it.")
+    carry_over: CarryOver | None = Field(default=None, description="Unspent money is added to the next period.")
+    auto_expand: AutoExpand | None = Field(
+        default=None, description="Grow the amount after well-used periods without incident."
+    )
 
     @field_validator("thresholds")
     @classmethod
@@ -159,7 +163,7 @@ class Budget(Settings):
 
 
 def check_budgets(budgets: Sequence[Budget], scopes: Sequence[Scope], rates: Sequence[ExchangeRate]) -> None:
-    """Whether budgets fit the scopes, the rates and one another. Raises ValueError."""
+    """Raises ValueError when budgets do not fit the scopes, the rates or one another."""
     by_name = {budget.name: budget for budget in budgets}
     known = {scope.name: scope for scope in scopes}
     currencies = {"USD", *(rate.currency for rate in rates)}
@@ -188,7 +192,7 @@ def _check_parent(budget: Budget, by_name: dict[str, Budget], scopes: dict[str, 
     parent = by_name[budget.parent or ""]
     inner, outer = scopes[budget.scope], scopes.get(parent.scope)
     if outer is None:
-        return  # told for the parent itself
+        return  # reported for the parent itself
     needed = set(parent.match) if parent.shared else {*outer.group_by, *parent.match}
     missing = sorted(needed - _tags(inner))
     if missing:

@@ -1,4 +1,8 @@
-"""How fast each budget row burns: dollars over sliding windows, and the multi-window rules on them."""
+"""Burn rates of budget rows: dollars over sliding windows, and multi-window rules on them.
+
+The rules are the multiwindow, multi-burn-rate alerts of the Google SRE Workbook (chapter 5, "Alerting on SLOs"), with a
+budget in place of an error budget.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,28 @@ from numpy.typing import NDArray
 from curb.detector.budgets.rows import Late
 from curb.detector.state.columns import Column, Columns
 from curb.stream.records.spend import Tier
+from curb.stream.time import DAY_S, HOUR_S
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: So many hours reach back to the same hours three days ago.
+#: Slots of each ring. 80 hours reach back to the same hours three days ago (72 h) and the 6 h window before them.
 _SLOTS = 80
-_FAST_S, _SLOW_S = 300, 3600
-#: No burn rate is judged so soon after a period began.
+#: Seconds of a slot in each ring: the shortest window of the rules, and an hour.
+_FAST_S, _SLOW_S = 300, HOUR_S
+#: Seconds after the start of a period in which no burn rate is judged. Chosen by hand: the 1 h window holds the last
+#: period until then.
 QUIET_S = 3600.0
-#: A page is about what is new: not what was burned at the same hours of one of the last days, up to this much more.
+#: A page needs more than this multiple of the dollars at the same hours (so many hours back) of each of the last days:
+#: a nightly batch is usual. Chosen by hand.
 _DAYS_BACK, _AGAIN = (24, 48, 72), 1.3
-#: A long window is at most this share of the period; in a longer one the budget would be gone.
+#: A long window is at most this share of the period; in a longer one the budget would be spent. Chosen by hand.
 _LONGEST_SHARE = 0.25
-#: A rule that fired holds until a window is this far under it.
+#: A rule that fired holds until a window falls under this share of its rate; hysteresis, chosen by hand.
 _HOLD = 0.9
 
 
-class Rule(NamedTuple):
+class BurnRule(NamedTuple):
     """A burn of `factor` times the budget's even pace over both windows (seconds)."""
 
     factor: float
@@ -44,16 +52,22 @@ class Rule(NamedTuple):
     @property
     def window(self) -> str:
         """The long window in words."""
-        return f"{self.long_s // 86400}d" if self.long_s >= 86400 else f"{self.long_s // 3600}h"
+        return f"{self.long_s // DAY_S}d" if self.long_s >= DAY_S else f"{self.long_s // 3600}h"
 
 
-#: The strongest first.
-RULES = (Rule(14.4, 3600, 300, "page"), Rule(6.0, 6 * 3600, 1800, "page"), Rule(1.0, 3 * 86400, 6 * 3600, "notice"))
-_WINDOWS = {"30m": 1800, "1h": 3600, "6h": 6 * 3600, "3d": 3 * 86400}
+#: The strongest first. Factors and windows are those of the SRE Workbook: 14.4 over 1 h spends 2 % of a
+#: 30-day budget, 6 over 6 h 5 %, 1 over 3 d 10 %; a short window is a twelfth of its long one.
+RULES = (
+    BurnRule(14.4, 3600, 300, "page"),
+    BurnRule(6.0, 6 * HOUR_S, 1800, "page"),
+    BurnRule(1.0, 3 * DAY_S, 6 * HOUR_S, "notice"),
+)
+#: Windows with running sums, in seconds: those of the rules but the 5 minutes.
+_WINDOWS = {"30m": 1800, "1h": 3600, "6h": 6 * HOUR_S, "3d": 3 * DAY_S}
 
 
 class BurnState(NamedTuple):
-    """What the rules look at, arrays of shape (rows,): dollars, $/h, epoch seconds."""
+    """Input of the rules, arrays of shape (rows,): dollars, $/h, epoch seconds."""
 
     spent_usd: Floats
     amount_usd: Floats
@@ -65,24 +79,24 @@ class BurnState(NamedTuple):
 
 
 class BurnWindows:
-    """Two rings of slots, one of 5 minutes and one of hours. A window is whole slots with the one that runs.
+    """Two rings of slots, of 5 minutes and of hours. A window is whole slots and the current one.
 
-    The 5-minute figure itself is the series' own average and is handed in.
+    The 5-minute rate is the series' own average and is passed in.
     """
 
     def __init__(self, bucket_s: int) -> None:
         self._fast_s = max(_FAST_S, bucket_s)
         sums = {name: Column() for name in _WINDOWS}
         self.columns = Columns({"fast": Column((_SLOTS,)), "slow": Column((_SLOTS,)), **sums}, 16)
-        #: Numbers of the slots that run.
+        #: Numbers of the current slots.
         self._fast_at = self._slow_at = -1
 
     def grow(self, rows: int) -> None:
-        """There are so many rows now."""
+        """Use `rows` rows."""
         self.columns.grow(rows)
 
     def add(self, start: int, usd: Floats) -> None:
-        """A closed bucket, dollars by row."""
+        """Count a closed bucket that began at `start` (epoch seconds), dollars by row."""
         self._advance(start)
         for ring, at in (("fast", self._fast_at), ("slow", self._slow_at)):
             self.columns[ring][at % _SLOTS] += usd
@@ -96,7 +110,7 @@ class BurnWindows:
         _clear(self.columns["fast"], self._fast_at, fast_at)
         _clear(self.columns["slow"], self._slow_at, slow_at)
         self._fast_at, self._slow_at = fast_at, slow_at
-        # Summed anew from the slots, so that no rounding gathers.
+        # Summed again from the slots, so that rounding does not add up.
         for name, seconds in _WINDOWS.items():
             ring, at, slots = self._ring(name, seconds)
             self.columns[name][...] = self.columns[ring][np.arange(at - slots + 1, at + 1) % _SLOTS].sum(axis=0)
@@ -107,7 +121,7 @@ class BurnWindows:
         return "fast", self._fast_at, min(_SLOTS, max(1, seconds // self._fast_s))
 
     def late(self, late: Late) -> None:
-        """Dollars of buckets that were closed before, into the windows they lie in."""
+        """Count dollars of buckets that were closed before in the windows that hold them."""
         if self._fast_at < 0:
             return
         for ring, at, slot_s in (("fast", self._fast_at, self._fast_s), ("slow", self._slow_at, _SLOW_S)):
@@ -126,12 +140,15 @@ class BurnWindows:
         pace: Floats = np.maximum(self.columns["6h"], 0.0) / hours
         return pace
 
-    def long_usd(self, row: int, rule: Rule) -> float:
+    def long_usd(self, row: int, rule: BurnRule) -> float:
         """Dollars of a row in the long window of a rule."""
         return float(self.columns[_name(rule.long_s)][row])
 
     def opening(self, end: float, state: BurnState) -> Ints:
-        """Number of the strongest rule that a row breaks now, -1 for none. A budget that is spent breaks no more."""
+        """Number of the strongest rule that each row breaks at `end` (epoch seconds), -1 for none.
+
+        A budget that is spent breaks no rule any more: its threshold has fired.
+        """
         found = np.full(len(state.amount_usd), -1, np.int64)
         judged = (state.spent_usd < state.amount_usd) & (end - state.period_start > QUIET_S)
         left_h, length_s = (state.period_end - end) / 3600, state.period_end - state.period_start
@@ -147,7 +164,7 @@ class BurnWindows:
         return found
 
     def _same_hours(self, hours: int) -> Floats:
-        """The most that was burned at about these hours on one of the last days, dollars by row."""
+        """The most dollars by row at about these hours on one of the last days."""
         slots = np.arange(self._slow_at - hours, self._slow_at + 1)
         shifts = (shift - back for back in _DAYS_BACK for shift in (0, 1))
         sums = [self.columns["slow"][(slots + shift) % _SLOTS].sum(axis=0) for shift in shifts]
@@ -155,14 +172,14 @@ class BurnWindows:
         return most
 
     def holding(self, state: BurnState) -> NDArray[np.bool_]:
-        """Rows that still burn as some rule says, with some slack."""
+        """True for rows over `_HOLD` of the rate of some rule."""
         holding = np.zeros(len(state.amount_usd), np.bool_)
         for rule in RULES:
             holding |= self._over(rule, _HOLD, state)
         return holding
 
-    def _over(self, rule: Rule, slack: float, state: BurnState) -> NDArray[np.bool_]:
-        """Whether both windows burn `factor` times the even pace."""
+    def _over(self, rule: BurnRule, slack: float, state: BurnState) -> NDArray[np.bool_]:
+        """True where both windows are at `slack * factor` times the even pace or over it."""
         least = slack * rule.factor * state.amount_usd / (state.period_end - state.period_start) * 3600
         long_rate = self.columns[_name(rule.long_s)] / (rule.long_s / 3600)
         if rule.short_s == _FAST_S:
@@ -173,11 +190,10 @@ class BurnWindows:
         return over
 
     def dump(self) -> tuple[tuple[int, int, int], dict[str, NDArray[Any]]]:
-        """What `load` takes."""
         return (self._fast_s, self._fast_at, self._slow_at), self.columns.dump("budget_burn")
 
     def load(self, slots: tuple[int, int, int], arrays: Mapping[str, NDArray[Any]], kept: Ints) -> None:
-        """Take over the rows of `dump` whose numbers are in `kept`; with other slots, windows begin empty."""
+        """Load the rows of `dump` whose numbers are in `kept`; with slots of another length the windows start empty."""
         self.columns.grow(len(kept))
         if slots[0] != self._fast_s:
             return

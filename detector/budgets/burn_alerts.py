@@ -1,4 +1,4 @@
-"""Alerts on budgets that burn too fast to last: one per row at a time, at the root of what burns."""
+"""Alerts on budgets that are spent too fast to last: one per row at a time, on the highest row that burns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from curb.detector.budgets.budget import AlertTimes
 from curb.detector.budgets.burn import RULES, BurnState, BurnWindows
 from curb.detector.budgets.rows import BudgetRows
-from curb.detector.state.revisions import alert_id_of, is_news, resolved, revised
+from curb.detector.state.revisions import alert_id_of, needs_revision, resolved, revised
 from curb.stream.records.spend import Alert
 
 Floats = NDArray[np.float64]
@@ -20,7 +20,7 @@ _WEAKEST = len(RULES)
 
 
 class Burning(msgspec.Struct):
-    """The newest revision of an alert, the strongest rule it broke, and for how long no rule held."""
+    """The newest revision of an alert, the strongest rule it broke, and for how long (seconds) no rule has held."""
 
     alert: Alert
     rule: int
@@ -32,7 +32,7 @@ class Burning(msgspec.Struct):
 
 
 class Moment(NamedTuple):
-    """When (epoch seconds), and what every row burns then: $/h and requests per minute, shape (rows,)."""
+    """A closed bucket (epoch seconds) and the burn of every row then: $/h and requests per minute, shape (rows,)."""
 
     end: float
     at: float
@@ -40,20 +40,20 @@ class Moment(NamedTuple):
     requests: Floats
 
 
-class Told(NamedTuple):
-    """What an alert says: the row, the rule, and who burns with it below and is not told by itself."""
+class BurnReport(NamedTuple):
+    """Subject of an alert: the row, the rule, and the rows below that burn with it and get no alert of their own."""
 
     row: int
     rule: int
     below: list[str]
 
 
-#: Everything of an alert but its life.
-Tell = Callable[[Told], dict[str, Any]]
+#: The fields of an alert on a burn rate, except those of its life cycle.
+Describe = Callable[[BurnReport], dict[str, Any]]
 
 
 class RateAlerts:
-    """Opened when a rule is broken, ended when none has held for a while, opened again if it comes back soon."""
+    """Opens an alert when a rule is broken, ends it after `calm_s` without one, reopens it within the same period."""
 
     def __init__(self, alerts: AlertTimes, rows: BudgetRows, burn: BurnWindows) -> None:
         self._alerts, self._rows, self._burn = alerts, rows, burn
@@ -64,10 +64,10 @@ class RateAlerts:
 
     @property
     def firing(self) -> list[Alert]:
-        """Newest revisions of what fires now."""
+        """Newest revisions of the alerts that fire now."""
         return [each.alert for each in self.burning.values() if each.firing]
 
-    def close(self, moment: Moment, step_s: float, tell: Tell, who: Callable[[int], str]) -> list[Alert]:
+    def close(self, moment: Moment, step_s: float, describe: Describe, who: Callable[[int], str]) -> list[Alert]:
         """New revisions after a bucket of `step_s` seconds; `who` names a row."""
         state = self._state(moment.rate)
         opening, holding = self._burn.opening(moment.end, state), self._burn.holding(state)
@@ -75,10 +75,10 @@ class RateAlerts:
             self.burning[row].calm_s = 0.0 if holding[row] else self.burning[row].calm_s + step_s
         revisions = []
         for row in sorted(self.burning):
-            alert = self._next(row, int(opening[row]), moment, tell)
+            alert = self._next(row, int(opening[row]), moment, describe)
             if alert is not None:
                 revisions.append(alert)
-        return revisions + self._open(opening, moment.at, tell, who)
+        return revisions + self._open(opening, moment.at, describe, who)
 
     def _state(self, rate: Floats) -> BurnState:
         rows = self._rows
@@ -86,47 +86,53 @@ class RateAlerts:
         spent, amount, start, end, since = (rows[name] for name in names)
         return BurnState(spent, amount, rate, start, end, since, self._min_usd[rows["budget"]])
 
-    def _next(self, row: int, rule: int, moment: Moment, tell: Tell) -> Alert | None:
+    def _next(self, row: int, rule: int, moment: Moment, describe: Describe) -> Alert | None:
         burning, at = self.burning[row], moment.at
         alert = burning.alert
         if not burning.firing:
-            return self._reopen(row, rule, at, tell)
+            return self._reopen(row, rule, at, describe)
         if burning.calm_s >= self._alerts.calm_s:
-            burning.alert = resolved(alert, at, **tell(Told(row, burning.rule, [])))
+            burning.alert = resolved(alert, at, **describe(BurnReport(row, burning.rule, [])))
             return burning.alert
         every_s = self._alerts.update_every_s
         due = alert.tier == "page" and at - alert.updated_at >= every_s
-        if 0 <= rule < burning.rule or (due and is_news(alert, alert.updated_at, float(moment.rate[row]), every_s)):
+        if 0 <= rule < burning.rule or (
+            due and needs_revision(alert, alert.updated_at, float(moment.rate[row]), every_s)
+        ):
             burning.rule = min(burning.rule, rule) if rule >= 0 else burning.rule
-            burning.alert = revised(alert, at, **tell(Told(row, burning.rule, [])))
+            burning.alert = revised(alert, at, **describe(BurnReport(row, burning.rule, [])))
             return burning.alert
         return None
 
-    def _reopen(self, row: int, rule: int, at: float, tell: Tell) -> Alert | None:
-        """What comes back within the period is the same alert again; a notice does not come back."""
+    def _reopen(self, row: int, rule: int, at: float, describe: Describe) -> Alert | None:
+        """A page that comes back within the period is the same alert again; a notice fires once per period."""
         burning = self.burning[row]
         if rule >= 0 and RULES[rule].tier == "notice":
             return None  # once per period
         if rule >= 0:
             burning.rule, burning.calm_s = rule, 0.0
-            burning.alert = revised(burning.alert, at, status="firing", resolved_at=None, **tell(Told(row, rule, [])))
+            burning.alert = revised(
+                burning.alert, at, status="firing", resolved_at=None, **describe(BurnReport(row, rule, []))
+            )
             return burning.alert
         return None
 
-    def _open(self, opening: NDArray[np.int64], at: float, tell: Tell, who: Callable[[int], str]) -> list[Alert]:
-        """New alerts. What burns below an alert as strong is named there, and not told by itself."""
+    def _open(
+        self, opening: NDArray[np.int64], at: float, describe: Describe, who: Callable[[int], str]
+    ) -> list[Alert]:
+        """New alerts. A row below an alert at least as strong is named there and gets none of its own."""
         new = {row: rule for row, rule in _broken(opening) if row not in self.burning}
         below: dict[int, list[str]] = {}
-        told = []
+        reported = []
         for row, rule in new.items():
             root = self._covered_by(row, rule, new)
             if root is None:
-                told.append(row)
+                reported.append(row)
             elif root in new:
                 below.setdefault(root, []).append(who(row))
         revisions = []
-        for row in told:
-            figures = tell(Told(row, new[row], below.get(row, [])))
+        for row in reported:
+            figures = describe(BurnReport(row, new[row], below.get(row, [])))
             fields = {**figures, "alert_id": alert_id_of(figures["fingerprint"], at), "revision": 1}
             alert = Alert(**fields, status="firing", kind="budget", fired_at=at, updated_at=at)
             self.burning[row] = Burning(alert, new[row])
@@ -145,7 +151,7 @@ class RateAlerts:
         return root
 
     def end(self, row: int, at: float) -> list[Alert]:
-        """The period of a row is over, or the row is gone."""
+        """Resolve the alert of a row whose period is over, or which is gone."""
         burning = self.burning.pop(row, None)
         return [resolved(burning.alert, at)] if burning is not None and burning.firing else []
 

@@ -16,12 +16,12 @@ from curb.detector.state.local_time import local_hour
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: Complete days that are kept.
+#: Complete days kept: eight weeks, of which weekdays and the level are learned.
 DAYS = 56
 
 
 class DailyHistory:
-    """A ring of complete days and the day that runs, by row; each row has the days of its budget's time zone."""
+    """A ring of complete days and the current day, by row; each row has the days of its budget's time zone."""
 
     def __init__(self, zones: Sequence[ZoneInfo]) -> None:
         """`zones` by number of the budget."""
@@ -30,7 +30,7 @@ class DailyHistory:
             {
                 "usd": Column((DAYS,)),
                 "today_usd": Column(),
-                #: Days since 1970-01-01, local: the one that runs, and the first that was seen at all.
+                #: Days since 1970-01-01, local: the current one, and the first of the row.
                 "day": Column(dtype=np.int64),
                 "first_day": Column(dtype=np.int64),
             },
@@ -38,13 +38,13 @@ class DailyHistory:
         )
 
     def begin(self, row: int, budget: int, start: float) -> None:
-        """A new row, whose first day is that of `start`."""
+        """Add a row, whose first day is that of `start` (epoch seconds)."""
         self.columns.grow(row + 1)
         day = self._day(budget, start)
         self.columns["day"][row] = self.columns["first_day"][row] = day
 
     def add(self, start: float, budgets: Ints, usd: Floats) -> None:
-        """A closed bucket: number of the budget and dollars by row."""
+        """Count a closed bucket: number of the budget and dollars by row, shape (rows,)."""
         day = np.array([self._day(budget, start) for budget in range(len(self._zones))], np.int64)[budgets]
         changed = np.flatnonzero(day != self.columns["day"])
         if len(changed):
@@ -52,7 +52,7 @@ class DailyHistory:
         self.columns["today_usd"][...] += usd
 
     def _turn(self, rows: Ints, to: Ints) -> None:
-        """Put the day that ran into the ring; days between were silent. Time never goes back."""
+        """Put the current day into the ring; days between were silent. Time never goes back."""
         ring, day = self.columns["usd"], self.columns["day"]
         ring[day[rows] % DAYS, rows] = self.columns["today_usd"][rows]
         for ahead in range(1, int(min(DAYS + 1, (to - day[rows]).max()))):
@@ -62,7 +62,7 @@ class DailyHistory:
         day[rows] = to
 
     def late(self, late: Late, budgets: Ints) -> None:
-        """Dollars of buckets that were closed before, into their own days."""
+        """Count dollars of buckets that were closed before in their own days."""
         ring, today = self.columns["usd"], self.columns["today_usd"]
         day_of = {
             (budget, start): self._day(budget, start)
@@ -76,18 +76,17 @@ class DailyHistory:
         np.add.at(ring, (day[past] % DAYS, late.rows[past]), late.usd[past])
 
     def days(self, rows: Ints) -> Floats:
-        """Complete days before the one that runs, oldest first, shape (DAYS, rows); NaN before the row was known."""
+        """Dollars of complete days, oldest first, shape (DAYS, rows); NaN before the row was known."""
         ago = np.arange(DAYS, 0, -1)[:, None]
         day = self.columns["day"][rows] - ago
         usd: Floats = self.columns["usd"][day % DAYS, rows]
-        # The first day was seen in part only.
+        # The first day was counted in part only.
         return np.where(day > self.columns["first_day"][rows], usd, np.nan)
 
     def _day(self, budget: int, at: float) -> int:
         return local_hour(int(at), self._zones[budget]).day
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
         return self.columns.dump("budget_day")
 
     def load(self, arrays: Mapping[str, NDArray[Any]], kept: Ints) -> None:

@@ -1,4 +1,4 @@
-"""What budgets have counted: a row for each budget and subject, fed by the series that belong to it."""
+"""Spend counted against budgets: a row for each budget and subject, fed by the series that belong to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 
 class SavedRow(msgspec.Struct, frozen=True):
-    """Which row it is. `counts` is what decides which dollars it counts and when; other settings may change."""
+    """Identity of a row. `counts` holds the settings that decide which dollars it counts; others may change."""
 
     budget: str
     tags: dict[str, str]
@@ -56,9 +56,9 @@ class BudgetRows:
                 "spent_usd": Column(),
                 "period_start": Column(),
                 "period_end": Column(),
-                #: Counting began here: what was spent before is not known.
+                #: Counting began here; earlier spend is not known.
                 "since": Column(),
-                #: What was spent in the running period of the row above, and that period.
+                #: Dollars spent in the open period of the row above, and that period.
                 "in_parent_usd": Column(),
                 "parent_start": Column(fill=-np.inf),
                 "parent_end": Column(fill=np.inf),
@@ -72,7 +72,7 @@ class BudgetRows:
             },
             16,
         )
-        #: Which series count for which row, in the order of the series, and what each has spent in the row's period.
+        #: Which series count for which row, in the order of the series, and the dollars of each in the row's period.
         self.links = Columns({"series": Column(dtype=np.int64), "row": Column(dtype=np.int64), "usd": Column()}, 16)
         self._of_series = Columns({"first": Column(dtype=np.int64), "count": Column(dtype=np.int64)}, 16)
         self.tags: list[dict[str, str]] = []
@@ -104,7 +104,7 @@ class BudgetRows:
 
     @property
     def matched(self) -> int:
-        """So many series have been looked at."""
+        """How many series have been matched."""
         return self._of_series.n
 
     def match(self, start: float, until: int | None = None) -> list[int]:
@@ -162,12 +162,12 @@ class BudgetRows:
         return row_id(parent.name, subject(parent, known))
 
     def period(self, budget: int, at: float) -> tuple[float, float]:
-        """Begin and end of the period of budget number `budget` around `at`."""
+        """Start and end of the period of budget number `budget` around `at` (epoch seconds)."""
         each = self.budgets[budget]
         return period_around(at, each.period, self.zones[budget], each.length_days, each.anchor)
 
     def begin_parent(self, row: int, start: float) -> None:
-        """Count anew what was spent in the running period of the row above."""
+        """Start counting for the open period of the row above."""
         self["in_parent_usd"][row] = 0.0
         above = self.budget(row).parent
         if above is not None:
@@ -203,7 +203,7 @@ class BudgetRows:
         return Late(rows, usd, start)
 
     def forget_period(self, rows: Ints) -> None:
-        """Spend of `rows` begins at zero."""
+        """Set the spend of `rows` to zero."""
         self["spent_usd"][rows] = 0.0
         over = np.zeros(len(self), np.bool_)
         over[rows] = True
@@ -225,15 +225,14 @@ class BudgetRows:
         ]
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """Arrays for `load`."""
         return self.columns.dump("budget") | self.links.dump("budget_link")
 
     def load(
         self, saved: Sequence[SavedRow], arrays: Mapping[str, NDArray[Any]], start: float, matched: int
     ) -> list[int]:
-        """Take over rows whose budgets count what they counted; rows of new budgets count from `start`.
+        """Load the rows whose budgets count the same dollars as before; rows of new budgets count from `start`.
 
-        `matched` series were looked at. Returns the old numbers of the rows that stay; they come first now.
+        `matched` is how many series had been matched. Returns the old numbers of the rows kept; they come first now.
         """
         kept = [
             number
@@ -244,7 +243,7 @@ class BudgetRows:
             self._append(self._by_name[saved[number].budget], saved[number].tags)
         which = np.array(kept, np.int64)
         for name, column in self.columns.dump("budget").items():
-            if name != "budget.budget":  # budgets are numbered by the configuration of now
+            if name != "budget.budget":  # budgets are numbered by the current configuration
                 column[...] = arrays[name][which]
         for row in range(len(kept)):
             if self._parent_changed(row):
@@ -254,7 +253,7 @@ class BudgetRows:
         return kept
 
     def _parent_changed(self, row: int) -> bool:
-        """Whether the row above now has another period than the one that was counted for."""
+        """True when the row above has another period than the one counted for."""
         above = self.budget(row).parent
         if above is None:
             return False
@@ -269,7 +268,7 @@ class BudgetRows:
         self.links["usd"][...] = [usd_of.get(pair, 0.0) for pair in pairs]
 
     def _counts(self, budget: Budget) -> str:
-        """What decides which dollars a row of the budget counts, and when."""
+        """The settings that decide which dollars a row of the budget counts, and when."""
         return repr(
             (
                 budget.scope,
@@ -284,12 +283,12 @@ class BudgetRows:
 
 
 def matches(patterns: Mapping[str, str], tags: Mapping[str, str]) -> bool:
-    """Whether every pattern fits a tag."""
+    """True when every pattern (with * and ?) matches its tag."""
     return all(tag in tags and fnmatchcase(tags[tag], pattern) for tag, pattern in patterns.items())
 
 
 def subject(budget: Budget, tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags of the row: those of the series, or of a shared row those that the budget fixes."""
+    """The tags of a row: those of the series, or, when it is shared, those that the budget fixes."""
     if not budget.shared:
         return dict(tags)
     return {tag: value for tag, value in budget.match.items() if not set(value) & set("*?[")}

@@ -1,4 +1,4 @@
-"""Budget rows as people see them: where each stands, who used it, where it is going."""
+"""Budget rows for people: status, forecast and who spent the money."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from curb.stream.records.spend import BudgetStatus, Cause
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: Causes named in an alert.
+#: Causes named in an alert. Chosen by hand, so that the text stays short.
 _CAUSES = 5
 _OUTLOOK = ("forecast_usd", "forecast_low_usd", "forecast_high_usd", "breach_at", "breach_probability")
 
 
 class BudgetView:
-    """Reads what budgets have counted; changes nothing."""
+    """Reads what budgets have counted and changes nothing."""
 
     def __init__(self, rows: BudgetRows, burn: BurnWindows, history: DailyHistory, forecast: Forecast) -> None:
         self._rows, self._burn, self._history, self._forecast = rows, burn, history, forecast
 
     def statuses(self, rows: Sequence[int], thresholds: Sequence[float], now: float) -> list[BudgetStatus]:
-        """Where rows stand at `now` (epoch seconds); `thresholds` are shown with them."""
+        """The status of `rows` at `now` (epoch seconds), each with its threshold (percent)."""
         if not rows:
             return []
         numbers = np.array(rows, np.int64)
@@ -68,7 +68,7 @@ class BudgetView:
         )
 
     def _outlooks(self, rows: Ints, now: float) -> list[dict[str, Any]]:
-        """The forecast by row, worked out for all rows of one budget at a time: they share a calendar."""
+        """The forecast by row, made for all rows of one budget at a time: they share a calendar."""
         found: list[dict[str, Any]] = [{}] * len(rows)
         budgets = self._rows["budget"][rows]
         for budget in np.unique(budgets).tolist():
@@ -94,11 +94,11 @@ class BudgetView:
         )
 
     def who(self, row: int) -> str:
-        """What a row counts, in words."""
+        """The subject of a row, in words."""
         return words.who(self._rows.budget(row), self._rows.tags[row])
 
     def causes(self, row: int) -> list[Cause]:
-        """Which rows below, or which series of a shared row, used it; most dollars first."""
+        """The rows below, or the series of a shared row, that spent most of it; most dollars first."""
         rows = self._rows
         spent_usd = float(rows["spent_usd"][row])
         below = rows.children(row)
@@ -111,7 +111,7 @@ class BudgetView:
         return [Cause(tags=tags, excess_usd=usd, share=usd / spent_usd) for tags, usd in used[:_CAUSES] if usd > 0]
 
     def sentences(self, row: int, status: BudgetStatus, first: str, below: Sequence[str]) -> str:
-        """`first`, and what else is worth saying about a row."""
+        """The explanation of an alert: the sentence `first`, then parts, forecast, users and the rows `below`."""
         children = self._rows.children(row)
         scope = self._rows.budget(children[0] if children else row).scope
         more = (

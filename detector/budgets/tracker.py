@@ -1,4 +1,4 @@
-"""Budgets: what has been spent of each amount in its period, and an alert per crossed threshold."""
+"""Budgets of a shard: spend of each amount in its period, and an alert per crossed threshold."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ from numpy.typing import NDArray
 
 from curb.detector.budgets import wording as words
 from curb.detector.budgets.alerts import BudgetAlerts, tier_of
-from curb.detector.budgets.amounts import Incident
+from curb.detector.budgets.amounts import PastAlert
 from curb.detector.budgets.amounts_by_period import BudgetAmounts
 from curb.detector.budgets.budget import BudgetSettings
 from curb.detector.budgets.burn import BurnWindows
-from curb.detector.budgets.burn_alerts import Burning, Moment, RateAlerts, Tell
+from curb.detector.budgets.burn_alerts import Burning, Describe, Moment, RateAlerts
 from curb.detector.budgets.daily import DailyHistory
 from curb.detector.budgets.outlook import Forecast, outlook
 from curb.detector.budgets.rows import BudgetRows, SavedRow
 from curb.detector.budgets.status import BudgetView
 from curb.detector.state.bucket import ClosedBucket
 from curb.detector.state.registry import SeriesRegistry
-from curb.detector.state.revisions import is_news, resolved, revised
-from curb.stream.records.spend import Alert, BudgetIncrease, BudgetStatus, Tier
+from curb.detector.state.revisions import needs_revision, resolved, revised
+from curb.stream.records.spend import TIER_RANK, Alert, BudgetIncrease, BudgetStatus
 
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_RANK: dict[Tier, int] = {"digest": 0, "notice": 1, "page": 2}
-#: Key of the alert that tells an expansion, beside those of thresholds.
+#: Key of the alert on an expansion, beside those of thresholds.
 _EXPANDED = "expanded"
 
 
 class BudgetDump(msgspec.Struct):
-    """State that is no array. Numbers of rows are text, as keys of maps are."""
+    """State that is not an array. Numbers of rows are text, because keys of maps are."""
 
     rows: list[SavedRow] = []
     matched: int = 0
@@ -47,7 +46,7 @@ class BudgetDump(msgspec.Struct):
     burning: dict[str, Burning] = {}
     slots: tuple[int, int, int] = (0, -1, -1)
     increases: list[BudgetIncrease] = []
-    incidents: dict[str, Incident] = {}
+    incidents: dict[str, PastAlert] = {}
     raised: list[int] = []
     gone: list[Alert] = []
 
@@ -63,46 +62,46 @@ class Budgets:
         self._view = BudgetView(self._rows, self._burn, self._history, forecast)
         self._write = BudgetAlerts(settings.alerts, self._rows, self._burn, self._view)
         self._rates = RateAlerts(settings.alerts, self._rows, self._burn)
-        #: Begin of the bucket closed last.
+        #: Start of the newest closed bucket, epoch seconds.
         self._newest = 0.0
         #: Alerts of the open period that fire, by row and key: the threshold, or the word for an expansion.
         self._firing: dict[int, dict[str, Alert]] = {}
-        #: Pages are told anew while they burn: (row, key).
+        #: Pages that are revised while spend goes on: (row, key).
         self._paging: set[tuple[int, str]] = set()
-        #: Alerts whose row or threshold is no longer configured; told next time.
+        #: Alerts whose row or threshold is no longer configured; they resolve with the next bucket.
         self._gone: list[Alert] = []
 
     # --- for people and other rules -------------------------------------------------------------------------------
 
     @property
     def firing(self) -> list[Alert]:
-        """Newest revisions of what fires now."""
+        """Newest revisions of the alerts that fire now."""
         return [*(alert for each in self._firing.values() for alert in each.values()), *self._rates.firing]
 
     def status(self) -> list[tuple[dict[str, str], BudgetStatus]]:
-        """Every row: its tags and where it stands; `threshold` is the highest that fired, or 0."""
+        """Tags and status of every row; `threshold` is the highest that fired (percent), or 0."""
         rows = range(len(self._rows))
         thresholds = [self._amounts.highest(row) for row in rows]
         now = self._newest + self._settings.bucket_s
         return list(zip(self._rows.tags, self._view.statuses(rows, thresholds, now), strict=True))
 
     def increase(self, record: BudgetIncrease) -> None:
-        """Raise the amount of matching rows until the record expires; what that ends is told with the next bucket."""
+        """Raise the amount of matching rows until the record expires; alerts resolve with the next bucket."""
         self._amounts.increases.put(record)
         self._amounts.apply_increases([record.budget])
 
     def incident(self, alert: Alert) -> None:
-        """Hear of an alert that other rules raised: a budget with incidents does not grow by itself."""
+        """Record an alert of another rule: a budget with incidents does not grow by itself."""
         self._amounts.incidents.note(alert)
 
     def pardon(self, alert_id: str) -> None:
-        """Hear that an alert was no anomaly, or planned."""
+        """Record that a person marked an alert as no anomaly, or as planned."""
         self._amounts.incidents.pardon(alert_id)
 
     # --- as buckets close -----------------------------------------------------------------------------------------
 
     def close(self, bucket: ClosedBucket) -> list[Alert]:
-        """Count a closed bucket; returns new alerts, news of firing ones, and ends of periods."""
+        """Count a closed bucket; returns new alerts, revisions of firing ones, and those that end with their period."""
         self._match(bucket.start)
         revisions = self.roll(bucket.start, bucket.at)
         if not len(self._rows):
@@ -113,18 +112,19 @@ class Budgets:
         self._burn.add(bucket.start, usd)
         rate, requests = self._rows.sum(bucket.scores.rate), self._rows.sum(bucket.scores.requests_rate)
         moment = Moment(bucket.end, bucket.at, rate, requests)
-        revisions += self._tell_raised(moment)
-        revisions += self._tell_news(moment)
+        revisions += self._resolve_freed(moment)
+        revisions += self._revise_pages(moment)
         revisions += self._cross(moment)
-        return revisions + self._rates.close(moment, bucket.end - bucket.start, self._tell_burn(moment), self._view.who)
+        step_s, describe = bucket.end - bucket.start, self._describe_burn(moment)
+        return revisions + self._rates.close(moment, step_s, describe, self._view.who)
 
-    def _tell_burn(self, moment: Moment) -> Tell:
-        return lambda told: self._write.burning(told, self._amounts.highest(told.row), moment)
+    def _describe_burn(self, moment: Moment) -> Describe:
+        return lambda report: self._write.burning(report, self._amounts.highest(report.row), moment)
 
     def late(self, index: Ints, cost: Floats, bucket: Ints, newest: int) -> None:
         """Count sums whose buckets, up to `newest`, were closed before, if their period is still open.
 
-        Alerts come with the next bucket. A negative sum lowers what was spent; it ends no alert and arms none anew.
+        Alerts come with the next bucket. A negative sum lowers the spend and changes no alert.
         """
         self._match(newest)
         if not len(self._rows):
@@ -134,7 +134,7 @@ class Budgets:
         self._burn.late(late)
 
     def roll(self, start: float, at: float) -> list[Alert]:
-        """Begin new periods for rows whose period ended by `start`; their alerts resolve at `at`."""
+        """Open new periods for rows whose period ended by `start`; their alerts resolve at `at`."""
         self._newest = float(start)
         revisions = [resolved(alert, at) for alert in self._gone]
         self._gone = []
@@ -155,7 +155,7 @@ class Budgets:
     def _take_new(self, new: Sequence[int], start: float) -> None:
         for row in new:
             self._history.begin(row, int(self._rows["budget"][row]), start)
-            self._amounts.take(row)
+            self._amounts.add(row)
         self._burn.grow(len(self._rows))
 
     # --- periods and amounts --------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class Budgets:
         return [*(resolved(alert, at) for alert in alerts.values()), *self._rates.end(row, at)]
 
     def _begin(self, number: int, due: Ints, start: float, at: float) -> list[Alert]:
-        """New period of the rows `due` of one budget; what grew is told until it ends."""
+        """Open the new period of the rows `due` of one budget; an alert on an expansion fires until it ends."""
         alerts = []
         for expansion in self._amounts.begin(number, due, start):
             alert = self._write.expanded(expansion, start, at)
@@ -176,8 +176,8 @@ class Budgets:
             alerts.append(alert)
         return alerts
 
-    def _tell_raised(self, moment: Moment) -> list[Alert]:
-        """Thresholds that a raised amount has moved out of reach are over, and armed anew."""
+    def _resolve_freed(self, moment: Moment) -> list[Alert]:
+        """Resolve thresholds that a raised amount has moved out of reach; they may fire again."""
         revisions = []
         for row in sorted(self._amounts.raised):
             freed = self._amounts.rearm(row)
@@ -200,15 +200,18 @@ class Budgets:
         for row, root in roots.items():
             if root is not None:
                 below.setdefault(root, []).append(f"{self._view.who(row)} ({max(crossed[row]):g} %)")
-        told = [(row, each) for row, reached in crossed.items() if roots[row] is None for each in reached]
-        statuses = self._view.statuses([row for row, _ in told], [each for _, each in told], moment.end)
+        fired = [(row, each) for row, reached in crossed.items() if roots[row] is None for each in reached]
+        statuses = self._view.statuses([row for row, _ in fired], [each for _, each in fired], moment.end)
         return [
             self._open(row, status, moment, below.get(row, []) if status.threshold == max(crossed[row]) else [])
-            for (row, _), status in zip(told, statuses, strict=True)
+            for (row, _), status in zip(fired, statuses, strict=True)
         ]
 
     def _root(self, row: int, crossed: Mapping[int, Sequence[float]]) -> int | None:
-        """The highest row above that crosses now as loudly, and tells of this one too. A hard cap speaks for itself."""
+        """The highest row above that crosses now in the same tier or a higher one; it names this row.
+
+        A hard cap always has its own alert, because actions follow it.
+        """
         if self._rows.budget(row).hard and max(crossed[row], default=0.0) >= 100:
             return None
         root, above = None, self._rows.parent(row)
@@ -225,13 +228,13 @@ class Budgets:
             self._paging.add((row, key))
         return alert
 
-    def _tell_news(self, moment: Moment) -> list[Alert]:
-        """Pages are told anew while they burn, since somebody acts on them: when the rate moved, not too often."""
+    def _revise_pages(self, moment: Moment) -> list[Alert]:
+        """Revise pages while spend goes on, because somebody acts on them: when the rate has moved, not too often."""
         every_s = self._settings.alerts.update_every_s
         due = []
         for row, key in sorted(self._paging):
             alert = self._firing[row][key]
-            if moment.at - alert.updated_at >= every_s and is_news(
+            if moment.at - alert.updated_at >= every_s and needs_revision(
                 alert, alert.updated_at, float(moment.rate[row]), every_s
             ):
                 due.append((row, key))
@@ -247,7 +250,6 @@ class Budgets:
     # --- saved and restored ---------------------------------------------------------------------------------------
 
     def dump(self) -> tuple[BudgetDump, dict[str, NDArray[Any]]]:
-        """What `load` takes."""
         slots, burn = self._burn.dump()
         dump = BudgetDump(
             rows=self._rows.saved(),
@@ -265,7 +267,7 @@ class Budgets:
         return dump, self._rows.dump() | self._history.dump() | burn
 
     def load(self, dump: BudgetDump, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave. Budgets that count what they counted keep their sums; new ones begin now."""
+        """Load what `dump` gave. Budgets that count the same dollars as before keep their sums; new ones start now."""
         self._newest, self._gone = dump.newest, list(dump.gone)
         self._amounts.increases.records = {record.id: record for record in dump.increases}
         self._amounts.incidents.seen = dict(dump.incidents)
@@ -286,7 +288,7 @@ class Budgets:
             self._amounts.reprice(row)
 
     def _load_alerts(self, dump: BudgetDump, row_of: Mapping[int, int]) -> None:
-        """Alerts of rows and thresholds that stay; what is gone is told with the next bucket."""
+        """Load the alerts of rows and thresholds that stay; the others resolve with the next bucket."""
         for number, thresholds in dump.fired.items():
             row = row_of.get(int(number))
             if row is not None:
@@ -309,4 +311,4 @@ class Budgets:
 
 
 def _loudness(thresholds: Sequence[float]) -> int:
-    return max((_RANK[tier_of(each)] for each in thresholds), default=-1)
+    return max((TIER_RANK[tier_of(each)] for each in thresholds), default=-1)

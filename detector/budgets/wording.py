@@ -11,11 +11,12 @@ from curb.detector.state.wording import duration, subject
 from curb.stream.money import usd
 from curb.stream.records.spend import BudgetStatus, Cause
 
+#: Subjects named in a sentence. Chosen by hand.
 _SHOWN = 3
 
 
 def who(budget: Budget, tags: Mapping[str, str]) -> str:
-    """What a row counts."""
+    """The subject of a row."""
     if not budget.shared:
         return subject(budget.scope, tags)
     fixed = " and ".join(f"{tag} {value}" for tag, value in budget.match.items())
@@ -23,24 +24,24 @@ def who(budget: Budget, tags: Mapping[str, str]) -> str:
 
 
 def spent(name: str, status: BudgetStatus, rate: float, left_s: float) -> str:
-    """`rate` in $/h; `left_s` is what remains of the period."""
+    """Spend of a budget; `rate` is in $/h, `left_s` the seconds left of the period."""
     return (
         f"{name} has spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for "
         f"{_period(status)} ({100 * status.spent_usd / status.amount_usd:.0f} %) with {duration(left_s)} to go; "
-        f"it burns {usd(rate)}/h."
+        f"it spends {usd(rate)}/h."
     )
 
 
 def burns(name: str, status: BudgetStatus, window: str, window_usd: float, factor: float) -> str:
-    """`factor` times the even pace were burned over `window`, which held `window_usd`."""
+    """A burn rate: `window_usd` dollars within `window`, `factor` times the even pace."""
     return (
         f"{name} has spent {usd(window_usd)} within {window}, {factor:.1f} times the even pace of budget "
-        f"{status.name}; {usd(status.spent_usd)} of the {_amount(status)} for {_period(status)} are gone."
+        f"{status.name}; {usd(status.spent_usd)} of the {_amount(status)} for {_period(status)} have been spent."
     )
 
 
 def expanded(name: str, status: BudgetStatus, by_usd: float, used: float, clean_days: float) -> str:
-    """`used` is the share of the last amount that was spent."""
+    """An expansion by `by_usd` dollars; `used` is the share of the last amount that was spent."""
     return (
         f"budget {status.name} of {name} grows by {usd(by_usd)} to {_amount(status)}: {used:.0%} of it was used in the "
         f"last period, without an incident for {clean_days:g} days."
@@ -48,12 +49,12 @@ def expanded(name: str, status: BudgetStatus, by_usd: float, used: float, clean_
 
 
 def raised(status: BudgetStatus) -> str:
-    """Why an alert ended."""
-    return f"The amount of budget {status.name} is now {_amount(status)}; {usd(status.spent_usd)} are spent."
+    """The reason an alert ended: the amount was raised."""
+    return f"The amount of budget {status.name} is now {_amount(status)}; {usd(status.spent_usd)} have been spent."
 
 
 def parts(status: BudgetStatus) -> str:
-    """What the amount is made of; nothing when it is the configured one."""
+    """The parts of an amount beside the configured one; empty without any."""
     added = [
         f"{usd(each)} {what}"
         for each, what in (
@@ -67,7 +68,7 @@ def parts(status: BudgetStatus) -> str:
 
 
 def outlook(status: BudgetStatus, zone: ZoneInfo) -> str:
-    """Where it is going; nothing once it is over."""
+    """The forecast; empty once the budget is spent."""
     if status.forecast_usd is None or status.spent_usd >= status.amount_usd:
         return ""
     likely = f"{100 * (status.breach_probability or 0.0):.0f} % likely to be over"
@@ -78,7 +79,7 @@ def outlook(status: BudgetStatus, zone: ZoneInfo) -> str:
 
 
 def users(causes: Sequence[Cause], scope: str) -> str:
-    """Who used it."""
+    """The subjects that spent most."""
     named = [
         f"{subject(scope, cause.tags) if cause.tags else scope} {usd(cause.excess_usd)} ({cause.share:.0%})"
         for cause in causes[:_SHOWN]
@@ -87,14 +88,14 @@ def users(causes: Sequence[Cause], scope: str) -> str:
 
 
 def with_it(below: Sequence[str]) -> str:
-    """What crossed with it and is not told by itself."""
+    """The rows below that crossed the same threshold and have no alert of their own."""
     more = len(below) - 5
     named = [*below[:5], f"{more} more"] if more > 0 else list(below)
     return f"Crossed with it: {_and(named)}." if named else ""
 
 
 def hard(status: BudgetStatus) -> str:
-    """That actions may throttle now."""
+    """Says that actions may throttle now; empty otherwise."""
     return "This is a hard cap: actions may throttle." if status.hard and status.threshold >= 100 else ""
 
 

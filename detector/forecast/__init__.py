@@ -1,1 +1,1 @@
-"""Month-end forecasts and the slow lane."""
+"""Forecasts of daily and hourly spend: histories, methods, worker processes and the slow lane."""

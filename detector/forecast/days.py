@@ -1,4 +1,4 @@
-"""Days of spend made fit for forecasting: fixed charges of the month's first day, credits and odd gaps set apart."""
+"""Days of spend prepared for a forecast: fixed charges of the first of a month, credits and gaps are set apart."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+#: Day 0.
 _EPOCH = date(1970, 1, 1)
-#: A first of the month carries a fixed charge when it is this many times a usual day of the days around it.
-_CHARGE_RATIO = 2.0
-_AROUND_DAYS = 7
-#: A day under this share of a usual day is empty. So many empty days in a row may be a gap of the bill or a credit,
-#: when fewer than the given share of the days before were empty; more in a row is how it is now.
+#: A first of the month carries a fixed charge when it costs this many times the median of the days around it, and so
+#: many days before and after are compared. Chosen by hand: subscriptions are far above a day of use.
+_CHARGE_RATIO, _AROUND_DAYS = 2.0, 7
+#: A day under this share of the median day is empty. Up to so many empty days in a row are a gap of the bill or a
+#: credit, if under this share of the days looked at before was empty; more in a row is the new level. Chosen by hand.
 _EMPTY_SHARE, _GAP_DAYS, _GAP_RARE, _GAP_LOOK_DAYS = 0.02, 7, 0.15, 28
+#: Known days before a run of empty days, at least, to call it a gap: a week.
 _MIN_LOOK_DAYS = 7
-#: A day of which less was seen is not compared with others.
+#: A day of which a smaller share was seen is not compared with others. Chosen by hand.
 _WHOLE_SHARE = 0.75
-#: With so many days after it, a series' first day is left out: it rarely began at midnight.
+#: The first day of a series is left out when more than so many days are known: it rarely began at midnight.
 _FIRST_DAY_COUNTS_UNTIL = 3
 
 
 @dataclass(frozen=True)
 class DailySpend:
-    """Dollars per local day, without holes; NaN where nothing is known."""
+    """Dollars per local day, shape (days,), without holes; NaN where nothing is known."""
 
     #: Days since 1 January 1970.
     first_day: int
@@ -56,18 +58,18 @@ class DailySpend:
 
     @property
     def whole(self) -> Floats:
-        """The days of which enough was seen to be compared with others, the rest NaN."""
+        """Dollars of the days of which enough was seen to compare them; NaN for the others."""
         return np.where(self.shares < _WHOLE_SHARE, np.nan, self.usd)
 
 
 @dataclass(frozen=True)
 class CleanDays:
-    """What methods learn from, and what they must not know."""
+    """Days to learn from, and the fixed charge that is taken out of them."""
 
-    #: Begins with the first day of spend; NaN where a day says nothing about usual ones.
+    #: Starts with the first day of spend; NaN for a day that says nothing about usual ones.
     first_day: int
     usd: Floats
-    #: Dollars that every first of a month costs besides.
+    #: Dollars of the fixed charge on every first of a month.
     month_start_usd: float
 
     @property
@@ -77,7 +79,7 @@ class CleanDays:
 
     @property
     def known_days(self) -> int:
-        """How many days there are to learn from."""
+        """Number of days to learn from."""
         return int(np.sum(~np.isnan(self.usd)))
 
 
@@ -97,10 +99,10 @@ def month_starts(first_day: int, end_day: int) -> list[int]:
 
 
 def clean(days: DailySpend) -> CleanDays:
-    """Take credits, gaps of the bill and fixed charges out.
+    """Take out credits, gaps of the bill and fixed charges.
 
-    A credit (a negative day) is no sign of what days cost, and is not expected again. Days before the first spend are
-    not days without spend.
+    A credit (a negative day) does not say what days cost, and is not expected again. Days before the first spend are
+    unknown, not empty.
     """
     spent = np.flatnonzero(days.usd > 0)
     if not len(spent):
@@ -126,8 +128,8 @@ def clean(days: DailySpend) -> CleanDays:
 
 
 def _gaps(usd: Floats) -> NDArray[np.bool_]:
-    """Short runs of empty days in a series that is hardly ever empty. What comes later changes no earlier verdict
-    except within the run."""
+    """True for short runs of empty days in a series that is rarely empty. Later days change an earlier answer only
+    within their run."""
     gaps = np.zeros(len(usd), np.bool_)
     at = 0
     while at < len(usd):

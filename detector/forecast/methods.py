@@ -1,4 +1,4 @@
-"""Ways to expect the dollars of the next days from those of the past days; each is a pure function."""
+"""Methods that forecast the dollars of the next days from those of the past days; each is a pure function."""
 
 from __future__ import annotations
 
@@ -15,44 +15,48 @@ Floats = NDArray[np.float64]
 #: (dollars of past days, NaN where unknown; days since 1970 of the first; days ahead) → dollars of each day ahead.
 Method = Callable[[Floats, int, int], Floats]
 
-#: Memory of the level, and how many weeks teach the weekdays.
+#: Share of a new day in the level, and weeks of which weekdays are learned. Chosen by hand.
 LEVEL_SHARE, WEEKDAY_WEEKS = 0.15, 8
-#: A weekday's factor is its own mean ratio and this many days of "like every other day".
+#: Weight, in days, of the assumption that a weekday is like every other day. Chosen by hand.
 WEEKDAY_PRIOR_DAYS = 1.0
-#: A day counts up to this multiple of what was expected of it, or up to the middle one of it and the two days before:
-#: a one-off is not a new level, a lasting change is.
+#: A day counts up to this multiple of its expected dollars, or up to the median of it and the two days before: a
+#: one-off is not a new level, a lasting change is. A weekday counts as at least this share of a usual day. By hand.
 CLIP_RATIO, _MIN_CLIP_FACTOR = 1.8, 0.5
-#: A weekday's ratio to its week, and a fit's days, count up to this.
+#: Upper limit of a weekday's ratio to its week, and of a fitted day as a multiple of the most expensive one. Chosen
+#: by hand: a fit that says more has run away.
 _RATIO_MAX = 3.0
+#: Days that a fit needs: four seasons of a week.
 _MIN_FIT_DAYS = 28
-#: Free parameters chase the last days of short histories; a trend that hardly fades runs away over a month.
+#: Bounds of the fit. Free parameters follow the last days of short histories; a trend that hardly fades runs away over
+#: a month. Chosen by hand.
 _HOLT_WINTERS_BOUNDS = {"damping_trend": (0.8, 0.9), "smoothing_level": (0.02, 0.5), "smoothing_seasonal": (0.0, 0.3)}
+#: Dollars that count as none; guards divisions.
 _TINY_USD = 1e-9
 
 
 def last_week(usd: Floats, first_day: int, ahead: int) -> Floats:
-    """The mean of the last seven known days, every day."""
+    """The mean of the last seven known days, for every day."""
     known = usd[~np.isnan(usd)][-7:]
     return np.full(ahead, known.mean() if len(known) else 0.0)
 
 
 def weekday_level(usd: Floats, first_day: int, ahead: int) -> Floats:
-    """A slowly moving level times the usual share of each weekday."""
+    """A slowly moving level times a factor per weekday: exponential smoothing with a multiplicative season, robust."""
     factors = _weekday_factors(usd, first_day)
     level, _ = _follow(usd, first_day, factors)
     return level * factors[_weekdays(first_day + len(usd), ahead)]
 
 
 def without_one_offs(usd: Floats, first_day: int) -> Floats:
-    """The days, each at most a multiple of what was expected of it, for methods that one dear day would throw off."""
+    """The days, each capped at a multiple of its expected dollars, for methods that one day could throw off."""
     return _follow(usd, first_day, _weekday_factors(usd, first_day))[1]
 
 
 def _follow(usd: Floats, first_day: int, factors: Floats) -> tuple[float, Floats]:
-    """The level after the last day, and the days as it counted them.
+    """The level after the last day, and the days as counted, shape (days,).
 
     The level is the mean of recent dollars over the mean of their weekdays' factors, so that days on which little is
-    usual say little.
+    usual weigh little.
     """
     counted = usd.copy()
     known = np.flatnonzero(~np.isnan(usd))
@@ -78,13 +82,13 @@ def _weekdays(first_day: int, days: int) -> NDArray[np.int64]:
 
 
 def _weekday_factors(usd: Floats, first_day: int) -> Floats:
-    """Shape (7,): how many times a usual day each weekday is; mean 1. All 1 in the first two weeks."""
+    """Factor of each weekday (0 is Monday), shape (7,), with mean 1. All are 1 in the first two weeks."""
     start = max(0, len(usd) - 7 * WEEKDAY_WEEKS)
     recent = usd[start:]
     weeks = len(recent) // 7
     if weeks < 2:
         return np.ones(7)
-    # Whole weeks that end now, each against its own mean, so that growth does not look like a weekday.
+    # Whole weeks that end now, each relative to its own mean, so that growth does not look like a weekday.
     table = recent[len(recent) - 7 * weeks :].reshape(weeks, 7)
     known = ~np.isnan(table)
     mean = np.where(known, table, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
@@ -98,7 +102,7 @@ def _weekday_factors(usd: Floats, first_day: int) -> Floats:
 
 
 def holt_winters(usd: Floats, first_day: int, ahead: int) -> Floats:
-    """Damped Holt-Winters with a week as season. Needs statsmodels and four weeks."""
+    """Damped additive Holt-Winters with a season of a week (statsmodels). The weekday level under four weeks."""
     from statsmodels.tools.sm_exceptions import ConvergenceWarning
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
@@ -123,7 +127,7 @@ def holt_winters(usd: Floats, first_day: int, ahead: int) -> Floats:
 
 
 def prophet_days(usd: Floats, first_day: int, ahead: int) -> Floats:
-    """Prophet with a weekly season, on logarithms. Needs prophet and four weeks."""
+    """Prophet with a weekly season, on logarithms. The weekday level under four weeks."""
     known = np.flatnonzero(~np.isnan(usd))
     if len(known) < _MIN_FIT_DAYS or np.ptp(usd[known]) < _TINY_USD:
         return weekday_level(usd, first_day, ahead)
@@ -150,7 +154,7 @@ def fill(usd: Floats) -> Floats:
 
 
 def _sane(coming: Floats, usd: Floats, first_day: int) -> Floats:
-    """At least 0, at most a few times the dearest day; the simpler method's when a fit went wild."""
+    """Cap at 0 and a multiple of the most expensive day; the weekday level when a fit is not finite."""
     if not np.all(np.isfinite(coming)):
         return weekday_level(usd, first_day, len(coming))
     return np.clip(coming, 0.0, _RATIO_MAX * max(float(np.nanmax(usd)), 0.0))

@@ -1,4 +1,4 @@
-"""What a period will have cost when it is over, with an interval from the method's own past errors."""
+"""Forecast of a period's total, with an interval from the past errors of its own method."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ from curb.detector.forecast.methods import Method, fill, holt_winters, last_week
 
 Floats = NDArray[np.float64]
 
-#: Days of history from which the weekday method, and the median of several methods, take over.
+#: Days of history from which the weekday method, and the median of several methods, take over: two and four weeks, so
+#: that every weekday was seen twice, and a fit has four seasons.
 WEEKDAY_FROM_DAYS, MEDIAN_FROM_DAYS = 14, 28
-#: Prophet joins the median from here: with less it takes any slope for a trend.
+#: Days from which Prophet joins the median: with fewer it takes any slope for a trend.
 PROPHET_FROM_DAYS = 56
-#: Half width of the interval of the shortest histories, as a share of what is still to come; wider, to a standard
-#: deviation of as much, where days differ a lot.
+#: Half width of the interval of the shortest histories, as a share of the dollars still to come, and the limit of its
+#: standard deviation where days differ a lot. Chosen by hand.
 SHORT_HALF_WIDTH, SHORT_SD_MAX = 0.25, 1.0
+#: Share of outcomes within the interval.
 INTERVAL = 0.80
-#: Fits see at most so many days; older ones say nothing about the next weeks.
+#: Newest days that a fit sees; older ones say nothing about the next weeks. Chosen by hand.
 FIT_DAYS = 120
-#: Past forecasts that are made again to learn their errors, at most; fits take long.
+#: Past forecasts made again to learn their errors, at most, without and with a fit, which is slow. Chosen by hand.
 CHEAP_ORIGINS, FITTED_ORIGINS = 60, 8
-#: Fewer past forecasts than this, or shorter ones, do not make an interval.
+#: Past forecasts, and days of each, that an interval needs. Chosen by hand.
 MIN_ORIGINS, MIN_AHEAD_DAYS = 3, 3
-#: The spread of outcomes to expect is this multiple of the change from week to week, within bounds (standard
-#: deviations of logarithms), and weighs as many past forecasts.
+#: Prior spread of outcomes: this multiple of the change from week to week, within bounds (standard deviations of
+#: logarithms), with the weight of so many past forecasts. Chosen by hand.
 PRIOR_SD_PER_WEEK, PRIOR_SD_MIN, PRIOR_SD_MAX, PRIOR_WEIGHT = 1.2, 0.02, 0.5, 4.0
+#: 80 % of a normal distribution lie within so many standard deviations of its mean.
 _INTERVAL_SD = 1.2816
-#: Deciles' middles of the normal distribution.
+#: Middles of the deciles of the normal distribution (its quantiles at 5 %, 15 %, …, 95 %).
 PRIOR_NORMALS = np.array([-1.645, -1.036, -0.674, -0.385, -0.126, 0.126, 0.385, 0.674, 1.036, 1.645])
-#: An outcome over this multiple of the expected counts as this.
+#: Upper limit of an outcome as a multiple of the expected. Chosen by hand.
 MAX_OUTCOME = 10.0
+#: Dollars that count as none; guards divisions.
 _TINY_USD = 1e-9
 
 
@@ -55,7 +59,7 @@ class Period:
 
 @dataclass(frozen=True)
 class Today:
-    """The day that runs: it follows the last day of the history."""
+    """The current day: it follows the last day of the history."""
 
     usd: float = 0.0
     #: Share of the day that is over, 0 to 1.
@@ -67,7 +71,7 @@ _NOTHING_TODAY = Today()
 
 @dataclass(frozen=True)
 class Forecast:
-    """A period's total as it looks now. All amounts are US dollars; the interval holds 80 % of outcomes."""
+    """A period's total. All amounts are US dollars; the interval holds 80 % of outcomes."""
 
     period: Period
     spent_usd: float
@@ -77,17 +81,17 @@ class Forecast:
     method: str
     #: Past forecasts of this method whose outcome is known.
     n_errors: int
-    #: Libraries that would have been used and are not installed.
+    #: Libraries that the method would use and that are not installed.
     missing: tuple[str, ...]
-    #: The first day still to come (in part), and the expected dollars of it and of each day after.
+    #: The first day that is not over, and the expected dollars of its rest and of each later day.
     next_day: int
     daily_usd: tuple[float, ...]
-    #: Outcomes of what was still to come, as multiples of what was expected, and the weight of each; ascending.
+    #: Outcomes of the days still to come, as multiples of the expected, ascending, and the weight of each.
     outcomes: tuple[float, ...] = field(repr=False, default=())
     weights: tuple[float, ...] = field(repr=False, default=())
 
     def during(self, today: Today) -> Forecast:
-        """This forecast, made at midnight, as it looks within the day that follows."""
+        """This forecast, made at midnight, within the day that follows."""
         if not self.daily_usd:
             return self
         first = self.daily_usd[0] * (1.0 - min(1.0, max(0.0, today.elapsed)))
@@ -109,7 +113,7 @@ class Forecast:
         return float(sum(self.daily_usd))
 
     def breach_probability(self, amount_usd: float) -> float:
-        """How likely the period ends over `amount_usd`; 1 when it is over already."""
+        """Probability that the period ends over `amount_usd`; 1 when it is already spent."""
         if self.spent_usd > amount_usd:
             return 1.0
         if self.rest_usd <= _TINY_USD:
@@ -132,9 +136,9 @@ class Forecast:
 def forecast(days: DailySpend, period: Period, today: Today = _NOTHING_TODAY, *, thorough: bool = True) -> Forecast:
     """The total of `period` from the days before now.
 
-    `days` ends with the last day that is over; `today` is the one after it. The period may begin later. Days of it that
-    are older than `days`, and unknown ones, count as usual days. `thorough` False leaves out what takes a fit
-    (Holt-Winters, Prophet), for an answer within milliseconds.
+    `days` ends with the last day that is over; `today` is the one after it. The period may start later. Days of it that
+    are older than `days`, and unknown ones, count as usual days. Without `thorough`, no method that needs a fit
+    (Holt-Winters, Prophet) is used, for an answer within milliseconds.
     """
     history = days.until(period.end_day)
     cleaned = clean(history)
@@ -161,7 +165,7 @@ def forecast(days: DailySpend, period: Period, today: Today = _NOTHING_TODAY, *,
 
 
 def choose(known_days: int, *, thorough: bool = True) -> tuple[str, Method, tuple[str, ...]]:
-    """Name, method and missing libraries for a history of so many days."""
+    """Name, method and missing libraries for a history of `known_days`."""
     if known_days < WEEKDAY_FROM_DAYS:
         return "last_7_days", last_week, ()
     if known_days < MEDIAN_FROM_DAYS or not thorough:
@@ -179,7 +183,7 @@ def choose(known_days: int, *, thorough: bool = True) -> tuple[str, Method, tupl
 
 
 def median_of(methods: Sequence[Method], usd: Floats, first_day: int, ahead: int) -> Floats:
-    """The course of the method whose total is the median; of two methods the mean."""
+    """Days, shape (ahead,), of the method whose total is the median; the mean of the middle two when they are even."""
     courses = np.array([method(usd, first_day, ahead) for method in methods])
     order = courses.sum(axis=1).argsort()
     middle = order[(len(order) - 1) // 2 : len(order) // 2 + 1]
@@ -194,7 +198,7 @@ def expect(cleaned: CleanDays, method: Method, ahead: int) -> Floats:
 
 
 def _spent(history: DailySpend, cleaned: CleanDays, period: Period) -> float:
-    """Dollars of the days of the period that are over; what was not seen of a day costs what days do."""
+    """Dollars of the days of the period that are over; the unseen part of a day counts as part of a usual day."""
     over = DailySpend(0, history.between(period.first_day, period.end_day))
     seen = history.shares[len(history.usd) - len(over.usd) :]
     recent = cleaned.usd[-28:]
@@ -205,8 +209,8 @@ def _spent(history: DailySpend, cleaned: CleanDays, period: Period) -> float:
 def _outcomes(history: DailySpend, ahead: int, name: str, method: Method) -> tuple[Floats, Floats, int]:
     """Outcomes of past forecasts so many days ahead as multiples of the expected, ascending, their weights and number.
 
-    Neighbouring past forecasts share most of their days, so together they weigh as many as do not overlap; a usual
-    spread stands in for the ones that are not there yet.
+    Neighbouring past forecasts share most of their days, so their total weight is the number that do not overlap; a
+    prior spread stands in while there are few.
     """
     values, weights = _prior(name, clean(history), ahead)
     own, span = _past_errors(history, ahead, name, method) if name != "last_7_days" else (np.zeros(0), 0)
@@ -219,7 +223,7 @@ def _outcomes(history: DailySpend, ahead: int, name: str, method: Method) -> tup
 
 
 def _prior(name: str, cleaned: CleanDays, ahead: int) -> tuple[Floats, Floats]:
-    """The spread of outcomes to expect of a series that moves as much from day to day or week to week, its weight."""
+    """Prior outcomes from the change from day to day or week to week, and their weights."""
     weights = np.full(len(PRIOR_NORMALS), PRIOR_WEIGHT / len(PRIOR_NORMALS))
     if name == "last_7_days":
         spread = max(SHORT_HALF_WIDTH / _INTERVAL_SD, min(_mean_error(cleaned.usd, ahead), SHORT_SD_MAX))
@@ -229,7 +233,7 @@ def _prior(name: str, cleaned: CleanDays, ahead: int) -> tuple[Floats, Floats]:
 
 
 def _mean_error(usd: Floats, ahead: int) -> float:
-    """How far the mean of so many days ahead is off that of the last week, were all days alike, as a share of it."""
+    """Standard error of the mean of `ahead` days against that of the last week, days being independent, as a share."""
     known = usd[~np.isnan(usd)]
     if len(known) < 3 or known.mean() <= _TINY_USD:
         return 0.0
@@ -237,7 +241,7 @@ def _mean_error(usd: Floats, ahead: int) -> float:
 
 
 def weekly_change(usd: Floats) -> float:
-    """How much a week differs from the one before, as a standard deviation of logarithms."""
+    """Change from one week to the next, as a standard deviation of logarithms (mean absolute change times √(π/2))."""
     filled = fill(usd)
     if len(filled) < 14:
         return PRIOR_SD_MAX
@@ -248,7 +252,7 @@ def weekly_change(usd: Floats) -> float:
 
 
 def _past_errors(history: DailySpend, ahead: int, name: str, method: Method) -> tuple[Floats, int]:
-    """Outcome over expectation of past forecasts, and how many days lie between the first and the last of them."""
+    """Outcome over expectation of past forecasts, and the days between the first and the last of them."""
     spent = np.flatnonzero(history.usd > 0)
     if not len(spent) or not ahead:
         return np.zeros(0), 0
@@ -271,7 +275,7 @@ def _past_errors(history: DailySpend, ahead: int, name: str, method: Method) -> 
 
 
 def _outcome(history: DailySpend, origin: int, ahead: int, method: Method) -> float | None:
-    """What came in the days after `origin` over what would have been expected; None when either is not known."""
+    """Actual over expected dollars of the days after `origin`; None when either is unknown."""
     whole = DailySpend(history.first_day, history.whole)
     actual = np.maximum(whole.between(origin, origin + ahead), 0.0)
     known = ~np.isnan(actual)
@@ -288,7 +292,7 @@ def quantile(values: Floats, weights: Floats, q: float) -> float:
 
 
 def _share_below(values: Floats, weights: Floats, limit: float) -> float:
-    """The weight of ascending `values` under `limit`; beyond the ends it fades, for what did not happen yet may."""
+    """The weight of ascending `values` under `limit`. It fades beyond the ends: unseen outcomes happen."""
     middles = np.cumsum(weights) - weights / 2
     reach = max(quantile(values, weights, 0.9) - quantile(values, weights, 0.1), _TINY_USD) / 2
     if limit > values[-1]:

@@ -1,4 +1,4 @@
-"""Worker processes for what takes long: most urgent first, bounded in time and memory, never in the caller's way."""
+"""Worker processes for fits: most urgent first, bounded in time and memory, without blocking the caller."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from curb.stream.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: What a piece of work may raise and its worker survives; anything else ends the worker, which is replaced.
+#: Errors of a job that its worker survives; any other ends the worker, which is replaced.
 _SURVIVED = (ValueError, ArithmeticError, LookupError, TypeError, RuntimeError, ImportError, OSError, MemoryError)
+#: Niceness of a worker: the daemon comes first. Chosen by hand.
 _NICE = 10
+#: Seconds to wait for a worker or thread to end. Chosen by hand.
 _JOIN_S = 5.0
 
 
 class PoolSettings(Settings):
-    """The worker processes in which fits are made."""
+    """Worker processes for fits."""
 
     workers: int = Field(default=2, ge=1, le=8, description="Worker processes; they start with the first fit.")
     timeout_s: float = Field(default=120, gt=0, description="A fit that takes longer is given up and its worker ended.")
@@ -42,15 +44,15 @@ class PoolSettings(Settings):
 
 
 class FitFailedError(Exception):
-    """The work raised; the message says what."""
+    """The job raised an error; the message holds it."""
 
 
 class WorkerDiedError(FitFailedError):
-    """The worker ended in the middle of the work, or was ended because it took too long."""
+    """The worker ended during the job, or was ended because the job took too long."""
 
 
 def urgency(age_s: float, usd_per_day: float) -> float:
-    """How urgent a fit is: stale hours times the dollars a day that depend on it. A first fit counts as 30 days old."""
+    """Age of a fit in hours times the dollars a day that depend on it. A first fit counts as 30 days old."""
     return min(age_s, 30 * 86400) / 3600 * max(usd_per_day, 0.0)
 
 
@@ -75,14 +77,14 @@ class ForecastPool:
         self._workers: dict[int, _Worker] = {}
 
     def __len__(self) -> int:
-        """How many pieces of work wait."""
+        """Number of waiting jobs."""
         return len(self._waiting)
 
     def submit(self, key: str, function: Callable[..., Any], *args: Any, urgency: float = 0.0) -> Future[Any]:
-        """Have `function(*args)` done; what waits under the same key is replaced (its future is cancelled).
+        """Queue `function(*args)`; a waiting job with the same key is replaced and its future cancelled.
 
         From a coroutine: `await asyncio.wrap_future(pool.submit(...))`. The future raises FitFailedError or
-        WorkerDiedError; it is cancelled when the pool closes or when too much waits that is more urgent.
+        WorkerDiedError; it is cancelled when the pool closes or when `max_waiting` more urgent jobs wait.
         """
         future: Future[Any] = Future()
         with self._changed:
@@ -100,11 +102,11 @@ class ForecastPool:
         return future
 
     async def run(self, key: str, function: Callable[..., Any], *args: Any, urgency: float = 0.0) -> Any:
-        """The result of `function(*args)`, made in a worker."""
+        """The result of `function(*args)`, computed in a worker."""
         return await asyncio.wrap_future(self.submit(key, function, *args, urgency=urgency))
 
     def close(self) -> None:
-        """End the workers and cancel what waits. Returns within seconds; may be called twice."""
+        """End the workers and cancel waiting jobs. Returns within seconds; may be called twice."""
         with self._changed:
             self._closed = True
             waiting, self._waiting = list(self._waiting.values()), {}
@@ -135,7 +137,7 @@ class ForecastPool:
             thread.start()
 
     def _serve(self, number: int) -> None:
-        """One thread per worker: it waits so that nobody else does."""
+        """One thread per worker: it waits so that the caller does not."""
         while (job := self._take()) is not None:
             if not job.future.set_running_or_notify_cancel():
                 continue
@@ -143,12 +145,12 @@ class ForecastPool:
             if worker is None:
                 job.future.set_exception(WorkerDiedError("the pool is closed"))
                 break
-            outcome = worker.ask(job.function, job.args, self._settings.timeout_s)
+            outcome = worker.work(job.function, job.args, self._settings.timeout_s)
             if outcome.failure is None:
                 job.future.set_result(outcome.value)
             else:
                 job.future.set_exception(outcome.failure)
-            if outcome.memory_mib > self._settings.max_memory_mib or worker.asked >= self._settings.fits_per_worker:
+            if outcome.memory_mib > self._settings.max_memory_mib or worker.jobs >= self._settings.fits_per_worker:
                 worker.kill()
         with self._changed:
             worker = self._workers.pop(number, None)
@@ -195,11 +197,11 @@ class _Worker:
         there.close()
         self._killing = threading.Lock()
         self.alive = True
-        self.asked = 0
+        self.jobs = 0
 
-    def ask(self, function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float) -> _Outcome:
-        """The outcome of the work. A worker that is late or dies is not asked again."""
-        self.asked += 1
+    def work(self, function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float) -> _Outcome:
+        """The outcome of a job. A worker that is late or dies gets no other."""
+        self.jobs += 1
         try:
             self._here.send((function, args))
             if not self._here.poll(timeout_s):
@@ -212,7 +214,7 @@ class _Worker:
         return _Outcome(value, None if failure is None else FitFailedError(failure), memory_mib)
 
     def kill(self) -> None:
-        """End the process and what it started."""
+        """End the process and its children."""
         with self._killing:
             if not self.alive:
                 return
@@ -226,8 +228,8 @@ class _Worker:
 
 
 def _work(pipe: Connection) -> None:
-    """A worker's life: do what comes, until the other end is closed."""
-    # A group of its own: Ctrl-C is not for it, and what it starts (Prophet's optimiser) ends with it.
+    """Main loop of a worker: run jobs until the other end of the pipe is closed."""
+    # A group of its own: Ctrl-C does not reach it, and its children (Prophet's optimiser) end with it.
     os.setsid()
     os.nice(_NICE)
     logging.disable(logging.WARNING)
@@ -248,7 +250,7 @@ def _peak_mib() -> float:
     """The most memory this process has used."""
     status = Path("/proc/self/status")
     if status.exists():
-        # What getrusage tells on Linux begins with the memory of the parent.
+        # On Linux, getrusage starts from the memory of the parent.
         peak = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), "VmHWM: 0 kB")
         return int(peak.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * (1024 if sys.platform == "darwin" else 1))

@@ -1,4 +1,4 @@
-"""Prophet without its noise: one fit of days or hours; the only module that knows its API."""
+"""Prophet without its log output: one fit of days or hours. The only module that knows its API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-#: What chatters during a fit: samplers, and a plotting library that is not there.
+#: Loggers that are silenced during a fit: samplers, and a plotting library that is not installed.
 _LOGGERS = ("cmdstanpy", "prophet", "prophet.models", "prophet.plot")
 
 
@@ -33,9 +33,9 @@ def advice(gone: Sequence[str]) -> str:
 def predict(
     at_s: NDArray[np.int64], value: Floats, coming_s: NDArray[np.int64], interval: float = 0.0, **options: Any
 ) -> tuple[Floats, Floats, Floats]:
-    """Fit `value` at `at_s` (local seconds since 1970) and tell expected, low and high at `coming_s`.
+    """Fit `value` at `at_s` (local seconds since 1970); returns expected, low and high at `coming_s`.
 
-    `interval` is the share of values between low and high; 0 skips them, and low and high are what is expected.
+    `interval` is the share of values between low and high; with 0, both are the expected values.
     `options` go to Prophet. Raises ModuleNotFoundError when prophet is missing, RuntimeError when the fit fails.
     """
     _hush()

@@ -1,6 +1,6 @@
-"""The slow lane: hours that cost far more than a fitted band expected become advice, one finding per tag and day.
+"""The slow lane: an hour that costs far more than a fitted band expected is a finding, one per series and day.
 
-Planning and judging are pure; `fit_band` is what runs in a worker process. Advice never pages and never throttles.
+Planning and judging are pure; `fit_band` runs in a worker process. Findings are advice: they never page or throttle.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from curb.stream.time import DAY_S, HOUR_S
 Floats = NDArray[np.float64]
 
 CHANNEL = "prophet/hour"
-#: A fit sees at most three weeks, and says something about the next days only.
+#: Hours that a fit sees (three weeks, so that a weekly season shows) and forecasts (three days: refits may be late).
 _FIT_HOURS, _AHEAD_HOURS = 21 * 24, 72
-#: The band holds 80 % of hours, that is 1.2816 standard deviations to each side.
+#: The band holds 80 % of hours, which is 1.2816 standard deviations of a normal distribution to each side.
 _INTERVAL, _INTERVAL_SD = 0.8, 1.2816
-#: No hour is known better than this share of the band's usual height and these dollars, whatever the past.
+#: Least standard deviation of an hour: this share of the mean of the band, and these dollars. Chosen by hand.
 _MIN_SD_SHARE, _MIN_SD_USD = 0.05, 0.10
-#: A finding is over when an hour is back under this z.
+#: A finding ends with an hour under this z. Chosen by hand.
 _OVER_Z = 3.0
 
 
 class LaneSettings(Settings):
-    """The slow lane: hours that Prophet, or what stands in for it, did not expect. It advises and never throttles."""
+    """The slow lane: hours that Prophet, or a simpler method in its place, did not expect. It never throttles."""
 
     enabled: bool = Field(default=True, description="Whether hours are compared with a fitted band.")
     z_threshold: float = Field(default=8.0, gt=0, description="Standard deviations over the band's middle.")
@@ -53,12 +53,12 @@ class LaneSettings(Settings):
 
 
 def key_of(scope: str, tags: Mapping[str, str]) -> str:
-    """The same for the same series."""
+    """Text that is the same for the same series."""
     return f"{scope}/{','.join(f'{tag}={value}' for tag, value in sorted(tags.items()))}"
 
 
 @dataclass(frozen=True)
-class Target:
+class BandSeries:
     """A series that may have a band; `key` is `key_of` its scope and tags."""
 
     key: str
@@ -77,7 +77,7 @@ class Band:
     low: tuple[float, ...]
     high: tuple[float, ...]
     method: str
-    #: Libraries that would have been used and are not installed.
+    #: Libraries that the method would use and that are not installed.
     missing: tuple[str, ...] = ()
 
     def at(self, hour: int) -> tuple[float, float, float] | None:
@@ -86,7 +86,7 @@ class Band:
         return (self.expected[i], self.low[i], self.high[i]) if 0 <= i < len(self.expected) else None
 
     def z(self, hour: int, usd: float) -> float | None:
-        """How many standard deviations `usd` is over what was expected of the hour; None outside the band."""
+        """Standard deviations of `usd` over the expected dollars of the hour; None outside the band."""
         found = self.at(hour)
         if found is None:
             return None
@@ -102,8 +102,8 @@ class Fit(NamedTuple):
     urgency: float
 
 
-def plan(targets: Iterable[Target], bands: Mapping[str, Band], now: float, settings: LaneSettings) -> list[Fit]:
-    """What to fit next: stale hours times dollars a day, most first; series that spend little are left out."""
+def plan(targets: Iterable[BandSeries], bands: Mapping[str, Band], now: float, settings: LaneSettings) -> list[Fit]:
+    """Fits that are due, most urgent first; series that spend little are left out."""
     due = []
     for target in targets:
         if target.usd_per_day < settings.min_usd_per_day:
@@ -117,7 +117,7 @@ def plan(targets: Iterable[Target], bands: Mapping[str, Band], now: float, setti
 
 
 def fit_band(spend: HourlySpend, time_zone: str, fitted_at: float, min_hours: int = 72) -> Band:
-    """The band of the next three days, from Prophet, or without it from what the same hours cost before.
+    """The band of the next three days, from Prophet, or without it from the same hours of earlier days.
 
     Raises ValueError when fewer than `min_hours` hours are known.
     """
@@ -160,9 +160,9 @@ def _prophet_band(usd: Floats, first: int, zone: ZoneInfo) -> tuple[Floats, Floa
 
 
 def seasonal_band(usd: Floats, first: int) -> tuple[Floats, Floats, Floats, str]:
-    """Without Prophet: statsmodels' STL over days carried on, or, without that too, the mean of the same hour of day.
+    """Without Prophet: STL (statsmodels) with a season of a day, or else the mean of the same hour of day.
 
-    Expected, low and high of the coming hours, and the name of the method.
+    Returns expected, low and high of the coming hours, shape (hours,), and the name of the method.
     """
     hour_of_day = (first // HOUR_S + np.arange(len(usd) + _AHEAD_HOURS)) % 24
     past, coming = hour_of_day[: len(usd)], hour_of_day[len(usd) :]
@@ -195,21 +195,21 @@ def _local_s(at: int, zone: ZoneInfo) -> int:
 
 
 class SlowLane:
-    """Which findings are open. Pure: the same hours and bands in the same order give the same alerts."""
+    """The open findings. Pure: the same hours and bands in the same order give the same alerts."""
 
     def __init__(self, settings: LaneSettings, time_zone: str) -> None:
         self._settings, self._zone = settings, ZoneInfo(time_zone)
         self._open: dict[str, Alert] = {}
         #: Local day of the newest finding of each series: there is at most one per day.
-        self._told: dict[str, int] = {}
+        self._found_on: dict[str, int] = {}
 
     @property
     def firing(self) -> list[Alert]:
         """Newest revisions of the findings that are open."""
         return list(self._open.values())
 
-    def judge(self, target: Target, band: Band | None, hour: int, usd: float, at: float) -> Alert | None:
-        """A new revision after the hour that began at `hour` (epoch seconds) cost `usd`; None when nothing changes.
+    def judge(self, target: BandSeries, band: Band | None, hour: int, usd: float, at: float) -> Alert | None:
+        """The next revision after the hour that began at `hour` (epoch seconds) cost `usd`; None when nothing changes.
 
         `at` is the time of the judgement. A finding ends with the first hour that is expected again, or after a day.
         """
@@ -220,12 +220,12 @@ class SlowLane:
         if found is not None:
             return self._follow(found, target.key, band, hour, usd, z, at)
         day = _local_s(hour, self._zone) // DAY_S
-        if band is None or z is None or z < self._settings.z_threshold or self._told.get(target.key) == day:
+        if band is None or z is None or z < self._settings.z_threshold or self._found_on.get(target.key) == day:
             return None
         expected = band.expected[(hour - band.first_hour) // HOUR_S]
         if usd - expected < self._settings.min_excess_usd:
             return None
-        self._told[target.key] = day
+        self._found_on[target.key] = day
         alert = self._open[target.key] = _finding(target, band, hour, usd, expected, z, at)
         return alert
 
@@ -235,7 +235,7 @@ class SlowLane:
         bounds = None if band is None else band.at(hour)
         if bounds is None or z is None or z < _OVER_Z or at - alert.fired_at >= DAY_S:
             return resolved(self._open.pop(key), at)
-        # Quietly: the sums go out with the revision that ends it.
+        # No revision now: the sums go out with the last one.
         self._open[key] = msgspec.structs.replace(
             alert,
             actual_usd=alert.actual_usd + usd,
@@ -247,18 +247,18 @@ class SlowLane:
         return None
 
     def adopt(self, alerts: Iterable[Alert]) -> None:
-        """Go on with findings of before, given the newest revisions of all; others' alerts are passed over."""
+        """Continue the findings among `alerts`, the newest revisions of all alerts."""
         for alert in alerts:
             if alert.channel != CHANNEL:
                 continue
             key = key_of(alert.scope, alert.tags)
             day = _local_s(int(alert.started_at), self._zone) // DAY_S
-            self._told[key] = max(day, self._told.get(key, day))
+            self._found_on[key] = max(day, self._found_on.get(key, day))
             if alert.status == "firing":
                 self._open[key] = alert
 
 
-def _finding(target: Target, band: Band, hour: int, usd: float, expected: float, z: float, at: float) -> Alert:
+def _finding(target: BandSeries, band: Band, hour: int, usd: float, expected: float, z: float, at: float) -> Alert:
     tags = dict(target.tags)
     fingerprint = fingerprint_of("slow_lane", target.scope, sorted(tags.items()))
     return Alert(

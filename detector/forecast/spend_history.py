@@ -1,4 +1,4 @@
-"""What series cost per day and per hour, for forecasts: kept for those that spend most in the scopes wanted."""
+"""Dollars per day and per hour of the series that spend most in the configured scopes, for forecasts."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from curb.stream.settings import Settings
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+#: Days and hours kept: a year and a month to compare with, and five weeks for weekly seasons.
 DAYS, HOURS = 400, 35 * 24
-#: Memory of the dollars a day by which series are ranked.
+#: Share of a new day in the dollars a day by which series are ranked. Chosen by hand.
 _RANK_SHARE = 0.25
-#: A series takes the place of another only when it spends so many times as much: places should not go to and fro.
+#: A series takes the place of another when it spends this many times as much, so that places do not alternate. Chosen
+#: by hand.
 _REPLACE_RATIO = 1.5
+#: No place.
 _NONE = -1
 
 
 class HistorySettings(Settings):
-    """Which series keep their daily and hourly dollars."""
+    """Series whose daily and hourly dollars are kept."""
 
     scopes: tuple[str, ...] = Field(
         default=("team", "model", "key"), description="Scopes whose series keep 400 days and 35 days of hours."
@@ -43,7 +46,7 @@ class HistorySettings(Settings):
 
 @dataclass(frozen=True)
 class HourlySpend:
-    """Dollars per hour up to the last hour that is over; NaN where too little was seen."""
+    """Dollars per hour, shape (hours,), up to the last hour that is over; NaN where under half of it was seen."""
 
     #: Epoch seconds.
     first_hour: int
@@ -62,7 +65,7 @@ class SpendHistory:
         self._zone = ZoneInfo(time_zone)
         self._series = Columns(
             {
-                #: -1 without a place, -2 when its scope is not wanted.
+                #: -1 without a place, -2 when its scope is not configured.
                 "place": Column(dtype=np.int32),
                 "day_usd": Column(),
                 "usual_usd": Column(dtype=np.float32),
@@ -88,21 +91,21 @@ class SpendHistory:
 
     @property
     def bytes_per_series(self) -> float:
-        """Memory of one series with a place; those without need 16 bytes."""
+        """Bytes of one series with a place; a series without needs 16."""
         return self._places.bytes_per_series + self._series.bytes_per_series
 
     def wants(self, scope: str) -> bool:
-        """Whether series of this scope may have a history."""
+        """True when series of this scope may have a history."""
         return self._settings.max_series > 0 and scope in self._settings.scopes
 
     def grow(self, scopes: Sequence[str]) -> None:
-        """Use the series whose scopes these are, in the order of their numbers; only new ones are looked at."""
+        """Use the series with these scopes, in the order of their numbers; only new ones are looked at."""
         old = self._series.n
         self._series.grow(len(scopes))
         self._series["place"][old:] = [-1 if self.wants(scope) else -2 for scope in scopes[old:]]
 
     def close(self, start: int, cost: Floats, gap: bool) -> None:
-        """A closed bucket: dollars of every series, shape (series,). In a `gap` nothing was seen."""
+        """Count the closed bucket that began at `start`: `cost` is dollars by series. In a `gap` nothing was seen."""
         self._advance(start)
         if gap:
             return
@@ -126,7 +129,7 @@ class SpendHistory:
         self._end = max(self._end, end)
 
     def late(self, index: Ints, cost: Floats, bucket: Ints) -> None:
-        """Sums whose buckets (epoch seconds) were closed before: added where they belong, if that is still held."""
+        """Add sums of buckets (epoch seconds) that were closed before to their days and hours, if still held."""
         if self._now is None:
             return
         places = self._series["place"][index]
@@ -141,7 +144,7 @@ class SpendHistory:
             if 0 <= self._now.start - hour.start < HOURS * 3600:
                 self._places["hours"][hour.start // 3600 % HOURS, place] += usd
         for start in np.unique(bucket).tolist():
-            # What was missing and came after all has been seen now.
+            # A bucket that was missing and came late has been seen now.
             self._see(start, self._bucket_s)
 
     # --- for forecasts ----------------------------------------------------------------------------------------------
@@ -175,7 +178,7 @@ class SpendHistory:
         return HourlySpend((newest - len(hours)) * 3600 + now.start % 3600, usd)
 
     def today(self, i: int) -> Today:
-        """What the day that runs has cost series `i` so far, and how much of it is over."""
+        """Dollars of series `i` today, and the share of the day that is over."""
         place, now = self._place(i), self._now
         if place is None or now is None:
             return Today()
@@ -185,12 +188,12 @@ class SpendHistory:
 
     @property
     def end(self) -> int:
-        """Up to when buckets are closed, epoch seconds."""
+        """End of the newest closed bucket, epoch seconds."""
         return self._end
 
     @property
     def open_hour(self) -> int:
-        """Begin of the hour that runs, epoch seconds; 0 before the first bucket. Hours before it are over."""
+        """Start of the current hour, epoch seconds; 0 before the first bucket. Earlier hours are over."""
         return 0 if self._now is None else self._now.start
 
     def _place(self, i: int) -> int | None:
@@ -211,7 +214,7 @@ class SpendHistory:
             self._hour_seen[at] = min(self._hour_seen[at] + seconds, 3600)
 
     def _advance(self, start: int) -> None:
-        """Move to the hour of `start`: what was open goes into the rings, cells of the new hours and days are empty."""
+        """Move to the hour of `start`: open sums go into the rings, cells of new hours and days are emptied."""
         before, now = self._now, local_hour(start, self._zone)
         self._end = max(self._end, start + self._bucket_s)
         if before is not None and now.start <= before.start:
@@ -254,7 +257,7 @@ class SpendHistory:
         self._series["place"][i] = place
 
     def _close_day(self) -> None:
-        """Rank by dollars a day; who spends much more than one with a place takes it, with nothing known yet."""
+        """Rank by dollars a day; a series that spends much more than one with a place takes it and starts empty."""
         usual, day_usd, place = self._series["usual_usd"], self._series["day_usd"], self._series["place"]
         usual += (_RANK_SHARE * (day_usd - usual)).astype(np.float32)
         day_usd[...] = 0.0
@@ -274,7 +277,6 @@ class SpendHistory:
     # --- snapshots --------------------------------------------------------------------------------------------------
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes: views that hold until the next change."""
         times = np.array([_NONE if self._now is None else self._now.start, self._end], np.int64)
         rings: dict[str, NDArray[Any]] = {
             "history.day_seen": self._day_seen,
@@ -284,7 +286,7 @@ class SpendHistory:
         return {**rings, **self._series.dump("history_series"), **self._places.dump("history_places")}
 
     def load(self, arrays: Mapping[str, NDArray[Any]], scopes: Sequence[str]) -> None:
-        """Take over what `dump` gave, with the scopes of the series; those that have a place keep it.
+        """Load what `dump` gave, with the scopes of the series; those that have a place keep it.
 
         Raises ValueError for rings of another length.
         """

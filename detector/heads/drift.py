@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from curb.detector.scorers.pickles import NotAModelError, dump, load
+from curb.detector.state.pickles import NotAModelError, dump, load
 from curb.stream.settings import Settings
 
 Floats = NDArray[np.float64]

@@ -19,7 +19,7 @@ from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.incidents.sentence import Told, incident
 from curb.detector.incidents.tell_once import found_at, roots
 from curb.detector.state.registry import SeriesRegistry
-from curb.detector.state.revisions import alert_id_of, is_news, resolved, revised
+from curb.detector.state.revisions import alert_id_of, needs_revision, resolved, revised
 from curb.detector.state.rule import Families, Finding
 from curb.detector.state.scopes import Scope
 from curb.detector.state.view import View
@@ -272,7 +272,7 @@ class Incidents:
         if episode.quiet_s >= self._settings.quiet_s or episode.calm_s >= self._settings.calm_s:
             episode.alert = resolved(alert, at, **figures)
             return [episode.alert]
-        news = is_news(alert, at, figures["usd_per_hour"], self._settings.update_every_s)
+        news = needs_revision(alert, at, figures["usd_per_hour"], self._settings.update_every_s)
         if news or tier != alert.tier:
             episode.alert = revised(alert, at, **figures)
             return [episode.alert]

@@ -1,1 +1,1 @@
-"""Estimates compared with bills."""
+"""Estimates compared with bills, per pair of sources and day."""

@@ -1,4 +1,4 @@
-"""Holds estimated against billed dollars, per pair of sources and day, out of the sums on the log."""
+"""Compares estimated with billed dollars, per pair of sources and day, from the sums on the log."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from curb.stream.records.spend import Alert, SpendPartial, SpendTick
 from curb.stream.settings import Settings
 from curb.stream.time import DAY_S, HOUR_S
 
-#: Tags that the door gives to what is compared. The first decides the partition, so both sides of a pair meet.
+#: Tags that the intake gives to compared records. The first decides the partition, so both sides of a pair meet.
 PAIR, MONEY = "reconcile_pair", "reconcile_money"
 SCOPE = Scope(name="reconcile", group_by=(PAIR, MONEY), sources=("usage", "costs", "gpu"), detect=False, role="total")
 _EVERY_S = HOUR_S
-#: Days that are remembered; later corrections to older ones are not heard.
+#: Days kept per pair; corrections of older days are ignored. Chosen by hand: two months and a margin.
 _KEEP_DAYS = 70
-#: An input that told no time for so long is not waited for.
+#: Seconds after which an input without a tick is no longer waited for. Chosen by hand.
 _SILENT_S = 2 * DAY_S
 _NEEDLES = (b'"reconcile"', b'"tick"')
-#: Of intervals like this, so many hold the true ratio.
+#: Share of such intervals that hold the true ratio.
 CONFIDENCE = 0.9
+#: Standard deviations of a normal distribution to each side.
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 Patterns = Annotated[dict[str, str], Field(min_length=1)]
@@ -48,17 +49,18 @@ class Pair(Settings):
         description="Tag or field → pattern: the usage. Fields as in attribution.rules: `source` is the connector."
     )
     billed: Patterns = Field(
-        description="Tag or field → pattern: its bill. Unless said otherwise only charges (`records: costs`) of the "
-        "category Usage are compared, and with usage and GPUs."
+        description="Tag or field → pattern: its bill. By default only charges (`records: costs`) of the category "
+        "Usage are "
+        "compared, with usage and GPUs."
     )
     lag_hours: float = Field(
-        default=48.0, ge=0, le=24 * 30, description="A day (UTC) is compared when it has been over for so long."
+        default=48.0, ge=0, le=24 * 30, description="Hours after its end from which a day (UTC) is compared."
     )
-    window_days: int = Field(default=7, ge=1, le=31, description="The ratio is that of so many days together.")
-    min_days: int = Field(default=3, ge=1, le=31, description="Fewer days than this raise no alert.")
-    min_usd: float = Field(default=10.0, ge=0, description="Fewer dollars than this, billed or estimated, neither.")
+    window_days: int = Field(default=7, ge=1, le=31, description="Days that make one ratio.")
+    min_days: int = Field(default=3, ge=1, le=31, description="Days that an alert needs.")
+    min_usd: float = Field(default=10.0, ge=0, description="Dollars, billed or estimated, that an alert needs.")
     band: tuple[float, float] = Field(
-        default=(0.9, 1.1), description="Least and greatest capture ratio (billed / estimated) that is in order."
+        default=(0.9, 1.1), description="Lowest and highest capture ratio (billed / estimated) without an alert."
     )
 
     @model_validator(mode="after")
@@ -78,7 +80,7 @@ class ReconcileSettings(Settings):
     )
     apply: Literal["shown", "never"] = Field(
         default="shown",
-        description="shown: what is not billed yet is also shown as the bill it will probably make, with bounds. Sums, "
+        description="shown: estimates that are not billed yet are also shown as the expected bill, with bounds. Sums, "
         "budgets and alerts are never changed.",
     )
 
@@ -91,7 +93,7 @@ class ReconcileSettings(Settings):
 
 
 class Ratio(NamedTuple):
-    """A capture ratio; `low` and `high` are None where too few days are known to say."""
+    """A capture ratio (billed / estimated); `low` and `high` are None under three days."""
 
     value: float
     low: float | None
@@ -99,9 +101,10 @@ class Ratio(NamedTuple):
 
 
 def ratio_of(days: Sequence[tuple[float, float]]) -> Ratio | None:
-    """The ratio of (estimated, billed) dollars per day; None where nothing was estimated.
+    """The ratio of sums of (estimated, billed) dollars per day; None where nothing was estimated.
 
-    Days count by their dollars. The bounds come from how much the days differ (the standard error of a ratio of sums).
+    The bounds are the ratio ± t · SE, the standard error of a ratio estimator (Cochran, Sampling Techniques, ch. 6):
+    SE² = n / (n - 1) · Σ (billed - ratio · estimated)² / (Σ estimated)², and Student's quantile t with n - 1 degrees.
     """
     estimated, billed = math.fsum(day[0] for day in days), math.fsum(day[1] for day in days)
     if estimated <= 0:
@@ -111,7 +114,7 @@ def ratio_of(days: Sequence[tuple[float, float]]) -> Ratio | None:
         return Ratio(value, None, None)
     spread = math.fsum((b - value * e) ** 2 for e, b in days)
     error = math.sqrt(spread * count / (count - 1)) / estimated
-    # Student's quantile from the normal one; within 5 % from three days on.
+    # Student's quantile from the normal one (Abramowitz and Stegun 26.7.5); within 5 % from three days on.
     free = count - 1
     wide = _Z + (_Z**3 + _Z) / (4 * free) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * free**2)
     return Ratio(value, max(0.0, value - wide * error), value + wide * error)
@@ -120,13 +123,13 @@ def ratio_of(days: Sequence[tuple[float, float]]) -> Ratio | None:
 class _Day(msgspec.Struct):
     estimated: float = 0.0
     billed: float = 0.0
-    told: bool = False
+    reported: bool = msgspec.field(default=False, name="told")
 
 
 class _State(msgspec.Struct):
     ticks: dict[str, float] = {}
     evaluated_at: float = 0.0
-    #: Time of the first tick ever heard: a bill tells of days on which nobody was there to estimate.
+    #: Time of the first tick: a bill also holds days before Curb ran.
     since: float = 0.0
     #: Pair → number of the day since 1970 → sums.
     days: dict[str, dict[int, _Day]] = {}
@@ -142,20 +145,20 @@ class Reconciler:
 
     @property
     def time(self) -> float:
-        """What every input has told, epoch seconds."""
+        """The time that every input has reached, epoch seconds."""
         ticks = self._state.ticks.values()
         newest = max(ticks, default=0.0)
         return min((at for at in ticks if at >= newest - _SILENT_S), default=0.0)
 
     def process(self, message: Message) -> Sequence[Message]:
-        """Count the sums of a message; once an hour of their time, what is new."""
+        """Count the sums of a message; once an hour of event time, return new ratios and alerts."""
         for line in message.value.split(b"\n"):
             if not any(needle in line for needle in _NEEDLES):
                 continue
             try:
                 record = _decoder.decode(line)
             except msgspec.DecodeError:
-                continue  # another kind of record; the detector tells of what nobody can read
+                continue  # another kind of record; the detector reports lines that cannot be read
             if isinstance(record, SpendTick):
                 self._state.ticks[record.source] = max(record.at, self._state.ticks.get(record.source, 0.0))
                 self._state.since = self._state.since or record.at
@@ -168,7 +171,7 @@ class Reconciler:
         return [*self._end_others(at), *(each for pair in self._pairs.values() for each in self._evaluate(pair, at))]
 
     def flush(self, now: float | None) -> Sequence[Message]:
-        """Nothing: all is told as it is read."""
+        """Nothing: every output follows from a message."""
         return []
 
     def snapshot(self) -> bytes:
@@ -180,7 +183,7 @@ class Reconciler:
         self._state = msgspec.msgpack.decode(data, type=_State)
 
     def summaries(self) -> list[Reconciliation]:
-        """Every pair of this partition as it stands."""
+        """The newest ratio of every pair of this partition."""
         at = self._state.evaluated_at
         found = (self._summary(pair, at) for name, pair in self._pairs.items() if name in self._state.days)
         return [summary for summary in found if summary is not None]
@@ -192,18 +195,18 @@ class Reconciler:
         days = self._state.days.setdefault(name, {})
         day = days.setdefault(part.bucket_start // DAY_S, _Day())
         setattr(day, money, getattr(day, money) + part.effective_cost)
-        day.told = False
+        day.reported = False
         if len(days) > _KEEP_DAYS:
             del days[min(days)]
 
     def _evaluate(self, pair: Pair, at: float) -> Iterable[Message]:
         days = self._state.days.get(pair.name)
         if days is None:
-            return  # the pair is at home in another partition, or nothing of it came yet
+            return  # the pair belongs to another partition, or has no record yet
         for number in self._settled(pair, at, len(days)):
             day = days[number]
-            if not day.told:
-                day.told = True
+            if not day.reported:
+                day.reported = True
                 start = float(number * DAY_S)
                 yield _message(_record(pair, start, start + DAY_S, [day], at), f"{pair.name}/{_date(start)}")
         summary = self._summary(pair, at)
@@ -216,14 +219,14 @@ class Reconciler:
             yield Message(ALERTS, encode(alert), key=alert.fingerprint.encode())
 
     def _end_others(self, at: float) -> list[Message]:
-        """Alerts of pairs that are no longer configured end."""
+        """Resolve alerts of pairs that are no longer configured."""
         ended = [self._state.alerts.pop(name) for name in self._state.alerts.keys() - self._pairs.keys()]
         return [Message(ALERTS, encode(resolved(each, at)), key=each.fingerprint.encode()) for each in ended]
 
     def _settled(self, pair: Pair, at: float, most: int) -> list[int]:
-        """The newest days that are over for long enough and that the bill has reached, in order.
+        """The newest `most` days (since 1970) that are over for `lag_hours` and that the bill has reached, in order.
 
-        They begin with the first day that was estimated, or on which Curb ran.
+        They start with the first day that was estimated, or on which Curb ran.
         """
         days = self._state.days[pair.name]
         first = min([int(self._state.since // DAY_S), *(number for number, day in days.items() if day.estimated)])
@@ -242,7 +245,7 @@ class Reconciler:
         return found
 
     def _judge(self, pair: Pair, summary: Reconciliation, at: float) -> Alert | None:
-        """A new revision where the ratio left its band, came back to it, or moved by the day."""
+        """A revision when the ratio leaves its band or returns to it, and once a day while it is outside."""
         low, high = pair.band
         ratio = summary.ratio
         enough = summary.days >= pair.min_days and max(summary.estimated_usd, summary.billed_usd) >= max(
@@ -265,7 +268,7 @@ class Reconciler:
 
 
 def expected(summary: Reconciliation) -> tuple[float, float, float] | None:
-    """What the bill for `open_usd` will probably be, with bounds; None where no ratio is known."""
+    """Expected bill for `open_usd` with its bounds, in dollars; None without a ratio."""
     if summary.ratio is None:
         return None
     low = summary.ratio if summary.ratio_low is None else summary.ratio_low

@@ -1,1 +1,1 @@
-"""Raw records summed per series and bucket."""
+"""Raw records summed into series and buckets, each event once."""

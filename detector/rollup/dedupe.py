@@ -1,4 +1,4 @@
-"""Remembers the ids of recent events in two generations, so that memory is bounded and forgetting is cheap."""
+"""Ids of recent events in two generations: bounded memory, and dropping old ids is cheap."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ class DedupeSettings(Settings):
     min_ids: int = Field(
         default=100_000,
         ge=0,
-        description="As many ids are remembered however long ago they came, so that a replayed file that is read again "
-        "after a crash counts once.",
+        description="Ids remembered whatever their age, so that a replayed file that is read again after a crash "
+        "counts once.",
     )
     max_ids: int = Field(
-        default=2_000_000, ge=2, description="Ids kept per partition; about 100 bytes each. The oldest half goes first."
+        default=2_000_000,
+        ge=2,
+        description="Ids kept per partition; about 100 bytes each. The oldest half is dropped first.",
     )
 
 
 class RecentIds:
-    """Ids seen within the window, `min_ids` of them in any case and `max_ids` at most.
+    """Ids seen within the window, at least `min_ids` and at most `max_ids` of them.
 
-    When the young generation is full, the old one goes.
+    When the young generation is full, the old one is dropped.
     """
 
     def __init__(self, settings: DedupeSettings) -> None:
@@ -42,7 +44,7 @@ class RecentIds:
         return len(self._young) + len(self._old)
 
     def first_seen(self, ids: Sequence[str], received_at: float) -> list[bool] | None:
-        """Which of `ids`, received until `received_at`, are new; None when all are. All are remembered."""
+        """True for each of `ids`, received by `received_at`, that is new; None when all are. Remembers all."""
         known = self._young.intersection(ids)
         before = len(self._young) - len(known)
         if self._old:
@@ -62,11 +64,9 @@ class RecentIds:
         return flags
 
     def dump(self) -> tuple[list[str], list[str], float]:
-        """What `load` takes."""
         return list(self._young), list(self._old), self._young_since
 
     def load(self, young: list[str], old: list[str], young_since: float) -> None:
-        """Remember what `dump` gave."""
         self._young, self._old, self._young_since = set(young), set(old), young_since
 
 

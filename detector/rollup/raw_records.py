@@ -14,9 +14,9 @@ from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.records.dead_letters import Reason, dead_letter
 
-#: A time of receipt behind this (in the year 2096) is a mistake; believed, it would end time for every series.
+#: Epoch seconds. A later time of receipt (the year 2096) is an error; if used, no series could advance any more.
 LATEST_TIME = 4_000_000_000.0
-#: Nothing was charged before the year 2000.
+#: Epoch seconds of the year 2000; an earlier charge is an error.
 EARLIEST_TIME = 946_684_800.0
 
 #: Exact in float64, and in a sum of millions.
@@ -24,7 +24,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class RollupSettings(Protocol):
-    """What the rollup takes from the configuration of the detector."""
+    """The keys of the detector's configuration that the rollup reads."""
 
     @property
     def bucket_s(self) -> int: ...
@@ -76,14 +76,14 @@ class HotCost(HotRecord, gc=False):
 
     @property
     def scored(self) -> bool:
-        """Whether the dollars can raise an alert."""
+        """True when the dollars can raise an alert."""
         return self.charge_category in ("", "Usage") and self.delta in ("", "new_usage")
 
 
 def read(
     message: Message, received_at: float, kind: type[HotRecord] = HotRecord
 ) -> tuple[list[HotRecord], list[Message]]:
-    """The records of a message, and a dead letter (dated `received_at`) for each line that is none."""
+    """The records of a message, and a dead letter (dated `received_at`) for each unreadable line."""
     letters: list[Message] = []
 
     def on_bad(number: int, line: bytes, why: str) -> None:
@@ -107,7 +107,7 @@ def letter_for(message: Message, record: HotRecord, reason: Reason) -> Message:
 
 
 def reason_against(record: HotRecord, billing: bool, settings: RollupSettings) -> Reason:
-    """Why a record that failed the checks of a batch cannot be counted."""
+    """The reason why a record that failed the checks of a batch cannot be counted."""
     age_s = record.received_at - record.charge_period_start
     if age_s > settings.max_age_days * 86400 or record.charge_period_start < EARLIEST_TIME:
         return "too_old"
@@ -119,7 +119,7 @@ def reason_against(record: HotRecord, billing: bool, settings: RollupSettings) -
 
 
 def _reason(why: str) -> Reason:
-    """msgspec says what is wrong only in words; this holds to the ones it has used since 0.14."""
+    """The reason in msgspec's message, which has the same wording since 0.14."""
     words: tuple[tuple[str, Reason], ...] = (
         ("missing required field", "missing_field"),
         ("Expected `int` ", "invalid"),

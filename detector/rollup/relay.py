@@ -1,7 +1,7 @@
-"""Takes what people tell Curb from the commands topic to every partition of the spend topic, in the order of time.
+"""Copies people's knowledge from the commands topic to every partition of the spend topic, in the order of time.
 
-Scoring is a function of the spend topic alone. So what people know reaches it there, with ticks as from every other
-input: which bucket it takes effect in depends on when it was said, not on when a process happened to read or write it.
+Scoring is a function of the spend topic alone, so knowledge reaches it there, with ticks as from every other input.
+The bucket in which a record takes effect depends on when it was made, not on when a process read or wrote it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from curb.stream.records.dead_letters import dead_letter
 from curb.stream.records.knowledge import read_knowledge
 from curb.stream.records.spend import SpendTick
 
+#: Bytes of a message at most: brokers accept 1 MB by default.
 _MAX_BYTES = 500_000
 
 
 class _Snapshot(msgspec.Struct):
-    """Everything a relay knows between a flush and the next message."""
+    """All state of a relay between a flush and the next message."""
 
     time: float
     ticked_at: float
@@ -31,25 +32,25 @@ class _Snapshot(msgspec.Struct):
 class CommandRelay:
     """The state of the commands topic; a `PartitionState`.
 
-    `partitions` is the number of partitions of the spend topic; `name` tells this input apart from the others; `live`
-    is False where the clock is not the wall clock. Records come in the order in which they were said, or nearly: one
-    that is older than its predecessors takes effect with them.
+    `partitions` is the number of partitions of the spend topic; `name` identifies this input; `live`
+    is False where the clock is not the wall clock. Records come nearly in the order of time: a record that is older
+    than its predecessors takes effect with them.
     """
 
     def __init__(self, settings: RollupSettings, partitions: int, name: str = "", *, live: bool = True) -> None:
         self._settings, self._partitions, self._name, self._live = settings, partitions, name, live
         self._time = 0.0
-        # The first tick after a start says that this input is there, so that scoring waits for it.
-        self._ticked_at, self._told, self._was_live = 0.0, False, False
+        # The first tick after a start announces this input, so that scoring waits for it.
+        self._ticked_at, self._announced, self._was_live = 0.0, False, False
         self._lines: list[bytes] = []
 
     @property
     def time(self) -> float:
-        """When the latest record so far was said, epoch seconds."""
+        """Time of the latest record so far, epoch seconds."""
         return self._time
 
     def process(self, message: Message) -> Sequence[Message]:
-        """Take in what people told; commands are passed over. Returns dead letters, and what a passed edge made due."""
+        """Read knowledge and skip commands. Returns dead letters, and messages that a passed edge made due."""
         outputs: list[Message] = []
 
         def on_bad(number: int, line: bytes, why: str) -> None:
@@ -64,7 +65,7 @@ class CommandRelay:
         return outputs
 
     def flush(self, now: float | None) -> Sequence[Message]:
-        """What gathered, with a tick for `now` or, while there is more to read, for the latest record."""
+        """Pending lines, with a tick for `now` or, while there is more to read, for the latest record."""
         return self._write(self._time) if now is None else self._write(now, live=self._live)
 
     def snapshot(self) -> bytes:
@@ -77,15 +78,15 @@ class CommandRelay:
         self._time, self._ticked_at = state.time, state.ticked_at
 
     def _edge_at(self, time: float) -> int:
-        """How many buckets have ended with their grace at `time`."""
+        """Number of buckets that have ended with their grace at `time`."""
         return int((time - self._settings.grace_s) // self._settings.bucket_s)
 
     def _write(self, time: float, *, live: bool = False) -> list[Message]:
-        """Everything in hand to every partition, behind it a tick if time moved past an edge."""
+        """Pending lines to every partition, followed by a tick if time has passed an edge."""
         lines, self._lines = self._lines, []
         moved = self._edge_at(time) > self._edge_at(self._ticked_at)
-        if moved or not self._told or (live and not self._was_live):
-            self._ticked_at, self._told, self._was_live = max(time, self._ticked_at), True, live
+        if moved or not self._announced or (live and not self._was_live):
+            self._ticked_at, self._announced, self._was_live = max(time, self._ticked_at), True, live
             lines.append(encode(SpendTick(at=self._ticked_at, source=self._name, live=live)))
         key, values = self._name.encode(), list(_values(lines))
         return [
@@ -96,7 +97,7 @@ class CommandRelay:
 
 
 def _values(lines: Sequence[bytes]) -> Iterator[bytes]:
-    """The lines as values of messages that no broker refuses."""
+    """The lines as values of messages that every broker accepts."""
     start = size = 0
     for at, line in enumerate(lines):
         if at > start and size + len(line) >= _MAX_BYTES:

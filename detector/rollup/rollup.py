@@ -1,7 +1,7 @@
 """Sums raw records of one input partition into partial sums per series and bucket, each event once.
 
-Partial sums gather until the next flush. Whenever receipt time passes the end of a bucket's grace, what gathered is
-written with a tick before anything later is counted; so which records are late does not depend on when flushes fall.
+Partial sums are kept until the next flush. Whenever receipt time passes the end of a bucket's grace, they are written
+with a tick before later records are counted, so whether a record is late does not depend on the times of flushes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from curb.stream.records.spend import PricingHole, SpendTick
 
 #: Topic → the word for its records in a scope's `sources`.
 _SOURCES = {USAGE: "usage", COSTS: "costs", GPU: "gpu"}
-#: Records gathered before they become columns of numbers, and rows of columns before they are summed unasked.
+#: Records read before they become columns of numbers, and rows of columns before they are summed without a flush:
+#: 300,000 rows take about 30 MB. Chosen by hand.
 _BATCH, _MAX_ROWS = 1000, 300_000
 
 
 class _Snapshot(msgspec.Struct):
-    """Everything a rollup knows; between a flush and the next message nothing else is in hand."""
+    """All state of a rollup between a flush and the next message."""
 
     received_at: float
     ticked_at: float
@@ -55,7 +56,7 @@ class _Snapshot(msgspec.Struct):
 class Rollup:
     """The state of one partition of a raw topic; a `PartitionState`.
 
-    `partitions` is the number of partitions of the spend topic; `name` tells this input apart from the others; `live`
+    `partitions` is the number of partitions of the spend topic; `name` identifies this input; `live`
     is False where the clock is not the wall clock.
     """
 
@@ -71,17 +72,17 @@ class Rollup:
         self._ids = RecentIds(settings.dedupe)
         self._received_at = 0.0
         self._edge = 0
-        # The first tick after a start says that this input is there, so that scoring waits for it.
-        self._ticked_at, self._told, self._was_live = 0.0, False, False
-        # Records in hand, their times of receipt, the combinations of their tags, and which message each run is from.
+        # The first tick after a start announces this input, so that scoring waits for it.
+        self._ticked_at, self._announced, self._was_live = 0.0, False, False
+        # Pending records, their times of receipt, the combinations of their tags, and the message of each run.
         self._records: list[HotRecord] = []
         self._receipts: list[float] = []
         self._combinations: list[int] = []
         self._origins: list[tuple[int, Message]] = []
         self._chunks: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
         self._rows = 0
-        #: Dollars that no tick has told yet.
-        self._untold = 0.0
+        #: Dollars that no tick has reported yet.
+        self._unreported = 0.0
         self._holes: dict[str, PricingHole] = {}
         self._counted = Counter[str]()
 
@@ -91,7 +92,7 @@ class Rollup:
         return self._received_at
 
     def process(self, message: Message) -> Sequence[Message]:
-        """Count the records of a message. Returns dead letters, and what a passed edge made due."""
+        """Count the records of a message. Returns dead letters, and messages that a passed edge made due."""
         records, outputs = read(message, self._received_at, self._kind)
         if not records:
             return outputs
@@ -105,15 +106,15 @@ class Rollup:
         if self._edge_at(latest) > self._edge:
             start = self._pass_edges(records, received, message, outputs)
             records, received = records[start:], received[start:]
-        outputs += self._take(records, received, latest, message)
+        outputs += self._count(records, received, latest, message)
         if len(self._records) >= _BATCH:
-            outputs += self._digest()
+            outputs += self._to_columns()
             if self._rows >= _MAX_ROWS:
                 outputs += self._write(self._ticked_at)
         return outputs
 
     def flush(self, now: float | None) -> Sequence[Message]:
-        """What gathered, with a tick for `now` or, while there is more to read, for the latest receipt."""
+        """Pending sums, with a tick for `now` or, while there is more to read, for the latest receipt."""
         outputs = self._write(self._received_at) if now is None else self._write(now, live=self._live)
         metrics.EVENTS_ROLLED_UP.inc(self._counted["events"])
         metrics.EVENTS_DUPLICATE.inc(self._counted["duplicates"])
@@ -124,32 +125,32 @@ class Rollup:
 
     def snapshot(self) -> bytes:
         """The state, right after a flush."""
-        state = _Snapshot(self._received_at, self._ticked_at, self._ids.dump(), self._table.dump(), self._untold)
+        state = _Snapshot(self._received_at, self._ticked_at, self._ids.dump(), self._table.dump(), self._unreported)
         return msgspec.msgpack.encode(state)
 
     def restore(self, data: bytes) -> None:
         """Bring a fresh state to `data`."""
         state = msgspec.msgpack.decode(data, type=_Snapshot)
-        self._received_at, self._ticked_at, self._untold = state.received_at, state.ticked_at, state.untold
+        self._received_at, self._ticked_at, self._unreported = state.received_at, state.ticked_at, state.untold
         self._edge = self._edge_at(state.received_at) if state.received_at else 0
         self._ids.load(*state.ids)
         self._table.load(**state.table)
 
     def _edge_at(self, time: float) -> int:
-        """How many buckets have ended with their grace at `time`."""
+        """Number of buckets that have ended with their grace at `time`."""
         return int((time - self._settings.grace_s) // self._settings.bucket_s)
 
     def _pass_edges(
         self, records: list[HotRecord], received: list[float], message: Message, outputs: list[Message]
     ) -> int:
-        """Count all but the last run of records between two edges, ticking at each edge; returns where that begins."""
+        """Count all but the last run of records between two edges, with a tick per edge; returns the run's start."""
         start = 0
         for at, time in enumerate(received):
             edge = self._edge_at(time)
             if edge <= self._edge:
                 continue
             if self._edge:
-                outputs += self._take(
+                outputs += self._count(
                     records[start:at], received[start:at], max(received[start:at], default=0.0), message
                 )
                 outputs += self._write(time)
@@ -157,8 +158,8 @@ class Rollup:
             self._edge = edge
         return start
 
-    def _take(self, records: list[HotRecord], received: list[float], latest: float, message: Message) -> list[Message]:
-        """Gather the records that are new, received until `latest`. Returns dead letters that this made known."""
+    def _count(self, records: list[HotRecord], received: list[float], latest: float, message: Message) -> list[Message]:
+        """Keep the records that are new, received until `latest`. Returns dead letters."""
         if not records:
             return []
         self._received_at = max(self._received_at, latest)
@@ -168,7 +169,7 @@ class Rollup:
             records, received = list(compress(records, new)), list(compress(received, new))
         letters = []
         if self._table.crowded:
-            letters = self._digest()
+            letters = self._to_columns()
             self._table.forget_combinations()
         self._origins.append((len(self._records), message))
         self._records += records
@@ -193,8 +194,8 @@ class Rollup:
             hole.gpu_hours += record.gpu_seconds / 3600
             hole.fallback_usd += record.effective_cost
 
-    def _digest(self) -> list[Message]:
-        """Turn the records in hand into columns of numbers. Returns dead letters for those that cannot count."""
+    def _to_columns(self) -> list[Message]:
+        """Turn pending records into columns of numbers. Returns dead letters for those that cannot be counted."""
         records, count = self._records, len(self._records)
         if not count:
             return []
@@ -225,7 +226,7 @@ class Rollup:
         bucket = (start // settings.bucket_s).astype(np.int64) * settings.bucket_s
         self._chunks.append((self._table.rows(combinations), bucket, values))
         self._rows += len(start)
-        self._untold += float(values[0].sum())
+        self._unreported += float(values[0].sum())
         self._records, self._receipts, self._combinations, self._origins = [], [], [], []
         return letters
 
@@ -237,8 +238,8 @@ class Rollup:
         return letter_for(message, record, reason_against(record, self._billing, self._settings))
 
     def _write(self, time: float, *, live: bool = False) -> list[Message]:
-        """Everything in hand as messages, behind it a tick if time moved past an edge."""
-        letters = self._digest()
+        """Pending sums as messages, followed by a tick if time has passed an edge."""
+        letters = self._to_columns()
         lines = PartialLines(self._partitions, self._name)
         if self._rows and self._table.scopes:
             rows, bucket, values = self._chunks[0]
@@ -254,10 +255,10 @@ class Rollup:
             lines.add(crc32(model.encode()) % self._partitions, hole)
         self._holes = {}
         moved = self._edge_at(time) > self._edge_at(self._ticked_at)
-        if moved or not self._told or (live and not self._was_live):
-            self._ticked_at, self._told, self._was_live = max(time, self._ticked_at), True, live
-            lines.add_tick(SpendTick(at=self._ticked_at, source=self._name, live=live, effective_cost=self._untold))
-            self._untold = 0.0
+        if moved or not self._announced or (live and not self._was_live):
+            self._ticked_at, self._announced, self._was_live = max(time, self._ticked_at), True, live
+            lines.add_tick(SpendTick(at=self._ticked_at, source=self._name, live=live, effective_cost=self._unreported))
+            self._unreported = 0.0
         return letters + lines.messages()
 
 
@@ -266,7 +267,7 @@ def _beyond(record: HotRecord) -> bool:
 
 
 def _fill_metrics(rows: NDArray[np.float64], records: list[HotRecord]) -> None:
-    """Whether there was a sample, its percent and its GiB; sums of them give the mean."""
+    """Fill rows with 1 per sample, its percent and its GiB; sums of them give the mean."""
     count = len(records)
     percent = np.fromiter([np.nan if r.gpu_utilization is None else r.gpu_utilization for r in records], float, count)
     memory = np.fromiter([r.memory_used or 0.0 for r in records], float, count)
@@ -277,7 +278,7 @@ def _fill_metrics(rows: NDArray[np.float64], records: list[HotRecord]) -> None:
 
 
 def _fill(row: NDArray[np.float64], counts: list[int]) -> None:
-    """Most sources leave most counts at zero, or at one request."""
+    """Fill a row; most sources leave most counts at zero, or at one request."""
     if counts.count(counts[0]) == len(counts):
         row[...] = counts[0]
     else:

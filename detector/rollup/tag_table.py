@@ -1,4 +1,4 @@
-"""From the raw bytes of a record's tags to the series it belongs to, one per scope; new tag values are limited."""
+"""The series of a record, one per scope, by the raw bytes of its tags; new tag values are limited."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from curb.stream.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Distinct byte strings of tags that are remembered; beyond, all are forgotten and looked up anew.
+#: Distinct byte strings of tags that are remembered; beyond, all are dropped and looked up again. Chosen by hand.
 _MAX_COMBINATIONS = 200_000
 _tags_decoder = msgspec.json.Decoder(dict[str, str])
 
 
 class GuardSettings(Settings):
-    """How many series tags may make; what is over is folded into __other__ and counted."""
+    """How many series tags may make; spend over the limit is folded into __other__ and counted."""
 
     max_new_series_per_minute: int = Field(default=500, ge=1, description="Per scope and input partition.")
     max_series: int = Field(default=100_000, ge=1, description="Per scope and input partition.")
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class OutputSeries:
     """One series as the rollup writes it."""
 
     scope: str
@@ -40,15 +40,15 @@ class Series:
 
 
 class SeriesTable:
-    """Series get numbers, 0 upwards, over all scopes. A combination is the numbers for one set of tags, one per scope.
+    """Series numbered from 0 over all scopes. A combination is the numbers for one set of tags, one per scope.
 
     The guard folds a series that is new into the scope's __other__ once `max_new_series_per_minute` others were new
-    in the same minute of receipt, or `max_series` exist. What was folded may become a series of its own later.
+    in the same minute of receipt, or `max_series` exist. A folded series may get a number of its own later.
     """
 
     def __init__(self, scopes: Sequence[Scope], guard: GuardSettings, partitions: int) -> None:
         self.scopes = tuple(scopes)
-        self.series: list[Series] = []
+        self.series: list[OutputSeries] = []
         #: Events folded per scope since the last `take_folded`.
         self._folded: Counter[str] = Counter()
         self._folded_ever = 0
@@ -106,7 +106,7 @@ class SeriesTable:
             row.append(self._new_number(at, series) if number is None else number)
         combination = self._add_row(row)
         if self._folded_ever == folded_before:
-            # What is folded is looked up every time: a minute later it may be let in.
+            # A folded series is looked up every time: a minute later it may get a number.
             self._combination_of[raw] = combination
         return combination
 
@@ -139,7 +139,7 @@ class SeriesTable:
         self._numbers[at][tags] = number
         raw = msgspec.json.encode(dict(tags))
         partition = partition_of(tags, self._partitions)
-        self.series.append(Series(scope, msgspec.Raw(raw), len(raw), partition))
+        self.series.append(OutputSeries(scope, msgspec.Raw(raw), len(raw), partition))
         return number
 
     def _add_row(self, numbers: list[int]) -> int:
@@ -150,12 +150,11 @@ class SeriesTable:
         return self._row_count - 1
 
     def dump(self) -> dict[str, object]:
-        """What `load` takes."""
         new = {scope.name: count for scope, count in zip(self.scopes, self._new_this_minute, strict=True)}
         return {"series": [(each.scope, bytes(each.tags)) for each in self.series], "minute": self._minute, "new": new}
 
     def load(self, series: list[tuple[str, bytes]], minute: int, new: dict[str, int]) -> None:
-        """Know the series that `dump` gave, but for scopes that are no longer configured."""
+        """Load the series that `dump` gave, except those of scopes that are no longer configured."""
         scope_at = {scope.name: at for at, scope in enumerate(self.scopes)}
         for scope, raw in series:
             if scope in scope_at:

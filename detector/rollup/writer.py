@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 
 from curb.detector.rollup.sums import Sums
-from curb.detector.rollup.tag_table import Series
+from curb.detector.rollup.tag_table import OutputSeries
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND
 from curb.stream.records.spend import PricingHole, SpendTick
 
-#: Size of a message, and of a line without its tags, at most.
+#: Bytes of a message, and of a line without its tags, at most; brokers accept 1 MB by default.
 _MAX_BYTES, _NUMBERS_BYTES = 500_000, 450
 
 
@@ -39,7 +39,7 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
 
 
 class PartialLines:
-    """Lines gathered per partition, cut into values before they grow too large."""
+    """Lines per partition, cut into messages before they grow too large."""
 
     def __init__(self, partitions: int, source: str) -> None:
         self._key = source.encode()
@@ -47,7 +47,7 @@ class PartialLines:
         self._sizes = [0] * partitions
         self._messages: list[Message] = []
 
-    def add_sums(self, sums: Sums, series: Sequence[Series]) -> None:
+    def add_sums(self, sums: Sums, series: Sequence[OutputSeries]) -> None:
         """A line per sum. The columns of `sums.values` are cost, requests, errors, users, input and output tokens.
 
         Those of GPUs have three more: samples, and the sums of their percents and GiB. Those of bills have one more:
@@ -76,7 +76,7 @@ class PartialLines:
         self._lines[partition].append(record)
 
     def add_tick(self, tick: SpendTick) -> None:
-        """The tick to every partition, behind everything added so far."""
+        """Add the tick to every partition, after all lines so far."""
         for lines in self._lines:
             lines.append(tick)
 

@@ -1,1 +1,1 @@
-"""Other detectors, such as River's, on any metric."""
+"""Scorers that users configure beside the heads, such as River's detectors."""

@@ -1,4 +1,4 @@
-"""Runs one configured scorer over the series of a shard: who is watched, what is learned, what is a finding."""
+"""Runs one configured scorer over the series of a shard: which are watched, what is learned and found."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.scorers.pickles import NotAModelError, dump, load
 from curb.detector.scorers.protocol import Scorer, ScorerSettings
+from curb.detector.state.pickles import NotAModelError, dump, load
 from curb.stream.time import DAY_S
 
 Floats = NDArray[np.float64]
 
-#: What is suspicious so long is how things are now: it is learned, and no finding any more.
+#: Seconds after which a suspicious level is the new normal: it is learned and no longer a finding. Chosen by hand.
 RELEARN_S = DAY_S
-#: What a scorer may raise on measurements it cannot digest: the series is no longer scored, all else goes on.
+#: Errors of a scorer that end it for one series; all other series go on.
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-#: The usual value moves by at most this multiple of itself in a bucket.
+#: The usual value moves by at most this multiple of itself in a bucket. Chosen by hand.
 _USUAL_CLIP = 5.0
 
 
-class Finding(NamedTuple):
+class ScorerFinding(NamedTuple):
     """A series whose every bucket of the last `hold_minutes` was suspicious."""
 
     series: int
-    #: Least score of those buckets.
+    #: Lowest score of those buckets.
     score: float
     #: Start of the first suspicious bucket, epoch seconds.
     since: int
     metric: str
-    #: Per hour, in the metric's own unit: now, and the mean of the last day it was not suspicious.
+    #: Per hour, in the metric's own unit: now, and the mean of the last day without suspicion.
     value: float
     usual: float
 
@@ -48,7 +48,7 @@ class Watch:
     buckets: int = 0
     suspicious_since: int | None = None
     least: float = 1.0
-    #: Why it is no longer scored; empty while it is.
+    #: The reason it is no longer scored; empty while it is.
     failure: str = ""
 
 
@@ -60,9 +60,9 @@ class ScorerBank:
         self._watched: dict[int, Watch] = {}
         self._numbers: list[int] = []
         self._looked_at = 0
-        #: Series that were not taken in because the bank was full, buckets counted one by one.
+        #: Buckets of series that were not watched because the bank was full.
         self.refused = 0
-        #: Scorers that failed, ever.
+        #: Scorers that have failed since the state began.
         self.failed = 0
 
     @property
@@ -80,7 +80,7 @@ class ScorerBank:
 
     def close(
         self, start: int, sums: Mapping[str, Floats], scopes: Sequence[str], name_of: Callable[[int], str], gap: bool
-    ) -> list[Finding]:
+    ) -> list[ScorerFinding]:
         """Score and learn the bucket that began at `start`.
 
         `sums` holds an array of shape (N,) for every feature, `scopes` the scope of each of the N series, `name_of` a
@@ -95,7 +95,7 @@ class ScorerBank:
         hours = self._bucket_s / 3600
         rates: dict[str, Floats] = {feature: sums[feature][numbers] / hours for feature in self._settings.features}
         active = np.any([rate != 0 for rate in rates.values()], axis=0)
-        self._take_in(numbers[active].tolist(), start, name_of)
+        self._watch(numbers[active].tolist(), start, name_of)
         found = []
         place = {number: at for at, number in enumerate(self._numbers)}
         for number, watch in self._watched.items():
@@ -103,26 +103,26 @@ class ScorerBank:
             if watch.failure:
                 continue
             x = {feature: float(rate[at]) for feature, rate in rates.items()}
-            finding = self._look(number, watch, start, x)
+            finding = self._score(number, watch, start, x)
             if finding is not None:
                 found.append(finding)
         return found
 
     def dump(self) -> bytes:
-        """The state with the versions it was made with; pickled models, for `load` alone."""
+        """The state as pickled models, stamped with the versions that made it; only for `load`."""
         state = (self._looked_at, self._numbers, self._watched, self.refused, self.failed)
         return dump(self._settings.stamp(), state)
 
     def load(self, data: bytes) -> str:
-        """Go on where `dump` was made. Returns why that is impossible, and then learns anew; empty when it is."""
+        """Load what `dump` gave. Returns an empty text, or the reason why the models learn again from nothing."""
         try:
             state = load(self._settings.stamp(), data)
         except NotAModelError as error:
-            return f"scorer {self.name} learns anew: {error}"
+            return f"scorer {self.name} learns again from nothing: {error}"
         self._looked_at, self._numbers, self._watched, self.refused, self.failed = state
         return ""
 
-    def _take_in(self, active: Sequence[int], start: int, name_of: Callable[[int], str]) -> None:
+    def _watch(self, active: Sequence[int], start: int, name_of: Callable[[int], str]) -> None:
         for number in active:
             watch = self._watched.get(number)
             if watch is not None:
@@ -139,7 +139,7 @@ class ScorerBank:
         del self._watched[longest]
         return True
 
-    def _look(self, number: int, watch: Watch, start: int, x: dict[str, float]) -> Finding | None:
+    def _score(self, number: int, watch: Watch, start: int, x: dict[str, float]) -> ScorerFinding | None:
         metric = self._settings.features[0]
         usual, value = watch.usual, x[metric]
         try:
@@ -164,7 +164,7 @@ class ScorerBank:
         watch.suspicious_since, watch.least = since, min(watch.least, score)
         if lasting < 60 * self._settings.hold_minutes or lasting > RELEARN_S:
             return None
-        return Finding(number, watch.least, since, metric, value, usual)
+        return ScorerFinding(number, watch.least, since, metric, value, usual)
 
     def _learn_usual(self, watch: Watch, value: float) -> None:
         watch.buckets += 1

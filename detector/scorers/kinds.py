@@ -1,4 +1,4 @@
-"""Every kind of scorer, and the list in the configuration: each entry becomes the settings of its kind."""
+"""Every kind of scorer, and the list in the configuration, whose entries become settings of their kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCORERS = Kinds[ScorerSettings](
 
 
 def _by_kind(items: Any) -> Any:
-    """Each mapping as the Config of its kind. Raises ValueError with the place and what is wrong there."""
+    """Each mapping as the Config of its kind. Raises ValueError with the place and the fault."""
     if not isinstance(items, Sequence) or isinstance(items, str):
         raise ValueError(f"must be a list; start each entry with `- kind: {min(SCORERS)}`")
     found = tuple(

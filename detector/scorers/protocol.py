@@ -1,4 +1,4 @@
-"""What a scorer promises: one series' measurements in, how unusual they are out."""
+"""The scorer seam: measurements of one series in, a score of how unusual they are out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from curb.stream.settings import Settings
 
-#: What is measured of a series in a bucket, per hour.
+#: Measurements of a series in a bucket, per hour.
 Metric = Literal["cost", "requests", "errors", "users", "input_tokens", "output_tokens"]
 
 
@@ -17,10 +17,10 @@ class Scorer(Protocol):
     """Judges the measurements of one series; River's own two verbs, so that River's detectors fit.
 
     The bank of scorers calls `score_one` once per closed bucket, in the order of time, and then `learn_one` with the
-    same measurements, unless they were suspicious: what is being told about is not learned until it has lasted a day.
-    Both get every feature of the configuration, as finite numbers per hour. A score is finite, between 0 (as ever) and
-    1 (never seen), and changes nothing. Same calls, same scores: no clock, no chance without a seed. A scorer is
-    pickled into the snapshot. An exception ends the scorer of that series alone, with its words as the reason.
+    same measurements, unless they were suspicious: an anomaly is not learned until it has lasted a day.
+    Both get every feature of the configuration, as finite numbers per hour. A score is finite, between 0 (as always)
+    and 1 (never seen), and changes no state. Same calls, same scores: no clock, no chance without a seed. A scorer is
+    pickled into the snapshot. An exception ends the scorer of that series alone, with its text as the reason.
     """
 
     def score_one(self, x: dict[str, float]) -> float: ...
@@ -29,13 +29,13 @@ class Scorer(Protocol):
 
 
 class ScorerSettings(Settings):
-    """What the configurations of all kinds of scorers have in common."""
+    """Settings that all kinds of scorers share."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name; findings carry it.")
     features: tuple[Metric, ...] = Field(
         default=("cost",),
         min_length=1,
-        description="What is looked at, per hour; findings are about the first, the others go with it.",
+        description="Measurements per hour; findings are about the first, the others support it.",
     )
     scopes: tuple[str, ...] = Field(
         default=("key",), min_length=1, description="Names of the scopes whose series are watched."
@@ -54,8 +54,9 @@ class ScorerSettings(Settings):
         default=50,
         ge=1,
         le=100_000,
-        description="Series watched at most per detector shard. A new one takes the place of the one silent longest, "
-        "if that was silent for a day; else it is not watched.",
+        description="Series watched at most per detector shard. A new one replaces the series that has been "
+        "silent "
+        "longest, if that is a day or more; otherwise it is not watched.",
     )
 
     @abstractmethod
@@ -64,4 +65,4 @@ class ScorerSettings(Settings):
 
     @abstractmethod
     def stamp(self) -> str:
-        """Says with what states were made; a state with another stamp is not read but learned anew."""
+        """Identifies the versions that make a state; a state with another stamp is not read."""

@@ -1,4 +1,4 @@
-"""River's anomaly detectors as scorers, by name and parameters, with what goes wrong in them guarded."""
+"""River's anomaly detectors as scorers, by name and parameters, with guards against their faults."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from curb.detector.scorers.protocol import ScorerSettings
 #: Where a parameter that is itself a model may come from, as {class: "time_series.HoltWinters", parameters: {…}}.
 _ROOMS = ("anomaly", "linear_model", "optim", "preprocessing", "stats", "time_series")
 _FILTERS = ("QuantileFilter", "ThresholdFilter")
-#: A scaled value further out than this says no more, and HalfSpaceTrees expects 0 to 1.
+#: Limit of a scaled value, by scale; a value further out adds nothing, and HalfSpaceTrees expects 0 to 1.
 _FURTHEST = {"none": math.inf, "minmax": 1.5, "standard": 50.0}
-#: A value that has not moved for so many steps is constant: no detector has an opinion on it.
+#: Steps without change after which a value is constant and scores 0. Chosen by hand.
 _CONSTANT_STEPS = 12
-#: So long a forecaster may take to have seen its first season: a week of 5-minute steps.
+#: Steps in which a forecaster may fail because it has not seen a season: a week of 5-minute steps.
 _FIRST_STEPS = 2016
-#: The largest number handed on: squares and products of it are still finite.
+#: The largest number passed on: squares and products of it are still finite.
 _LARGEST = 1e12
 
 
-#: As many scores are remembered; a rank cannot say anything finer than one over this.
+#: Scores remembered per series; ranks have a resolution of one over this. Chosen by hand: 33 h of minutes.
 MEMORY = 2000
 
 
@@ -41,7 +41,7 @@ class Config(ScorerSettings):
     detector: str = Field(default="HalfSpaceTrees", description="Name of a class in `river.anomaly`.")
     parameters: dict[str, JsonValue] = Field(
         default={},
-        description="Its arguments. One that is itself a model is written as `{class: time_series.HoltWinters, "
+        description="Its arguments. An argument that is a model is written as `{class: time_series.HoltWinters, "
         "parameters: {…}}`. A seed not given follows from the names.",
     )
     scale: Literal["none", "minmax", "standard"] = Field(
@@ -70,7 +70,7 @@ class Config(ScorerSettings):
         return RiverScorer(model, _scaler(self.scale), _FURTHEST[self.scale], self.features[0], ranks)
 
     def stamp(self) -> str:
-        """Versions of River and Python and the configuration: pickled models fit none other."""
+        """Versions of River and Python and the configuration: pickled models fit no other."""
         from importlib.metadata import version
 
         shape = self.model_dump_json(exclude={"threshold", "hold_minutes", "tier", "max_series", "scopes"})
@@ -79,7 +79,10 @@ class Config(ScorerSettings):
 
 
 class Ranks:
-    """The last 2,000 scores of one series. A tie is not lower: a detector that always says the same says nothing."""
+    """The last 2,000 scores of one series: a score's rank is the share of them that are lower.
+
+    A tie is not lower, so a detector with a constant score has rank 0.
+    """
 
     def __init__(self) -> None:
         self._sorted = array("d")
@@ -87,11 +90,11 @@ class Ranks:
         self._next = 0
 
     def of(self, score: float) -> float:
-        """0 to 1 - 1/2001. Before there are 1/(1 - threshold) scores no threshold is reached."""
+        """Rank of a score, 0 to 1 - 1/2001. No threshold is reached before 1 / (1 - threshold) scores are known."""
         return bisect_left(self._sorted, score) / (len(self._sorted) + 1)
 
     def add(self, score: float) -> None:
-        """Remember a finite score; the oldest one goes."""
+        """Remember a finite score and drop the oldest."""
         if len(self._newest) < MEMORY:
             self._newest.append(score)
         else:
@@ -112,8 +115,8 @@ class RiverScorer:
         self._last: dict[str, float] = {}
         self._still = 0
         self._learned = 0
-        #: The newest measurements asked about and River's score: some of its detectors learn while they score.
-        self._asked: tuple[dict[str, float], float] = ({}, 0.0)
+        #: The newest scored measurements and River's score: some of its detectors learn while they score.
+        self._newest_score: tuple[dict[str, float], float] = ({}, 0.0)
 
     def score_one(self, x: dict[str, float]) -> float:
         """0 to 1. Raises what River raises, and ValueError when its score is not a number."""
@@ -121,7 +124,7 @@ class RiverScorer:
         return self._ranks.of(raw) if self._ranks is not None else min(1.0, max(0.0, raw))
 
     def learn_one(self, x: dict[str, float]) -> None:
-        """River's score of it joins the scores others are ranked among, then River learns it."""
+        """Add River's score to those that others are ranked among, then let River learn."""
         x = _bounded(x)
         if self._ranks is not None:
             self._ranks.add(self._raw(x))
@@ -136,7 +139,7 @@ class RiverScorer:
             self._model.learn_one(scaled, y)
         else:
             self._model.learn_one(scaled)
-        self._asked = ({}, 0.0)
+        self._newest_score = ({}, 0.0)
 
     def _is_constant(self, x: dict[str, float]) -> bool:
         # A deviation of 0 makes GaussianScorer answer 1 for ever.
@@ -145,22 +148,22 @@ class RiverScorer:
     def _raw(self, x: dict[str, float]) -> float:
         if self._is_constant(x):
             return 0.0
-        if self._asked[0] == x:
-            return self._asked[1]
-        raw = self._ask(self._scaled(x))
+        if self._newest_score[0] == x:
+            return self._newest_score[1]
+        raw = self._river_score(self._scaled(x))
         if not math.isfinite(raw):
             raise ValueError(f"River's score was {raw}")
-        self._asked = (x, raw)
+        self._newest_score = (x, raw)
         return raw
 
-    def _ask(self, scaled: dict[str, float]) -> float:
+    def _river_score(self, scaled: dict[str, float]) -> float:
         try:
             if self._supervised:
                 y = scaled.pop(self._target)
                 return float(self._model.score_one(scaled, y))
             return float(self._model.score_one(scaled))
         except IndexError:
-            # River's forecasters fail so before they have seen a season.
+            # River's forecasters raise this before they have seen a season.
             if self._learned < _FIRST_STEPS:
                 return 0.0
             raise
@@ -192,7 +195,7 @@ def _scaler(scale: str) -> Any:
 
 
 def _detector(name: str, parameters: Mapping[str, JsonValue], seed: int) -> Any:
-    """The detector, ready. Raises ValueError with what there is for a name or parameter that is not there."""
+    """A new detector. Raises ValueError that lists the known names for an unknown name or parameter."""
     try:
         room = importlib.import_module("river.anomaly")
     except ImportError:

@@ -1,4 +1,4 @@
-"""The rule for configured scorers, such as a detector of River's: their banks over the series of a shard."""
+"""The rule that turns what configured scorers find, such as River's detectors, into findings."""
 
 from __future__ import annotations
 
@@ -51,11 +51,10 @@ class ScorerRule(Rule):
         ]
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
         return {"bank": np.frombuffer(self._bank.dump(), np.uint8)}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave; models of another version learn anew, and the log says so."""
+        """Load what `dump` gave; models of another version learn again from nothing, and the log says so."""
         why = self._bank.load(arrays["bank"].tobytes())
         if why:
-            logger.warning("scorer learns anew", extra={"scorer": self._settings.name, "reason": why})
+            logger.warning("scorer learns again from nothing", extra={"scorer": self._settings.name, "reason": why})

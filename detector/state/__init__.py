@@ -1,1 +1,1 @@
-"""Columns of a shard: series, buckets, profiles."""
+"""State of a shard: series, open buckets, columns of numbers, and the view that rules get."""

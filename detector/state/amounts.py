@@ -1,4 +1,4 @@
-"""What is summed per series and bucket: dollars, requests, tokens, GPU samples."""
+"""The sums per series and bucket: dollars, requests, tokens, GPU samples."""
 
 from __future__ import annotations
 

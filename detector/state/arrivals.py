@@ -1,7 +1,7 @@
-"""What the inputs of a shard told, kept until scoring comes to where each input was when it told it.
+"""Records of a shard's inputs, kept until scoring reaches the time at which each input wrote them.
 
-Inputs come to a shard interleaved as chance will have it. Taken in the order of (`due`, source, sequence) they give the
-same sums, births and corrections however they were interleaved: a replay agrees with what happened.
+Inputs reach a shard interleaved by chance. Taken in the order of (`due`, source, sequence) they give the same sums,
+new series and corrections however they were interleaved, so a replay agrees with the original run.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 
 import msgspec
 
-from curb.detector.state.reader import Part
+from curb.detector.state.reader import PartialSum
 from curb.stream.records.spend import Knowledge, PricingHole
 
 
 class Arrival(msgspec.Struct):
-    """Partial sums, a hole in the price book or something people told, of one input.
+    """Partial sums, a hole in the price book or people's knowledge, of one input.
 
-    `due` is the first bucket that input had not passed.
+    `due` is the start of the first bucket that the input had not passed, epoch seconds.
     """
 
     due: int
     source: str
-    parts: list[Part] = []
+    parts: list[PartialSum] = []
     hole: PricingHole | None = None
     knowledge: Knowledge | None = None
 
 
 class SavedArrival(msgspec.Struct):
-    """An arrival as it is saved: its parts as tuples of their fields, the tags as bytes."""
+    """A saved arrival: its parts as tuples of their fields, the tags as bytes."""
 
     due: int
     source: str
@@ -40,7 +40,7 @@ class SavedArrival(msgspec.Struct):
 
 
 class Arrivals:
-    """Arrivals that wait."""
+    """Waiting arrivals."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, list[Arrival]] = {}
@@ -48,7 +48,7 @@ class Arrivals:
         self._dues: list[int] = []
 
     def add(self, arrival: Arrival) -> None:
-        """Keep it; arrivals of one source come in their order."""
+        """Keep an arrival; those of one source come in order."""
         group = self._waiting.get(arrival.due)
         if group is None:
             group = self._waiting[arrival.due] = []
@@ -56,7 +56,7 @@ class Arrivals:
         group.append(arrival)
 
     def take(self, start: int) -> list[Arrival]:
-        """Take out all that is due at the closing of the bucket that begins at `start`, in their lasting order."""
+        """Take out the arrivals due when the bucket that begins at `start` closes, in their fixed order."""
         taken: list[Arrival] = []
         while self._dues and self._dues[0] <= start:
             taken += sorted(self._waiting.pop(heapq.heappop(self._dues)), key=lambda each: each.source)
@@ -64,18 +64,17 @@ class Arrivals:
 
     @property
     def first_bucket(self) -> int | None:
-        """Start of the oldest bucket with sums that wait."""
+        """Start of the oldest bucket with waiting sums, epoch seconds."""
         return min((part.bucket_start for part in self.parts()), default=None)
 
-    def parts(self) -> Iterator[Part]:
-        """The sums that wait."""
+    def parts(self) -> Iterator[PartialSum]:
+        """The waiting sums."""
         return (part for each in self._all() for part in each.parts)
 
     def _all(self) -> Iterator[Arrival]:
         return (each for group in self._waiting.values() for each in group)
 
     def dump(self) -> list[SavedArrival]:
-        """What `load` takes."""
         return [
             SavedArrival(
                 each.due,
@@ -88,8 +87,7 @@ class Arrivals:
         ]
 
     def load(self, saved: list[SavedArrival]) -> None:
-        """Take over what `dump` gave."""
         self._waiting, self._dues = {}, []
         for each in saved:
-            parts = [Part(scope, msgspec.Raw(tags), *rest) for scope, tags, *rest in each.parts]
+            parts = [PartialSum(scope, msgspec.Raw(tags), *rest) for scope, tags, *rest in each.parts]
             self.add(Arrival(each.due, each.source, parts, each.hole, each.knowledge))

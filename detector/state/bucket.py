@@ -1,4 +1,4 @@
-"""One closed and scored bucket, as the rules that raise alerts see it."""
+"""One closed bucket and its scores, as rules see it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """What one step says about every series; arrays of shape (N,)."""
+    """Scores of every series at one step; arrays of shape (series,)."""
 
     #: Score that held for the last ten minutes, or the newest one less the fast lane if that is more.
     notice: Floats
     #: Mean of `notice` and the hourly z; -inf where statistics may not page.
     page: Floats
-    #: Index of the window that says most.
+    #: Index of the window with the highest score.
     channel: NDArray[np.intp]
     #: $/h expected now; spent in the last five minutes; and the exponential 5-minute average of the expected.
     expected_rate: Floats
@@ -42,7 +42,7 @@ class ClosedBucket:
     at: float
     amounts: Amounts
     scores: Scores
-    #: The whole fleet was silent, which says something about the feed and nothing about spend.
+    #: The whole fleet was silent: a gap of the feed, not of spend.
     gap: bool = False
 
     @property
@@ -52,10 +52,10 @@ class ClosedBucket:
 
     @property
     def hours(self) -> float:
-        """Length of the bucket."""
+        """Length of the bucket in hours."""
         return (self.end - self.start) / 3600
 
     def requests_per_minute(self, i: int) -> float | None:
-        """The 5-minute average of series `i`, None where there are none."""
+        """The 5-minute average of requests of series `i`; None without any."""
         rate = float(self.scores.requests_rate[i])
         return rate if rate > 1e-6 else None

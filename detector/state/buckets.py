@@ -12,8 +12,7 @@ from curb.detector.state.amounts import AMOUNTS
 
 
 class OpenBuckets:
-    """Dense sums per bucket, shape (`AMOUNTS`, series); adding is in order, so the same sums in the same order give
-    the same bits."""
+    """Dense sums per bucket, shape (`AMOUNTS`, series). The same sums in the same order give the same bits."""
 
     def __init__(self) -> None:
         self._sums: dict[int, NDArray[np.float64]] = {}
@@ -59,11 +58,9 @@ class OpenBuckets:
         return taken
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
         return {str(start): sums for start, sums in self._sums.items()}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
         self._sums = {}
         for start, sums in arrays.items():
             kept = self._sums[int(start)] = np.zeros((len(AMOUNTS), sums.shape[1]))

@@ -1,4 +1,8 @@
-"""Named arrays over all series of a shard that grow, save and load together, and their bytes in snapshots."""
+"""Named arrays over all series of a shard that grow, save and load together, and their bytes in snapshots.
+
+Each part of the state has `dump`, which gives views of its arrays that hold until the next change, and `load`, which
+takes them over. Other state goes as numbers, lists and dicts that msgspec can write.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Column:
-    """One array of shape (*lead, series): its type and what a new series starts with."""
+    """One array of shape (*lead, series): its type and the value of a new series."""
 
     lead: tuple[int, ...] = ()
     dtype: type[np.generic] = np.float64
@@ -47,16 +51,16 @@ class Columns:
         self.n = max(self.n, n)
 
     def reset(self, which: NDArray[np.bool_]) -> None:
-        """The series in `which`, of shape (series,), start anew."""
+        """Set the series in `which`, shape (series,), to the fill values."""
         for name, column in self._columns.items():
             self[name][..., which] = column.fill
 
     def dump(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """Views of all arrays, named "prefix.column"; what must outlast the next change is for the caller to copy."""
+        """Views of all arrays, named "prefix.column"; the caller copies what must outlast the next change."""
         return {f"{prefix}.{name}": self[name] for name in self._columns}
 
     def load(self, prefix: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave. Raises ValueError when the arrays were made with other constants."""
+        """Load what `dump` gave. Raises ValueError for arrays of another shape."""
         for name, column in self._columns.items():
             saved = arrays[f"{prefix}.{name}"]
             if saved.shape[:-1] != column.lead:
@@ -69,7 +73,7 @@ class Columns:
 
     @property
     def bytes_per_series(self) -> float:
-        """Memory of one series."""
+        """Bytes of one series."""
         return sum(array.nbytes for array in self._arrays.values()) / self._capacity
 
 
@@ -88,18 +92,18 @@ class Packed(NamedTuple):
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Packed]:
-    """Arrays to what msgspec can encode."""
+    """Arrays in a form that msgspec can encode."""
     return {name: Packed(array.dtype.str, array.shape, _compress(array)) for name, array in arrays.items()}
 
 
 def _compress(array: NDArray[Any]) -> bytes:
-    """LZ4: most of the state is zeros or repeats, and this is as fast as copying it."""
+    """LZ4, because most of the state is zeros or repeats, and LZ4 is as fast as a copy."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return bytes(lz4.compress_block(flat.data)) if len(flat) else b""
 
 
 def unpack(packed: Mapping[str, Packed]) -> dict[str, NDArray[Any]]:
-    """The same arrays again."""
+    """The arrays that `pack` was given."""
     return {
         name: np.frombuffer(_decompress(each.data), each.dtype).reshape(each.shape) for name, each in packed.items()
     }

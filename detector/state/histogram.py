@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Columns worked on at a time.
+#: Columns per piece; a few hundred kB, which fit the cache.
 _CHUNK = 4096
 
 

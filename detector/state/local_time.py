@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 class LocalHour:
     """The local hour that holds a moment."""
 
-    #: Epoch seconds of the begin of the hour; tells apart the two 2 o'clocks of an autumn night.
+    #: Epoch seconds of the start of the hour; it differs for the two 2 o'clocks of an autumn night.
     start: int
     #: Hour of the week, 0 to 167 from Monday midnight.
     of_week: int

@@ -1,4 +1,4 @@
-"""Messages of the spend topic as the shard reads them: runs of partial sums, ticks and holes between."""
+"""Messages of the spend topic as the shard reads them: runs of partial sums, with ticks and price holes between."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from curb.stream.log.protocol import Message
 from curb.stream.records.spend import Knowledge, PricingHole, SpendTick
 
 
-class Part(msgspec.Struct, tag="partial", tag_field="type", gc=False):
-    """`stream.records.SpendPartial`, only what is scored, with tags left as bytes."""
+class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
+    """The scored fields of `stream.records.SpendPartial`, with tags left as bytes."""
 
     scope: str
     tags: msgspec.Raw
@@ -79,23 +79,23 @@ _AMOUNTS = (
 _COLUMNS = tuple(attrgetter(name) for name in _AMOUNTS)
 
 
-def read(message: Message) -> Iterator[list[Part] | SpendTick | PricingHole | Knowledge]:
-    """What a message holds, in order. Raises PermanentError for what no rollup has written."""
+def read(message: Message) -> Iterator[list[PartialSum] | SpendTick | PricingHole | Knowledge]:
+    """The content of a message, in order. Raises PermanentError for lines that no rollup has written."""
 
     def on_bad(line_number: int, _line: bytes, why: str) -> None:
         at = f"{message.topic}/{message.partition}/{message.offset}#{line_number}"
         raise PermanentError(f"the log is damaged or was written by another program: {at}: {why}")
 
-    kinds: Any = Part | SpendTick | PricingHole | Knowledge
-    lines: list[Part | SpendTick | PricingHole | Knowledge] = decode_lines(message.value, kinds, on_bad)
+    kinds: Any = PartialSum | SpendTick | PricingHole | Knowledge
+    lines: list[PartialSum | SpendTick | PricingHole | Knowledge] = decode_lines(message.value, kinds, on_bad)
     for kind, of_kind in groupby(lines, type):
-        if kind is Part:
-            yield cast("list[Part]", list(of_kind))
+        if kind is PartialSum:
+            yield cast("list[PartialSum]", list(of_kind))
         else:
             yield from cast("Iterator[SpendTick | PricingHole | Knowledge]", of_kind)
 
 
-def columns(run: Sequence[Part], numbers: Numbers) -> PartialRun:
+def columns(run: Sequence[PartialSum], numbers: Numbers) -> PartialRun:
     """The parts as columns, their series numbered."""
     count = len(run)
     bucket = [each.bucket_start for each in run]

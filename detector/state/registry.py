@@ -1,4 +1,4 @@
-"""The series of one shard: which there are, since when, and what each has cost."""
+"""The series of one shard: identity, first sight and total cost of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _tags_decoder = msgspec.json.Decoder(dict[str, str])
 
 
 class SeriesRegistry:
-    """Series numbered 0 upwards in the order of their first sum, with exact totals."""
+    """Series numbered from 0 in the order of their first sum, with exact totals."""
 
     def __init__(self, scopes: Sequence[Scope], time_zone: str) -> None:
         self.scopes: list[str] = []
@@ -28,8 +28,8 @@ class SeriesRegistry:
         self._zone = ZoneInfo(time_zone)
         self._raw: list[bytes] = []
         self._numbers: dict[tuple[str, bytes], int] = {}
-        #: Numbers of the series of each role, and of the series that stands above each: the key of an origin, the
-        #: group of a node; -1 for none.
+        #: Numbers of the series of each role, and of the series above each: the key of an origin, the group of a node;
+        #: -1 without one.
         self._of_role: dict[Role, list[int]] = {role: [] for role in get_args(Role)}
         self._arrays: dict[Role, NDArray[np.intp]] = {}
         self._above: list[int] = []
@@ -53,11 +53,11 @@ class SeriesRegistry:
         return self._columns[column]
 
     def number(self, scope: str, raw_tags: bytes, first_seen: int) -> int:
-        """The number of a series, which is new if nobody asked before."""
+        """The number of a series; a new one if it is unknown."""
         return self.numbers([scope], [raw_tags], [first_seen])[0]
 
     def numbers(self, scopes: Sequence[str], raw_tags: Sequence[bytes], first_seen: Sequence[int]) -> list[int]:
-        """The numbers of many series; what is new is numbered in its order."""
+        """The numbers of many series; unknown ones are numbered in their order."""
         wanted = list(zip(scopes, raw_tags, strict=True))
         try:
             return list(map(self._numbers.__getitem__, wanted))
@@ -74,8 +74,8 @@ class SeriesRegistry:
         return self._numbers.get((scope, raw_tags))
 
     def of_role(self, role: Role) -> NDArray[np.intp]:
-        """Numbers of the series of a role in the order in which they came; those of `principal` carry no tags beyond
-        their scope's: what has them set apart, such as a job, is no principal."""
+        """Numbers of the series of a role in order of arrival; those of `principal` carry no tags beyond their
+        scope's: a series set apart by such a tag, as a job is, is no principal."""
         numbers, known = self._of_role[role], self._arrays.get(role)
         if known is None or len(known) < len(numbers):
             known = self._arrays[role] = np.array(numbers, np.intp)
@@ -132,9 +132,9 @@ class SeriesRegistry:
         np.add.at(self["today_usd"], index[today], cost[today])
 
     def begin_day(self, bucket_start: int, open_usd: Callable[[int], NDArray[np.float64]]) -> None:
-        """Start the totals of the day anew if `bucket_start` begins one.
+        """Reset the totals of the day if `bucket_start` begins one.
 
-        `open_usd(since)` gives the dollars of each series that came for buckets from `since` on already.
+        `open_usd(since)` gives the dollars of each series in open buckets from `since` on.
         """
         midnight = _midnight(bucket_start, self._zone)
         if midnight > self._today:
@@ -142,12 +142,11 @@ class SeriesRegistry:
             self["today_usd"][...] = open_usd(midnight)
 
     def dump(self) -> dict[str, Any]:
-        """What `load` takes."""
         series = list(zip(self.scopes, self._raw, self["first_seen"].tolist(), strict=True))
         return {"series": series, "today": self._today, "arrays": self._columns.dump("series")}
 
     def load(self, series: Sequence[tuple[str, bytes, int]], today: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave; which scopes may alert is taken from the configuration of now."""
+        """Load what `dump` gave; the current configuration decides which scopes may alert."""
         self._add(series)
         self._today = today
         for column in ("total_usd", "today_usd"):

@@ -1,4 +1,4 @@
-"""What every alert is made with: its identity, its next revision, and whether news are worth one."""
+"""Identity of an alert, its next revision, and when a change is worth one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import msgspec
 
 from curb.stream.records.spend import Alert
 
-_NEWS_SHARE, _NEWS_FLOOR_USD_PER_HOUR = 0.1, 0.1
+#: A revision follows when the rate has moved by more than this share and by more than these $/h. Chosen by hand.
+_MOVED_SHARE, _MOVED_USD_PER_HOUR = 0.1, 0.1
 
 
 def fingerprint_of(*parts: object) -> str:
@@ -32,10 +33,9 @@ def resolved(alert: Alert, at: float, **changes: Any) -> Alert:
     return revised(alert, at, status="resolved", resolved_at=at, **changes)
 
 
-def is_news(alert: Alert, at: float, rate: float, update_every_s: float) -> bool:
-    """Whether a burn of `rate` $/h is worth a revision."""
+def needs_revision(alert: Alert, at: float, rate: float, update_every_s: float) -> bool:
+    """True when a rate of `rate` $/h is worth a revision at `at` (epoch seconds)."""
     moved = abs(rate - alert.usd_per_hour)
     return (
-        moved > max(_NEWS_SHARE * alert.usd_per_hour, _NEWS_FLOOR_USD_PER_HOUR)
-        or at - alert.updated_at >= update_every_s
+        moved > max(_MOVED_SHARE * alert.usd_per_hour, _MOVED_USD_PER_HOUR) or at - alert.updated_at >= update_every_s
     )

@@ -1,4 +1,4 @@
-"""Scopes: which tags a series stands for, and the series that one record belongs to."""
+"""Scopes: the tags that make a series, and the series of a record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curb.stream.records.spend import OTHER, UNTAGGED
 from curb.stream.settings import Settings
 
 Source = Literal["usage", "costs", "gpu"]
-#: What the series of a scope stand for; it decides which rules look at them.
+#: Meaning of the series of a scope; it decides which rules look at them.
 Role = Literal["principal", "origin", "node", "group", "total"]
 
 #: Tag names and values of one series, in the order of the scope: part of its identity.
@@ -39,7 +39,7 @@ class Scope(Settings):
 
     role: Role = Field(
         default="principal",
-        description="What its series are: principal (who spends: a key, a user), origin (a principal's model or "
+        description="Role of its series: principal (who spends: a key, a user), origin (a principal's model or "
         "region), node (one machine), group (machines that scale together) or total (a sum for budgets and people).",
     )
 
@@ -70,7 +70,7 @@ DEFAULT_SCOPES = (
     Scope(name="key", group_by=("team", "project", "api_key"), also_by=("job",), sources=("usage",)),
     Scope(name="team", group_by=("team",), sources=("usage", "gpu"), detect=False, role="total"),
     Scope(name="model", group_by=("model",), sources=("usage",), detect=False, role="total"),
-    # What a key spends on which model from where: new ones are suspicious, and explain what the key does.
+    # The models and regions of a key: new ones are suspicious, and explain its spend.
     Scope(
         name="origin",
         group_by=("team", "project", "api_key", "model", "region"),

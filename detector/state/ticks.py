@@ -8,12 +8,12 @@ from curb.detector.state.scopes import Scope
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.spend import SpendTick
 
-#: An input that works off a backlog is waited for this far behind those that are live; it is broken beyond.
+#: Seconds that an input with a backlog may be behind the live ones; beyond that it counts as broken. Chosen by hand.
 _BACKLOG_S = 7 * 86400.0
 
 
 class Watermark:
-    """Time is that of the slowest input; one that was live and fell silent holds it up by `max_skew_s` at most."""
+    """The time of the slowest input; an input that was live and fell silent delays it by at most `max_skew_s`."""
 
     def __init__(self, max_skew_s: float) -> None:
         self._max_skew_s = max_skew_s
@@ -27,11 +27,11 @@ class Watermark:
     def advance(self, tick: SpendTick) -> float:
         """The time after this tick; it never goes back."""
         self.ticks[tick.source] = (max(tick.at, self.of(tick.source)), tick.live)
-        # What people say today is no reason to give up waiting for a replay of last month.
-        told = [tick for name, tick in self.ticks.items() if not name.startswith(COMMANDS)]
-        newest = max((at for at, _ in told), default=0.0)
-        # Nothing is live while a recording is replayed, so no input of it is given up, however unevenly they are read.
-        newest_live = max((at for at, live in told if live), default=0.0)
+        # Commands of today do not end the wait for a replay of last month.
+        others = [tick for name, tick in self.ticks.items() if not name.startswith(COMMANDS)]
+        newest = max((at for at, _ in others), default=0.0)
+        # No input is live while a recording is replayed, so none is given up, however unevenly they are read.
+        newest_live = max((at for at, live in others if live), default=0.0)
         return min(
             max(at, newest - self._max_skew_s if live else newest_live - _BACKLOG_S) for at, live in self.ticks.values()
         )
@@ -42,19 +42,19 @@ class ScopeTotals:
 
     def __init__(self, scopes: Sequence[Scope]) -> None:
         self._topics = {scope.name: [f"curb.{source}" for source in scope.sources] for scope in scopes}
-        #: None when it was not counted from the start.
+        #: None when dollars were not counted from the start.
         self._usd: dict[str, float] | None = {}
 
     def add(self, tick: SpendTick) -> None:
-        """Count what a tick tells."""
+        """Count the dollars of a tick."""
         topic = tick.source.rpartition("/")[0]
         if self._usd is not None:
             self._usd[topic] = self._usd.get(topic, 0.0) + tick.effective_cost
 
     def share(self, scope: str, total_usd: float, excess_usd: float) -> float | None:
-        """Which part of a scope's dollars those of one series are, both without its excess; None when not known.
+        """Share of one series in the dollars of its scope, both without its excess; None when unknown.
 
-        A part of all time, not of now: it does not change with the hour of the day. Rounded, because sums of floats
+        It is a share of all time, so it does not change with the hour of the day. It is rounded, because sums of floats
         depend on where they were cut.
         """
         if self._usd is None:

@@ -12,7 +12,7 @@ _SHOWN = 16
 
 
 def duration(seconds: float) -> str:
-    """Minutes, hours or days, whichever says it shortest."""
+    """A duration in minutes, hours or days, whichever is shortest."""
     if seconds < 5400:
         return f"{max(1, round(seconds / 60))} min"
     if seconds < 36 * 3600:
@@ -30,7 +30,7 @@ def subject(scope: str, tags: Mapping[str, str]) -> str:
 
 
 def pricing(model: str, source: str, requests: int, tokens: int, fallback_usd: float) -> str:
-    """What a model without a price has used so far."""
+    """Use of a model without a price."""
     return (
         f"model {short(model, 64) or '(unnamed)'} is in no price book: {tokens:,} tokens in {requests:,} requests "
         f"from {source or 'an unnamed source'} were priced by the fallback at {usd(fallback_usd)}."
@@ -38,7 +38,7 @@ def pricing(model: str, source: str, requests: int, tokens: int, fallback_usd: f
 
 
 def gpu_pricing(model: str, source: str, gpu_hours: float, fallback_usd: float) -> str:
-    """What GPUs without a price have used so far."""
+    """Use of GPUs without a price."""
     return (
         f"GPU {short(model, 64) or '(unnamed)'} is in no price list: {gpu_hours:,.1f} GPU hours "
         f"from {source or 'an unnamed source'} were priced by the fallback at {usd(fallback_usd)}."
@@ -46,6 +46,6 @@ def gpu_pricing(model: str, source: str, gpu_hours: float, fallback_usd: float) 
 
 
 def short(value: str, shown: int = _SHOWN) -> str:
-    """A tag value fit to be shown."""
+    """A tag value in a form fit for display."""
     clean = "".join(each if each.isprintable() else "?" for each in value)
     return clean if len(clean) <= shown + 4 else clean[:shown] + "…"

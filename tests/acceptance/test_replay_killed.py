@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from curb.demo.recording import demo_recording
 from curb.demo.trace import default_directory
-from curb.evaluate.lab import demo_recording
 from tests.acceptance.replays import Replay, alert_revisions, curb_totals, input_totals, kill_times, write_config
 from tests.fakes.slack_api import CHANNEL, TOKEN, SlackApi
 from tests.require import require

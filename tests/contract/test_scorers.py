@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curb.detector.scorers.bank import Finding, ScorerBank
+from curb.detector.scorers.bank import ScorerBank, ScorerFinding
 from curb.detector.scorers.kinds import SCORERS
 from curb.detector.scorers.river import Config
 
@@ -38,7 +38,7 @@ def config(which: str = "StandardAbsoluteDeviation", **more: Any) -> Config:
     return Config.model_validate({**given, "parameters": DETECTORS.get(which, {}), **more})
 
 
-def run(settings: Any, values: Sequence[float], series: str = "key: a") -> tuple[list[Finding], ScorerBank]:
+def run(settings: Any, values: Sequence[float], series: str = "key: a") -> tuple[list[ScorerFinding], ScorerBank]:
     """One series through a fresh bank; its values are dollars an hour."""
     bank = ScorerBank(settings, STEP)
     found = []

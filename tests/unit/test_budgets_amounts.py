@@ -83,7 +83,7 @@ def test_an_increase_ends_alerts_and_arms_them_until_it_expires() -> None:
     fed.budgets.increase(increase(50.0, T0 + 6 * HOUR))
     (over,) = fed.spend(T0 + HOUR, 0.0)
     assert (over.status, over.revision) == ("resolved", 2)
-    assert over.explanation == "The amount of budget b is now $150.00; $110.00 are spent."
+    assert over.explanation == "The amount of budget b is now $150.00; $110.00 have been spent."
     assert brief(fed.spend(T0 + 2 * HOUR, 41.0)) == [("a", "100", "firing")]
     # It fired for the raised amount; when that falls back nothing new is crossed, there is only news.
     assert [a.revision for a in fed.spend(T0 + 6 * HOUR, 0.0)] == [2]

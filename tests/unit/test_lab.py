@@ -11,6 +11,7 @@ import pytest
 
 from curb.config.file import load_text
 from curb.demo.incident import AgentLoop
+from curb.demo.recording import default_loops, demo_recording
 from curb.demo.trace import Trace, default_directory
 from curb.detector.heads.past import ScoreSettings
 from curb.detector.settings import DetectorSettings
@@ -22,8 +23,8 @@ HOUR, DAY = 3600.0, 86400.0
 SCORE = ScoreSettings()
 #: Two days count, after three of warm-up.
 COUNTS_FROM = T0 + 3 * DAY
-INCIDENT = lab.Incident({"team": "search", "api_key": "k1"}, COUNTS_FROM + HOUR, COUNTS_FROM + 2 * HOUR, 40.0)
-OTHER = lab.Incident({"team": "sales", "api_key": "k2"}, COUNTS_FROM + DAY, COUNTS_FROM + DAY + HOUR, 60.0)
+INCIDENT = lab.KnownIncident({"team": "search", "api_key": "k1"}, COUNTS_FROM + HOUR, COUNTS_FROM + 2 * HOUR, 40.0)
+OTHER = lab.KnownIncident({"team": "sales", "api_key": "k2"}, COUNTS_FROM + DAY, COUNTS_FROM + DAY + HOUR, 60.0)
 RECORDING = lab.Recording(Path("unread"), [INCIDENT, OTHER], T0, T0 + 5 * DAY)
 
 _TAGS = {"team": "search", "project": "rank", "api_key": "k1"}
@@ -38,7 +39,7 @@ def life(
     return AlertLife(alert, alert, tier, noticed_at, None if paged is None else INCIDENT.start + 60 * paged)
 
 
-def judged(*alerts: AlertLife) -> lab.Outcome:
+def judged(*alerts: AlertLife) -> lab.Trial:
     return lab.judge(RECORDING, SCORE, alerts)
 
 
@@ -94,7 +95,7 @@ def test_an_alert_of_the_whole_team_belongs() -> None:
 def test_the_digest_and_the_warmup_count_neither_way() -> None:
     in_warmup = -(INCIDENT.start - T0) / 60 + 1
     assert judged(life(15, tier="digest"), life(in_warmup)).alerts == 0
-    early = lab.Incident({"team": "search"}, T0, T0 + HOUR, 1000.0)
+    early = lab.KnownIncident({"team": "search"}, T0, T0 + HOUR, 1000.0)
     recording = RECORDING._replace(incidents=[early, INCIDENT])
     outcome = lab.judge(recording, SCORE, [life(0)])
     assert (outcome.recall, outcome.usd_lost_share) == (1.0, 0.0)
@@ -103,9 +104,9 @@ def test_the_digest_and_the_warmup_count_neither_way() -> None:
 # --- best and its patch -------------------------------------------------------------------------------------------
 
 
-def an_outcome(threshold: float, lost: float, noise: float, **score: Any) -> lab.Outcome:
+def an_outcome(threshold: float, lost: float, noise: float, **score: Any) -> lab.Trial:
     settings = ScoreSettings(notice_threshold=threshold, **score)
-    return lab.Outcome(settings, 1.0, lost, noise, 5.0, 1)
+    return lab.Trial(settings, 1.0, lost, noise, 5.0, 1)
 
 
 def test_best_loses_least_within_the_accepted_noise() -> None:
@@ -154,7 +155,7 @@ def test_load_reads_the_span_and_the_incidents(tmp_path: Path, name: str) -> Non
     recording = lab.load(write(tmp_path, incident=AN_INCIDENT, name=name), warmup_days=2)
     assert (recording.start, recording.end) == (1774346700.0, 1774346700.0 + 4 * DAY + 600)
     assert recording.counts_from == recording.start + 2 * DAY
-    assert recording.incidents == [lab.Incident({"api_key": "k-17"}, 1774605600.0, 1774609200.0, 4.0)]
+    assert recording.incidents == [lab.KnownIncident({"api_key": "k-17"}, 1774605600.0, 1774609200.0, 4.0)]
 
 
 @pytest.mark.parametrize(
@@ -178,9 +179,9 @@ def test_load_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_the_demo_recording_holds_its_loops_and_a_sweep_finds_one(tmp_path: Path) -> None:
     trace = Trace.load(default_directory())
-    first = lab.default_loops(trace)[0]
+    first = default_loops(trace)[0]
     loop = AgentLoop(first.key, first.start, first.end, first.factor)
-    recording = lab.demo_recording(default_directory(), tmp_path / "recording", [loop], step_s=600)
+    recording = demo_recording(default_directory(), tmp_path / "recording", [loop], step_s=600)
     assert recording == lab.load(tmp_path / "recording")
     (incident,) = recording.incidents
     assert incident.tags == trace.key(loop.key).tags
@@ -191,7 +192,7 @@ def test_the_demo_recording_holds_its_loops_and_a_sweep_finds_one(tmp_path: Path
 
 def test_the_default_loops_are_eight_of_several_sizes() -> None:
     trace = Trace.load(default_directory())
-    loops = lab.default_loops(trace)
+    loops = default_loops(trace)
     assert len({loop.key for loop in loops}) == 8
     assert all(trace.start + 3 * DAY <= loop.start < loop.end <= trace.end for loop in loops)
     hourly = [

@@ -13,9 +13,9 @@ from curb.detector.forecast import prophet as forecast_prophet
 from curb.detector.forecast.slow_lane import (
     CHANNEL,
     Band,
+    BandSeries,
     LaneSettings,
     SlowLane,
-    Target,
     fit_band,
     key_of,
     plan,
@@ -27,13 +27,13 @@ from curb.detector.forecast.spend_history import HourlySpend
 MONDAY = int(datetime(2025, 1, 6, tzinfo=UTC).timestamp())
 HOUR = 3600
 SETTINGS = LaneSettings()
-TEAM = Target(key_of("team", {"team": "search"}), "team", {"team": "search"}, usd_per_day=240.0)
+TEAM = BandSeries(key_of("team", {"team": "search"}), "team", {"team": "search"}, usd_per_day=240.0)
 #: $10 an hour, give or take one standard deviation of $1.
 FLAT = Band(MONDAY, MONDAY, (10.0,) * 72, (8.7184,) * 72, (11.2816,) * 72, "prophet")
 
 
-def target(name: str, usd_per_day: float) -> Target:
-    return Target(name, "team", {"team": name}, usd_per_day)
+def target(name: str, usd_per_day: float) -> BandSeries:
+    return BandSeries(name, "team", {"team": name}, usd_per_day)
 
 
 # --- planning -----------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from curb.detector.scorers import pickles as model_state
-from curb.detector.scorers.bank import Finding, ScorerBank
+from curb.detector.scorers.bank import ScorerBank, ScorerFinding
 from curb.detector.scorers.river import MEMORY, Config, Ranks
+from curb.detector.state import pickles as model_state
 from tests.fakes.scorers import BUILT, ToldSettings
 
 T0 = 1_750_000_000 // 86400 * 86400
@@ -26,7 +26,7 @@ def config(which: str = "StandardAbsoluteDeviation", **more: Any) -> Config:
     return Config.model_validate({**given, "parameters": FOREST if which == "HalfSpaceTrees" else {}, **more})
 
 
-def run(settings: Any, values: Sequence[float], series: str = "key: a") -> tuple[list[Finding], ScorerBank]:
+def run(settings: Any, values: Sequence[float], series: str = "key: a") -> tuple[list[ScorerFinding], ScorerBank]:
     """One series through a fresh bank; its values are dollars an hour."""
     bank = ScorerBank(settings, STEP)
     found = []
@@ -185,7 +185,7 @@ def test_a_gap_says_and_teaches_nothing() -> None:
 def test_a_state_of_other_settings_is_learned_anew() -> None:
     _, bank = run(config(), noisy(0.2))
     other = ScorerBank(config("GaussianScorer"), STEP)
-    assert "learns anew: made with 'river" in other.load(bank.dump())
+    assert "learns again from nothing: made with 'river" in other.load(bank.dump())
     assert len(other) == 0
 
 

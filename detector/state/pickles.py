@@ -1,4 +1,4 @@
-"""Writes foreign models into a snapshot and reads them back, refusing everything that is not a model."""
+"""Pickles of other libraries' models in snapshots; everything that is not a model is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import pickle
 from typing import Any
 
-#: What a pickled model may be made of beside classes of River and ours.
+#: Classes and functions that a pickled model may use beside River's and Curb's own.
 _ALLOWED = frozenset(
     {
         ("array", "_array_reconstructor"),
@@ -59,7 +59,7 @@ def dump(stamp: str, state: Any) -> bytes:
 
 
 def load(stamp: str, data: bytes) -> Any:
-    """What `dump` was given. Raises NotAModelError for another stamp or what is no model."""
+    """The state that `dump` was given. Raises NotAModelError for another stamp, or for data that is not a model."""
     found, _, body = data.partition(b"\n")
     if found != stamp.encode():
         raise NotAModelError(f"made with {found.decode(errors='replace')!r}, this is {stamp!r}")
