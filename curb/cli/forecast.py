@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANELS, _PANEL_PX, _DPI = 4, (600, 300), 100
-# Okabe and Ito's palette: told apart with every kind of colour vision; line styles differ as well.
+# Okabe and Ito's palette: distinct for every kind of colour vision; line styles differ as well.
 _SPENT, _COMING, _BUDGET, _INK, _GREY, _PALE = "#0072B2", "#0072B2", "#CC79A7", "#1d1c1d", "#6b6f76", "#e6e8eb"
 
 
@@ -131,7 +131,7 @@ def _breach(each: dict[str, Any]) -> Text:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> bytes:
-    """A PNG with one panel per row, four at most: dollars since the begin of the period, and where they are going.
+    """A PNG with one panel per row, four at most: dollars since the start of the period, and the forecast.
 
     Raises PermanentError when matplotlib is missing.
     """

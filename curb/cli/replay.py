@@ -163,7 +163,7 @@ async def _settle(
 
     def settled() -> bool:
         nonlocal since
-        if not worker.owns_all:  # also while the group hands over in between
+        if not worker.owns_all:  # also while partitions move in between
             since = None
             return False
         since = worker.rounds if since is None else since
@@ -173,7 +173,7 @@ async def _settle(
 
 
 async def _send(notifying: ActionsRunner, stop: asyncio.Event) -> None:
-    """Tell as alerts come, and at the end whatever is left; a log that cannot be reached is asked again."""
+    """Send as alerts come, and the rest at the end; an unreachable log is tried again."""
     for wait_s in (*_LOG_RETRIES_S, None):
         try:
             return await _send_once(notifying, stop)

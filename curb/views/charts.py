@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH_PX, _HEIGHT_PX, _DPI = 1200, 560, 100
-# Okabe and Ito's palette: told apart with every kind of colour vision; line styles differ as well.
+# Okabe and Ito's palette: distinct for every kind of colour vision; line styles differ as well.
 _ACTUAL, _COUNTERFACTUAL, _LEASE, _BUDGET = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 _INK, _GREY, _PALE = "#1d1c1d", "#6b6f76", "#e6e8eb"
 _LEFT, _RIGHT, _BOTTOM = 0.068, 0.975, 0.155

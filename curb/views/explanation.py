@@ -227,7 +227,7 @@ def usual_range(before: Sequence[Point]) -> tuple[float, float] | None:
 def _marks(
     alert: Alert, revisions: Sequence[Alert], actions: Iterable[LedgerEntry], annotations: Iterable[Annotation]
 ) -> Iterator[Mark]:
-    yield Mark(alert.started_at, "begins")
+    yield Mark(alert.started_at, "starts")
     first = revisions[0] if revisions else alert
     yield Mark(alert.fired_at, f"{first.tier}: ${first.usd_per_hour:,.2f}/h")
     for before, after in pairwise(revisions):

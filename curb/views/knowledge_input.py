@@ -155,13 +155,13 @@ def _clean(record: Knowledge) -> None:
 async def known(log: Log, kind: type[T], now: float) -> list[T]:
     """Records that still count, oldest first: the newest record of each id. Reads the whole topic."""
     newest: dict[str, T] = {}
-    async for record in _told(log):
+    async for record in _entries(log):
         if isinstance(record, kind) and (record.id not in newest or record.at >= newest[record.id].at):
             newest[record.id] = record
     return sorted(_counting(newest.values(), now), key=lambda record: record.at)
 
 
-async def _told(log: Log) -> AsyncIterator[Knowledge]:
+async def _entries(log: Log) -> AsyncIterator[Knowledge]:
     async for message in log.scan(COMMANDS):
         for record in read_knowledge(message.value, lambda *_: None):
             yield record

@@ -1,4 +1,4 @@
-"""The two producers of the Kafka log: one that appends, one that commits messages and a group's offsets as one."""
+"""The two producers of the Kafka log: one for appends, one for transactions of messages and a group's offsets."""
 
 from __future__ import annotations
 

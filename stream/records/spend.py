@@ -71,7 +71,7 @@ class CostRecord(SpendRecord, kw_only=True):
     service_name: str = ""
     sub_account_id: str = ""
     resource_id: str = ""
-    #: The kind of report: spend of an open charge period; spend of a complete one that was unknown; or a change of
+    #: The kind of report: spend of an open charge period; unknown spend of a complete one; or a change of
     #: known spend. Only new usage, of category Usage, raises alerts; totals and budgets count all.
     delta: Literal["new_usage", "late", "restatement"] = "new_usage"
 

@@ -125,7 +125,7 @@ def test_marks_are_in_order_and_tell_the_tier_that_changed() -> None:
     found = told(revisions=[first, second, last], ledger=ledger, knowledge=[far, near])
     assert [(mark.at - T0, mark.text) for mark in found.marks] == [
         (-600, "deploy rank 2.1"),
-        (-300, "begins"),
+        (-300, "starts"),
         (0, "notice: $240.00/h"),
         (300, "becomes a page"),
         (302, "applied: limit to 20/min"),
@@ -328,7 +328,7 @@ def test_a_recorded_alert_is_explained_with_the_burn_around_it(recording: Path, 
     assert all(point.usd_per_hour == pytest.approx(1.2, abs=0.01) for point in before[1:])
     assert all(point.usd_per_hour == pytest.approx(48, rel=0.01) for point in during[1:])
     assert found.usual_range is not None
-    assert found.marks[0].text == "begins"
+    assert found.marks[0].text == "starts"
     assert png_size(chart.read_bytes()) == (1200, 560)
 
 
