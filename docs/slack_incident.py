@@ -45,7 +45,7 @@ class Watched:
 
     async def follow(self) -> None:
         """Wait for each stage of the incident, keep what Slack shows then, and approve when asked."""
-        ts = await self._when(lambda ts: "approve" in self._verbs(ts) and "Waits" in self._said(ts))
+        ts = await self._when(lambda ts: "approve" in self._verbs(ts) and "Waiting for approval" in self._said(ts))
         self._keep("1-asked", ts)
         await self.slack.people.send("interactive", press(self.slack.messages[ts], "approve"))
         await self._when(lambda each: each == ts and self._works(ts))
@@ -62,7 +62,7 @@ class Watched:
 
     def _works(self, ts: str) -> bool:
         pictures = [reply for reply in self.slack.replies(ts) if reply.get("files")]
-        return "the burn fell" in self._said(ts) and "undo" in self._verbs(ts) and len(pictures) > 1
+        return "spend fell" in self._said(ts) and "undo" in self._verbs(ts) and len(pictures) > 1
 
     def _is_over(self, ts: str) -> bool:
         said, header = self._said(ts), self.slack.messages[ts]["blocks"][0]["text"]["text"]

@@ -38,7 +38,6 @@ TWICE = {
     "Socket",
     "Step",
     "Told",
-    "Wanted",
 }
 
 #: These compose the settings of their room, or are the class that all settings derive from.
