@@ -42,7 +42,7 @@ lock: $(STAMP) ## Pin the newest dependencies again (needs uv)
 	uv pip compile $(LOCK) $(IMAGE) --constraints constraints/all.txt pyproject.toml -o constraints/run.txt
 
 clean: ## Remove the environment, caches and demo output; never curb-data
-	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-* build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the image has: every kind of connector works in it.

@@ -22,7 +22,7 @@ LOCKS = {
     "constraints/run.txt": ("build", "charts", "apprise", "aws", "bills", "forecast", "gcp", "otel", "river"),
 }
 #: Every file that installs something.
-INSTALLERS = (".ci/run", ".ci/setup", "deploy/Dockerfile")
+INSTALLERS = (".ci/installs", ".ci/lowest", ".ci/pythons", ".ci/run", ".ci/setup", "deploy/Dockerfile")
 
 
 def pins(file: str) -> dict[str, set[str]]:
