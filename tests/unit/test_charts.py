@@ -91,5 +91,5 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
         return real_import(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(PermanentError, match=r"curb\[charts\]"):
+    with pytest.raises(PermanentError, match=r"curbd\[charts\]"):
         spend_chart(MINUTES, [1.0] * 120, [1.0] * 120, title="x")
