@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,13 +11,31 @@ from curb.detector.state.columns import Column, Columns
 
 Floats = NDArray[np.float64]
 
-#: 100 bins from 0.1 to 180,000 requests per minute, each 15 % wide.
-BINS, BINS_PER_DECADE, LOWEST = 100, 16, 0.1
-MEMORY_DAYS = 14.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Bins of the histogram: from 0.1 to 180,000 requests a minute. By hand.
+    bins: int = 100
+    #: Bins per factor of ten, each 15 % wide: the error of a percentile is at most 8 %. By hand.
+    bins_per_decade: int = 16
+    #: Requests a minute in the lowest bin. By hand.
+    lowest: float = 0.1
+    #: Days in which an entry fades to 1/e: two working weeks. By hand.
+    memory_days: float = 14.0
+
+
+P = Params()
 
 
 class Activity:
-    """Requests per minute in minutes that had any. With steps longer than a minute, the step's average counts."""
+    """Requests per minute in minutes that had any. With steps longer than a minute, the step's average counts.
+
+    State: a decayed histogram of requests a minute, and their sum.
+    Update: each active minute adds its trust; all fades with the hours.
+    Score: percentiles of the histogram.
+    Source: a decayed histogram; our own, no paper.
+    """
 
     def __init__(self, step_s: int, capacity: int) -> None:
         self._steps = max(1, round(60 / step_s))
@@ -24,7 +44,7 @@ class Activity:
         self.columns = Columns(
             {
                 "open": Column(),
-                "weight": Column((BINS,), np.float32),
+                "weight": Column((P.bins,), np.float32),
                 "minutes": Column(),
                 "requests": Column(),
             },
@@ -40,7 +60,7 @@ class Activity:
         active = np.nonzero((running > 0) & (trust > 0))[0]
         rate = running[active] / self._minutes
         worth = trust[active] * self._minutes
-        bins = np.clip(BINS_PER_DECADE * np.log10(rate / LOWEST), 0, BINS - 1).astype(np.intp)
+        bins = np.clip(P.bins_per_decade * np.log10(rate / P.lowest), 0, P.bins - 1).astype(np.intp)
         self.columns["weight"][bins, active] += worth.astype(np.float32)
         self.columns["minutes"][active] += worth
         self.columns["requests"][active] += worth * rate
@@ -48,7 +68,7 @@ class Activity:
 
     def fade(self, hours: float) -> None:
         """Forget what `hours` let fade."""
-        keep = float(np.exp(-hours / 24 / MEMORY_DAYS))
+        keep = float(np.exp(-hours / 24 / P.memory_days))
         for name in ("weight", "minutes", "requests"):
             held = self.columns[name]
             held *= held.dtype.type(keep)
@@ -64,4 +84,4 @@ class Activity:
         if mass[-1] <= 0:
             return None
         at = int(np.searchsorted(mass, share * mass[-1]))
-        return float(LOWEST * 10 ** ((at + 0.5) / BINS_PER_DECADE))
+        return float(P.lowest * 10 ** ((at + 0.5) / P.bins_per_decade))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -24,12 +24,26 @@ from curb.detector.state.view import Demand as Judged
 from curb.detector.state.view import View
 from curb.stream.time import DAY_S
 
-#: The window that tells a burst: half an hour.
-_BURST = WINDOWS_MIN.index(30)
-#: The window over which dollars alone make a page: two hours.
-_DEAR = WINDOWS_MIN.index(120)
-#: So much further than a notice it must be out of the ordinary then.
-DEAR_POINTS = 1.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Index of the window that shows a burst: half an hour. By hand.
+    burst_window: int = 1
+    #: Index of the window over which dollars alone make a page: two hours. By hand.
+    expensive_window: int = 2
+    #: Points over a notice that such a page must be unusual. By hand.
+    expensive_points: float = 1.0
+    #: Share of a step that the mean learns while an alert is open. Prototype.
+    frozen_share: float = 0.05
+    #: A step counts in the mean up to this multiple of it, plus `mean_clip_usd_per_min`. Prototype.
+    mean_clip_ratio: float = 5.0
+    #: Dollars a minute a step may lie over that multiple. Prototype.
+    mean_clip_usd_per_min: float = 0.05
+
+
+P = Params()
+
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -84,7 +98,13 @@ UNEXPLAINED = Family(
 
 
 class UnexplainedHead(Rule):
-    """Scores with what was known before the bucket, then learns from it. Dollars without requests are not judged."""
+    """Scores with what was known before the bucket, then learns from it. Dollars without requests are not judged.
+
+    State: the demand model, five windows, a tail, the held score, bursts of earlier days.
+    Update: with every bucket, at a twentieth while in doubt.
+    Score: how unusual the log ratio of actual to expected is, less the chances, plus the dollars.
+    Source: a Bonferroni correction in powers of ten; the rest our own, no paper.
+    """
 
     name = "unexplained"
     part = "the demand head"
@@ -148,9 +168,11 @@ class UnexplainedHead(Rule):
 
     def _burns(self) -> Bools:
         """Who spends clearly more than is explained, over half an hour and in the newest minutes."""
-        actual, expected = self._windows.actual[: _BURST + 1], self._windows.expected[: _BURST + 1]
-        over = (actual > self._floors.ratios[_BURST] * expected).all(axis=0)
-        burns: Bools = over & ((actual - expected)[_BURST] * WINDOWS_MIN[_BURST] >= self._floors.usd[_BURST])
+        actual, expected = self._windows.actual[: P.burst_window + 1], self._windows.expected[: P.burst_window + 1]
+        over = (actual > self._floors.ratios[P.burst_window] * expected).all(axis=0)
+        burns: Bools = over & (
+            (actual - expected)[P.burst_window] * WINDOWS_MIN[P.burst_window] >= self._floors.usd[P.burst_window]
+        )
         return burns
 
     def _decide(self, view: View, score: Floats, excess: Floats) -> list[Finding]:
@@ -168,8 +190,8 @@ class UnexplainedHead(Rule):
         pages &= excess.max(axis=0, initial=0.0) >= settings.page_usd
         # On a series that is always erratic nothing is very surprising, and some things are expensive. The budget of
         # the notices bounds these as well.
-        odd = told & (best >= settings.notice_threshold + raised.notice + DEAR_POINTS)
-        pages |= odd & (excess[_DEAR] >= WINDOWS_MIN[_DEAR] / 60 * settings.page_usd_per_hour)
+        odd = told & (best >= settings.notice_threshold + raised.notice + P.expensive_points)
+        pages |= odd & (excess[P.expensive_window] >= WINDOWS_MIN[P.expensive_window] / 60 * settings.page_usd_per_hour)
         fires = told | pages
         findings = []
         for row in np.flatnonzero(fires).tolist():
@@ -202,7 +224,11 @@ class UnexplainedHead(Rule):
         mean = self._series["mean"]
         share = np.minimum(1.0, self._step_min / np.clip(1440 * age_days, self._step_min, 1440.0))
         usd_per_min = usd / self._step_min
-        mean += np.where(subjects.frozen, 0.05, 1.0) * share * (np.minimum(usd_per_min, 5 * mean + 0.05) - mean)
+        mean += (
+            np.where(subjects.frozen, P.frozen_share, 1.0)
+            * share
+            * (np.minimum(usd_per_min, P.mean_clip_ratio * mean + P.mean_clip_usd_per_min) - mean)
+        )
 
     def dump(self) -> dict[str, NDArray[Any]]:
         """All state as flat arrays, for `load`: views that hold until the next change."""

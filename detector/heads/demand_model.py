@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,23 +12,63 @@ from curb.detector.state.columns import Column, Columns
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: Steps with fewer requests say nothing about users per request.
-_LEAST_REQUESTS = 3
-_FIT_MEMORY_DAYS, _FIT_LEAST_STEPS = 7.0, 50.0
-#: users ~ requests ** exponent. Without real spread of the requests the exponent cannot be seen and is the usual one.
-_EXPONENT_MIN, _EXPONENT_MAX, _EXPONENT_USUAL, _LEAST_VARIANCE = 0.35, 1.0, 0.75, 0.05
-#: A series whose users are missing this often does not report them reliably: no users is then unknown, not nobody.
-_MISSING_SHARE, _NOBODY = 0.02, 0.5
-_ORGANIC_MAX_RATIO = 1.5
-#: The usual dollars per request are the lower of a slow and a fast mean: at least so many requests, and days of them.
-_SLOW_REQUESTS, _SLOW_DAYS, _FAST_REQUESTS, _FAST_DAYS = 3000.0, 3.0, 1000.0, 1.0
-_CLIP_RATIO, _CLIP_AFTER_REQUESTS = 2.5, 100.0
-_MATURE_DAYS, _MATURE_REQUESTS, _MATURE_STEPS = 2.5, 150.0, 12.0
-_DAY_MIN = 1440.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Requests in a step below which it says nothing about users per request. Prototype.
+    least_requests: int = 3
+    #: Days in which a step of the fit fades to 1/e. Prototype.
+    fit_memory_days: float = 7.0
+    #: Steps (decayed) from which on the fit is used. Prototype.
+    fit_least_steps: float = 50.0
+    #: Least b in users ~ requests ** b: fewer users than this per request is no law. Prototype.
+    exponent_min: float = 0.35
+    #: Greatest b: users never grow faster than their requests. Prototype.
+    exponent_max: float = 1.0
+    #: b while the requests have varied too little to see it. Prototype.
+    exponent_usual: float = 0.75
+    #: Variance of ln requests from which on b is seen: a standard deviation of 22 %. By hand.
+    least_variance: float = 0.05
+    #: Share of busy steps without users above which the series does not report them reliably. By hand.
+    missing_share: float = 0.02
+    #: Users that stand for none, since the logarithm of 0 is none. By hand.
+    nobody: float = 0.5
+    #: Users explain at most this multiple of the requests there were. Prototype.
+    organic_max_ratio: float = 1.5
+    #: Requests, least memory of the slow price of a request. Prototype.
+    slow_requests: float = 3000.0
+    #: Days of requests in the slow price. Prototype.
+    slow_days: float = 3.0
+    #: Requests, least memory of the fast price, which follows a fall. Prototype.
+    fast_requests: float = 1000.0
+    #: Days of requests in the fast price. Prototype.
+    fast_days: float = 1.0
+    #: A step counts up to this multiple of the usual price, so that one mad request is none. Prototype.
+    clip_ratio: float = 2.5
+    #: Requests after which steps are clipped. By hand.
+    clip_after_requests: float = 100.0
+    #: Days of age from which on demand judges a series. Prototype.
+    mature_days: float = 2.5
+    #: Requests from which on it does. Prototype.
+    mature_requests: float = 150.0
+    #: Active steps from which on it does. Prototype.
+    mature_steps: float = 12.0
+    #: Minutes of a day: longest memory of the rate of requests. By definition.
+    day_min: float = 1440.0
+
+
+P = Params()
 
 
 class Demand:
-    """Per series: a decayed fit of ln users over ln requests, and the usual dollars per request."""
+    """Per series: a decayed fit of ln users over ln requests, and the usual dollars per request.
+
+    State: decayed sums of ln users and ln requests, and dollars over requests, slow and fast.
+    Update: each step outside of incidents; see docs/explain/the-expectation.md.
+    Score: explained requests, times the usual price.
+    Source: ordinary least squares with exponential forgetting.
+    """
 
     def __init__(self, step_min: float, capacity: int) -> None:
         self._step_min = step_min
@@ -46,14 +88,14 @@ class Demand:
     def knows_users(self) -> Bools:
         """Whether the users of a series are known well enough that nobody means nobody."""
         steps, missing = self.columns["steps"], self.columns["missing"]
-        known: Bools = (steps >= _FIT_LEAST_STEPS) & (missing <= _MISSING_SHARE * (steps + missing))
+        known: Bools = (steps >= P.fit_least_steps) & (missing <= P.missing_share * (steps + missing))
         return known
 
     @property
     def reports_users(self) -> Bools:
         """Whether a series reports users at all: it did in nearly every step that had requests enough."""
         steps, missing = self.columns["steps"], self.columns["missing"]
-        told: Bools = (steps > 0) & (missing <= _MISSING_SHARE * (steps + missing))
+        told: Bools = (steps > 0) & (missing <= P.missing_share * (steps + missing))
         return told
 
     def organic(self, requests: Floats, users: Floats) -> Floats:
@@ -62,19 +104,19 @@ class Demand:
         steps = np.maximum(state["steps"], 1.0)
         x, y = state["x"] / steps, state["y"] / steps
         variance = state["xx"] / steps - x * x
-        seen = variance > _LEAST_VARIANCE
+        seen = variance > P.least_variance
         slope = (state["xy"] / steps - x * y) / np.where(seen, variance, 1.0)
-        exponent = np.where(seen, np.clip(slope, _EXPONENT_MIN, _EXPONENT_MAX), _EXPONENT_USUAL)
-        explained = np.exp((np.log(np.maximum(users, _NOBODY)) - y) / exponent + x)
-        usable = self.knows_users | ((users > 0) & (state["steps"] >= _FIT_LEAST_STEPS))
-        usable &= requests >= _LEAST_REQUESTS
-        return np.where(usable, np.minimum(explained, _ORGANIC_MAX_RATIO * requests), requests)
+        exponent = np.where(seen, np.clip(slope, P.exponent_min, P.exponent_max), P.exponent_usual)
+        explained = np.exp((np.log(np.maximum(users, P.nobody)) - y) / exponent + x)
+        usable = self.knows_users | ((users > 0) & (state["steps"] >= P.fit_least_steps))
+        usable &= requests >= P.least_requests
+        return np.where(usable, np.minimum(explained, P.organic_max_ratio * requests), requests)
 
     def mature(self, age_days: Floats) -> Bools:
         """Whether enough was seen of a series to judge it."""
         state = self.columns
-        enough = (state["requests"] >= _MATURE_REQUESTS) & (state["active_steps"] >= _MATURE_STEPS)
-        return enough & (age_days >= _MATURE_DAYS)
+        enough = (state["requests"] >= P.mature_requests) & (state["active_steps"] >= P.mature_steps)
+        return enough & (age_days >= P.mature_days)
 
     def learn(self, usd: Floats, requests: Floats, users: Floats, age_days: Floats, frozen: Bools) -> None:
         """One step; series that are `frozen` learn nothing."""
@@ -82,11 +124,11 @@ class Demand:
         state["requests"][...] += requests
         state["active_steps"][...] += requests > 0
         taught = np.flatnonzero((requests > 0) & ~frozen)
-        share = np.minimum(1.0, self._step_min / np.clip(_DAY_MIN * age_days, self._step_min, _DAY_MIN))
+        share = np.minimum(1.0, self._step_min / np.clip(P.day_min * age_days, self._step_min, P.day_min))
         rate = state["rate"]
         rate += np.where(frozen, 0.0, share * (requests / self._step_min - rate))
         self._learn_unit_usd(taught, usd[taught], requests[taught])
-        plenty = taught[requests[taught] >= _LEAST_REQUESTS]
+        plenty = taught[requests[taught] >= P.least_requests]
         state["missing"][plenty[users[plenty] <= 0]] += 1.0
         told = plenty[users[plenty] > 0]
         x, y = np.log(requests[told]), np.log(users[told])
@@ -95,18 +137,18 @@ class Demand:
 
     def _learn_unit_usd(self, taught: NDArray[np.intp], usd: Floats, requests: Floats) -> None:
         state = self.columns
-        known = state["slow_requests"][taught] >= _CLIP_AFTER_REQUESTS
-        limit = np.where(known, _CLIP_RATIO * self.unit_usd[taught] * requests, np.inf)
+        known = state["slow_requests"][taught] >= P.clip_after_requests
+        limit = np.where(known, P.clip_ratio * self.unit_usd[taught] * requests, np.inf)
         clipped = np.clip(usd, 0.0, limit)
-        per_day = _DAY_MIN * state["rate"][taught]
-        for name, least, days in (("slow", _SLOW_REQUESTS, _SLOW_DAYS), ("fast", _FAST_REQUESTS, _FAST_DAYS)):
+        per_day = P.day_min * state["rate"][taught]
+        for name, least, days in (("slow", P.slow_requests, P.slow_days), ("fast", P.fast_requests, P.fast_days)):
             keep = np.exp(-requests / np.maximum(least, days * per_day))
             for column, amount in ((f"{name}_usd", clipped), (f"{name}_requests", requests)):
                 state[column][taught] = keep * state[column][taught] + amount
 
     def fade(self, hours: float) -> None:
         """Forget what `hours` let fade of the fit."""
-        keep = float(np.exp(-hours / 24 / _FIT_MEMORY_DAYS))
+        keep = float(np.exp(-hours / 24 / P.fit_memory_days))
         for name in ("steps", "x", "y", "xx", "xy", "missing"):
             held = self.columns[name]
             held *= keep

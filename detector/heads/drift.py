@@ -20,8 +20,15 @@ from curb.stream.settings import Settings
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: Log ratios beyond this are one wild hour, not a level.
-_FURTHEST = 3.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Log ratio (a factor of 20) beyond which an hour is wild, not a level. By hand.
+    furthest: float = 3.0
+
+
+P = Params()
 
 
 class DriftSettings(Settings):
@@ -54,7 +61,13 @@ class _Watched(NamedTuple):
 
 
 class Drift:
-    """One detector per series that ever had a value: about 2 kB each. Pure: same hours, same answers."""
+    """One detector per series that ever had a value: about 2 kB each. Pure: same hours, same answers.
+
+    State: an ADWIN or Page-Hinkley detector for each series.
+    Update: once an hour.
+    Score: the new level, where one is found.
+    Source: River: Bifet and Gavalda 2007 (ADWIN), Page 1954.
+    """
 
     def __init__(self, settings: DriftSettings) -> None:
         """`settings.detector` must not be none. Raises ImportError when River is not installed."""
@@ -77,7 +90,7 @@ class Drift:
             watched = self._watched.get(i)
             if watched is None:
                 watched = self._watched[i] = self._fresh()
-            x = max(-_FURTHEST, min(_FURTHEST, float(value[i])))
+            x = max(-P.furthest, min(P.furthest, float(value[i])))
             watched.newest.append(x)
             watched.detector.update(x)
             if watched.detector.drift_detected and len(watched.newest) == self._settings.min_hours:

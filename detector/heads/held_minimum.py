@@ -11,7 +11,13 @@ Floats = NDArray[np.float64]
 
 
 class Hold:
-    """Running minimum over the last `steps` values of every series. A new series starts at `empty`."""
+    """Running minimum over the last `steps` values of every series. A new series starts at `empty`.
+
+    State: the last values.
+    Update: each step replaces the oldest.
+    Score: their minimum.
+    Source: our own, no paper.
+    """
 
     def __init__(self, steps: int, empty: float, capacity: int) -> None:
         self.steps = steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,19 +12,41 @@ from curb.detector.state.columns import Column, Columns
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: A burst ends with a pause of so long; spend that lasts longer than half a day is no burst.
-_PAUSE_MIN, _LONGEST_MIN = 60.0, 720.0
-#: Bursts that are remembered, for so long, and the least dollars of one.
-_KEPT, _MEMORY_DAYS, _LEAST_USD = 7, 9.0, 2.0
-#: Alike are bursts of other days that began at the same time of day, give or take; so many of them are a schedule.
-_SAME_TIME_MIN, _DAYS = 120.0, 2
-#: What is far larger than the largest one like it is not the same work.
-_FACTOR = 2.5
-_DAY_MIN = 1440
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Minutes of a pause that ends a burst. By hand.
+    pause_min: float = 60.0
+    #: Minutes of the longest burst: half a day, longer is no burst. By hand.
+    longest_min: float = 720.0
+    #: Bursts that are remembered. By hand.
+    kept: int = 7
+    #: Days that a burst is looked back on: a week and a weekend. By hand.
+    memory_days: float = 9.0
+    #: Dollars of the least burst that is remembered. By hand.
+    least_usd: float = 2.0
+    #: Minutes by which the start may vary from day to day. By hand.
+    same_time_min: float = 120.0
+    #: Other days with a burst alike that make a schedule. By hand.
+    days: int = 2
+    #: Multiple of the largest burst alike above which it is not the same work. By hand.
+    factor: float = 2.5
+    #: Minutes of a day. By definition.
+    day_min: int = 1440
+
+
+P = Params()
 
 
 class Recurring:
-    """Per series: the burst that goes on, and the newest ones before it. Times are minutes of the epoch, in int32."""
+    """Per series: the burst that goes on, and the newest ones before it. Times are minutes of the epoch, in int32.
+
+    State: the burst that goes on, and the last seven.
+    Update: a pause of an hour ends a burst.
+    Score: whether one like it came on two of the last nine days.
+    Source: our own, no paper.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.columns = Columns(
@@ -33,8 +57,8 @@ class Recurring:
                 "last": Column(dtype=np.int32),
                 "usd": Column(dtype=np.float32),
                 #: The newest first.
-                "starts": Column((_KEPT,), np.int32),
-                "sums": Column((_KEPT,), np.float32),
+                "starts": Column((P.kept,), np.int32),
+                "sums": Column((P.kept,), np.float32),
             },
             capacity,
         )
@@ -42,7 +66,7 @@ class Recurring:
     def follow(self, minute: int, burns: Bools, over_usd: Floats) -> None:
         """A step that begins at `minute`: who burns, and the dollars over what was expected. Gaps are left out."""
         start, last, usd = (self.columns[name] for name in ("start", "last", "usd"))
-        self._end(np.flatnonzero((start > 0) & (minute - last > _PAUSE_MIN)))
+        self._end(np.flatnonzero((start > 0) & (minute - last > P.pause_min)))
         start[burns & (start == 0)] = minute
         last[burns] = minute
         usd += np.where(start > 0, np.maximum(over_usd, 0.0), 0.0).astype(np.float32)
@@ -50,7 +74,7 @@ class Recurring:
     def _end(self, ended: NDArray[np.intp]) -> None:
         """Remember these bursts, as far as they are any."""
         start, last, usd = (self.columns[name] for name in ("start", "last", "usd"))
-        kept = ended[(usd[ended] >= _LEAST_USD) & (last[ended] - start[ended] <= _LONGEST_MIN)]
+        kept = ended[(usd[ended] >= P.least_usd) & (last[ended] - start[ended] <= P.longest_min)]
         for name, newest in (("starts", start), ("sums", usd)):
             held = self.columns[name]
             held[1:, kept] = held[:-1, kept]
@@ -65,9 +89,9 @@ class Recurring:
             return False
         starts, sums = self.columns["starts"][:, row], self.columns["sums"][:, row]
         ago = start - starts.astype(np.int64)
-        apart = (ago + _DAY_MIN // 2) % _DAY_MIN - _DAY_MIN // 2
-        days = (ago + _DAY_MIN // 2) // _DAY_MIN
-        alike = (starts > 0) & (days >= 1) & (days <= _MEMORY_DAYS) & (np.abs(apart) <= _SAME_TIME_MIN)
-        if np.unique(days[alike]).size < _DAYS:
+        apart = (ago + P.day_min // 2) % P.day_min - P.day_min // 2
+        days = (ago + P.day_min // 2) // P.day_min
+        alike = (starts > 0) & (days >= 1) & (days <= P.memory_days) & (np.abs(apart) <= P.same_time_min)
+        if np.unique(days[alike]).size < P.days:
             return False
-        return float(self.columns["usd"][row]) <= _FACTOR * float(sums[alike].max())
+        return float(self.columns["usd"][row]) <= P.factor * float(sums[alike].max())

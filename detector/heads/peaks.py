@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,16 +12,35 @@ from curb.detector.state.columns import Column, Columns
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-HALF_LIFE_DAYS, RISE_PER_DAY, FROM_AGE_DAYS = 28.0, 10.0, 5.0
-_NONE = -9.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Days in which a penalty falls by half. By hand.
+    half_life_days: float = 28.0
+    #: Points by which one day raises the penalty at most. By hand.
+    rise_per_day: float = 10.0
+    #: Days of age from which on a day counts as ordinary. By hand.
+    from_age_days: float = 5.0
+    #: Score of a day without any: the silent score of the windows. By definition.
+    none: float = -9.0
+
+
+P = Params()
 
 
 class Peaks:
-    """Per channel and series: the penalty, and the highest score of the running day."""
+    """Per channel and series: the penalty, and the highest score of the running day.
+
+    State: the penalty, and the highest score of the day.
+    Update: a day raises it to its highest score, by 10 points at most; it halves in 28 days.
+    Score: what is subtracted from scores.
+    Source: our own, no paper.
+    """
 
     def __init__(self, channels: int, capacity: int) -> None:
         self.columns = Columns(
-            {"penalty": Column((channels,), np.float32), "day_max": Column((channels,), np.float32, _NONE)},
+            {"penalty": Column((channels,), np.float32), "day_max": Column((channels,), np.float32, P.none)},
             capacity,
         )
 
@@ -35,12 +56,12 @@ class Peaks:
 
     def discard(self, frozen: Bools) -> None:
         """Forget the running day of series with an open alert: an incident is no ordinary day."""
-        self.columns["day_max"][:, frozen] = _NONE
+        self.columns["day_max"][:, frozen] = P.none
 
     def close_day(self, age_days: Floats) -> None:
         """End of a local day; series younger than five days learn nothing from it."""
         penalty, day_max = self.columns["penalty"], self.columns["day_max"]
-        held = penalty * 0.5 ** (1 / HALF_LIFE_DAYS)
-        risen = np.minimum(day_max, penalty + RISE_PER_DAY)
-        penalty[...] = np.where(age_days > FROM_AGE_DAYS, np.maximum(0.0, np.maximum(held, risen)), penalty)
-        day_max[...] = _NONE
+        held = penalty * 0.5 ** (1 / P.half_life_days)
+        risen = np.minimum(day_max, penalty + P.rise_per_day)
+        penalty[...] = np.where(age_days > P.from_age_days, np.maximum(0.0, np.maximum(held, risen)), penalty)
+        day_max[...] = P.none

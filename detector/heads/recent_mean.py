@@ -11,7 +11,13 @@ Floats = NDArray[np.float64]
 
 
 class Recent:
-    """Plain mean of the last `minutes`. An exponential average needs 40 minutes to forget one of a thousandfold."""
+    """Plain mean of the last `minutes`. An exponential average needs 40 minutes to forget one of a thousandfold.
+
+    State: the last minutes.
+    Update: each step replaces the oldest.
+    Score: their mean.
+    Source: a plain moving average.
+    """
 
     def __init__(self, minutes: float, step_min: float, capacity: int) -> None:
         self._steps = max(1, round(minutes / step_min))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,41 +12,75 @@ from curb.detector.state.histogram import chunks, cumulated, find_share
 
 Floats = NDArray[np.float64]
 
-#: The first BEND bins are BIN_WIDTH wide, those up to 6 COARSE times as wide: what is far out needs no fine measure.
-BINS, BIN_WIDTH, BEND, COARSE = 28, 0.1, 20, 5
-#: What is believed before a series has a past: exponential with this mean, worth this many days of activity.
-PRIOR_MEAN, PRIOR_DAYS = 0.152, 0.3
-MEMORY_DAYS = 14.0
-#: The 99th and 90th percentile of a normal distribution are 1.045 standard deviations apart.
-Z_HIGH, Z_GAP, Z_MAX = 2.326, 1.045, 30.0
-GAP_MIN, GAP_MAX = 0.08, 0.5
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Bins of the histogram, which end at 6. By hand.
+    bins: int = 28
+    #: Width of a fine bin, in log ratio: 10 %. Prototype.
+    bin_width: float = 0.1
+    #: Fine bins, up to a log ratio of 2; above them what is far out needs no fine measure. By hand.
+    bend: int = 20
+    #: Width of a coarse bin in fine ones. By hand, to save memory.
+    coarse: int = 5
+    #: Mean of the exponential prior, in log ratio. Prototype: puts the first 99th percentile at 0.70, the 90th at
+    #: 0.35.
+    prior_mean: float = 0.152
+    #: Days of activity that the prior is worth. Prototype.
+    prior_days: float = 0.3
+    #: Days in which an entry fades to 1/e: two working weeks. Prototype.
+    memory_days: float = 14.0
+    #: Standard deviations of the 99th percentile of a normal distribution. By definition.
+    z_high: float = 2.326
+    #: Standard deviations from the 90th to the 99th percentile. By definition.
+    z_gap: float = 1.045
+    #: Greatest z: beyond it the number means nothing. Prototype.
+    z_max: float = 30.0
+    #: Least distance of the two percentiles, in log ratio: no series is steadier. Prototype.
+    gap_min: float = 0.08
+    #: Greatest distance, so that a wild past hides no burst. Prototype.
+    gap_max: float = 0.5
+    #: log10(e): natural logarithms as powers of ten. By definition.
+    log10_e: float = 0.4343
+    #: sqrt(2 pi), of the tail of a normal distribution. By definition.
+    root_two_pi: float = 2.507
+
+
+P = Params()
 
 
 def _place(value: Floats) -> Floats:
     """Where values lie, in bins."""
-    fine = value / BIN_WIDTH
-    return np.minimum(fine, BEND + (fine - BEND) / COARSE)
+    fine = value / P.bin_width
+    return np.minimum(fine, P.bend + (fine - P.bend) / P.coarse)
 
 
 def _value(place: Floats) -> Floats:
     """The values that lie there."""
-    return BIN_WIDTH * np.maximum(place, BEND + COARSE * (place - BEND))
+    return P.bin_width * np.maximum(place, P.bend + P.coarse * (place - P.bend))
 
 
-_EDGES = _value(np.arange(BINS, dtype=np.float64))
-_PRIOR = (PRIOR_DAYS * -np.diff(np.append(np.exp(-_EDGES / PRIOR_MEAN), 0.0))).astype(np.float32)[:, None]
+_EDGES = _value(np.arange(P.bins, dtype=np.float64))
+_PRIOR = (P.prior_days * -np.diff(np.append(np.exp(-_EDGES / P.prior_mean), 0.0))).astype(np.float32)[:, None]
 
 
 class Tail:
-    """One histogram per channel and series, of values from 0 up; what is below 0 counts as 0, above 6 as 6."""
+    """One histogram per channel and series, of values from 0 up; what is below 0 counts as 0, above 6 as 6.
+
+    State: a histogram of values and its 90th and 99th percentile.
+    Update: each active step adds its share of a day; all fades in 14 days.
+    Score: -log10 of the chance, from a normal tail through the two percentiles.
+    Source: the asymptotic normal tail, exp(-z^2/2) / (z sqrt(2 pi)).
+    """
 
     def __init__(self, channels: int, capacity: int) -> None:
         self.columns = Columns(
             {
                 # float32: 5 channels x 28 bins are an eighth of a series' memory, and three digits are plenty.
-                "weight": Column((channels, BINS), np.float32),
-                "high": Column((channels,), np.float32, fill=PRIOR_MEAN * np.log(100)),
-                "low": Column((channels,), np.float32, fill=PRIOR_MEAN * np.log(10)),
+                "weight": Column((channels, P.bins), np.float32),
+                "high": Column((channels,), np.float32, fill=P.prior_mean * np.log(100)),
+                "low": Column((channels,), np.float32, fill=P.prior_mean * np.log(10)),
             },
             capacity,
         )
@@ -53,23 +89,23 @@ class Tail:
     def surprise(self, value: Floats) -> Floats:
         """-log10 of the probability of a value so high, shape (channels, series); 0 up to the 99th percentile."""
         high, low = self.columns["high"], self.columns["low"]
-        gap = np.clip(high - np.maximum(low, 0.0), GAP_MIN, GAP_MAX)
-        z = np.clip(Z_HIGH + Z_GAP * (value - high) / gap, Z_HIGH, Z_MAX)
-        return np.where(value > high, 0.4343 * (z * z / 2 + np.log(2.507 * z)), 0.0)
+        gap = np.clip(high - np.maximum(low, 0.0), P.gap_min, P.gap_max)
+        z = np.clip(P.z_high + P.z_gap * (value - high) / gap, P.z_high, P.z_max)
+        return np.where(value > high, P.log10_e * (z * z / 2 + np.log(P.root_two_pi * z)), 0.0)
 
     def learn(self, value: Floats, days: Floats) -> None:
         """Add the values, each worth `days`, shape (series,); 0 adds nothing."""
         taught = np.nonzero(days > 0)[0]
         if taught.size == 0:
             return
-        bins = np.clip(_place(value[:, taught]), 0, BINS - 1).astype(np.intp)
+        bins = np.clip(_place(value[:, taught]), 0, P.bins - 1).astype(np.intp)
         channel = np.arange(self._channels)[:, None]
         self.columns["weight"][channel, bins, taught] += days[taught].astype(np.float32)
 
     def refresh(self, hours: float) -> None:
         """Forget what `hours` let fade, and read the percentiles anew."""
         weight = self.columns["weight"]
-        weight *= np.float32(np.exp(-hours / 24 / MEMORY_DAYS))
+        weight *= np.float32(np.exp(-hours / 24 / P.memory_days))
         high, low = self.columns["high"], self.columns["low"]
         for some in chunks(weight.shape[-1]):
             for channel in range(self._channels):

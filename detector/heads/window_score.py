@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,36 @@ _Ratio = Annotated[float, Field(gt=1)]
 UsdByWindow = tuple[_Usd, _Usd, _Usd, _Usd, _Usd]
 RatioByWindow = tuple[_Ratio, _Ratio, _Ratio, _Ratio, _Ratio]
 
-#: The score of a channel that does not count.
+#: The score of a channel that does not count: below every threshold. By definition.
 SILENT = -9.0
-#: The shorter window that must still burn for each window to count, as indices: 5, 30, 120 → 5; 480 → 30; 1440 → 120.
+#: The shorter window that must still burn for each window to count, as indices: 5, 30, 120 → 5; 480 → 30;
+#: 1440 → 120. Prototype.
 _PARTNER = np.array([0, 0, 0, 1, 2])
-_PARTNER_RATIO_SHARE, _PARTNER_FLOOR_SHARE = 0.4, 0.3
-#: Tests per series and month in each window, as log10: five windows, 43,200 minutes.
+
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Share of the ratio floor (above 1) that the shorter window must still reach. Prototype.
+    partner_ratio_share: float = 0.4
+    #: Share of the dollar floor that the shorter window must still hold. Prototype.
+    partner_floor_share: float = 0.3
+    #: Share of a normal step that a frozen or suspicious one teaches. Prototype.
+    doubt: float = 0.05
+    #: Score, in powers of ten, from which on a step is suspicious. Prototype.
+    doubt_score: float = 1.0
+    #: Days of age before which everything is learned: there is nothing to doubt it by. Prototype.
+    doubt_from_days: float = 3.0
+    #: Share of a window's dollar floor, per minute, in the pad k of the log ratio. Prototype.
+    pad_floor_share: float = 0.25
+    #: Share of the mean dollars a minute in the pad, so that small series stay calm. Prototype.
+    pad_mean_share: float = 0.05
+
+
+P = Params()
+
+#: Tests per series and month in each window, as log10: five windows, 43,200 minutes. By definition.
 _LOG_TESTS = np.log10(5 * 43200 / np.array(WINDOWS_MIN))[:, None]
-#: While frozen or suspicious, a step teaches this share of a normal one.
-_DOUBT, _DOUBT_SCORE, _DOUBT_FROM_DAYS = 0.05, 1.0, 3.0
 
 
 class Floors:
@@ -48,18 +69,18 @@ def score_windows(
     """
     actual, expected = np.maximum(windows.actual, 0.0), windows.expected
     minutes = windows.minutes
-    kappa = np.maximum(0.25 * floors.usd / minutes, 0.05 * mean)
-    value = np.log((actual + kappa) / (expected + kappa))
+    pad = np.maximum(P.pad_floor_share * floors.usd / minutes, P.pad_mean_share * mean)
+    value = np.log((actual + pad) / (expected + pad))
     excess = (actual - expected) * minutes
-    partner_ratio = 1 + _PARTNER_RATIO_SHARE * (floors.ratios - 1)
+    partner_ratio = 1 + P.partner_ratio_share * (floors.ratios - 1)
     valid = (excess >= needed_usd) & (actual >= floors.ratios * expected)
     valid &= actual[_PARTNER] >= partner_ratio * expected[_PARTNER]
-    valid &= excess[_PARTNER] >= _PARTNER_FLOOR_SHARE * floors.usd[_PARTNER]
+    valid &= excess[_PARTNER] >= P.partner_floor_share * floors.usd[_PARTNER]
     score = tail.surprise(value) - _LOG_TESTS + np.log10(np.maximum(excess, floors.usd) / floors.usd)
     return value, excess, np.where(valid, score, SILENT)
 
 
 def trust(score: Floats, frozen: Bools, age_days: Floats) -> Floats:
     """How much a step teaches, 0 to 1, of shape (series,), when its `score` is (windows, series)."""
-    doubted = frozen | ((score.max(axis=0) > _DOUBT_SCORE) & (age_days > _DOUBT_FROM_DAYS))
-    return np.where(doubted, _DOUBT, 1.0)
+    doubted = frozen | ((score.max(axis=0) > P.doubt_score) & (age_days > P.doubt_from_days))
+    return np.where(doubted, P.doubt, 1.0)

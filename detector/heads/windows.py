@@ -9,12 +9,19 @@ from curb.detector.state.columns import Column, Columns
 
 Floats = NDArray[np.float64]
 
+#: Minutes: short windows for loops, long ones for leaks. By hand.
 WINDOWS_MIN = (5, 30, 120, 480, 1440)
 WINDOW_NAMES = ("5-minute", "30-minute", "2-hour", "8-hour", "24-hour")
 
 
 class Windows:
-    """Dollars per minute, shape (windows, series). A window shorter than the step is the step itself."""
+    """Dollars per minute, shape (windows, series). A window shorter than the step is the step itself.
+
+    State: actual and expected dollars a minute, for each window.
+    Update: an exponential average with the length of the window.
+    Score: the two rates.
+    Source: exponentially weighted moving averages.
+    """
 
     def __init__(self, step_min: float, capacity: int) -> None:
         self.columns = Columns(

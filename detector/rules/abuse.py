@@ -19,7 +19,13 @@ _NEW = ("model", "region")
 
 
 class Abuse(Rule):
-    """The population of principals. It finds nothing by itself; `name_kinds` gives findings of others their kind."""
+    """The population of principals. It finds nothing by itself; `name_kinds` gives findings of others their kind.
+
+    State: the last hour of use, and the population.
+    Update: the hour with every bucket, the population once an hour.
+    Score: see Population; it names findings of others.
+    Source: our own, no paper.
+    """
 
     name = "abuse"
     part = "naming abuse"

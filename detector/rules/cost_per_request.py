@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,28 +12,61 @@ from numpy.typing import NDArray
 from curb.detector.heads.held_minimum import Hold
 from curb.detector.heads.peaks import Peaks
 from curb.detector.heads.tail import Tail
+from curb.detector.heads.window_score import SILENT
 from curb.detector.state.columns import Column, Columns
 from curb.stream.time import DAY_S, HOUR_S
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: Memory of the fast averages, in requests; the share of it that must be filled; the least log ratio that counts.
-SPANS = (150.0, 1500.0)
-_FILLED, _LEAST_LOG_RATIO = 0.4, (0.18, 0.12)
-#: Memory of what is normal: three days of requests, and this many at least.
-_SLOW_DAYS, _SLOW_REQUESTS = 3.0, 3000.0
-#: Normal is known after half a day of requests, within these limits, and half a day of time.
-_KNOWN_MIN, _KNOWN_LEAST, _KNOWN_MOST, _KNOWN_DAYS = 720.0, 300.0, 3000.0, 0.5
-#: A step counts up to this multiple of the normal, so that one mad request is no price; in the fast averages up to the
-#: other, and in the rates up to five times themselves and some.
-_CLIP, _FAST_CLIP, _RATE_CLIP, _CLIP_REQUESTS, _CLIP_USD = 2.5, 4.0, 5.0, 2.0, 0.05
-_RATE_DAYS = 1.0
-#: Ratios of unit costs vary less than ratios of dollars: the tail's scale is stretched so much.
-_TAIL_SCALE = 0.25
-_DOUBT, _DOUBT_SCORE, _DOUBT_FROM_DAYS = 0.05, 1.0, 3.0
-_MONTH_MIN = 43200.0
-SILENT = -9.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Requests of the two fast averages. The short one from the prototype; the long one by hand.
+    spans: tuple[float, ...] = (150.0, 1500.0)
+    #: Share of a span that must be filled. Prototype, on simulated series.
+    filled: float = 0.4
+    #: Log ratio to the usual price below which nothing counts, by span. The first from the prototype; the second
+    #: by hand.
+    least_log_ratio: tuple[float, ...] = (0.18, 0.12)
+    #: Days of requests in the usual price. Prototype.
+    slow_days: float = 3.0
+    #: Requests, least memory of the usual price. Prototype.
+    slow_requests: float = 3000.0
+    #: Minutes of requests after which the usual price is known. Prototype, on simulated series.
+    known_min: float = 720.0
+    #: Requests, at least that many. Prototype, on simulated series.
+    known_least: float = 300.0
+    #: Requests, at most that many. Prototype, on simulated series.
+    known_most: float = 3000.0
+    #: Days of time, too. Prototype, on simulated series.
+    known_days: float = 0.5
+    #: Multiple of the usual price up to which a step is learned. Prototype.
+    clip: float = 2.5
+    #: The same in the fast averages, so that one mad request is no price. By hand.
+    fast_clip: float = 4.0
+    #: Multiple of itself up to which a step counts in a rate, plus one of the next two. By hand.
+    rate_clip: float = 5.0
+    #: Requests a minute over that multiple. By hand.
+    clip_requests: float = 2.0
+    #: Dollars a minute over that multiple. By hand.
+    clip_usd: float = 0.05
+    #: Days of the rates. By hand.
+    rate_days: float = 1.0
+    #: Unit costs vary less than dollars: the scale of the tail is stretched so much. By hand.
+    tail_scale: float = 0.25
+    #: Share of a normal step that a frozen or suspicious one teaches. Prototype.
+    doubt: float = 0.05
+    #: Score, in powers of ten, from which on a step is suspicious. Prototype.
+    doubt_score: float = 1.0
+    #: Days of age before which everything is learned. Prototype.
+    doubt_from_days: float = 3.0
+    #: Minutes of a month of 30 days, over which chances are counted. By definition.
+    month_min: float = 43200.0
+
+
+P = Params()
 
 
 @dataclass(frozen=True)
@@ -51,12 +84,18 @@ class UnitCostScores:
 
 
 class UnitCost:
-    """Scores with what was known before the step, then learns from it. Pure: same steps, same scores."""
+    """Scores with what was known before the step, then learns from it. Pure: same steps, same scores.
+
+    State: dollars over requests, fast and slow, and a tail.
+    Update: by requests, not by minutes.
+    Score: as the dollars head, of the log ratio of fast to slow.
+    Source: our own, no paper.
+    """
 
     def __init__(self, step_s: int, hold_minutes: int, floor_usd_per_day: float, capacity: int = 64) -> None:
         """`floor_usd_per_day`: a rise that costs less a day never counts."""
         self._step_s, self._step_min, self._floor_usd = step_s, step_s / 60, floor_usd_per_day
-        spans = (len(SPANS),)
+        spans = (len(P.spans),)
         self._series = Columns(
             {
                 "cost": Column(spans),
@@ -69,7 +108,7 @@ class UnitCost:
             },
             capacity,
         )
-        self._tail, self._peaks = Tail(len(SPANS), capacity), Peaks(len(SPANS), capacity)
+        self._tail, self._peaks = Tail(len(P.spans), capacity), Peaks(len(P.spans), capacity)
         self._held = Hold(max(1, round(hold_minutes / self._step_min)), SILENT, capacity)
         self._newest: int | None = None
         self._parts = {
@@ -115,8 +154,8 @@ class UnitCost:
             expected=expected,
             usd_per_day=usd_per_day[channel, rows],
         )
-        doubted = frozen | ((best > _DOUBT_SCORE) & (self._series["age_min"] > 1440 * _DOUBT_FROM_DAYS))
-        self._learn(cost, requests, expected, value, np.where(doubted, _DOUBT, 1.0))
+        doubted = frozen | ((best > P.doubt_score) & (self._series["age_min"] > 1440 * P.doubt_from_days))
+        self._learn(cost, requests, expected, value, np.where(doubted, P.doubt, 1.0))
         self._peaks.learn(raw)
         return scores
 
@@ -157,9 +196,9 @@ class UnitCost:
 
     def _add(self, cost: Floats, requests: Floats) -> None:
         """The fast averages forget by requests: in a silence they stay as they are."""
-        known = self._series["slow_requests"] > _KNOWN_LEAST
-        cost = np.where(known, np.minimum(cost, _FAST_CLIP * self._expected() * requests), cost)
-        for span, fast_cost, fast_requests in zip(SPANS, self._series["cost"], self._series["requests"], strict=True):
+        known = self._series["slow_requests"] > P.known_least
+        cost = np.where(known, np.minimum(cost, P.fast_clip * self._expected() * requests), cost)
+        for span, fast_cost, fast_requests in zip(P.spans, self._series["cost"], self._series["requests"], strict=True):
             keep = np.exp(-requests / span)
             # A step of many requests weighs no more than the span it replaces.
             worth = np.where(requests > 0, span * (1 - keep) / np.maximum(requests, 1e-9), 0.0)
@@ -168,38 +207,38 @@ class UnitCost:
 
     def _channels(self) -> tuple[Floats, Floats, Floats]:
         """Log ratio, score before the penalty and dollars a day, each of shape (spans, series)."""
-        series, spans = self._series, np.array(SPANS)[:, None]
+        series, spans = self._series, np.array(P.spans)[:, None]
         slow = series["slow_requests"]
         rate = series["requests_per_min"]
-        known = (slow > np.clip(_KNOWN_MIN * rate, _KNOWN_LEAST, _KNOWN_MOST)) & (
-            series["age_min"] > 1440 * _KNOWN_DAYS
+        known = (slow > np.clip(P.known_min * rate, P.known_least, P.known_most)) & (
+            series["age_min"] > 1440 * P.known_days
         )
-        filled = known & (series["requests"] > _FILLED * spans) & (series["cost"] > 0) & (series["slow_cost"] > 0)
+        filled = known & (series["requests"] > P.filled * spans) & (series["cost"] > 0) & (series["slow_cost"] > 0)
         unit = series["cost"] / np.where(filled, series["requests"], 1.0)
         value = np.log(np.where(filled, unit / np.where(filled, self._expected(), 1.0), 1.0))
         usd_per_day = (1 - np.exp(-value)) * series["usd_per_min"] * 1440
-        valid = filled & (value > np.array(_LEAST_LOG_RATIO)[:, None]) & (usd_per_day >= self._floor_usd)
-        tests = np.log10(np.maximum(1.0, _MONTH_MIN * rate / spans))
+        valid = filled & (value > np.array(P.least_log_ratio)[:, None]) & (usd_per_day >= self._floor_usd)
+        tests = np.log10(np.maximum(1.0, P.month_min * rate / spans))
         money = np.log10(np.maximum(usd_per_day, self._floor_usd) / self._floor_usd)
-        score = self._tail.surprise(value / _TAIL_SCALE) - tests + money
+        score = self._tail.surprise(value / P.tail_scale) - tests + money
         return value, np.where(valid, score, SILENT), usd_per_day
 
     def _learn(self, cost: Floats, requests: Floats, expected: Floats, value: Floats, trust: Floats) -> None:
         series = self._series
-        self._tail.learn(value / _TAIL_SCALE, np.where(requests > 0, trust * self._step_s / DAY_S, 0.0))
+        self._tail.learn(value / P.tail_scale, np.where(requests > 0, trust * self._step_s / DAY_S, 0.0))
         started = (series["slow_requests"] > 0) | (requests > 0)
         series["age_min"][started] += self._step_min
-        share = trust * np.minimum(1.0, self._step_min / np.clip(series["age_min"], self._step_min, 1440 * _RATE_DAYS))
+        share = trust * np.minimum(1.0, self._step_min / np.clip(series["age_min"], self._step_min, 1440 * P.rate_days))
         for name, amount, least in (
-            ("usd_per_min", cost / self._step_min, _CLIP_USD),
-            ("requests_per_min", requests / self._step_min, _CLIP_REQUESTS),
+            ("usd_per_min", cost / self._step_min, P.clip_usd),
+            ("requests_per_min", requests / self._step_min, P.clip_requests),
         ):
             held = series[name]
-            held += share * (np.minimum(amount, _RATE_CLIP * held + least) - held)
-        memory = np.maximum(_SLOW_REQUESTS, 1440 * _SLOW_DAYS * series["requests_per_min"])
+            held += share * (np.minimum(amount, P.rate_clip * held + least) - held)
+        memory = np.maximum(P.slow_requests, 1440 * P.slow_days * series["requests_per_min"])
         keep = np.exp(-trust * requests / memory)
-        known = series["slow_requests"] > _KNOWN_LEAST
-        cost = np.where(known, np.minimum(cost, _CLIP * expected * requests), cost)
+        known = series["slow_requests"] > P.known_least
+        cost = np.where(known, np.minimum(cost, P.clip * expected * requests), cost)
         for name, amount in (("slow_cost", cost), ("slow_requests", requests)):
             held = series[name]
             held *= keep

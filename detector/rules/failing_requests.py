@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,15 @@ from curb.detector.state.columns import Column, Columns
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Subjects, View
 
-_WINDOW_MIN = 20.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Minutes of the averages; at least one step. Prototype.
+    window_min: float = 20.0
+
+
+P = Params()
 
 
 class Config(RuleConfig):
@@ -42,6 +50,11 @@ class ErrorRate(Rule):
     """A page while the share of failed requests over 20 minutes, their number and their cost are all too high.
 
     Of principals and of their jobs: that work has a name does not make its failures worth their money.
+
+    State: requests, errors and dollars a minute over 20 minutes.
+    Update: exponential averages.
+    Score: the share of failed requests, as a multiple of the limit.
+    Source: our own, no paper.
     """
 
     name = "errors"
@@ -52,7 +65,7 @@ class ErrorRate(Rule):
 
     def __init__(self, config: Config, context: RuleContext) -> None:
         self._settings, self._step_min = config, context.step_s / 60
-        self._minutes = max(_WINDOW_MIN, self._step_min)
+        self._minutes = max(P.window_min, self._step_min)
         self._share = self._step_min / self._minutes
         names = ("requests", "errors", "usd")
         self._rates, self._jobs = (Columns({name: Column() for name in names}, 64) for _ in range(2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +14,45 @@ from curb.detector.state.histogram import chunks, cumulated, find_share
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Bools, Floats, Subjects, View
 
-#: ln tokens per request in bins of 0.2 from e^1 on.
-_BINS, _WIDTH, _LOWEST = 60, 0.2, 1.0
-_WINDOW_MIN, _DAY_WINDOW_MIN = 120.0, 720.0
-#: The newest prompts must be large as well, by this share of what the window's must be: a burst that is over fills the
-#: window for hours.
-_RECENT_MIN, _RECENT_SHARE = 10.0, 0.4
-_MEMORY_DAYS = 10.0
-#: A day's prompts are learned a day later, so that a ramp does not lift the envelope it must exceed; in the first days
-#: at once, since there is nothing else.
-_LAG_HOURS, _AT_ONCE_DAYS, _DOUBT = 24, 3.0, 0.03
-_LEAST_REQUESTS, _LEAST_HOURS = 20.0, 36.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Bins of ln tokens per request. Reaches from e to e^13 tokens, beyond every context window. By hand.
+    bins: int = 60
+    #: Width of a bin: 22 %. By hand: twice the prototype, to save memory.
+    width: float = 0.2
+    #: ln tokens per request in the lowest bin. By hand.
+    lowest: float = 1.0
+    #: Minutes over which prompts are looked at. Prototype.
+    window_min: float = 120.0
+    #: Minutes over which the dollars of the growth are averaged. Prototype.
+    day_window_min: float = 720.0
+    #: Minutes of the newest prompts, which must be large as well: a burst that is over fills the window for hours.
+    #: By hand.
+    recent_min: float = 10.0
+    #: Share of the way to the limit that the newest prompts must reach. By hand.
+    recent_share: float = 0.4
+    #: Days in which an hour of the envelope fades to 1/e. Prototype.
+    memory_days: float = 10.0
+    #: Hours before a prompt is learned, so that a ramp does not lift the envelope it must exceed. Measured with a
+    #: prototype: 6 of 6 ramps caught with it, 3 of 6 without.
+    lag_hours: int = 24
+    #: Days of age in which prompts are learned at once, since there is nothing else. Prototype.
+    at_once_days: float = 3.0
+    #: Share of an hour that is learned while prompts are over their limit. Prototype.
+    doubt: float = 0.03
+    #: Requests in the window below which it says nothing. Prototype.
+    least_requests: float = 20.0
+    #: Hours in the envelope from which on it is used. Prototype.
+    least_hours: float = 36.0
+    #: Days in which the price of a token fades to 1/e. By hand.
+    price_days: float = 3.0
+    #: Input tokens that an output token is worth. Prototype.
+    output_weight: float = 4.0
+
+
+P = Params()
 
 
 class Config(RuleConfig):
@@ -54,7 +82,13 @@ CONTEXT = Family(
 
 
 class Context(Rule):
-    """A notice while prompts are far larger than a day ago and it costs."""
+    """A notice while prompts are far larger than a day ago and it costs.
+
+    State: a histogram of ln tokens per request, averages of two hours.
+    Update: an hour is learned a day later.
+    Score: dollars a day that the growth costs, as a multiple of the limit.
+    Source: our own, no paper.
+    """
 
     name = "context"
     part = "prompt sizes"
@@ -68,10 +102,10 @@ class Context(Rule):
         names = (*amounts, "held_min", "p50", "p90", "p97", "hours")
         # float32: averages that fade, and limits read from bins, need no more.
         self._state = Columns({name: Column(dtype=np.float32) for name in names}, 64)
-        self._envelope = Columns({"weight": Column((_BINS,), np.float32)}, 64)
+        self._envelope = Columns({"weight": Column((P.bins,), np.float32)}, 64)
         #: The bin of each of the last 24 hours, by hour of the epoch; -1 for an hour that says nothing.
         self._waiting = Columns(
-            {"bin": Column((_LAG_HOURS,), np.int8, -1), "doubted": Column((_LAG_HOURS,), np.bool_)}, 64
+            {"bin": Column((P.lag_hours,), np.int8, -1), "doubted": Column((P.lag_hours,), np.bool_)}, 64
         )
         self._hour: int | None = None
 
@@ -114,18 +148,18 @@ class Context(Rule):
     def _follow(self, subjects: Subjects) -> Floats:
         """The averages; returns ln tokens per request of the last two hours."""
         state, amounts = self._state, subjects.amounts
-        for of, window_min in (("", _WINDOW_MIN), ("recent_", _RECENT_MIN)):
+        for of, window_min in (("", P.window_min), ("recent_", P.recent_min)):
             share = min(1.0, self._step_min / window_min)
             for name, value in (("tokens", amounts.input_tokens), ("requests", amounts.requests)):
                 held = state[of + name]
                 held += share * (value / self._step_min - held)
         over = np.maximum(0.0, amounts.input_tokens - amounts.requests * np.exp(state["p90"]))
         held = state["excess"]
-        held += min(1.0, self._step_min / _DAY_WINDOW_MIN) * (over / self._step_min - held)
-        keep = np.exp(-self._step_min / (3 * 1440))
+        held += min(1.0, self._step_min / P.day_window_min) * (over / self._step_min - held)
+        keep = np.exp(-self._step_min / (P.price_days * 1440))
         for name, value in (
             ("price_usd", amounts.cost),
-            ("price_tokens", amounts.input_tokens + 4 * amounts.output_tokens),
+            ("price_tokens", amounts.input_tokens + P.output_weight * amounts.output_tokens),
         ):
             held = state[name]
             held *= keep
@@ -144,32 +178,34 @@ class Context(Rule):
         usd_per_day = 1440 * state["excess"] * price
         limit = state["p97"] + np.maximum(settings.margin, state["p90"] - state["p50"])
         limit = np.maximum(limit, state["p50"] + np.log(settings.min_ratio))
-        high = (size > limit) & (state["requests"] * _WINDOW_MIN >= _LEAST_REQUESTS) & (state["hours"] >= _LEAST_HOURS)
+        high = (
+            (size > limit) & (state["requests"] * P.window_min >= P.least_requests) & (state["hours"] >= P.least_hours)
+        )
         held = state["held_min"]
         held[...] = np.where(high, held + self._step_min, 0.0)
-        lasts = self._size("recent_") > state["p50"] + _RECENT_SHARE * (limit - state["p50"])
+        lasts = self._size("recent_") > state["p50"] + P.recent_share * (limit - state["p50"])
         return (held >= settings.hold_minutes) & (usd_per_day >= settings.min_usd_per_day) & lasts, usd_per_day
 
     def _close_hour(self, hour: int, now: int, subjects: Subjects) -> None:
         """Learn the hours that have waited for a day; let the hour that ends wait."""
         state, weight = self._state, self._envelope["weight"]
         size = self._size()
-        said = (state["requests"] * _WINDOW_MIN >= _LEAST_REQUESTS) & np.isfinite(size)
-        place = np.where(said, np.clip((size - _LOWEST) / _WIDTH, 0, _BINS - 1), -1).astype(np.int8)
+        said = (state["requests"] * P.window_min >= P.least_requests) & np.isfinite(size)
+        place = np.where(said, np.clip((size - P.lowest) / P.width, 0, P.bins - 1), -1).astype(np.int8)
         doubted = state["held_min"] > 0
-        weight *= np.float32(np.exp(-(now - hour) / 24 / _MEMORY_DAYS))
-        young = subjects.age_days < _AT_ONCE_DAYS
+        weight *= np.float32(np.exp(-(now - hour) / 24 / P.memory_days))
+        young = subjects.age_days < P.at_once_days
         self._learn(np.flatnonzero(said & young), place, doubted)
         bins, doubts = self._waiting["bin"], self._waiting["doubted"]
-        for slot in {at % _LAG_HOURS for at in range(hour, min(now, hour + _LAG_HOURS))}:
+        for slot in {at % P.lag_hours for at in range(hour, min(now, hour + P.lag_hours))}:
             self._learn(np.flatnonzero(bins[slot] >= 0), bins[slot], doubts[slot])
             bins[slot] = -1
-        bins[hour % _LAG_HOURS] = np.where(young, -1, place)
-        doubts[hour % _LAG_HOURS] = doubted
+        bins[hour % P.lag_hours] = np.where(young, -1, place)
+        doubts[hour % P.lag_hours] = doubted
         self._read()
 
     def _learn(self, rows: NDArray[np.intp], place: NDArray[np.int8], doubted: Bools) -> None:
-        self._envelope["weight"][place[rows], rows] += np.where(doubted[rows], _DOUBT, 1.0).astype(np.float32)
+        self._envelope["weight"][place[rows], rows] += np.where(doubted[rows], P.doubt, 1.0).astype(np.float32)
         self._state["hours"][rows] += 1.0
 
     def _read(self) -> None:
@@ -178,7 +214,7 @@ class Context(Rule):
             mass = cumulated(weight[:, some].copy())
             for name, share in (("p50", 0.5), ("p90", 0.9), ("p97", 0.97)):
                 at, within = find_share(mass, share * mass[-1])
-                self._state[name][some] = _LOWEST + _WIDTH * (at + within)
+                self._state[name][some] = P.lowest + P.width * (at + within)
 
     def dump(self) -> dict[str, NDArray[Any]]:
         """What `load` takes."""

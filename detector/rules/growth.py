@@ -18,7 +18,7 @@ from curb.detector.state.view import View
 from curb.stream.time import DAY_S
 
 _ROLES: tuple[Role, ...] = ("principal", "total")
-#: A day of which more is missing is not known.
+#: Seconds: a day of which more is missing is not known. By hand.
 _MISSING_MAX_S = DAY_S / 10
 
 
@@ -38,7 +38,13 @@ GROWTH = Family(
 
 
 class GrowthRule(Rule):
-    """Sums local days of the principals and totals that may alert, and judges each day as it ends."""
+    """Sums local days of the principals and totals that may alert, and judges each day as it ends.
+
+    State: the dollars of today, and those of four weeks.
+    Update: at local midnight.
+    Score: see Growth, as a multiple of the limit.
+    Source: see Growth.
+    """
 
     name = "growth"
     part = "growth"

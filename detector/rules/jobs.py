@@ -21,18 +21,28 @@ from curb.stream.records.spend import Tier
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: Runs that are remembered; of these the largest one stays until it is this old, for what comes once a month.
-RUNS = 16
-_LARGEST_DAYS = 100
-#: Memory of how much of the time a job is active, and from which age on this is known.
-_SHARE_DAYS, _SHARE_KNOWN_DAYS = 3.0, 2.0
-#: A run far larger than those at its time is remembered as no more than this multiple of them: what is told again and
-#: again becomes usual, in steps.
-_LEARN_FACTOR = 1.5
-#: Over how long the pace of a run is measured, and how long it has gone on at least.
-_PACE_MIN = 30.0
-#: An earlier run that cost next to nothing says nothing on what the next one may cost.
-_LEAST_USD = 1.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Runs that are remembered. By hand.
+    runs: int = 16
+    #: Days that the largest run is kept, for work that comes once a month or a quarter. By hand.
+    largest_days: int = 100
+    #: Days of the share of time in which a job is active. By hand.
+    share_days: float = 3.0
+    #: Days of age from which on that share is known. By hand.
+    share_known_days: float = 2.0
+    #: Multiple of the usual run up to which a far larger one is remembered: repeated, it becomes usual in steps.
+    #: By hand.
+    learn_factor: float = 1.5
+    #: Minutes over which the pace of a run is measured, and that it must have gone on. By hand.
+    pace_min: float = 30.0
+    #: Dollars of a run below which it says nothing about the next. By hand.
+    least_usd: float = 1.0
+
+
+P = Params()
 
 
 class Config(RuleConfig):
@@ -91,7 +101,13 @@ JOB = Family(
 
 
 class Jobs(Rule):
-    """Rows are `View.jobs()`. A gap of the whole fleet lengthens no pause."""
+    """Rows are `View.jobs()`. A gap of the whole fleet lengthens no pause.
+
+    State: the run that goes on, and the last 16.
+    Update: when a run ends.
+    Score: dollars of the run, as a multiple of what is allowed.
+    Source: our own, no paper.
+    """
 
     name = "jobs"
     part = "jobs"
@@ -117,9 +133,9 @@ class Jobs(Rule):
                 "planned": Column(dtype=np.bool_),
                 "active_share": Column((), np.float32),
                 #: Runs that ended: the newest first, zeros for none.
-                "starts": Column((RUNS,), np.int64),
-                "seconds": Column((RUNS,), np.int32),
-                "usd": Column((RUNS,), np.float32),
+                "starts": Column((P.runs,), np.int64),
+                "seconds": Column((P.runs,), np.int32),
+                "usd": Column((P.runs,), np.float32),
             },
             capacity,
         )
@@ -157,10 +173,10 @@ class Jobs(Rule):
         columns["run_usd"][...] += np.where(columns["start"] > 0, np.maximum(cost, 0.0), 0.0)
         columns["run_min"][...] += np.where(columns["start"] > 0, step_min, 0.0)
         pace = columns["usd_per_hour"]
-        pace += min(1.0, step_min / _PACE_MIN) * (60 * np.maximum(cost, 0.0) / step_min - pace)
+        pace += min(1.0, step_min / P.pace_min) * (60 * np.maximum(cost, 0.0) / step_min - pace)
         share = columns["active_share"]
         # Short pauses are a part of a run, at any length of buckets.
-        share += step_min / (1440 * _SHARE_DAYS) * ((columns["start"] > 0) - share)
+        share += step_min / (1440 * P.share_days) * ((columns["start"] > 0) - share)
 
     def _end_run(self, row: int, now: int, *, told: bool) -> None:
         """Remember the run. When there is no room the oldest is forgotten, but not what comes once a month.
@@ -173,9 +189,9 @@ class Jobs(Rule):
             spent = float(columns["run_usd"][row])
             alike = float(self._alike(np.array([row], np.intp))[0])
             if told and alike >= 0 and spent > self._settings.factor * alike:
-                spent = min(spent, max(_LEARN_FACTOR * alike, self._settings.digest_usd))
-            last = RUNS - 1
-            if usd.argmax() == last and now - starts[last] < 86400 * _LARGEST_DAYS:
+                spent = min(spent, max(P.learn_factor * alike, self._settings.digest_usd))
+            last = P.runs - 1
+            if usd.argmax() == last and now - starts[last] < 86400 * P.largest_days:
                 last -= 1
             newest = (columns["start"][row], columns["second"][row], spent)
             for held, value in zip((starts, seconds, usd), newest, strict=True):
@@ -187,7 +203,7 @@ class Jobs(Rule):
     def _looked_at(self, jobs: Subjects) -> list[int]:
         """Runs that are to be judged: of batch jobs, beyond what is usual at their time. Most are not, at no cost."""
         columns, settings = self._jobs, self._settings
-        batch = (jobs.age_days < _SHARE_KNOWN_DAYS) | (columns["active_share"] <= settings.batch_share)
+        batch = (jobs.age_days < P.share_known_days) | (columns["active_share"] <= settings.batch_share)
         rows = np.flatnonzero((columns["start"] > 0) & batch & (columns["run_usd"] > settings.digest_usd))
         alike = self._alike(rows)
         usual = (alike >= 0) & (columns["run_usd"][rows] <= settings.factor * alike) & ~columns["planned"][rows]
@@ -207,7 +223,7 @@ class Jobs(Rule):
             family=JOB,
             kind="runaway" if verdict.tier == "notice" else "growth",
             tier=verdict.tier,
-            score=usd / max(verdict.allowed_usd, _LEAST_USD),
+            score=usd / max(verdict.allowed_usd, P.least_usd),
             words=f"in a run of {money.usd(usd)} so far that began {began} ago, {verdict.why}",
             excess_usd=usd - verdict.usual_usd,
         )
@@ -224,18 +240,18 @@ class Jobs(Rule):
         largest = float(columns["usd"][:, row].max(initial=0.0, where=known))
         alike = float(self._alike(np.array([row], np.intp))[0])
         if alike >= 0:
-            allowed = settings.factor * max(alike, _LEAST_USD)
+            allowed = settings.factor * max(alike, P.least_usd)
             over = usd > max(allowed, settings.digest_usd)
-            why = f"{usd / max(alike, _LEAST_USD):.1f} times the largest run at this time of day before"
+            why = f"{usd / max(alike, P.least_usd):.1f} times the largest run at this time of day before"
             return _Verdict("notice", alike, allowed, why) if over else None
         if known.any() and usd > max(settings.factor * largest, settings.other_time_usd):
-            why = f"{usd / max(largest, _LEAST_USD):.1f} times the largest run at any time before"
+            why = f"{usd / max(largest, P.least_usd):.1f} times the largest run at any time before"
             return _Verdict("notice", largest, settings.factor * largest, why)
         minutes, pace = float(columns["run_min"][row]), float(columns["usd_per_hour"][row])
         hours_left = settings.endless_hours - minutes / 60
         endless = hours_left <= 0 and usd > settings.endless_usd
         # Nobody need wait until it is called endless to see what it comes to by then.
-        goes_on = minutes >= _PACE_MIN and columns["paused_min"][row] == 0
+        goes_on = minutes >= P.pace_min and columns["paused_min"][row] == 0
         comes_to = usd + max(0.0, hours_left) * pace if goes_on else usd
         if comes_to > settings.notice_usd or endless:
             why = f"now ${pace:,.0f} an hour, unlike any run before and not announced"

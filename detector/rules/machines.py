@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,19 @@ from curb.detector.state.view import View
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: A machine not seen for so long is off. Sources may sample less often than buckets end, and rows may be late.
-_UNSEEN_MIN = 15.0
-#: Memory of the utilisation that is held; one sample counts up to this percent.
-_MEMORY_MIN, _MOST_PCT = 10.0, 30.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Minutes without data after which a machine is off: sources may sample rarely, and rows may be late. By hand.
+    unseen_min: float = 15.0
+    #: Minutes over which utilisation is held. Prototype.
+    memory_min: float = 10.0
+    #: Percent up to which one sample counts. By hand.
+    most_pct: float = 30.0
+
+
+P = Params()
 
 
 class Machines:
@@ -32,7 +41,7 @@ class Machines:
                 #: Since it came on, 0 while off.
                 "on_min": Column((), np.float32),
                 #: Held over ten minutes.
-                "held_pct": Column((), np.float32, _MOST_PCT),
+                "held_pct": Column((), np.float32, P.most_pct),
             },
             capacity,
         )
@@ -55,19 +64,19 @@ class Machines:
         self.pct = np.where(self.measured, percents / np.maximum(samples, 1e-9), np.nan)
         # What was not seen in between was on as well, if it was not for long.
         passed = unseen + self._step_min
-        self.elapsed_min = np.where(passed <= _UNSEEN_MIN + self._step_min, passed, self._step_min).astype(np.float64)
+        self.elapsed_min = np.where(passed <= P.unseen_min + self._step_min, passed, self._step_min).astype(np.float64)
         unseen[...] = np.where(self.seen, 0.0, passed)
         on_min, held = self.columns["on_min"], self.columns["held_pct"]
         on_min[...] = np.where(self.seen, on_min + self.elapsed_min, np.where(self.on, on_min, 0.0))
-        share = np.minimum(1.0, self.elapsed_min / _MEMORY_MIN)
+        share = np.minimum(1.0, self.elapsed_min / P.memory_min)
         # A machine that comes on is held to be busy until it shows otherwise.
-        moved = held + share * (np.minimum(np.nan_to_num(self.pct), _MOST_PCT) - held)
-        held[...] = np.where(self.measured, moved, np.where(self.on, held, _MOST_PCT))
+        moved = held + share * (np.minimum(np.nan_to_num(self.pct), P.most_pct) - held)
+        held[...] = np.where(self.measured, moved, np.where(self.on, held, P.most_pct))
 
     @property
     def on(self) -> Bools:
         """Nodes that are on, as far as is known."""
-        on: Bools = self.columns["unseen_min"] <= _UNSEEN_MIN
+        on: Bools = self.columns["unseen_min"] <= P.unseen_min
         return on
 
     def groups(self, view: View) -> NDArray[np.intp]:

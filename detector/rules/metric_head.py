@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,20 @@ Bools = NDArray[np.bool_]
 
 #: What is watched of a series; the season is what is left of a value without the mean of its time of day.
 CHANNELS = ("value", "short mean", "middle mean", "volatility", "season", "trend")
+#: Rows of the means, beside the quick one at 0. By definition.
 _SHORT, _MIDDLE, _LONG = 1, 2, 3
-#: Values are cut off here, so that no sum or product overflows.
-_VALUE_MAX = 1e100
-_LONG_AGO = 2**40
+
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Values are cut off here, so that no sum or product overflows. By definition of 64-bit floats.
+    value_max: float = 1e100
+    #: Samples since a series fired that never did. By definition: more than there will be.
+    long_ago: int = 1099511627776
+
+
+P = Params()
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,13 @@ class _Look:
 
 
 class MetricHead:
-    """Scores with what was known before the step, then learns from it. Pure: same steps, same scores."""
+    """Scores with what was known before the step, then learns from it. Pure: same steps, same scores.
+
+    State: means, volatility, season and tails of six channels.
+    Update: with every sample, by small steps.
+    Score: the root of the sum of squared surprises, with a bonus beyond the whole past range.
+    Source: exponential tails beyond moving quantiles, as in peaks over threshold (Siffer et al. 2017).
+    """
 
     def __init__(self, settings: MetricSettings, capacity: int = 64) -> None:
         """`capacity` is the number of series to make room for at first."""
@@ -64,7 +80,7 @@ class MetricHead:
             {
                 "warmup": Column(dtype=np.int64),
                 "seen": Column(dtype=np.int64),
-                "since_fire": Column(dtype=np.int64, fill=_LONG_AGO),
+                "since_fire": Column(dtype=np.int64, fill=P.long_ago),
                 "means": Column((4,)),
                 "volatility": Column(),
                 "greatest": Column(),
@@ -135,7 +151,7 @@ class MetricHead:
         # A slice gives views, which is several times faster than picking series one by one.
         index: Index = slice(None) if present.all() else np.nonzero(present)[0]
         series, settings = self._series, self._settings
-        raw = np.clip(value[index], -_VALUE_MAX, _VALUE_MAX)
+        raw = np.clip(value[index], -P.value_max, P.value_max)
         seen = series["seen"][index] + 1
         warm, first = seen > series["warmup"][index], seen == 1
         least, greatest = self._tail.limits(VALUE, index)
@@ -214,7 +230,7 @@ class MetricHead:
         series["volatility"][index] = look.volatility
         series["greatest"][index] = np.where(first, cut, np.maximum(series["greatest"][index], cut))
         series["least"][index] = np.where(first, cut, np.minimum(series["least"][index], cut))
-        since = np.minimum(series["since_fire"][index] + 1, _LONG_AGO)
+        since = np.minimum(series["since_fire"][index] + 1, P.long_ago)
         series["since_fire"][index] = np.where(look.fired, 0, since)
         self._learn_season(look)
         self._learn_tail(look)

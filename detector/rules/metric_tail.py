@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,27 @@ from curb.stream.settings import Settings
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp] | slice
 
-#: Axis of the sides: too high, and too low (as negated values).
+#: Axis of the sides: too high, and too low (as negated values). By definition.
 HIGH, LOW = 0, 1
-#: The channel of the value itself, whose size says what rounding is.
+#: The channel of the value itself, whose size says what rounding is. By definition.
 VALUE = 0
-#: A scale is at least this, and this share of the value: what rounding does to a constant series is no news.
-_TINY = 1e-9
-_SMALLEST_RANGE_SHARE = 0.001
-#: One sample moves a mean excess by no more than this many mean excesses.
-_EXCESS_STEP_MAX = 20.0
-_LOG10_E = 0.4343
+
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Least scale, as a share of the value: what rounding does to a constant series is nothing. By definition of
+    #: 64-bit floats, with room.
+    tiny: float = 1e-9
+    #: Least first scale, as a share of the range of the warm-up. Prototype, on the Numenta corpus.
+    smallest_range_share: float = 0.001
+    #: Mean excesses up to which one sample moves the mean excess. Prototype, on the Numenta corpus.
+    excess_step_max: float = 20.0
+    #: log10(e): natural logarithms as powers of ten. By definition.
+    log10_e: float = 0.4343
+
+
+P = Params()
 
 
 _Length = Annotated[float, Field(ge=1)]
@@ -118,7 +129,7 @@ class MetricTail:
         settings = self._settings
         over = _sides(value) - self.columns["edge"][..., index]
         far = over / self.columns["excess"][..., index]
-        both = np.where(over > 0, _LOG10_E * far - np.log10(settings.tail_share), 0.0)
+        both = np.where(over > 0, P.log10_e * far - np.log10(settings.tail_share), 0.0)
         if settings.one_sided:
             both = both[: HIGH + 1]
         surprise: Floats = np.minimum(both.max(axis=0), settings.surprise_cap)
@@ -151,7 +162,7 @@ class MetricTail:
         rank = (settings.tail_share * points).astype(np.intp)
         edge = np.take_along_axis(extremes, np.broadcast_to(rank, (*extremes.shape[:2], 1, rank.size)), axis=2)[:, :, 0]
         spread = extremes[HIGH, :, 0] + extremes[LOW, :, 0]
-        scale = np.maximum(settings.first_scale * columns["scale"][:, index], _SMALLEST_RANGE_SHARE * spread)
+        scale = np.maximum(settings.first_scale * columns["scale"][:, index], P.smallest_range_share * spread)
         scale = np.maximum(scale, _tiny(columns["centre"][VALUE, index]))
         over = np.maximum(extremes - edge[:, :, None], 0.0)
         count = (over > 0).sum(axis=2)
@@ -167,7 +178,7 @@ class MetricTail:
         scale = columns["scale"][:, index]
         over = _sides(value) - edge
         out = over > 0
-        step = np.where(out, settings.excess_rate * (np.minimum(over, _EXCESS_STEP_MAX * excess) - excess), 0.0)
+        step = np.where(out, settings.excess_rate * (np.minimum(over, P.excess_step_max * excess) - excess), 0.0)
         middle = (edge[HIGH] - edge[LOW]) / 2
         # In balance an edge leaves `tail_share` of the samples outside.
         edge = edge + settings.edge_rate * scale * (out - settings.tail_share)
@@ -187,5 +198,5 @@ def _sides(value: Floats) -> Floats:
 
 
 def _tiny(value: Floats) -> Floats:
-    tiny: Floats = _TINY * np.maximum(np.abs(value), 1.0)
+    tiny: Floats = P.tiny * np.maximum(np.abs(value), 1.0)
     return tiny

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +13,50 @@ from curb.detector.state.columns import Column, Columns
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import View
 
-_DAY_MIN, _SHORT_MIN, _REFERENCE_MIN = 1440.0, 360.0, 3 * 1440.0
-_SETTLED_DAYS, _MATURE_DAYS = 2.5, 4.0
-_NEAR, _SD_FLOOR, _SD_PER_DEVIATION = 0.06, 0.01, 1.25
-#: What is usual is learned over so long that the growth which is to be found does not pass for it.
-_DEVIATION_MIN = 6 * 1440.0
-#: Users that are counted badly make the ratio wander for hours. What the short window differs from the day's tells how
-#: far: for noise with a memory of four hours it is the day's own standard deviation, for noise without one it is more.
-_WANDER_MIN = 2 * 1440.0
-_LEAST_RATIO, _SHORT_SHARE = 0.08, 0.6
-_BURST_RATIO = 2.0
-#: Active time of a day, and requests in all, below which nothing is said.
-_ACTIVE_MIN, _LEAST_REQUESTS = 500.0, 1000.0
-#: Time is active while so many requests come within so many minutes.
-_LEAST_IN_WINDOW, _WINDOW_MIN = 3.0, 5.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Minutes of a day, over which requests per user are averaged. By definition.
+    day_min: float = 1440.0
+    #: Minutes of the short average, which must agree. Prototype.
+    short_min: float = 360.0
+    #: Minutes (three days) in which the reference follows. Prototype.
+    reference_min: float = 4320.0
+    #: Days of age up to which the reference is the ratio itself. Prototype.
+    settled_days: float = 2.5
+    #: Days of age from which on the rule reports. Prototype.
+    mature_days: float = 4.0
+    #: Log ratio from the reference above which it stops: growth must not become usual. Prototype had 0.08; by hand.
+    near: float = 0.06
+    #: Least standard deviation of the log ratio. Prototype.
+    sd_floor: float = 0.01
+    #: Standard deviations in a mean absolute deviation. By definition of a normal distribution: sqrt(pi / 2).
+    sd_per_deviation: float = 1.25
+    #: Minutes (six days) in which the usual deviation is learned: so long that the growth to be found does not pass
+    #: for it. By hand.
+    deviation_min: float = 8640.0
+    #: Minutes (two days) in which the difference of short and day is learned: users that are counted badly make it
+    #: large. By hand.
+    wander_min: float = 2880.0
+    #: Log ratio of requests to explained ones below which nothing grows. Prototype.
+    least_ratio: float = 0.08
+    #: Share of the day's growth that the short average must show. Prototype.
+    short_share: float = 0.6
+    #: Multiple of the explained requests up to which a step counts: a burst of a machine is no slow growth.
+    #: By hand.
+    burst_ratio: float = 2.0
+    #: Active minutes of a day below which nothing is reported. Prototype.
+    active_min: float = 500.0
+    #: Requests of the series below which nothing is reported. Prototype.
+    least_requests: float = 1000.0
+    #: Requests within `window_min` that make time active. Prototype.
+    least_in_window: float = 3.0
+    #: Minutes over which they are counted, at any length of buckets. Prototype.
+    window_min: float = 5.0
+
+
+P = Params()
 
 
 class Config(RuleConfig):
@@ -60,7 +90,13 @@ CREEP = Family(
 
 
 class Creep(Rule):
-    """A notice while a day's requests per user are well over those of the days before, and it costs."""
+    """A notice while a day's requests per user are well over those of the days before, and it costs.
+
+    State: requests over explained ones, a day and six hours; a reference and its deviation.
+    Update: the reference follows in three days, and stops while they differ by 6 %.
+    Score: log ratio over the reference.
+    Source: our own, no paper.
+    """
 
     name = "creep"
     part = "creep"
@@ -80,23 +116,26 @@ class Creep(Rule):
         if view.bucket.gap or demand is None:
             return []
         state, requests = self._state, subjects.amounts.requests
-        ages_min = np.maximum(_DAY_MIN * subjects.age_days, self._step_min)
+        ages_min = np.maximum(P.day_min * subjects.age_days, self._step_min)
         told = demand.users_known
         # A burst of machine-made requests is no slow growth: it counts as twice what the users explain at most.
-        requests = np.minimum(requests, _BURST_RATIO * demand.organic)
-        for usd, organic, minutes in (("day_usd", "day_organic", _DAY_MIN), ("short_usd", "short_organic", _SHORT_MIN)):
+        requests = np.minimum(requests, P.burst_ratio * demand.organic)
+        for usd, organic, minutes in (
+            ("day_usd", "day_organic", P.day_min),
+            ("short_usd", "short_organic", P.short_min),
+        ):
             share = np.minimum(1.0, self._step_min / np.minimum(ages_min, minutes))
             for name, value in ((usd, requests * demand.unit_usd), (organic, demand.organic * demand.unit_usd)):
                 held = state[name]
                 held += share * (value / self._step_min - held)
-        share = np.minimum(1.0, self._step_min / np.minimum(ages_min, _DAY_MIN))
+        share = np.minimum(1.0, self._step_min / np.minimum(ages_min, P.day_min))
         per_min, active = state["per_min"], state["active"]
-        per_min += min(1.0, self._step_min / _WINDOW_MIN) * (requests / self._step_min - per_min)
-        active += share * ((_WINDOW_MIN * per_min >= _LEAST_IN_WINDOW) - active)
+        per_min += min(1.0, self._step_min / P.window_min) * (requests / self._step_min - per_min)
+        active += share * ((P.window_min * per_min >= P.least_in_window) - active)
         state["requests"][...] += requests
         ratio = _log_ratio(state["day_usd"], state["day_organic"])
-        fires = told & (subjects.age_days > _MATURE_DAYS) & self._high(ratio)
-        growth_usd = _DAY_MIN * (state["day_usd"] - state["day_organic"] * np.exp(state["reference"]))
+        fires = told & (subjects.age_days > P.mature_days) & self._high(ratio)
+        growth_usd = P.day_min * (state["day_usd"] - state["day_organic"] * np.exp(state["reference"]))
         fires &= growth_usd > self._settings.min_usd_per_day
         self._learn(ratio, subjects.age_days, subjects.frozen | fires)
         return [
@@ -124,27 +163,27 @@ class Creep(Rule):
         state, settings = self._state, self._settings
         over = ratio - state["reference"]
         short = _log_ratio(state["short_usd"], state["short_organic"]) - state["reference"]
-        deviation = np.maximum(_SD_PER_DEVIATION * state["deviation"], _SD_FLOOR)
-        least = np.maximum(settings.deviations * deviation, settings.wanders * _SD_PER_DEVIATION * state["wander"])
-        high = (over > np.maximum(settings.min_growth, least)) & (ratio > _LEAST_RATIO)
-        high &= short > _SHORT_SHARE * over
-        high &= (_DAY_MIN * state["active"] >= _ACTIVE_MIN) & (state["requests"] >= _LEAST_REQUESTS)
+        deviation = np.maximum(P.sd_per_deviation * state["deviation"], P.sd_floor)
+        least = np.maximum(settings.deviations * deviation, settings.wanders * P.sd_per_deviation * state["wander"])
+        high = (over > np.maximum(settings.min_growth, least)) & (ratio > P.least_ratio)
+        high &= short > P.short_share * over
+        high &= (P.day_min * state["active"] >= P.active_min) & (state["requests"] >= P.least_requests)
         return np.asarray(high)
 
     def _learn(self, ratio: NDArray[np.float64], age_days: NDArray[np.float64], doubted: NDArray[np.bool_]) -> None:
         state = self._state
         reference, deviation = state["reference"], state["deviation"]
         away = np.abs(ratio - reference)
-        settling = age_days <= _SETTLED_DAYS
-        taught = ~doubted & (settling | (away < _NEAR))
-        share = np.where(settling, 1.0, self._step_min / _REFERENCE_MIN)
-        settled_min = np.clip(_DAY_MIN * (age_days - _SETTLED_DAYS), self._step_min, _DEVIATION_MIN)
-        usual = ~doubted & ~settling & (away < _NEAR)
+        settling = age_days <= P.settled_days
+        taught = ~doubted & (settling | (away < P.near))
+        share = np.where(settling, 1.0, self._step_min / P.reference_min)
+        settled_min = np.clip(P.day_min * (age_days - P.settled_days), self._step_min, P.deviation_min)
+        usual = ~doubted & ~settling & (away < P.near)
         deviation += np.where(usual, self._step_min / settled_min * (away - deviation), 0.0)
         reference += np.where(taught, share * (ratio - reference), 0.0)
         short, wander = _log_ratio(state["short_usd"], state["short_organic"]), state["wander"]
-        known_min = np.clip(_DAY_MIN * age_days - _SHORT_MIN, self._step_min, _WANDER_MIN)
-        grown = ~doubted & (_DAY_MIN * age_days > _SHORT_MIN)
+        known_min = np.clip(P.day_min * age_days - P.short_min, self._step_min, P.wander_min)
+        grown = ~doubted & (P.day_min * age_days > P.short_min)
         wander += np.where(grown, self._step_min / known_min * (np.abs(short - ratio) - wander), 0.0)
 
     def dump(self) -> dict[str, NDArray[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,11 +17,27 @@ from curb.detector.state.view import Bools, Floats, Subjects, View
 from curb.stream.records.spend import UNTAGGED
 from curb.stream.time import DAY_S
 
-_DAY_MIN, _PRICE_MIN = 1440.0, 3 * 1440.0
-#: A key must be known for so long before anything of it is new; something unused for so long is new again.
-_KNOWN_DAYS, _AWAY_S = 1.0, DAY_S
-#: What is new stays so for a day.
-_NEWS_S = DAY_S
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Minutes over which the dollars on an origin leak away: a day. Prototype.
+    day_min: float = 1440.0
+    #: Minutes (three days) over which the usual price leaks away. Prototype.
+    price_min: float = 4320.0
+    #: Days that a key must be known before anything of it is new. Two until $2,963 on a key of 47 hours had gone
+    #: unseen on one labelled stream.
+    known_days: float = 1.0
+    #: Seconds without use after which a model or region is new again. Prototype.
+    away_s: int = 86400
+    #: Seconds that something new stays new. By hand.
+    news_s: int = 86400
+    #: Input tokens that an output token is worth. Prototype.
+    output_weight: float = 4.0
+
+
+P = Params()
+
 _TAGS = ("model", "region")
 
 
@@ -62,7 +78,13 @@ NEW_REGION = Family(
 
 
 class NewOrigins(Rule):
-    """A page when a key spends on a more expensive model, or from a region few keys use, for the first time."""
+    """A page when a key spends on a more expensive model, or from a region few keys use, for the first time.
+
+    State: since when each key uses each model and region, and what it pays a token.
+    Update: with every bucket.
+    Score: the price as a multiple of the usual one; dollars for a region.
+    Source: our own, no paper.
+    """
 
     name = "new_origin"
     part = "new models and regions"
@@ -95,8 +117,8 @@ class NewOrigins(Rule):
         return findings
 
     def _follow(self, subjects: Subjects) -> None:
-        keep = 1 - min(1.0, self._step_min / _DAY_MIN)
-        tokens = subjects.amounts.input_tokens + 4 * subjects.amounts.output_tokens
+        keep = 1 - min(1.0, self._step_min / P.day_min)
+        tokens = subjects.amounts.input_tokens + P.output_weight * subjects.amounts.output_tokens
         for name, value in (("usd", subjects.amounts.cost), ("tokens", tokens)):
             held = self._sums[name]
             held *= keep
@@ -111,7 +133,7 @@ class NewOrigins(Rule):
                 part_of[row] = self._begin(tag, int(subjects.index[row]), view)
             uses = part_of[active]
             uses = uses[uses >= 0]
-            back = uses[view.start - self._uses["last"][uses] > _AWAY_S]
+            back = uses[view.start - self._uses["last"][uses] > P.away_s]
             self._uses["since"][back] = view.start
             self._uses["last"][uses] = view.start
         view.new_usd = self._new_usd(view, subjects, active)
@@ -127,7 +149,7 @@ class NewOrigins(Rule):
         part_of = self._part_of[tag][rows]
         known = part_of >= 0
         recent = known.copy()
-        recent[known] = start - self._uses["since"][part_of[known]] <= _NEWS_S
+        recent[known] = start - self._uses["since"][part_of[known]] <= P.news_s
         return recent
 
     def _new_usd(self, view: View, subjects: Subjects, active: NDArray[np.intp]) -> dict[str, Floats]:
@@ -139,7 +161,7 @@ class NewOrigins(Rule):
             new = active[self._is_recent(tag, active, view.start)]
             uses = self._part_of[tag][new]
             principal = self._uses["principal"][uses]
-            known = (self._uses["since"][uses] - first_seen[principal]) / DAY_S >= _KNOWN_DAYS
+            known = (self._uses["since"][uses] - first_seen[principal]) / DAY_S >= P.known_days
             place = np.searchsorted(principals, principal[known])
             np.add.at(usd, place, subjects.amounts.cost[new[known]])
         return spent
@@ -167,7 +189,7 @@ class NewOrigins(Rule):
             return False
         since = int(self._uses["since"][use])
         known_days = (since - int(view.registry["first_seen"][principal])) / DAY_S
-        return known_days >= _KNOWN_DAYS and view.start - since <= _NEWS_S
+        return known_days >= P.known_days and view.start - since <= P.news_s
 
     def _judge(self, row: int, subjects: Subjects, view: View) -> list[Finding]:
         findings: list[Finding] = []
@@ -204,8 +226,8 @@ class NewOrigins(Rule):
         """What each principal pays per token, output four times input, over three days."""
         subjects = view.principals
         self._paid.grow(len(subjects.index))
-        keep = np.where(subjects.frozen, 1.0, 1 - min(1.0, self._step_min / _PRICE_MIN))
-        tokens = subjects.amounts.input_tokens + 4 * subjects.amounts.output_tokens
+        keep = np.where(subjects.frozen, 1.0, 1 - min(1.0, self._step_min / P.price_min))
+        tokens = subjects.amounts.input_tokens + P.output_weight * subjects.amounts.output_tokens
         for name, value in (("usd", subjects.amounts.cost), ("tokens", tokens)):
             held = self._paid[name]
             held *= keep

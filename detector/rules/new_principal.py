@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,31 @@ from curb.detector.state.columns import Column, Columns
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Floats, Subjects, View
 
-#: Users grow like requests to this power in an ordinary fleet.
-_EXPONENT = 0.75
-_DAY_MIN = 1440.0
-_LEAST_REQUESTS = 20
-#: So long a newcomer stays one, whatever demand says.
-_YOUNG_DAYS = 2.5
-#: The fleet's prompt sizes, as ln tokens per request: bins of 0.25 from 1 to 20 million.
-_BINS, _WIDTH = 68, 0.25
-_FORGET_DAYS = 14.0
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: b in users ~ requests ** b of an ordinary fleet. Prototype.
+    exponent: float = 0.75
+    #: Minutes over which the sums of a newcomer leak away: a day. Prototype.
+    day_min: float = 1440.0
+    #: Requests below which only dollars decide. Prototype.
+    least_requests: int = 20
+    #: Days that a newcomer stays one, whatever demand says. As long as demand takes to judge. By hand.
+    young_days: float = 2.5
+    #: Bins of the fleet's ln tokens per request, up to 20 million. By hand.
+    bins: int = 68
+    #: Width of a bin: 28 %. By hand.
+    width: float = 0.25
+    #: Days in which a prompt of the fleet fades to 1/e. By hand.
+    forget_days: float = 14.0
+    #: Days of age from which on a key belongs to the fleet. By hand.
+    settled_days: float = 1.0
+    #: Share of the fleet below what counts as large. Prototype.
+    high_share: float = 0.95
+
+
+P = Params()
 
 
 class Config(RuleConfig):
@@ -73,7 +89,13 @@ NEW_PRINCIPAL = Family(
 
 
 class NewPrincipal(Rule):
-    """A page for newcomers that spend like machines, a notice while few users that ask a lot may explain it."""
+    """A page for newcomers that spend like machines, a notice while few users that ask a lot may explain it.
+
+    State: sums of a day of each key and job, and prompt sizes of the fleet.
+    Update: with every bucket.
+    Score: dollars, as a multiple of the limit.
+    Source: our own, no paper.
+    """
 
     name = "new_principal"
     part = "new principals"
@@ -83,17 +105,17 @@ class NewPrincipal(Rule):
 
     def __init__(self, config: Config, context: RuleContext) -> None:
         self._settings, self._warmup_s = config, context.warmup_s
-        self._share = min(1.0, context.step_s / 60 / _DAY_MIN)
+        self._share = min(1.0, context.step_s / 60 / P.day_min)
         self._sums = Columns({name: Column() for name in ("usd", "requests", "organic", "tokens", "users")}, 64)
         self._jobs = Columns({name: Column() for name in ("usd", "requests", "tokens")}, 64)
-        self._fleet = np.zeros(_BINS)
+        self._fleet = np.zeros(P.bins)
         self._usual_usd = 0.0
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind abusive."""
         subjects, amounts = view.principals, view.principals.amounts
         self._sums.grow(len(subjects.index))
-        organic = np.minimum(amounts.requests, np.maximum(amounts.users, 0.5) ** (1 / _EXPONENT))
+        organic = np.minimum(amounts.requests, np.maximum(amounts.users, 0.5) ** (1 / P.exponent))
         told = np.where(amounts.users > 0, organic, 0.0)
         values = (amounts.cost, amounts.requests, told, amounts.input_tokens, amounts.users)
         for name, value in zip(("usd", "requests", "organic", "tokens", "users"), values, strict=True):
@@ -126,8 +148,8 @@ class NewPrincipal(Rule):
         if usual is None or view.stream_days * 86400 < self._warmup_s:
             return []
         size = self._jobs["tokens"] / np.maximum(self._jobs["requests"], 1e-9)
-        strange = (size > self._settings.tokens_ratio * usual) & (self._jobs["requests"] >= _LEAST_REQUESTS)
-        strange &= (self._jobs["usd"] >= self._settings.limit_usd) & (jobs.age_days < _YOUNG_DAYS)
+        strange = (size > self._settings.tokens_ratio * usual) & (self._jobs["requests"] >= P.least_requests)
+        strange &= (self._jobs["usd"] >= self._settings.limit_usd) & (jobs.age_days < P.young_days)
         strange &= jobs.amounts.cost > 0
         return [
             self._finding(
@@ -145,14 +167,14 @@ class NewPrincipal(Rule):
         # A key that was known and silent is as unknown as a new one until there is something to judge it by.
         unknown = late_born if view.demand is None else ~view.demand.mature
         settled = view.stream_days * 86400 >= self._warmup_s
-        young = unknown & (late_born | (subjects.age_days >= _YOUNG_DAYS)) & settled
+        young = unknown & (late_born | (subjects.age_days >= P.young_days)) & settled
         young &= (self._sums["usd"] >= self._settings.limit_usd) & (subjects.amounts.cost > 0)
         return young
 
     def _judge(self, row: int, subjects: Subjects) -> Finding | None:
         settings = self._settings
         usd, requests = float(self._sums["usd"][row]), float(self._sums["requests"][row])
-        if requests < _LEAST_REQUESTS:
+        if requests < P.least_requests:
             return self._by_sum(row, subjects, usd)
         size = float(self._sums["tokens"][row]) / requests
         usual = self._usual_tokens()
@@ -184,19 +206,19 @@ class NewPrincipal(Rule):
         total = self._fleet.sum()
         if total <= 0:
             return None
-        at = int(np.searchsorted(np.cumsum(self._fleet), 0.95 * total))
-        return float(np.exp(_WIDTH * (at + 1)))
+        at = int(np.searchsorted(np.cumsum(self._fleet), P.high_share * total))
+        return float(np.exp(P.width * (at + 1)))
 
     def _learn(self, view: View, subjects: Subjects) -> None:
         """The fleet is what is known for longer and not under suspicion; every series counts alike."""
-        known = (subjects.amounts.requests > 0) & ~subjects.frozen & (subjects.age_days >= 1.0)
+        known = (subjects.amounts.requests > 0) & ~subjects.frozen & (subjects.age_days >= P.settled_days)
         known |= (subjects.amounts.requests > 0) & (view.stream_days * 86400 < self._warmup_s)
         size: Floats = subjects.amounts.input_tokens[known] / subjects.amounts.requests[known]
-        bins = np.clip(np.log(np.maximum(size, 1.0)) / _WIDTH, 0, _BINS - 1).astype(np.intp)
-        settled = subjects.age_days >= 1.0
+        bins = np.clip(np.log(np.maximum(size, 1.0)) / P.width, 0, P.bins - 1).astype(np.intp)
+        settled = subjects.age_days >= P.settled_days
         if settled.any():
             self._usual_usd = float(np.percentile(self._sums["usd"][settled], 95))
-        self._fleet *= np.exp(-view.step_s / 86400 / _FORGET_DAYS)
+        self._fleet *= np.exp(-view.step_s / 86400 / P.forget_days)
         np.add.at(self._fleet, bins, 1.0)
 
     def dump(self) -> dict[str, NDArray[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +13,28 @@ from curb.detector.state.columns import Column, Columns
 Bools = NDArray[np.bool_]
 Bits = NDArray[np.uint8]
 
+#: Seconds of a slot of the day, slots of a day, and bytes of a bitmap of them. By hand.
 SLOT_S = 600
+#: By definition.
 SLOTS = 86400 // SLOT_S
+#: By definition.
 _BYTES = SLOTS // 8
-#: Days that are remembered, of those on which the machine was on at all: rare ones stay known.
+#: Days that are remembered, of those on which the machine was on at all: rare ones stay known. By hand.
 DAYS = 10
-#: What holds on this share of the days is the core; hours around it on fewer days show how much they vary.
-_CORE = 0.75
-#: From so many days on, what was not seen on one of them shows on the others.
-_MANY_DAYS = 3
-#: Rows unpacked at a time.
-_CHUNK = 1024
+
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Share of the days that makes an hour part of the core; hours on fewer days show how much they vary. By hand.
+    core: float = 0.75
+    #: Days from which on hours that were not seen on one day show on the others. By hand.
+    many_days: int = 3
+    #: Rows unpacked at a time: 1.5 MB. By hand.
+    chunk: int = 1024
+
+
+P = Params()
 
 
 def slots_of(second_of_day: int, step_s: int) -> Bools:
@@ -82,10 +93,10 @@ class OnHours:
     def close_day(self) -> None:
         """Add today to the past, where the row was on at all, and begin a new day."""
         today, past, days = self.columns["today"], self.columns["past"], self.columns["days"]
-        left_out = self.columns["doubtful"] & (days < _MANY_DAYS)
+        left_out = self.columns["doubtful"] & (days < P.many_days)
         rows = np.flatnonzero(today.any(axis=0) & ~left_out)
-        for begin in range(0, len(rows), _CHUNK):
-            chunk = rows[begin : begin + _CHUNK]
+        for begin in range(0, len(rows), P.chunk):
+            chunk = rows[begin : begin + P.chunk]
             past[1:, :, chunk] = past[:-1, :, chunk]
             past[0][:, chunk] = today[:, chunk]
             days[chunk] = np.minimum(days[chunk] + 1, DAYS)
@@ -98,7 +109,7 @@ class OnHours:
         on = np.unpackbits(self.columns["past"][:, :, rows], axis=1)
         count = on.sum(axis=0)
         union = count > 0
-        varied = union & (count < np.maximum(1.0, _CORE * days))
+        varied = union & (count < np.maximum(1.0, P.core * days))
         edges = np.maximum(1, (union != np.roll(union, 1, axis=0)).sum(axis=0))
         # The range seen in a few days is a part of the true one: the more days, the less is missing at its ends.
         width = varied.sum(axis=0) / edges * np.maximum(3 / np.maximum(days - 1, 1), 0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,23 +78,50 @@ class Judgement:
 #: The features, in the order of the arrays: what they are called, and whether less of them also counts.
 FEATURES = ("tokens per request", "output per input token", "share of errors", "requests per user")
 _BOTH_SIDES = np.array([True, True, False, False])[:, None]
-#: No principal is steadier than this, in the units of the features: logs, and the square root of the error share.
+#: No principal is steadier than this, in the units of the features: logs, and the square
+#: root of the error share. By hand.
 _LEAST_SD = np.array([0.15, 0.20, 0.06, 0.15])[:, None]
 #: Sampling noise of one request, in the same units; an hour of n requests has it over the root of n.
+#: By hand.
 _REQUEST_SD = np.array([1.0, 1.0, 0.5, 0.7])[:, None]
-#: Before a population is known: what a feature differs between principals.
+#: Before a population is known: what a feature differs between principals. By hand.
 _PRIOR_SD = np.array([1.0, 1.0, 0.2, 1.0])[:, None]
-_FREE_SD, _DISTANCE_MAX = 2.0, 12.0
-#: What a model or region the principal never used weighs, when all dollars are on it.
-_NEW_MODEL_WEIGHT, _NEW_REGION_WEIGHT = 2.0, 5.0
-#: A change of this many standard deviations teaches no more than one of as many.
-_CLIP_SD = 3.0
-_POPULATION_HOURS, _LEAST_PRINCIPALS = 168.0, 5
-_TINY = 1e-9
+
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Standard deviations of a feature that count as nothing. By hand.
+    free_sd: float = 2.0
+    #: Standard deviations beyond which a feature says no more. By hand.
+    distance_max: float = 12.0
+    #: Standard deviations that count, when all dollars are on a model the principal never used. By hand.
+    new_model_weight: float = 2.0
+    #: The same for a region: few legitimate users move. By hand.
+    new_region_weight: float = 5.0
+    #: Standard deviations up to which a change is learned. By hand.
+    clip_sd: float = 3.0
+    #: Hours over which the population is averaged: a week. By hand.
+    population_hours: float = 168.0
+    #: Principals in an hour below which it says nothing about the population. By hand.
+    least_principals: int = 5
+    #: Share of the dollars on something new from which on it is named as a reason. By hand.
+    named_share: float = 0.05
+    #: Standard deviations in a median absolute deviation. By definition of a normal distribution.
+    mad_to_sd: float = 1.4826
+
+
+P = Params()
 
 
 class Population:
-    """One scope's principals. Judges an hour with what was known before it; `learn` is called once an hour."""
+    """One scope's principals. Judges an hour with what was known before it; `learn` is called once an hour.
+
+    State: mean and variance of four features of each principal, and of all.
+    Update: once an hour outside of incidents.
+    Score: length of the vector of distances, over two standard deviations each.
+    Source: a diagonal Mahalanobis distance.
+    """
 
     def __init__(self, settings: Config, capacity: int = 64) -> None:
         self._settings = settings
@@ -132,10 +159,10 @@ class Population:
         stranger = np.sqrt(self._spread**2 + sampling)
         usual = np.where(own, self._own["usual"], self._middle)
         distance = (value - usual) / np.where(own, deviation, stranger)
-        distance = np.where(known & (own | (self._hours > 0)), np.clip(distance, -_DISTANCE_MAX, _DISTANCE_MAX), 0.0)
-        over = np.maximum(0.0, np.where(_BOTH_SIDES, np.abs(distance), distance) - _FREE_SD)
+        distance = np.where(known & (own | (self._hours > 0)), np.clip(distance, -P.distance_max, P.distance_max), 0.0)
+        over = np.maximum(0.0, np.where(_BOTH_SIDES, np.abs(distance), distance) - P.free_sd)
         square = (over**2).sum(axis=0)
-        square = square + (_NEW_MODEL_WEIGHT * use.new_model) ** 2 + (_NEW_REGION_WEIGHT * use.new_region) ** 2
+        square = square + (P.new_model_weight * use.new_model) ** 2 + (P.new_region_weight * use.new_region) ** 2
         enough = use.requests >= self._settings.min_requests
         return Judgement(np.where(enough, np.sqrt(square), 0.0), distance, np.asarray(own.any(axis=0)), value, usual)
 
@@ -151,14 +178,14 @@ class Population:
         reasons: list[tuple[float, str]] = []
         for f, name in enumerate(FEATURES):
             z = float(judgement.distance[f, i])
-            weight = (abs(z) if _BOTH_SIDES[f, 0] else z) - _FREE_SD
+            weight = (abs(z) if _BOTH_SIDES[f, 0] else z) - P.free_sd
             if weight > 0:
                 reasons.append((weight, _phrase(name, judgement, f, i)))
         for share, weight, what in (
-            (use.new_model, _NEW_MODEL_WEIGHT, "a model"),
-            (use.new_region, _NEW_REGION_WEIGHT, "a region"),
+            (use.new_model, P.new_model_weight, "a model"),
+            (use.new_region, P.new_region_weight, "a region"),
         ):
-            if share[i] >= 0.05:
+            if share[i] >= P.named_share:
                 reasons.append((weight * float(share[i]), f"{share[i]:.0%} of the spend on {what} it did not use"))
         return "; ".join(text for _, text in sorted(reasons, reverse=True))
 
@@ -177,12 +204,12 @@ class Population:
 
     def _learn_population(self, value: Floats, taught: Bools) -> None:
         """Median and spread over the principals of this hour, averaged over a week of hours."""
-        enough = taught.sum(axis=1, keepdims=True) >= _LEAST_PRINCIPALS
+        enough = taught.sum(axis=1, keepdims=True) >= P.least_principals
         for f in np.flatnonzero(enough):
             of = value[f, taught[f]]
             middle = float(np.median(of))
-            spread = max(1.4826 * float(np.median(np.abs(of - middle))), float(_LEAST_SD[f, 0]))
-            share = 1 / min(float(self._hours[f, 0]) + 1, _POPULATION_HOURS)
+            spread = max(P.mad_to_sd * float(np.median(np.abs(of - middle))), float(_LEAST_SD[f, 0]))
+            share = 1 / min(float(self._hours[f, 0]) + 1, P.population_hours)
             self._hours[f] += 1
             self._middle[f] += share * (middle - self._middle[f])
             self._spread[f] += share * (spread - self._spread[f])
@@ -190,7 +217,7 @@ class Population:
     def _learn_own(self, value: Floats, taught: Bools) -> None:
         usual, variance, hours = self._own["usual"], self._own["variance"], self._own["hours"]
         settled = hours >= self._settings.known_hours
-        limit = _CLIP_SD * np.sqrt(np.maximum(variance, _LEAST_SD**2))
+        limit = P.clip_sd * np.sqrt(np.maximum(variance, _LEAST_SD**2))
         change = value - usual
         change = np.where(settled, np.clip(change, -limit, limit), change)
         share = 1 / np.minimum(hours + 1, 24 * self._settings.memory_days)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,22 @@ from curb.detector.state.rule import RuleConfig
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+#: Days of the regression, four whole weeks, and of a week. By definition.
 DAYS, WEEK = 28, 7
-#: The recent week is held against these days, the oldest of the four weeks.
-_OLD_DAYS = 14
-#: The median absolute residual of a normal distribution is so much less than its standard deviation; daily dollars
-#: are never known better than to one percent.
-_MAD_TO_SD, _LEAST_SD = 1.4826, 0.01
+
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Days, the oldest of the four weeks, that the last week is compared with. Prototype, on simulated series.
+    old_days: int = 14
+    #: Standard deviations in a median absolute deviation. By definition of a normal distribution.
+    mad_to_sd: float = 1.4826
+    #: Least standard deviation of a day's logarithm: dollars are never known better than to 1 %. By hand.
+    least_sd: float = 0.01
+
+
+P = Params()
 
 
 def _regression() -> tuple[Floats, Floats, float]:
@@ -37,6 +47,7 @@ def _regression() -> tuple[Floats, Floats, float]:
 
 
 _SLOPE, _RESIDUALS, _VARIANCE = _regression()
+#: Degrees of freedom of the residuals, a share: 28 days, seven levels and a slope. By definition.
 _FREEDOM = (DAYS - WEEK - 1) / DAYS
 
 
@@ -67,7 +78,13 @@ class Growths:
 
 
 class Growth:
-    """Daily dollars of the last four weeks. Advisory: growth is for people to judge, not to throttle."""
+    """Daily dollars of the last four weeks. Advisory: growth is for people to judge, not to throttle.
+
+    State: daily dollars of four weeks.
+    Update: once a local day.
+    Score: slope of ln dollars in standard errors, by day of the week.
+    Source: least squares with a robust spread: 1.4826 times the median absolute deviation.
+    """
 
     def __init__(self, capacity: int = 64, settings: Config | None = None) -> None:
         self._settings = settings or Config()
@@ -111,9 +128,9 @@ class Growth:
         slope = _SLOPE @ value
         residual = _RESIDUALS @ value
         spread = np.median(np.abs(residual - np.median(residual, axis=0)), axis=0)
-        sd = np.maximum(_MAD_TO_SD * spread / np.sqrt(_FREEDOM), _LEAST_SD)
+        sd = np.maximum(P.mad_to_sd * spread / np.sqrt(_FREEDOM), P.least_sd)
         t = slope / (sd * np.sqrt(_VARIANCE))
-        excess = usd[-WEEK:].mean(axis=0) - usd[:_OLD_DAYS].mean(axis=0)
+        excess = usd[-WEEK:].mean(axis=0) - usd[: P.old_days].mean(axis=0)
         t, slope, excess = (np.where(ready, each, 0.0) for each in (t, slope, excess))
         least = self._settings
         fires = (t > least.min_t) & (slope > least.min_growth) & (excess > least.min_usd_per_day)

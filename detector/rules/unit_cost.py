@@ -40,7 +40,13 @@ UNIT_COST = Family(
 
 
 class UnitCostRule(Rule):
-    """Prices, models and prompts that make each request more expensive; more requests are none of its business."""
+    """Prices, models and prompts that make each request more expensive; more requests are none of its business.
+
+    State: see UnitCost.
+    Update: see UnitCost.
+    Score: see UnitCost.
+    Source: see UnitCost.
+    """
 
     name = "unit_cost"
     part = "unit cost"

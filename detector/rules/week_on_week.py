@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,31 @@ from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, F
 from curb.detector.state.view import Bools, Floats, View
 
 #: Requests are kept by quarter of a day; a day is compared with the same one a week before, so are the two before it.
+#: By hand.
 _QUARTER_S, _DAY, _WEEK = 6 * 3600, 4, 28
+#: Quarters that are kept: a week and three days. By definition.
 _KEPT = _WEEK + 3 * _DAY
-#: Growth from one day to the next below which nothing grows, and from one quarter to the next above which it is no
-#: creep but a jump; logarithms.
-_LEAST_STEP, _MOST_JUMP = 0.02, 0.25
-#: Before there is a week to look back on: so many days in a row, each with so much more than the one before, and none
-#: with more than half of the growth of all. Four, since a working week has five: the first one may be a weekend's.
-_DAYS, _LEAST_RISE, _LARGEST_SHARE = 4, 0.04, 0.5
-#: Requests of the day a week ago below which a ratio says nothing.
-_LEAST_REQUESTS = 200.0
+
+
+class Params(NamedTuple):
+    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
+
+    #: Log growth from one day to the next below which nothing grows. By hand.
+    least_step: float = 0.02
+    #: Log growth from one quarter of a day to the next above which it is a jump and no creep. By hand.
+    most_jump: float = 0.25
+    #: Days in a row that grow, before there is a week to look back on. A working week has five, of which the first
+    #: may be a weekend's. By hand.
+    days: int = 4
+    #: Log growth that each of these days needs. By hand.
+    least_rise: float = 0.04
+    #: Share of all growth that one day may have. By hand.
+    largest_share: float = 0.5
+    #: Requests of the day before below which a ratio says nothing. By hand.
+    least_requests: float = 200.0
+
+
+P = Params()
 
 
 class Config(RuleConfig):
@@ -55,7 +70,13 @@ WEEKS = Family(
 
 
 class Weeks(Rule):
-    """A notice when the last day had far more requests than the same one a week ago or four days ago, and slowly so."""
+    """A notice when the last day had far more requests than the same one a week ago or four days ago, and slowly so.
+
+    State: requests of ten days by quarters.
+    Update: every six hours.
+    Score: log growth over a week, or four days.
+    Source: our own, no paper.
+    """
 
     name = "weeks"
     part = "weeks"
@@ -89,12 +110,12 @@ class Weeks(Rule):
         unknown = ~demand.users_known
         for words, days_ago, (rises, growth) in (
             ("than a week ago, growing for days", 7, self._over_week(quarters, subjects.age_days)),
-            (f"than {_DAYS} days ago, growing from day to day", _DAYS, self._day_by_day(quarters, subjects.age_days)),
+            (f"than {P.days} days ago, growing from day to day", P.days, self._day_by_day(quarters, subjects.age_days)),
         ):
             before = _day(quarters, days_ago * _DAY)
             more_usd = (_day(quarters, 0) - before) * demand.unit_usd
             fires = unknown & rises & (growth >= settings.min_growth) & (growth <= settings.max_growth)
-            fires &= (before >= _LEAST_REQUESTS) & (more_usd >= settings.min_usd_per_day)
+            fires &= (before >= P.least_requests) & (more_usd >= settings.min_usd_per_day)
             unknown &= ~fires
             found += [
                 Finding(
@@ -115,15 +136,15 @@ class Weeks(Rule):
         """Which rose slowly, and the logarithm of the last day over the same one a week before."""
         growth = np.array([_growth(quarters, back) for back in range(2 * _DAY + 1)])
         now, yesterday, before = growth[0], growth[_DAY], growth[2 * _DAY]
-        rises = (age_days >= _KEPT / _DAY) & (now - yesterday >= _LEAST_STEP) & (yesterday - before >= _LEAST_STEP)
-        return rises & ((growth[:-1] - growth[1:]).max(axis=0) <= _MOST_JUMP), now
+        rises = (age_days >= _KEPT / _DAY) & (now - yesterday >= P.least_step) & (yesterday - before >= P.least_step)
+        return rises & ((growth[:-1] - growth[1:]).max(axis=0) <= P.most_jump), now
 
     def _day_by_day(self, quarters: NDArray[np.float32], age_days: Floats) -> tuple[Bools, Floats]:
         """Which rose day after day, and the logarithm of the last day over the first of them."""
-        days = np.log([_day(quarters, back) + 1 for back in range(_DAYS * _DAY, -1, -_DAY)])
+        days = np.log([_day(quarters, back) + 1 for back in range(P.days * _DAY, -1, -_DAY)])
         steps, growth = np.diff(days, axis=0), days[-1] - days[0]
-        rises = (age_days >= _DAYS + 1) & (steps.min(axis=0) >= _LEAST_RISE)
-        rises &= steps.max(axis=0) <= _LARGEST_SHARE * growth
+        rises = (age_days >= P.days + 1) & (steps.min(axis=0) >= P.least_rise)
+        rises &= steps.max(axis=0) <= P.largest_share * growth
         # A week rises to its middle every week.
         return rises & (_growth(quarters, 0) >= self._settings.min_growth), growth
 

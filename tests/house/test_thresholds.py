@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from curb.detector.heads.demand import DEAR_POINTS
+from curb.detector.heads.demand import P as DEMAND
 from curb.detector.settings import DetectorSettings
 from tests.house.tree import ROOT
 
 PAGE = (ROOT / "docs" / "explain" / "how-detection-works.md").read_text(encoding="utf-8")
 SHIPPED = DetectorSettings()
+POINTS = DEMAND.expensive_points
 SCORE, UNEXPLAINED, RULES = SHIPPED.score, SHIPPED.unexplained, SHIPPED.principals
 
 
@@ -24,7 +25,7 @@ def listed(values: tuple[float, ...]) -> str:
         f"| past (`detector.score`) | {listed(SCORE.floors_usd)} | {listed(SCORE.ratio_floors)} |",
         f"| demand | | {UNEXPLAINED.notice_threshold:g} held, or {UNEXPLAINED.at_once_threshold:g} at once | "
         f"{UNEXPLAINED.page_threshold:g} held, or {UNEXPLAINED.at_once_threshold:g} at once; "
-        f"a notice of {UNEXPLAINED.notice_threshold + DEAR_POINTS:g} for ${UNEXPLAINED.page_usd_per_hour:g} an hour; "
+        f"a notice of {UNEXPLAINED.notice_threshold + POINTS:g} for ${UNEXPLAINED.page_usd_per_hour:g} an hour; "
         f"nothing below ${UNEXPLAINED.page_usd:g} |",
         f"| past | {SCORE.digest_threshold:g} | {SCORE.notice_threshold:g} held, or "
         f"{SCORE.notice_threshold + SCORE.fast_lane:g} at once |",

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from curb.detector.heads.held_minimum import Hold
-from curb.detector.heads.hour_z import MIN_HOURS, Hourly
+from curb.detector.heads.hour_z import Hourly
+from curb.detector.heads.hour_z import P as HOUR_Z
 from curb.detector.heads.peaks import Peaks
 from curb.detector.heads.profile import Profile
 from curb.detector.heads.tail import Tail
@@ -90,11 +91,11 @@ def test_hourly_z_needs_three_days_and_counts_deviations() -> None:
     hourly = Hourly(3.0, 1)
     hourly.columns.grow(1)
     mean, taught = np.array([1.0]), np.array([True])
-    for hour in range(MIN_HOURS + 30):
+    for hour in range(HOUR_Z.min_hours + 30):
         hourly.learn_hour(np.array([60.0 + (10 if hour % 2 else -10)]), np.array([60.0]), taught)
         hourly.add(np.array([2.0]), np.array([1.0]), 60.0)
         z = hourly.z(mean)[0]
-        assert z == 0 if hour < MIN_HOURS else z == pytest.approx(6.0)
+        assert z == 0 if hour < HOUR_Z.min_hours else z == pytest.approx(6.0)
 
 
 def test_hourly_z_of_a_series_without_variance_is_bounded() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curb.detector.heads.demand import DEAR_POINTS, UnexplainedHead
 from curb.detector.heads.demand import Config as UnexplainedConfig
+from curb.detector.heads.demand import P as DEMAND
+from curb.detector.heads.demand import UnexplainedHead
 from curb.detector.state.rule import Finding, RuleContext
 from curb.detector.state.view import Raised
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
@@ -65,7 +66,8 @@ def test_what_is_not_surprising_enough_for_a_page_may_be_dear_enough(limit_usd: 
 
 
 @pytest.mark.parametrize(
-    ("points", "tiers"), [(DEAR_POINTS - 0.1, {"notice"}), (DEAR_POINTS + 0.1, {"notice", "page"})]
+    ("points", "tiers"),
+    [(DEMAND.expensive_points - 0.1, {"notice"}), (DEMAND.expensive_points + 0.1, {"notice", "page"})],
 )
 def test_what_is_dear_and_hardly_more_than_a_notice_pages_nobody(points: float, tiers: set[str]) -> None:
     best = max(finding.score for _, finding in run(partial(day, more=4.0)))

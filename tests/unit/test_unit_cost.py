@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curb.detector.rules.cost_per_request import SILENT, UnitCost, UnitCostScores
+from curb.detector.heads.window_score import SILENT
+from curb.detector.rules.cost_per_request import UnitCost, UnitCostScores
 
 Floats = NDArray[np.float64]
 #: At a moment: requests and dollars of every series.
