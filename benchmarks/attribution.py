@@ -12,8 +12,7 @@ from typing import Any
 
 from curb.connectors.connector import Batch
 from curb.connectors.intake.append import record_messages
-from curb.connectors.intake.attribution import Attribution
-from curb.connectors.intake.attribution_settings import AttributionSettings
+from curb.connectors.intake.attribution import Attribution, AttributionSettings
 from curb.connectors.intake.validate import validate
 from curb.stream.log.topics import TOPICS
 from curb.stream.records.spend import UsageRecord

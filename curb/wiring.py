@@ -21,8 +21,7 @@ from curb.connectors.connector import Pull, Push, PushWithBackfill, open_source
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.inbox import InboxSource
 from curb.connectors.intake.runner import PullRunner
-from curb.connectors.pricing.book import PriceBook
-from curb.connectors.pricing.settings import PricesSettings
+from curb.connectors.pricing.book import PriceBook, PricesSettings
 from curb.detector.reconcile.reconciler import Reconciler
 from curb.detector.rollup.relay import CommandRelay
 from curb.detector.rollup.rollup import Rollup

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import math
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -15,7 +13,7 @@ from pydantic import Field, StringConstraints
 
 from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.cost_explorer_api import CallBudget, Cost, CostExplorerApi, OverBudget
-from curb.connectors.bills.restate import Restater
+from curb.connectors.bills.restate import Restater, SnapshotConnector
 from curb.connectors.connector import Batch, Check, ConnectorConfig, Context, Pull
 from curb.connectors.decode import Letters, Rejected
 from curb.stream.clients.aws import AwsClient, AwsSettings
@@ -77,63 +75,37 @@ class Config(ConnectorConfig):
         return Pull(CostExplorer(self, context), self.poll_interval_s)
 
 
-class CostExplorer:
+class CostExplorer(SnapshotConnector):
     """Pull connector: what Cost Explorer says of a month (or of a day of hours) is a snapshot of it."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        self._config, self._clock = config, context.clock
+        super().__init__(config.name, config.lag_h, context)
+        self._config = config
         self._client = AwsClient("ce", config.aws, context.clock, config.timeout_s)
         path = context.state_dir / f"{config.name}.calls.json"
         self._budget = CallBudget(path, config.max_calls_per_day, context.clock)
         hourly = config.granularity == "hour"
         self._api = CostExplorerApi(config.name, self._client, self._budget, hourly=hourly)
-        self._path = context.state_dir / f"{config.name}.sqlite"
-        self._restater: Restater | None = None
         self._waiting: list[tuple[Snapshot, list[Charge]]] = []
-        self._lock = threading.Lock()
 
-    async def read(self, cursor: str | None) -> Batch:
-        """One page of deltas; Cost Explorer is asked when all is told, it is time, and calls are left.
-
-        Raises TransientError or PermanentError; nothing of what was asked is then taken.
-        """
-        return await asyncio.to_thread(self._read, cursor)
-
-    async def check(self) -> list[Check]:
-        """Asks for yesterday's usage: one call, of the day's budget."""
-        return await asyncio.to_thread(self._check)
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
+    def _release(self) -> None:
         self._client.close()
-        with self._lock:
-            if self._restater is not None:
-                self._restater.close()
-            self._restater = None
 
-    def _read(self, cursor: str | None) -> Batch:
-        with self._lock:  # a read that was given up may still be running
-            if self._restater is None:
-                lag_s = self._config.lag_h * HOUR_S
-                self._restater = Restater(self._path, self._config.name, self._clock, default_lag_s=lag_s)
-            pending = self._restater.resume(cursor)
-            if pending is not None:
-                return pending
-            letters = Letters(self._config.name, self._clock.now())
-            if not self._waiting and self._clock.now() >= self._budget.asked_at + self._config.poll_interval_s - 1:
-                self._waiting = self._ask(letters)
-            while self._waiting:
-                snapshot, charges = self._waiting.pop(0)
-                taken = self._restater.version(snapshot.period) != snapshot.version
-                if taken:
-                    self._restater.take(charges, snapshot)
-                if not self._waiting:
-                    self._budget.asked()
-                if taken:
-                    break
-            return (self._restater.resume(cursor) or self._restater.idle(cursor))._replace(dead=letters.messages())
+    def _next(self, restater: Restater, cursor: str | None) -> Batch:
+        """Cost Explorer is asked when all it said is on the log, it is time, and calls are left."""
+        letters = Letters(self._config.name, self._clock.now())
+        if not self._waiting and self._clock.now() >= self._budget.asked_at + self._config.poll_interval_s - 1:
+            self._waiting = self._ask(letters)
+        while self._waiting:
+            snapshot, charges = self._waiting.pop(0)
+            taken = restater.version(snapshot.period) != snapshot.version
+            if taken:
+                restater.take(charges, snapshot)
+            if not self._waiting:
+                self._budget.asked()
+            if taken:
+                break
+        return (restater.resume(cursor) or restater.idle(cursor))._replace(dead=letters.messages())
 
     def _ask(self, letters: Letters) -> list[tuple[Snapshot, list[Charge]]]:
         """What Cost Explorer says now, by month or day; nothing when the day's calls do not suffice."""

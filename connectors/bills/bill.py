@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Literal, NamedTuple
@@ -14,7 +12,7 @@ from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.files import BillFile, BillFiles, Storage, canonical
 from curb.connectors.bills.focus import FOCUS, is_focus
 from curb.connectors.bills.lines import BillForm, BillLines
-from curb.connectors.bills.restate import Restater
+from curb.connectors.bills.restate import Restater, SnapshotConnector
 from curb.connectors.bills.sums import BillSums, Meaning
 from curb.connectors.connector import Batch, Check, ConnectorConfig, Context
 from curb.connectors.decode import Letters, Rejected
@@ -63,7 +61,7 @@ class Delivery(NamedTuple):
 Found = tuple[list[Delivery], list[TransientError]]
 
 
-class Bill:
+class Bill(SnapshotConnector):
     """A connector over files. `find` lists the deliveries there are; `forms` are the ways they may be written in."""
 
     def __init__(
@@ -75,41 +73,10 @@ class Bill:
         find: Callable[[], Found],
         forms: Sequence[BillForm],
     ) -> None:
-        self._name, self._settings, self._clock, self._files, self._find = name, settings, context.clock, files, find
-        self._path = context.state_dir / f"{name}.sqlite"
-        self._forms = forms
-        self._restater: Restater | None = None
-        self._lock = threading.Lock()
+        super().__init__(name, settings.lag_h, context)
+        self._settings, self._files, self._find, self._forms = settings, files, find, forms
         since = settings.since
         self._since = 0.0 if since is None else datetime(since.year, since.month, since.day, tzinfo=UTC).timestamp()
-
-    async def read(self, cursor: str | None) -> Batch:
-        """One page of deltas; a new delivery is taken first when all before it is told.
-
-        Raises TransientError for a delivery that is not whole yet, PermanentError for one that cannot be understood.
-        """
-        return await asyncio.to_thread(self._read, cursor)
-
-    async def check(self) -> list[Check]:
-        """Whether the files can be listed and the newest be read."""
-        return await asyncio.to_thread(self._check)
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        with self._lock:
-            if self._restater is not None:
-                self._restater.close()
-            self._restater = None
-
-    def _read(self, cursor: str | None) -> Batch:
-        with self._lock:  # a read that was given up may still be running
-            if self._restater is None:
-                lag_s = self._settings.lag_h * HOUR_S
-                self._restater = Restater(self._path, self._name, self._clock, default_lag_s=lag_s)
-            pending = self._restater.resume(cursor)
-            return pending if pending is not None else self._next(self._restater, cursor)
 
     def _next(self, restater: Restater, cursor: str | None) -> Batch:
         deliveries, waiting = self._find()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -18,7 +16,7 @@ from curb.connectors.bills.deliveries import by_folder
 from curb.connectors.bills.focus import FOCUS
 from curb.connectors.bills.focus_rows import SUFFIXES, FocusRows
 from curb.connectors.bills.gcp_rows import CATEGORIES, form_of
-from curb.connectors.bills.restate import Restater
+from curb.connectors.bills.restate import Restater, SnapshotConnector
 from curb.connectors.connector import Batch, Check, Context, Pull
 from curb.connectors.decode import Letters, Rejected
 from curb.stream.errors import PermanentError, TransientError
@@ -67,60 +65,33 @@ class Config(BillSettings):
         return Pull(Bill(self.name, self, context, files, find, (FOCUS,)), self.poll_interval_s)
 
 
-class BigQueryBill:
+class BigQueryBill(SnapshotConnector):
     """Pull connector. Rows are only ever added, also for usage of weeks ago: an invoice month that got rows is summed
     anew, and what its sums changed by is told."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        self._config, self._clock = config, context.clock
+        super().__init__(config.name, config.lag_h, context)
+        self._config = config
         credentials = config.credentials.get_secret_value()
         project = config.project or config.table.split(".", maxsplit=1)[0]
         self._api = BigQueryApi(
             project, credentials, config.endpoint_url, config.timeout_s, int(config.max_gib * _GIB), context.clock
         )
-        self._path = context.state_dir / f"{config.name}.sqlite"
-        self._restater: Restater | None = None
-        self._lock = threading.Lock()
         since = config.since
         self._since = 0.0 if since is None else datetime(since.year, since.month, since.day, tzinfo=UTC).timestamp()
 
-    async def read(self, cursor: str | None) -> Batch:
-        """One page of deltas; a month that got rows is taken first when all before it is told.
+    def _release(self) -> None:
+        self._api.close()
 
-        Raises TransientError or PermanentError; nothing of the month that was asked for is then taken.
-        """
-        return await asyncio.to_thread(self._read, cursor)
-
-    async def check(self) -> list[Check]:
-        """Looks which months there are."""
-        return await asyncio.to_thread(self._check)
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        with self._lock:
-            self._api.close()
-            if self._restater is not None:
-                self._restater.close()
-            self._restater = None
-
-    def _read(self, cursor: str | None) -> Batch:
-        with self._lock:  # a read that was given up may still be running
-            if self._restater is None:
-                lag_s = self._config.lag_h * HOUR_S
-                self._restater = Restater(self._path, self._config.name, self._clock, default_lag_s=lag_s)
-            pending = self._restater.resume(cursor)
-            if pending is not None:
-                return pending
-            letters = Letters(self._config.name, self._clock.now())
-            for month, version, exported_at in self._months():
-                if self._restater.version(month) != version:
-                    charges = list(self._charges(month, letters))
-                    self._restater.take(charges, Snapshot(month, version, exported_at))
-                    break
-            batch = self._restater.resume(cursor) or self._restater.idle(cursor)
-            return batch._replace(dead=letters.messages())
+    def _next(self, restater: Restater, cursor: str | None) -> Batch:
+        letters = Letters(self._config.name, self._clock.now())
+        for month, version, exported_at in self._months():
+            if restater.version(month) != version:
+                charges = list(self._charges(month, letters))
+                restater.take(charges, Snapshot(month, version, exported_at))
+                break
+        batch = restater.resume(cursor) or restater.idle(cursor)
+        return batch._replace(dead=letters.messages())
 
     def _check(self) -> list[Check]:
         what = f"query {self._config.table}"

@@ -1,13 +1,10 @@
 """Successive snapshots of a bill → signed deltas, each on the log once, whatever crashes in between.
 
-Use by a kind, all in one thread at a time (a lock, and `asyncio.to_thread` around the whole):
+A kind is a SnapshotConnector. Its `_next` is called when everything taken so far is on the log:
 
-    batch = restater.resume(cursor)              # first, in every read
-    if batch is None:                            # everything taken so far is on the log
-        ... find a snapshot with restater.version(snapshot.period) != snapshot.version ...
-        restater.take(charges, snapshot)         # reads the charges to their end, or changes nothing
-        batch = restater.resume(cursor)
-    return batch or restater.idle(cursor)        # nothing new
+    ... find a snapshot with restater.version(snapshot.period) != snapshot.version ...
+    restater.take(charges, snapshot)                     # reads the charges to their end, or changes nothing
+    return restater.resume(cursor) or restater.idle(cursor)
 
 What was taken is known at once, and its deltas wait in a journal of one transaction with it. `resume` gives the
 journal page by page, the same records with the same ids as often as the cursor asks for them, and forgets it when the
@@ -17,7 +14,10 @@ records may be on the log although the cursor was not saved.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import msgspec
 
 from curb.connectors.bills.charges import Charge, Snapshot
 from curb.connectors.bills.restate_store import Delta, RestateStore
-from curb.connectors.connector import Batch
+from curb.connectors.connector import Batch, Check, Context
 from curb.stream import metrics
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
@@ -166,3 +166,52 @@ def _decode(cursor: str | None) -> _Cursor:
         return msgspec.json.decode(cursor, type=_Cursor)
     except msgspec.DecodeError as error:
         raise PermanentError("the saved cursor is not one of this kind of connector; use another name") from error
+
+
+class SnapshotConnector(ABC):
+    """A connector over whole periods: a read takes one snapshot, the next ones give its deltas page by page.
+
+    What subclasses define blocks; it runs in a thread, one call at a time.
+    """
+
+    def __init__(self, name: str, lag_h: float, context: Context) -> None:
+        self._name, self._clock = name, context.clock
+        self._path, self._default_lag_s = context.state_dir / f"{name}.sqlite", lag_h * 3600
+        self._restater: Restater | None = None
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def _next(self, restater: Restater, cursor: str | None) -> Batch:
+        """Take a snapshot that is new and give its first page. Raises as `read` does; nothing is then taken."""
+
+    @abstractmethod
+    def _check(self) -> list[Check]:
+        """As `check`."""
+
+    def _release(self) -> None:
+        """Close what reaches the upstream; it may be needed again."""
+        return None
+
+    async def read(self, cursor: str | None) -> Batch:
+        """One page of deltas. Raises TransientError or PermanentError; nothing of the snapshot is then taken."""
+        return await asyncio.to_thread(self._read, cursor)
+
+    async def check(self) -> list[Check]:
+        return await asyncio.to_thread(self._check)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    def _read(self, cursor: str | None) -> Batch:
+        with self._lock:  # a read that was given up may still be running
+            if self._restater is None:
+                self._restater = Restater(self._path, self._name, self._clock, default_lag_s=self._default_lag_s)
+            pending = self._restater.resume(cursor)
+            return pending if pending is not None else self._next(self._restater, cursor)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._release()
+            if self._restater is not None:
+                self._restater.close()
+            self._restater = None

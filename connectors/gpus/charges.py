@@ -17,7 +17,7 @@ from pydantic import Field
 from curb.connectors.connector import Check, ConnectorConfig
 from curb.connectors.gpus.kubernetes_api import NO_CLUSTER, Cluster, KubernetesApi, KubernetesSettings
 from curb.connectors.gpus.owners import IDLE, OwnerSettings, node_facts, owner_tags
-from curb.connectors.gpus.samples import Gpu, Holder, Sample, Share, gather, names_pods, shares_of
+from curb.connectors.gpus.samples import Gpu, GpuShare, Holder, Sample, gather, names_pods, shares_of
 from curb.connectors.pricing.gpus import GpuPriceOverride, GpuPrices
 from curb.stream import metrics
 from curb.stream.clock import Clock
@@ -129,7 +129,7 @@ class GpuCharges:
         record.request_model = gpu or instance or "GPU"
 
     def _charge(
-        self, node: _Node, gpus: list[Gpu], shares: list[Share], start: float, end: float, held_by_pods: bool
+        self, node: _Node, gpus: list[Gpu], shares: list[GpuShare], start: float, end: float, held_by_pods: bool
     ) -> list[GpuRecord]:
         """One record a share; GPUs that the node's price holds and the exporter does not show are idle as well."""
         records, counted = [], len(gpus)
@@ -175,7 +175,7 @@ class GpuCharges:
             price_book=self._prices.hash,
         )
 
-    def _whose(self, share: Share, held_by_pods: bool) -> dict[str, str]:
+    def _whose(self, share: GpuShare, held_by_pods: bool) -> dict[str, str]:
         if share.holder is not None:
             return owner_tags(share.holder, share.labels, self._settings.owners, self._cluster)
         if not held_by_pods and share.mig != "rest":

@@ -19,7 +19,7 @@ from curb.connectors.decode import Letters
 from curb.connectors.gpus.charges import GpuCharges, GpuSettings
 from curb.connectors.gpus.dcgm_text import parse
 from curb.connectors.gpus.samples import Sample
-from curb.connectors.gpus.scrape import fetch
+from curb.connectors.http import fetch
 from curb.stream import metrics
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
@@ -33,7 +33,7 @@ _TYPES = ("text/plain", "application/openmetrics-text")
 _ACCEPT = {"Accept": "text/plain;version=0.0.4"}
 
 
-class Target(Settings):
+class Exporter(Settings):
     """One exporter."""
 
     url: str = Field(
@@ -46,7 +46,7 @@ class Config(GpuSettings):
     """Exporters that Curb scrapes itself; for machines that come and go use `prometheus`."""
 
     kind: Literal["dcgm"]
-    targets: tuple[Target, ...] = Field(min_length=1, max_length=1000, description="The exporters.")
+    targets: tuple[Exporter, ...] = Field(min_length=1, max_length=1000, description="The exporters.")
     token: SecretStr | None = Field(default=None, description="Bearer token the exporters ask for; default: none.")
     poll_interval_s: float = Field(default=30.0, gt=0, le=600, description="How often exporters are scraped.")
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for one exporter.")
@@ -131,7 +131,7 @@ class Dcgm:
         return Batch((), _encode(cursor), more=bool(records), dead=letters.messages())
 
     async def _look(
-        self, target: Target, letters: Letters
+        self, target: Exporter, letters: Letters
     ) -> tuple[list[Sample] | TransientError | PermanentError, float]:
         """What an exporter says, or why it does not, and when."""
         try:
@@ -149,7 +149,7 @@ class Dcgm:
             metrics.CONNECTOR_ERRORS.labels(connector=self._config.name, kind=kind).inc()
             logger.warning("exporter not scraped", extra={"connector": self._config.name, "detail": str(error)})
 
-    async def _samples(self, target: Target, letters: Letters) -> list[Sample]:
+    async def _samples(self, target: Exporter, letters: Letters) -> list[Sample]:
         token = self._config.token
         headers = _ACCEPT | ({"Authorization": f"Bearer {token.get_secret_value()}"} if token else {})
         url = URL(target.url)

@@ -15,8 +15,8 @@ from pydantic import Field, SecretStr, model_validator
 
 from curb.connectors.connector import Batch, Check, Context, Pull
 from curb.connectors.gpus.charges import GpuCharges, GpuSettings
-from curb.connectors.gpus.prometheus_api import PrometheusApi, Result, Series
-from curb.connectors.gpus.prometheus_presets import DCGM, Query
+from curb.connectors.gpus.prometheus_api import PrometheusApi, PromSeries, Result
+from curb.connectors.gpus.prometheus_presets import DCGM, PromQuery
 from curb.connectors.gpus.prometheus_records import gpu_record, usage_record
 from curb.connectors.gpus.samples import Sample
 from curb.connectors.pricing.book import PriceBook
@@ -37,7 +37,7 @@ class Config(GpuSettings):
     username: str = Field(default="", description="User of basic authentication, with `password`.")
     password: SecretStr | None = Field(default=None, description="Password of basic authentication.")
     tenant: str = Field(default="", description="Tenant, sent as X-Scope-OrgID (Mimir, Cortex).")
-    queries: tuple[Query, ...] = Field(min_length=1, description="What is asked and what the answers mean.")
+    queries: tuple[PromQuery, ...] = Field(min_length=1, description="What is asked and what the answers mean.")
     step_s: int = Field(
         default=60, ge=10, le=3600, description="Seconds between values: twice the scrape interval or more."
     )
@@ -132,7 +132,7 @@ class Prometheus:
                 checks.append(Check(what, False, str(error)))
         return checks + await self._charges.check()
 
-    async def _ask(self, query: Query, start: float, end: float) -> dict[str, Result]:
+    async def _ask(self, query: PromQuery, start: float, end: float) -> dict[str, Result]:
         """The answer to each field's expression."""
         fields = query.fields
         if query.preset == "dcgm":
@@ -148,7 +148,7 @@ class Prometheus:
                 raise PermanentError(f"query {query.name}, {field}: {error}") from error
         return found
 
-    def _wait_for_the_rest(self, query: Query, field: str, answer: Result, end: float) -> None:
+    def _wait_for_the_rest(self, query: PromQuery, field: str, answer: Result, end: float) -> None:
         if not answer.partial:
             return
         if self._clock.now() - end < self._config.partial_wait_s:
@@ -169,7 +169,7 @@ class Prometheus:
             for record in self._charges.records(samples, at - step_s, at, received_at=now, skip=set())
         ]
 
-    def _mapped(self, query: Query, answers: dict[str, Result]) -> list[SpendRecord]:
+    def _mapped(self, query: PromQuery, answers: dict[str, Result]) -> list[SpendRecord]:
         """One record for each set of tags and step; series that come to the same tags are added up."""
         rows: dict[tuple[float, tuple[tuple[str, str], ...]], dict[str, list[float]]] = {}
         for field, answer in answers.items():
@@ -189,7 +189,7 @@ class Prometheus:
                 records.append(gpu_record(head, values, self._config.step_s, self._charges))
         return records
 
-    def _tags(self, query: Query, series: Series) -> dict[str, str]:
+    def _tags(self, query: PromQuery, series: PromSeries) -> dict[str, str]:
         taken = {
             tag: next(
                 (series.labels[label] for label in labels.split("|") if series.labels.get(label) not in _ABSENT), ""

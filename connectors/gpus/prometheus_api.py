@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from curb.connectors.gpus.scrape import fetch
+from curb.connectors.http import fetch
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 
@@ -21,7 +21,7 @@ _EXPLAINED = (400, 422, 503)
 _PASSING = frozenset({"timeout", "canceled", "unavailable", "internal"})
 
 
-class Series(NamedTuple):
+class PromSeries(NamedTuple):
     """One series: its labels and (epoch seconds, value), finite values only."""
 
     labels: dict[str, str]
@@ -31,7 +31,7 @@ class Series(NamedTuple):
 class Result(NamedTuple):
     """The series of a query. `partial` says why some may be missing, or is empty."""
 
-    series: list[Series]
+    series: list[PromSeries]
     partial: str = ""
 
 
@@ -119,7 +119,7 @@ def _says_partial(warning: str) -> bool:
     return not warning.startswith("PromQL")
 
 
-def _finite(series: _Series) -> Series:
+def _finite(series: _Series) -> PromSeries:
     points = []
     for at, text in series.values:
         try:
@@ -128,4 +128,4 @@ def _finite(series: _Series) -> Series:
             continue
         if math.isfinite(value):  # NaN is how PromQL says "no value": 0/0, a quantile of nothing
             points.append((at, value))
-    return Series(series.metric, points)
+    return PromSeries(series.metric, points)

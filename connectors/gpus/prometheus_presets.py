@@ -22,7 +22,7 @@ _OTEL_TOKENS = "gen_ai_client_token_usage_sum"
 _VLLM_BY = "sum by (namespace, job, model_name)"
 
 
-class Query(Settings):
+class PromQuery(Settings):
     """Records made of PromQL: one value a field, one record for each set of tags and step.
 
     `$step` in an expression is the step, such as `60s`.
@@ -53,7 +53,7 @@ class Query(Settings):
     )
 
     @model_validator(mode="after")
-    def _fields_fit(self) -> Query:
+    def _fields_fit(self) -> PromQuery:
         if self.preset and self.fields:
             raise ValueError("give `preset` or `fields`, not both")
         if not self.preset and not self.fields:
@@ -66,7 +66,7 @@ class Query(Settings):
             raise ValueError("a gpu record needs effective_cost or gpus, or it would cost nothing")
         return self
 
-    def resolved(self) -> Query:
+    def resolved(self) -> PromQuery:
         """The same with the preset's fields and labels filled in; what the query says itself wins."""
         if self.preset in ("", "dcgm"):
             return self

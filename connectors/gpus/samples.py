@@ -43,7 +43,7 @@ class Holder(NamedTuple):
 
 
 @dataclass
-class Part:
+class GpuPart:
     """A whole GPU, or one MIG instance of it."""
 
     profile: str = ""
@@ -71,10 +71,10 @@ class Gpu:
     device: str
     model: str
     labels: Mapping[str, str]
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, GpuPart] = field(default_factory=dict)
 
 
-class Share(NamedTuple):
+class GpuShare(NamedTuple):
     """A part of one GPU that one holder, or nobody, has. The shares of a GPU add up to 1."""
 
     gpu: Gpu
@@ -118,7 +118,7 @@ def gather(samples: Iterable[Sample]) -> dict[str, Gpu]:
             continue
         gpu = gpus.setdefault(device, Gpu(node, device, labels.get("modelname", ""), labels))
         gpu.model = gpu.model or labels.get("modelname", "")
-        part = gpu.parts.setdefault(labels.get("gpu_i_id", ""), Part(labels.get("gpu_i_profile", "")))
+        part = gpu.parts.setdefault(labels.get("gpu_i_id", ""), GpuPart(labels.get("gpu_i_profile", "")))
         value = value_of(sample.name, sample.value)
         if value is not None:
             part.values.setdefault(sample.name, value)
@@ -154,7 +154,7 @@ def slices(profile: str, model: str) -> float:
     return min(1.0, int(match[2]) / whole) if match else 1.0 / whole
 
 
-def shares_of(gpu: Gpu) -> list[Share]:
+def shares_of(gpu: Gpu) -> list[GpuShare]:
     """Who has which share of the GPU; what nobody has is a share without holder."""
     instances = {mig: part for mig, part in gpu.parts.items() if mig}
     if not instances:
@@ -170,17 +170,17 @@ def shares_of(gpu: Gpu) -> list[Share]:
         found += _split(gpu, mig, part, fraction, None if power is None else power * fraction)
     rest = 1.0 - sum(share.fraction for share in found)
     if rest > 1e-9:
-        found.append(Share(gpu, "rest", None, gpu.labels, rest, 0.0, 0.0, None))
+        found.append(GpuShare(gpu, "rest", None, gpu.labels, rest, 0.0, 0.0, None))
     return found
 
 
-def _split(gpu: Gpu, mig: str, part: Part, fraction: float, power: float | None) -> list[Share]:
+def _split(gpu: Gpu, mig: str, part: GpuPart, fraction: float, power: float | None) -> list[GpuShare]:
     """Pods that share a GPU (time slicing, MPS) each repeat its totals: they are counted once and split evenly."""
     holders: dict[Holder | None, Mapping[str, str]] = dict(part.holders.items())
     holders = holders or {None: gpu.labels}
     count, memory = len(holders), part.memory_gib
     return [
-        Share(
+        GpuShare(
             gpu,
             mig,
             holder,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from curb.connectors.connector import Batch
 from curb.connectors.intake.attribution import Attribution
-from curb.connectors.intake.validate import DEFAULT_LIMITS, Limits, validate
+from curb.connectors.intake.validate import DEFAULT_LIMITS, IntakeLimits, validate
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import COSTS, GPU, USAGE
@@ -34,7 +34,7 @@ async def append_batch(
     *,
     source: str,
     at: float,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: IntakeLimits = DEFAULT_LIMITS,
     attribution: Attribution | None = None,
 ) -> Appended:
     """Let the batch through the door, attribute it and append it: records, plans and dead letters in one call.

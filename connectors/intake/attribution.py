@@ -9,20 +9,100 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import translate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from curb.connectors.intake.attribution_settings import FIELDS, AttributionSettings, Owner, Patterns, Rule
-from curb.connectors.intake.shares import SharedCosts
+from pydantic import Field, model_validator
+
+from curb.connectors.intake.shares import FIELDS, Patterns, SharedCosts, ShareRule, TagName, TagValue
 from curb.connectors.intake.untagged import UntaggedSpend
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import CURSORS
 from curb.stream.records.spend import OTHER, UNTAGGED, CostRecord, GpuRecord, SpendRecord
+from curb.stream.settings import Settings
 
+Criticality = Literal["critical", "high", "normal", "low"]
 #: Sets of tags that are remembered; beyond, all are forgotten and worked out anew.
 MAX_REMEMBERED, MAX_REMEMBERED_CHARS = 20_000, 16_000_000
 
 #: The text that a matcher looks at under a name, or None.
 _Look = Callable[[str], str | None]
+
+
+class AllowList(Settings):
+    """The values a tag may have."""
+
+    values: tuple[TagValue, ...] = Field(min_length=1, description="Every value that is right, in its right spelling.")
+    otherwise: TagValue | None = Field(
+        default=None, description="What any other value becomes; default: the tag is taken away, so it is untagged."
+    )
+
+
+class SpendOwner(Settings):
+    """Who answers for what carries a tag."""
+
+    match: Patterns = Field(min_length=1, description="Tag → pattern; all must match.")
+    team: TagValue | None = Field(default=None, description="Becomes the tag `team` where there is none.")
+    slack_channel: str | None = Field(
+        default=None, pattern=r"^[CGD][A-Z0-9]{6,}$", description="Id of a channel that gets their alerts as well."
+    )
+    criticality: Criticality | None = Field(
+        default=None, description="Becomes the tag `criticality` where there is none; Curb never acts on `critical`."
+    )
+
+
+class TagRule(Settings):
+    """Tags that a record gets because of others."""
+
+    match: Patterns = Field(
+        default={}, description=f"Tag or field → pattern; all must match. Fields: {', '.join(FIELDS)}."
+    )
+    tags: dict[TagName, TagValue] = Field(min_length=1, description="The tags to give.")
+    override: bool = Field(default=False, description="true: also where the record carries another value.")
+
+
+class AttributionSettings(Settings):
+    """How every record is tagged before it is on the log. The order here is the order in which it is done."""
+
+    keys: dict[TagName, tuple[TagName, ...]] = Field(
+        default={}, description="Tag → other names it comes under. Names are compared without regard to case."
+    )
+    lower_case: tuple[TagName, ...] = Field(default=(), description="Tags whose values are made lower case.")
+    values: dict[TagName, dict[TagValue, tuple[TagValue, ...]]] = Field(
+        default={}, description="Tag → value → other spellings of it, compared without regard to case."
+    )
+    allowed: dict[TagName, AllowList] = Field(default={}, description="Tag → the only values it may have.")
+    defaults: dict[str, dict[TagName, TagValue]] = Field(
+        default={}, description="Name of a connector → tags for its records that do not carry them."
+    )
+    rules: tuple[TagRule, ...] = Field(
+        default=(), description="Virtual tags, in order: a later rule sees what an earlier one gave."
+    )
+    owners: tuple[SpendOwner, ...] = Field(
+        default=(), description="Who answers for what; the first that matches decides."
+    )
+    shares: tuple[ShareRule, ...] = Field(default=(), description="Shared resources; the first that matches splits.")
+    required: tuple[TagName, ...] = Field(
+        default=("team",), description="Tags that all usage should carry: curb_untagged_percent says how much does not."
+    )
+
+    @model_validator(mode="after")
+    def _unambiguous(self) -> AttributionSettings:
+        _one_home("keys", self.keys)
+        for tag, spellings in self.values.items():
+            _one_home(f"values.{tag}", spellings)
+        names = [share.name for share in self.shares]
+        if len(set(names)) < len(names):
+            raise ValueError("two shares have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _no_reserved_values(self) -> AttributionSettings:
+        given = [value for rule in self.rules for value in rule.tags.values()]
+        given += [value for tags in self.defaults.values() for value in tags.values()]
+        given += [value for share in self.shares for value in share.fixed]
+        if {UNTAGGED, OTHER} & set(given):
+            raise ValueError(f"{UNTAGGED} and {OTHER} stand for missing and folded values and cannot be given")
+        return self
 
 
 class Verdict(NamedTuple):
@@ -64,7 +144,7 @@ class Attribution:
     """
 
     def __init__(
-        self, settings: AttributionSettings, known_tags: Iterable[str] = (), marks: Sequence[Rule] = ()
+        self, settings: AttributionSettings, known_tags: Iterable[str] = (), marks: Sequence[TagRule] = ()
     ) -> None:
         self._settings = settings
         self._marks = [(_matcher(mark.match), mark.tags) for mark in marks]
@@ -251,13 +331,22 @@ def _field(record: SpendRecord, name: str) -> str:
     return value
 
 
-def _owner_tags(owner: Owner) -> dict[str, str]:
+def _owner_tags(owner: SpendOwner) -> dict[str, str]:
     given = (("team", owner.team), ("criticality", owner.criticality))
     return {name: value for name, value in given if value is not None}
 
 
-def _names_looked_at(settings: AttributionSettings, marks: Sequence[Rule]) -> set[str]:
+def _names_looked_at(settings: AttributionSettings, marks: Sequence[TagRule]) -> set[str]:
     """The tags and fields that decide what a record becomes."""
     matches = [rule.match for rule in (*settings.rules, *marks)] + [owner.match for owner in settings.owners]
     matches += [match for share in settings.shares for match in (share.match, share.consumers)]
     return {name for match in matches for name in match}
+
+
+def _one_home(where: str, aliases: dict[str, tuple[str, ...]]) -> None:
+    home: dict[str, str] = {}
+    for name, others in aliases.items():
+        for spelling in {each.casefold() for each in (name, *others)}:
+            if spelling in home:
+                raise ValueError(f"{where}: {spelling!r} stands for both {home[spelling]} and {name}")
+            home[spelling] = name

@@ -20,7 +20,7 @@ from curb.connectors.decode import Letters, Rejected
 from curb.connectors.intake.append import append_batch
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.health import Health
-from curb.connectors.intake.validate import DEFAULT_LIMITS, Limits
+from curb.connectors.intake.validate import DEFAULT_LIMITS, IntakeLimits
 from curb.stream import metrics
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
@@ -42,7 +42,7 @@ class InboxSource:
     token: SecretStr
     #: Largest body after decompression.
     max_body_bytes: int = DEFAULT_BODY_BYTES
-    limits: Limits = DEFAULT_LIMITS
+    limits: IntakeLimits = DEFAULT_LIMITS
     attribution: Attribution | None = None
     #: When something was last received and appended (epoch seconds), or None.
     last_success: float | None = None

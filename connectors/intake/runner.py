@@ -14,7 +14,7 @@ from curb.connectors.connector import Connector
 from curb.connectors.intake.append import append_batch
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.health import Health
-from curb.connectors.intake.validate import DEFAULT_LIMITS, Limits
+from curb.connectors.intake.validate import DEFAULT_LIMITS, IntakeLimits
 from curb.stream import metrics
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
@@ -45,7 +45,7 @@ class PullRunner:
         read_timeout_s: float = 120.0,
         permanent_wait_s: float = 300.0,
         policy: RetryPolicy = _POLICY,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: IntakeLimits = DEFAULT_LIMITS,
         attribution: Attribution | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -62,11 +62,17 @@ class PullRunner:
         self._failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Read until `stop` is set. A read in flight is then given up (nothing of it was written); an append is not."""
-        while not stop.is_set():
-            wait_s = await self._attempt(stop)
-            if wait_s > 0:
-                await _unless(stop, self._clock.sleep(wait_s))
+        """Read until `stop` is set, then close the connector.
+
+        A read in flight is given up (nothing of it was written); an append is not.
+        """
+        try:
+            while not stop.is_set():
+                wait_s = await self._attempt(stop)
+                if wait_s > 0:
+                    await _unless(stop, self._clock.sleep(wait_s))
+        finally:
+            await self._connector.close()
 
     async def _attempt(self, stop: asyncio.Event) -> float:
         """One step; the seconds to wait before the next."""

@@ -10,16 +10,27 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from pydantic import Field, model_validator
 
-from curb.connectors.intake.attribution_settings import Measure, Share
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import CURSORS
 from curb.stream.records.spend import OTHER, GpuRecord, SpendRecord
+from curb.stream.settings import Settings
 
+#: What a matcher may name beside tags, where the record has no tag of that name.
+#: `records` is usage, costs or gpu, by the kind of record.
+FIELDS = ("records", "source", "request_model", "service_name", "sub_account_id", "resource_id", "charge_category")
+#: The longest tag name and value the door lets through.
+TagName = Annotated[str, Field(min_length=1, max_length=128)]
+TagValue = Annotated[str, Field(min_length=1, max_length=256)]
+#: Tag → shell-style pattern with * and ?; all of them must match.
+Patterns = dict[TagName, TagValue]
+#: What consumers of a shared resource are measured by.
+Measure = Literal["gpu_seconds", "tokens", "requests"]
 #: Parts of one record at most; smaller consumers share the last one, `__other__`.
 MAX_PARTS = 100
 #: Consumers measured in one window; what further ones use counts for `__other__`.
@@ -44,10 +55,36 @@ _DOLLARS = ("effective_cost", "billed_cost", "gpu_seconds")
 Weights = dict[str, float]
 
 
+class ShareRule(Settings):
+    """A shared resource, and how what it costs is split over those who use it."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name.")
+    match: Patterns = Field(min_length=1, description="Tag or field → pattern: the records to split.")
+    tag: TagName = Field(default="team", description="The tag that each part gets.")
+    fixed: dict[TagValue, float] = Field(
+        default={}, description="Value of the tag → weight. With `by`: the weights until there is usage."
+    )
+    by: Measure | None = Field(
+        default=None, description="Split by what consumers used: gpu_seconds, tokens or requests."
+    )
+    consumers: Patterns = Field(default={}, description="Which records count as use; default: all that carry the tag.")
+    window_s: int = Field(
+        default=3600, ge=60, le=86400, description="Use is summed over windows of this length, in seconds."
+    )
+
+    @model_validator(mode="after")
+    def _splits(self) -> ShareRule:
+        if not self.fixed and self.by is None:
+            raise ValueError(f"share {self.name}: give `fixed` weights, or `by` what to split")
+        if self.fixed and not all(math.isfinite(weight) and weight > 0 for weight in self.fixed.values()):
+            raise ValueError(f"share {self.name}: every weight must be a number above 0")
+        return self
+
+
 class SharedCosts:
     """Every share rule with what it has seen. `load` once, then `observe` and `split` as records come."""
 
-    def __init__(self, rules: Sequence[Share]) -> None:
+    def __init__(self, rules: Sequence[ShareRule]) -> None:
         self._shares = [_Shared(rule) for rule in rules]
 
     def load(self, table: Mapping[bytes, bytes]) -> None:
@@ -75,7 +112,7 @@ class SharedCosts:
 
 
 class _Shared:
-    def __init__(self, rule: Share) -> None:
+    def __init__(self, rule: ShareRule) -> None:
         self.rule = rule
         self._decided: dict[int, Weights] = {}
         self._use: dict[int, Weights] = {}

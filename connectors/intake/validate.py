@@ -28,17 +28,17 @@ _HASH_CHARS = 16
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
-class Limits(NamedTuple):
+class IntakeLimits(NamedTuple):
     """What the door tolerates that a configuration may change."""
 
     #: How far the start of a charge may lie after its receipt, seconds.
     max_future_s: float = 300.0
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = IntakeLimits()
 
 
-def validate(batch: Batch, *, source: str, at: float, limits: Limits = DEFAULT_LIMITS) -> Batch:
+def validate(batch: Batch, *, source: str, at: float, limits: IntakeLimits = DEFAULT_LIMITS) -> Batch:
     """The batch without the records the door refuses; those become dead letters, dated `at`.
 
     Changes the tags of the records in place: unsafe characters go, long names are shortened to a stable form.
@@ -56,7 +56,7 @@ def validate(batch: Batch, *, source: str, at: float, limits: Limits = DEFAULT_L
     return batch._replace(records=kept, locations=locations, dead=[*batch.dead, *letters.messages()])
 
 
-def check(record: SpendRecord, *, limits: Limits = DEFAULT_LIMITS) -> Rejected | None:
+def check(record: SpendRecord, *, limits: IntakeLimits = DEFAULT_LIMITS) -> Rejected | None:
     """Why the record is refused, or None; its texts are cleaned in place."""
     for name, number in _floats(record):
         if not math.isfinite(number):

@@ -10,12 +10,12 @@ from pydantic import Field, HttpUrl, SecretStr, model_validator
 
 from curb.connectors.connector import ConnectorConfig, Context, Pull
 from curb.connectors.decode import Rejected, decode
-from curb.connectors.http_json import JsonClient, Params
+from curb.connectors.http import JsonClient, Params
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.sums import price_sum
 from curb.connectors.tokens.grown import Grown
-from curb.connectors.tokens.usage_reports import Labelled, Report, Reports, counted
-from curb.stream.records.spend import CostRecord, UsageRecord
+from curb.connectors.tokens.usage_reports import Labelled, Report, Reports, counted, daily_costs
+from curb.stream.records.spend import UsageRecord
 from curb.stream.time import DAY_S, iso
 
 WIDTHS_S = {"1m": 60, "1h": 3600}
@@ -192,32 +192,12 @@ def _costs(config: Config) -> Report:
         span = [("starting_at", iso(start)), ("ending_at", iso(end)), ("bucket_width", "1d")]
         return [*span, ("limit", str(round((end - start) / DAY_S))), *groups]
 
-    def record(grown: Grown, record_id: str, at: float) -> CostRecord:
-        workspace, item = grown.key
-        labels = {"project": workspace, "line_item": item}
-        return CostRecord(
-            id=record_id,
-            charge_period_start=grown.start,
-            charge_period_end=grown.start + DAY_S,
-            received_at=at,
-            effective_cost=grown.numbers[0],
-            billed_cost=grown.numbers[0],
-            delta="restatement" if grown.numbers[0] < 0 else "new_usage",
-            tags={**config.tags, "provider": "anthropic", **{name: label for name, label in labels.items() if label}},
-            source=config.name,
-            service_name="Anthropic",
-            sub_account_id=workspace,
-        )
-
-    return Report(
-        name="costs",
+    return daily_costs(
+        source=config.name,
         url=f"{str(config.url).rstrip('/')}/v1/organizations/cost_report",
-        bucket_s=DAY_S,
-        reread_s=config.cost_days * float(DAY_S),
-        first_s=config.cost_days * float(DAY_S),
-        span_s=(config.cost_days + 7) * float(DAY_S),
+        days=config.cost_days,
+        tags={**config.tags, "provider": "anthropic"},
+        service_name="Anthropic",
         params=params,
         row=_cost_row,
-        record=record,
-        signed=True,
     )

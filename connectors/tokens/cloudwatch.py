@@ -14,7 +14,7 @@ from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.gpus import GpuPriceOverride, GpuPrices
 from curb.connectors.pricing.sums import price_sum
 from curb.connectors.tokens.cloudwatch_api import CloudWatchApi
-from curb.connectors.tokens.cloudwatch_queries import Query
+from curb.connectors.tokens.cloudwatch_queries import MetricQuery
 from curb.connectors.tokens.grown import Feed, Grown, Row, dump, load
 from curb.stream.clients.aws import AwsClient, AwsSettings
 from curb.stream.errors import PermanentError, TransientError
@@ -29,7 +29,9 @@ class Config(ConnectorConfig):
     """Asks CloudWatch every `poll_interval_s` for what grew in the last `reread_minutes`."""
 
     kind: Literal["cloudwatch"]
-    queries: tuple[Query, ...] = Field(min_length=1, max_length=100, description="What is asked and what it means.")
+    queries: tuple[MetricQuery, ...] = Field(
+        min_length=1, max_length=100, description="What is asked and what it means."
+    )
     aws: AwsSettings = Field(AwsSettings(), description="Which account is asked, and as whom.")
     period_s: Literal[60, 300, 900, 3600] = Field(60, description="Seconds of one sum.")
     lag_minutes: int = Field(
@@ -104,7 +106,7 @@ class CloudWatch:
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)
 
-    def _rows(self, query: Query, start: float, end: float, letters: Letters) -> list[Row]:
+    def _rows(self, query: MetricQuery, start: float, end: float, letters: Letters) -> list[Row]:
         with self._lock:  # a read that was given up may still be running
             now = self._clock.now()
             at, combinations = self._listed.get(query.name, (0.0, set()))
@@ -131,7 +133,7 @@ class CloudWatch:
                 checks.append(Check(what, False, str(error), permission))
         return checks
 
-    def _record(self, query: Query, grown: Grown, now: float) -> SpendRecord:
+    def _record(self, query: MetricQuery, grown: Grown, now: float) -> SpendRecord:
         dimensions = dict(zip(query.dimensions, grown.key, strict=True))
         known = query.about(dimensions)
         tags = {tag: dimensions[dimension] for tag, dimension in query.labels.items()}
@@ -145,7 +147,7 @@ class CloudWatch:
             return usage_record(head, dict(zip(query.fields, grown.numbers, strict=True)), query, self._prices)
         return self._gpu_record(head, grown, query)
 
-    def _gpu_record(self, head: Head, grown: Grown, query: Query) -> GpuRecord:
+    def _gpu_record(self, head: Head, grown: Grown, query: MetricQuery) -> GpuRecord:
         """GPUs of the machines that sent samples; their percents go up to 100 for each GPU of a machine."""
         known = query.about(dict(zip(query.dimensions, grown.key, strict=True)))
         instance, at = known.instance if known else "", head[1]
@@ -178,7 +180,7 @@ class CloudWatch:
 Head = tuple[str, float, float, dict[str, str], str]
 
 
-def usage_record(head: Head, sums: dict[str, float], query: Query, prices: PriceBook) -> UsageRecord:
+def usage_record(head: Head, sums: dict[str, float], query: MetricQuery, prices: PriceBook) -> UsageRecord:
     """Usage of one period. Tokens without a cost of their own are priced by the tag `model`."""
     record_id, at, now, tags, source = head
     count = {field: round(value) for field, value in sums.items()}

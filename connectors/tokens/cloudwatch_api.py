@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from curb.connectors.decode import Letters, Rejected
-from curb.connectors.tokens.cloudwatch_queries import Query
+from curb.connectors.tokens.cloudwatch_queries import MetricQuery
 from curb.connectors.tokens.grown import Row
 from curb.stream.clients.aws import AwsClient
 from curb.stream.errors import PermanentError, TransientError
@@ -38,7 +38,7 @@ class CloudWatchApi:
         #: Values that were refused: a period that is read again reports them once.
         self._refused: set[str] = set()
 
-    def combinations(self, query: Query) -> set[tuple[str, ...]]:
+    def combinations(self, query: MetricQuery) -> set[tuple[str, ...]]:
         """The values the query's dimensions have together, in their order."""
         wanted = tuple(query.dimensions.values())
         if not any("*" in value or "?" in value for value in wanted):
@@ -55,7 +55,7 @@ class CloudWatchApi:
         return found
 
     def rows(
-        self, query: Query, combinations: set[tuple[str, ...]], start: float, end: float, letters: Letters
+        self, query: MetricQuery, combinations: set[tuple[str, ...]], start: float, end: float, letters: Letters
     ) -> list[Row]:
         """Sums of the periods from `start` until `end` (epoch seconds); those without any value are left out."""
         metrics = [metric for values in sorted(combinations) for metric in _metrics(query, values)]
@@ -71,7 +71,7 @@ class CloudWatchApi:
         return [Row(at, values, tuple(numbers)) for (at, values), numbers in sums.items() if any(numbers)]
 
     def _values(
-        self, query: Query, asked: list[Metric], start: float, end: float, letters: Letters
+        self, query: MetricQuery, asked: list[Metric], start: float, end: float, letters: Letters
     ) -> dict[tuple[int, float], float]:
         """(number of the metric, start of the period) → its sum; a page that comes twice counts once."""
         queries = [
@@ -140,7 +140,7 @@ class CloudWatchApi:
         raise TransientError(f"{self._name}: {operation} has no end after {MAX_PAGES} pages")
 
 
-def _metrics(query: Query, values: tuple[str, ...]) -> list[Metric]:
+def _metrics(query: MetricQuery, values: tuple[str, ...]) -> list[Metric]:
     """Each metric of the query once, with the fields it counts to."""
     if query.record == "gpu":
         names = query.metrics["gpu_utilization"]

@@ -23,7 +23,7 @@ USAGE_FIELDS = (
 GPU_FIELDS = ("gpu_utilization",)
 
 
-class Known(Settings):
+class KnownResource(Settings):
     """What the metrics do not say of a model, an inference profile, an endpoint or a machine."""
 
     match: str = Field(min_length=1, description="Value of any dimension; `*` and `?` stand for any text and letter.")
@@ -35,7 +35,7 @@ class Known(Settings):
     tags: dict[str, str] = Field(default={}, description="Tags, such as its team.")
 
 
-class Query(Settings):
+class MetricQuery(Settings):
     """Metrics that become records: one for each combination of the dimensions and each period."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$", max_length=64, description="Unique name; part of the records' ids.")
@@ -55,14 +55,16 @@ class Query(Settings):
         "the same again and are left out.",
     )
     labels: dict[str, str] = Field(default={}, description="Tag → dimension it is taken from.")
-    known: tuple[Known, ...] = Field(default=(), description="What the metrics do not say; the first that fits counts.")
+    known: tuple[KnownResource, ...] = Field(
+        default=(), description="What the metrics do not say; the first that fits counts."
+    )
     tags: dict[str, str] = Field(default={}, description="Tags for every record of this query.")
     input_has_cached: bool = Field(True, description="Whether input_tokens contains the cached ones (bedrock: not).")
     sample_s: int = Field(60, ge=1, le=3600, description="gpu: seconds between two samples of one machine or GPU.")
     sample_of: Literal["instance", "gpu"] = Field("instance", description="gpu: whether a sample is of a machine.")
 
     @model_validator(mode="after")
-    def _fields_fit(self) -> Query:
+    def _fields_fit(self) -> MetricQuery:
         if self.preset and (self.metrics or self.namespace):
             raise ValueError("give `preset`, or `namespace` and `metrics`, not both")
         if not self.preset and not (self.metrics and self.namespace and self.dimensions):
@@ -81,7 +83,7 @@ class Query(Settings):
         """The fields in the order of their sums; of GPUs: samples, and the sum of their percents."""
         return ("samples", "gpu_utilization") if self.record == "gpu" else USAGE_FIELDS
 
-    def resolved(self) -> Query:
+    def resolved(self) -> MetricQuery:
         """The same with the preset filled in; what the query says itself wins."""
         if not self.preset:
             return self
@@ -89,7 +91,7 @@ class Query(Settings):
         merged = {key: {**preset[key], **getattr(self, key)} for key in ("dimensions", "labels")}
         return self.model_copy(update={**preset, **merged, "preset": ""})
 
-    def about(self, dimensions: Mapping[str, str]) -> Known | None:
+    def about(self, dimensions: Mapping[str, str]) -> KnownResource | None:
         """What is known of this combination."""
         values = dimensions.values()
         return next((each for each in self.known if any(fnmatchcase(value, each.match) for value in values)), None)

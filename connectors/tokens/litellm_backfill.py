@@ -11,7 +11,7 @@ from pydantic import Field, HttpUrl, SecretStr
 
 from curb.connectors.connector import Batch, Check, Context
 from curb.connectors.decode import Letters, Rejected
-from curb.connectors.http_json import JsonClient, tried
+from curb.connectors.http import JsonClient, tried
 from curb.connectors.tokens.late_usage import counts_at, is_pause
 from curb.stream.errors import TransientError
 from curb.stream.records.spend import UsageRecord

@@ -11,11 +11,12 @@ import msgspec
 
 from curb.connectors.connector import Batch, Check, Context
 from curb.connectors.decode import Letters, Rejected
-from curb.connectors.http_json import JsonClient, Params, tried
+from curb.connectors.http import JsonClient, Params, tried
 from curb.connectors.tokens.grown import Feed, Grown, Row, dump, load
 from curb.connectors.tokens.late_usage import counts_at, is_pause
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import CostRecord, SpendRecord
+from curb.stream.time import DAY_S
 
 MAX_PAGES = 500
 #: Digests of refused rows that are remembered, so that a bucket that is read again tells them once.
@@ -48,6 +49,50 @@ class Report(NamedTuple):
     record: Callable[[Grown, str, float], SpendRecord]
     #: Amounts that may shrink.
     signed: bool = False
+
+
+def daily_costs(
+    *,
+    source: str,
+    url: str,
+    days: int,
+    tags: dict[str, str],
+    service_name: str,
+    params: Callable[[float, float], Params],
+    row: Callable[[bytes], Labelled | Rejected],
+) -> Report:
+    """The report of the last days' costs, by project and line item; amounts may shrink."""
+
+    def record(grown: Grown, record_id: str, at: float) -> CostRecord:
+        project, item = grown.key
+        labels = {"project": project, "line_item": item}
+        return CostRecord(
+            id=record_id,
+            charge_period_start=grown.start,
+            charge_period_end=grown.start + DAY_S,
+            received_at=at,
+            effective_cost=grown.numbers[0],
+            billed_cost=grown.numbers[0],
+            delta="restatement" if grown.numbers[0] < 0 else "new_usage",
+            tags={**tags, **{name: label for name, label in labels.items() if label}},
+            source=source,
+            service_name=service_name,
+            sub_account_id=project,
+        )
+
+    again_s = days * float(DAY_S)
+    return Report(
+        name="costs",
+        url=url,
+        bucket_s=DAY_S,
+        reread_s=again_s,
+        first_s=again_s,
+        span_s=again_s + 7 * DAY_S,
+        params=params,
+        row=row,
+        record=record,
+        signed=True,
+    )
 
 
 class _Bucket(msgspec.Struct):

@@ -15,9 +15,9 @@ from curb.config.owners import known_tags, unreachable_owners, with_owners
 from curb.config.pairs import with_scope
 from curb.config.yaml_source import expand_environment, parse_yaml
 from curb.connectors.connector import ConnectorConfig
-from curb.connectors.intake.attribution_settings import AttributionSettings
+from curb.connectors.intake.attribution import AttributionSettings
 from curb.connectors.kinds import KINDS as CONNECTORS
-from curb.connectors.pricing.settings import PricesSettings
+from curb.connectors.pricing.book import PricesSettings
 from curb.detector.reconcile.reconciler import ReconcileSettings
 from curb.detector.settings import DetectorSettings
 from curb.stream.kafka.settings import KafkaSettings

@@ -8,7 +8,7 @@ from typing import Any
 from curb.actions.policy.limits import MARKS, CriticalityRule, TagMatcher
 from curb.actions.policy.route import Match, Route
 from curb.actions.settings import ActionsSettings
-from curb.connectors.intake.attribution_settings import AttributionSettings, Owner
+from curb.connectors.intake.attribution import AttributionSettings, SpendOwner
 from curb.detector.settings import DetectorSettings
 
 
@@ -18,7 +18,7 @@ def known_tags(detector: DetectorSettings) -> set[str]:
     return {tag for scope in detector.scopes for tag in (*scope.group_by, *scope.also_by)} | {"model"}
 
 
-def with_owners(actions: ActionsSettings, owners: Sequence[Owner], detector: DetectorSettings) -> ActionsSettings:
+def with_owners(actions: ActionsSettings, owners: Sequence[SpendOwner], detector: DetectorSettings) -> ActionsSettings:
     """The actions with a route to every owner's channel before all others, and with the criticality of the owners.
 
     Copies of the first Slack notifier send to the channels; each is named after it and its channel.
@@ -62,7 +62,7 @@ def unreachable_owners(
     return found
 
 
-def _marks(owners: Sequence[Owner], known: set[str]) -> list[CriticalityRule]:
+def _marks(owners: Sequence[SpendOwner], known: set[str]) -> list[CriticalityRule]:
     """`critical` covers the owner's team as well; marks that allow more cover the owner's own match only."""
     marks = []
     for owner in owners:
@@ -77,7 +77,7 @@ def _marks(owners: Sequence[Owner], known: set[str]) -> list[CriticalityRule]:
     return marks
 
 
-def _matchers(owner: Owner, known: set[str]) -> list[TagMatcher]:
+def _matchers(owner: SpendOwner, known: set[str]) -> list[TagMatcher]:
     """Matchers of alerts about an owner's spend: the owner's own match, or the team that the owner adds."""
     matchers: list[TagMatcher] = [dict(owner.match)] if owner.match.keys() <= known else []
     if owner.team is not None and "team" in known:
@@ -100,9 +100,9 @@ def _first_slack(actions: ActionsSettings) -> Any:
     return next((each for each in actions.notifiers if each.kind == "slack"), None)
 
 
-def _notifier(slack: Any, owner: Owner) -> str:
+def _notifier(slack: Any, owner: SpendOwner) -> str:
     return f"{slack.name}-{str(owner.slack_channel).lower()}"
 
 
-def _in_channel(slack: Any, owner: Owner) -> Any:
+def _in_channel(slack: Any, owner: SpendOwner) -> Any:
     return slack.model_copy(update={"name": _notifier(slack, owner), "channel": owner.slack_channel})

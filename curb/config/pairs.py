@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from curb.connectors.intake.attribution_settings import Rule
+from curb.connectors.intake.attribution import TagRule
 from curb.detector.reconcile.reconciler import MONEY, PAIR, SCOPE, ReconcileSettings
 from curb.detector.settings import DetectorSettings
 
 
-def marks(settings: ReconcileSettings) -> list[Rule]:
+def marks(settings: ReconcileSettings) -> list[TagRule]:
     """Rules that mark what is estimated and what is billed. Taxes, credits and fees have no estimate beside them."""
     rules = []
     for pair in settings.pairs:
@@ -16,7 +16,7 @@ def marks(settings: ReconcileSettings) -> list[Rule]:
             ("estimated", {"records": "[ug]*", **pair.estimated}),
             ("billed", {"records": "costs", "charge_category": "Usage", **pair.billed}),
         ):
-            rules.append(Rule(match=match, tags={PAIR: pair.name, MONEY: money}))
+            rules.append(TagRule(match=match, tags={PAIR: pair.name, MONEY: money}))
     return rules
 
 

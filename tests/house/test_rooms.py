@@ -19,22 +19,14 @@ SMALL = {
 }
 AWAY: set[str] = set()
 SETTINGS = {
-    "connectors/intake/attribution_settings.py",
-    "connectors/pricing/settings.py",
     "stream/kafka/settings.py",
 }
 TWICE = {
-    "Answer",
     "Context",
     "Demand",
-    "Known",
-    "Limits",
     "Line",
-    "Owner",
     "Place",
-    "Query",
     "Rule",
-    "Share",
     "Socket",
     "Step",
     "Told",
@@ -45,7 +37,6 @@ COMPOSERS = {"actions/settings.py", "detector/settings.py", "stream/settings.py"
 #: Tables of kinds, which people add a line to, and the one place that starts a daemon.
 MAY_BE_SMALL = {
     "curb.actions.kinds",
-    "curb.config.kinds",
     "curb.connectors.kinds",
     "curb.detector.scorers.kinds",
     "curb.run",

@@ -15,8 +15,7 @@ from pydantic import ValidationError
 from curb.connectors.connector import Batch
 from curb.connectors.intake import attribution as module
 from curb.connectors.intake.append import append_batch
-from curb.connectors.intake.attribution import Attribution
-from curb.connectors.intake.attribution_settings import AttributionSettings, Rule
+from curb.connectors.intake.attribution import Attribution, AttributionSettings, TagRule
 from curb.connectors.intake.shares import MAX_PARTS, part_id, parts
 from curb.connectors.intake.validate import clean_tags
 from curb.stream.errors import TransientError
@@ -361,7 +360,7 @@ def test_what_was_decided_before_decides_nothing_else(
             "owners": [{"match": m, "team": "b"} for m in owners if m],
         }
     )
-    mark = [Rule(match={"unit": "a"}, tags={"env": "m"})]
+    mark = [TagRule(match={"unit": "a"}, tags={"env": "m"})]
     one = Attribution(settings, marks=mark)
     for tags, model, key in records:
         record = usage(**tags, api_key=f"k{key}")

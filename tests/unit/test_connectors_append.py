@@ -8,7 +8,7 @@ import pytest
 
 from curb.connectors.connector import Batch
 from curb.connectors.intake.append import MESSAGE_BYTES, append_batch, record_messages
-from curb.connectors.intake.validate import Limits, check, clean_tags
+from curb.connectors.intake.validate import IntakeLimits, check, clean_tags
 from curb.stream.log.protocol import TopicPartition
 from curb.stream.log.topics import COMMANDS, COSTS, DEAD_LETTER, GPU, USAGE
 from curb.stream.records.knowledge import read_knowledge
@@ -138,7 +138,7 @@ def test_the_door_lets_through(record: SpendRecord) -> None:
 def test_the_future_is_configurable() -> None:
     record = usage(charge_period_start=NOW + 3600)
     assert check(record) is not None
-    assert check(record, limits=Limits(max_future_s=7200)) is None
+    assert check(record, limits=IntakeLimits(max_future_s=7200)) is None
 
 
 def test_long_values_stay_apart() -> None:

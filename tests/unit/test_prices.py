@@ -13,9 +13,8 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from curb.cli.prices import app
-from curb.connectors.pricing.book import PriceBook
+from curb.connectors.pricing.book import PriceBook, PricesSettings
 from curb.connectors.pricing.entry import ServiceTier
-from curb.connectors.pricing.settings import PricesSettings
 from curb.connectors.pricing.update import prepare, write
 from curb.stream.records.spend import UsageRecord
 
@@ -106,7 +105,7 @@ def test_the_shipped_book() -> None:
 
 
 def test_the_books_own_file_is_small_and_credited() -> None:
-    data = Path(__file__).parents[2] / "connectors" / "data"
+    data = Path(__file__).parents[2] / "connectors" / "pricing" / "data"
     assert (data / "prices.json.gz").stat().st_size < 100_000
     assert "MIT" in (data / "README.md").read_text(encoding="utf-8")
 

@@ -14,8 +14,7 @@ from curb.config.file import ConfigErrors, load_text
 from curb.config.pairs import marks, with_scope
 from curb.connectors.connector import Batch
 from curb.connectors.intake.append import append_batch
-from curb.connectors.intake.attribution import Attribution
-from curb.connectors.intake.attribution_settings import AttributionSettings
+from curb.connectors.intake.attribution import Attribution, AttributionSettings
 from curb.detector.reconcile.reconciler import MONEY, PAIR, SCOPE, Reconciler, ReconcileSettings, ratio_of
 from curb.detector.rollup.rollup import Rollup
 from curb.detector.settings import DetectorSettings

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from curb.connectors.connector import Batch, ConnectorConfig, Context, Pull
 from curb.connectors.decode import Letters, Rejected, decode
-from curb.connectors.http_json import JsonClient
+from curb.connectors.http import JsonClient
 from curb.stream.records.spend import UsageRecord
 
 

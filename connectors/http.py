@@ -1,19 +1,26 @@
-"""One bounded GET: the whole body of the right type, or one of the two errors."""
+"""One HTTP request, bounded in time and size: its answer, or one of the two errors of the runners."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import aiohttp
+import msgspec
 from yarl import URL
 
+from curb.connectors.connector import Check
+from curb.connectors.decode import without_content
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError, error_for_status
 
+T = TypeVar("T")
+Params = Sequence[tuple[str, str]]
+_MAX_JSON_BYTES = 256 * 1024 * 1024
 
-class Answer(NamedTuple):
+
+class HttpAnswer(NamedTuple):
     """Status (200 to 299, or one of `also`) and body."""
 
     status: int
@@ -27,13 +34,14 @@ async def fetch(
     *,
     headers: Mapping[str, str],
     timeout_s: float,
-    types: Sequence[str],
     max_bytes: int,
+    types: Sequence[str] = (),
     data: Mapping[str, str] | None = None,
     also: Sequence[int] = (),
     tls: ssl.SSLContext | None = None,
-) -> Answer:
-    """GET `url`, or POST it with `data` as a form. A body that ends early or another content type is an error.
+) -> HttpAnswer:
+    """GET `url`, or POST it with `data` as a form. A body that ends early, a redirect (it would carry the
+    key to another host) and a content type that is not among `types` are errors.
 
     Statuses in `also` are answers, not errors. Messages name host and path, never a query, a header or a body.
     """
@@ -55,7 +63,7 @@ async def fetch(
                 error = error_for_status(answer.status, answer.headers, what, now=clock.now())
                 if error is not None:
                     raise error
-            if answer.content_type not in types and "Content-Type" in answer.headers:
+            if types and answer.content_type not in types and "Content-Type" in answer.headers:
                 raise _wrong_type(what, answer.status, answer.content_type, types)
             body = await answer.content.read(max_bytes + 1)
             while len(body) <= max_bytes and (more := await answer.content.read(max_bytes + 1 - len(body))):
@@ -64,10 +72,44 @@ async def fetch(
         raise TransientError(f"{what}: {type(error).__name__}") from error
     if len(body) > max_bytes:
         raise PermanentError(f"{what}: the answer is longer than {max_bytes} bytes")
-    return Answer(answer.status, body)
+    return HttpAnswer(answer.status, body)
 
 
 def _wrong_type(what: str, status: int, found: str, types: Sequence[str]) -> PermanentError | TransientError:
     text = f"{what}: {found or 'no content type'} instead of {types[0]}"
     # A proxy's error page in front of a busy server passes; a page in place of the answer stays.
     return TransientError(f"{text} (HTTP {status})") if status >= 500 else PermanentError(text)
+
+
+class JsonClient(NamedTuple):
+    """GETs that answer JSON, with fixed headers."""
+
+    http: aiohttp.ClientSession
+    clock: Clock
+    headers: Mapping[str, str]
+    timeout_s: float
+
+    async def get(self, url: str, params: Params, decoder: msgspec.json.Decoder[T]) -> T:
+        """The decoded answer. Raises TransientError or PermanentError; their texts hold neither query nor body."""
+        address = URL(url).extend_query(list(params))
+        what = f"GET {address.host}{address.path}"
+        answer = await fetch(
+            self.http, self.clock, address, headers=self.headers, timeout_s=self.timeout_s, max_bytes=_MAX_JSON_BYTES
+        )
+        if answer.status != 200:
+            raise PermanentError(f"{what}: HTTP {answer.status}, expected 200; is the URL right?")
+        try:
+            return decoder.decode(answer.body)
+        except msgspec.ValidationError as error:
+            raise PermanentError(f"{what}: not the expected answer: {without_content(error)}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise TransientError(f"{what}: the answer is not JSON") from None
+
+
+async def tried(what: str, call: Awaitable[object], permission: str = "") -> Check:
+    """A Check of one reading call: ok, or what the other side said."""
+    try:
+        await call
+    except (TransientError, PermanentError) as error:
+        return Check(what, False, str(error), permission)
+    return Check(what, True, "answered", permission)
