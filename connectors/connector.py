@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Context(NamedTuple):
-    """What wiring hands to `Config.build`: shared things a connector may use but does not own."""
+    """Shared things that wiring passes to `Config.build`; a connector uses them and does not own them."""
 
     clock: Clock
     http: aiohttp.ClientSession

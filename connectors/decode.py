@@ -15,7 +15,7 @@ from curb.stream.records.dead_letters import Reason, dead_letter
 
 T = TypeVar("T")
 _QUOTED = re.compile(r"'[^']*'")
-#: Letters written one by one for one batch; a file that is no event file at all is told in one more per reason.
+#: Letters written one by one for one batch; a file that is no event file at all gets one more per reason.
 MAX_LETTERS = 1000
 
 
@@ -27,7 +27,7 @@ class Rejected(NamedTuple):
 
 
 class Letters:
-    """The dead letters of one batch. Past MAX_LETTERS the rest is counted and told once per reason."""
+    """The dead letters of one batch. Past MAX_LETTERS the rest is counted and recorded once per reason."""
 
     def __init__(self, source: str, at: float) -> None:
         self._source, self._at = source, at

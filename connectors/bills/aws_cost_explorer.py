@@ -42,7 +42,7 @@ _CATEGORIES = {
 
 
 class Config(ConnectorConfig):
-    """Asks for the last `months` (or 14 days of hours) every `poll_interval_s`, and tells what changed."""
+    """Reads the last `months` (or 14 days of hours) every `poll_interval_s` and reports the changes."""
 
     kind: Literal["aws_cost_explorer"]
     aws: AwsSettings = Field(AwsSettings(), description="Which account is asked, and as whom.")
@@ -165,7 +165,7 @@ class CostExplorer(SnapshotConnector):
         return Charge(cost.start, cost.seconds, effective * usd, billed * usd, of)
 
     def _span(self, now: float) -> tuple[float, float]:
-        """From the begin of the oldest month (or day of hours) until tomorrow (or the next hour)."""
+        """From the start of the oldest month (or day of hours) until tomorrow (or the next hour)."""
         if self._config.granularity == "hour":
             # AWS counts its 14 days from now; a day that is only there in part would look like a restatement.
             return (now // DAY_S - _HOURLY_DAYS + 1) * DAY_S, (now // HOUR_S + 1) * HOUR_S
@@ -174,7 +174,7 @@ class CostExplorer(SnapshotConnector):
         return datetime(year, month + 1, 1, tzinfo=UTC).timestamp(), (now // DAY_S + 1) * DAY_S
 
     def _periods(self, start: float, end: float) -> Iterator[str]:
-        """Every period in the span: one that has no costs any more was taken back."""
+        """Every period in the span: a period without costs any more was taken back."""
         last = ""
         for at in range(int(start), int(end), DAY_S):
             period = self._period(at)

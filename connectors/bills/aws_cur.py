@@ -61,7 +61,7 @@ def deliveries(files: BillFiles, months: int, clock: Clock) -> Found:
     found, waiting = [], []
     for period, candidates in sorted(manifests.items()):
         try:
-            # Stores tell whole seconds; names of deliveries begin with their time.
+            # Stores keep whole seconds; names of deliveries begin with their time.
             newest = max(candidates, key=lambda file: (file.modified, file.path))
             found.append(_delivery(files, period, newest, by_path))
         except TransientError as error:

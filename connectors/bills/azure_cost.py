@@ -63,7 +63,7 @@ class _Run(NamedTuple):
 
     @property
     def newest(self) -> tuple[float, str]:
-        """When it was written; stores tell whole seconds, so by path as well."""
+        """When it was written; stores keep whole seconds, so by path as well."""
         last = self.manifest or max(self.files, key=lambda file: file.modified)
         return last.modified, last.path
 

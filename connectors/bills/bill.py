@@ -1,4 +1,4 @@
-"""Bills in files: finds what was delivered anew, sums it in columns, and tells the differences."""
+"""Bills in files: finds new deliveries, sums them in columns, and reports the differences."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Dimensions(msgspec.Struct, frozen=True):
-    """What tells charges of one charge period apart: as much as Curb's tags and scopes can see, and no more."""
+    """The dimensions of a charge: as many as Curb's tags and scopes can see, and no more."""
 
     service_name: str = ""
     sub_account_id: str = ""
@@ -23,7 +23,7 @@ class Dimensions(msgspec.Struct, frozen=True):
 
 
 class Charge(NamedTuple):
-    """Dollars of one key. `start` is the begin of the charge period, epoch seconds; `seconds` is its length."""
+    """Dollars of one key. `start` is the start of the charge period, epoch seconds; `seconds` is its length."""
 
     start: int
     seconds: int

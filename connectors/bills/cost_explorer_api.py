@@ -49,7 +49,7 @@ class CallBudget:
 
     @property
     def asked_at(self) -> float:
-        """When `asked` was last told, epoch seconds; 0 for never."""
+        """When `asked` was last recorded, epoch seconds; 0 for never."""
         return self._load().asked_at
 
     @property

@@ -67,7 +67,7 @@ class Config(BillSettings):
 
 class BigQueryBill(SnapshotConnector):
     """Pull connector. Rows are only ever added, also for usage of weeks ago: an invoice month that got rows is summed
-    anew, and what its sums changed by is told."""
+    again, and the changes of its sums are reported."""
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config.name, config.lag_h, context)
@@ -104,8 +104,8 @@ class BigQueryBill(SnapshotConnector):
     def _months(self) -> list[tuple[str, str, float]]:
         """Invoice month, what changes when rows are added, and when the newest was exported (epoch seconds).
 
-        Rows are counted by when they were exported, over the whole month: one that was exported late, or became visible
-        late, changes the count.
+        Rows are counted by when they were exported, over the whole month: a row that was exported late, or became
+        visible late, changes the count.
         """
         now = datetime.fromtimestamp(self._clock.now(), UTC)
         year, month = divmod(now.year * 12 + now.month - self._config.months, 12)

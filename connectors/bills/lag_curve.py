@@ -1,4 +1,4 @@
-"""How late a source tells what it charges: learned from how its charge periods fill up, snapshot by snapshot."""
+"""How late a source reports its charges: learned from how its charge periods fill up, snapshot by snapshot."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import msgspec
 #: Hours since the end of a charge period at which its amount is remembered; what comes later is a restatement.
 AGES_H = (1, 2, 3, 4, 6, 8, 10, 12, 15, 18, 21, 24, 27, 30, 36, 42, 48, 60, 72, 96, 120)
 MAX_AGE_S = AGES_H[-1] * 3600
-#: A period is told when it is within this share, or this many dollars, of what it comes to.
+#: A period is complete when it is within this share, or this many dollars, of its final amount.
 _NEAR_SHARE, _NEAR_USD = 0.02, 0.01
-#: The lag is the age at which this share of periods was told, over as many periods at least.
+#: The lag is the age at which this share of periods was complete, over at least this many periods.
 _SHARE, _LEAST = 0.9, 5
 #: Weight of what was learned before, per settled period: about the last hundred count.
 _FADE = 0.99
@@ -25,9 +25,9 @@ class LagCurve(msgspec.Struct):
     default_lag_s: float
     #: As of when the first snapshot was; nothing is known of ages before.
     since: float | None = None
-    #: Billing period → end of charge period, epoch seconds → dollars known at each age; None is "nothing told yet".
+    #: Billing period → end of charge period, epoch seconds → dollars known at each age; None is "nothing reported yet".
     open: dict[str, dict[int, list[float | None]]] = {}
-    #: Faded counts per age: periods seen, and periods told.
+    #: Faded counts per age: periods seen, and periods complete.
     seen: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(AGES_H))
     told: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(AGES_H))
 
@@ -35,10 +35,10 @@ class LagCurve(msgspec.Struct):
     def lag_s(self) -> float:
         """From the end of a charge period until it is taken for complete."""
         lag = None
-        for age, seen, told in zip(reversed(AGES_H), reversed(self.seen), reversed(self.told), strict=True):
+        for age, seen, complete in zip(reversed(AGES_H), reversed(self.seen), reversed(self.told), strict=True):
             if seen < _LEAST:  # nobody knows how it is at this age
                 return self.default_lag_s if lag is None else min(lag * 3600.0, self.default_lag_s)
-            if told < _SHARE * seen:
+            if complete < _SHARE * seen:
                 break
             lag = age
         return self.default_lag_s if lag is None else lag * 3600.0

@@ -28,7 +28,7 @@ def epoch(text: str) -> int:
 
 
 class Texts(Protocol):
-    """How a form reads columns of the batch in hand, by canonical name; absent ones are zeros and empty texts."""
+    """How a form reads columns of the current batch, by canonical name; absent ones are zeros and empty texts."""
 
     def has(self, *names: str) -> bool: ...
 
@@ -136,7 +136,7 @@ class BillLines:
 
     def _rows(self) -> pa.RecordBatch:
         if self._batch is None:
-            raise RuntimeError("no batch in hand")
+            raise RuntimeError("no current batch")
         return self._batch
 
     def _column(self, names: Sequence[str]) -> pa.Array | None:

@@ -48,7 +48,7 @@ class _Cursor(msgspec.Struct, omit_defaults=True):
 
 
 class Restater:
-    """The memory of one source: what every key amounted to when it was last told.
+    """The state of one source: the amount of every key when it was last reported.
 
     `path` is the SQLite file, made when it is not there. `default_lag_s` is how long after its end a charge period is
     taken for complete until the source's own lag is learned.
@@ -98,14 +98,14 @@ class Restater:
         on. What iterating over `charges` raises is raised, and nothing has changed then. Only after `resume` gave None.
 
         A delta is `new_usage` when its charge period was not complete at the last snapshot of the same billing period
-        (or there was none), else `late` for a key that was not known and `restatement` for one that was.
+        (or there was none), else `late` for a new key and `restatement` for a known key.
         """
         lost = self._store.lost_total(snapshot.period)
         changes = self._store.take(charges, snapshot, taken_at=self._clock.now(), lost=lost)
         extra = {"connector": self._source, "period": snapshot.period, "changes": changes}
         logger.info("bill taken", extra=extra)
         if lost is not None:
-            logger.error("state file was lost: this period's difference is told as one restatement", extra=extra)
+            logger.error("state file was lost: this period's difference is reported as one restatement", extra=extra)
 
     def resume(self, cursor: str | None) -> Batch | None:
         """The next page of what was taken and, by this cursor, is not on the log; None when all of it is.
@@ -121,10 +121,10 @@ class Restater:
         same = at.store == self._store.name and at.generation == pending.generation
         sent = (at.sent or 0) if same else 0
         deltas = self._store.deltas(sent, self._page_records)
-        told = at.usd.get(pending.period, pending.told) if sent else pending.told
+        before = at.usd.get(pending.period, pending.told) if sent else pending.told
         sent += len(deltas)
         more = sent < pending.count
-        usd = self._store.usd_after(told, deltas)
+        usd = self._store.usd_after(before, deltas)
         after = _Cursor(self._store.name, pending.generation, sent if more else None, usd)
         records = [self._record(delta, pending.generation, pending.taken_at) for delta in deltas]
         return self._batch(records, msgspec.json.encode(after).decode(), more=True)

@@ -1,4 +1,4 @@
-"""What `connectors.restate` remembers of a bill, in SQLite: amounts by key, and a journal of deltas to be told.
+"""What `connectors.restate` remembers of a bill, in SQLite: amounts by key, and a journal of deltas to report.
 
 Amounts are whole nano-dollars, so that deltas add up exactly. Dimensions are kept once and found by a 16-byte digest;
 a key is three small integers. A generation is one taken snapshot.
@@ -26,7 +26,7 @@ Usd = tuple[float, float]
 Label = Literal["new_usage", "late", "restatement"]
 _NANO = 1_000_000_000
 _CACHE_KIB = 32 * 1024
-#: As many billing periods a cursor tells the totals of.
+#: A cursor holds the totals of this many billing periods.
 _PERIODS_IN_CURSOR = 100
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -155,7 +155,7 @@ class RestateStore:
 
     @property
     def pending(self) -> Pending | None:
-        """The journal, until `settle` is told that all of it is on the log."""
+        """The journal, until `settle` learns that all of it is on the log."""
         return self._state.pending
 
     @property
@@ -176,7 +176,7 @@ class RestateStore:
     # --- with the cursor --------------------------------------------------------------------------------------------
 
     def settle(self, store: str, generation: int, sent: int | None, usd: Mapping[str, Usd]) -> bool:
-        """Forget the journal if the cursor says that it is on the log; False when the store had to begin anew."""
+        """Forget the journal if the cursor says that it is on the log; False when the store had to start again."""
         state = self._state
         if (store, generation, sent) == state.instead_of or (
             store == "" and state.generation == (1 if state.pending else 0)
@@ -217,8 +217,8 @@ class RestateStore:
             found.append(Delta(number, start, seconds, effective / _NANO, billed / _NANO, cast(Label, label), of))
         return found
 
-    def usd_after(self, told: Usd, deltas: Sequence[Delta]) -> dict[str, Usd]:
-        """Dollars on the log by billing period once `deltas` are, `told` of the journal's period before them.
+    def usd_after(self, before: Usd, deltas: Sequence[Delta]) -> dict[str, Usd]:
+        """Dollars on the log by billing period once `deltas` are, `before` of the journal's period without them.
 
         The last by name only, if there are many.
         """
@@ -227,8 +227,8 @@ class RestateStore:
         )
         amounts = {name: (effective / _NANO, billed / _NANO) for name, effective, billed in rows}
         if self._state.pending is not None:
-            effective = round(told[0] * _NANO) + sum(round(each.effective_cost * _NANO) for each in deltas)
-            billed = round(told[1] * _NANO) + sum(round(each.billed_cost * _NANO) for each in deltas)
+            effective = round(before[0] * _NANO) + sum(round(each.effective_cost * _NANO) for each in deltas)
+            billed = round(before[1] * _NANO) + sum(round(each.billed_cost * _NANO) for each in deltas)
             amounts[self._state.pending.period] = (effective / _NANO, billed / _NANO)
         return {name: amounts[name] for name in sorted(amounts)}
 
@@ -247,7 +247,7 @@ class RestateStore:
     def take(self, charges: Iterable[Charge], snapshot: Snapshot, *, taken_at: float, lost: Usd | None) -> int:
         """Write the journal from known to snapshot, and remember the snapshot; returns the length of the journal."""
         if self._state.pending is not None:
-            raise RuntimeError("a snapshot was taken before the last one was told")
+            raise RuntimeError("a snapshot was taken before the last one was reported")
         before = msgspec.structs.replace(self._state), msgspec.msgpack.encode(self.lag)
         try:
             with self._transaction():
@@ -262,7 +262,7 @@ class RestateStore:
         self._db.executemany("INSERT INTO arrived VALUES (?, ?, ?, ?)", self._arriving(charges))
         self._db.execute(_STAGE)
         until = self._db.execute("SELECT complete_until FROM period WHERE name = ?", (snapshot.period,)).fetchone()
-        told = self.total(snapshot.period) if lost is None or math.isnan(lost[0]) else lost
+        before = self.total(snapshot.period) if lost is None or math.isnan(lost[0]) else lost
         state = self._state
         period = self._enter(snapshot)
         first, last = snapshot.covers or (-math.inf, math.inf)
@@ -275,7 +275,7 @@ class RestateStore:
             self._tell_difference(period, lost)
         count = int(self._db.execute("SELECT COUNT(*) FROM journal").fetchone()[0])
         state.generation += 1
-        state.pending = Pending(state.generation, snapshot.period, taken_at, count, told)
+        state.pending = Pending(state.generation, snapshot.period, taken_at, count, before)
         return count
 
     def _arriving(self, charges: Iterable[Charge]) -> Iterator[tuple[int, int, float, float]]:

@@ -152,7 +152,7 @@ def _distinct(columns: Sequence[NDArray[Any]]) -> tuple[NDArray[np.intp], NDArra
     for column in columns:
         low = int(column.min())
         width = int(column.max()) - low + 1
-        if size * width >= 2**62:  # number what there is anew, so that the product stays small
+        if size * width >= 2**62:  # number again, so that the product stays small
             packed = np.unique(packed, return_inverse=True)[1]
             size = len(packed)
         packed *= width

@@ -163,7 +163,7 @@ class GpuCharges:
         tags = {"node": node.name, "group": node.group or model, "gpu": model, "instance": node.instance}
         return GpuRecord(
             id="",
-            # When it fell due. Dated by its begin, it would come after that minute was judged.
+            # When it fell due. Dated by its start, it would come after that minute was judged.
             charge_period_start=end,
             received_at=end,
             effective_cost=per_gpu * count * (end - start) / 3600,
@@ -189,7 +189,7 @@ class GpuCharges:
         return NO_CLUSTER if self._api is None else self._api.cluster
 
     def _node_name(self, gpu: Gpu) -> str:
-        # In a pod, an exporter that was not told its node's name gives its own.
+        # In a pod, an exporter without its node's name gives its own.
         return self._cluster.node_of_pod(gpu.node) or gpu.node or "unknown"
 
     def _node(self, name: str) -> _Node:

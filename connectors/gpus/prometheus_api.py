@@ -16,7 +16,7 @@ from curb.stream.errors import PermanentError, TransientError
 
 logger = logging.getLogger(__name__)
 _MAX_BYTES = 64 * 1024 * 1024
-#: Statuses that carry the server's own words: a bad query, one that cannot be computed, one that took too long.
+#: Statuses that carry the server's own words: a bad query, a query that cannot be computed, a query that took too long.
 _EXPLAINED = (400, 422, 503)
 _PASSING = frozenset({"timeout", "canceled", "unavailable", "internal"})
 
@@ -115,7 +115,7 @@ def _result(status: int, body: bytes, what: str) -> Result:
 
 
 def _says_partial(warning: str) -> bool:
-    """Remarks on the query (PromQL info, PromQL warning) are none; the rest tells of stores that did not answer."""
+    """Remarks on the query (PromQL info, PromQL warning) do not count; the rest are stores that did not answer."""
     return not warning.startswith("PromQL")
 
 

@@ -21,7 +21,7 @@ from curb.stream.records.spend import OTHER, UNTAGGED, CostRecord, GpuRecord, Sp
 from curb.stream.settings import Settings
 
 Criticality = Literal["critical", "high", "normal", "low"]
-#: Sets of tags that are remembered; beyond, all are forgotten and worked out anew.
+#: Sets of tags that are remembered; beyond, all are forgotten and worked out again.
 MAX_REMEMBERED, MAX_REMEMBERED_CHARS = 20_000, 16_000_000
 
 #: The text that a matcher looks at under a name, or None.
@@ -280,7 +280,7 @@ class Attribution:
         return tags
 
     def _normal_value(self, tag: str, value: str) -> str | None:
-        """The value in normal spelling, or None for one that counts as missing."""
+        """The value in normal spelling, or None for a value that counts as missing."""
         if value in (UNTAGGED, OTHER):
             return None  # nobody outside may say so: the first means missing, the second is the rollup's own
         if tag in self._lower:

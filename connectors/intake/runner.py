@@ -29,7 +29,7 @@ _POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
 
 
 class PullRunner:
-    """One connector, read until told to stop. The cursor is kept in `curb.cursors` under the connector's name.
+    """One connector, read until `stop` is set. The cursor is kept in `curb.cursors` under the connector's name.
 
     `last_success` is when a read last returned and everything it gave was on the log (epoch seconds), or None.
     """

@@ -18,7 +18,7 @@ class UntaggedSpend:
 
     def __init__(self, tags: Sequence[str]) -> None:
         self._tags = tuple(tags)
-        #: In hand since the last `publish`: dollars, then dollars without each tag.
+        #: Since the last `publish`: dollars, then dollars without each tag.
         self._sums = [0.0] * (len(self._tags) + 1)
         self._hours: dict[str, dict[int, list[float]]] = {}
 

@@ -114,7 +114,7 @@ def _counts(record: SpendRecord) -> Iterator[tuple[str, int]]:
 
 
 def clean_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Tags with safe, bounded names and values; one that is empty then is dropped (it is as if it were not there)."""
+    """Tags with safe, bounded names and values; a tag that is empty then is dropped."""
     cleaned = {}
     for given_key, given_value in tags.items():
         key = clean(given_key if isinstance(given_key, str) else _text(given_key))

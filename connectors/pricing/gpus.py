@@ -107,7 +107,7 @@ class GpuPrices:
         """What one GPU costs at `at` (epoch seconds).
 
         The price of the node's instance type comes first, then that of the GPU model: the provider's own cheapest offer
-        per GPU, or without a provider the dearest of what the providers' cheapest are.
+        per GPU, or without a provider the most expensive of the providers' cheapest.
         """
         return self._cached(gpu, at // DAY_S * DAY_S, instance, provider, region)
 

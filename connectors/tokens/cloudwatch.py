@@ -140,7 +140,7 @@ class CloudWatch:
         if known is not None and known.model:
             tags["model"] = known.model
         tags = {**self._config.tags, **query.tags, **tags, **(known.tags if known else {})}
-        # When it fell due. Dated by its begin, it would come after that minute was judged.
+        # When it fell due. Dated by its start, it would come after that minute was judged.
         at = grown.start + self._config.period_s + self._config.lag_minutes * 60.0
         head = (grown.id(self._config.name, query.name), at, now, tags, self._config.name)
         if query.record == "usage":

@@ -48,14 +48,14 @@ class Feed(msgspec.Struct, omit_defaults=True):
     """One report of the upstream, as far as it was read.
 
     Buckets that start before `settled` are not asked for again. `seen` holds the sums of the others. `current_at` is
-    the minute of the last reading up to the present; `grown` is news unless it gathered over a pause since then.
+    the minute of the last reading up to the present; `grown` is recent unless it gathered over a pause since then.
     """
 
     settled: float
     seen: list[Grown] = []
     grown: list[Grown] = []
     current_at: float = 0.0
-    news: bool = False
+    recent: bool = msgspec.field(default=False, name="news")
 
     def take(self, rows: Iterable[Row], *, signed: bool = False) -> bool:
         """Promise the growth of `rows`; whether all of it fitted. A row that comes twice counts once.

@@ -23,7 +23,7 @@ from curb.stream.errors import PermanentError, TransientError
 
 logger = logging.getLogger(__name__)
 CHUNK_BYTES = 1024 * 1024
-#: Bytes at the start of a file that tell it from another file that was given the same inode.
+#: Bytes at the start of a file that distinguish it from another file with the same inode.
 _HEAD_BYTES = 1024
 #: The offset of a stream that is being read: equal to no place, should the read fail.
 _IN_USE = -1
@@ -57,7 +57,7 @@ class _Chunk(NamedTuple):
 class _OpenGzip(NamedTuple):
     """A compressed file held open: going to `offset` again would mean to decompress everything before it.
 
-    `tail` is what lies between `offset` and where the stream is: the begin of a line.
+    `tail` is what lies between `offset` and where the stream is: the start of a line.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""When usage counts that comes to be known late: at the time it was read, while it is still news."""
+"""The time of usage that becomes known late: the time of the reading, while it is still recent."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def counts_at(start: float, end: float, read_at: float) -> float:
     """Where usage between `start` and `end` belongs that was read at `read_at`; all are epoch seconds.
 
     A minute is judged once, half a minute after its end. Usage that is reported later would never be judged if it were
-    dated by its begin, so it is dated by the reading. After an hour it is no news: it only counts.
+    dated by its start, so it is dated by the reading. After an hour it is history: it only counts.
     """
     return max(start, read_at) if read_at - end < NEWS_S else start
 
 
 def is_pause(seconds: float, poll_interval_s: float) -> bool:
-    """Whether so long after the reading before, what is new is no news: all of it in one minute would look like a jump.
+    """True so long after the last reading that all growth in one minute would look like a jump.
 
     What runs away through a pause is found by the readings behind it.
     """

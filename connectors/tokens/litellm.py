@@ -143,7 +143,7 @@ class LiteLLM:
         return Batch(records, cursor="", dead=letters.messages(), locations=locations)
 
     def row_record(self, raw: bytes, at: float) -> UsageRecord | Rejected:
-        """The record of a row of the spend logs: with the id and, as far as the row tells, the tags of the push."""
+        """The record of a row of the spend logs: with the id and, as far as the row has them, the tags of the push."""
         row = decode(self._rows, raw)
         payload = row if isinstance(row, Rejected) else _payload_of(row)
         return payload if isinstance(payload, Rejected) else self._of_payload(payload, at)
@@ -344,7 +344,7 @@ def _damaged_array(body: bytes, location: str, letters: Letters, error: Exceptio
                 position = _skip_space(text, position + 1)
         position, closed = position + 1, True
     except (ValueError, RecursionError):
-        pass  # told below: what is left is not JSON
+        pass  # recorded below: the rest is not JSON
     rest = text[position:].encode("utf-8", "surrogateescape")
     if rest or not closed:
         letters.add(Rejected("not_json", without_content(error)), location=f"{location}@{position}", content=rest)

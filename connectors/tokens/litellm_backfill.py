@@ -63,7 +63,7 @@ class _Offered(NamedTuple):
 class Backfill:
     """Pull side of a LiteLLM source: one page of `/spend/logs/v2` a read, oldest first.
 
-    Rows that are still news are dated by the reading that gives them, under the id they would be pushed with. So a
+    Rows that are still recent are dated by the reading that gives them, under the id they would be pushed with. So a
     repeat may differ in its time, and from the push as well; the detector keeps whichever came first.
     """
 

@@ -30,7 +30,7 @@ CACHE_CREATION = (
 )
 #: Operations whose spans repeat the usage of the calls below them, or have none.
 NOT_CALLS = frozenset({"invoke_agent", "create_agent", "execute_tool", "invoke_workflow"})
-#: Operations that are calls to a model even when they failed and tell no usage.
+#: Operations that are calls to a model even when they failed and report no usage.
 CALLS = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
 _STATUS_ERROR = 2
 

@@ -16,7 +16,7 @@ from curb.connectors.tokens.otel_tags import models_of, tags_of
 from curb.connectors.tokens.otlp import Value
 from curb.stream.records.spend import UsageRecord
 
-#: The histogram that tells input and output by `gen_ai.token.type`, and the counters that take its place.
+#: The histogram that separates input and output by `gen_ai.token.type`, and the counters that take its place.
 HISTOGRAM = "gen_ai.client.token.usage"
 _PREFIX = "gen_ai.client.inference.usage."
 COUNTERS = {
@@ -123,7 +123,7 @@ class Streams:
             new = point.start >= self._began or point.producer in self._producers
             return point if new else None
         if point.tokens < known.tokens:
-            return point  # began anew without saying so
+            return point  # started again without saying so
         tokens, requests = point.tokens - known.tokens, point.requests - known.requests
         if tokens == 0:
             return None

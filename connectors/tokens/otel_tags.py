@@ -21,7 +21,7 @@ MODELS = ("gen_ai.response.model", "gen_ai.request.model")
 
 
 def models_of(found: Mapping[str, Value]) -> list[str]:
-    """The model that answered and the model that was asked for, as far as they are told."""
+    """The model that answered and the model that was asked for, as far as they are reported."""
     return [model for name in MODELS if isinstance(model := found.get(name), str) and model]
 
 

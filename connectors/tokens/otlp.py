@@ -84,7 +84,7 @@ def _base64(text: Any) -> str:
 
 
 def answer(signal: Signal, content_type: str, rejected: int) -> web.Response:
-    """200; with a partial success where something was refused, which tells the exporter not to send it again."""
+    """200; with a partial success where something was refused, so that the exporter does not send it again."""
     message = signal.response()
     if rejected:
         partial: Any = message.partial_success  # type: ignore[attr-defined]

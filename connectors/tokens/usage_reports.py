@@ -19,7 +19,7 @@ from curb.stream.records.spend import CostRecord, SpendRecord
 from curb.stream.time import DAY_S
 
 MAX_PAGES = 500
-#: Digests of refused rows that are remembered, so that a bucket that is read again tells them once.
+#: Digests of refused rows that are remembered, so that a bucket that is read again reports them once.
 MAX_REFUSED = 10_000
 
 
@@ -113,7 +113,7 @@ _PAGE = msgspec.json.Decoder(_Page)
 class Reports:
     """Connector over reports: one span of one report a read, turn by turn.
 
-    The same cursor gives the same ids and amounts. Usage that is still news is dated by the reading that gives it; so
+    The same cursor gives the same ids and amounts. Usage that is still recent is dated by the reading that gives it; so
     when it is given again, its time may differ, and the detector, which knows the id, drops the second.
     """
 
@@ -146,14 +146,14 @@ class Reports:
         letters = Letters(self._name, now)
         # A row outside the span would be forgotten at once, and given again with every reading.
         rows = [row for row in await self._rows(report, feed.settled, end, letters) if feed.settled <= row.start < end]
-        feed.news = self._is_news(feed, rows, now)
+        feed.recent = self._is_recent(feed, rows, now)
         fitted = feed.take(rows, signed=report.signed)
         if fitted:
             feed.settle(min(end, _floor(now - report.reread_s, report.bucket_s)))
         if fitted and end > now:
             feed.current_at = _floor(now, 60)
             turn = (turn + 1) % len(self._reports)
-        elif not feed.news:
+        elif not feed.recent:
             feed.current_at = 0.0  # nor is the rest of it
         progress.more = not fitted or end <= now or turn > 0
         progress.turn = turn
@@ -171,7 +171,7 @@ class Reports:
     async def close(self) -> None:
         self._refused.clear()
 
-    def _is_news(self, feed: Feed, rows: Sequence[Row], now: float) -> bool:
+    def _is_recent(self, feed: Feed, rows: Sequence[Row], now: float) -> bool:
         """Whether what grew did so since just now: neither Curb nor the upstream stood still before."""
         newest = max((row.start for row in feed.seen), default=0.0)
         minutes = len({row.start for row in rows if row.start > newest})
@@ -179,7 +179,7 @@ class Reports:
 
     def _given(self, report: Report, feed: Feed, now: float) -> list[SpendRecord]:
         records = [report.record(grown, grown.id(self._name, report.name), now) for grown in feed.grown]
-        for record in records if feed.news else ():
+        for record in records if feed.recent else ():
             if not isinstance(record, CostRecord):  # bills keep their day
                 start = record.charge_period_start
                 record.charge_period_start = counts_at(start, start + report.bucket_s, now)
