@@ -38,11 +38,11 @@ EDGES: dict[str, dict[str, str]] = {
     "connectors": {
         "kinds": "connector",
         "connector": "pricing",
-        "http_json": "connector decode",
+        "http": "connector decode",
         "intake": "connector decode",
-        "bills": "connector decode http_json",
-        "gpus": "connector decode http_json pricing",
-        "tokens": "connector decode http_json pricing",
+        "bills": "connector decode http",
+        "gpus": "connector decode http pricing",
+        "tokens": "connector decode http pricing",
     },
     "actions": {
         "action": "target",
