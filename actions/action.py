@@ -19,7 +19,7 @@ from curb.stream.settings import Settings
 Chart = Callable[[str], Awaitable[bytes | None]]
 
 
-class Context(NamedTuple):
+class ActionContext(NamedTuple):
     """What wiring passes to `Config.build`: shared things an action or notifier may use but does not own."""
 
     clock: Clock
@@ -88,7 +88,7 @@ class ActionConfig(Settings):
     name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
 
     @abstractmethod
-    def build(self, context: Context) -> Action:
+    def build(self, context: ActionContext) -> Action:
         """The configured action; whoever calls this closes it."""
 
 

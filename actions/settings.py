@@ -8,7 +8,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from curb.actions.action import ActionConfig
 from curb.actions.notify.protocol import NotifierConfig, NotifyConfig
-from curb.actions.policy.limits import Limits
+from curb.actions.policy.limits import ActionLimits
 from curb.actions.policy.roles import Approver
 from curb.actions.policy.route import Mode, Route
 from curb.stream.settings import Settings
@@ -40,7 +40,7 @@ class ActionsSettings(Settings):
         ge=0,
         description="When the burn was normal for so long, the highest rung above the first is undone.",
     )
-    limits: Limits = Field(default_factory=Limits, description="Blast radius.")
+    limits: ActionLimits = Field(default_factory=ActionLimits, description="Blast radius.")
     warmup_days: float = Field(
         default=3.0, ge=0, description="Nothing known for less is acted on, except new_principal and budget alerts."
     )

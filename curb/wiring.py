@@ -9,8 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from curb.actions.action import Action, Chart
-from curb.actions.action import Context as ActionContext
+from curb.actions.action import Action, ActionContext, Chart
 from curb.actions.lifecycle.runner import ActionsRunner
 from curb.actions.notify.protocol import Notifier
 from curb.config.file import CurbConfig, EmbeddedSettings

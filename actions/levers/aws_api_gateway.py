@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
+from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import arrows, swap
 from curb.actions.levers.api_gateway_paths import (
     ENABLED,
@@ -69,7 +69,7 @@ class Config(RateConfig):
             raise ValueError("give either stage or usage_plans")
         return self
 
-    def build(self, context: Context) -> ApiGateway:
+    def build(self, context: ActionContext) -> ApiGateway:
         return ApiGateway(self, context.clock)
 
 

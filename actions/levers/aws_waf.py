@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
+from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import Swap, arrows, swap
 from curb.actions.levers.waf_rules import (
     MIN_LIMIT,
@@ -65,7 +65,7 @@ class Config(RateConfig):
             raise ValueError("web ACLs of CLOUDFRONT are in us-east-1")
         return self
 
-    def build(self, context: Context) -> Waf:
+    def build(self, context: ActionContext) -> Waf:
         return Waf(self, context.clock)
 
 

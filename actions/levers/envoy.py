@@ -13,9 +13,9 @@ import msgspec
 from pydantic import Field, HttpUrl
 from yarl import URL
 
-from curb.actions.action import Context, DriftError, Effect, Outcome
+from curb.actions.action import ActionContext, DriftError, Effect, Outcome
 from curb.actions.calls.http import exchange
-from curb.actions.levers.envoy_routes import Held, Place, Routes, bucket_for, held, written
+from curb.actions.levers.envoy_routes import DescriptorPlace, Held, Routes, bucket_for, held, written
 from curb.actions.levers.locked_file import edit_text, read_text
 from curb.actions.levers.subjects import SubjectConfig
 from curb.actions.target import TargetRate, Verb
@@ -46,7 +46,7 @@ class Config(SubjectConfig):
     )
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for one answer of Envoy.")
 
-    def build(self, context: Context) -> Envoy:
+    def build(self, context: ActionContext) -> Envoy:
         return Envoy(self, context.http, context.clock)
 
 
@@ -61,7 +61,7 @@ class Envoy:
     def __init__(self, config: Config, http: aiohttp.ClientSession, clock: Clock) -> None:
         self._config, self._http, self._clock = config, http, clock
         self._admin = URL(str(config.admin_url))
-        self._place = Place(
+        self._place = DescriptorPlace(
             config.virtual_host, config.route, config.filter, config.descriptor_key, config.header.lower()
         )
         #: Target → refused requests when this process applied it.

@@ -16,7 +16,7 @@ _LEAST_FILL_S = 0.05
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 
 
-class Place(NamedTuple):
+class DescriptorPlace(NamedTuple):
     """Which list of descriptors is meant, and how a subject is named there."""
 
     virtual_host: str
@@ -59,7 +59,7 @@ def written(bucket: Bucket) -> str:
 class Routes:
     """A file of route configurations. PermanentError when the place is not in it, or not clear."""
 
-    def __init__(self, text: str, place: Place) -> None:
+    def __init__(self, text: str, place: DescriptorPlace) -> None:
         self.text, self._place = text, place
         hosts = [
             host
@@ -143,7 +143,7 @@ class Routes:
         return next((route for match, route in matches if match is not None and yaml_text.data(match) == wanted), None)
 
 
-def _match(place: Place, subject: str) -> dict[str, Any]:
+def _match(place: DescriptorPlace, subject: str) -> dict[str, Any]:
     """All requests of a subject."""
     return {"prefix": "/", "headers": [{"name": place.header, "string_match": {"exact": subject}}]}
 
@@ -161,7 +161,7 @@ class Held(NamedTuple):
     block: int | None
 
 
-def held(dump: dict[str, Any], place: Place, subject: str) -> Held | None:
+def held(dump: dict[str, Any], place: DescriptorPlace, subject: str) -> Held | None:
     """What stands in an answer of Envoy's /config_dump; None when it does not hold the place."""
     configs = dump.get("configs") or ()
     hosts = [

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from curb.actions.action import Context, Effect, Outcome
+from curb.actions.action import ActionContext, Effect, Outcome
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
 from curb.actions.levers.haproxy_socket import Socket
 from curb.actions.levers.locked_file import edit_text, read_text
@@ -53,7 +53,7 @@ class Config(SubjectConfig):
             raise ValueError("the path may hold letters, digits and ._:/@+=- only: it is sent to HAProxy")
         return path
 
-    def build(self, context: Context) -> Haproxy:
+    def build(self, context: ActionContext) -> Haproxy:
         return Haproxy(self)
 
 

@@ -13,7 +13,7 @@ import msgspec
 from jmespath.exceptions import JMESPathError
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
+from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import arrows, swap
 from curb.actions.calls.http import NotFoundError, exchange
 from curb.actions.levers.http_templates import TAG, fill_body, fill_url, origin, placeholders
@@ -117,7 +117,7 @@ class Config(RateConfig):
         named = {name: getattr(self, name) for name in HttpAction.permissions}
         return {name: call for name, call in named.items() if call is not None}
 
-    def build(self, context: Context) -> HttpAction:
+    def build(self, context: ActionContext) -> HttpAction:
         return HttpAction(self, context.http, context.clock)
 
 

@@ -11,7 +11,7 @@ import aiohttp
 from pydantic import Field, HttpUrl, SecretStr
 from yarl import URL
 
-from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
+from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import Swap, arrows, swap
 from curb.actions.calls.http import NotFoundError, exchange, exchange_object
 from curb.actions.levers.http_templates import fill_url
@@ -53,7 +53,7 @@ class Config(RateConfig):
     )
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for one answer.")
 
-    def build(self, context: Context) -> Kong:
+    def build(self, context: ActionContext) -> Kong:
         return Kong(self, context.http, context.clock)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 from yarl import URL
 
-from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
+from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
 from curb.actions.calls.http import NotFoundError, exchange
 from curb.actions.levers.litellm_subjects import SUBJECTS, is_blocked
@@ -58,7 +58,7 @@ class Config(RateConfig):
     def limits(self) -> frozenset[str]:
         return SUBJECTS[self.subject].limits
 
-    def build(self, context: Context) -> LitellmLimits:
+    def build(self, context: ActionContext) -> LitellmLimits:
         return _CLASSES[self.subject](self, context.http, context.clock)
 
 

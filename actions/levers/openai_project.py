@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import aiohttp
 from pydantic import Field, HttpUrl, SecretStr
 
-from curb.actions.action import Context, DriftError, Effect, Outcome, RateConfig
+from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
 from curb.actions.calls.http import NotFoundError, exchange_object
 from curb.actions.levers.http_templates import fill_url
@@ -46,7 +46,7 @@ class Config(RateConfig):
     )
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for one answer.")
 
-    def build(self, context: Context) -> OpenaiProject:
+    def build(self, context: ActionContext) -> OpenaiProject:
         return OpenaiProject(self, context.http, context.clock)
 
 

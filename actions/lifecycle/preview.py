@@ -12,7 +12,7 @@ from curb.actions.ledger.memory import Memory
 from curb.actions.lifecycle.action_calls import ActionCalls
 from curb.actions.lifecycle.propose import Proposals
 from curb.actions.policy.ladder import climb, is_due
-from curb.actions.policy.routing import Act, Ladder, Step, decide
+from curb.actions.policy.routing import Act, Ladder, LadderStep, decide
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
@@ -22,7 +22,7 @@ from curb.stream.records.spend import Alert, Plan
 from curb.stream.time import utc
 
 
-class Line(NamedTuple):
+class PreviewLine(NamedTuple):
     """One thing that would be changed, or why nothing would be."""
 
     alert: Alert
@@ -57,7 +57,7 @@ async def preview(
     clock: Clock,
     *,
     call_timeout_s: float = 15.0,
-) -> AsyncIterator[Line]:
+) -> AsyncIterator[PreviewLine]:
     """A line for each thing that would be changed, the most expensive alert first."""
     proposals = {
         name: Proposals(ActionCalls(name, action, memory, clock, settings, call_timeout_s=call_timeout_s))
@@ -66,7 +66,7 @@ async def preview(
     for alert in memory.inbox.firing():
         ladders = decide(alert, settings).ladders
         if not ladders:
-            yield Line(alert, why_not="no route asks for an action; people are notified")
+            yield PreviewLine(alert, why_not="no route asks for an action; people are notified")
         for ladder in ladders:
             place = climb(ladder, memory.ledger.for_alert(alert.alert_id), alert, clock.now())
             if not place.step.acts:
@@ -84,7 +84,7 @@ async def preview(
 
 async def _lines(
     alert: Alert, ladder: Ladder, act: Act, proposals: Proposals, memory: Memory, now: float
-) -> AsyncIterator[Line]:
+) -> AsyncIterator[PreviewLine]:
     attempts = memory.ledger.attempts(alert.alert_id, act.name)
     if not is_due(act, attempts, alert, now):
         for state in attempts:
@@ -118,13 +118,15 @@ def _standing(state: ActionState) -> str:
     return f"already {last.state}{ends}: {last.action_id}"
 
 
-def _waits(alert: Alert, ladder: Ladder, step: Step, since: float) -> Line:
+def _waits(alert: Alert, ladder: Ladder, step: LadderStep, since: float) -> PreviewLine:
     after = f", then rung {step.rung + 1}" if step.rung < len(ladder) else ""
     why_not = f"people have until {utc(since + step.wait_s)}{after}"
-    return Line(alert, step.rung, len(ladder), step.do, why_not=why_not)
+    return PreviewLine(alert, step.rung, len(ladder), step.do, why_not=why_not)
 
 
-def _line(alert: Alert, ladder: Ladder, act: Act, *, plan: Plan | None = None, why: str = "", why_not: str) -> Line:
+def _line(
+    alert: Alert, ladder: Ladder, act: Act, *, plan: Plan | None = None, why: str = "", why_not: str
+) -> PreviewLine:
     # What cannot be brought back is never done without being asked for.
     mode = "approve" if act.mode == "auto" and plan is not None and not plan.reversible else act.mode
-    return Line(alert, act.rung, len(ladder), act.do, act.name, mode, plan, why, why_not)
+    return PreviewLine(alert, act.rung, len(ladder), act.do, act.name, mode, plan, why, why_not)

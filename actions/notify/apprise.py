@@ -12,7 +12,7 @@ from typing import Any, Literal
 import apprise
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.notify import wording
 from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
 from curb.stream.errors import TransientError
@@ -56,7 +56,7 @@ class Config(NotifierConfig):
                 raise ValueError(f"urls[{number}] is no URL that Apprise knows")
         return self
 
-    def build(self, context: Context) -> Apprise:
+    def build(self, context: ActionContext) -> Apprise:
         return Apprise(self)
 
 

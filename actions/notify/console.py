@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from rich.console import Console as Terminal
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
 from curb.actions.notify.wording import digest_plain_lines, plain_lines
 
@@ -18,7 +18,7 @@ class Config(NotifierConfig):
     kind: Literal["console"]
     stream: Literal["stdout", "stderr"] = Field(default="stdout", description="Where the lines go.")
 
-    def build(self, context: Context) -> Console:
+    def build(self, context: ActionContext) -> Console:
         return Console(Terminal(stderr=self.stream == "stderr", markup=False, highlight=False, emoji=False))
 
 

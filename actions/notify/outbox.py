@@ -20,7 +20,7 @@ from curb.actions.ledger.memory import Memory
 from curb.actions.notify.digests import compose, due, goes_into_digest
 from curb.actions.notify.grouping import IN_DIGEST, Bundle, bundles, lead_of
 from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Threads
-from curb.actions.notify.thread import Line, lines, next_key, repeats, says, state_shown
+from curb.actions.notify.thread import ThreadLine, lines, next_key, repeats, says, state_shown
 from curb.actions.policy.routing import decide
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock
@@ -183,7 +183,7 @@ class NoticeWorker:
     def _actions(self, bundle: Bundle) -> list[ActionState]:
         return [state for fact in bundle.facts for state in self._memory.ledger.for_alert(fact.alert.alert_id)]
 
-    def _due_lines(self, bundle: Bundle) -> Iterator[Line]:
+    def _due_lines(self, bundle: Bundle) -> Iterator[ThreadLine]:
         """Lines of the thread that were not said yet; none before there is a message."""
         lead_id, ledger = bundle.lead.alert.alert_id, self._memory.ledger
         last = self._last_notice(lead_id)
@@ -280,7 +280,7 @@ class NoticeWorker:
         else:
             self._backoff.succeeded(self._charts)
 
-    async def _notify_line(self, bundle: Bundle, line: Line) -> None:
+    async def _notify_line(self, bundle: Bundle, line: ThreadLine) -> None:
         lead_id = bundle.lead.alert.alert_id
         reply = line.reply(self.channel, self._notice("", bundle), lead_id)
         ref = self._memory.ledger.sent_ref(self.channel, lead_id)

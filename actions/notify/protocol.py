@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.stream.records.spend import TIER_RANK, Alert, LedgerEntry, Tier
 from curb.stream.settings import Settings
 
@@ -178,5 +178,5 @@ class NotifierConfig(Settings):
     name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this notifier.")
 
     @abstractmethod
-    def build(self, context: Context) -> Notifier:
+    def build(self, context: ActionContext) -> Notifier:
         """The configured notifier; whoever calls this closes it."""

@@ -16,7 +16,7 @@ _LOUD_STEPS: frozenset[LedgerState] = frozenset({"proposed", "ineffective", "fai
 _VERIFIED: frozenset[LedgerState] = frozenset({"effective", "ineffective"})
 
 
-class Line(NamedTuple):
+class ThreadLine(NamedTuple):
     """A line that belongs into the thread; `part` names it in the outbox."""
 
     part: str
@@ -38,7 +38,7 @@ def state_shown(bundle: Bundle) -> str:
 
 def lines(
     bundle: Bundle, ledger: Ledger, sent: NoticeEntry, telling: NotifyConfig, *, in_root: bool, now: float, quiet: bool
-) -> Iterator[Line]:
+) -> Iterator[ThreadLine]:
     """All lines there should be by now. `sent` is the newest message; its detail is the `state_shown`.
 
     `in_root`: it was sent with all there is to say, so that nothing of it needs to be said aloud once more.
@@ -53,42 +53,42 @@ def lines(
         yield from _repeated(bundle, telling, now)
     if not bundle.is_firing:
         alert = bundle.loudest.alert
-        yield Line(f"resolved:{alert.resolved_at or alert.updated_at:.0f}", "resolved", alert)
+        yield ThreadLine(f"resolved:{alert.resolved_at or alert.updated_at:.0f}", "resolved", alert)
     if telling.charts:
-        yield Line(f"chart:{_stage(bundle, ledger)}", "chart", bundle.loudest.alert)
+        yield ThreadLine(f"chart:{_stage(bundle, ledger)}", "chart", bundle.loudest.alert)
 
 
-def _joined(bundle: Bundle) -> Iterator[Line]:
+def _joined(bundle: Bundle) -> Iterator[ThreadLine]:
     for fact in bundle.others:
         if fact.alert.alert_id in bundle.joining:
-            yield Line(f"also:{fact.alert.alert_id}", "also", fact.alert, loud=fact.top_tier == "page")
+            yield ThreadLine(f"also:{fact.alert.alert_id}", "also", fact.alert, loud=fact.top_tier == "page")
 
 
-def _escalated(bundle: Bundle, sent: NoticeEntry) -> Iterator[Line]:
+def _escalated(bundle: Bundle, sent: NoticeEntry) -> Iterator[ThreadLine]:
     """An edit wakes nobody: a higher tier, and what fires again after it was over, are said again."""
     tier, _, status = sent.detail.partition(" ")
     fact = bundle.loudest
     if not bundle.is_firing or fact.alert.alert_id in bundle.joining or tier not in TIER_RANK:
         return
     if TIER_RANK[fact.top_tier] > TIER_RANK[tier]:
-        yield Line(f"tier:{fact.top_tier}", "tier", fact.alert, loud=fact.top_tier == "page")
+        yield ThreadLine(f"tier:{fact.top_tier}", "tier", fact.alert, loud=fact.top_tier == "page")
     elif status == "resolved":
-        yield Line(f"again:{sent.key}", "again", fact.alert, loud=fact.top_tier == "page")
+        yield ThreadLine(f"again:{sent.key}", "again", fact.alert, loud=fact.top_tier == "page")
 
 
-def _steps(state: ActionState, alert: Alert, *, aloud: bool) -> Iterator[Line]:
+def _steps(state: ActionState, alert: Alert, *, aloud: bool) -> Iterator[ThreadLine]:
     """One line per entry that changes the message key; what is planned is reported when it is done."""
     key = ""
     for count, entry in enumerate(state.entries, start=1):
         before, key = key, ActionState(state.entries[:count]).message_key
         if entry.state != "planned" and key != before:
             loud = aloud and (entry.state in _LOUD_STEPS or entry.overdue)
-            yield Line(f"step:{key}", "step", alert, entry, loud)
+            yield ThreadLine(f"step:{key}", "step", alert, entry, loud)
 
 
-def _repeated(bundle: Bundle, telling: NotifyConfig, now: float) -> Iterator[Line]:
+def _repeated(bundle: Bundle, telling: NotifyConfig, now: float) -> Iterator[ThreadLine]:
     if times := repeats(bundle, telling, now):
-        yield Line(f"repeat:{times}", "repeat", bundle.loudest.alert, loud=True)
+        yield ThreadLine(f"repeat:{times}", "repeat", bundle.loudest.alert, loud=True)
 
 
 def repeats(bundle: Bundle, telling: NotifyConfig, now: float) -> int:

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import Field, HttpUrl, SecretStr
 from yarl import URL
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.calls.http import exchange
 from curb.actions.notify import alertmanager, wording
 from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
@@ -32,7 +32,7 @@ class Config(NotifierConfig):
     )
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for the answer.")
 
-    def build(self, context: Context) -> Webhook:
+    def build(self, context: ActionContext) -> Webhook:
         return Webhook(self, context.http, context.clock)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from curb.actions.action import RateConfig
 from curb.actions.ledger.ledger import CURB_ITSELF, ActionState, Ledger
-from curb.actions.policy.limits import MARKS, Limits, criticality, tags_match
+from curb.actions.policy.limits import MARKS, ActionLimits, criticality, tags_match
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
 from curb.stream.records.spend import Alert, Plan, waits_for_warmup
@@ -108,7 +108,7 @@ def allowed(
     return free[:room], "; ".join(dict.fromkeys(why for why in whys if why))
 
 
-def freeze(ledger: Ledger, limits: Limits, *, resumed_at: float, now: float) -> str:
+def freeze(ledger: Ledger, limits: ActionLimits, *, resumed_at: float, now: float) -> str:
     """Why Curb must halt itself: it acted abnormally often or in vain within one hour since `resumed_at`, or ""."""
     if limits.freeze_after is not None:
         begun = [(at, state.last.action_id) for state in ledger.actions() if (at := _begun_at(state)) is not None]
@@ -188,7 +188,13 @@ def _leaves_normal(act: Intent, settings: ActionsSettings) -> bool:
 
 
 def _room(
-    plans: Sequence[Plan], alert: Alert, mine: Sequence[ActionState], ledger: Ledger, limits: Limits, *, now: float
+    plans: Sequence[Plan],
+    alert: Alert,
+    mine: Sequence[ActionState],
+    ledger: Ledger,
+    limits: ActionLimits,
+    *,
+    now: float,
 ) -> tuple[int, str]:
     """How many more may be entered, and which limit says so."""
     held = _held(ledger)
@@ -224,7 +230,7 @@ def _canary(room: int, why: str, mine: Sequence[ActionState]) -> tuple[int, str]
     return (0 if mine else 1), f"canary: {first} goes first, the others when it reads back (limits.canary)"
 
 
-def anything_marked(limits: Limits) -> bool:
+def anything_marked(limits: ActionLimits) -> bool:
     """Whether there may be subjects that are touched although they are not marked themselves."""
     return limits.shave_unmarked or any(rule.is_ != "critical" for rule in limits.criticality)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from curb.actions.ledger.ledger import CURB_ITSELF, ActionState
-from curb.actions.policy.routing import Act, Ladder, Step
+from curb.actions.policy.routing import Act, Ladder, LadderStep
 from curb.stream.records.spend import Alert
 
 #: The burn is normal again at this many times the expected, or has fallen at this share of what it was.
@@ -23,10 +23,10 @@ NOTHING_TO_DO = "nothing to do: "
 _UNDECIDED = frozenset({"proposed", "planned", "applied", "effective"})
 
 
-class Place(NamedTuple):
+class LadderPlace(NamedTuple):
     """The rung that counts now, and since when."""
 
-    step: Step
+    step: LadderStep
     since: float
 
 
@@ -37,20 +37,20 @@ def burns(alert: Alert) -> bool:
     return alert.kind == "budget" or alert.usd_per_hour > NORMAL_BURN * alert.expected_usd_per_hour
 
 
-def climb(ladder: Ladder, states: Sequence[ActionState], alert: Alert, now: float) -> Place:
+def climb(ladder: Ladder, states: Sequence[ActionState], alert: Alert, now: float) -> LadderPlace:
     """The rung of the ladder that an alert has come to. `states` are all actions on the alert."""
     since = alert.fired_at
     for step, above in zip(ladder, (*ladder[1:], None), strict=True):
         given_up = _given_up_at(step, states, since, alert.updated_at)
         if above is None or given_up is None or now < given_up:
-            return Place(step, since)
+            return LadderPlace(step, since)
         if not burns(alert) and not _of(above, states):
-            return Place(step, since)
+            return LadderPlace(step, since)
         since = given_up
     raise ValueError("a ladder without rungs")
 
 
-def _given_up_at(step: Step, states: Sequence[ActionState], since: float, heard_at: float) -> float | None:
+def _given_up_at(step: LadderStep, states: Sequence[ActionState], since: float, heard_at: float) -> float | None:
     if not step.acts:
         return since + step.wait_s
     mine = _of(step, states)
@@ -62,7 +62,7 @@ def _given_up_at(step: Step, states: Sequence[ActionState], since: float, heard_
     return min(moments, default=None)
 
 
-def _of(step: Step, states: Sequence[ActionState]) -> list[ActionState]:
+def _of(step: LadderStep, states: Sequence[ActionState]) -> list[ActionState]:
     names = {act.name for act in step.acts}
     return [s for s in states if s.last.rung == step.rung and s.last.plan.action in names]
 

@@ -33,7 +33,7 @@ class CriticalityRule(Settings):
     is_: Criticality = Field(alias="is", description="critical, important or non_critical.")
 
 
-class Limits(Settings):
+class ActionLimits(Settings):
     """How much Curb may do by itself before it leaves the rest to people."""
 
     max_open_actions: int = Field(default=5, ge=0, description="Actions in force at one time.")
@@ -95,7 +95,7 @@ def tags_match(matcher: TagMatcher, tags: Mapping[str, str]) -> bool:
     return all(tag in tags and fnmatchcase(tags[tag], glob) for tag, glob in matcher.items())
 
 
-def criticality(tags: Mapping[str, str], limits: Limits) -> Criticality | None:
+def criticality(tags: Mapping[str, str], limits: ActionLimits) -> Criticality | None:
     """What a subject with these tags is marked as, the most critical of all that is said; None: nobody marked it.
 
     A glob never takes a missing or folded value for a mark that allows more than nothing at all.

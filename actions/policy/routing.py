@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from curb.actions.policy.limits import Limits, criticality, tags_match
+from curb.actions.policy.limits import ActionLimits, criticality, tags_match
 from curb.actions.policy.route import Do, Match, Mode, QuietTime, Route, Rung
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
@@ -53,7 +53,7 @@ class Act(NamedTuple):
         return self._replace(verb=verb, do=do, leaves_normal=verb == "shave" and self.headroom >= 1)
 
 
-class Step(NamedTuple):
+class LadderStep(NamedTuple):
     """One rung: what it wants and all that does it. Without acts it only waits for people."""
 
     rung: int
@@ -63,7 +63,7 @@ class Step(NamedTuple):
     wait_s: float
 
 
-Ladder = tuple[Step, ...]
+Ladder = tuple[LadderStep, ...]
 
 
 class Decision(NamedTuple):
@@ -108,7 +108,9 @@ def _ladder(route: Route, settings: ActionsSettings, taken: frozenset[str]) -> L
     return tuple(steps) if any(step.acts for step in steps) else ()
 
 
-def _step(rung: Rung, number: int, mode: Mode, settings: ActionsSettings, taken: frozenset[str], *, do: Wish) -> Step:
+def _step(
+    rung: Rung, number: int, mode: Mode, settings: ActionsSettings, taken: frozenset[str], *, do: Wish
+) -> LadderStep:
     limits = settings.limits
     wait_s = 60.0 * (limits.verify_within_minutes if rung.verify_within_minutes is None else rung.verify_within_minutes)
     rest_s = 60.0 * (limits.cool_down_minutes if rung.cool_down_minutes is None else rung.cool_down_minutes)
@@ -131,10 +133,10 @@ def _step(rung: Rung, number: int, mode: Mode, settings: ActionsSettings, taken:
         for name in dict.fromkeys(rung.act)
         if name not in taken
     )
-    return Step(number, do, acts, wait_s)
+    return LadderStep(number, do, acts, wait_s)
 
 
-def _matches(match: Match, alert: Alert, limits: Limits) -> bool:
+def _matches(match: Match, alert: Alert, limits: ActionLimits) -> bool:
     return (
         (not match.kind or alert.kind in match.kind)
         and (not match.tier or alert.tier in match.tier)

@@ -29,7 +29,7 @@ from curb.stream.time import utc
 _HELD = ("planned", "applied", "effective", "ineffective", "drift", "failed")
 
 
-class Known(Protocol):
+class KnownState(Protocol):
     """What is on the log, as this process has read it."""
 
     def alert(self, alert_id: str) -> Alert | None: ...
@@ -45,7 +45,7 @@ class Known(Protocol):
         ...
 
 
-class Answer(NamedTuple):
+class SlackAnswer(NamedTuple):
     """What follows: records to append, words that only the person sees, and a dialog or what is wrong with one."""
 
     text: str = ""
@@ -57,7 +57,9 @@ class Answer(NamedTuple):
 class Desk:
     """Answers the people of one Slack app; `configs` are its notifiers by name, the first one is for slash commands."""
 
-    def __init__(self, configs: Mapping[str, Config], known: Known, clock: Clock, *, time_zone: str = "UTC") -> None:
+    def __init__(
+        self, configs: Mapping[str, Config], known: KnownState, clock: Clock, *, time_zone: str = "UTC"
+    ) -> None:
         self._configs, self._known, self._clock, self._time_zone = configs, known, clock, time_zone
 
     @property
@@ -65,7 +67,7 @@ class Desk:
         """Whose people may use slash commands."""
         return next(iter(self._configs.values()))
 
-    async def answer(self, asked: Asked) -> Answer:
+    async def answer(self, asked: Asked) -> SlackAnswer:
         """Reads and decides; appends nothing itself."""
         if isinstance(asked, Pressed):
             return self._pressed(asked)
@@ -75,7 +77,7 @@ class Desk:
 
     # --- buttons ---
 
-    def _pressed(self, asked: Pressed) -> Answer:
+    def _pressed(self, asked: Pressed) -> SlackAnswer:
         press, person = asked.press, asked.person
         if (refused := self._refused(press.notifier, press.verb, person)) is not None:
             return refused
@@ -85,53 +87,55 @@ class Desk:
             return self._switch(press.verb, person, f"{asked.at_ts}/{press.alert_id}", f"alert {press.alert_id}")
         alert = self._known.alert(press.alert_id)
         if alert is None:
-            return Answer("Curb does not know this alert any more; nothing was done.")
+            return SlackAnswer("Curb does not know this alert any more; nothing was done.")
         if press.verb == "planned":
-            return Answer(view=slack_modal.view(alert, press.notifier, self._clock.now()))
+            return SlackAnswer(view=slack_modal.view(alert, press.notifier, self._clock.now()))
         if press.verb == "not_an_anomaly":
             return self._verdict(alert, person)
         if press.verb == "snooze":
             until = self._clock.now() + self._configs[press.notifier].snooze_hours * 3600.0
             return self._snooze(alert.alert_id, until, person, press.seen)
-        return Answer("There is no such button.")
+        return SlackAnswer("There is no such button.")
 
-    def _refused(self, notifier: str, verb: Verb, person: Person) -> Answer | None:
+    def _refused(self, notifier: str, verb: Verb, person: Person) -> SlackAnswer | None:
         config = self._configs.get(notifier)
         if config is None:
-            return Answer("This message is of a notifier that is no longer configured; nothing was done.")
+            return SlackAnswer("This message is of a notifier that is no longer configured; nothing was done.")
         if person.id in config.may.users(verb):
             return None
         users = config.may.users(verb)
         who = f"{len(users)} {'person' if len(users) == 1 else 'people'} may" if users else "nobody may"
-        return Answer(f"You may not {_WORDS[verb]}: {who}. It is set in {config.name}, may.{verb}. Nothing was done.")
+        return SlackAnswer(
+            f"You may not {_WORDS[verb]}: {who}. It is set in {config.name}, may.{verb}. Nothing was done."
+        )
 
-    def _on_action(self, verb: Verb, action_id: str, person: Person, seen: str) -> Answer:
+    def _on_action(self, verb: Verb, action_id: str, person: Person, seen: str) -> SlackAnswer:
         entries = self._known.action(action_id)
         if not entries:
-            return Answer(f"No action {_shown(action_id)} is known here; nothing was done.")
+            return SlackAnswer(f"No action {_shown(action_id)} is known here; nothing was done.")
         last = entries[-1]
         if verb == "undo" and last.state not in _HELD:
-            return Answer(f"There is nothing to undo: {wording.step(last)}.")
+            return SlackAnswer(f"There is nothing to undo: {wording.step(last)}.")
         if verb != "undo" and last.state != "proposed":
-            return Answer(f"It waits for no answer any more: {wording.step(last)}.")
+            return SlackAnswer(f"It waits for no answer any more: {wording.step(last)}.")
         command = self._command(verb, person, {"action_id": action_id}, action_id, seen or _seen(last))
-        return Answer(f"Noted: {_WORDS[verb]}. The thread says what came of it.", (_message(command),))
+        return SlackAnswer(f"Noted: {_WORDS[verb]}. The thread says what came of it.", (_message(command),))
 
-    def _switch(self, verb: Verb, person: Person, once: str, reason: str) -> Answer:
+    def _switch(self, verb: Verb, person: Person, once: str, reason: str) -> SlackAnswer:
         args = {"reason": reason} if verb == "halt" and reason else {}
         command = self._command(verb, person, args, once)
         words = {
             "halt": "Halted: nothing new is begun until /curb resume. Leases still end.",
             "resume": "Resumed: Curb may act again.",
         }
-        return Answer(words[verb], (_message(command),))
+        return SlackAnswer(words[verb], (_message(command),))
 
-    def _snooze(self, alert_id: str, until: float, person: Person, once: str) -> Answer:
+    def _snooze(self, alert_id: str, until: float, person: Person, once: str) -> SlackAnswer:
         command = self._command("snooze", person, {"alert_id": alert_id, "until": f"{until:.0f}"}, alert_id, once)
         words = f"Quiet about this alert until {utc(until)}. What Curb does about it goes on."
-        return Answer(words, (_message(command),))
+        return SlackAnswer(words, (_message(command),))
 
-    def _verdict(self, alert: Alert, person: Person) -> Answer:
+    def _verdict(self, alert: Alert, person: Person) -> SlackAnswer:
         record = Feedback(
             id=_id("feedback", alert.alert_id, person.id),
             at=self._clock.now(),
@@ -139,21 +143,21 @@ class Desk:
             verdict="not_an_anomaly",
             by=person.by,
         )
-        return Answer("Noted: not an anomaly.", (knowledge_message(record),))
+        return SlackAnswer("Noted: not an anomaly.", (knowledge_message(record),))
 
     # --- the dialog ---
 
-    def _filled(self, asked: Filled) -> Answer:
+    def _filled(self, asked: Filled) -> SlackAnswer:
         try:
             alert_id, notifier = slack_modal.about(asked)
             if (refused := self._refused(notifier, "planned", asked.person)) is not None:
-                return Answer(errors={"until": refused.text})
+                return SlackAnswer(errors={"until": refused.text})
             meant = slack_modal.meant(asked, self._clock.now())
         except slack_modal.RefusedError as error:
-            return Answer(errors=error.errors)
+            return SlackAnswer(errors=error.errors)
         alert = self._known.alert(alert_id)
         if alert is None:
-            return Answer(errors={"until": "Curb does not know this alert any more"})
+            return SlackAnswer(errors={"until": "Curb does not know this alert any more"})
         plan = PlannedActivity(
             id=_id("planned", asked.view_id, asked.person.id),
             at=self._clock.now(),
@@ -166,29 +170,29 @@ class Desk:
         )
         return self._plan(plan, "max_usd")
 
-    def _plan(self, plan: PlannedActivity, field: str = "") -> Answer:
+    def _plan(self, plan: PlannedActivity, field: str = "") -> SlackAnswer:
         """`field` is that of the dialog in which a refusal is shown."""
         if why := refusal(plan):
-            return Answer(why, errors={field: why} if field else None)
+            return SlackAnswer(why, errors={field: why} if field else None)
         more, until = usd(plan.max_usd), utc(plan.end)
         words = f"Noted: up to {more} more is expected until {until}. Its id is {plan.id}."
-        return Answer(words, (knowledge_message(plan),))
+        return SlackAnswer(words, (knowledge_message(plan),))
 
     # --- slash commands ---
 
-    async def _slashed(self, asked: Slashed) -> Answer:
+    async def _slashed(self, asked: Slashed) -> SlackAnswer:
         try:
             slash = slack_slash.parse(asked.text, now=self._clock.now(), time_zone=self._time_zone)
         except slack_slash.SlashError as error:
-            return Answer(str(error))
+            return SlackAnswer(str(error))
         if slash.verb is None:
-            return Answer(slack_slash.HELP)
+            return SlackAnswer(slack_slash.HELP)
         if (refused := self._refused(self.first.name, slash.verb, asked.person)) is not None:
             return refused
         # Slack's id of this command; the text of a request that is sent again is the same.
         once = f"{asked.team}/{asked.trigger_id}/{asked.text}"
         if slash.verb == "status":
-            return Answer("\n".join(await self._known.status()))
+            return SlackAnswer("\n".join(await self._known.status()))
         if slash.verb in ("halt", "resume"):
             return self._switch(slash.verb, asked.person, once, wording.clean(slash.text, 300))
         if slash.verb == "snooze":
@@ -197,19 +201,21 @@ class Desk:
             return self._slash_planned(slash, asked.person, once)
         return self._on_action(slash.verb, slash.subject, asked.person, "")
 
-    def _slash_snooze(self, slash: slack_slash.Slash, person: Person, once: str) -> Answer:
+    def _slash_snooze(self, slash: slack_slash.Slash, person: Person, once: str) -> SlackAnswer:
         alert = self._known.alert(slash.subject)
         if alert is None:
-            return Answer(f"No alert {_shown(slash.subject)} is known here; its id stands at the end of its message.")
+            return SlackAnswer(
+                f"No alert {_shown(slash.subject)} is known here; its id stands at the end of its message."
+            )
         if alert.status == "resolved":
-            return Answer("This alert is over; there is nothing to quiet.")
+            return SlackAnswer("This alert is over; there is nothing to quiet.")
         return self._snooze(alert.alert_id, slash.until, person, once)
 
-    def _slash_planned(self, slash: slack_slash.Slash, person: Person, once: str) -> Answer:
+    def _slash_planned(self, slash: slack_slash.Slash, person: Person, once: str) -> SlackAnswer:
         tags = {name: wording.clean(value, 256).strip() for name, value in slash.tags}
         known = set(self._known.tags())
         if unknown := sorted(tags.keys() - known):
-            return Answer(f"No spend has the tag {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
+            return SlackAnswer(f"No spend has the tag {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
         plan = PlannedActivity(
             id=_id("planned", once, person.id),
             at=self._clock.now(),

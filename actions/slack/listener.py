@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from slack_sdk.web.async_client import AsyncWebClient
 
 from curb.actions.slack.calls import SlackCalls
-from curb.actions.slack.desk import Answer, Desk
+from curb.actions.slack.desk import Desk, SlackAnswer
 from curb.actions.slack.requests import Asked, Filled, Pressed, Slashed, UnreadableError, read
 from curb.actions.slack.text import TEXT_MAX, fitted, section
 from curb.stream.errors import PermanentError, TransientError
@@ -55,7 +55,7 @@ class Listener:
             taken = self._reply(each, answer)
         return taken
 
-    async def _written(self, asked: Asked, answer: Answer) -> Answer:
+    async def _written(self, asked: Asked, answer: SlackAnswer) -> SlackAnswer:
         if not answer.messages:
             return answer
         try:
@@ -63,17 +63,17 @@ class Listener:
                 await self._append(answer.messages)
         except (TransientError, TimeoutError) as error:
             logger.warning("asked in Slack and not written", extra={"by": asked.person.by, "error": str(error)})
-            return Answer(_NOT_WRITTEN, errors={"reason": _NOT_WRITTEN} if isinstance(asked, Filled) else None)
+            return SlackAnswer(_NOT_WRITTEN, errors={"reason": _NOT_WRITTEN} if isinstance(asked, Filled) else None)
         return answer
 
-    def _reply(self, asked: Asked, answer: Answer) -> Taken:
+    def _reply(self, asked: Asked, answer: SlackAnswer) -> Taken:
         if isinstance(asked, Slashed):
             return Taken({"response_type": "ephemeral", "text": answer.text[:80], **_ephemeral(answer.text)})
         if isinstance(asked, Filled):
             return Taken({"response_action": "errors", "errors": answer.errors} if answer.errors else None)
         return Taken(after=lambda: self._follow(asked, answer))
 
-    async def _follow(self, asked: Pressed, answer: Answer) -> None:
+    async def _follow(self, asked: Pressed, answer: SlackAnswer) -> None:
         """The dialog, or words that only the person sees. What was asked is done already: a failure is only logged."""
         calls = self._calls.get(asked.press.notifier, next(iter(self._calls.values())))
         try:

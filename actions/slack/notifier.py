@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.notify import wording
 from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig, Reply
 from curb.actions.slack.blocks import (
@@ -58,18 +58,18 @@ class Config(NotifierConfig):
         """Whether a press of a button can reach Curb."""
         return self.app_token is not None or self.signing_secret is not None
 
-    def calls(self, context: Context) -> SlackCalls:
+    def calls(self, context: ActionContext) -> SlackCalls:
         """Slack's Web API with this token."""
         return SlackCalls(self.token.get_secret_value(), self.base_url, self.timeout_s, context.http, context.clock)
 
-    def build(self, context: Context) -> Slack:
+    def build(self, context: ActionContext) -> Slack:
         return Slack(self, context)
 
 
 class Slack:
     """A notifier whose references are "channel:ts". The key travels in the message's metadata, for `find`."""
 
-    def __init__(self, config: Config, context: Context) -> None:
+    def __init__(self, config: Config, context: ActionContext) -> None:
         self._config, self._clock, self._draw = config, context.clock, context.chart
         self._calls = config.calls(context)
         self._buttons = Buttons(config.name, config.may, config.snooze_hours) if config.listens else None

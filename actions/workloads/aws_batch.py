@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.target import TargetRate, Verb
 from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadConfig
 from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, carries, wanted_tags
@@ -32,7 +32,7 @@ class Config(AwsWorkloadConfig):
         description="To block, terminate running jobs as well. It cannot be undone, so it needs an approval.",
     )
 
-    def build(self, context: Context) -> AwsBatch:
+    def build(self, context: ActionContext) -> AwsBatch:
         return AwsBatch(self, context.clock)
 
 

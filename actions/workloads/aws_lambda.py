@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.target import TargetRate, Verb
 from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadConfig, Tags, tagged
 from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, wanted_tags
@@ -35,7 +35,7 @@ class Config(AwsWorkloadConfig):
     )
     tagging_endpoint_url: str = Field(default="", description="Another address of the tagging API.")
 
-    def build(self, context: Context) -> AwsLambda:
+    def build(self, context: ActionContext) -> AwsLambda:
         return AwsLambda(self, context.clock)
 
 

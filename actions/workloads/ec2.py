@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.target import TargetRate, Verb
 from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadConfig
 from curb.actions.workloads.ec2_groups import Groups
@@ -34,7 +34,7 @@ class Config(AwsWorkloadConfig):
     )
     autoscaling_endpoint_url: str = Field(default="", description="Another address of EC2 Auto Scaling.")
 
-    def build(self, context: Context) -> Ec2:
+    def build(self, context: ActionContext) -> Ec2:
         return Ec2(self, context.clock)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from pydantic import Field, field_validator, model_validator
 from yarl import URL
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.target import TargetRate, Verb
 from curb.actions.workloads.kubernetes_levers import (
     LEVERS,
@@ -86,7 +86,7 @@ class Config(WorkloadConfig):
             raise ValueError("labels or namespace_tag: say how an alert's tags select objects")
         return self
 
-    def build(self, context: Context) -> Kubernetes:
+    def build(self, context: ActionContext) -> Kubernetes:
         return Kubernetes(self, context.http, context.clock)
 
 

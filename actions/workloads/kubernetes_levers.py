@@ -71,7 +71,7 @@ LEVERS: dict[str, Lever] = {
 }
 
 
-class Owner(msgspec.Struct):
+class OwnerReference(msgspec.Struct):
     """Who an object belongs to."""
 
     kind: str = ""
@@ -86,7 +86,7 @@ class _Meta(msgspec.Struct):
     annotations: dict[str, str] = {}
     resourceVersion: str = ""
     deletionTimestamp: str = ""
-    ownerReferences: list[Owner] = []
+    ownerReferences: list[OwnerReference] = []
 
 
 class _Target(msgspec.Struct):
@@ -161,7 +161,7 @@ def wanted_value(lever: Lever, found: Object, rate: TargetRate, min_replicas: in
     return 0 if rate.verb == "pause" else min(value, floor)
 
 
-def owner_of(found: Object) -> Owner | None:
+def owner_of(found: Object) -> OwnerReference | None:
     """What made it and keeps it as it wants it."""
     return next((each for each in found.metadata.ownerReferences if each.controller), None)
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.target import TargetRate, Verb
 from curb.actions.workloads.aws_workload import AwsCalls, AwsWorkloadConfig, Tags, tagged, tags_of
 from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, wanted_tags
@@ -34,7 +34,7 @@ class Config(AwsWorkloadConfig):
     min_instances: int = Field(default=1, ge=1, description="Instances that each variant of an endpoint keeps.")
     tagging_endpoint_url: str = Field(default="", description="Another address of the tagging API.")
 
-    def build(self, context: Context) -> Sagemaker:
+    def build(self, context: ActionContext) -> Sagemaker:
         return Sagemaker(self, context.clock)
 
 

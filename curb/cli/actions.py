@@ -14,7 +14,7 @@ from rich.text import Text
 
 from curb import wiring
 from curb.actions.action import Action
-from curb.actions.lifecycle.preview import Line, preview, read_memory
+from curb.actions.lifecycle.preview import PreviewLine, preview, read_memory
 from curb.actions.lifecycle.reaper import Reaper
 from curb.cli import offline
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, person
@@ -111,13 +111,13 @@ def would_restore(entry: LedgerEntry) -> Text:
 # --- plan -----------------------------------------------------------------------------------------------------------
 
 
-async def _planned(config: CurbConfig) -> list[Line]:
+async def _planned(config: CurbConfig) -> list[PreviewLine]:
     async with _opened(config) as opened:
         memory = await read_memory(opened.log, opened.clock)
         return [line async for line in preview(memory, config.actions, opened.actions, opened.clock)]
 
 
-def _as_json(line: Line) -> dict[str, Any]:
+def _as_json(line: PreviewLine) -> dict[str, Any]:
     alert = line.alert
     return {
         "alert_id": alert.alert_id,
@@ -128,7 +128,7 @@ def _as_json(line: Line) -> dict[str, Any]:
     }
 
 
-def _show(lines: list[Line]) -> None:
+def _show(lines: list[PreviewLine]) -> None:
     if not lines:
         console.print("no firing alert; nothing to do")
     alert_id = ""
@@ -145,7 +145,7 @@ def _show(lines: list[Line]) -> None:
         console.print(f"{count} to change now, {sum(_is_proposed(line) for line in lines)} to propose")
 
 
-def _described(line: Line) -> Text:
+def _described(line: PreviewLine) -> Text:
     rung = f"rung {line.rung} of {line.rungs}, {line.do}, {line.mode}: " if line.rung else ""
     if line.plan is None:
         return Text(f"    {rung}{line.why_not}", "dim")
@@ -163,11 +163,11 @@ def _value(value: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _is_done(line: Line) -> bool:
+def _is_done(line: PreviewLine) -> bool:
     return line.plan is not None and not line.why_not and line.mode == "auto"
 
 
-def _is_proposed(line: Line) -> bool:
+def _is_proposed(line: PreviewLine) -> bool:
     return line.plan is not None and not line.why_not and line.mode == "approve"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.notify import wording
 from curb.actions.slack.desk import Desk
 from curb.actions.slack.listener import Append, Listener, Taken
@@ -126,14 +126,14 @@ def make_doors(config: CurbConfig, view: LogView, log: Log, clock: Clock, http: 
         if isinstance(each, SlackConfig) and each.listens:
             apps.setdefault(_app(each), {})[each.name] = each
     doors = Doors()
-    known, context = KnownFromLog(config, view, log, clock), Context(clock, http)
+    known, context = KnownFromLog(config, view, log, clock), ActionContext(clock, http)
     for configs in apps.values():
         desk = Desk(configs, known, clock, time_zone=config.actions.telling.time_zone)
         _open(doors, configs, desk, context, log.append)
     return doors
 
 
-def _open(doors: Doors, configs: dict[str, SlackConfig], desk: Desk, context: Context, append: Append) -> None:
+def _open(doors: Doors, configs: dict[str, SlackConfig], desk: Desk, context: ActionContext, append: Append) -> None:
     first = next(iter(configs.values()))
     calls = {name: each.calls(context) for name, each in configs.items()}
     listener = Listener(desk, calls, append)

@@ -21,7 +21,7 @@ from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
-from curb.actions.action import Action, ActionConfig, Context, DriftError
+from curb.actions.action import Action, ActionConfig, ActionContext, DriftError
 from curb.actions.kinds import ACTIONS
 from curb.actions.policy.guards import raises_a_limit
 from curb.actions.target import TargetRate
@@ -142,7 +142,7 @@ async def opened(bench_class: type[ActionBench], **changes: Any) -> AsyncIterato
     async with bench.serve() as address, aiohttp.ClientSession() as http:
         entry = bench.config(address) | changes
         patient = {"timeout_s": _PATIENT_S} if "timeout_s" in entry else {}
-        context = Context(ManualClock(T0), http)
+        context = ActionContext(ManualClock(T0), http)
         action, hasty = (_config(each).build(context) for each in (entry | patient, entry))
         yield Opened(bench, action, hasty, f"kind {entry['kind']}")
         await action.close()

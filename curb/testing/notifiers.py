@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pydantic import ValidationError
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.kinds import NOTIFIERS
 from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Reply, Threads
 from curb.stream.clock import ManualClock
@@ -89,7 +89,9 @@ async def opened(bench_class: type[NotifierBench]) -> AsyncIterator[OpenedNotifi
     bench = bench_class()
     async with TestServer(bench.app()) as server, aiohttp.ClientSession() as http:
         entry = bench.config(str(server.make_url("/")))
-        notifier = NOTIFIERS.config(entry["kind"]).model_validate(entry).build(Context(ManualClock(T0), http, draw))
+        notifier = (
+            NOTIFIERS.config(entry["kind"]).model_validate(entry).build(ActionContext(ManualClock(T0), http, draw))
+        )
         yield OpenedNotifier(bench, notifier, f"kind {entry['kind']}")
         await notifier.close()
 

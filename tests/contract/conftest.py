@@ -10,7 +10,7 @@ import aiohttp
 import botocore.loaders
 import pytest
 
-from curb.actions.action import Action, Context
+from curb.actions.action import Action, ActionContext
 from curb.actions.kinds import ACTIONS
 from curb.stream.clock import ManualClock
 from tests.fakes.alerts import T0
@@ -28,7 +28,9 @@ async def open_action() -> AsyncIterator[Any]:
         # What is tested here is no timeout: a busy machine must not make one.
         settings |= {"timeout_s": 30} if "timeout_s" in settings else {}
         settings |= config
-        action: Action = ACTIONS.config(settings["kind"]).model_validate(settings).build(Context(ManualClock(T0), http))
+        action: Action = (
+            ACTIONS.config(settings["kind"]).model_validate(settings).build(ActionContext(ManualClock(T0), http))
+        )
         opened.append((serving, http, action))
         return action
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from curb.actions.action import Context, DriftError
+from curb.actions.action import ActionContext, DriftError
 from curb.actions.levers.aws_api_gateway import ApiGateway, Config
 from curb.actions.target import TargetRate
 from curb.stream.clients.aws import AwsRefusal
@@ -26,7 +26,7 @@ BLOCK = TargetRate("block")
 async def acting(bench: ApiGatewayBench, **changes: Any) -> AsyncIterator[tuple[ApiGatewayFake, ApiGateway]]:
     async with bench.serve() as address:
         config = Config.model_validate(bench.config(address) | {"timeout_s": 30} | changes)
-        action = config.build(Context(ManualClock(), cast(aiohttp.ClientSession, None)))
+        action = config.build(ActionContext(ManualClock(), cast(aiohttp.ClientSession, None)))
         yield bench.fake, action
         await action.close()
 

@@ -15,9 +15,9 @@ import botocore
 import pytest
 from pydantic import ValidationError
 
-from curb.actions.action import Context, DriftError
+from curb.actions.action import ActionContext, DriftError
 from curb.actions.levers.aws_waf import Config, Waf
-from curb.actions.levers.waf_rules import SENT_BACK, TOLD, fields_of, made, sent_back
+from curb.actions.levers.waf_rules import REPORTED, SENT_BACK, fields_of, made, sent_back
 from curb.actions.target import TargetRate
 from curb.stream.clients.aws import AwsRefusal
 from curb.stream.clock import ManualClock
@@ -31,7 +31,7 @@ from tests.fakes.aws_waf import ACL_ID, ExistingRuleBench, WafBench, WafFake, pe
 async def acting(bench: WafBench, **changes: Any) -> AsyncIterator[tuple[WafFake, Waf]]:
     async with bench.serve() as address:
         config = Config.model_validate(bench.config(address) | {"timeout_s": 30} | changes)
-        action = config.build(Context(ManualClock(), cast(aiohttp.ClientSession, None)))
+        action = config.build(ActionContext(ManualClock(), cast(aiohttp.ClientSession, None)))
         yield bench.fake, action
         await action.close()
 
@@ -215,7 +215,7 @@ def test_all_that_an_update_takes_is_sent_back() -> None:
     shapes = json.loads(gzip.decompress(path.read_bytes()))["shapes"]
     addressed = {"Name", "Scope", "Id", "LockToken"}
     assert set(SENT_BACK) == shapes["UpdateWebACLRequest"]["members"].keys() - addressed
-    assert {*SENT_BACK, *TOLD} == shapes["WebACL"]["members"].keys()
+    assert {*SENT_BACK, *REPORTED} == shapes["WebACL"]["members"].keys()
 
 
 def test_a_web_acl_that_cannot_be_sent_back_whole_is_not_touched() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from curb.actions.action import Context, DriftError
+from curb.actions.action import ActionContext, DriftError
 from curb.actions.calls.http import NotFoundError
 from curb.actions.levers.kong import Config, Kong
 from curb.stream.clock import ManualClock
@@ -23,7 +23,7 @@ from tests.fakes.kong import KongBench, KongFake, KongRouteBench, KongServiceBen
 async def acting(bench: KongBench, **changes: Any) -> AsyncIterator[tuple[KongFake, Kong]]:
     async with bench.serve() as address, aiohttp.ClientSession() as http:
         config = Config.model_validate(bench.config(address) | {"timeout_s": 30} | changes)
-        yield bench.fake, config.build(Context(ManualClock(), http))
+        yield bench.fake, config.build(ActionContext(ManualClock(), http))
 
 
 async def test_every_plugin_of_the_consumer_is_lowered() -> None:

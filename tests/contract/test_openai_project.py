@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from curb.actions.action import Context, DriftError
+from curb.actions.action import ActionContext, DriftError
 from curb.actions.levers.openai_project import Config, OpenaiProject
 from curb.actions.target import TargetRate
 from curb.stream.clock import ManualClock
@@ -27,7 +27,7 @@ async def acting(**changes: Any) -> AsyncIterator[tuple[OpenaiAdmin, OpenaiProje
     async with bench.serve() as address, aiohttp.ClientSession() as http:
         keys: dict[str, Any] = {"tpm": None, "spend_limit_usd": None}
         config = Config.model_validate(bench.config(address) | {"timeout_s": 30} | keys | changes)
-        yield bench.fake, config.build(Context(ManualClock(), http))
+        yield bench.fake, config.build(ActionContext(ManualClock(), http))
 
 
 def about(project: str = "proj_a", **tags: str) -> Alert:

@@ -8,7 +8,7 @@ import itertools
 from collections import defaultdict
 from typing import Any
 
-from curb.actions.ledger.inbox_state import ALERT_PREFIX, ANSWERS_PREFIX, UNDO_PREFIX
+from curb.actions.ledger.inbox_state import ALERT_PREFIX, APPROVALS_PREFIX, UNDO_PREFIX
 from curb.actions.ledger.ledger import OPEN, Ledger
 from curb.actions.lifecycle.reaper import Reaper
 from curb.actions.lifecycle.runner import ActionsRunner
@@ -297,7 +297,7 @@ class Story:
         self._look_at_the_world(entries)
         self._look_at_messages(ledger)
         left = [k for k, v in {m.key: m.value for m in self.log.of(STATE)}.items() if v]
-        for prefix in (ALERT_PREFIX, UNDO_PREFIX, ANSWERS_PREFIX, b"actions/ledger/"):
+        for prefix in (ALERT_PREFIX, UNDO_PREFIX, APPROVALS_PREFIX, b"actions/ledger/"):
             self.wrong += [f"{key.decode()} is kept for ever" for key in left if key.startswith(prefix)]
 
     def _look_at_the_ledger(self, entries: list[LedgerEntry], ledger: Ledger) -> None:

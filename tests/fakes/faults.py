@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from aiohttp.typedefs import Handler
+
 from curb.testing.server import Faults
 
-__all__ = ["Faults"]
+__all__ = ["Faults", "Handler"]

@@ -24,11 +24,8 @@ SETTINGS = {
 TWICE = {
     "Context",
     "Demand",
-    "Line",
-    "Place",
     "Rule",
     "Socket",
-    "Step",
     "Told",
 }
 

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.levers.litellm_limits import Config as LimitsConfig
 from curb.actions.lifecycle.runner import ActionsRunner
 from curb.actions.settings import ActionsSettings
@@ -51,7 +51,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
         | {"telling": {"group_wait_seconds": 0}}
     )
     async with TestServer(gateway.app()) as one, TestServer(slack.app()) as two, aiohttp.ClientSession() as http:
-        context = Context(clock, http)
+        context = ActionContext(clock, http)
         action = LimitsConfig.model_validate(limits | {"base_url": str(one.make_url("/"))}).build(context)
         notifier = SlackConfig.model_validate(chat | {"base_url": str(two.make_url("/api/"))}).build(context)
 

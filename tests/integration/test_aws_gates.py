@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from curb.actions.action import Action, Context, DriftError
+from curb.actions.action import Action, ActionContext, DriftError
 from curb.actions.levers import aws_api_gateway, aws_waf
 from curb.actions.target import TargetRate
 from curb.stream.clock import ManualClock
@@ -46,7 +46,7 @@ def configured(module: Any, endpoint: str, **keys: Any) -> Action:
         **role,
     }
     data = {"kind": module.__name__.rpartition(".")[2], "name": "gate", "aws": aws, **keys}
-    built = module.Config.model_validate(data).build(Context(ManualClock(), cast(aiohttp.ClientSession, None)))
+    built = module.Config.model_validate(data).build(ActionContext(ManualClock(), cast(aiohttp.ClientSession, None)))
     return cast(Action, built)
 
 

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from curb.actions.action import Action, Context
+from curb.actions.action import Action, ActionContext
 from curb.actions.target import TargetRate
 from curb.actions.workloads import aws_batch, aws_lambda, ec2, sagemaker
 from curb.stream.clock import WallClock
@@ -47,7 +47,7 @@ async def opened(module: Any, kind: str, endpoint: str, **more: Any) -> AsyncIte
     role = {"role_arn": "arn:aws:iam::123456789012:role/curb", "sts_endpoint_url": endpoint}
     aws = {"endpoint_url": endpoint, "region": "us-east-1", "access_key_id": "k", "secret_access_key": "s", **role}
     config = module.Config.model_validate({"kind": kind, "name": "x", "aws": aws, "tags": {"team": "team"}, **more})
-    action: Action = config.build(Context(WallClock(), cast(aiohttp.ClientSession, None)))
+    action: Action = config.build(ActionContext(WallClock(), cast(aiohttp.ClientSession, None)))
     yield action
     await action.close()
 

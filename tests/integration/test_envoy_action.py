@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from curb.actions.action import Context, DriftError
+from curb.actions.action import ActionContext, DriftError
 from curb.actions.levers.envoy import Config, Envoy
 from curb.actions.target import TargetRate
 from curb.stream.clock import ManualClock
@@ -40,7 +40,7 @@ async def setup() -> AsyncIterator[Setup]:
     bench = Setup()
     async with bench.serve() as address, aiohttp.ClientSession() as http:
         config = Config.model_validate(bench.config(address))
-        bench.action = config.build(Context(ManualClock(), http))
+        bench.action = config.build(ActionContext(ManualClock(), http))
         yield bench
 
 

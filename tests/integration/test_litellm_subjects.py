@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from curb.actions.action import Context, DriftError
+from curb.actions.action import ActionContext, DriftError
 from curb.actions.calls.http import NotFoundError
 from curb.actions.levers.litellm_limits import Config, LitellmLimits
 from curb.actions.target import TargetRate
@@ -27,7 +27,7 @@ async def action_on(fake: LitellmAdmin, subject: str, **changes: Any) -> AsyncIt
     async with TestServer(fake.app()) as server, aiohttp.ClientSession() as http:
         config = {"kind": "litellm_limits", "name": "limits", "api_key": ADMIN_KEY, "subject": subject}
         config |= {"base_url": str(server.make_url("/")), **changes}
-        yield Config.model_validate(config).build(Context(ManualClock(), http))
+        yield Config.model_validate(config).build(ActionContext(ManualClock(), http))
 
 
 def team(alias: str) -> dict[str, Any]:

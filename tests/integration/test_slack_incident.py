@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.lifecycle.runner import ActionsRunner
 from curb.actions.slack.calls import SlackCalls
@@ -41,7 +41,7 @@ class Office(House):
         approvers = {"on-call": {"people": [ANA]}}
         super().__init__(settings(mode=mode, approvers=approvers))
         self.slack = slack
-        context = Context(self.clock, http, draw)
+        context = ActionContext(self.clock, http, draw)
         self.notifier = config.build(context)
         desk = Desk({"chat": config}, self, self.clock)
         calls: dict[str, SlackCalls] = {"chat": config.calls(context)}

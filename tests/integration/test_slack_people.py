@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.slack.desk import Desk
 from curb.actions.slack.listener import Listener
 from curb.actions.slack.notifier import Config
@@ -63,7 +63,7 @@ async def world() -> AsyncIterator[World]:
             }
         )
         desk = Desk({"chat": config}, Log(entry()), clock)
-        listener = Listener(desk, {"chat": config.calls(Context(clock, http))}, log.append)
+        listener = Listener(desk, {"chat": config.calls(ActionContext(clock, http))}, log.append)
         running = asyncio.create_task(Socket("chat", APP_TOKEN, base_url, listener, ping_s=PING_S).run(stop))
         yield World(slack, log, stop)
         stop.set()

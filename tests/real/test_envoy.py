@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 import yaml
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.levers import envoy
 from curb.actions.target import TargetRate
 from curb.stream.clock import WallClock
@@ -110,7 +110,7 @@ async def gateway(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
                 "virtual_host": "models",
             }
             settings |= {"admin_url": f"http://127.0.0.1:{admin}", "burst_s": 2}
-            action = envoy.Config.model_validate(settings).build(Context(WallClock(), http))
+            action = envoy.Config.model_validate(settings).build(ActionContext(WallClock(), http))
             yield Gateway(url, routes, action)
 
 

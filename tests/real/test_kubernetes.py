@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from curb.actions.action import Context, DriftError
+from curb.actions.action import ActionContext, DriftError
 from curb.actions.target import TargetRate
 from curb.actions.workloads.kubernetes import Config, Kubernetes
 from curb.actions.workloads.protocol import Seen
@@ -96,7 +96,7 @@ async def action(cluster: Cluster) -> AsyncIterator[Kubernetes]:
     where = {"url": cluster.url, "account": str(cluster.account)}
     config = {"kind": "kubernetes", "name": "work", "cluster": where, "namespaces": [cluster.namespace]}
     async with aiohttp.ClientSession() as http:
-        yield Config.model_validate(config | {"labels": {"team": "team"}}).build(Context(WallClock(), http))
+        yield Config.model_validate(config | {"labels": {"team": "team"}}).build(ActionContext(WallClock(), http))
 
 
 async def until_it_works(call: Callable[[], Awaitable[Any]]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import aiohttp
 import pytest
 
-from curb.actions.action import Context
+from curb.actions.action import ActionContext
 from curb.actions.levers import litellm_limits
 from curb.actions.target import TargetRate
 from curb.stream.clock import WallClock
@@ -162,7 +162,7 @@ async def test_each_subject_is_refused_at_once_and_is_as_before_after_undo(
     alert, rate = an_alert(tags=caller.alert_tag), TargetRate(verb, requests_per_minute=NEW_LIMIT)
     assert await caller.statuses(proxy, 2) == {200: 2}
     async with aiohttp.ClientSession() as http:
-        context = Context(WallClock(), http)
+        context = ActionContext(WallClock(), http)
         action = litellm_limits.Config.model_validate(settings | {"api_key": proxy.master}).build(context)
         if verb not in action.verbs:
             with pytest.raises(PermanentError):

@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.actions.levers.envoy_routes import Bucket, Held, Place, Routes, bucket_for, held, written
+from curb.actions.levers.envoy_routes import Bucket, DescriptorPlace, Held, Routes, bucket_for, held, written
 from curb.stream.errors import PermanentError
 from tests.fakes.envoy import ROUTES
 
-PLACE = Place("models", "", "envoy.filters.http.local_ratelimit", "api_key", "x-api-key")
+PLACE = DescriptorPlace("models", "", "envoy.filters.http.local_ratelimit", "api_key", "x-api-key")
 LOCAL = "typed_per_filter_config: {envoy.filters.http.local_ratelimit: {stat_prefix: x, descriptors: []}}"
 
 

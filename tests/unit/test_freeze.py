@@ -8,7 +8,7 @@ import pytest
 
 from curb.actions.ledger.ledger import REAPER, Ledger
 from curb.actions.policy.guards import freeze
-from curb.actions.policy.limits import Limits
+from curb.actions.policy.limits import ActionLimits
 from curb.stream.records.spend import LedgerEntry
 from curb.stream.time import HOUR_S
 from tests.fakes.actions_house import House, settings
@@ -109,7 +109,7 @@ async def test_a_halt_holds_over_restarts(restarts: int) -> None:
 
 
 def frozen(*entries: LedgerEntry, now: float = T0, resumed_at: float = 0.0, **changes: Any) -> str:
-    return freeze(Ledger(entries), Limits.model_validate(changes), resumed_at=resumed_at, now=now)
+    return freeze(Ledger(entries), ActionLimits.model_validate(changes), resumed_at=resumed_at, now=now)
 
 
 def test_too_many_actions_within_an_hour_freeze_until_somebody_resumes() -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.actions.action import Action, Context, RateConfig
+from curb.actions.action import Action, ActionContext, RateConfig
 from curb.actions.kinds import ACTIONS
 from curb.actions.ledger.ledger import NOT_UNDONE, Ledger
 from curb.actions.policy.guards import allowed, refusal
-from curb.actions.policy.limits import MARKS, Limits, criticality
+from curb.actions.policy.limits import MARKS, ActionLimits, criticality
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, LedgerEntry, Plan
@@ -29,7 +29,7 @@ class Gate(RateConfig):
     kind: str = "gate"
     name: str = "gate"
 
-    def build(self, context: Context) -> Action:
+    def build(self, context: ActionContext) -> Action:
         raise AssertionError("guards build nothing")
 
 
@@ -41,8 +41,8 @@ class Wanted(NamedTuple):
     rung: int = 1
 
 
-def limits(**changes: Any) -> Limits:
-    return Limits.model_validate(changes)
+def limits(**changes: Any) -> ActionLimits:
+    return ActionLimits.model_validate(changes)
 
 
 def settings(**changes: Any) -> ActionsSettings:

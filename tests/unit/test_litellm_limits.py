@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from curb.actions.action import Context, DriftError
+from curb.actions.action import ActionContext, DriftError
 from curb.actions.calls.http import NotFoundError
 from curb.actions.levers.litellm_limits import Config, CustomerBlock, LitellmLimits, TeamLimits, UserLimits
 from curb.actions.target import TargetRate, to_normal
@@ -162,7 +162,7 @@ def test_each_subject_has_a_class_and_a_tag_of_its_own() -> None:
     base = {"kind": "litellm_limits", "name": "limits", "base_url": "http://gateway:4000", "api_key": "sk"}
     kinds = {"key": LitellmLimits, "team": TeamLimits, "user": UserLimits, "customer": CustomerBlock}
     for subject, expected in kinds.items():
-        context = Context(ManualClock(), None)  # type: ignore[arg-type]
+        context = ActionContext(ManualClock(), None)  # type: ignore[arg-type]
         action = Config.model_validate(base | {"subject": subject}).build(context)
         assert type(action) is expected
         assert action.verbs == ({"block"} if subject == "customer" else {"shave", "block"})

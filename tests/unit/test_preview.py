@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from curb.actions.lifecycle.preview import Line, preview, read_memory
+from curb.actions.lifecycle.preview import PreviewLine, preview, read_memory
 from curb.actions.settings import ActionsSettings
 from tests.fakes.actions_house import later
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
@@ -14,7 +14,7 @@ SHAVE = {"do": "shave_to_normal", "verify_within_minutes": 10}
 ROLES: dict[str, Any] = {"finance": {"people": ["fred"]}}
 
 
-async def asked(house: PolicyHouse, config: ActionsSettings | None = None) -> list[Line]:
+async def asked(house: PolicyHouse, config: ActionsSettings | None = None) -> list[PreviewLine]:
     before = {at: list(messages) for at, messages in house.log.messages.items() if messages}
     memory = await read_memory(house.log, house.clock)
     found = [line async for line in preview(memory, config or house.config, {"gate": house.policy_gate}, house.clock)]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from curb.actions.notify.protocol import Notice
 from curb.actions.slack.blocks import blocks
 from curb.actions.slack.buttons import VERBS, Buttons, May
-from curb.actions.slack.desk import Answer, Desk
+from curb.actions.slack.desk import Desk, SlackAnswer
 from curb.actions.slack.notifier import Config
 from curb.actions.slack.requests import UnreadableError, from_form, read
 from curb.actions.slack.signed import Signatures
@@ -71,11 +71,11 @@ def verbs(shown: dict[str, Any]) -> list[str]:
     return [e["action_id"].split(".")[1] for b in shown["blocks"] if b["type"] == "actions" for e in b["elements"]]
 
 
-def records(answer: Answer) -> list[Any]:
+def records(answer: SlackAnswer) -> list[Any]:
     return [msgspec.json.decode(m.value, type=Command) for m in answer.messages]
 
 
-async def ask(at: Desk, payload: dict[str, Any]) -> Answer:
+async def ask(at: Desk, payload: dict[str, Any]) -> SlackAnswer:
     (asked,) = read(payload)
     return await at.answer(asked)
 
