@@ -64,7 +64,7 @@ class Scoring:
         end = start + settings.bucket_s
         bucket = ClosedBucket(start, end, end + settings.grace_s, amounts, scores, gap)
         firing = self.incidents.firing_mask(n)
-        self.budget.begin(start, int(np.count_nonzero(self._registry["detect"])))
+        self.budget.start(start, int(np.count_nonzero(self._registry["detect"])))
         view = View(bucket, self._registry, self._knowledge, stream_since, frozen, firing, raised=self.budget.raised)
         findings: list[Finding] = []
         for rule in self._rules:

@@ -16,7 +16,7 @@ from curb.stream.records.spend import Alert, DeadLetter
 
 
 class Pipeline:
-    """Feed raw records, and what people told, in the order of receipt; alerts come out as time passes."""
+    """Feed raw records, and people's knowledge, in the order of receipt; alerts come out as time passes."""
 
     def __init__(self, settings: DetectorSettings) -> None:
         self.shard = Shard(settings)
@@ -41,7 +41,7 @@ class Pipeline:
         return letters
 
     def feed(self, raw: bytes | Iterable[bytes], topic: str = USAGE) -> None:
-        """Take in raw records, or with COMMANDS what people told: the value of a message, or lines."""
+        """Take in raw records, or with COMMANDS people's knowledge: the value of a message, or lines."""
         value = raw if isinstance(raw, bytes) else b"\n".join(raw)
         self._offset += 1
         self._pass_on(self._inputs[topic].process(Message(topic, value, partition=0, offset=self._offset)))

@@ -182,7 +182,7 @@ class UnexplainedHead(Rule):
         count = view.start // self._step_s
         held = self._held.push(best, count)
         at_once = settings.at_once_threshold
-        told = (held >= settings.notice_threshold + raised.notice) | (best >= at_once + raised.notice)
+        notices = (held >= settings.notice_threshold + raised.notice) | (best >= at_once + raised.notice)
         # A page needs no notice: too many of them do not hide it.
         loud = np.maximum(held, np.where(best >= at_once + raised.page, best, SILENT))
         pages = loud >= settings.page_threshold + raised.page
@@ -190,9 +190,9 @@ class UnexplainedHead(Rule):
         pages &= excess.max(axis=0, initial=0.0) >= settings.page_usd
         # On a series that is always erratic nothing is very surprising, and some things are expensive. The budget of
         # the notices bounds these as well.
-        odd = told & (best >= settings.notice_threshold + raised.notice + P.expensive_points)
+        odd = notices & (best >= settings.notice_threshold + raised.notice + P.expensive_points)
         pages |= odd & (excess[P.expensive_window] >= WINDOWS_MIN[P.expensive_window] / 60 * settings.page_usd_per_hour)
-        fires = told | pages
+        fires = notices | pages
         findings = []
         for row in np.flatnonzero(fires).tolist():
             at = int(channel[row])

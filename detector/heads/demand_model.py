@@ -86,7 +86,7 @@ class Demand:
 
     @property
     def knows_users(self) -> Bools:
-        """Whether the users of a series are known well enough that nobody means nobody."""
+        """True when users are reported reliably, so zero users means none."""
         steps, missing = self.columns["steps"], self.columns["missing"]
         known: Bools = (steps >= P.fit_least_steps) & (missing <= P.missing_share * (steps + missing))
         return known
@@ -95,8 +95,8 @@ class Demand:
     def reports_users(self) -> Bools:
         """Whether a series reports users at all: it did in nearly every step that had requests enough."""
         steps, missing = self.columns["steps"], self.columns["missing"]
-        told: Bools = (steps > 0) & (missing <= P.missing_share * (steps + missing))
-        return told
+        reported: Bools = (steps > 0) & (missing <= P.missing_share * (steps + missing))
+        return reported
 
     def organic(self, requests: Floats, users: Floats) -> Floats:
         """The requests of a step that its users explain; all of them where users are not known."""
@@ -130,10 +130,10 @@ class Demand:
         self._learn_unit_usd(taught, usd[taught], requests[taught])
         plenty = taught[requests[taught] >= P.least_requests]
         state["missing"][plenty[users[plenty] <= 0]] += 1.0
-        told = plenty[users[plenty] > 0]
-        x, y = np.log(requests[told]), np.log(users[told])
+        known = plenty[users[plenty] > 0]
+        x, y = np.log(requests[known]), np.log(users[known])
         for name, amount in (("steps", 1.0), ("x", x), ("y", y), ("xx", x * x), ("xy", x * y)):
-            state[name][told] += amount
+            state[name][known] += amount
 
     def _learn_unit_usd(self, taught: NDArray[np.intp], usd: Floats, requests: Floats) -> None:
         state = self.columns

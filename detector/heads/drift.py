@@ -83,7 +83,7 @@ class Drift:
         """Take in one hour: log of actual over expected, or of a unit cost over the usual one, of each of N series.
 
         Returns the new level of each series that drifted in this hour, in the unit of `value`, nan for all others.
-        What drifted starts anew: the next level needs `min_hours` again.
+        A series that drifted starts from nothing: the next level needs `min_hours` again.
         """
         level = np.full(len(value), np.nan)
         for i in np.flatnonzero(known & np.isfinite(value)).tolist():
@@ -104,13 +104,13 @@ class Drift:
         return dump(self._stamp(), {i: (_kept(each.detector), each.newest) for i, each in self._watched.items()})
 
     def load(self, data: bytes) -> str:
-        """Go on where `dump` was made. Returns why that is impossible, and then learns anew; empty when it is."""
+        """Continue from `dump`. Returns why that is impossible, and then starts from nothing; else ""."""
         try:
             saved = load(self._stamp(), data)
             self._watched = {i: _Watched(self._again(kept), newest) for i, (kept, newest) in saved.items()}
         except NotAModelError as error:
             self._watched = {}
-            return f"drift detection learns anew: {error}"
+            return f"drift detection starts from nothing: {error}"
         return ""
 
     def _fresh(self) -> _Watched:

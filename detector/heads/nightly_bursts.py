@@ -64,7 +64,7 @@ class Recurring:
         )
 
     def follow(self, minute: int, burns: Bools, over_usd: Floats) -> None:
-        """A step that begins at `minute`: who burns, and the dollars over what was expected. Gaps are left out."""
+        """A step that starts at `minute`: who burns, and the dollars over what was expected. Gaps are left out."""
         start, last, usd = (self.columns[name] for name in ("start", "last", "usd"))
         self._end(np.flatnonzero((start > 0) & (minute - last > P.pause_min)))
         start[burns & (start == 0)] = minute

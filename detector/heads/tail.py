@@ -103,7 +103,7 @@ class Tail:
         self.columns["weight"][channel, bins, taught] += days[taught].astype(np.float32)
 
     def refresh(self, hours: float) -> None:
-        """Forget what `hours` let fade, and read the percentiles anew."""
+        """Forget what `hours` let fade, and read the percentiles again."""
         weight = self.columns["weight"]
         weight *= np.float32(np.exp(-hours / 24 / P.memory_days))
         high, low = self.columns["high"], self.columns["low"]

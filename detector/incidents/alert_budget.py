@@ -51,8 +51,8 @@ class BudgetController:
         """Points to add to the thresholds now."""
         return Raised(*self._rise.tolist())
 
-    def begin(self, start: int, series: int) -> None:
-        """A bucket begins at `start` (epoch seconds); `series` may alert. Close the local days before it."""
+    def start(self, start: int, series: int) -> None:
+        """A bucket starts at `start` (epoch seconds); `series` may alert. Close the local days before it."""
         day = local_hour(start, self._zone).day
         passed = day - self._day if self._day >= 0 else 0
         self._day = max(day, self._day)

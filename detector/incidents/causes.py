@@ -20,8 +20,8 @@ from curb.stream.time import DAY_S, HOUR_S
 _USUAL_S, _FAST_S = 3 * DAY_S, 300
 #: A set of causes is enough when it explains this share; five that explain less than half explain nothing.
 ENOUGH, _MOST, _TOO_LITTLE = 0.8, 5, 0.5
-#: A tag tells something when the change is spread over its values otherwise than the usual spend, by this share.
-_TELLING = 0.1
+#: A tag explains when the change is spread over its values otherwise than the usual spend, by this share.
+_SPECIFIC = 0.1
 #: Between two explanations that are equally short, the one with more tags may explain less by this.
 _FINER_MAY_LOSE = 0.05
 #: A whole younger than this has no usual spend: all of it is change.
@@ -50,7 +50,7 @@ class RootCause:
     """Rates of all series; pure and causal. A key is made of its origins, a group of its nodes, a total of its keys.
 
     Usual rates are means of three days that stand still while the series, or the whole that it is a part of, is
-    frozen; for a part that is new to an old whole they begin at 0.
+    frozen; for a part that is new to an old whole they start at 0.
     """
 
     def __init__(self, scopes: Sequence[Scope], registry: SeriesRegistry) -> None:
@@ -63,7 +63,7 @@ class RootCause:
         self._rates = Columns(
             {"usual": Column(), "hour": Column(), "fast": Column(), "since": Column(dtype=np.int64)}, 64
         )
-        #: $/h expected of each series in the newest bucket, which tells the time of day.
+        #: $/h expected of each series in the newest bucket, which shows the time of day.
         self._expected: Floats = np.zeros(0)
         self._now = 0
 
@@ -82,9 +82,9 @@ class RootCause:
         rates["usual"][...] += share * (rate - rates["usual"])
 
     def _grow(self, stream_since: int) -> None:
-        begin, n = self._rates.n, len(self._registry)
+        first, n = self._rates.n, len(self._registry)
         self._rates.grow(n)
-        for number in range(begin, n):
+        for number in range(first, n):
             self._join(number)
             above = self._registry.above(number)
             first_seen = self._registry["first_seen"]
@@ -120,7 +120,7 @@ class RootCause:
         """The fewest parts that explain 80 % of what was added to series `number`, largest first, five at most.
 
         Shares are of the positive change and sum to 1 at most; `excess_usd` is divided by them. Tags are those of the
-        series with the ones that tell its parts apart. One cause with the series' own tags and share 1 says that
+        series with those that separate its parts. One cause with the series' own tags and share 1 says that
         nothing finer is known: it has one part, or all of them rose alike, or too many rose.
         """
         tags = self._registry.tags[number]
@@ -154,13 +154,13 @@ class RootCause:
     def _best(
         self, number: int, cells: Sequence[_Tags], usual: Sequence[float], change: Sequence[float]
     ) -> _Explanation | None:
-        """The shortest explanation; of those the most telling."""
+        """The shortest explanation; of those the most specific."""
         names = list(dict.fromkeys(name for cell in cells for name, _ in cell))
         if self._is_total(number):
             ways: Iterable[tuple[str, ...]] = [tuple(names)]
         else:
-            telling = [name for name in names if _tells(name, cells, usual, change)]
-            ways = (way for size in range(1, len(telling) + 1) for way in combinations(telling, size))
+            specific = [name for name in names if _separates(name, cells, usual, change)]
+            ways = (way for size in range(1, len(specific) + 1) for way in combinations(specific, size))
         found = [each for each in (_explain(way, cells, change) for way in ways) if each is not None]
         if not found:
             return None
@@ -210,7 +210,7 @@ def _wholes(part: Scope, scopes: Sequence[Scope]) -> list[Scope]:
     return own + [each for each in scopes if each.role == "total" and part in makers(each)]
 
 
-def _tells(name: str, cells: Sequence[_Tags], usual: Sequence[float], change: Sequence[float]) -> bool:
+def _separates(name: str, cells: Sequence[_Tags], usual: Sequence[float], change: Sequence[float]) -> bool:
     """Whether the change is spread over the values of a tag otherwise than the usual spend is."""
     added, before = _by(name, cells, change), _by(name, cells, usual)
     if len(added) < 2:
@@ -220,7 +220,7 @@ def _tells(name: str, cells: Sequence[_Tags], usual: Sequence[float], change: Se
         return False
     if before_usd <= 0:
         return True
-    return math.fsum(abs(added[v] / added_usd - before[v] / before_usd) for v in added) / 2 >= _TELLING
+    return math.fsum(abs(added[v] / added_usd - before[v] / before_usd) for v in added) / 2 >= _SPECIFIC
 
 
 def _by(name: str, cells: Sequence[_Tags], values: Sequence[float]) -> dict[str, float]:

@@ -52,7 +52,7 @@ class RunningExcess:
         hourly, share = state["hourly"], min(1.0, (bucket.end - bucket.start) / HOUR_S)
         hourly += share * (bucket.cost / bucket.hours - scores.expected_rate - hourly)
 
-    def begin(self, i: int, bucket: ClosedBucket) -> None:
+    def start(self, i: int, bucket: ClosedBucket) -> None:
         """An alert opens on series `i`: what it exceeds is counted from the running excess on, or from now."""
         state = self._columns
         if state["since"][i] < 0:
@@ -61,7 +61,7 @@ class RunningExcess:
             state["actual_usd"][i] = bucket.cost[i]
 
     def since(self, i: int) -> float:
-        """Begin of the excess, epoch seconds."""
+        """Start of the excess, epoch seconds."""
         return float(self._columns["since"][i])
 
     def sums(self, i: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""One incident, one alert: what the rules find on a series opens an alert, keeps it up to date and ends it."""
+"""One incident, one alert: findings on a series open an alert, keep it up to date and end it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from curb.detector.incidents.causes import rescaled
 from curb.detector.incidents.excess import RunningExcess
 from curb.detector.incidents.feedback import subject_fingerprint
 from curb.detector.incidents.knowledge import Knowledge
-from curb.detector.incidents.sentence import Told, incident
-from curb.detector.incidents.tell_once import found_at, roots
+from curb.detector.incidents.roots import found_at, roots
+from curb.detector.incidents.sentence import Summary, incident
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.revisions import alert_id_of, needs_revision, resolved, revised
 from curb.detector.state.rule import Families, Finding
@@ -147,7 +147,7 @@ class Incidents:
         return revisions
 
     def _subject(self, i: int) -> int:
-        """A part of something that has an alert already is no news of its own: the node of a group that ran away."""
+        """A part of a whole that has an alert is not reported by itself, such as a node of a group that ran away."""
         above = self._registry.above(i)
         if above is None or self._registry["planned"][i]:
             return i
@@ -184,7 +184,7 @@ class Incidents:
             over = [resolved(episode.alert, at)] if episode.firing else []
             return [*over, self._open(i, best, found, view, baseline)]
         if best.tier == "digest" and not episode.firing and episode.alert.tier != "digest":
-            return []  # a line for the digest brings nothing back that people were told is over
+            return []  # a line for the digest brings nothing back that people know is over
         self._hear(i, episode, found, at)
         if episode.firing:
             return self._go_on(i, episode, view, best)
@@ -201,7 +201,7 @@ class Incidents:
         """Whether this is another incident than the open one: far larger, or of a kind not heard before."""
         if best.tier == "digest":
             return False
-        # Growth is only told: what must be stopped cannot be a later line of it.
+        # Growth is only reported: what must be stopped cannot be a later line of it.
         stops = best.tier == "page" and best.kind != "growth"
         if stops and episode.alert.kind == "growth" and episode.alert.tier != "page":
             return True
@@ -232,7 +232,7 @@ class Incidents:
 
     def _open(self, i: int, best: Finding, found: list[Finding], view: View, baseline: BaselineOf) -> Alert:
         at = view.bucket.at
-        self._excess.begin(i, view.bucket)
+        self._excess.start(i, view.bucket)
         scope, tags = self._registry.scopes[i], self._registry.tags[i]
         fingerprint = subject_fingerprint(best.kind, self._registry, i)
         alert = Alert(
@@ -256,7 +256,7 @@ class Incidents:
         return alert
 
     def _go_on(self, i: int, episode: Episode, view: View, best: Finding | None = None) -> list[Alert]:
-        """Tell anew what has moved; end what is over."""
+        """Revise the alert where its figures moved; end it where it is over."""
         alert, at = episode.alert, view.bucket.at
         tier = alert.tier if best is None else self._tier(alert.tier, best.tier)
         if self._knowledge.silenced(alert.tags, at) is not None:
@@ -295,7 +295,7 @@ class Incidents:
         family = self._families.of(said.channel)
         sure = family.sure(said.score, said.tier, known_days)
         causes = self._causes(i, view, said, excess_usd)
-        told = self._knowledge.words(scope, tags, since, view.bucket.at)
+        known = self._knowledge.words(scope, tags, since, view.bucket.at)
         return {
             "tier": said.tier,
             "channel": said.channel,
@@ -312,9 +312,9 @@ class Incidents:
             "requests_per_minute": view.bucket.requests_per_minute(i),
             "dollars_at_risk": at_risk,
             "explanation": incident(
-                Told(
+                Summary(
                     scope, tags, rate, expected_rate, since, view.bucket.end, excess_usd, said.words, causes, at_risk,
-                    sure, told,
+                    sure, known,
                 ),
                 self._zone,
             ),

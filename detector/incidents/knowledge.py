@@ -1,11 +1,11 @@
-"""What people told Curb, as scoring asks for it: plans, silences, verdicts on alerts, and what happened when.
+"""People's knowledge, as scoring asks for it: plans, silences, verdicts on alerts, and what happened when.
 
 What each verdict on an alert does:
 
 * `not_an_anomaly`: the notice threshold of the alert's fingerprint (its rule on its series) rises by 3, half of which
   is forgotten in 14 days; several add up to 9 at most. The series learns again, also while the alert fires.
 * `real`: the episode is never learned, what the series' peaks were raised by on its days is discarded, and the same
-  again is told also where it has come at the same time on earlier days.
+  again is reported also where it has come at the same time on earlier days.
 * `planned`: the fingerprint is excused until the end of the local day, and for six hours at least.
 """
 
@@ -31,13 +31,13 @@ from curb.stream.records.spend import Annotation, BudgetIncrease, Feedback, Plan
 from curb.stream.time import utc
 
 Verdict = Literal["real", "not_an_anomaly", "planned"]
-_Told = TypeVar("_Told", Annotation, Feedback, Silence)
+_Record = TypeVar("_Record", Annotation, Feedback, Silence)
 
 RISE, MAX_RISE, HALF_LIFE_S = 3.0, 9.0, 14 * 86400.0
 #: An annotation this near to the start of an incident is named.
 NEAR_S = 2 * 3600.0
 _EXCUSED_S = 6 * 3600.0
-#: Verdicts are forgotten when next to nothing is left of them; annotations when no incident can begin near them.
+#: Verdicts are forgotten when next to nothing is left of them; annotations when no incident can start near them.
 _FEEDBACK_S, _ANNOTATION_S = 120 * 86400.0, 14 * 86400.0
 #: Of each kind; the oldest are forgotten first.
 _MAX_RECORDS = 10_000
@@ -117,7 +117,7 @@ class Knowledge:
         scopes: Sequence[str],
         tags: Sequence[Mapping[str, str]],
     ) -> NDArray[np.float64]:
-        """Dollars of the bucket that begins at `at` which plans explain, shape (series,); see `planned.take`.
+        """Dollars of the bucket that starts at `at` which plans explain, shape (series,); see `planned.take`.
 
         Call it once per bucket: it takes from the caps.
         """
@@ -137,16 +137,16 @@ class Knowledge:
 
     def verdict(self, alert_id: str) -> Verdict | None:
         """What people say this alert was: `not_an_anomaly` lifts its freeze, `real` is never learned."""
-        told = self._feedback.get(alert_id)
-        return None if told is None else told.verdict
+        given = self._feedback.get(alert_id)
+        return None if given is None else given.verdict
 
     def rises(self, at: float) -> dict[str, float]:
         """By fingerprint: by how much its notice threshold is raised at `at`; those that are not are left out."""
         rises: dict[str, float] = {}
-        for told in self._feedback.values():
-            if told.verdict == "not_an_anomaly":
-                fingerprint = fingerprint_of_alert(told.alert_id)
-                left = RISE * 0.5 ** (max(0.0, at - told.at) / HALF_LIFE_S)
+        for given in self._feedback.values():
+            if given.verdict == "not_an_anomaly":
+                fingerprint = fingerprint_of_alert(given.alert_id)
+                left = RISE * 0.5 ** (max(0.0, at - given.at) / HALF_LIFE_S)
                 rises[fingerprint] = min(MAX_RISE, rises.get(fingerprint, 0.0) + left)
         return rises
 
@@ -157,7 +157,7 @@ class Knowledge:
         return max((max(_next_midnight(at, self._zone), at + _EXCUSED_S) for at in own), default=0.0)
 
     def real_fingerprints(self) -> set[str]:
-        """What people called real in the last months: it is told again, however often it comes."""
+        """What people called real in the last months: it is reported again, however often it comes."""
         return {fingerprint_of_alert(each.alert_id) for each in self._feedback.values() if each.verdict == "real"}
 
     # --- annotations ----------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Knowledge:
     # --- words ----------------------------------------------------------------------------------------------------
 
     def words(self, scope: str, tags: Mapping[str, str], started_at: float, at: float) -> str:
-        """What people told about an alert, as sentences for its explanation; empty if nothing."""
+        """People's knowledge about an alert, as sentences for its explanation; empty if nothing."""
         said = [_happened(each, started_at) for each in self.annotations_near(tags, started_at)[:_MAX_NAMED]]
         said += [_planned(usage) for usage in self.plans_for(scope, tags, at)[:_MAX_NAMED]]
         silence = self.silenced(tags, at)
@@ -204,7 +204,7 @@ class Knowledge:
         self._silences = {each.id: each for each in dump.silences}
 
 
-def _put(kept: dict[str, _Told], key: str, record: _Told) -> None:
+def _put(kept: dict[str, _Record], key: str, record: _Record) -> None:
     known = kept.get(key)
     if known is None or record.at >= known.at:
         kept[key] = record
@@ -212,7 +212,7 @@ def _put(kept: dict[str, _Told], key: str, record: _Told) -> None:
         del kept[min(kept, key=lambda each: (kept[each].at, each))]
 
 
-def _drop(kept: dict[str, _Told], over: Callable[[_Told], bool]) -> None:
+def _drop(kept: dict[str, _Record], over: Callable[[_Record], bool]) -> None:
     for key in [key for key, record in kept.items() if over(record)]:
         del kept[key]
 
@@ -221,9 +221,9 @@ def _matches(matchers: Mapping[str, str], tags: Mapping[str, str]) -> bool:
     return all(key in tags and fnmatchcase(tags[key], pattern) for key, pattern in matchers.items())
 
 
-def _is_about(told: Mapping[str, str], tags: Mapping[str, str]) -> bool:
-    both = told.keys() & tags.keys()
-    return not told or (bool(both) and all(told[key] == tags[key] for key in both))
+def _is_about(about: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+    both = about.keys() & tags.keys()
+    return not about or (bool(both) and all(about[key] == tags[key] for key in both))
 
 
 def _next_midnight(at: float, zone: ZoneInfo) -> float:
@@ -231,11 +231,11 @@ def _next_midnight(at: float, zone: ZoneInfo) -> float:
     return (day + timedelta(days=1)).timestamp()
 
 
-def _happened(told: Annotation, started_at: float) -> str:
-    ago = explain.duration(abs(told.at - started_at))
-    when = f"{ago} before" if told.at <= started_at else f"{ago} after"
-    what = f"{told.kind} {told.text}".strip()
-    return f"{when} it began: {what}{_by(told.by)}."
+def _happened(note: Annotation, started_at: float) -> str:
+    ago = explain.duration(abs(note.at - started_at))
+    when = f"{ago} before" if note.at <= started_at else f"{ago} after"
+    what = f"{note.kind} {note.text}".strip()
+    return f"{when} it began: {what}{_by(note.by)}."
 
 
 def _planned(usage: PlanUsage) -> str:

@@ -12,7 +12,7 @@ from curb.detector.state.scopes import Scope
 from curb.detector.state.view import PlanUsage
 from curb.stream.records.spend import PlannedActivity
 
-#: Work begins a little early and ends late: a plan holds from this long before its start to this long after its end.
+#: Work starts a little early and ends late: a plan holds from this long before its start to this long after its end.
 EARLY_S, LATE_S = 3600.0, 7200.0
 #: Plans kept at most; those that end first are forgotten first.
 _MAX_PLANS = 10_000
@@ -124,7 +124,7 @@ class PlannedActivities:
     ) -> NDArray[np.float64]:
         """Dollars of a bucket that plans explain, per series; they are taken from the caps.
 
-        `at`: begin of the bucket. `cost`, `expected`: dollars of the bucket, shape (series,); `scopes`, `tags`: of all
+        `at`: start of the bucket. `cost`, `expected`: dollars of the bucket, shape (series,); `scopes`, `tags`: of all
         series, in order. What is over the expected counts against the cap; when too little of it is left for all the
         series of a scope, each gets its share. Beyond the cap nothing is explained.
         """

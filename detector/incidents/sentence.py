@@ -12,14 +12,14 @@ from curb.stream.money import usd
 from curb.stream.records.spend import UNTAGGED, Cause
 
 _WHOLE = 0.995
-#: Names of models are longer than those of keys are told.
+#: Characters of a name that are shown; names of models are long.
 _SHOWN = 40
 #: A burn within this of the expected one costs nothing to wait for.
 _NOTHING_USD_PER_HOUR = 0.005
 
 
-class Told(NamedTuple):
-    """An incident as it is told."""
+class Summary(NamedTuple):
+    """The figures and words of an incident."""
 
     scope: str
     tags: Mapping[str, str]
@@ -35,22 +35,22 @@ class Told(NamedTuple):
     #: With what comes until somebody answers.
     dollars_at_risk: float
     confidence: float
-    #: What people told of it, whole sentences.
+    #: People's knowledge of it, whole sentences.
     known: str = ""
 
 
-def incident(told: Told, zone: ZoneInfo) -> str:
+def incident(about: Summary, zone: ZoneInfo) -> str:
     """One paragraph; clock times are of `zone`."""
-    who = explain.subject(told.scope, told.tags)
-    over = f"{usd(told.excess_usd)} over" if told.excess_usd > 0 else "not over so far"
-    began, lasting_s = since(told.started_at, told.now, zone), told.now - told.started_at
+    who = explain.subject(about.scope, about.tags)
+    over = f"{usd(about.excess_usd)} over" if about.excess_usd > 0 else "not over so far"
+    began, lasting_s = since(about.started_at, about.now, zone), about.now - about.started_at
     sentences = [
-        f"{who} burns {usd(told.usd_per_hour)}/h, expected {usd(told.expected_usd_per_hour)}/h, "
-        f"since {began} ({explain.duration(lasting_s)}): {over}" + (f"; {told.reason}." if told.reason else "."),
-        where(told.causes, told.tags),
-        waiting(told.usd_per_hour, told.expected_usd_per_hour, told.dollars_at_risk),
-        told.known,
-        f"Confidence {told.confidence:.0%}." if told.confidence > 0 else "",
+        f"{who} burns {usd(about.usd_per_hour)}/h, expected {usd(about.expected_usd_per_hour)}/h, "
+        f"since {began} ({explain.duration(lasting_s)}): {over}" + (f"; {about.reason}." if about.reason else "."),
+        where(about.causes, about.tags),
+        waiting(about.usd_per_hour, about.expected_usd_per_hour, about.dollars_at_risk),
+        about.known,
+        f"Confidence {about.confidence:.0%}." if about.confidence > 0 else "",
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 

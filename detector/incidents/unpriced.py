@@ -27,7 +27,7 @@ class Unpriced(msgspec.Struct):
 
 
 class PricingAlerts:
-    """An alert per unpriced model: told anew once a day at most, over a day after the model was last seen."""
+    """An alert per unpriced model: revised once a day at most, over a day after the model was last seen."""
 
     def __init__(self) -> None:
         self._models: dict[str, Unpriced] = {}
@@ -38,7 +38,7 @@ class PricingAlerts:
         return [unpriced.alert for unpriced in self._models.values() if unpriced.alert is not None]
 
     def note(self, hole: PricingHole) -> None:
-        """Count a hole; the next bucket that closes tells of it."""
+        """Count a hole; the next bucket that closes reports it."""
         unpriced = self._models.setdefault(hole.model, Unpriced(hole.source, hole.reason, hole.at))
         unpriced.last_seen = max(unpriced.last_seen, hole.at)
         unpriced.requests += hole.requests

@@ -134,7 +134,7 @@ class UnitCost:
             part.grow(n)
 
     def step(self, start: int, cost: Floats, requests: Floats, frozen: Bools) -> UnitCostScores:
-        """Score the bucket that begins at `start` (epoch seconds), then learn from it; arrays of shape (N,).
+        """Score the bucket that starts at `start` (epoch seconds), then learn from it; arrays of shape (N,).
 
         Cost without requests, requests below zero and refunds say nothing about a request. Series in `frozen` have
         an open alert: they learn little. A gap in the feed is for the caller to leave out.

@@ -111,9 +111,9 @@ class GrowthRule(Rule):
         usd = self._today["usd"]
         growths = self._growth.step(usd, known=not missing and self._missing_s <= _MISSING_MAX_S)
         usd[...], self._missing_s = 0.0, 0
-        # What an alert fires on, or fired on lately, climbed for another reason.
-        told = growths.fires & view.registry["detect"][self._watched]
-        told &= ~(view.firing | view.frozen)[self._watched]
+        # Series with an alert, or with one lately, climbed for another reason.
+        due = growths.fires & view.registry["detect"][self._watched]
+        due &= ~(view.firing | view.frozen)[self._watched]
         return [
             Finding(
                 series=int(self._watched[row]),
@@ -124,7 +124,7 @@ class GrowthRule(Rule):
                 words=f"{100 * np.expm1(growths.slope[row]):.1f} % more every day for four weeks, which is now "
                 f"${growths.excess_usd_per_day[row]:,.2f} a day more than in the first two of them",
             )
-            for row in np.flatnonzero(told).tolist()
+            for row in np.flatnonzero(due).tolist()
         ]
 
     def dump(self) -> dict[str, NDArray[Any]]:

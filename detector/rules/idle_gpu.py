@@ -178,7 +178,7 @@ class IdleGpu(Rule):
             busy = machines.measured & ~idle & (machines.columns["held_pct"] >= settings.idle_pct)
         over = (busy | ~machines.on) & (stretch["idle_min"] > 0)
         longest, idle_min, said = stretch["longest_min"], stretch["idle_min"], stretch["said"]
-        # What was told is nothing to get used to.
+        # A reported stretch is not learned.
         longest[...] = np.where(over & (said == _NOTHING), np.maximum(longest, idle_min), longest)
         for name in ("idle_min", "idle_usd", "out_min", "out_usd", "said"):
             stretch[name][over] = 0
@@ -220,8 +220,8 @@ class IdleGpu(Rule):
         return np.where(young, np.maximum(longest, of_group[group_of]), longest)
 
     def _learn(self, group_of: NDArray[np.intp], before: Bools, out: Bools, slots: Bools) -> None:
-        """Idle hours out of hours are no habit. A machine on before and after a gap was on in it; one that was on only
-        before or only after it went off or came on at nobody knows what time."""
+        """Idle hours out of hours are no habit. A machine on before and after a gap was on in it; a machine on only
+        before or only after it went off or came on at an unknown time."""
         useful = self._machines.seen & ~(out & (self._stretches["idle_min"] > 0))
         useful &= self._stretches["said"] != _OUT_OF_HOURS
         for rows, marked in ((useful, slots), (useful & before, self._missed)):

@@ -1,4 +1,4 @@
-"""The rule on jobs: a run of a job is held against its plan and against the runs before, not against the clock."""
+"""The rule on jobs: a run of a job is compared with its plan and the runs before, not with the clock."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Jobs(Rule):
         self._warmup_days = context.warmup_s / 86400
         self._jobs = Columns(
             {
-                #: The run that goes on: epoch seconds of its begin, 0 for none, and seconds of the local day; minutes
+                #: The run that goes on: epoch seconds of its start, 0 for none, and seconds of the local day; minutes
                 #: since it was active; dollars; minutes; pace.
                 "start": Column(dtype=np.int64),
                 "second": Column(dtype=np.int32),
@@ -165,11 +165,11 @@ class Jobs(Rule):
         paused = columns["paused_min"]
         paused[...] = np.where(active, 0.0, paused + step_min)
         for row in np.flatnonzero(running & (paused > self._settings.gap_minutes)).tolist():
-            self._end_run(row, view.start, told=view.stream_days >= self._warmup_days)
-        begins = active & (columns["start"] == 0)
-        columns["start"][begins] = view.start
+            self._end_run(row, view.start, reported=view.stream_days >= self._warmup_days)
+        starting = active & (columns["start"] == 0)
+        columns["start"][starting] = view.start
         hour = local_hour(view.start, self._zone)
-        columns["second"][begins] = round(3600 * (hour.of_day + hour.fraction))
+        columns["second"][starting] = round(3600 * (hour.of_day + hour.fraction))
         columns["run_usd"][...] += np.where(columns["start"] > 0, np.maximum(cost, 0.0), 0.0)
         columns["run_min"][...] += np.where(columns["start"] > 0, step_min, 0.0)
         pace = columns["usd_per_hour"]
@@ -178,17 +178,17 @@ class Jobs(Rule):
         # Short pauses are a part of a run, at any length of buckets.
         share += step_min / (1440 * P.share_days) * ((columns["start"] > 0) - share)
 
-    def _end_run(self, row: int, now: int, *, told: bool) -> None:
+    def _end_run(self, row: int, now: int, *, reported: bool) -> None:
         """Remember the run. When there is no room the oldest is forgotten, but not what comes once a month.
 
-        `told`: runs that are too large are told by now.
+        `reported`: the stream is old enough that a run far too large was reported.
         """
         columns = self._jobs
         starts, seconds, usd = (columns[name][:, row] for name in ("starts", "seconds", "usd"))
         if not columns["planned"][row]:
             spent = float(columns["run_usd"][row])
             alike = float(self._alike(np.array([row], np.intp))[0])
-            if told and alike >= 0 and spent > self._settings.factor * alike:
+            if reported and alike >= 0 and spent > self._settings.factor * alike:
                 spent = min(spent, max(P.learn_factor * alike, self._settings.digest_usd))
             last = P.runs - 1
             if usd.argmax() == last and now - starts[last] < 86400 * P.largest_days:

@@ -117,7 +117,6 @@ class Creep(Rule):
             return []
         state, requests = self._state, subjects.amounts.requests
         ages_min = np.maximum(P.day_min * subjects.age_days, self._step_min)
-        told = demand.users_known
         # A burst of machine-made requests is no slow growth: it counts as twice what the users explain at most.
         requests = np.minimum(requests, P.burst_ratio * demand.organic)
         for usd, organic, minutes in (
@@ -134,7 +133,7 @@ class Creep(Rule):
         active += share * ((P.window_min * per_min >= P.least_in_window) - active)
         state["requests"][...] += requests
         ratio = _log_ratio(state["day_usd"], state["day_organic"])
-        fires = told & (subjects.age_days > P.mature_days) & self._high(ratio)
+        fires = demand.users_known & (subjects.age_days > P.mature_days) & self._high(ratio)
         growth_usd = P.day_min * (state["day_usd"] - state["day_organic"] * np.exp(state["reference"]))
         fires &= growth_usd > self._settings.min_usd_per_day
         self._learn(ratio, subjects.age_days, subjects.frozen | fires)

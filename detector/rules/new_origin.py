@@ -50,7 +50,7 @@ class Config(RuleConfig):
         default=2.0, gt=1, description="Price per token as a multiple of what the key has paid in the last three days."
     )
     region_share_max: float = Field(
-        default=0.1, ge=0, le=1, description="A region that more of the keys use is no news on another one."
+        default=0.1, ge=0, le=1, description="A region that more of the keys use is not new on another one."
     )
 
 

@@ -116,8 +116,8 @@ class NewPrincipal(Rule):
         subjects, amounts = view.principals, view.principals.amounts
         self._sums.grow(len(subjects.index))
         organic = np.minimum(amounts.requests, np.maximum(amounts.users, 0.5) ** (1 / P.exponent))
-        told = np.where(amounts.users > 0, organic, 0.0)
-        values = (amounts.cost, amounts.requests, told, amounts.input_tokens, amounts.users)
+        explained = np.where(amounts.users > 0, organic, 0.0)
+        values = (amounts.cost, amounts.requests, explained, amounts.input_tokens, amounts.users)
         for name, value in zip(("usd", "requests", "organic", "tokens", "users"), values, strict=True):
             held = self._sums[name]
             held *= 1 - self._share  # a sum that leaks away over a day
@@ -129,12 +129,12 @@ class NewPrincipal(Rule):
         return findings
 
     def forget(self, view: View, over: NDArray[np.bool_]) -> None:
-        """Incidents are over: what they spent is out of the sums, or the next hour of ordinary work is told for it."""
+        """Incidents are over: their spend leaves the sums, or the next ordinary hour would be reported for it."""
         for subjects, sums in ((view.principals, self._sums), (view.jobs(), self._jobs)):
             sums.reset(over[subjects.index])
 
     def _strange_jobs(self, view: View) -> list[Finding]:
-        """A job never seen before is nobody's news, unless its prompts are like nothing the fleet has."""
+        """A new job is not reported, unless its prompts are like nothing the fleet has."""
         jobs, usual = view.jobs(), self._usual_tokens()
         self._jobs.grow(len(jobs.index))
         for name, value in (

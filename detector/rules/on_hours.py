@@ -91,12 +91,12 @@ class OnHours:
         return found
 
     def close_day(self) -> None:
-        """Add today to the past, where the row was on at all, and begin a new day."""
+        """Add today to the past, where the row was on at all, and start a new day."""
         today, past, days = self.columns["today"], self.columns["past"], self.columns["days"]
         left_out = self.columns["doubtful"] & (days < P.many_days)
         rows = np.flatnonzero(today.any(axis=0) & ~left_out)
-        for begin in range(0, len(rows), P.chunk):
-            chunk = rows[begin : begin + P.chunk]
+        for first in range(0, len(rows), P.chunk):
+            chunk = rows[first : first + P.chunk]
             past[1:, :, chunk] = past[:-1, :, chunk]
             past[0][:, chunk] = today[:, chunk]
             days[chunk] = np.minimum(days[chunk] + 1, DAYS)

@@ -248,8 +248,8 @@ def features(use: Use, min_requests: int) -> tuple[Floats, Bools]:
 
 def _phrase(name: str, judgement: Judgement, f: int, i: int) -> str:
     value, usual = float(judgement.value[f, i]), float(judgement.usual[f, i])
-    whose = "its usual" if judgement.own[i] else "everybody's"
+    whose = "its usual" if judgement.own[i] else "everybody's usual"
     if name == "share of errors":
         return f"{value**2:.0%} of the requests failed, {whose} share is {max(0.0, usual) ** 2:.1%}"
-    ratio = math.exp(min(50.0, abs(value - usual)))
-    return f"{name} {ratio:.1f} times {'over' if value > usual else 'under'} {whose}"
+    ratio = math.exp(min(50.0, max(-50.0, value - usual)))
+    return f"{ratio:.1f}× {whose} {name}" if ratio >= 1 else f"{ratio:.2g}× {whose} {name}"

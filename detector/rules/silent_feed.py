@@ -1,7 +1,7 @@
 """The rule on silent feeds: a kind of data, or a team's part of it, that always came and is missing for too long.
 
 Silence of spend can be a saving; silence of a feed means that nobody sees the spend. Only what is hardly ever silent
-can be missed. When a whole kind of data is missing, its teams are not told one by one.
+can be missed. When a whole kind of data is missing, its teams are not reported one by one.
 """
 
 from __future__ import annotations
@@ -187,10 +187,10 @@ class SilentFeed(Rule):
         return np.asarray(known & (feeds["silent_min"] > self._threshold_min()))
 
     def _findings(self, view: View) -> list[Finding]:
-        told = self._long()
-        if not told.any():
+        missed = self._long()
+        if not missed.any():
             return []
-        long = [(kind, name, row) for (kind, name), row in self._keys.items() if told[row]]
+        long = [(kind, name, row) for (kind, name), row in self._keys.items() if missed[row]]
         whole = {kind: row for kind, name, row in long if name == _ALL}
         findings = []
         if whole:
@@ -200,7 +200,7 @@ class SilentFeed(Rule):
         for kind, name, row in long:
             if name != _ALL and kind not in whole:
                 findings.append(self._finding(view, row, f"its {_NAMES[kind]} data are missing", whole=False))
-        # Two kinds may be missing for one team: that is one piece of news.
+        # Two kinds may be missing for one team: that is one finding.
         return list({finding.series: finding for finding in reversed(findings)}.values())[::-1]
 
     def _finding(self, view: View, row: int, what: str, *, whole: bool) -> Finding:

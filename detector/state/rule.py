@@ -48,7 +48,7 @@ class Docs(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """Findings of one family are the same news. All that others need to know of them stands here."""
+    """Findings of one family are about the same trouble. All that others need to know of them stands here."""
 
     #: What alerts carry as their channel, up to the "/".
     name: str

@@ -34,7 +34,7 @@ def live(of: BudgetController, days: int, per_day: float, *, begin: int = 0, ser
     """Notices of each day when there would be `per_day` without a rise, each point making them ten times rarer."""
     told = []
     for day in range(begin, begin + days):
-        of.begin(T0 + day * DAY, series)
+        of.start(T0 + day * DAY, series)
         count = int(per_day * 10**-of.raised.notice + 0.5)
         of.count(alerts(count), {})
         told.append(count)
@@ -46,7 +46,7 @@ def live(of: BudgetController, days: int, per_day: float, *, begin: int = 0, ser
 def test_a_storm_comes_back_to_the_budget_and_calm_lowers_what_it_raised(storm: float, days: int, calm: int) -> None:
     of = controller()
     live(of, days, storm)
-    of.begin(T0 + days * DAY, 150)
+    of.start(T0 + days * DAY, 150)
     assert of.raised.notice >= 0
     told = live(of, 150 - days, storm, begin=days)
     assert of.raised.notice > 0
@@ -61,7 +61,7 @@ def test_a_storm_comes_back_to_the_budget_and_calm_lowers_what_it_raised(storm: 
 def test_a_rise_is_never_below_zero_nor_above_twenty(days: list[tuple[int, int]]) -> None:
     of = BudgetController(AlertBudget(notices_per_day=0.01, pages_per_day=0.01), "UTC", families())
     for day, (notices, pages) in enumerate(days):
-        of.begin(T0 + day * DAY, 1)
+        of.start(T0 + day * DAY, 1)
         of.count([*alerts(notices), *alerts(pages, "page")], {})
         assert min(of.raised) >= 0
         assert max(of.raised) <= 20
@@ -70,7 +70,7 @@ def test_a_rise_is_never_below_zero_nor_above_twenty(days: list[tuple[int, int]]
 def test_an_ordinary_fleet_is_never_touched() -> None:
     of = controller()
     for day in range(100):
-        of.begin(T0 + day * DAY, 150)
+        of.start(T0 + day * DAY, 150)
         of.count([*alerts(3), *alerts(3, "page")], {})
         assert of.raised == Raised(0.0, 0.0)
 
@@ -85,7 +85,7 @@ def test_the_budget_grows_with_the_series() -> None:
 
 def test_only_new_alerts_of_statistics_count() -> None:
     of = controller()
-    of.begin(T0, 1)
+    of.start(T0, 1)
     of.count(alerts(1000, channel="errors") + alerts(1000, revision=2) + alerts(1000, "digest"), {"a-1": "notice"})
     assert not of.dump()["today"].any()
     of.count(alerts(7, "page", "unexplained/5min", revision=4), {f"a-{i}": "notice" for i in range(3)})
@@ -94,11 +94,11 @@ def test_only_new_alerts_of_statistics_count() -> None:
 
 def test_each_tier_for_itself_by_local_days() -> None:
     of = controller("America/New_York")
-    of.begin(T0, 1)  # 20:00 there
+    of.start(T0, 1)  # 20:00 there
     of.count(alerts(2000, "page"), {})
-    of.begin(T0 + 4 * 3600 - 60, 1)
+    of.start(T0 + 4 * 3600 - 60, 1)
     assert of.raised == Raised(0.0, 0.0)
-    of.begin(T0 + 4 * 3600, 1)
+    of.start(T0 + 4 * 3600, 1)
     assert of.raised.notice == 0
     assert of.raised.page == pytest.approx(0.5 * np.log10(2001 / 36))
 
@@ -109,7 +109,7 @@ def test_it_goes_on_where_it_was_saved_and_through_weeks_without_data() -> None:
     other.load({name: np.array(array) for name, array in one.dump().items()})
     assert live(one, 20, 500, begin=10) == live(other, 20, 500, begin=10)
     assert one.raised == other.raised != Raised(0.0, 0.0)
-    one.begin(T0 + 1000 * DAY, 1)
+    one.start(T0 + 1000 * DAY, 1)
     assert one.raised == Raised(0.0, 0.0)
 
 

@@ -66,14 +66,14 @@ def test_what_has_an_alert_goes_on_through_any_pause() -> None:
 
 def test_an_alert_without_an_excess_begins_one_now() -> None:
     meter = Meter().minutes(6.0, 30)
-    meter.excess.begin(0, bucket(meter.now, [7.0]))
+    meter.excess.start(0, bucket(meter.now, [7.0]))
     assert meter.excess.since(0) == meter.now
     assert meter.sums == pytest.approx((0.1, 7 / 60))
 
 
 def test_an_alert_within_an_excess_leaves_its_begin() -> None:
     meter = Meter().minutes(60.0, 3)
-    meter.excess.begin(0, bucket(meter.now, [60.0]))
+    meter.excess.start(0, bucket(meter.now, [60.0]))
     assert meter.excess.since(0) == T0
     assert meter.sums == pytest.approx((0.3, 3.0))
 

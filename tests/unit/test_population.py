@@ -65,10 +65,10 @@ def test_growth_is_use_as_ever(population: Population, changed: dict[str, float]
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        (LOOP, "tokens per request 2"),
+        (LOOP, "25.2× its usual tokens per request"),
         (STORM, "of the requests failed, its usual share is "),
         (LEAK, "97% of the spend on a region it did not use"),
-        ({"requests": 20, "input_tokens": 20, "output_tokens": 20}, "requests per user 20"),
+        ({"requests": 20, "input_tokens": 20, "output_tokens": 20}, "20.2× its usual requests per user"),
     ],
 )
 def test_another_kind_of_use_is_abusive(population: Population, changed: dict[str, float], reason: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from curb.detector.incidents.causes import RootCause, rescaled
 from curb.detector.incidents.knowledge import Knowledge
-from curb.detector.incidents.tell_once import found_at, roots
+from curb.detector.incidents.roots import found_at, roots
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.rule import NOT_MEASURED, Family, Finding
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope

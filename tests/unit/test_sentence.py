@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from curb.detector.incidents.sentence import Told, incident, since, waiting, where
+from curb.detector.incidents.sentence import Summary, incident, since, waiting, where
 from curb.stream.records.spend import UNTAGGED, Cause
 
 UTC = ZoneInfo("UTC")
@@ -16,9 +16,9 @@ T0 = 1_750_032_000.0
 KEY = {"team": "search", "api_key": "k1"}
 
 
-def told(**changes: Any) -> Told:
+def told(**changes: Any) -> Summary:
     causes = [Cause(tags={**KEY, "model": "large", "region": "us"}, excess_usd=15.0, share=0.79)]
-    base = Told("key", KEY, 240.0, 12.0, T0 + 3600, T0 + 5100, 19.0, "8 times its requests", causes, 1900.0, 0.934)
+    base = Summary("key", KEY, 240.0, 12.0, T0 + 3600, T0 + 5100, 19.0, "8 times its requests", causes, 1900.0, 0.934)
     return base._replace(**changes)
 
 

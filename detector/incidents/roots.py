@@ -1,4 +1,4 @@
-"""One incident shows in series within series: which of those that are found at the same time is the one to tell."""
+"""One incident shows in series within series: of those found at the same time, which series the alert is on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def found_at(findings: Mapping[int, Sequence[Finding]], firing: Mapping[int, flo
 
 
 def roots(since: Mapping[int, float], view: View, scopes: Sequence[Scope]) -> dict[int, int]:
-    """By series that should not be told: the series to tell instead.
+    """By series that should not be alerted on: the series to alert on instead.
 
     `since` holds what was found in this bucket or fires, with when it was found first (epoch seconds). A series is a
     child of every one of the same shard whose tags are a part of its own and that counts the same records. One child
