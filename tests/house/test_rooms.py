@@ -24,9 +24,7 @@ SETTINGS = {
 TWICE = {
     "Context",
     "Demand",
-    "Rule",
     "Socket",
-    "Told",
 }
 
 #: These compose the settings of their room, or are the class that all settings derive from.
