@@ -107,9 +107,9 @@ def configuration_page() -> str:
             f"Each entry has one of these kinds; more on its own page in `{folder}/`.\n",
         ]
         for kind in sorted(kinds):
-            model: type[BaseModel] = kinds.config(kind)
-            parts += [f"### `kind: {kind}`\n", f"See [{kind}]({folder}/{kind}.md).\n", keys_table(model)]
-            for nested_path, nested in nested_models(model):
+            config: type[BaseModel] = kinds.config(kind)
+            parts += [f"### `kind: {kind}`\n", f"See [{kind}]({folder}/{kind}.md).\n", keys_table(config)]
+            for nested_path, nested in nested_models(config):
                 parts += [f"#### `{kind}`: `{nested_path}`\n", first_paragraph(nested), keys_table(nested)]
     return "\n".join(parts)
 
