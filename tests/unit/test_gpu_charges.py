@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curb.connectors.decode import Letters
-from curb.connectors.gpus.charges import GpuCharges, GpuSettings
+from curb.connectors.gpus.charges import GpuCharges
 from curb.connectors.gpus.dcgm import Config
 from curb.connectors.gpus.dcgm_text import parse
 from curb.connectors.gpus.kubernetes_api import NO_CLUSTER, Cluster, Pod
@@ -28,7 +28,10 @@ P5_USD = 55.04
 
 
 def charges(**settings: Any) -> GpuCharges:
-    return GpuCharges(GpuSettings.model_validate(settings), "gpus", cast(aiohttp.ClientSession, None), ManualClock(NOW))
+    config = Config.model_validate(
+        {"kind": "dcgm", "name": "gpus", "targets": [{"url": "http://n1:9400/metrics"}], **settings}
+    )
+    return GpuCharges(config, "gpus", cast(aiohttp.ClientSession, None), ManualClock(NOW))
 
 
 def samples(text: str) -> list[Sample]:

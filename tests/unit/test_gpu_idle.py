@@ -8,7 +8,8 @@ import aiohttp
 import msgspec
 
 from curb.connectors.decode import Letters
-from curb.connectors.gpus.charges import GpuCharges, GpuSettings
+from curb.connectors.gpus.charges import GpuCharges
+from curb.connectors.gpus.dcgm import Config
 from curb.connectors.gpus.dcgm_text import parse
 from curb.connectors.intake.append import record_messages
 from curb.detector.rollup.rollup import Rollup
@@ -27,7 +28,14 @@ STEP_S = 60.0
 
 def alerts_after(gpus: list[FakeGpu], hours: float) -> list[Alert]:
     """Every alert raised while a node says the same for so long."""
-    settings = GpuSettings.model_validate({"nodes": [{"match": "n1", "group": "notebooks"}]})
+    settings = Config.model_validate(
+        {
+            "kind": "dcgm",
+            "name": "gpus",
+            "targets": [{"url": "http://n1:9400/metrics"}],
+            "nodes": [{"match": "n1", "group": "notebooks"}],
+        }
+    )
     charges = GpuCharges(settings, "gpus", cast(aiohttp.ClientSession, None), ManualClock(NOW))
     text = DcgmExporter("n1", gpus).text().encode()
     rollup = Rollup(DetectorSettings(), GPU, 1)
