@@ -162,8 +162,10 @@ class AwsClient:
 def _whole(response_dict: Mapping[str, Any], **_: Any) -> None:
     """Refuses an answer that was cut off and a web page of something in between: boto takes both for empty answers."""
     headers, body = response_dict["headers"], response_dict["body"]
+    if not isinstance(body, bytes):  # a stream is read by its caller
+        return
     length = headers.get("content-length", "")
     if length.isdecimal() and not headers.get("content-encoding") and int(length) != len(body):
         raise TransientError(f"an answer of AWS was cut off after {len(body)} of {length} bytes")
-    if response_dict["status_code"] < 300 and headers.get("content-type", "").startswith("text/html"):
+    if response_dict["status_code"] < 300 and body[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise TransientError("a web page instead of an answer of AWS")
