@@ -88,4 +88,4 @@ def test_aiokafka_is_held_to_one_line_per_kind_and_curb_is_not(capsys: pytest.Ca
 def test_the_text_style_shows_extras(capsys: pytest.CaptureFixture[str]) -> None:
     setup("info", "text")
     logging.getLogger("curb.stream.work.worker").warning("worker restarts", extra={"group": "rollup"})
-    assert capsys.readouterr().err.endswith("warning stream.worker: worker restarts group='rollup'\n")
+    assert capsys.readouterr().err.endswith("warning curb.stream.work.worker: worker restarts group='rollup'\n")
