@@ -55,7 +55,7 @@ def test_users_that_are_often_missing_are_unknown_and_not_nobody(missing_every: 
     count = iter(range(10**6))
     demand = taught(lambda requests: 0.0 if next(count) % missing_every == 0 else requests**0.75)
     assert bool(demand.knows_users[0]) is known
-    assert bool(demand.users_reported[0]) is known
+    assert bool(demand.reports_users[0]) is known
     organic = demand.organic(one(100.0), one(0.0))[0]
     assert organic < 1 if known else organic == 100
 
