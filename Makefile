@@ -4,6 +4,8 @@ VENV ?= .venv
 # The interpreter to build the environment with; empty picks the newest Python >= 3.11 on the PATH.
 PYTHON ?=
 ARGS ?=
+# Processes that run the tests.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 BIN := $(VENV)/bin
 # Touched when the environment is complete; older than the pins or the project's metadata means "install again".
@@ -22,7 +24,7 @@ demo: $(STAMP) ## Watch a runaway key being found, throttled and restored (under
 	$(BIN)/curb demo $(ARGS)
 
 test: $(STAMP) ## Run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(STAMP) ## Lint, check the formatting and the types
 	$(BIN)/ruff check
@@ -39,6 +41,7 @@ docs: $(STAMP) ## Rewrite the reference pages from the code, then check the docu
 
 lock: $(STAMP) ## Pin the newest dependencies again (needs uv)
 	uv pip compile $(LOCK) --upgrade --extra dev pyproject.toml -o constraints/all.txt
+	uv pip compile $(LOCK) --upgrade --extra dev --resolution lowest-direct pyproject.toml -o constraints/lowest.txt
 	uv pip compile $(LOCK) $(IMAGE) --constraints constraints/all.txt pyproject.toml -o constraints/run.txt
 
 clean: ## Remove the environment, caches and demo output; never curb-data

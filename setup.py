@@ -1,4 +1,4 @@
-"""Keeps the links in `curb/` links in the sdist; all else about the package is in pyproject.toml."""
+"""Keeps links to directories links in the sdist; all else about the package is in pyproject.toml."""
 
 import os
 import shutil
@@ -7,7 +7,8 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.sdist import sdist
 
-LINKS = [path for path in Path("curb").iterdir() if path.is_symlink()]
+FOLDERS = [Path("curb"), Path("deploy/helm/curb/files")]
+LINKS = [path for folder in FOLDERS for path in folder.iterdir() if path.is_symlink() and path.is_dir()]
 
 
 class SdistWithLinks(sdist):
@@ -16,7 +17,7 @@ class SdistWithLinks(sdist):
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         super().make_release_tree(base_dir, files)
         for link in LINKS:
-            shutil.rmtree(Path(base_dir) / link)
+            shutil.rmtree(Path(base_dir) / link, ignore_errors=True)
             (Path(base_dir) / link).symlink_to(os.readlink(link))
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
+from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, Plan
 from curb.stream.settings import Settings
 
@@ -45,6 +46,13 @@ class Effect(NamedTuple):
     rejected: int | None = None
 
 
+class GoneError(PermanentError):
+    """The target no longer exists: the other side was asked for it, knows its kind and says so itself.
+
+    An answer of something in between, or of a server that does not know the route, is not that.
+    """
+
+
 class DriftError(Exception):
     """The target no longer holds the value Curb set: somebody else changed it, so undo must not touch it."""
 
@@ -62,6 +70,9 @@ class Action(Protocol):
     `after`. `verify` reads back. `undo` sets `before`, field by field, only where the field still equals `after`;
     where it equals `before` already there is nothing to do; anything else raises DriftError. Of a plan that is not
     `reversible` it gives back what can be given back, which may be nothing; the plan's `warning` says what is lost.
+    Where the other side has something that distinguishes a target from another that was made later under its name, the
+    plan's `identity` holds it: another one is never touched. `apply` then raises PermanentError, `verify` says not in
+    force, `undo` raises DriftError. A plan without identity, of an older ledger, is undone by its values alone.
     They raise TransientError or PermanentError, and never retry or sleep.
     """
 
@@ -79,6 +90,13 @@ class Action(Protocol):
     async def undo(self, plan: Plan, outcome: Outcome | None) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class HoldsNothing:
+    """Base of actions and notifiers with nothing to close: the HTTP session belongs to the caller."""
+
+    async def close(self) -> None:
+        return None
 
 
 class ActionConfig(Settings):

@@ -31,6 +31,7 @@ NOTIFIERS = Kinds[NotifierConfig](
     "curb.notifiers",
     NotifierConfig,
     {
+        "alertmanager": "curb.actions.notify.alertmanager_alerts:Config",
         "apprise": "curb.actions.notify.apprise:Config",
         "console": "curb.actions.notify.console:Config",
         "slack": "curb.actions.slack.notifier:Config",

@@ -63,18 +63,12 @@ class ActionsSettings(Settings):
                 here = f"routes[{number}].ladder[{place}]"
                 _require(f"{here}.act", rung.act, actions, "actions")
                 _require(f"{here}.approvers", rung.approvers, list(self.approvers), "approvers")
-            if "approve" in self.modes_of(route) and not self.approvers:
+            if "approve" in route.modes(self.mode) and not self.approvers:
                 raise ValueError(
                     f"routes[{number}]: mode approve, and nobody may approve; name people in `actions.approvers`"
                 )
         _require("telling.digest.notify", self.telling.digest.notify, notifiers, "notifiers")
         return self
-
-    def modes_of(self, route: Route) -> tuple[Mode, ...]:
-        """The mode of each rung of a route, lowest first; of its only one where it has the short form."""
-        above: Mode = self.mode if route.mode == "inherit" else route.mode
-        rungs: list[Mode] = [above if rung.mode == "inherit" else rung.mode for rung in route.ladder]
-        return tuple(rungs) or ((above,) if route.act else ())
 
 
 def _names(what: str, configs: Sequence[ActionConfig | NotifierConfig]) -> list[str]:

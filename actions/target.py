@@ -22,6 +22,14 @@ class TargetRate(NamedTuple):
     why: str = ""
 
 
+def normal_usd_per_hour(alert: Alert) -> float:
+    """The burn at which nothing is over: what is expected of its subject, and of a budget its even pace."""
+    budget = alert.budget
+    if alert.kind != "budget" or budget is None or budget.period_end <= budget.period_start:
+        return alert.expected_usd_per_hour
+    return budget.amount_usd * 3600.0 / (budget.period_end - budget.period_start)
+
+
 def to_normal(alert: Alert) -> TargetRate:
     """Down to what the subject did before: the 95th percentile of its active minutes, and its expected dollars."""
     baseline = alert.baseline
@@ -29,7 +37,7 @@ def to_normal(alert: Alert) -> TargetRate:
         "shave",
         baseline.requests_per_minute_p95 if baseline else None,
         alert.expected_usd_per_hour if baseline else None,
-        "its normal level (p95)",
+        "its own highest minute, a soft cap" if alert.tier == "soft" else "its normal level (p95)",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from curb.connectors.connector import Batch
 from curb.connectors.intake.append import record_messages
 from curb.connectors.intake.attribution import Attribution, AttributionSettings
-from curb.connectors.intake.validate import validate
+from curb.connectors.validate import validate
 from curb.stream.log.topics import TOPICS
 from curb.stream.records.spend import UsageRecord
 

@@ -26,8 +26,10 @@ import pyarrow.parquet as pq
 
 from curb.connectors.bills.aws_cur import Config, deliveries
 from curb.connectors.bills.bill import Bill
+from curb.connectors.bills.cells.rates import CurrencyRates
 from curb.connectors.bills.cur import CUR
 from curb.connectors.bills.files import BillFiles, Storage
+from curb.connectors.bills.guard import LineCounts
 from curb.connectors.bills.lines import BillLines
 from curb.connectors.bills.restate import Restater
 from curb.connectors.connector import Context
@@ -100,7 +102,7 @@ def deliver(root: Path, rows: int, version: str, changed: float = 0.0) -> None:
 def plain_read(root: Path) -> int:
     """Rows, read with nothing but pyarrow: the same columns of the same files."""
     files, rows = BillFiles(str(root), Storage.model_validate({})), 0
-    lines = BillLines(CUR, list(CUR.texts), {"team": "team", "env": "env"})
+    lines = BillLines(CUR, list(CUR.texts), {"team": "team", "env": "env"}, CurrencyRates({}))
     for file in files.list():
         if file.path.endswith(".parquet"):
             names = lines.choose(pq.read_schema(file.path).names)
@@ -143,7 +145,9 @@ def run(root: Path, state: Path, rows: int) -> None:
     keys = sum(
         1
         for _ in bill.charges(
-            deliveries(BillFiles(str(root), Storage.model_validate({})), 12, context.clock)[0][0], Letters("", 0)
+            deliveries(BillFiles(str(root), Storage.model_validate({})), 12, context.clock)[0][0],
+            Letters("", 0),
+            LineCounts(),
         )
     )
     parsed = next(spent)

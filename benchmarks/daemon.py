@@ -28,7 +28,7 @@ import yaml
 TOKEN = "benchmark-token"
 KEYS, TEAMS = 200, 20
 TARGET_RSS_MIB = 250
-READY_S, SETTLE_S = 30.0, 3.0
+READY_S, SETTLE_S = 90.0, 3.0
 PROMPT = "What does the invoice say about the second quarter? " * 20
 #: Inbox → where it is posted to, and as what.
 PATHS = {

@@ -29,7 +29,7 @@ if not __package__:  # run as a file: the directory above holds our packages
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.nab_score import PROFILES, Result, Scorer, Series, read_corpus
-from curb.detector.rules.metric_head import MetricHead
+from curb.detector.rules.metric_rule import MetricHead
 from curb.detector.rules.metric_tail import MetricSettings
 
 Floats = NDArray[np.float64]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import aiohttp
@@ -16,7 +17,7 @@ from pydantic import Field, SecretStr
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
 from curb.stream.log.protocol import Message
-from curb.stream.records.spend import PlannedActivity, SpendRecord
+from curb.stream.records.spend import Alert, PlannedActivity, SpendRecord
 from curb.stream.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,8 +46,15 @@ class Batch(NamedTuple):
     locations: Sequence[str] = ()
     #: Work that was announced in the source; goes to the commands topic.
     plans: Sequence[PlannedActivity] = ()
+    #: Alerts about the source itself, such as a delivery that was refused.
+    alerts: Sequence[Alert] = ()
     #: Of a bill: charge periods that ended by then (epoch seconds) are complete; later ones may still fill up.
     complete_until: float | None = None
+    #: Set at the door: records dated ahead of their receipt and therefore dated by it, and the most they were ahead.
+    skewed: int = 0
+    skew_s: float = 0.0
+    #: Events that are no usage, by name, such as the spans of other libraries: counted, not kept.
+    ignored: Mapping[str, int] = MappingProxyType({})
 
 
 @runtime_checkable
@@ -103,6 +111,14 @@ class Receiver(Protocol):
     def door(self, path: str, content_type: str) -> Door | None: ...
 
 
+@runtime_checkable
+class Noted(Protocol):
+    """Optional for push sources: says what arrived and was not counted, in the rows of `curb connectors list`."""
+
+    def notes(self) -> tuple[str, ...]:
+        """One sentence each, with names and counts since the process started, bounded in length; no content."""
+
+
 @dataclass(frozen=True)
 class Pull:
     """Curb reads `connector`, and `poll_interval_s` seconds later again."""
@@ -140,6 +156,16 @@ class ConnectorConfig(Settings, ABC):
         max_length=64,
         description="Unique name: lower-case letters, digits and dashes; where data are pushed, the end of the URL.",
     )
+
+    @property
+    def overlap_s(self) -> float:
+        """How far back it may send again what it sent, seconds: ids must be remembered for so long."""
+        return 0.0
+
+    @property
+    def reads_bills(self) -> bool:
+        """Whether it brings a bill, which is judged on its own once it is complete."""
+        return False
 
     @abstractmethod
     def build(self, context: Context) -> Source:

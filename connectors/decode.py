@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from curb.stream import metrics
 from curb.stream.log.protocol import Message
 from curb.stream.records.dead_letters import Reason, dead_letter
 
 T = TypeVar("T")
 _QUOTED = re.compile(r"'[^']*'")
+#: What content of the right types may still raise where it is converted: a number out of range, a text that is no
+#: UTF-8, a comparison of text with a number. Caught for each event, so that its neighbours survive.
+UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 #: Letters written one by one for one batch; a file that is no event file at all gets one more per reason.
 MAX_LETTERS = 1000
 
@@ -24,6 +27,16 @@ class Rejected(NamedTuple):
 
     reason: Reason
     detail: str
+
+
+def unforeseen(error: Exception) -> Rejected:
+    """Why an event is refused whose conversion raised one of UNFORESEEN; the text of the error may be content."""
+    reason: Reason = "invalid"
+    if isinstance(error, ArithmeticError):
+        reason = "not_finite"
+    elif isinstance(error, TypeError | AttributeError):
+        reason = "wrong_type"
+    return Rejected(reason, f"a value that cannot be converted ({type(error).__name__})")
 
 
 class Letters:
@@ -49,10 +62,10 @@ class Letters:
     def messages(self) -> list[Message]:
         """What to append; call it once, at the end of the batch."""
         for reason, count in self._more.items():
-            metrics.DEAD_LETTERS.labels(source=self._source, reason=reason).inc(count - 1)
             detail = f"{count} more in the same batch"
             location = f"up to {self._last_location}"
-            self._written.append(dead_letter(self._source, reason, detail, location=location, content=b"", at=self._at))
+            letter = dead_letter(self._source, reason, detail, location=location, content=b"", at=self._at, count=count)
+            self._written.append(letter)
         self._more.clear()
         return self._written
 
@@ -91,6 +104,25 @@ def _decode_tolerant(decoder: msgspec.json.Decoder[T], raw: bytes, strict_error:
         return wrong_shape(error)
     except OverflowError:
         return Rejected("not_finite", "a number is out of range")
+    except UNFORESEEN as error:
+        return unforeseen(error)
+
+
+def mend(raw: bytes) -> bytes | None:
+    """JSON without what JSON forbids and some encoders emit: NaN and the like become text, lone surrogates "?".
+
+    So one such value in a page of rows spoils its own row only. None for what is no JSON in any reading.
+    """
+    try:
+        plain = json.loads(raw.decode("utf-8"), parse_constant=str, parse_float=_finite)
+        return json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _finite(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def wrong_shape(error: msgspec.ValidationError) -> Rejected:

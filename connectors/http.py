@@ -11,9 +11,10 @@ import msgspec
 from yarl import URL
 
 from curb.connectors.connector import Check
-from curb.connectors.decode import without_content
+from curb.connectors.decode import mend, without_content
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError, error_for_status
+from curb.stream.log.codec import UNREADABLE
 
 T = TypeVar("T")
 Params = Sequence[tuple[str, str]]
@@ -98,12 +99,25 @@ class JsonClient(NamedTuple):
         )
         if answer.status != 200:
             raise PermanentError(f"{what}: HTTP {answer.status}, expected 200; is the URL right?")
+        return decode_answer(decoder, answer.body, what)
+
+
+def decode_answer(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
+    """The answer to `what`, also where it holds what JSON forbids. Raises TransientError or PermanentError."""
+    try:
         try:
-            return decoder.decode(answer.body)
-        except msgspec.ValidationError as error:
-            raise PermanentError(f"{what}: not the expected answer: {without_content(error)}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise TransientError(f"{what}: the answer is not JSON") from None
+            return decoder.decode(body)
+        except msgspec.ValidationError:
+            raise
+        except (*UNREADABLE, ValueError):
+            mended = mend(body)
+            if mended is None:
+                raise TransientError(f"{what}: the answer is not JSON") from None
+            return decoder.decode(mended)
+    except msgspec.ValidationError as error:
+        raise PermanentError(f"{what}: not the expected answer: {without_content(error)}") from None
+    except UNREADABLE:
+        raise TransientError(f"{what}: the answer is not JSON") from None
 
 
 async def tried(what: str, call: Awaitable[object], permission: str = "") -> Check:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine
 from typing import Any
 
 import aiohttp
-from aiohttp import web
 
 from curb import wiring
 from curb.config.file import CurbConfig, EmbeddedSettings
@@ -17,7 +17,10 @@ from curb.detector.reconcile.reconciler import Reconciler
 from curb.detector.shard import Shard
 from curb.serve import slack_people
 from curb.serve.api import make_app
+from curb.serve.connections import Patience
+from curb.serve.port import Place, Port
 from curb.stream.clock import Clock, WallClock
+from curb.stream.errors import TransientError
 from curb.stream.log.codec import encode
 from curb.stream.log.embedded import EmbeddedLog
 from curb.stream.log.protocol import Log, Message
@@ -25,9 +28,9 @@ from curb.stream.log.topics import ALERTS
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import Alert
 from curb.views.alerts_and_actions import LogView
+from curb.views.explain_chart import IncidentChart
 from curb.views.explanation import BudgetLine
 from curb.views.forecast_runner import ForecastRunner
-from curb.views.incident_chart import IncidentChart
 from curb.views.recent_burn import RecentBurn
 from curb.views.unit_view import UnitView
 
@@ -36,6 +39,8 @@ logger = logging.getLogger(__name__)
 #: How long draining may take before what is left is cancelled; positions are safe either way.
 _DRAIN_S = 20.0
 _PRUNE_EVERY_S = 3600.0
+#: Seconds until clean-up is tried again after a fault. By hand: a backup takes minutes.
+_PRUNE_AGAIN_S = 60.0
 _USER_AGENT = "curb"
 
 
@@ -58,8 +63,10 @@ class Daemon:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.http: aiohttp.ClientSession | None = None
         detector = config.detector
-        self.forecasts = ForecastRunner(detector, detector.forecast, self.shards, self._publish, self.clock)
-        self._web: web.AppRunner | None = None
+        self.forecasts = ForecastRunner(
+            detector, detector.forecast, self.shards, self._publish, self.clock, lambda: list(self.view.alerts.values())
+        )
+        self._port: Port | None = None
         self.slack = slack_people.Doors()
 
     async def open(self) -> None:
@@ -82,11 +89,11 @@ class Daemon:
         self._chart = IncidentChart(self.log, self.recent, self.config.detector)
         self.actions = wiring.make_actions(self.config, self.log, self.clock, self.http, self.chart)
         self.slack = slack_people.make_doors(self.config, self.view, self.log, self.clock, self.http)
-        self._web = web.AppRunner(make_app(self, self.slack), access_log=None)
-        await self._web.setup()
-        site = web.TCPSite(self._web, self.config.http.host, self.config.http.port)
-        await site.start()
-        self.port = self._web.addresses[0][1]
+        http = self.config.http
+        patience = Patience(http.head_timeout_s, http.body_timeout_s)
+        self._port = Port(make_app(self, self.slack), Place(http.host, http.port, http.max_connections, patience))
+        await self._port.open()
+        self.port = self._port.number
         logger.info("listening", extra={"host": self.config.http.host, "port": self.port})
 
     async def run(self) -> None:
@@ -106,6 +113,8 @@ class Daemon:
         self._start("view", self.view.follow(self.log, f"curb-view-{self.config.instance}", self._stop_rooms))
         if isinstance(self.log, EmbeddedLog) and isinstance(self.config.log, EmbeddedSettings):
             self._start("retention", self._prune(self.log, self.config.log.retention_days * 86400))
+        if self._port is not None:
+            self._start("http port", self._port.serve())
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait([stopped, *self._tasks.values()], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -119,8 +128,8 @@ class Daemon:
         """Stop intake, then let every part commit its progress. Raises the first part's failure."""
         logger.info("draining")
         self._stop.set()
-        if self._web is not None:
-            await self._web.cleanup()
+        if self._port is not None:
+            await self._port.close()
         self._stop_sources.set()
         await self._finish([name for name in self._tasks if name.startswith("connector ")])
         self._stop_rooms.set()
@@ -128,8 +137,8 @@ class Daemon:
 
     async def close(self) -> None:
         """Release what `open` took, also when it failed half way."""
-        if self._web is not None:
-            await self._web.cleanup()
+        if self._port is not None:
+            await self._port.close()
         self.slack.close()
         await self.forecasts.close()
         if self.http is not None:
@@ -153,6 +162,10 @@ class Daemon:
     def caught_up(self) -> dict[str, bool]:
         """Whether each worker has read once everything that was on the log."""
         return {"rollup": self.rollup.caught_up, "detector": self.detector.caught_up}
+
+    def lag_s(self) -> dict[str, float]:
+        """Per worker: all that was on the log so many seconds ago has been processed."""
+        return {"rollup": self.rollup.lag_s, "detector": self.detector.lag_s}
 
     def action_state(self) -> dict[str, Any]:
         """Leases, proposals, problems and the kill switch, as plain data."""
@@ -179,10 +192,15 @@ class Daemon:
 
     async def _prune(self, log: EmbeddedLog, retention_s: float) -> None:
         while not self._stop_rooms.is_set():
-            deleted = await log.prune(self.clock.now() - retention_s)
-            if deleted:
-                logger.info("old messages deleted", extra={"messages": deleted})
+            wait_s = _PRUNE_EVERY_S
             try:
-                await asyncio.wait_for(self._stop_rooms.wait(), _PRUNE_EVERY_S)
-            except TimeoutError:
-                continue
+                if not await log.keep_spare():
+                    logger.warning("the disk is nearly full: no room for the spare file that leases need on a full one")
+                deleted = await log.prune(self.clock.now() - retention_s)
+                if deleted:
+                    logger.info("old messages deleted", extra={"messages": deleted})
+            except TransientError as error:  # a backup holds the lock, or the disk is full
+                wait_s = _PRUNE_AGAIN_S
+                logger.warning("old messages are deleted later", extra={"error": str(error), "wait_s": wait_s})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop_rooms.wait(), wait_s)

@@ -1,6 +1,6 @@
 """The daemon's own log lines: one JSON object a line, or plain text; extras are kept, secrets never get here.
 
-aiokafka reports every failed connection, many times a second while no broker answers; it is held to one line per kind.
+Some libraries repeat a line many times a second, and a client of the port can make them: it is one line per kind.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
+#: aiokafka reports every failed connection, aiohttp every request that is no HTTP, the port every request that failed.
+_REPEATED = ("aiokafka", "aiohttp.server", "curb.serve", "curb.connectors.intake.inbox")
 #: How long the next line of the same kind is held back (seconds), where a library repeats itself.
 _QUIET_S = 30.0
 
@@ -51,17 +53,19 @@ class TextFormatter(logging.Formatter):
 class OncePerInterval(logging.Filter):
     """Lets a message of one logger through once per `interval_s` seconds, with `suppressed`: how many it stands for.
 
-    Messages are the same when their text before the arguments are put in is the same. `clock` gives seconds.
+    Messages are the same when their text before the arguments are put in and the type of their error are. `clock` gives
+    seconds.
     """
 
     def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._interval_s, self._clock = interval_s, clock
         #: When the last line was written, and how many were held back since.
-        self._lines: dict[tuple[str, str], tuple[float, int]] = {}
+        self._lines: dict[tuple[Any, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        kind, now = (record.name, str(record.msg)), self._clock()
+        cause = record.exc_info[0] if record.exc_info else None
+        kind, now = (record.name, str(record.msg), cause), self._clock()
         written, suppressed = self._lines.get(kind, (now - self._interval_s, 0))
         if now - written < self._interval_s:
             self._lines[kind] = written, suppressed + 1
@@ -89,7 +93,8 @@ def setup(level: str, style: str) -> None:
     """Send all log lines of the process to standard error in the given style ("json" or "text")."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
-    handler.addFilter(_Noisy("aiokafka", OncePerInterval(_QUIET_S)))
+    for repeated in _REPEATED:
+        handler.addFilter(_Noisy(repeated, OncePerInterval(_QUIET_S)))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("aiokafka", "matplotlib", "asyncio", "slack_sdk"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

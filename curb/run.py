@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 
 from curb.config.file import CurbConfig
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 async def run_daemon(config: CurbConfig) -> int:
     """Run until SIGTERM or SIGINT. 0 after a clean drain, 1 when a part failed or the daemon could not start."""
+    # Usage, alerts and plans are for this user alone.
+    os.umask(0o077)
     daemon = Daemon(config)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

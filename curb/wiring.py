@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,17 +22,22 @@ from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.inbox import InboxSource
 from curb.connectors.intake.runner import PullRunner
 from curb.connectors.pricing.book import PriceBook, PricesSettings
+from curb.detector.bills.derived import usage_settings
+from curb.detector.bills.lanes import ShardWithBills
+from curb.detector.bills.rollup import CostsRollup
 from curb.detector.reconcile.reconciler import Reconciler
 from curb.detector.rollup.relay import CommandRelay
 from curb.detector.rollup.rollup import Rollup
-from curb.detector.shard import Shard
 from curb.stream.clock import Clock
+from curb.stream.errors import PermanentError
 from curb.stream.kafka.log import KafkaLog
 from curb.stream.log.embedded import EmbeddedLog
 from curb.stream.log.protocol import Log, TopicPartition
-from curb.stream.log.topics import COMMANDS, RAW_TOPICS, SPEND
+from curb.stream.log.topics import COMMANDS, COSTS, RAW_TOPICS, SPEND
 from curb.stream.work.worker import Worker
 from curb.views.unit_costs import RecentUnits, resolve
+
+logger = logging.getLogger(__name__)
 
 ROLLUP_GROUP = "curb-rollup"
 DETECTOR_GROUP = "curb-detector"
@@ -76,6 +82,7 @@ def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.Cl
     made = Connectors(make_attribution(config))
 
     body_bytes = int(config.http.max_body_mib * 1024 * 1024)
+    for_all = [each.token for each in config.http.tokens if "ingest" in each.roles]
 
     def pull(name: str, source: Pull) -> None:
         runner = PullRunner(
@@ -90,7 +97,12 @@ def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.Cl
 
     def push(name: str, source: Push) -> None:
         made.sources[name] = InboxSource(
-            name, source.source, source.token, max_body_bytes=body_bytes, attribution=made.attribution
+            name,
+            source.source,
+            source.token,
+            max_body_bytes=body_bytes,
+            attribution=made.attribution,
+            more_tokens=for_all,
         )
 
     for settings in config.connectors:
@@ -111,26 +123,56 @@ def make_attribution(config: CurbConfig) -> Attribution:
 
 
 def load_prices(settings: PricesSettings) -> PriceBook:
-    """The configured price book, or the one shipped with Curb, with what was agreed beside it."""
-    return PriceBook.load(settings.book, settings)
+    """The configured price book, or the one shipped with Curb, with what was agreed beside it.
+
+    Logs how many entries it leaves out. Raises PermanentError for a file that is no book.
+    """
+    try:
+        book = PriceBook.load(settings.book, settings)
+    except (OSError, ValueError) as error:
+        raise PermanentError(f"prices.book: {str(error).removeprefix('price book: ')}") from None
+    if book.left_out:
+        extra = {"entries": len(book.left_out), "first": next(iter(book.left_out.values()))}
+        logger.warning("entries of the price book cannot be read and are left out", extra=extra)
+    return book
 
 
 def make_rollup(config: CurbConfig, log: Log, clock: Clock, *, live: bool = True) -> Worker:
     """The worker that sums raw records into series and buckets, and relays commands; replays are not `live`."""
     partitions = log.partitions(SPEND)
+    ids_directory = config.state_dir / "ids" / config.instance
+    overlap_s = max((each.overlap_s for each in config.connectors), default=0.0)
 
     def state(at: TopicPartition) -> Rollup | CommandRelay:
         name = f"{at.topic}/{at.partition}"
         if at.topic == COMMANDS:
             return CommandRelay(config.detector, partitions, name, live=live)
-        return Rollup(config.detector, at.topic, partitions, name, live=live)
+        if at.topic == COSTS:
+            return CostsRollup(
+                config.detector,
+                partitions,
+                name,
+                live=live,
+                inputs=log.partitions(COSTS),
+                ids_directory=ids_directory if live else None,
+                overlap_s=overlap_s,
+            )
+        return Rollup(
+            usage_settings(config.detector),
+            at.topic,
+            partitions,
+            name,
+            live=live,
+            ids_directory=ids_directory if live else None,
+            overlap_s=overlap_s,
+        )
 
     return _worker(config, log, ROLLUP_GROUP, (*RAW_TOPICS, COMMANDS), state, clock)
 
 
 def make_detector(config: CurbConfig, log: Log, clock: Clock) -> Worker:
     """The worker that closes buckets, scores them and opens alerts."""
-    return _worker(config, log, DETECTOR_GROUP, (SPEND,), lambda at: Shard(config.detector), clock)
+    return _worker(config, log, DETECTOR_GROUP, (SPEND,), lambda at: ShardWithBills(config.detector), clock)
 
 
 def make_recent_units(config: CurbConfig) -> RecentUnits:

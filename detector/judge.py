@@ -47,8 +47,14 @@ class Scoring:
         if self.head.n < len(self._registry):
             self.head.grow(len(self._registry), first_seen)
 
-    def close(self, start: int, amounts: Amounts, gap: bool, stream_since: float) -> tuple[ClosedBucket, list[Alert]]:
-        """Judge the bucket that starts at `start`, then learn from it."""
+    def known_since(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """When the first bucket of each series was judged, epoch seconds."""
+        return self.head.first_seen[index]
+
+    def close(
+        self, start: int, amounts: Amounts, gap: bool, stream_since: float, at: float
+    ) -> tuple[ClosedBucket, list[Alert]]:
+        """Judge the bucket that starts at `start`, at `at` (epoch seconds), then learn from it."""
         settings, n = self._settings, len(self._registry)
         if amounts.unscored_cost.any():
             amounts = amounts._replace(cost=amounts.cost - amounts.unscored_cost)
@@ -62,7 +68,7 @@ class Scoring:
         scores = self.head.step(Step(start, amounts.cost, amounts.requests, gap, frozen))
         self._stepped = True
         end = start + settings.bucket_s
-        bucket = ClosedBucket(start, end, end + settings.grace_s, amounts, scores, gap)
+        bucket = ClosedBucket(start, end, at, amounts, scores, gap)
         firing = self.incidents.firing_mask(n)
         self.budget.start(start, int(np.count_nonzero(self._registry["detect"])))
         view = View(bucket, self._registry, self._knowledge, stream_since, frozen, firing, raised=self.budget.raised)
@@ -85,6 +91,10 @@ class Scoring:
             self.head.forget(np.flatnonzero(over))
             for rule in self._rules:
                 rule.forget(view, over)
+
+    def in_common(self, number: int) -> dict[str, str]:
+        """Tags that nearly all of what a series spent in the last hour has beside its own."""
+        return self._root_cause.in_common(number)
 
     def skip(self, steps: int, start: int) -> None:
         """`steps` silent buckets of the whole fleet from `start` on."""

@@ -7,6 +7,7 @@ from collections import Counter
 from pydantic import Field, field_validator, model_validator
 
 from curb.detector.budgets.budget import Budget, ExchangeRate, check_budgets
+from curb.detector.fast.alerts import Config as FastConfig
 from curb.detector.forecast.pool import PoolSettings
 from curb.detector.forecast.slow_lane import LaneSettings
 from curb.detector.forecast.spend_history import HistorySettings
@@ -16,25 +17,26 @@ from curb.detector.heads.past import ScoreSettings
 from curb.detector.incidents.incidents import AlertSettings
 from curb.detector.rollup.dedupe import DedupeSettings
 from curb.detector.rollup.tag_table import GuardSettings
+from curb.detector.rules.abuse import Config as PopulationConfig
 from curb.detector.rules.autoscaler import Config as AutoscalerConfig
 from curb.detector.rules.failing_requests import Config as ErrorConfig
 from curb.detector.rules.growing_prompts import Config as ContextConfig
+from curb.detector.rules.growth import Config as GrowthConfig
 from curb.detector.rules.idle_gpu import Config as IdleGpuConfig
 from curb.detector.rules.jobs import Config as JobConfig
 from curb.detector.rules.metric_rule import MetricWatch
+from curb.detector.rules.missing_usage import Config as MissingUsageConfig
 from curb.detector.rules.more_requests_per_user import Config as CreepConfig
+from curb.detector.rules.new_charge import Config as NewChargeConfig
 from curb.detector.rules.new_origin import Config as NewOriginConfig
 from curb.detector.rules.new_principal import Config as NewPrincipalConfig
-from curb.detector.rules.population import Config as PopulationConfig
 from curb.detector.rules.silent_feed import Config as FeedConfig
 from curb.detector.rules.table import OwnRules
-from curb.detector.rules.trend import Config as GrowthConfig
 from curb.detector.rules.unit_cost import Config as UnitCostConfig
 from curb.detector.rules.week_on_week import Config as WeekConfig
 from curb.detector.scorers.kinds import Scorers, check_scorers
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
-from curb.stream.settings import Settings
-from curb.stream.time import check_zone
+from curb.stream.settings import Settings, TimeZone
 
 
 class ForecastSettings(Settings):
@@ -55,6 +57,13 @@ class PrincipalRules(Settings):
     unit_cost: UnitCostConfig = Field(default=UnitCostConfig(), description="Requests that became more expensive.")
     creep: CreepConfig = Field(default=CreepConfig(), description="Slow growth without users.")
     weeks: WeekConfig = Field(default=WeekConfig(), description="Slow growth where users are not known.")
+    missing_usage: MissingUsageConfig = Field(default=MissingUsageConfig(), description="Requests that look free.")
+
+
+class BillRules(Settings):
+    """Rules on bills: scopes whose only source is costs."""
+
+    new_charge: NewChargeConfig = Field(default=NewChargeConfig(), description="What was not on the bill before.")
 
 
 class MachineRules(Settings):
@@ -69,22 +78,29 @@ class MachineRules(Settings):
 class DetectorSettings(Settings):
     """How spend is grouped, scored and compared with budgets."""
 
-    bucket_s: int = Field(default=60, ge=1, description="Seconds summed before scoring; must divide an hour.")
+    bucket_s: int = Field(
+        default=60, ge=1, description="Seconds summed before scoring, at least 10; must divide an hour."
+    )
     grace_s: float = Field(
         default=30, ge=0, description="Seconds after its end that a bucket waits for late records before it is scored."
     )
     max_skew_s: float = Field(
         default=900,
         ge=0,
-        description="Seconds that scoring waits for an input partition that was up to date and fell silent. It "
-        "waits for one "
-        "that has a backlog.",
+        description="Seconds that scoring waits for an input partition that was up to date and fell silent. A "
+        "partition with a backlog is waited for.",
+    )
+    max_delay_s: float = Field(
+        default=2 * 86400,
+        ge=0,
+        description="Sources whose records come late are scored later by their usual delay, up to this many seconds; "
+        "what comes later still is counted, not scored.",
     )
     max_age_days: float = Field(default=40, gt=0, description="Records older than this go to the dead letters.")
     max_future_s: float = Field(
         default=300, ge=0, description="Records charged later than this after receipt go to the dead letters."
     )
-    time_zone: str = Field(default="UTC", description="Business time zone: days, weeks and budgets follow it.")
+    time_zone: TimeZone = Field(default="UTC", description="Business time zone: days, weeks and budgets follow it.")
     warmup_s: float = Field(
         default=3 * 86400, ge=0, description="Age of a stream, in seconds, up to which no principal is called new."
     )
@@ -103,6 +119,7 @@ class DetectorSettings(Settings):
     unexplained: DemandConfig = Field(
         default=DemandConfig(), description="How spend is scored against the demand for it."
     )
+    fast: FastConfig = Field(default=FastConfig(), description="Runaways of a key within their first minute.")
     forecast: ForecastSettings = Field(
         default=ForecastSettings(), description="Forecasts, their history, the slow lane."
     )
@@ -112,6 +129,7 @@ class DetectorSettings(Settings):
     metrics: tuple[MetricWatch, ...] = Field(default=(), description="Metrics watched beside dollars.")
     scorers: Scorers = Field(default=(), description="Detectors beside Curb's own heads; one kind each.")
     machines: MachineRules = Field(default=MachineRules(), description="Rules on machines and those that start them.")
+    bills: BillRules = Field(default=BillRules(), description="Rules on bills.")
     jobs: JobConfig = Field(default=JobConfig(), description="Recurring and planned jobs of a key.")
     feed: FeedConfig = Field(default=FeedConfig(), description="Sources that go quiet.")
     growth: GrowthConfig = Field(default=GrowthConfig(), description="Spend that climbs for four weeks.")
@@ -125,12 +143,9 @@ class DetectorSettings(Settings):
     def _divides_an_hour(cls, bucket_s: int) -> int:
         if 3600 % bucket_s:
             raise ValueError(f"bucket_s must divide 3600; {bucket_s} does not")
+        if bucket_s < 10:
+            raise ValueError(f"bucket_s must be at least 10, not {bucket_s}")
         return bucket_s
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, name: str) -> str:
-        return check_zone(name)
 
     @model_validator(mode="after")
     def _names_fit(self) -> DetectorSettings:

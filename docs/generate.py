@@ -1,4 +1,4 @@
-"""Writes what only repeats the code: the pages on configuration, metrics and commands, and the picture of the rooms.
+"""Writes what only repeats the code: configuration, metrics, commands, the API, and the picture of the rooms.
 
 `python docs/generate.py` writes them; with `--check` it only says which are out of date and exits with 1.
 """
@@ -28,7 +28,7 @@ from curb.config.file import CurbConfig
 from curb.connectors.kinds import KINDS
 from curb.detector.scorers.kinds import SCORERS
 from curb.stream import metrics
-from docs import house
+from docs import api_page, house
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 IMAGES = REFERENCE.parent / "images"
@@ -73,6 +73,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "configuration.md": configuration_page(),
         REFERENCE / "metrics.md": metrics_page(),
         REFERENCE / "cli.md": cli_page(),
+        REFERENCE / "api.md": api_page.page(GENERATED),
         IMAGES / "house.svg": house.picture(),
     }
 
@@ -247,6 +248,8 @@ def all_metrics() -> list[tuple[str, str, tuple[str, ...], str]]:
             for family in each.describe():
                 name = f"{family.name}_total" if family.type == "counter" else family.name
                 found.append((name, family.type, tuple(each._labelnames), family.documentation))
+        elif isinstance(each, metrics.ScrapedMetric):
+            found.append((each.name, each.kind, each.labels, each.meaning))
     return sorted(found)
 
 

@@ -280,7 +280,7 @@ class _Page:
         self.y += text.line
 
     def _fitting(self, words: Iterable[tuple[Span, str]], text: _Text, width: float) -> Iterator[tuple[Span, str]]:
-        """The same words; one that no line can hold, such as a hash, comes in parts."""
+        """The same words; a word that no line can hold, such as a hash, comes in parts."""
         for span, word in words:
             font, rest = self.font(text, span), word
             while self.measure(rest.rstrip(), font) > width:

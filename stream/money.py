@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
+#: Dollars that are shown as more than none.
+_LEAST = 1e-6
+
 
 def usd(amount: float) -> str:
-    """Dollars and cents for people, such as "-$1,234.50"; two digits of what is less than a cent, such as "$0.0012"."""
+    """Dollars and cents for people, such as "-$1,234.50"; two digits of what is less than a cent, such as "$0.0012".
+
+    Less than a millionth of a dollar is nothing.
+    """
     sign, amount = "-" if amount < 0 else "", abs(amount)
-    return f"{sign}${amount:.2g}" if 0 < amount < 0.01 else f"{sign}${amount:,.2f}"
+    if _LEAST <= amount < 0.01:
+        return f"{sign}${Decimal(f'{amount:.2g}'):f}"
+    return f"{sign if amount >= _LEAST else ''}${amount:,.2f}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
+import jmespath
+from jmespath.exceptions import JMESPathError
+from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, model_validator
 
 
 class Settings(BaseModel):
@@ -27,6 +30,31 @@ class Settings(BaseModel):
                 raise ValueError(f"give either {name} or {file_key}, not both")
             data[name] = SecretStr(_read_secret(file_key, data.pop(file_key)))
         return data
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"unknown time zone {name!r}; use a name such as UTC or Europe/Berlin") from None
+    return name
+
+
+#: The name of a time zone, such as Europe/Berlin.
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
+
+
+def _compiles(expression: str) -> str:
+    try:
+        jmespath.compile(expression)
+    except JMESPathError as error:
+        # The first line says what is wrong; the others draw the expression.
+        raise ValueError(f"no JMESPath expression: {str(error).splitlines()[0]}") from None
+    return expression
+
+
+#: A JMESPath expression, such as `usage.prompt_tokens`.
+Expression = Annotated[str, AfterValidator(_compiles)]
 
 
 def _read_secret(key: str, path: Any) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Literal, overload
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 HOUR_S, DAY_S = 3600, 86_400
 
@@ -28,15 +30,6 @@ def iso(at: float | None, timespec: str = "seconds") -> str | None:
 def utc(at: float) -> str:
     """A moment for people, to the minute, such as "2026-03-01 18:00 UTC"."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def check_zone(name: str) -> str:
-    """`name` if it is a time zone. Raises ValueError."""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"unknown time zone {name!r}; use a name such as UTC or Europe/Berlin") from None
-    return name
 
 
 def period_around(
@@ -70,3 +63,14 @@ def period_around(
 def _midnight(day: date, zone: ZoneInfo) -> float:
     # Arithmetic above is on the calendar; each end finds its own offset from UTC.
     return datetime.combine(day, time(), zone).timestamp()
+
+
+def grid_of(starts: Iterable[float]) -> int:
+    """The largest step in seconds on which all of some times lie, wherever it begins.
+
+    0 where fewer than two differ, or where one is no whole second: those are moments.
+    """
+    distinct = sorted(set(starts))
+    if any(start % 1 for start in distinct):
+        return 0
+    return math.gcd(*(int(start - distinct[0]) for start in distinct))

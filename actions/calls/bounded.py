@@ -52,8 +52,17 @@ class Backoff:
     It lives in memory only: after a restart everything is tried at once, which every call allows.
     """
 
-    def __init__(self, clock: Clock, policy: RetryPolicy, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        policy: RetryPolicy,
+        rng: random.Random | None = None,
+        *,
+        refused: RetryPolicy | None = None,
+    ) -> None:
         self._clock, self._policy, self._rng = clock, policy, rng or random.Random()
+        #: What holds for a PermanentError: seconds do not help then.
+        self._refused = refused or policy
         self._failures: dict[str, int] = {}
         #: On the steady clock: nothing waits longer because somebody set the time of day.
         self._not_before: dict[str, float] = {}
@@ -65,7 +74,8 @@ class Backoff:
         """Note a failure; returns the seconds until the next try (jittered, at least what the other side asked)."""
         failures = self._failures.get(key, 0)
         asked = error.retry_after if isinstance(error, TransientError) else None
-        wait_s = self._policy.wait(min(failures, 16), asked, self._rng)
+        policy = self._refused if isinstance(error, PermanentError) else self._policy
+        wait_s = policy.wait(min(failures, 16), asked, self._rng)
         self._failures[key] = failures + 1
         self._not_before[key] = self._clock.steady() + wait_s
         return wait_s
@@ -73,6 +83,11 @@ class Backoff:
     def postpone(self, key: str, seconds: float) -> None:
         """Nothing failed, but there is no use in looking again before `seconds` are over."""
         self._not_before[key] = self._clock.steady() + seconds
+
+    def reset(self, key: str) -> None:
+        """A person asks: it is due now."""
+        self._failures.pop(key, None)
+        self._not_before.pop(key, None)
 
     def succeeded(self, key: str) -> None:
         """Forget the failures; a `postpone` that is still ahead stays."""

@@ -34,6 +34,16 @@ def swap(plan: Plan, found: Mapping[str, Any]) -> Swap:
     return Swap(plan.after, back, drifted)
 
 
+def is_another(plan: Plan, identity: str) -> bool:
+    """Whether what was found is another thing under the name of the plan's target; `identity` is that of the found."""
+    return bool(plan.identity) and plan.identity != identity
+
+
+def another(plan: Plan) -> DriftError:
+    """What an undo raises then."""
+    return DriftError(f"{plan.target} was deleted and made again under the same name, it is another one", found={})
+
+
 def tightened(found: Mapping[str, Any], wanted: Mapping[str, float]) -> dict[str, float]:
     """The wanted limits that are lower than what was found, or set where there is none."""
     return {name: value for name, value in wanted.items() if found.get(name) is None or found[name] > value}

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from curb.stream.log.codec import decode_lines, encode
+from curb.stream.log.codec import UNREADABLE, decode_lines, encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, COMMANDS, STATE
-from curb.stream.records.dead_letters import dead_letter
+from curb.stream.records.dead_letters import dead_letter, reason_for
 from curb.stream.records.knowledge import read_commands
 from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Command, Tier
 
@@ -21,9 +21,9 @@ APPROVALS_PREFIX = b"actions/answers/"
 SNOOZE_PREFIX = b"actions/snooze/"
 HALTED_KEY = b"actions/halted"
 COMMANDS_KEY = b"actions/commands"
-#: Command ids remembered, so that a command that is sent again does nothing.
+#: Command ids remembered, so that a repeated command does nothing. By hand: far more than people send in a day.
 _REMEMBERED_COMMANDS = 1000
-#: Answers kept per action until they are dealt with; who presses a button more often says nothing new.
+#: Answers kept per action until they are dealt with. By hand: more than the people who may approve.
 _MOST_APPROVALS = 20
 
 
@@ -70,8 +70,16 @@ class Inbox:
         #: When a halt was lifted last, by this machine's clock: what was before it freezes nothing.
         self.resumed_at = 0.0
         self.command_ids: tuple[str, ...] = ()
+        #: Values that cannot be read, by key, and why: of a later version of Curb, or damaged.
+        self.unreadable: dict[bytes, str] = {}
         for key, value in (table or {}).items():
-            self.set(key, value)
+            try:
+                self.set(key, value)
+            except UNREADABLE as error:
+                self.unreadable[key] = str(error)
+                if key == HALTED_KEY:  # nobody knows that it is lifted
+                    why = "the kill switch on the log cannot be read"
+                    self.halted = Command(id="unreadable", kind="halt", at=0.0, by="curb", args={"reason": why})
 
     def set(self, key: bytes, value: bytes) -> None:
         """Take in one key; an empty value deletes it. Keys of others are passed over."""
@@ -159,11 +167,17 @@ def _note_alert(alert: Alert, inbox: Inbox, draft: dict[bytes, Any]) -> None:
     key = ALERT_PREFIX + alert.alert_id.encode()
     known: AlertFact | None = draft.get(key) or inbox.alerts.get(alert.alert_id)
     if known is None:
-        rates = (alert.usd_per_hour, alert.expected_usd_per_hour, alert.requests_per_minute, alert.baseline)
-        draft[key] = AlertFact(alert, alert.tier, Original(*rates))
+        draft[key] = AlertFact(alert, alert.tier, _original(alert))
     elif alert.revision > known.alert.revision:
         top_tier = max(known.top_tier, alert.tier, key=TIER_RANK.__getitem__)
-        draft[key] = AlertFact(alert, top_tier, known.original)
+        # A budget may have been at a lower threshold for days: its rates are those at the threshold crossed now.
+        has_risen = alert.tier_since is not None and alert.tier_since != known.alert.tier_since
+        draft[key] = AlertFact(alert, top_tier, _original(alert) if has_risen else known.original)
+
+
+def _original(alert: Alert) -> Original:
+    rates = (alert.usd_per_hour, alert.expected_usd_per_hour, alert.requests_per_minute, alert.baseline)
+    return Original(*rates)
 
 
 def _note_command(command: Command, inbox: Inbox, draft: dict[bytes, Any], *, now: float) -> None:
@@ -175,7 +189,7 @@ def _note_command(command: Command, inbox: Inbox, draft: dict[bytes, Any], *, no
         if (alert_id := command.args.get("alert_id")) and _until(command) is not None:
             draft[SNOOZE_PREFIX + alert_id.encode()] = command
     elif action_id := command.args.get("action_id"):
-        if command.kind == "undo":
+        if command.kind in ("undo", "leave"):
             draft[UNDO_PREFIX + action_id.encode()] = command
         else:
             key = APPROVALS_PREFIX + action_id.encode()
@@ -185,6 +199,6 @@ def _note_command(command: Command, inbox: Inbox, draft: dict[bytes, Any], *, no
 def _on_bad(dead: list[Message], message: Message, now: float) -> Callable[[int, bytes, str], None]:
     def on_bad(number: int, line: bytes, why: str) -> None:
         location = f"{message.topic}/{message.partition}/{message.offset}:{number}"
-        dead.append(dead_letter(message.topic, "invalid", why, location=location, content=line, at=now))
+        dead.append(dead_letter(message.topic, reason_for(why), why, location=location, content=line, at=now))
 
     return on_bad

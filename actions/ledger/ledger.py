@@ -12,13 +12,16 @@ from curb.stream.records.spend import ActionsMessage, LedgerEntry, LedgerState, 
 OPEN: frozenset[LedgerState] = frozenset({"planned", "applied", "effective", "ineffective"})
 #: How the detail of a `failed` entry begins when the change may still be in force.
 NOT_UNDONE = "could not be undone: "
+#: How `ending_why` begins when the change was refused, and what was done of it is being given back.
+NOT_APPLIED = "could not be applied: "
 #: `by` of a change that Curb found and nobody announced.
 SOMEBODY = "somebody else"
 #: Who ended a lease that the daemon did not end in time.
 REAPER = "curb-reaper"
 #: `by` of what Curb did by itself; anything else is a person.
 CURB_ITSELF = frozenset({"curb", REAPER})
-_IN_FORCE: frozenset[LedgerState] = frozenset({"applied", "effective", "ineffective"})
+#: States in which the change is in force.
+IN_FORCE: frozenset[LedgerState] = frozenset({"applied", "effective", "ineffective"})
 
 
 def action_id_for(alert_id: str, action: str, episode: int, target: str = "") -> str:
@@ -47,7 +50,7 @@ class ActionState:
 
     @property
     def applied_at(self) -> float | None:
-        return next((entry.at for entry in self.entries if entry.state in _IN_FORCE), None)
+        return next((entry.at for entry in self.entries if entry.state in IN_FORCE), None)
 
     @property
     def is_pending(self) -> bool:
@@ -56,7 +59,7 @@ class ActionState:
 
     @property
     def in_force(self) -> bool:
-        return self.last.state in _IN_FORCE
+        return self.last.state in IN_FORCE
 
     def has_answered(self, command_id: str) -> bool:
         return any(entry.command_id == command_id for entry in self.entries)
@@ -70,8 +73,18 @@ class ActionState:
 
     @property
     def is_stuck(self) -> bool:
-        """It could not be undone: a person must look, and until then its target is not touched again."""
+        """It could not be undone, in the words of older versions, which gave up; it is tried again like the others."""
         return self.last.state == "failed" and self.last.detail.startswith(NOT_UNDONE)
+
+    @property
+    def is_held(self) -> bool:
+        """It is or may be in force."""
+        return self.is_open or self.is_stuck
+
+    @property
+    def is_refused(self) -> bool:
+        """It should be over, and giving it back was in vain so far."""
+        return self.is_stuck or (self.is_open and self.last.tries > 0)
 
 
 def in_order(states: Iterable[ActionState]) -> tuple[LedgerEntry, ...]:
@@ -107,10 +120,14 @@ class Ledger:
             state = self._actions[entry.action_id] = ActionState()
             self._of_alert.setdefault(entry.alert_id, []).append(entry.action_id)
         # Whoever is about to end a lease may not know yet that the reaper, or a person, has ended it.
-        is_about_to_end = entry.state in OPEN and (entry.overdue or entry.ending)
-        comes_late = is_about_to_end and state.entries and not state.is_open
-        if entry not in state.entries and not comes_late:
-            state.entries.append(entry)
+        is_about_to_end = entry.overdue or entry.ending
+        still_held = entry.state in OPEN or entry.detail.startswith(NOT_UNDONE)
+        comes_late = is_about_to_end and still_held and state.entries and not state.is_held
+        if entry in state.entries or comes_late:
+            return
+        if state.entries and _repeats(state.last, entry):
+            state.entries.pop()
+        state.entries.append(entry)
 
     def _add_notice(self, notice: NoticeEntry) -> None:
         # Two are enough: the newest, and the newest that was sent (its reference is what gets edited).
@@ -138,12 +155,12 @@ class Ledger:
 
     def holder(self, target: str) -> ActionState | None:
         """The action that has `target` now: one open plan per target, undoing stacked plans would restore wrongly."""
-        held = (state for state in self._actions.values() if state.is_open or state.is_stuck)
+        held = (state for state in self._actions.values() if state.is_held)
         return next((state for state in held if state.last.plan.target == target), None)
 
     def held_targets(self) -> frozenset[str]:
         """Every target that some action has now."""
-        return frozenset(s.last.plan.target for s in self._actions.values() if s.is_open or s.is_stuck)
+        return frozenset(s.last.plan.target for s in self._actions.values() if s.is_held)
 
     def without(self, action_ids: frozenset[str]) -> Ledger:
         """The same without these actions."""
@@ -151,9 +168,10 @@ class Ledger:
             return self
         return Ledger(e for name, state in self._actions.items() if name not in action_ids for e in state.entries)
 
-    def begun_since(self, at: float) -> int:
-        """How many actions were planned (not shadow, not skipped) at `at` or later."""
-        return sum(1 for state in self._actions.values() if _planned_at(state) >= at)
+    def begun_since(self, at: float, *, lowest_rung: int = 0) -> int:
+        """How many actions were planned (not shadow, not skipped) at `at` or later; 1 leaves soft caps out."""
+        counted = (state for state in self._actions.values() if state.last.rung >= lowest_rung)
+        return sum(1 for state in counted if _planned_at(state) >= at)
 
     # --- outbox ---
 
@@ -190,7 +208,7 @@ class Ledger:
         """Drop what ended before `before`, except for the alerts that are still worked on. The log keeps it all."""
         for alert_id, action_ids in list(self._of_alert.items()):
             states = [self._actions[action_id] for action_id in action_ids]
-            if alert_id in keep_alerts or any(s.is_open or s.is_stuck or s.last.at >= before for s in states):
+            if alert_id in keep_alerts or any(s.is_held or s.last.at >= before for s in states):
                 continue
             for action_id in action_ids:
                 del self._actions[action_id]
@@ -198,6 +216,11 @@ class Ledger:
         for about, kept in list(self._notices.items()):
             if about[1] not in keep_alerts and kept[-1].at < before:
                 del self._notices[about]
+
+
+def _repeats(last: LedgerEntry, entry: LedgerEntry) -> bool:
+    """Whether an entry only says once more that giving back was in vain: of months of tries the newest is kept."""
+    return entry.tries > last.tries > 0 and entry.state == last.state and not last.command_id
 
 
 def _planned_at(state: ActionState) -> float:

@@ -8,20 +8,21 @@ alert lasts. Loading folds both; an entry that is found twice counts once.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import cast
 
 import msgspec
 
 from curb.actions.ledger.inbox_state import Inbox, state_message
-from curb.actions.ledger.ledger import OPEN, Ledger
+from curb.actions.ledger.ledger import IN_FORCE, OPEN, Ledger
 from curb.stream import metrics
 from curb.stream.errors import TransientError
-from curb.stream.log.codec import decode_lines, encode
+from curb.stream.log.codec import UNREADABLE, decode_lines, encode
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import ACTIONS, STATE
-from curb.stream.records.dead_letters import dead_letter
-from curb.stream.records.spend import ActionsMessage, LedgerEntry, NoticeEntry
+from curb.stream.records.dead_letters import dead_letter, reason_for
+from curb.stream.records.spend import ActionsMessage, LedgerEntry
 
 #: What is kept per action, and per (channel, alert, part): the entries that matter, oldest first.
 KEPT_PREFIX = b"actions/ledger/"
@@ -65,11 +66,13 @@ class Memory:
         logged = [message async for message in _ledger_messages(self._log.scan(ACTIONS), dead, now)]
         there = {encode(message) for message in logged}
         older: list[ActionsMessage] = []
+        self.inbox = Inbox(table)
+        unreadable = self.inbox.unreadable
         for key, value in table.items():
             if key.startswith(KEPT_PREFIX):
-                kept = msgspec.json.decode(value, type=list[LedgerEntry | NoticeEntry])
-                older += [message for message in kept if encode(message) not in there]
-        self.inbox, self.ledger, self.in_doubt = Inbox(table), Ledger([*older, *logged]), False
+                older += [message for message in _kept(key, value, unreadable) if encode(message) not in there]
+        dead += [_unreadable(key, table[key], why, now) for key, why in unreadable.items()]
+        self.ledger, self.in_doubt = Ledger([*older, *logged]), False
         self.publish_gauges()
         return dead
 
@@ -86,8 +89,13 @@ class Memory:
         except TransientError:
             self.in_doubt = True
             raise
+        known = self.ledger.action(message.action_id) if isinstance(message, LedgerEntry) else None
+        was_in_force = known is not None and known.in_force
         self.ledger.add(message)
         if isinstance(message, LedgerEntry):
+            if was_in_force and message.state not in IN_FORCE:
+                metrics.SAVED.labels(action=message.plan.action).inc(message.saved_usd or 0.0)
+                metrics.REFUSED.labels(action=message.plan.action).inc(message.rejected or 0)
             metrics.ACTIONS.labels(action=message.plan.action, state=message.state).inc()
         elif message.state != "sending":
             metrics.NOTICES.labels(channel=message.channel, state=message.state).inc()
@@ -95,7 +103,34 @@ class Memory:
 
     def publish_gauges(self) -> None:
         metrics.LEASES_OPEN.set(len(self.ledger.open_actions()))
+        metrics.SAVING.clear()
+        for state in self.ledger.open_actions():
+            metrics.SAVING.labels(action=state.last.plan.action).inc(state.last.saved_usd or 0.0)
+        metrics.LEASES_REFUSED.clear()
+        for action, count in Counter(s.last.plan.action for s in self.ledger.actions() if s.is_refused).items():
+            metrics.LEASES_REFUSED.labels(action=action).set(count)
         metrics.HALTED.set(1 if self.inbox.halted else 0)
+
+
+def _kept(key: bytes, value: bytes, unreadable: dict[bytes, str]) -> list[ActionsMessage]:
+    """What is kept under a key; each entry that cannot be read is left out, and `unreadable` has the last reason."""
+    try:
+        entries = msgspec.json.decode(value, type=list[msgspec.Raw])
+    except UNREADABLE as error:
+        unreadable[key] = str(error)
+        return []
+    found: list[ActionsMessage] = []
+    for entry in entries:
+        try:
+            found.append(msgspec.json.decode(entry, type=_LEDGER_MESSAGE))
+        except UNREADABLE as error:
+            unreadable[key] = str(error)
+    return found
+
+
+def _unreadable(key: bytes, value: bytes, why: str, now: float) -> Message:
+    location = f"{STATE} key {key.decode(errors='replace')}"
+    return dead_letter(STATE, reason_for(why), why, location=location, content=value, at=now)
 
 
 def kept_key(message: ActionsMessage) -> bytes:
@@ -113,7 +148,7 @@ async def _ledger_messages(
 
         def on_bad(number: int, line: bytes, why: str, message: Message = message) -> None:
             location = f"{message.topic}/{message.partition}/{message.offset}:{number}"
-            dead.append(dead_letter(ACTIONS, "invalid", why, location=location, content=line, at=now))
+            dead.append(dead_letter(ACTIONS, reason_for(why), why, location=location, content=line, at=now))
 
         for record in decode_lines(message.value, _LEDGER_MESSAGE, on_bad):
             yield record

@@ -13,7 +13,7 @@ import msgspec
 from pydantic import Field, HttpUrl
 from yarl import URL
 
-from curb.actions.action import ActionContext, DriftError, Effect, Outcome
+from curb.actions.action import ActionContext, DriftError, Effect, HoldsNothing, Outcome
 from curb.actions.calls.http import exchange
 from curb.actions.levers.envoy_routes import DescriptorPlace, Held, Routes, bucket_for, held, written
 from curb.actions.levers.locked_file import edit_text, read_text
@@ -23,7 +23,7 @@ from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Alert, Plan
 
-#: What a blocked subject is answered.
+#: HTTP status for a blocked subject. By definition.
 _FORBIDDEN = 403
 
 
@@ -50,7 +50,7 @@ class Config(SubjectConfig):
         return Envoy(self, context.http, context.clock)
 
 
-class Envoy:
+class Envoy(HoldsNothing):
     """An action on `envoy/<name>/<subject>`. The file keeps every other byte; Envoy must say that it took it."""
 
     #: Calls of the admin interface, and what Curb does to the file.
@@ -122,9 +122,6 @@ class Envoy:
         await self._edit(plan, plan.after, plan.before, lambda found: DriftError(changed, found=found))
         await self._must_hold(await self._read(), self._subject(plan))
         self._refused_before.pop(plan.target, None)
-
-    async def close(self) -> None:
-        """Nothing is held: the HTTP session belongs to the caller."""
 
     def _subject(self, plan: Plan) -> str:
         return self._config.subject(plan.target.removeprefix(f"envoy/{self._config.name}/"))

@@ -11,7 +11,7 @@ from curb.actions.levers import yaml_text
 from curb.actions.levers.yaml_text import Node
 from curb.stream.errors import PermanentError
 
-#: Envoy fills a bucket no more often than this.
+#: Seconds; Envoy fills a bucket no more often. By definition of Envoy, 50 ms.
 _LEAST_FILL_S = 0.05
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 

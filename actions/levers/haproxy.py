@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +11,91 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from curb.actions.action import ActionContext, Effect, Outcome
+from curb.actions.action import ActionContext, Effect, HoldsNothing, Outcome
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
-from curb.actions.levers.haproxy_socket import Socket
 from curb.actions.levers.locked_file import edit_text, read_text
 from curb.actions.levers.subjects import SubjectConfig
 from curb.actions.target import TargetRate, Verb
-from curb.stream.errors import PermanentError
+from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Alert, Plan
+
+#: Answers that will be the same next time.
+_REFUSALS = ("Unknown map", "Permission denied", "Unknown command", "No such table")
+_ENTRY = re.compile(r"0x[0-9a-f]+ (\S+)(?: (.*))?")
+_REFUSED = re.compile(r"\bkey=(\S+) .*\bgpc1=(\d+)")
+
+
+class AdminSocket:
+    """A Unix socket, by its path, or a TCP one, as host:port. Keys and names must hold nothing that needs quoting."""
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        self._address, self._timeout_s = address, timeout_s
+
+    async def show(self, map_name: str, key: str) -> str | None:
+        """The value of a key. PermanentError when it is there several times: which one counts is nobody's guess."""
+        lines = (await self._ask(f"show map {map_name}")).splitlines()
+        entries = [_ENTRY.fullmatch(line) for line in lines if line]
+        if not all(entries):
+            raise _error("show map", lines[0])
+        found = [entry[2] or "" for entry in entries if entry and entry[1] == key]
+        if len(found) > 1:
+            raise PermanentError(f"the map {map_name} has {len(found)} entries of one key")
+        return found[0] if found else None
+
+    async def add(self, map_name: str, key: str, value: str) -> None:
+        await self._change(f"add map {map_name} {key} {value}")
+
+    async def set(self, map_name: str, key: str, value: str) -> None:
+        await self._change(f"set map {map_name} {key} {value}")
+
+    async def delete(self, map_name: str, key: str) -> None:
+        await self._change(f"del map {map_name} {key}")
+
+    async def refused(self, table: str, key: str) -> int:
+        """The counter gpc1 of a key in a stick table; 0 when the table does not hold the key."""
+        answer = (await self._ask(f"show table {table} key {key}")).strip()
+        if answer and not answer.startswith("# table:"):
+            raise _error("show table", answer)
+        return next((int(count) for name, count in _REFUSED.findall(answer) if name == key), 0)
+
+    async def _change(self, command: str) -> None:
+        """A command that is answered by nothing when it was carried out."""
+        if answer := (await self._ask(command)).strip():
+            raise _error(" ".join(command.split()[:2]), answer)
+
+    async def _ask(self, command: str) -> str:
+        what = " ".join(command.split()[:2])
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._exchange(command)
+        except (FileNotFoundError, ConnectionError, TimeoutError) as error:
+            raise TransientError(f"HAProxy, {what}: {type(error).__name__}") from error
+        except OSError as error:
+            raise PermanentError(f"HAProxy, {what}: {self._address}: {error.strerror}") from error
+        if not answer.endswith("\n"):
+            raise TransientError(f"HAProxy, {what}: closed in the middle of the answer")
+        return answer
+
+    async def _exchange(self, command: str) -> str:
+        if self._address.startswith("/"):
+            reader, writer = await asyncio.open_unix_connection(self._address)
+        else:
+            host, _, port = self._address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(command.encode() + b"\n")
+            await writer.drain()
+            return (await reader.read()).decode(errors="replace")  # it closes after its answer
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+def _error(what: str, answer: str) -> Exception:
+    message = f"HAProxy, {what}: {answer.splitlines()[0][:120]}"
+    return PermanentError(message) if answer.startswith(_REFUSALS) else TransientError(message)
+
 
 _NAME = r"[A-Za-z0-9._:/@+=-]+"
 _LINE = re.compile(r"[ \t]*(?P<key>[^\s#]\S*)(?:[ \t]+(?P<value>.*?))?[ \t\r]*(?:\n|$)")
@@ -57,7 +135,7 @@ class Config(SubjectConfig):
         return Haproxy(self)
 
 
-class Haproxy:
+class Haproxy(HoldsNothing):
     """An action on `haproxy/<name>/<subject>`: two numbers, `runtime` and `file`; 0 refuses everything."""
 
     #: Commands on the socket, and what Curb does to the file.
@@ -74,7 +152,7 @@ class Haproxy:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._socket = Socket(config.socket, config.timeout_s)
+        self._socket = AdminSocket(config.socket, config.timeout_s)
         self._map = config.map or str(config.map_file)
         #: Target → refused requests when this process applied it.
         self._refused_before: dict[str, int] = {}
@@ -127,9 +205,6 @@ class Haproxy:
             await self._set(subject, change.back["runtime"])
         self._refused_before.pop(plan.target, None)
         change.raise_drift()
-
-    async def close(self) -> None:
-        """Nothing is held: each command has a connection of its own."""
 
     def _subject(self, plan: Plan) -> str:
         return self._config.subject(plan.target.removeprefix(f"haproxy/{self._config.name}/"))

@@ -11,28 +11,19 @@ import aiohttp
 import jmespath
 import msgspec
 from jmespath.exceptions import JMESPathError
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
-from curb.actions.calls.compare_and_swap import arrows, swap
-from curb.actions.calls.http import NotFoundError, exchange
+from curb.actions.action import ActionContext, DriftError, Effect, HoldsNothing, Outcome, RateConfig
+from curb.actions.calls.compare_and_swap import another, arrows, is_another, swap
+from curb.actions.calls.http import NoSuchRouteError, NotFoundError, exchange
 from curb.actions.levers.http_templates import TAG, fill_body, fill_url, origin, placeholders
 from curb.actions.target import TargetRate, Verb
+from curb.stream.clients.reason import is_page
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
-from curb.stream.settings import Settings
+from curb.stream.settings import Expression, Settings
 
-
-def _compiles(expression: str) -> str:
-    try:
-        jmespath.compile(expression)
-    except JMESPathError as error:
-        raise ValueError(f"no JMESPath expression: {str(error).splitlines()[0]}") from None
-    return expression
-
-
-Expression = Annotated[str, AfterValidator(_compiles)]
 Constant = bool | int | float | str
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -88,6 +79,11 @@ class Config(RateConfig):
     not_found: Literal["error", "none"] = Field(
         default="error", description="What 404 to `read` means: no such subject, or no value is set."
     )
+    identity: Expression | None = Field(
+        default=None,
+        description="JMESPath of what distinguishes the subject from another that is made later under its name, in "
+        "what `read` answers, such as a uid or created_at.",
+    )
     rejected: Expression | None = Field(
         default=None, description="JMESPath of the requests turned away since, in what `read_back` answers."
     )
@@ -121,7 +117,7 @@ class Config(RateConfig):
         return HttpAction(self, context.http, context.clock)
 
 
-class HttpAction:
+class HttpAction(HoldsNothing):
     """An action on `<address of read>#<tags of its calls>`."""
 
     #: The calls of the configuration; the credentials must be allowed those, and no others are made.
@@ -136,6 +132,7 @@ class HttpAction:
         self._tags = sorted(name.removeprefix(TAG) for name in asked if name.startswith(TAG))
         self._paths = {name: jmespath.compile(field.path) for name, field in config.fields.items()}
         self._rejected = jmespath.compile(config.rejected) if config.rejected else None
+        self._identity = jmespath.compile(config.identity) if config.identity else None
         self._secrets = {
             header.name: header.prefix + header.value.get_secret_value() for header in config.secret_headers
         }
@@ -149,7 +146,7 @@ class HttpAction:
         wanted = self._wanted(rate)
         if not wanted or any(value in ("", UNTAGGED, OTHER) for value in tags.values()):
             return ()
-        found = await self._read(tags)
+        found, identity = await self._read(tags)
         after = {name: value for name, value in wanted.items() if _tightens(found[name], value)}
         if not after:
             return ()
@@ -163,10 +160,13 @@ class HttpAction:
             after=after,
             reversible=not self._config.irreversible,
             warning=self._config.irreversible,
+            identity=identity,
         )
         return (plan,)
 
     async def apply(self, plan: Plan) -> Outcome:
+        if plan.identity and is_another(plan, (await self._read(_tags_of(plan)))[1]):
+            raise PermanentError(str(another(plan)))
         await self._write(self._config.write, _tags_of(plan), plan.after)
         return Outcome(values=dict(plan.after))
 
@@ -174,6 +174,8 @@ class HttpAction:
         answer = await self._ask(self._config.read_back or self._config.read, _tags_of(plan), {})
         found = self._values(answer)
         values = {name: found[name] for name in plan.after}
+        if plan.identity and is_another(plan, (await self._read(_tags_of(plan)))[1]):
+            return Effect(in_force=False, values={}, detail=str(another(plan)))
         rejected: Any = _search(self._rejected, answer) if self._rejected else None
         counted = int(rejected) if _is_number(rejected) else None
         return Effect(in_force=values == plan.after, values=values, rejected=counted)
@@ -181,9 +183,11 @@ class HttpAction:
     async def undo(self, plan: Plan, outcome: Outcome | None) -> None:
         config, tags = self._config, _tags_of(plan)
         try:
-            found = await self._read(tags)
+            found, identity = await self._read(tags)
         except NotFoundError as error:
             raise DriftError("the subject no longer exists", found={}) from error
+        if is_another(plan, identity):
+            raise another(plan)
         swapped = swap(plan, found)
         if swapped.back:
             restore = config.restore or config.write
@@ -191,9 +195,6 @@ class HttpAction:
                 restore = config.remove
             await self._write(restore, tags, swapped.back)
         swapped.raise_drift("somebody changed the values since")
-
-    async def close(self) -> None:
-        """Nothing is held: the HTTP session belongs to the caller."""
 
     def _wanted(self, rate: TargetRate) -> dict[str, Any]:
         wanted = {name: self._figure(field, rate) for name, field in self._config.fields.items()}
@@ -213,13 +214,18 @@ class HttpAction:
             return None
         return math.ceil(figure) if field.whole else float(figure)
 
-    async def _read(self, tags: dict[str, str]) -> dict[str, Any]:
+    async def _read(self, tags: dict[str, str]) -> tuple[dict[str, Any], str]:
+        """The values, and what distinguishes the subject from another of its name."""
         try:
-            return self._values(await self._ask(self._config.read, tags, {}))
-        except NotFoundError:
-            if self._config.not_found == "error":
+            answer = await self._ask(self._config.read, tags, {})
+            identity: Any = _search(self._identity, answer) if self._identity else None
+            return self._values(answer), "" if identity is None else str(identity)
+        except (NotFoundError, NoSuchRouteError) as error:
+            # A page is an answer of something in between, whatever 404 means.
+            in_between = isinstance(error, NoSuchRouteError) and is_page(error.body)
+            if self._config.not_found == "error" or in_between:
                 raise
-            return dict.fromkeys(self._paths)
+            return dict.fromkeys(self._paths), ""
 
     def _values(self, answer: Any) -> dict[str, Any]:
         found = {name: _search(path, answer) for name, path in self._paths.items()}
@@ -232,7 +238,7 @@ class HttpAction:
         """A call that names more fields than change sends the others as they are."""
         others = placeholders([call.url, call.body]) & (self._paths.keys() - values.keys())
         if others:
-            values = {**await self._read(tags), **values}
+            values = {**(await self._read(tags))[0], **values}
         await self._ask(call, tags, values)
 
     async def _ask(self, call: CallSettings, tags: dict[str, str], values: dict[str, Any]) -> Any:

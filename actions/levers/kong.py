@@ -4,33 +4,82 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import aiohttp
 from pydantic import Field, HttpUrl, SecretStr
 from yarl import URL
 
-from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
+from curb.actions.action import ActionContext, DriftError, Effect, GoneError, HoldsNothing, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import Swap, arrows, swap
-from curb.actions.calls.http import NotFoundError, exchange, exchange_object
+from curb.actions.calls.http import NoSuchRouteError, NotFoundError, exchange, exchange_object
 from curb.actions.levers.http_templates import fill_url
-from curb.actions.levers.kong_limits import (
-    PERIODS,
-    PLUGIN,
-    gives_way,
-    is_ordered,
-    limits_of,
-    lowered,
-    replacing,
-    scope_of,
-)
 from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
 
-#: More plugins than fit on so many pages of 1000 nobody has.
+#: Shortest first. Kong refuses a longer period with a lower limit than a shorter one.
+PERIODS = ("second", "minute", "hour", "day", "month", "year")
+PLUGIN = "rate-limiting"
+_SCOPES = ("consumer", "consumer_group", "service", "route")
+
+
+def limits_of(plugin: Mapping[str, Any]) -> dict[str, Any]:
+    """Every period, None where there is no limit."""
+    config = plugin.get("config") or {}
+    return {period: config.get(period) for period in PERIODS}
+
+
+def lowered(found: Mapping[str, Any], per_minute: int) -> dict[str, int]:
+    """The periods of an existing plugin to change so that no more than `per_minute` pass; none when less do already.
+
+    A longer period that allows less than `per_minute` does so already. A shorter one may not allow more.
+    """
+    longer = [found[period] for period in PERIODS[1:] if found.get(period) is not None]
+    if longer and min(longer) <= per_minute:
+        return {}
+    second = {"second": per_minute} if found.get("second") is not None and found["second"] > per_minute else {}
+    return {"minute": per_minute, **second}
+
+
+def replacing(general: Sequence[Mapping[str, Any]], per_minute: int) -> dict[str, int]:
+    """The periods of a new plugin that takes the place of others with these limits: never above any of them."""
+    limits: dict[str, int] = {}
+    at_most: int | None = None
+    for period in reversed(PERIODS):
+        known = [each[period] for each in general if each[period] is not None]
+        known += [per_minute] if period == "minute" else []
+        if known:
+            at_most = limits[period] = min(known if at_most is None else [*known, at_most])
+    return limits
+
+
+def is_ordered(limits: Mapping[str, Any]) -> bool:
+    """Whether Kong takes them: at least one, and none lower than that of a shorter period."""
+    known = [limits[period] for period in PERIODS if limits.get(period) is not None]
+    return bool(known) and known == sorted(known)
+
+
+def scope_of(plugin: Mapping[str, Any]) -> dict[str, str]:
+    """What a plugin is for, such as {"consumer": id}; empty for everything."""
+    return {name: plugin[name]["id"] for name in _SCOPES if plugin.get(name)}
+
+
+def gives_way(plugin: Mapping[str, Any], to: Mapping[str, str], within: Mapping[str, str]) -> bool:
+    """Whether a plugin would no longer count for a subject that gets a plugin of its own.
+
+    The most specific plugin wins: that of a consumer over those of routes and services, that of a route over that of
+    its service (`within`), all over the one for everything.
+    """
+    scope = scope_of(plugin)
+    if "consumer" in to:
+        return "consumer" not in scope and "consumer_group" not in scope
+    return not scope or (bool(within) and scope == within)
+
+
+#: Pages of 1000 plugins. By hand: nobody has more, and an endless listing ends.
 _MAX_PAGES = 20
 _IDS = uuid.UUID("5b1b7e1e-7c5c-4f0e-9a39-6f0d1c6a2f11")
 
@@ -57,7 +106,7 @@ class Config(RateConfig):
         return Kong(self, context.http, context.clock)
 
 
-class Kong:
+class Kong(HoldsNothing):
     """An action on `kong/<entities>/<id>/<plugin id>`; a plugin that Curb adds has an id only Curb would give it."""
 
     permissions: ClassVar[tuple[str, ...]] = (
@@ -102,24 +151,21 @@ class Kong:
 
     async def apply(self, plan: Plan) -> Outcome:
         scope, plugin_id = _target(plan)
-        try:
-            await self._ask("GET", "/plugins/{value}", value=plugin_id)
-        except NotFoundError:
-            if plugin_id != self._own_id(scope):
-                raise
+        if await self._plugin(plugin_id) is not None:
+            await self._ask("PATCH", "/plugins/{value}", value=plugin_id, json={"config": dict(plan.after)})
+        elif plugin_id == self._own_id(scope):
             (entity, entity_id), limits = next(iter(scope.items())), dict(plan.after)
             limit_by = "consumer" if entity == "consumer" else "service"
             body = {"name": PLUGIN, entity: {"id": entity_id}, "tags": ["curb"]}
             body["config"] = {**limits, "limit_by": limit_by, "policy": self._config.policy}
             await self._ask("PUT", "/plugins/{value}", value=plugin_id, json=body)
         else:
-            await self._ask("PATCH", "/plugins/{value}", value=plugin_id, json={"config": dict(plan.after)})
+            raise GoneError(f"the plugin {plugin_id} no longer exists")
         return Outcome(values=dict(plan.after))
 
     async def verify(self, plan: Plan) -> Effect:
-        try:
-            plugin = await self._ask("GET", "/plugins/{value}", value=_target(plan)[1])
-        except NotFoundError:
+        plugin = await self._plugin(_target(plan)[1])
+        if plugin is None:
             return Effect(in_force=False, values=dict.fromkeys(plan.after))
         found = limits_of(plugin)
         values = {period: found[period] for period in plan.after}
@@ -129,12 +175,11 @@ class Kong:
     async def undo(self, plan: Plan, outcome: Outcome | None) -> None:
         scope, plugin_id = _target(plan)
         added = plugin_id == self._own_id(scope)
-        try:
-            plugin = await self._ask("GET", "/plugins/{value}", value=plugin_id)
-        except NotFoundError as error:
+        plugin = await self._plugin(plugin_id)
+        if plugin is None:
             if added:
                 return
-            raise DriftError("the plugin no longer exists", found={}) from error
+            raise DriftError("the plugin no longer exists", found={})
         found = limits_of(plugin)
         swapped = _kept_in_order(swap(plan, found), found)
         if added and swapped.back and not any(value is not None for value in (found | swapped.back).values()):
@@ -142,9 +187,6 @@ class Kong:
         elif swapped.back:
             await self._ask("PATCH", "/plugins/{value}", value=plugin_id, json={"config": swapped.back})
         swapped.raise_drift()
-
-    async def close(self) -> None:
-        """Nothing is held: the HTTP session belongs to the caller."""
 
     def _lower(self, plugin: dict[str, Any], value: str, scope: dict[str, str], rpm: int) -> Plan | None:
         found, config = limits_of(plugin), plugin.get("config") or {}
@@ -196,6 +238,20 @@ class Kong:
         """The same each time, so that adding twice adds once, and undo knows what Curb has added."""
         ((entity, entity_id),) = scope.items()
         return str(uuid.uuid5(_IDS, f"{self._config.name}/{entity}/{entity_id}"))
+
+    async def _plugin(self, plugin_id: str) -> dict[str, Any] | None:
+        """None when Kong says that it has no such plugin. It says the same of an address that it does not know, so the
+        list is asked for then: whoever knows that is Kong.
+        """
+        try:
+            return await self._ask("GET", "/plugins/{value}", value=plugin_id)
+        except NotFoundError:
+            return None
+        except NoSuchRouteError:
+            listed = await self._ask("GET", "/plugins", query={"size": 1})
+            if not isinstance(listed.get("data"), list):
+                raise
+            return None
 
     async def _plugins(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

@@ -3,22 +3,116 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import aiohttp
 import msgspec
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 from yarl import URL
 
-from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
-from curb.actions.calls.compare_and_swap import arrows, swap, tightened
+from curb.actions.action import ActionContext, DriftError, Effect, HoldsNothing, Outcome, RateConfig
+from curb.actions.calls.compare_and_swap import another, arrows, is_another, swap, tightened
 from curb.actions.calls.http import NotFoundError, exchange
-from curb.actions.levers.litellm_subjects import SUBJECTS, is_blocked
+from curb.actions.levers.litellm_enforced import enforced_limits, soft_budget, spent_budget, temporary_increase
 from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
 
+#: The name of a model that no proxy has: a customer that may use only it may use none.
+NO_MODEL = "curb-blocked"
+
+
+class Subject(NamedTuple):
+    """One kind of subject in the proxy's admin API.
+
+    Only columns of its own are named: fields that the proxy keeps in `metadata` cannot be cleared again.
+    """
+
+    #: Path of the call that reads it, the name of the query parameter, and where in the answer the row is.
+    read: str
+    query: str
+    row: str
+    #: Path of the call that changes it, and the field that names it there.
+    update: str
+    id_field: str
+    #: Tag of an alert that holds it, unless the configuration says otherwise.
+    tag: str
+    #: Limits it has, apart from `rpm_limit`, that can be set and cleared again.
+    limits: frozenset[str]
+    #: What makes the proxy refuse its very next call.
+    block: dict[str, Any]
+    #: True when the call that changes a missing subject creates it.
+    update_creates: bool = False
+
+
+SUBJECTS: dict[str, Subject] = {
+    "key": Subject(
+        read="key/info",
+        query="key",
+        row="info",
+        update="key/update",
+        id_field="key",
+        tag="api_key",
+        limits=frozenset({"tpm_limit", "max_parallel_requests", "max_budget"}),
+        block={"blocked": True},
+    ),
+    # /team/block takes a minute to bite; this bites at once. The proxy keeps no max_parallel_requests for teams.
+    "team": Subject(
+        read="team/info",
+        query="team_id",
+        row="team_info",
+        update="team/update",
+        id_field="team_id",
+        tag="team",
+        limits=frozenset({"tpm_limit", "max_budget"}),
+        block={"blocked": True},
+    ),
+    # Users have no `blocked`, and a null leaves their max_parallel_requests as it is.
+    "user": Subject(
+        read="v2/user/info",
+        query="user_id",
+        row="",
+        update="user/update",
+        id_field="user_id",
+        tag="user",
+        limits=frozenset({"tpm_limit", "max_budget"}),
+        block={"rpm_limit": 0},
+        update_creates=True,
+    ),
+    # Zeros and nulls are ignored for customers, so no limit could be taken back. Their `blocked` binds only in the
+    # Enterprise edition; the list of models they may use binds everywhere, and an empty list clears it.
+    "customer": Subject(
+        read="customer/info",
+        query="end_user_id",
+        row="",
+        update="customer/update",
+        id_field="user_id",
+        tag="end_user",
+        limits=frozenset(),
+        block={"models": [NO_MODEL]},
+    ),
+}
+
+
+def _made_at(row: dict[str, Any]) -> str:
+    """When a subject was made; "" for what carries no such time. A key that is made again with the same secret has the
+    same hash.
+    """
+    return str(row.get("created_at") or "")
+
+
+def is_blocked(row: dict[str, Any], subject: Subject) -> bool:
+    """True when none of its calls passes, by whatever means."""
+    return is_refused(row) or all(row.get(name) == value for name, value in subject.block.items())
+
+
+def is_refused(row: dict[str, Any]) -> bool:
+    """True when no call passes for a reason that every kind of subject may have."""
+    return row.get("status") in {"revoked", "deleted", "expired"} or row.get("rpm_limit") == 0
+
+
+#: Rows of one page. By definition of LiteLLM, its most.
 _PAGE_SIZE = 100
 
 
@@ -62,11 +156,15 @@ class Config(RateConfig):
         return _CLASSES[self.subject](self, context.http, context.clock)
 
 
-class LitellmLimits:
+class LitellmLimits(HoldsNothing):
     """An action on `litellm/key/<hash>`. Only the fields it sets are ever sent; `metadata` never is."""
 
     #: What the admin key must be allowed to call; nothing else is called.
-    permissions: ClassVar[tuple[str, ...]] = ("GET /key/info", "POST /key/update")
+    permissions: ClassVar[tuple[str, ...]] = (
+        "GET /key/info",
+        "POST /key/update",
+        *("GET /team/info", "GET /v2/user/info", "GET /organization/info"),
+    )
 
     verbs: ClassVar[frozenset[Verb]] = frozenset({"shave", "block"})
 
@@ -77,7 +175,10 @@ class LitellmLimits:
         self._prefix = f"litellm/{config.subject}/"
 
     async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
-        """Nothing without a subject in the tags, for a blocked or used-up subject, or when its limits are low enough.
+        """Nothing without a subject in the tags, for one whose calls are refused, or when what holds is low enough.
+
+        What holds is the lowest of its own limits, or those of its budget tier, and those of its team and the
+        membership in it, user, organisation and project.
 
         PermanentError for a subject the proxy does not know, and for a target rate it cannot set and take back.
         """
@@ -88,19 +189,25 @@ class LitellmLimits:
             return ()
         found_id = await self._id_of(tag)
         row = await self._row(found_id)
-        if is_blocked(row, self._subject):
+        now = self._clock.now()
+        if is_blocked(row, self._subject) or spent_budget(row, now):
             return ()
-        after = dict(self._subject.block) if rate.verb == "block" else self._tighter(row, rate)
+        above = await self._above(row)
+        if any(is_refused(each) or each.get("blocked") is True or spent_budget(each, now) for each in above):
+            return ()
+        found = {**row, **enforced_limits(row, above, now)}
+        after = dict(self._subject.block) if rate.verb == "block" else self._tighter(found, rate)
         if not after:
             return ()
         before = {name: row.get(name) for name in after}
         label = row.get("key_alias") or row.get("team_alias") or tag[:12]
         what = f"{'block' if rate.verb == 'block' else 'limit'} {self._config.subject} {label}"
-        target, summary = self._prefix + found_id, f"{what}: {arrows(before, after)}"
-        return (Plan(action=self._config.name, target=target, summary=summary, before=before, after=after),)
+        target, summary = self._prefix + found_id, f"{what}: {arrows(found, after)}"
+        plan = Plan(action=self._config.name, target=target, summary=summary, before=before, after=after)
+        return (msgspec.structs.replace(plan, identity=_made_at(row)),)
 
     def _tighter(self, row: dict[str, Any], rate: TargetRate) -> dict[str, Any]:
-        """The limits to set that are below what is found."""
+        """The limits to set that are below what holds."""
         config = self._config
         wanted: dict[str, float] = {"rpm_limit": config.rpm_for(rate)}
         wanted |= {"tpm_limit": config.tpm} if config.tpm is not None else {}
@@ -108,33 +215,45 @@ class LitellmLimits:
         if config.allow_usd is not None:
             # What was spent before counts against a budget that is set later: a bare amount would refuse at once.
             budget = round(float(row.get("spend") or 0.0) + config.allow_usd, 6)
-            if budget > (row.get("soft_budget") or 0.0):  # else the proxy refuses all of the update
+            # At or below the soft one the proxy refuses all of the update; an increase for a time would come on top.
+            if budget > soft_budget(row) and not temporary_increase(row, self._clock.now()):
                 wanted["max_budget"] = budget
         return tightened(row, wanted)
 
     async def apply(self, plan: Plan) -> Outcome:
-        if self._subject.update_creates:
-            await self._row(self._id(plan))
+        if self._subject.update_creates or plan.identity:
+            row = await self._row(self._id(plan))
+            if is_another(plan, _made_at(row)):
+                raise PermanentError(str(another(plan)))
         await self._update(self._id(plan), plan.after)
         return Outcome(values=dict(plan.after))
 
     async def verify(self, plan: Plan) -> Effect:
         row = await self._row(self._id(plan))
+        if row.get("status") == "deleted":  # the proxy still shows it, with our values
+            return Effect(in_force=False, values={}, detail="it was deleted")
+        if is_another(plan, _made_at(row)):
+            return Effect(in_force=False, values={}, detail=str(another(plan)))
         values = {name: row.get(name) for name in plan.after}
         return Effect(in_force=values == plan.after, values=values)
 
     async def undo(self, plan: Plan, outcome: Outcome | None) -> None:
         try:
             row = await self._row(self._id(plan))
+            if row.get("status") == "deleted":
+                raise self._gone()
+            if is_another(plan, _made_at(row)):
+                raise another(plan)
+            change = swap(plan, row)
+            if change.back:
+                await self._update(self._id(plan), change.back)
         except NotFoundError as error:
-            raise DriftError(f"the {self._config.subject} no longer exists", found={}) from error
-        change = swap(plan, row)
-        if change.back:
-            await self._update(self._id(plan), change.back)
+            raise self._gone() from error
         change.raise_drift()
 
-    async def close(self) -> None:
-        """Nothing is held: the HTTP session belongs to the caller."""
+    def _gone(self) -> DriftError:
+        """There is nothing left to give back: the lease is over."""
+        return DriftError(f"the {self._config.subject} no longer exists", found={})
 
     def _id(self, plan: Plan) -> str:
         return plan.target.removeprefix(self._prefix)
@@ -144,12 +263,41 @@ class LitellmLimits:
         return tag
 
     async def _row(self, found_id: str) -> dict[str, Any]:
-        url = (self._base / self._subject.read).with_query({self._subject.query: found_id})
-        answer = await self._exchange("GET", url)
+        answer = await self._read(self._subject.read, self._subject.query, found_id)
         row = answer.get(self._subject.row) if self._subject.row else answer
         if not isinstance(row, dict):
             raise TransientError(f"GET /{self._subject.read}: the answer has no `{self._subject.row}`")
         return row
+
+    async def _read(self, path: str, query: str, value: str) -> dict[str, Any]:
+        return await self._exchange("GET", (self._base / path).with_query({query: value}))
+
+    async def _above(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """What is enforced on the subject's calls together with its own limits: its team and so on.
+
+        Those that cannot be read are left out: a limit of the subject replaces none of theirs.
+        """
+        team_id, user_id, above = row.get("team_id"), row.get("user_id"), [row.get("litellm_project_table")]
+        organization = row.get("organization_id") or row.get("org_id")
+        if team_id:
+            team = await self._readable("team/info", "team_id", team_id)
+            above.append(info := team.get("team_info"))
+            organization = organization or (info.get("organization_id") if isinstance(info, dict) else None)
+            members = [each for each in team.get("team_memberships") or () if isinstance(each, dict)]
+            above += [each for each in members if user_id and each.get("user_id") == user_id]
+        if user_id:
+            user = await self._readable("v2/user/info", "user_id", user_id)
+            # The budget of a user binds the keys without a team.
+            above.append(user | {"max_budget": None} if team_id else user)
+        if organization:
+            above.append(await self._readable("organization/info", "organization_id", organization))
+        return [each for each in above if isinstance(each, dict)]
+
+    async def _readable(self, path: str, query: str, value: Any) -> dict[str, Any]:
+        try:
+            return await self._read(path, query, str(value))
+        except PermanentError:
+            return {}
 
     async def _update(self, found_id: str, values: dict[str, Any]) -> None:
         """LiteLLM merges: what is not sent stays as it is, null clears a limit."""
@@ -174,7 +322,14 @@ class LitellmLimits:
 class TeamLimits(LitellmLimits):
     """An action on `litellm/team/<team_id>`. Usage carries the alias of a team where it has one."""
 
-    permissions: ClassVar[tuple[str, ...]] = ("GET /team/info", "GET /v2/team/list", "POST /team/update")
+    permissions: ClassVar[tuple[str, ...]] = (
+        *("GET /team/info", "GET /v2/team/list", "POST /team/update"),
+        "GET /organization/info",
+    )
+
+    async def _above(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Its organisation."""
+        return await super()._above({"organization_id": row.get("organization_id")})
 
     async def _id_of(self, tag: str) -> str:
         """The id of the team with this alias, else the tag itself; PermanentError when several have the alias."""
@@ -195,6 +350,10 @@ class UserLimits(LitellmLimits):
 
     permissions: ClassVar[tuple[str, ...]] = ("GET /v2/user/info", "POST /user/update")
 
+    async def _above(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Nothing: its keys may belong to any team."""
+        return []
+
 
 class CustomerBlock(LitellmLimits):
     """An action on `litellm/customer/<end user>`: refuses it every model, because nothing else can be taken back."""
@@ -202,6 +361,10 @@ class CustomerBlock(LitellmLimits):
     permissions: ClassVar[tuple[str, ...]] = ("GET /customer/info", "POST /customer/update")
 
     verbs: ClassVar[frozenset[Verb]] = frozenset({"block"})
+
+    async def _above(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Nothing: it calls with the keys of others."""
+        return []
 
 
 _CLASSES: dict[str, type[LitellmLimits]] = {

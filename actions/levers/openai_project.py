@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import aiohttp
 from pydantic import Field, HttpUrl, SecretStr
 
-from curb.actions.action import ActionContext, DriftError, Effect, Outcome, RateConfig
+from curb.actions.action import ActionContext, DriftError, Effect, HoldsNothing, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
 from curb.actions.calls.http import NotFoundError, exchange_object
 from curb.actions.levers.http_templates import fill_url
@@ -20,8 +20,9 @@ from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
 
 _RPM, _TPM, _SPEND = "max_requests_per_1_minute", "max_tokens_per_1_minute", "threshold_amount"
-#: The least OpenAI takes. Every project has spent more in its month, so that nothing passes.
+#: Cents a month; every project has spent more, so that nothing passes. By definition of OpenAI, the least it takes.
 _BLOCK_CENTS = 1
+#: Pages of rate limits. By hand: more than OpenAI has models.
 _MAX_PAGES = 50
 _BLOCKED = "OpenAI refuses every call of the project until this is undone."
 _SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{4})$")
@@ -50,7 +51,7 @@ class Config(RateConfig):
         return OpenaiProject(self, context.http, context.clock)
 
 
-class OpenaiProject:
+class OpenaiProject(HoldsNothing):
     """An action on `openai/<project>/rate_limits` and `openai/<project>/spend_limit` (cents)."""
 
     permissions: ClassVar[tuple[str, ...]] = (
@@ -106,9 +107,6 @@ class OpenaiProject:
         swapped = swap(plan, found)
         await self._set(plan, swapped.back)
         swapped.raise_drift()
-
-    async def close(self) -> None:
-        """Nothing is held: the HTTP session belongs to the caller."""
 
     async def _rate_plan(self, project: str, name: str, model: str, rpm: int) -> Plan | None:
         limits = await self._rate_limits(project)
@@ -179,7 +177,7 @@ class OpenaiProject:
     async def _spend_limit(self, project: str) -> dict[str, Any] | None:
         try:
             return await self._ask("GET", "/organization/projects/{project}/spend_limit", project)
-        except NotFoundError:
+        except NotFoundError:  # it has none
             return None
 
     async def _rate_limits(self, project: str) -> list[dict[str, Any]]:

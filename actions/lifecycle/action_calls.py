@@ -8,19 +8,22 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from curb.actions.action import Action, Effect, Outcome
+from curb.actions.action import Action, Effect, GoneError, Outcome
 from curb.actions.calls.bounded import Backoff, within
 from curb.actions.ledger.ledger import ActionState, action_id_for
 from curb.actions.ledger.memory import Memory
+from curb.actions.lifecycle.give_back import undo_backoff
 from curb.actions.policy.routing import Act
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Alert, LedgerEntry, LedgerState, Plan
 from curb.stream.retry import RetryPolicy
+from curb.stream.time import utc
 
 T = TypeVar("T")
 
+#: Seconds between tries of a step. By hand: soon for a blip, and at least once a minute, since a lease may be ending.
 _POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
 
 
@@ -40,6 +43,7 @@ class ActionCalls:
         self.name, self.action, self.memory, self.clock, self.settings = name, action, memory, clock, settings
         self._call_timeout_s = call_timeout_s
         self.backoff = Backoff(clock, _POLICY)
+        self.undo_backoff = undo_backoff(clock)
         #: Planned by this process and not applied yet: the target cannot hold our value already.
         self.fresh: set[str] = set()
         self.outcomes: dict[str, Outcome] = {}
@@ -79,10 +83,17 @@ class ActionCalls:
         return await within(call, self._call_timeout_s, f"{self.name}.{what}")
 
     async def read_back(self, entry: LedgerEntry) -> Effect:
-        """What the target holds; a refusal counts as not in force."""
+        """What the target holds; a refusal to say so counts as not in force."""
+        try:
+            return await self.look(entry)
+        except PermanentError as error:
+            return Effect(in_force=False, values={}, detail=str(error))
+
+    async def look(self, entry: LedgerEntry) -> Effect:
+        """What the target holds, which is nothing when it is gone; PermanentError when the target does not say."""
         try:
             effect = await self.call("verify", self.action.verify(entry.plan))
-        except PermanentError as error:
+        except GoneError as error:
             return Effect(in_force=False, values={}, detail=str(error))
         if effect.rejected is not None:
             self._rejected[entry.action_id] = effect.rejected
@@ -90,7 +101,7 @@ class ActionCalls:
 
     async def last_count(self, entry: LedgerEntry) -> None:
         """Count what was turned away once more before the target forgets it, where it counts at all."""
-        if entry.rejected is not None or entry.action_id in self._rejected:
+        if entry.tries == 0 and (entry.rejected is not None or entry.action_id in self._rejected):
             with contextlib.suppress(TransientError):
                 await self.read_back(entry)
 
@@ -104,6 +115,8 @@ class ActionCalls:
         episode = 1 + sum(attempt.last.plan.target == plan.target for attempt in attempts)
         if act is not None:
             fields |= {"rung": act.rung, "do": act.do}
+        if state == "planned":
+            plan = noted(plan, alert, fields.get("lease_expires_at"))
         entry = LedgerEntry(
             action_id=action_id_for(alert.alert_id, self.name, episode, plan.target),
             state=state,
@@ -111,11 +124,8 @@ class ActionCalls:
             alert_id=alert.alert_id,
             fingerprint=alert.fingerprint,
             plan=plan,
-            usd_per_hour_before=alert.usd_per_hour,
             tags=dict(alert.tags),
-            spent_usd_before=alert.actual_usd,
-            spent_since=alert.started_at,
-            measured_at=alert.updated_at,
+            **measured(alert),
             **fields,
         )
         await self.memory.record(entry)
@@ -128,13 +138,20 @@ class ActionCalls:
         entry, now = state.last, self.clock.now()
         if state.in_force or to in ("applied", "effective", "ineffective"):
             fact = self.memory.inbox.alerts.get(entry.alert_id)
-            fields.setdefault("saved_usd", saved_usd(entry, fact.alert if fact else None, now))
             fields.setdefault("rejected", self._rejected.get(entry.action_id, entry.rejected))
+            alert, rejected = fact.alert if fact else None, fields["rejected"]
+            fields.setdefault("saved_usd", saved_usd(entry, alert, now, rejected))
         # These belong to the entry that says them.
-        fields = {"command_id": "", "overdue": False} | fields
+        fields = {"command_id": "", "overdue": False, "refusal": "", "next_try_at": None} | fields
         changed = msgspec.structs.replace(entry, state=to, at=now, by=by, detail=detail, **fields)
         await self.memory.record(changed)
         return changed
+
+
+def noted(plan: Plan, alert: Alert, until: float | None) -> Plan:
+    """The plan with what its target may say of it: the alert, and when it is given back."""
+    ends = f", until {utc(until)}" if until is not None else ""
+    return msgspec.structs.replace(plan, note=f"alert {alert.alert_id}{ends}")
 
 
 def no_plan(action: str) -> Plan:
@@ -142,19 +159,54 @@ def no_plan(action: str) -> Plan:
     return Plan(action=action, target="", summary="", before={}, after={})
 
 
-def saved_usd(entry: LedgerEntry, alert: Alert | None, now: float) -> float | None:
+def measured(alert: Alert) -> dict[str, Any]:
+    """What is known of the subject before an action, as fields of its entry."""
+    return {
+        "usd_per_hour_before": alert.usd_per_hour,
+        "requests_per_minute_before": alert.requests_per_minute,
+        "spent_usd_before": alert.actual_usd,
+        "failed_requests_before": alert.failed_requests,
+        "spent_since": alert.started_at,
+        "measured_at": alert.updated_at,
+    }
+
+
+def saved_usd(entry: LedgerEntry, alert: Alert | None, now: float, rejected: int | None = None) -> float | None:
     """Dollars saved since `entry` was planned, up to the newest revision of its alert; None when nothing is known.
 
+    saved = min(burn before x hours - dollars spent, requests refused x dollars per request before)
+
     Without the action the burn before would have gone on; what was really spent is subtracted. Where that is not
-    counted on (the start of the incident was estimated again), the present burn stands for all of the time. Several
-    targets of one proposal share what they saved. Never negative, and never for time of which nothing was heard.
+    counted on (the start of the incident was estimated again), the present burn stands for all of the time. A cause
+    that has ended is refused nothing more, so it saves nothing more. `rejected` is what the target counted; else
+    requests that failed since then are taken; without either only the burn is compared. Several targets of one proposal
+    share what they saved. Never negative, and never for time of which nothing was heard.
     """
     before, since = entry.usd_per_hour_before, entry.measured_at
     if alert is None or before is None or since is None:
         return entry.saved_usd
-    hours = max(0.0, min(alert.updated_at, now) - since) / 3600.0
+    hours, is_counted_on = max(0.0, min(alert.updated_at, now) - since) / 3600.0, alert.started_at == entry.spent_since
     spent = alert.usd_per_hour * hours
-    if entry.spent_usd_before is not None and alert.started_at == entry.spent_since:
+    if entry.spent_usd_before is not None and is_counted_on:
         counted = alert.actual_usd - entry.spent_usd_before
         spent = counted if counted > 0 else spent
-    return max(0.0, before * hours - spent) / (1 + len(entry.also))
+    shares = 1 + len(entry.also)
+    by_burn, requests_per_hour = (
+        max(0.0, before * hours - spent) / shares,
+        60.0 * (entry.requests_per_minute_before or 0),
+    )
+    if rejected is not None:
+        refused: float | None = rejected
+    else:
+        refused = _failed_since(entry, alert, shares) if is_counted_on else None
+    if refused is None or requests_per_hour <= 0:
+        return by_burn
+    return min(by_burn, refused * before / requests_per_hour)
+
+
+def _failed_since(entry: LedgerEntry, alert: Alert, shares: int) -> float | None:
+    """Requests that failed since planning, for one of so many targets; None where none is ever reported."""
+    if alert.failed_requests is None or entry.failed_requests_before is None:
+        return None
+    failed = alert.failed_requests - entry.failed_requests_before
+    return failed / shares if failed > 0 else None

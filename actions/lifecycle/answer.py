@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from curb.actions.ledger.ledger import ActionState
-from curb.actions.lifecycle.action_calls import ActionCalls
+from curb.actions.lifecycle.action_calls import ActionCalls, measured, noted
 from curb.actions.lifecycle.propose import SOON_S, Proposal, Proposals, makes_way
 from curb.actions.policy.guards import allowed
 from curb.actions.policy.roles import may_approve, may_deny
@@ -123,14 +123,11 @@ class Approvals:
             detail=f"approved by {command.by}",
             command_id=command.id,
             approved_by=command.by,
-            plan=plan,
+            plan=noted(plan, alert, self._calls.clock.now() + act.lease_s),
             also=also,
             lease_s=act.lease_s,
             lease_expires_at=self._calls.clock.now() + act.lease_s,
-            usd_per_hour_before=alert.usd_per_hour,
-            spent_usd_before=alert.actual_usd,
-            spent_since=alert.started_at,
-            measured_at=alert.updated_at,
+            **measured(alert),
         )
         self._calls.fresh.add(planned.action_id)
 

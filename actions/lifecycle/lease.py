@@ -17,30 +17,35 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
-from curb.actions.action import Action, DriftError, Effect
-from curb.actions.calls.bounded import ended, undo
-from curb.actions.ledger.ledger import NOT_UNDONE, SOMEBODY, ActionState
+from curb.actions.action import Action, DriftError, Effect, GoneError
+from curb.actions.calls.bounded import Backoff, ended, undo
+from curb.actions.ledger.ledger import NOT_APPLIED, SOMEBODY, ActionState
 from curb.actions.ledger.memory import Memory
 from curb.actions.lifecycle.action_calls import ActionCalls
 from curb.actions.lifecycle.answer import Approvals
+from curb.actions.lifecycle.give_back import NotGivenBackError, in_vain, why_ending
 from curb.actions.lifecycle.propose import Proposals
+from curb.actions.policy.guards import must_not_touch
 from curb.actions.policy.ladder import FALLEN_BURN, NORMAL_BURN, climb
 from curb.actions.policy.routing import decide
 from curb.actions.settings import ActionsSettings
+from curb.actions.target import normal_usd_per_hour
+from curb.stream import metrics
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
-from curb.stream.records.spend import Alert, LedgerEntry, Plan
+from curb.stream.records.spend import Alert, Command, LedgerEntry, LedgerState, Plan
 
 logger = logging.getLogger(__name__)
 
 Step = Callable[[], Awaitable[None]]
 
-#: How soon a limit that does not read back is looked at again, and how often a limit in force is.
+#: Seconds until a limit that does not read back is read again. By hand: gateways apply a change within that.
 _READ_BACK_AGAIN_S = 15.0
+#: Seconds between two reads of a limit in force. By hand: a change by a person is noticed, at 12 calls an hour.
 _WATCH_S = 300.0
-#: Open actions wait for so long at most while new alerts are looked at.
+#: Seconds that open actions wait at most while new alerts are looked at. By hand: unnoticed in a lease of minutes.
 _AT_MOST_S = 0.25
-#: A lease that cannot be given back for so long is reported.
+#: Seconds in vain, in passing, until an undo is reported, and between reports. By hand: longer than a restart.
 _OVERDUE_S = 60.0
 
 
@@ -65,8 +70,11 @@ class ActionWorker:
         self._backoff = self._calls.backoff
         #: Actions whose target did not read back when last looked at.
         self._missed: set[str] = set()
-        #: Undo commands that ended in a failure; asked once, answered once.
+        #: Undo commands that were tried in vain: what they ask for is on the ledger, and it is tried again.
         self.answered: set[str] = set()
+        #: Undo commands for which a wait was cut short, and since when (on the steady clock) an undo is in vain.
+        self._heard: set[str] = set()
+        self._in_vain_since: dict[str, float] = {}
         #: What cannot be reached right now, for people: subject → error.
         self.problems: dict[str, str] = {}
 
@@ -116,23 +124,26 @@ class ActionWorker:
             return True
         try:
             await step()
-        except TransientError as error:
-            self._note_problem(key, error)
+        except NotGivenBackError:
+            return False
+        except (TransientError, PermanentError) as error:
+            self._note_problem(key, error, self._backoff)
             return False
         except Exception as error:  # a defect in one action must not keep other leases from ending
             logger.exception("step of an action failed", extra={"action": self.name, "step": key})
-            self._note_problem(key, error)
+            self._note_problem(key, error, self._backoff)
             return False
         self.problems.pop(key, None)
         self._backoff.succeeded(key)
         return True
 
-    def _note_problem(self, key: str, error: Exception) -> None:
-        wait_s = self._backoff.failed(key, error)
+    def _note_problem(self, key: str, error: Exception, backoff: Backoff) -> float:
+        wait_s = backoff.failed(key, error)
         self.problems[key] = str(error)
         logger.warning(
             "will try again", extra={"action": self.name, "step": key, "error": str(error), "wait_s": round(wait_s, 1)}
         )
+        return wait_s
 
     # --- what comes next ---
 
@@ -140,11 +151,14 @@ class ActionWorker:
         entry = state.last
         if self._approvals.are_due(state):
             return "answer", lambda: self._approvals.settle(state)
-        if not state.is_open and not state.is_stuck:
+        if not state.is_held:
             return None
+        command = self._memory.inbox.undo_requests.get(entry.action_id)
+        if command is not None and command.kind == "leave":
+            return "leave", lambda: self._leave(state, command)
         if reason := self._why_undo(state):
             by, why = reason
-            return "undo", lambda: self._undo(state, by, why)
+            return ("undo", lambda: self._undo(state, by, why)) if self._undo_is_due(entry, command) else None
         if entry.state == "planned":
             return "apply", lambda: self._begin(state)
         if entry.state == "applied":
@@ -157,15 +171,15 @@ class ActionWorker:
         command = inbox.undo_requests.get(entry.action_id)
         if command is not None and command.id not in self.answered:
             return command.by, f"asked for by {command.by}"
-        if state.is_stuck:
-            return None
-        if entry.ending:
-            return entry.by, entry.detail
+        if reason := why_ending(state):
+            return reason
         if self._calls.lease_is_over(entry):
             return "curb", "the lease ended"
         is_over = not inbox.is_firing(entry.alert_id)
         if is_over and (entry.state == "planned" or self._settings.restore_on_resolve):
             return "curb", "the alert is resolved"
+        if entry.state == "planned" and (marked := must_not_touch(entry, self._settings.limits)):
+            return "curb", marked
         if entry.state == "planned" and inbox.halted and entry.action_id not in self._calls.fresh:
             return "curb", "halted before it was confirmed"
         if (why := self._memory.make_way.get(entry.action_id)) and not inbox.halted:
@@ -173,6 +187,14 @@ class ActionWorker:
         if self._steps_down(state):
             return "curb", f"stepped down: the burn has been normal for {self._settings.step_down_minutes:g} minutes"
         return None
+
+    def _undo_is_due(self, entry: LedgerEntry, command: Command | None) -> bool:
+        """Whether an undo may be tried now; what a person asks for does not wait for the next try."""
+        key = f"{entry.action_id}/undo"
+        if command is not None and command.id not in self._heard:
+            self._heard.add(command.id)
+            self._calls.undo_backoff.reset(key)
+        return self._calls.undo_backoff.is_due(key)
 
     def _steps_down(self, state: ActionState) -> bool:
         """Above the first rung, the highest of an alert ends when the burn has been normal for a while."""
@@ -218,12 +240,27 @@ class ActionWorker:
         try:
             outcome = await self._calls.call("apply", self._action.apply(entry.plan))
         except PermanentError as error:
-            await self._calls.record(state, "failed", detail=str(error))
+            await self._apply_refused(state, error)
             return
         self._calls.outcomes[entry.action_id] = outcome
         # The time the burn was normal counts from here: a rung never steps down on what was before it.
         self._memory.calm_since.pop(entry.alert_id, None)
         await self._calls.record(state, "applied", detail=outcome.detail)
+
+    async def _apply_refused(self, state: ActionState, error: PermanentError) -> None:
+        """It may have taken several calls, so nothing is over before the target shows that nothing of it is there."""
+        plan = state.last.plan
+        try:
+            values = (await self._calls.call("verify", self._action.verify(plan))).values
+        except GoneError:
+            values = {}
+        except (TransientError, PermanentError):
+            values = dict(plan.after)
+        done = [name for name, value in plan.after.items() if name in values and values[name] == value]
+        if all(plan.before.get(name) == plan.after[name] for name in done):
+            await self._calls.record(state, "failed", detail=str(error))
+        else:
+            await self._undo(state, "curb", f"{NOT_APPLIED}{error}")
 
     async def _verify(self, state: ActionState) -> None:
         """Effective means both: the target reads back as planned, and the burn fell."""
@@ -272,7 +309,7 @@ class ActionWorker:
     async def _watch(self, state: ActionState) -> None:
         """Whether what is in force still is: what somebody changed is theirs, and reported when two looks agree."""
         entry = state.last
-        effect = await self._calls.read_back(entry)
+        effect = await self._calls.look(entry)  # what cannot be read was given back by nobody
         key = f"{entry.action_id}/watch"
         if effect.in_force:
             self._missed.discard(entry.action_id)
@@ -288,43 +325,62 @@ class ActionWorker:
 
     async def _undo(self, state: ActionState, by: str, why: str) -> None:
         entry = state.last
-        command = self._memory.inbox.undo_requests.get(entry.action_id)
         if entry.state == "planned" and entry.action_id not in self._calls.fresh and not entry.ending:
             # After a crash the reason may be gone (say, the clock was set back), and it would be applied once more.
-            await self._calls.record(state, "planned", by=by, detail=why, ending=True)
+            await self._calls.record(state, "planned", by=by, detail=why, ending=True, ending_why=why)
         await self._calls.last_count(entry)
         try:
             await self._calls.call("undo", undo(self._action, entry.plan, self._calls.outcomes.get(entry.action_id)))
         except DriftError as error:
             detail = f"{error}; found {error.found}, left alone: please look"
             await self._calls.record(state, "drift", by=by, detail=detail)
-        except PermanentError as error:
-            await self._calls.record(state, "failed", by=by, detail=f"{NOT_UNDONE}{error}")
-            if command is not None:
-                self.answered.add(command.id)
-        except TransientError as error:
-            await self._report_overdue(state, error)
-            raise
+        except Exception as error:  # a defect is tried again like a refusal: what is in force stays so until then
+            await self._in_vain(state, by, why, error)
+            raise NotGivenBackError from error
         else:
-            await self._calls.record(state, "restored", by=by, detail=ended(entry.plan, why))
+            refused = entry.state == "planned" and why.startswith(NOT_APPLIED)
+            to: LedgerState = "failed" if refused else "restored"
+            await self._calls.record(state, to, by=by, detail=ended(entry.plan, why))
+        self._let_go(state)
+
+    def _let_go(self, state: ActionState) -> None:
+        """It is over."""
+        entry, key = state.last, f"{state.last.action_id}/undo"
         self._calls.let_go(entry.action_id)
+        self._calls.undo_backoff.reset(key)
+        self._in_vain_since.pop(entry.action_id, None)
+        self.problems.pop(key, None)
         self._memory.make_way.pop(entry.action_id, None)
         self._memory.calm_since.pop(entry.alert_id, None)
 
-    async def _report_overdue(self, state: ActionState, error: TransientError) -> None:
-        """Said once; it is tried again until it is given back."""
-        entry = state.last
-        ends_at = entry.lease_expires_at
-        if state.is_stuck or entry.overdue or ends_at is None or self._clock.now() < ends_at + _OVERDUE_S:
+    async def _leave(self, state: ActionState, command: Command) -> None:
+        """A person says that it stays as it is."""
+        detail = f"left in force by {command.by}: {state.last.plan.after} stays until somebody changes it"
+        await self._calls.record(state, "drift", by=command.by, command_id=command.id, detail=detail)
+        self._let_go(state)
+
+    async def _in_vain(self, state: ActionState, by: str, why: str, error: Exception) -> None:
+        """Tried again later, and on the ledger: a refusal at once, what may pass when it lasts."""
+        entry, steady = state.last, self._clock.steady()
+        if not isinstance(error, TransientError | PermanentError):
+            logger.exception("undo failed", extra={"action": self.name, "action_id": entry.action_id})
+        wait_s = self._note_problem(f"{entry.action_id}/undo", error, self._calls.undo_backoff)
+        metrics.UNDO_REFUSED.labels(action=self.name).inc()
+        since = self._in_vain_since.setdefault(entry.action_id, steady)
+        lasts = steady - since >= _OVERDUE_S and (entry.tries == 0 or self._clock.now() >= entry.at + _OVERDUE_S)
+        if not (isinstance(error, PermanentError) or lasts):
             return
-        detail = f"the lease is over and the limit is still in force: {error}; tried again until it is back"
-        logger.error("lease cannot be ended", extra={"action_id": entry.action_id, "error": str(error)})
-        await self._calls.record(state, entry.state, detail=detail, overdue=True)
+        fields = in_vain(entry, error, by=by, why=why, now=self._clock.now(), wait_s=wait_s)
+        logger.error("lease cannot be ended", extra={"action_id": entry.action_id, "error": fields["refusal"]})
+        await self._calls.record(state, entry.state, **fields)
+        command = self._memory.inbox.undo_requests.get(entry.action_id)
+        if command is not None:
+            self.answered.add(command.id)
 
 
 def _normal(alert: Alert, entry: LedgerEntry) -> float:
     """Dollars per hour up to which the burn is as it should be."""
-    wanted = alert.expected_usd_per_hour
+    wanted = normal_usd_per_hour(alert)
     if entry.do == "shave_to_budget" and entry.aim_usd_per_hour is not None:
         wanted = entry.aim_usd_per_hour
     return NORMAL_BURN * wanted

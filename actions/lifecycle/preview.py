@@ -11,7 +11,7 @@ from curb.actions.ledger.ledger import ActionState
 from curb.actions.ledger.memory import Memory
 from curb.actions.lifecycle.action_calls import ActionCalls
 from curb.actions.lifecycle.propose import Proposals
-from curb.actions.policy.ladder import climb, is_due
+from curb.actions.policy.ladder import climb, is_due, of_tier
 from curb.actions.policy.routing import Act, Ladder, LadderStep, decide
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock
@@ -85,7 +85,7 @@ async def preview(
 async def _lines(
     alert: Alert, ladder: Ladder, act: Act, proposals: Proposals, memory: Memory, now: float
 ) -> AsyncIterator[PreviewLine]:
-    attempts = memory.ledger.attempts(alert.alert_id, act.name)
+    attempts = of_tier(memory.ledger.attempts(alert.alert_id, act.name), alert)
     if not is_due(act, attempts, alert, now):
         for state in attempts:
             if state.last.rung == act.rung and state.last.state != "skipped":

@@ -14,17 +14,18 @@ import msgspec
 from curb.actions.ledger.ledger import ActionState
 from curb.actions.lifecycle.action_calls import ActionCalls, no_plan
 from curb.actions.policy.guards import allowed, refusal
-from curb.actions.policy.ladder import NOTHING_TO_DO, is_due, may_take
+from curb.actions.policy.ladder import NOTHING_TO_DO, is_due, may_take, of_tier
 from curb.actions.policy.roles import people_of, roles_for
 from curb.actions.policy.routing import Act, decide
 from curb.actions.target import TargetRate, to_budget, to_normal
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, LedgerEntry, LedgerState, Plan
 
-#: How soon an alert that was refused is looked at again, and one whose target another action gives back.
+#: Seconds until a refused alert is looked at again. By hand: a minute, as the alerts are revised.
 _RECHECK_S = 60.0
+#: Seconds until an alert is looked at again whose target another action is giving back. By hand: one call.
 SOON_S = 1.0
-#: Targets of one proposal that are named to the approvers.
+#: Targets of one proposal that are named to the approvers. By hand: a line of a message.
 _NAMED = 5
 
 
@@ -52,11 +53,14 @@ class Proposals:
 
     async def consider(self, alert: Alert, act: Act) -> None:
         """Plan for one alert if its rung asks for it, and enter what is allowed."""
-        attempts = self._memory.ledger.attempts(alert.alert_id, self._calls.name)
+        attempts = self._attempts(alert)
         if not self._memory.caught_up or not is_due(act, attempts, alert, self._calls.clock.now()):
             return
         if why := self.refusal(alert, act):
             await self._skip(alert, attempts, act, why)
+            return
+        if act.mode == "auto" and (soft := self._soft_caps(alert, act)):
+            self.request_way(alert, act, soft)  # else the target would be read as the soft cap left it
             return
         try:
             proposal = await self.proposal(alert, act)
@@ -67,6 +71,17 @@ class Proposals:
             await self._skip(alert, attempts, act, NOTHING_TO_DO + proposal)
             return
         await self._enter(alert, act, proposal)
+
+    def _attempts(self, alert: Alert) -> list[ActionState]:
+        """What this action did for the alert since it has its tier."""
+        return of_tier(self._memory.ledger.attempts(alert.alert_id, self._calls.name), alert)
+
+    def _soft_caps(self, alert: Alert, act: Act) -> list[ActionState]:
+        """Soft caps in force on the subject of an alert that asks for more."""
+        if act.rung == 0:
+            return []
+        mine = (state for state in self._memory.ledger.open_actions() if state.last.plan.action == self._calls.name)
+        return [state for state in mine if state.last.rung == 0 and state.last.tags == alert.tags]
 
     def refusal(self, alert: Alert, act: Act) -> str:
         """Why nothing may start for this alert now, or ""."""
@@ -81,6 +96,7 @@ class Proposals:
             now=now,
             resumed_at=inbox.resumed_at,
             do=act.do,
+            action=act.name,
         )
 
     async def proposal(self, alert: Alert, act: Act) -> Proposal | str:
@@ -112,7 +128,7 @@ class Proposals:
         self, alert: Alert, act: Act, rate: TargetRate, every: list[Plan], held: frozenset[str]
     ) -> Proposal:
         ledger, now = self._memory.ledger, self._calls.clock.now()
-        attempts = ledger.attempts(alert.alert_id, self._calls.name)
+        attempts = self._attempts(alert)
         lower: list[ActionState] = []
         free: list[Plan] = []
         for plan in every:
@@ -143,7 +159,7 @@ class Proposals:
         async with self._memory.planning:
             if not self._memory.may_work or not self._memory.inbox.is_firing(alert.alert_id):
                 return  # both may have changed while the target was read
-            attempts = self._memory.ledger.attempts(alert.alert_id, self._calls.name)
+            attempts = self._attempts(alert)
             if why := self.refusal(alert, act):
                 await self._skip(alert, attempts, act, why)
                 return
@@ -205,7 +221,7 @@ class Proposals:
         self, alert: Alert, act: Act, plan: Plan, proposal: Proposal, state: LedgerState, **fields: Any
     ) -> LedgerEntry:
         also = {other.target for other in proposal.every}
-        for known in self._memory.ledger.attempts(alert.alert_id, self._calls.name):
+        for known in self._attempts(alert):
             if known.is_open and known.last.rung == act.rung:
                 also |= {known.last.plan.target, *known.last.also}
         rate = proposal.rate
@@ -245,9 +261,14 @@ def _with_headroom(rate: TargetRate, headroom: float) -> TargetRate:
 
 
 def makes_way(holder: ActionState, alert: Alert, act: Act) -> bool:
-    """Whether a higher rung may have the target: the holder is of a lower rung of the same alert, and did not help."""
+    """Whether a higher rung may have the target: the holder is of a lower rung of the same alert, and did not help.
+
+    So does what began before the tier of the alert rose. A soft cap makes way for every alert.
+    """
     last = holder.last
-    return holder.is_open and last.alert_id == alert.alert_id and last.rung < act.rung
+    of_this = last.alert_id == alert.alert_id or last.rung == 0
+    is_before = last.alert_id == alert.alert_id and not of_tier([holder], alert)
+    return holder.is_open and of_this and (last.rung < act.rung or is_before)
 
 
 def _approval(attempts: Sequence[ActionState], act: Act, plans: Sequence[Plan]) -> str:

@@ -13,23 +13,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from curb.actions.action import Action, DriftError
-from curb.actions.calls.bounded import Backoff, ended, undo, within
-from curb.actions.ledger.ledger import NOT_UNDONE, REAPER, ActionState
+from curb.actions.calls.bounded import ended, undo, within
+from curb.actions.ledger.ledger import NOT_APPLIED, REAPER, ActionState
 from curb.actions.ledger.memory import Memory
+from curb.actions.lifecycle.give_back import in_vain, undo_backoff, why_ending
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Log
 from curb.stream.records.spend import LedgerEntry, LedgerState
-from curb.stream.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
-
-_POLICY = RetryPolicy(first_s=5.0, cap_s=120.0)
 
 
 class _Wish(NamedTuple):
@@ -38,8 +36,6 @@ class _Wish(NamedTuple):
     is_due: Callable[[ActionState], bool]
     by: str
     why: str
-    #: A person asks, now.
-    asked: bool
 
 
 class Reaper:
@@ -57,7 +53,7 @@ class Reaper:
         self._clock, self._actions = clock, actions
         self._grace_s, self._call_timeout_s = grace_s, call_timeout_s
         self._memory = Memory(log)
-        self._backoff = Backoff(clock, _POLICY)
+        self._backoff = undo_backoff(clock)
         #: Said once per process, for nothing changes until a person does something.
         self._reported: set[str] = set()
 
@@ -66,7 +62,7 @@ class Reaper:
 
         TransientError when the log cannot be reached: call again later, whatever was done already.
         """
-        return await self._end_all(_Wish(self._is_overdue, REAPER, "the lease ended", asked=False))
+        return await self._end_all(_Wish(self._is_overdue, REAPER, "the lease ended"))
 
     async def overdue(self) -> list[LedgerEntry]:
         """The newest entry of everything that `once` would end."""
@@ -76,7 +72,7 @@ class Reaper:
     async def held(self) -> list[LedgerEntry]:
         """The newest entry of everything that may be in force."""
         await self._memory.read(self._clock.now())
-        return [state.last for state in self._memory.ledger.actions() if _may_be_in_force(state)]
+        return [state.last for state in self._memory.ledger.actions() if state.is_held]
 
     async def newest(self, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
         """What the ledger says of the same actions now."""
@@ -89,11 +85,23 @@ class Reaper:
 
         What could not be undone before is tried again: a person asks.
         """
-        return await self._end_all(_Wish(_may_be_in_force, by, f"asked for by {by}: restore all", asked=True))
+        return await self._end_all(_Wish(_is_held, by, f"asked for by {by}: restore all"))
+
+    async def leave(self, action_id: str, by: str) -> LedgerEntry | None:
+        """Say on the ledger that a person leaves an action in force; None when it is not in force."""
+        await self._memory.read(self._clock.now())
+        state = self._memory.ledger.action(action_id)
+        if state is None or not state.is_held:
+            return None
+        detail = f"left in force by {by}: {state.last.plan.after} stays until somebody changes it"
+        await self._record(state.last, "drift", by, detail)
+        return state.last
 
     def _is_overdue(self, state: ActionState) -> bool:
-        ends_at = state.last.lease_expires_at
-        return _may_be_in_force(state) and ends_at is not None and self._clock.now() >= ends_at + self._grace_s
+        entry, ends_at = state.last, state.last.lease_expires_at
+        if entry.ending and ends_at is not None:  # a person asked before its end, and it was in vain
+            ends_at = min(ends_at, entry.next_try_at or entry.at)
+        return state.is_held and ends_at is not None and self._clock.now() >= ends_at + self._grace_s
 
     async def _end_all(self, wish: _Wish) -> list[str]:
         await self._memory.read(self._clock.now())
@@ -109,9 +117,6 @@ class Reaper:
         if state is None or not wish.is_due(state):
             return True
         entry = state.last
-        if state.is_stuck and not wish.asked:
-            self._report_once(entry, f"{entry.detail}; a person must look")
-            return False
         action = self._actions.get(entry.plan.action)
         if action is None:
             self._report_once(entry, f"the action {entry.plan.action!r} is no longer configured")
@@ -119,39 +124,41 @@ class Reaper:
         if not self._backoff.is_due(action_id):
             return False
         if entry.state == "planned" and not entry.ending:
-            entry = msgspec.structs.replace(entry, at=self._clock.now(), by=wish.by, detail=wish.why, ending=True)
+            about = {"by": wish.by, "detail": wish.why, "ending": True, "ending_why": wish.why}
+            entry = msgspec.structs.replace(entry, at=self._clock.now(), **about)
             await self._memory.record(entry)
-        outcome = await self._undo(action, entry, wish.why)
-        if outcome is None:
-            return False
-        result, detail = outcome
-        await self._memory.record(
-            msgspec.structs.replace(entry, state=result, at=self._clock.now(), by=wish.by, detail=detail)
-        )
-        said = logger.info if result == "restored" else logger.error
-        said(f"lease: {result}", extra={"action_id": action_id, "what": entry.plan.summary, "detail": detail})
-        return result != "failed"
-
-    async def _undo(self, action: Action, entry: LedgerEntry, why: str) -> tuple[LedgerState, str] | None:
-        """State and detail for the ledger, or None: to be tried again in a later pass."""
+        # Why it was begun to be given back says more than that the reaper found it.
+        by, why = (wish.by, wish.why) if wish.by != REAPER else why_ending(state) or (wish.by, wish.why)
         try:
             await within(undo(action, entry.plan, None), self._call_timeout_s, f"{entry.plan.action}.undo")
         except DriftError as error:
-            return "drift", f"{error}; found {error.found}, left alone"
-        except PermanentError as error:
-            return "failed", f"{NOT_UNDONE}{error}"
-        except TransientError as error:
-            wait_s = self._backoff.failed(entry.action_id, error)
-            logger.warning(
-                "will try again",
-                extra={"action_id": entry.action_id, "error": str(error), "wait_s": round(wait_s, 1)},
-            )
-            return None
+            await self._record(entry, "drift", wish.by, f"{error}; found {error.found}, left alone")
+        except (TransientError, PermanentError) as error:
+            await self._in_vain(entry, error, by, why)
+            return False
         except Exception as error:  # a defect in one action must not keep other leases from ending
-            logger.exception("undo failed", extra={"action_id": entry.action_id})
-            self._backoff.failed(entry.action_id, error)
-            return None
-        return "restored", ended(entry.plan, why)
+            logger.exception("undo failed", extra={"action_id": action_id})
+            await self._in_vain(entry, error, by, why)
+            return False
+        else:
+            refused = entry.state == "planned" and why.startswith(NOT_APPLIED)
+            await self._record(entry, "failed" if refused else "restored", by, ended(entry.plan, why))
+        return True
+
+    async def _in_vain(self, entry: LedgerEntry, error: Exception, by: str, why: str) -> None:
+        """On the ledger, and to be tried again in a later pass."""
+        wait_s = self._backoff.failed(entry.action_id, error)
+        extra = {"action_id": entry.action_id, "error": str(error), "wait_s": round(wait_s, 1)}
+        logger.warning("will try again", extra=extra)
+        fields = in_vain(entry, error, by=by, why=why, now=self._clock.now(), wait_s=wait_s)
+        await self._memory.record(msgspec.structs.replace(entry, at=self._clock.now(), **fields))
+
+    async def _record(self, entry: LedgerEntry, to: LedgerState, by: str, detail: str) -> None:
+        over: dict[str, Any] = {"overdue": False, "refusal": "", "next_try_at": None, "command_id": ""}
+        changed = msgspec.structs.replace(entry, state=to, at=self._clock.now(), by=by, detail=detail, **over)
+        await self._memory.record(changed)
+        said = logger.info if to == "restored" else logger.error
+        said(f"lease: {to}", extra={"action_id": entry.action_id, "what": entry.plan.summary, "detail": detail})
 
     def _report_once(self, entry: LedgerEntry, why: str) -> None:
         if entry.action_id not in self._reported:
@@ -159,5 +166,5 @@ class Reaper:
             logger.error("overdue lease cannot be ended", extra={"action_id": entry.action_id, "why": why})
 
 
-def _may_be_in_force(state: ActionState) -> bool:
-    return state.is_open or state.is_stuck
+def _is_held(state: ActionState) -> bool:
+    return state.is_held

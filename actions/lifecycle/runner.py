@@ -55,12 +55,13 @@ from curb.stream.log.topics import ALERTS, COMMANDS, STATE
 logger = logging.getLogger(__name__)
 
 GROUP = "curb-actions"
-#: What ended longer ago than this is dropped from memory; the log keeps it. An alert may open again for six hours.
+#: Seconds that what ended is kept in memory; the log keeps it. By hand: an alert may open again within a day.
 _KEEP_S = 24 * 3600.0
-#: Seconds on the wall clock, doubled up to the cap, before the log is tried again.
+#: Seconds on the wall clock before the log is tried again, doubled up to the cap. By hand.
 _LOG_RETRY_S = 0.5
+#: Seconds, the cap. By hand: half a minute after the log is back, work goes on.
 _LOG_RETRY_CAP_S = 30.0
-#: Newest actions that `view` shows.
+#: Newest actions that `view` shows. By hand: a page.
 _RECENT = 50
 
 
@@ -220,9 +221,7 @@ class ActionsRunner:
         gone: list[Message] = []
         keep: set[str] = set()
         for alert_id, fact in memory.inbox.alerts.items():
-            busy = any(
-                state.is_open or state.is_stuck or state.is_pending for state in memory.ledger.for_alert(alert_id)
-            )
+            busy = any(state.is_held or state.is_pending for state in memory.ledger.for_alert(alert_id))
             untold = any(worker.pending(fact) for worker in self._notice_workers)
             if fact.alert.status == "resolved" and not busy and not untold:
                 keys = {kept_key(entry) for entry in memory.ledger.about(alert_id)}
@@ -232,7 +231,7 @@ class ActionsRunner:
         answered = {command_id for worker in self._action_workers for command_id in worker.answered}
         for action_id, command in memory.inbox.undo_requests.items():
             state = memory.ledger.action(action_id)
-            if state is None or not (state.is_open or state.is_stuck) or command.id in answered:
+            if state is None or not state.is_held or command.id in answered:
                 gone.append(state_message(UNDO_PREFIX + action_id.encode(), None))
         gone += [state_message(APPROVALS_PREFIX + each.encode(), None) for each in self._dealt_with()]
         over = [alert_id for alert_id in memory.inbox.snoozes if alert_id not in keep]
@@ -346,7 +345,7 @@ def _view(memory: Memory, settings: ActionsSettings, problems: dict[str, str]) -
         "halted": None
         if halted is None
         else {"by": halted.by, "at": halted.at, "reason": halted.args.get("reason", "")},
-        "open": [_row(state) for state in states if state.is_open or state.is_stuck],
+        "open": [_row(state) for state in states if state.is_held],
         "proposed": [_row(state) for state in states if state.is_pending],
         "recent": [_row(state) for state in states[:_RECENT]],
         "firing": [alert.alert_id for alert in memory.inbox.firing()],

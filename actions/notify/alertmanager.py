@@ -11,7 +11,7 @@ from curb.stream.records.spend import Alert, LedgerEntry
 from curb.stream.time import iso
 
 #: Alertmanager's own severities, by tier.
-SEVERITIES = {"page": "critical", "notice": "warning", "digest": "info"}
+SEVERITIES = {"page": "critical", "notice": "warning", "digest": "info", "soft": "info"}
 _NOT_OVER = "0001-01-01T00:00:00Z"
 #: Labels of ours; a tag of the same name becomes tag_<name>.
 _OURS = frozenset({"alertname", "severity", "incident", "scope"})
@@ -55,6 +55,15 @@ def _payload(
     }
 
 
+def _dollars(alert: Alert) -> dict[str, float]:
+    """A budget has a sum and an amount; other alerts have what they burn."""
+    if alert.kind == "budget" and alert.budget is not None:
+        spent = {"spent_usd": alert.budget.spent_usd, "budget_usd": alert.budget.amount_usd}
+        return {**spent, "excess_usd": alert.excess_usd}
+    rates = {"burning_usd_per_hour": alert.usd_per_hour, "expected_usd_per_hour": alert.expected_usd_per_hour}
+    return {**rates, "excess_usd": alert.excess_usd}
+
+
 def _alert(alert: Alert, ledger: tuple[LedgerEntry, ...], incident: str, url: str) -> dict[str, Any]:
     newest = {entry.action_id: entry for entry in ledger if entry.alert_id == alert.alert_id}
     own = {
@@ -66,9 +75,7 @@ def _alert(alert: Alert, ledger: tuple[LedgerEntry, ...], incident: str, url: st
     annotations = {
         "summary": wording.title(alert),
         "description": wording.clean(alert.explanation or alert.reason, 800),
-        "burning_usd_per_hour": f"{alert.usd_per_hour:.2f}",
-        "expected_usd_per_hour": f"{alert.expected_usd_per_hour:.2f}",
-        "excess_usd": f"{alert.excess_usd:.2f}",
+        **{name: f"{amount:.2f}" for name, amount in _dollars(alert).items()},
         "at_risk_usd": f"{alert.dollars_at_risk:.2f}",
         "actions": "\n".join(wording.step(entry) for entry in newest.values()),
     }

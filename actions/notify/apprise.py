@@ -12,13 +12,14 @@ from typing import Any, Literal
 import apprise
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from curb.actions.action import ActionContext
+from curb.actions.action import ActionContext, HoldsNothing
 from curb.actions.notify import wording
 from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
 from curb.stream.errors import TransientError
 
 # The library logs addresses, which are credentials, and answers, which may repeat them.
 logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+#: Keys of messages remembered, so that none is sent twice. By hand: more than are in progress at a time.
 _REMEMBERED = 1000
 #: What begins markup, a mention or a link anywhere → what looks like it and begins nothing.
 _INERT = str.maketrans(
@@ -60,7 +61,7 @@ class Config(NotifierConfig):
         return Apprise(self)
 
 
-class Apprise:
+class Apprise(HoldsNothing):
     """A notifier that can neither edit nor look back: after a crash or a lost answer a message may come twice."""
 
     def __init__(self, config: Config) -> None:
@@ -85,9 +86,6 @@ class Apprise:
 
     async def find(self, key: str) -> str | None:
         return None
-
-    async def close(self) -> None:
-        """Nothing is held open."""
 
     async def _notify(self, key: str, title: str, body: str, kind: apprise.NotifyType) -> None:
         taken = self._taken.setdefault(key, set())

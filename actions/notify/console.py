@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from rich.console import Console as Terminal
 
-from curb.actions.action import ActionContext
+from curb.actions.action import ActionContext, HoldsNothing
 from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
 from curb.actions.notify.wording import digest_plain_lines, plain_lines
 
@@ -22,7 +22,7 @@ class Config(NotifierConfig):
         return Console(Terminal(stderr=self.stream == "stderr", markup=False, highlight=False, emoji=False))
 
 
-class Console:
+class Console(HoldsNothing):
     """A notifier without memory: after a crash in the middle of printing a notice may be printed again."""
 
     def __init__(self, terminal: Terminal) -> None:
@@ -41,6 +41,3 @@ class Console:
 
     async def find(self, key: str) -> str | None:
         return None
-
-    async def close(self) -> None:
-        """Nothing is held."""

@@ -1,7 +1,7 @@
 """Which alerts share a message: those of one owner that come together, and narrower ones that a wider one covers.
 
 What is louder than a message never hides in it: a page begins one of its own.
-A bundle is kept under the id of its lead. Who is in it follows from the outbox (`told_with`), so that a restart changes
+A bundle is kept under the id of its lead. Who is in it follows from the outbox (`sent_with`), so that a restart changes
 no message; only who joins is decided here. Nothing here keeps anything from being done: it is about messages alone.
 """
 
@@ -15,12 +15,12 @@ from curb.actions.notify import wording
 from curb.actions.notify.protocol import NotifyConfig
 from curb.stream.records.spend import TIER_RANK, Alert, NoticeEntry
 
-#: `told_with` of an alert that was in a digest.
+#: `sent_with` of an alert that was in a digest.
 IN_DIGEST = "digest"
 #: What a burn of the whole can cover, and what is a burn of the whole.
 _COVERED = frozenset({"runaway", "abusive", "unit_cost"})
 _COVERING = frozenset({"runaway", "abusive"})
-#: A wider alert covers a narrower one when its excess is at least this share of it: they start at different moments.
+#: Share of its excess from which on a wider alert covers a narrower one. By hand: they start at different moments.
 _COVERED_SHARE = 0.9
 
 LastNotice = Callable[[str], NoticeEntry | None]
@@ -83,9 +83,9 @@ def bundles(
 def lead_of(fact: AlertFact, facts: Mapping[str, AlertFact], last_notice: LastNotice) -> str | None:
     """Under which alert's id the message about this one is kept; None when it has none."""
     last = last_notice(fact.alert.alert_id)
-    if last is None or last.told_with == IN_DIGEST:
+    if last is None or last.sent_with == IN_DIGEST:
         return None
-    return last.told_with if last.told_with in facts else fact.alert.alert_id
+    return last.sent_with if last.sent_with in facts else fact.alert.alert_id
 
 
 def covers(wide: AlertFact, narrow: AlertFact) -> bool:

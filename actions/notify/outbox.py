@@ -10,31 +10,104 @@ drop the copy. Lines of a thread and digests go the same way, each under a name 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Iterator
-from typing import Literal, TypeVar
+from collections.abc import Awaitable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple, Protocol, TypeVar
+from zoneinfo import ZoneInfo
 
 from curb.actions.calls.bounded import Backoff, within
 from curb.actions.ledger.inbox_state import AlertFact
-from curb.actions.ledger.ledger import ActionState, in_order
+from curb.actions.ledger.ledger import ActionState, Ledger, in_order
 from curb.actions.ledger.memory import Memory
-from curb.actions.notify.digests import compose, due, goes_into_digest
-from curb.actions.notify.grouping import IN_DIGEST, Bundle, bundles, lead_of
-from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Threads
+from curb.actions.notify.grouping import IN_DIGEST, Bundle, LastNotice, bundles, lead_of
+from curb.actions.notify.protocol import (
+    DayDigest,
+    Digests,
+    Notice,
+    Notifier,
+    NotifyConfig,
+    Repeats,
+    Threads,
+)
 from curb.actions.notify.thread import ThreadLine, lines, next_key, repeats, says, state_shown
-from curb.actions.policy.routing import decide
-from curb.actions.settings import ActionsSettings
+from curb.actions.policy.routing import RouteSettings, decide
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
-from curb.stream.records.spend import TIER_RANK, NoticeEntry
+from curb.stream.records.spend import TIER_RANK, LedgerEntry, NoticeEntry
 from curb.stream.retry import RetryPolicy
+from curb.stream.time import DAY_S
+
+#: Of what only would have been done, or was not, a digest does not speak.
+_NOTHING_DONE = frozenset({"planned", "skipped", "proposed"})
+
+
+class Due(NamedTuple):
+    """The newest moment at which a digest was due: its local day, and when that was."""
+
+    day: str
+    at: float
+
+
+def due(telling: NotifyConfig, now: float) -> Due:
+    """The newest one, at most a day ago."""
+    zone = ZoneInfo(telling.time_zone)
+    hour, _, minute = telling.digest.at.partition(":")
+    local = datetime.fromtimestamp(now, UTC).astimezone(zone)
+    at = local.replace(hour=int(hour), minute=int(minute), second=0, microsecond=0)
+    if at.timestamp() > now:
+        at -= timedelta(days=1)
+    return Due(f"{at:%Y-%m-%d}", at.timestamp())
+
+
+def goes_into_digest(fact: AlertFact, telling: NotifyConfig) -> bool:
+    """Whether an alert waits for the digest instead of getting a message."""
+    return bool(telling.digest.notify) and fact.top_tier in ("digest", "soft")
+
+
+def compose(
+    channel: str, facts: Iterable[AlertFact], ledger: Ledger, last_notice: LastNotice, telling: NotifyConfig, now: float
+) -> DayDigest | None:
+    """The digest that is due, or None when there is nothing to say."""
+    when = due(telling, now)
+    alerts = tuple(
+        fact.alert
+        for fact in facts
+        if goes_into_digest(fact, telling)
+        and fact.alert.fired_at < when.at
+        and last_notice(fact.alert.alert_id) is None
+    )
+    done = tuple(_done(ledger, when.at - DAY_S, when.at))
+    if not alerts and not done:
+        return None
+    return DayDigest(f"digest-{channel}-{when.day}", when.day, when.at, alerts, done, telling)
+
+
+def _done(ledger: Ledger, since: float, until: float) -> Iterable[LedgerEntry]:
+    """The newest entry of every action that had one in these hours."""
+    for state in ledger.actions():
+        entries = [entry for entry in state.entries if since <= entry.at < until]
+        if entries and entries[-1].state not in _NOTHING_DONE:
+            yield entries[-1]
+
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: After this long without reaching the channel a message is given up, and the ledger says so.
+#: Seconds without reaching the channel after which a message is given up, in the ledger. By hand: a day is history.
 GIVE_UP_S = 24 * 3600.0
+#: Seconds after which a picture is given up. By hand: an hour later the text says more.
 _CHART_GIVE_UP_S = 3600.0
+#: Seconds between tries of a message. By hand: vendors ask for backing off up to minutes.
 _POLICY = RetryPolicy(first_s=1.0, cap_s=300.0)
+
+
+class NotifySettings(RouteSettings, Protocol):
+    """The keys of the `actions` configuration that messages follow."""
+
+    @property
+    def telling(self) -> NotifyConfig: ...
+    @property
+    def update_minutes(self) -> float: ...
 
 
 class NoticeWorker:
@@ -46,7 +119,7 @@ class NoticeWorker:
         notifier: Notifier,
         memory: Memory,
         clock: Clock,
-        settings: ActionsSettings,
+        settings: NotifySettings,
         *,
         call_timeout_s: float,
     ) -> None:
@@ -54,6 +127,7 @@ class NoticeWorker:
         self._notifier, self._memory, self._clock, self._settings = notifier, memory, clock, settings
         self._telling = settings.telling
         self._threads = notifier if isinstance(notifier, Threads) else None
+        self._repeat_s = notifier.repeat_s if isinstance(notifier, Repeats) else None
         self._digester = notifier if isinstance(notifier, Digests) else None
         self._call_timeout_s = call_timeout_s
         self._backoff = Backoff(clock, _POLICY)
@@ -84,7 +158,7 @@ class NoticeWorker:
     def _goes_on(self, fact: AlertFact) -> bool:
         """True when an alert may still change: it fires, or an action on it is not over."""
         states = self._memory.ledger.for_alert(fact.alert.alert_id)
-        return fact.alert.status == "firing" or any(s.is_open or s.is_stuck or s.is_pending for s in states)
+        return fact.alert.status == "firing" or any(s.is_held or s.is_pending for s in states)
 
     async def work(self) -> None:
         """One pass over all messages, pages first; it ends at the first sign that the channel is out of reach."""
@@ -110,10 +184,24 @@ class NoticeWorker:
         """All that decides whether there is something to say; the second is the last notice."""
         recorded, entries = (
             self._last_notice(bundle.lead.alert.alert_id),
-            sum(len(each.entries) for each in self._actions(bundle)),
+            sum(len(each.entries) + each.last.tries for each in self._actions(bundle)),
         )
         again = repeats(bundle, self._telling, self._clock.now())
-        return bundle, recorded, entries, again, self._quiet(bundle), self._backoff.is_due(self._charts)
+        again_by_itself = self._alive(bundle)
+        return (
+            bundle,
+            recorded,
+            entries,
+            (again, again_by_itself),
+            self._quiet(bundle),
+            self._backoff.is_due(self._charts),
+        )
+
+    def _alive(self, bundle: Bundle) -> int:
+        """How often a message was due again because the channel forgets what is not repeated."""
+        if self._repeat_s is None or not bundle.is_firing:
+            return 0
+        return int((self._clock.now() - bundle.lead.alert.fired_at) // self._repeat_s)
 
     def _may_go_on(self) -> bool:
         return self._memory.may_work and self._backoff.is_due(self.channel)
@@ -128,7 +216,7 @@ class NoticeWorker:
         """Alerts whose first message on this channel is due."""
         for fact in self._memory.inbox.alerts.values():
             last = self._last_notice(fact.alert.alert_id)
-            if last is not None and last.told_with != IN_DIGEST:
+            if last is not None and last.sent_with != IN_DIGEST:
                 continue
             if goes_into_digest(fact, self._telling) or self._quiet_until(fact) is not None:
                 continue
@@ -136,7 +224,7 @@ class NoticeWorker:
                 yield fact
 
     def _is_wanted(self, fact: AlertFact) -> bool:
-        return self.channel in decide(fact.alert, self._settings).notify
+        return fact.top_tier != "soft" and self.channel in decide(fact.alert, self._settings).notify
 
     def _last_notice(self, alert_id: str) -> NoticeEntry | None:
         return self._memory.ledger.last_notice(self.channel, alert_id)
@@ -173,11 +261,17 @@ class NoticeWorker:
 
     def _says(self, bundle: Bundle) -> str:
         more: list[str] = []
+        if self._memory.ledger.sent_ref(self.channel, bundle.lead.alert.alert_id):
+            # Said aloud once; every further try is an edit of the message where it can be edited, and nothing else.
+            refused = [state.last for state in self._actions(bundle) if state.is_refused]
+            more += [f"{entry.action_id} tried {entry.tries}" for entry in refused]
         if self._threads is not None:
             if (quiet := self._quiet(bundle)) is not None:
                 more.append(f"quiet until {quiet:.0f}")
         elif times := repeats(bundle, self._telling, self._clock.now()):
             more.append(f"again {times}")  # where there is no thread, it is said again as a whole
+        if alive := self._alive(bundle):
+            more.append(f"alive {alive}")
         return says(self.channel, bundle, self._actions(bundle), *more)
 
     def _actions(self, bundle: Bundle) -> list[ActionState]:
@@ -304,7 +398,7 @@ class NoticeWorker:
         if lead is None or lead.state == "sending":
             return
         for alert_id in sorted(bundle.joining):
-            await self._record(f"{lead.key}+{alert_id}", alert_id, "sent", told_with=lead.alert_id)
+            await self._record(f"{lead.key}+{alert_id}", alert_id, "sent", sent_with=lead.alert_id)
 
     def _notice(self, key: str, bundle: Bundle) -> Notice:
         ordered = in_order(self._actions(bundle))
@@ -342,7 +436,7 @@ class NoticeWorker:
                 await self._record(digest.key, IN_DIGEST, "failed", detail=str(error))
                 return
         for alert_id in ids.split():
-            await self._record(f"{digest.key}+{alert_id}", alert_id, "sent", told_with=IN_DIGEST)
+            await self._record(f"{digest.key}+{alert_id}", alert_id, "sent", sent_with=IN_DIGEST)
         await self._record(digest.key, IN_DIGEST, "sent", ref=ref)
 
     async def _record(
@@ -354,7 +448,7 @@ class NoticeWorker:
         ref: str = "",
         detail: str = "",
         part: str = "",
-        told_with: str = "",
+        sent_with: str = "",
     ) -> None:
         entry = NoticeEntry(
             key=key,
@@ -365,7 +459,7 @@ class NoticeWorker:
             ref=ref,
             detail=detail,
             part=part,
-            told_with=told_with,
+            sent_with=sent_with,
         )
         await self._memory.record(entry)
 

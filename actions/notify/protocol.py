@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from curb.actions.action import ActionContext
 from curb.stream.records.spend import TIER_RANK, Alert, LedgerEntry, Tier
-from curb.stream.settings import Settings
+from curb.stream.settings import Settings, TimeZone
 
 
 class Digest(Settings):
@@ -46,24 +45,15 @@ class NotifyConfig(Settings):
     )
     inhibit: bool = Field(
         default=True,
-        description="A wider alert and a narrower one that it covers share a message; actions are unaffected.",
+        description="A wider alert and the narrower alerts that it covers share a message; actions are unaffected.",
     )
     repeat_hours: float = Field(
         default=4.0, ge=0, description="A page that still fires is repeated after this long; 0: never."
     )
     repeat_tier: Literal["page", "notice"] = Field(default="page", description="The lowest tier that is repeated.")
     charts: bool = Field(default=True, description="Put a picture of the spend into the thread, where a channel can.")
-    time_zone: str = Field(default="UTC", description="Local times of people and of the digest, such as Europe/Berlin.")
+    time_zone: TimeZone = Field(default="UTC", description="Local times of people and of the digest.")
     digest: Digest = Field(default=Digest(), description="The daily digest.")
-
-    @field_validator("time_zone")
-    @classmethod
-    def _is_a_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"no time zone is named {name!r}; such as UTC or Europe/Berlin") from None
-        return name
 
     @model_validator(mode="after")
     def _no_tag_twice(self) -> NotifyConfig:
@@ -106,8 +96,9 @@ class Notice(NamedTuple):
         return next((each for each in self.others if each.alert_id == entry.alert_id), self.alert)
 
 
-#: Why there is a reply: a step of an action, a higher tier, one more alert, firing again or still, over, a new picture.
-ReplyKind = Literal["step", "tier", "also", "again", "repeat", "resolved", "chart"]
+#: Why there is a reply: a step of an action, a higher tier, a higher threshold of a budget, one more alert, firing
+#: again or still, over, a new picture.
+ReplyKind = Literal["step", "tier", "crossed", "also", "again", "repeat", "resolved", "chart"]
 
 
 class Reply(NamedTuple):
@@ -162,6 +153,14 @@ class Threads(Protocol):
     async def reply(self, reply: Reply, ref: str) -> str: ...
 
     async def find_reply(self, key: str, ref: str) -> str | None: ...
+
+
+@runtime_checkable
+class Repeats(Protocol):
+    """A notifier whose messages are forgotten unless they are sent again while they fire."""
+
+    #: Seconds after which a message that still fires is sent again.
+    repeat_s: float
 
 
 @runtime_checkable

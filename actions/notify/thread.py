@@ -32,8 +32,16 @@ class ThreadLine(NamedTuple):
 
 
 def state_shown(bundle: Bundle) -> str:
-    """What the outbox remembers of a message that was sent, to know what is new in the next: tier and status."""
-    return f"{bundle.loudest.top_tier} {'firing' if bundle.is_firing else 'resolved'}"
+    """What the outbox remembers of a message that was sent, to know what is new in the next: tier, status, and the
+    threshold of a budget."""
+    status = "firing" if bundle.is_firing else "resolved"
+    return f"{bundle.loudest.top_tier} {status} {threshold_of(bundle.loudest.alert)}".rstrip()
+
+
+def threshold_of(alert: Alert) -> str:
+    """The threshold that an alert is about; "" for other alerts. One on a burn rate names a threshold and is not."""
+    threshold = "" if alert.budget is None else f"{alert.budget.threshold:g}"
+    return threshold if alert.channel == f"budget/{threshold}" else ""
 
 
 def lines(
@@ -65,8 +73,8 @@ def _joined(bundle: Bundle) -> Iterator[ThreadLine]:
 
 
 def _escalated(bundle: Bundle, sent: NoticeEntry) -> Iterator[ThreadLine]:
-    """An edit wakes nobody: a higher tier, and what fires again after it was over, are said again."""
-    tier, _, status = sent.detail.partition(" ")
+    """An edit wakes nobody: a higher tier or threshold, and what fires again after it was over, are said again."""
+    tier, status, threshold = (*sent.detail.split(" "), "", "")[:3]
     fact = bundle.loudest
     if not bundle.is_firing or fact.alert.alert_id in bundle.joining or tier not in TIER_RANK:
         return
@@ -74,6 +82,8 @@ def _escalated(bundle: Bundle, sent: NoticeEntry) -> Iterator[ThreadLine]:
         yield ThreadLine(f"tier:{fact.top_tier}", "tier", fact.alert, loud=fact.top_tier == "page")
     elif status == "resolved":
         yield ThreadLine(f"again:{sent.key}", "again", fact.alert, loud=fact.top_tier == "page")
+    elif threshold and (now := threshold_of(fact.alert)) and float(now) > float(threshold):
+        yield ThreadLine(f"crossed:{now}", "crossed", fact.alert, loud=fact.top_tier == "page")
 
 
 def _steps(state: ActionState, alert: Alert, *, aloud: bool) -> Iterator[ThreadLine]:
@@ -81,7 +91,7 @@ def _steps(state: ActionState, alert: Alert, *, aloud: bool) -> Iterator[ThreadL
     key = ""
     for count, entry in enumerate(state.entries, start=1):
         before, key = key, ActionState(state.entries[:count]).message_key
-        if entry.state != "planned" and key != before:
+        if (entry.state != "planned" or entry.tries > 0) and key != before:
             loud = aloud and (entry.state in _LOUD_STEPS or entry.overdue)
             yield ThreadLine(f"step:{key}", "step", alert, entry, loud)
 
@@ -96,7 +106,8 @@ def repeats(bundle: Bundle, telling: NotifyConfig, now: float) -> int:
     fact = bundle.loudest
     if fact.alert.status != "firing" or not telling.repeats(fact.top_tier):
         return 0
-    return max(0, int((now - fact.alert.fired_at) // (telling.repeat_hours * 3600.0)))
+    since = fact.alert.tier_since or fact.alert.fired_at
+    return max(0, int((now - since) // (telling.repeat_hours * 3600.0)))
 
 
 def _stage(bundle: Bundle, ledger: Ledger) -> str:
@@ -110,7 +121,7 @@ def _stage(bundle: Bundle, ledger: Ledger) -> str:
 
 def is_shown(state: ActionState) -> bool:
     """Whether an action shows in messages: what is only planned is about to become something else."""
-    return state.last.state != "planned"
+    return state.last.state != "planned" or state.is_refused
 
 
 def says(channel: str, bundle: Bundle, actions: list[ActionState], *more: str) -> str:
@@ -118,6 +129,7 @@ def says(channel: str, bundle: Bundle, actions: list[ActionState], *more: str) -
     words = [channel]
     for fact in sorted(bundle.facts, key=lambda fact: (fact is not bundle.lead, fact.alert.alert_id)):
         words += [fact.alert.alert_id, fact.alert.status, fact.top_tier]
+        words += [threshold_of(fact.alert)] if threshold_of(fact.alert) else []
     words += [action.message_key for action in actions if is_shown(action)]
     return hashlib.sha256("\0".join([*words, *more]).encode()).hexdigest()[:20]
 
@@ -128,7 +140,7 @@ def next_key(digest: str, bundle: Bundle, last: NoticeEntry | None, every_s: flo
     New figures alone are due only where the message can be edited (it has a reference), every `every_s` seconds.
     """
     fresh_key = f"{digest}-{bundle.revision}"
-    if last is None or last.told_with or last.key.rpartition("-")[0] != digest:
+    if last is None or last.sent_with or last.key.rpartition("-")[0] != digest:
         return fresh_key
     if last.state == "sending":
         return last.key

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import Field, HttpUrl, SecretStr
 from yarl import URL
 
-from curb.actions.action import ActionContext
+from curb.actions.action import ActionContext, HoldsNothing
 from curb.actions.calls.http import exchange
 from curb.actions.notify import alertmanager, wording
 from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
@@ -36,7 +36,7 @@ class Config(NotifierConfig):
         return Webhook(self, context.http, context.clock)
 
 
-class Webhook:
+class Webhook(HoldsNothing):
     """A notifier that cannot edit or look back: the receiver drops copies by the `Idempotency-Key` header."""
 
     def __init__(self, config: Config, http: aiohttp.ClientSession, clock: Clock) -> None:
@@ -73,14 +73,12 @@ class Webhook:
             timeout_s=self._config.timeout_s,
             headers=self._headers(key, body),
             data=body,
+            secret_path=True,  # of many receivers, it is all that shows who posts
         )
         return ""
 
     async def find(self, key: str) -> str | None:
         return None
-
-    async def close(self) -> None:
-        """Nothing is held: the HTTP session belongs to the caller."""
 
     def _headers(self, key: str, body: bytes) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}

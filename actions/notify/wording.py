@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from curb.actions.notify.protocol import DayDigest, Notice, NotifyConfig, Reply
+from curb.actions.notify.protocol import DayDigest, Notice, NotifyConfig, Reply, ReplyKind
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry
 from curb.stream.time import utc
 
+#: Characters of a value and a reason; causes, other alerts and lines of a message. By hand: a screen of a phone.
 _LONGEST_VALUE, _LONGEST_REASON, _MOST_CAUSES, _MOST_OTHERS, _MOST_LINES = 80, 400, 5, 8, 20
 _TELLING = NotifyConfig()
+#: Dollars below which nothing is said. By hand: half a cent reads as none.
+_LEAST_USD = 0.005
 _KINDS = {
     "runaway": "Runaway spend",
     "abusive": "Abusive use",
@@ -31,12 +34,19 @@ _STEPS = {
     "drift": "Left as it is, somebody else changed it since",
     "skipped": "Skipped",
 }
+#: Kinds whose dollars are no rate: what was spent, what was priced by fallback, what was not counted or scored.
+_NO_RATE = frozenset({"budget", "pricing", "feed"})
 #: An action in force says what it did, and whether that helped.
 _DONE = {"pause": "Paused", "block": "Blocked"}
 #: Summaries of plans start with one of these.
 _VERBS = frozenset({"limit", "cap", "shave", "pause", "block"})
-#: Summaries of plans start with one of these.
-_VERBS = frozenset({"limit", "cap", "shave", "pause", "block"})
+#: How the lines of a thread begin that end with the title.
+_REPLIES: dict[ReplyKind, str] = {
+    "tier": "Now a {tier}: ",
+    "also": "Also: ",
+    "again": "Firing again: ",
+    "repeat": "Still firing since {since}: ",
+}
 _HELPED = {"effective": "spend fell", "ineffective": "spend did not fall, please look"}
 
 
@@ -62,8 +72,48 @@ def period_end(alert: Alert) -> tuple[str, float]:
 
 
 def excess_rate(alert: Alert) -> float:
-    """Dollars an hour over what is expected, never negative: what an hour costs in which nobody does anything."""
+    """Dollars an hour over what is expected, never negative: what an hour costs in which nobody does anything.
+
+    Of a budget that is spent, all of its burn; until then none.
+    """
+    budget = alert.budget
+    if alert.kind == "budget" and budget is not None:
+        return max(0.0, alert.usd_per_hour) if budget.spent_usd >= budget.amount_usd else 0.0
     return max(0.0, alert.usd_per_hour - alert.expected_usd_per_hour)
+
+
+def has_rate(alert: Alert) -> bool:
+    """Whether its dollars are a rate that can be compared with an expected one."""
+    return alert.kind not in _NO_RATE
+
+
+def dollars(alert: Alert) -> str:
+    """The dollars that a title names: what it burns, or what a budget has spent; "" where there are none."""
+    budget = alert.budget
+    if alert.kind == "budget" and budget is not None:
+        used = f" ({100 * budget.spent_usd / budget.amount_usd:.0f} %)" if budget.amount_usd > 0 else ""
+        return f"{usd(budget.spent_usd)} of {usd(budget.amount_usd)}{used}"
+    if alert.kind in _NO_RATE:
+        return usd(alert.actual_usd) if alert.actual_usd else ""
+    return f"{usd(alert.usd_per_hour)}/h"
+
+
+def over(alert: Alert, when: str = " so far") -> str:
+    """What is over, in dollars: over what is expected, or over the amount of a budget; "" where nothing can be."""
+    budget = alert.budget
+    if alert.kind == "budget" and budget is not None:
+        left = budget.amount_usd - budget.spent_usd
+        return f"{usd(-left)} over the amount" if left < 0 else f"{usd(left)} left"
+    return "" if alert.kind in _NO_RATE else f"{usd(alert.excess_usd)} over{when}"
+
+
+def money(alert: Alert) -> str:
+    """The dollars of an alert in one line."""
+    if alert.kind in _NO_RATE:
+        parts = [dollars(alert), over(alert)]
+    else:
+        parts = [f"burns {usd(alert.usd_per_hour)}/h, expected {usd(alert.expected_usd_per_hour)}/h; {over(alert)}"]
+    return ", ".join([*(each for each in parts if each), f"{usd(alert.dollars_at_risk)} at risk"])
 
 
 def minutes(amount: float) -> str:
@@ -73,7 +123,8 @@ def minutes(amount: float) -> str:
 
 def title(alert: Alert) -> str:
     state = "resolved" if alert.status == "resolved" else alert.tier
-    return f"{_KINDS.get(alert.kind, alert.kind)} ({state}): {usd(alert.usd_per_hour)}/h, {subject(alert)}"
+    said = dollars(alert)
+    return f"{_KINDS.get(alert.kind, alert.kind)} ({state}): {f'{said}, ' if said else ''}{subject(alert)}"
 
 
 def name(alert: Alert) -> str:
@@ -84,14 +135,8 @@ def name(alert: Alert) -> str:
 def figures(alert: Alert, telling: NotifyConfig = _TELLING) -> list[tuple[str, str]]:
     """(label, value) pairs; what waiting costs counts from the newest word about the alert."""
     rate = excess_rate(alert)
-    pairs = [
-        ("Burning", f"{usd(alert.usd_per_hour)}/h"),
-        ("Expected", f"{usd(alert.expected_usd_per_hour)}/h"),
-        ("Over expected", f"{usd(rate)}/h"),
-        ("Over so far", usd(alert.excess_usd)),
-        ("At risk", usd(alert.dollars_at_risk)),
-    ]
-    if alert.status == "firing":
+    pairs = [*_rates(alert, rate), ("At risk", usd(alert.dollars_at_risk))]
+    if alert.status == "firing" and (rate > 0 or alert.kind not in _NO_RATE):
         answer = telling.people_answer_after_minutes
         what, end = period_end(alert)
         pairs.append((f"Cost of waiting {minutes(answer)}", usd(rate * answer / 60.0)))
@@ -103,6 +148,27 @@ def figures(alert: Alert, telling: NotifyConfig = _TELLING) -> list[tuple[str, s
         spent = f"{usd(budget.spent_usd)} of {usd(budget.amount_usd)}"
         pairs.append(("Budget", f"{clean(budget.name)}: {spent} ({clean(budget.period)})"))
     return [*pairs, ("Money", alert.money)]
+
+
+def _rates(alert: Alert, over_usd_per_hour: float) -> list[tuple[str, str]]:
+    """What it burns and what is over. A budget has a sum and an amount instead."""
+    budget = alert.budget
+    if alert.kind == "budget" and budget is not None:
+        left = budget.amount_usd - budget.spent_usd
+        pairs = [("Over the amount", usd(-left)) if left < 0 else ("Left", usd(left))]
+        if alert.status == "firing" and alert.usd_per_hour >= _LEAST_USD:
+            pairs.append(("Burning", f"{usd(alert.usd_per_hour)}/h"))
+        if alert.status == "firing" and budget.forecast_usd is not None:
+            pairs.append(("Forecast of the period", usd(budget.forecast_usd)))
+        return pairs
+    if alert.kind in _NO_RATE:
+        return [("Dollars", usd(alert.actual_usd))] if alert.actual_usd else []
+    return [
+        ("Burning", f"{usd(alert.usd_per_hour)}/h"),
+        ("Expected", f"{usd(alert.expected_usd_per_hour)}/h"),
+        ("Over expected", f"{usd(over_usd_per_hour)}/h"),
+        ("Over so far", usd(alert.excess_usd)),
+    ]
 
 
 def reason(alert: Alert) -> str:
@@ -132,7 +198,9 @@ def newest_per_action(notice: Notice) -> list[LedgerEntry]:
 def step(entry: LedgerEntry) -> str:
     """What Curb did, without the end of the lease (channels show times in their own way)."""
     summary = clean(entry.plan.summary, 200)
-    if in_force(entry):
+    if entry.tries and entry.ending and (in_force(entry) or entry.state == "planned"):
+        parts = [f"Cannot be given back so far: {summary}"]
+    elif in_force(entry):
         verb, _, rest = summary.partition(" ")
         what = rest if verb in _VERBS else summary
         parts = [f"{_DONE.get(entry.do, 'Throttled')} {what}".strip()]
@@ -162,7 +230,7 @@ def achieved(entry: LedgerEntry) -> list[str]:
     """What an action saved, and whom it turned away, as far as both are known."""
     found = []
     was_done = entry.state not in ("planned", "proposed", "shadow")
-    if was_done and entry.saved_usd is not None and entry.saved_usd >= 0.005:
+    if was_done and entry.saved_usd is not None and entry.saved_usd >= _LEAST_USD:
         found.append(f"saved {usd(entry.saved_usd)} so far" if in_force(entry) else f"saved {usd(entry.saved_usd)}")
     if entry.rejected is not None:
         found.append(f"{entry.rejected:,} requests refused")
@@ -208,7 +276,17 @@ def in_force(entry: LedgerEntry) -> bool:
 def others(notice: Notice) -> list[str]:
     """One line per other alert in the message, what fires and costs most first."""
     ranked = sorted(notice.others, key=lambda alert: (alert.status != "firing", -excess_rate(alert)))
-    return [f"{title(alert)}, {usd(alert.excess_usd)} over so far" for alert in ranked[:_MOST_OTHERS]]
+    return [_with_over(alert, ", ") for alert in ranked[:_MOST_OTHERS]]
+
+
+def _with_over(alert: Alert, between: str = "; ", when: str = " so far") -> str:
+    said = over(alert, when)
+    return f"{title(alert)}{between}{said}" if said else title(alert)
+
+
+def began(alert: Alert) -> float:
+    """When it began; of a budget, whose count began with its period, when it crossed its first threshold."""
+    return alert.fired_at if alert.kind == "budget" else alert.started_at
 
 
 def reply(said: Reply) -> str:
@@ -218,19 +296,15 @@ def reply(said: Reply) -> str:
         what = step(said.entry)
         more = worth(said.entry, alert) if said.entry.state in ("proposed", "shadow") else ""
         return f"{what}. It {more}." if more else what
-    over = f"{usd(alert.excess_usd)} over so far"
-    if said.kind == "tier":
-        return f"Now a {alert.tier}: {title(alert)}; {over}"
-    if said.kind == "also":
-        return f"Also: {title(alert)}; {over}"
-    if said.kind == "again":
-        return f"Firing again: {title(alert)}; {over}"
-    if said.kind == "repeat":
-        return f"Still firing since {utc(alert.started_at)}: {title(alert)}; {over}"
+    if said.kind in _REPLIES:
+        return _REPLIES[said.kind].format(tier=alert.tier, since=utc(began(alert))) + _with_over(alert)
+    if said.kind == "crossed" and alert.budget is not None:
+        return f"Crossed {alert.budget.threshold:g} %: {_with_over(alert)}"
     if said.kind == "resolved":
         ended = alert.resolved_at or alert.updated_at
-        lasted = minutes(round(max(0.0, ended - alert.started_at) / 60.0))
-        return f"Resolved after {lasted}: {subject(alert)}; {usd(alert.excess_usd)} over in all"
+        lasted = minutes(round(max(0.0, ended - began(alert)) / 60.0))
+        more = over(alert, " in all")
+        return f"Resolved after {lasted}: {subject(alert)}" + (f"; {more}" if more else "")
     return f"Spend of {subject(alert)}"
 
 
@@ -247,7 +321,7 @@ def _counted(number: int, what: str) -> str:
 def digest_lines(digest: DayDigest) -> tuple[list[str], list[str]]:
     """One line per alert, the most dollars first, and one per action."""
     ranked = sorted(digest.alerts, key=lambda alert: -alert.excess_usd)
-    listed = [f"{title(alert)}; {usd(alert.excess_usd)} over" for alert in ranked[:_MOST_LINES]]
+    listed = [_with_over(alert, when="") for alert in ranked[:_MOST_LINES]]
     if len(ranked) > _MOST_LINES:
         rest = sum(alert.excess_usd for alert in ranked[_MOST_LINES:])
         listed.append(f"and {len(ranked) - _MOST_LINES} more, {usd(rest)} over")
@@ -277,7 +351,7 @@ def plain_lines(notice: Notice) -> list[str]:
         undo = f"; undo: curb actions undo {entry.action_id}" if in_force(entry) else ""
         more = worth(entry, notice.alert_of(entry)) if entry.state in ("proposed", "shadow") else ""
         lines.append(f"  {step(entry)}{f'; {more}' if more else ''}{lease}{undo}{_approve(entry)}")
-    lines.append(f"  alert {alert.alert_id} since {utc(alert.started_at)}")
+    lines.append(f"  alert {alert.alert_id} since {utc(began(alert))}")
     return lines
 
 

@@ -7,16 +7,26 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from curb.actions.action import RateConfig
+from curb.actions.action import ActionConfig, RateConfig
 from curb.actions.ledger.ledger import CURB_ITSELF, ActionState, Ledger
 from curb.actions.policy.limits import MARKS, ActionLimits, criticality, tags_match
-from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
-from curb.stream.records.spend import Alert, Plan, waits_for_warmup
+from curb.stream.records.spend import Alert, LedgerEntry, Plan, waits_for_warmup
 from curb.stream.time import HOUR_S
 
 #: What people should know of and nothing should be stopped for.
 _ONLY_NOTIFIED = frozenset({"growth", "pricing", "feed"})
+
+
+class LimitSettings(Protocol):
+    """The keys of the `actions` configuration that the guards read."""
+
+    @property
+    def actions(self) -> Sequence[ActionConfig]: ...
+    @property
+    def limits(self) -> ActionLimits: ...
+    @property
+    def warmup_days(self) -> float: ...
 
 
 class Intent(Protocol):
@@ -24,16 +34,12 @@ class Intent(Protocol):
 
     @property
     def name(self) -> str: ...
-
     @property
     def mode(self) -> str: ...
-
     @property
     def verb(self) -> Verb: ...
-
     @property
     def leaves_normal(self) -> bool: ...
-
     @property
     def rung(self) -> int: ...
 
@@ -47,16 +53,18 @@ def caps(alert: Alert, do: str) -> bool:
 def refusal(
     alert: Alert,
     ledger: Ledger,
-    settings: ActionsSettings,
+    settings: LimitSettings,
     *,
     halted: bool,
     now: float,
     resumed_at: float = 0.0,
     do: str = "",
+    action: str = "",
 ) -> str:
     """Why nothing may be done about `alert` now, or "" when it may. Decided before the target is even read.
 
-    `do` is what the rung wants. `resumed_at` is when a person last lifted a halt: what was before it freezes nothing.
+    `do` is what the rung wants, and `action` the configured action that would do it. `resumed_at` is when a person last
+    lifted a halt: what was before it freezes nothing.
     """
     limits = settings.limits
     known_days = alert.baseline.known_days if alert.baseline else 0.0
@@ -80,15 +88,16 @@ def refusal(
     # A spent budget is no statistic: a short past is no reason to wait.
     if alert.kind != "budget" and waits_for_warmup(alert) and known_days < settings.warmup_days:
         return f"warm-up: known for {known_days:.1f} days, less than {settings.warmup_days:g}"
-    if len(_held(ledger)) >= limits.max_open_actions and not _is_held(alert, ledger):
-        return f"limit: {limits.max_open_actions} actions are open (limits.max_open_actions)"
-    if ledger.begun_since(now - HOUR_S) >= limits.max_actions_per_hour:
+    held, lowest_rung = _held(ledger, action, alert), _lowest_rung(alert)
+    if len(held) >= limits.max_open_actions and not _is_held(alert, ledger):
+        return f"limit: {limits.max_open_actions} actions are open (limits.max_open_actions){_of_them_refused(held)}"
+    if ledger.begun_since(now - HOUR_S, lowest_rung=lowest_rung) >= limits.max_actions_per_hour:
         return f"limit: {limits.max_actions_per_hour} actions were begun within an hour (limits.max_actions_per_hour)"
     return ""
 
 
 def allowed(
-    plans: Sequence[Plan], alert: Alert, act: Intent, ledger: Ledger, settings: ActionsSettings, *, now: float
+    plans: Sequence[Plan], alert: Alert, act: Intent, ledger: Ledger, settings: LimitSettings, *, now: float
 ) -> tuple[list[Plan], str]:
     """Which of the plans may be entered in the ledger now, in their order, and why not the others ("" when all may).
 
@@ -108,10 +117,21 @@ def allowed(
     return free[:room], "; ".join(dict.fromkeys(why for why in whys if why))
 
 
+def must_not_touch(entry: LedgerEntry, limits: ActionLimits) -> str:
+    """Why what was planned must not be carried out any more: people marked it since, or ""."""
+    if any(fnmatchcase(entry.plan.target, glob) for glob in limits.never_touch_targets):
+        return "never_touch: it is one of limits.never_touch_targets by now"
+    if any(tags_match(matcher, entry.tags) for matcher in limits.never_touch):
+        return "never_touch: a matcher of limits.never_touch fits its tags by now"
+    return "critical: it is marked critical by now" if criticality(entry.tags, limits) == "critical" else ""
+
+
 def freeze(ledger: Ledger, limits: ActionLimits, *, resumed_at: float, now: float) -> str:
     """Why Curb must halt itself: it acted abnormally often or in vain within one hour since `resumed_at`, or ""."""
+    # Soft caps end within minutes and are many where a whole fleet is busy; `refusal` bounds them.
+    acted = [state for state in ledger.actions() if state.last.rung > 0]
     if limits.freeze_after is not None:
-        begun = [(at, state.last.action_id) for state in ledger.actions() if (at := _begun_at(state)) is not None]
+        begun = [(at, state.last.action_id) for state in acted if (at := _begun_at(state)) is not None]
         if _crowded(begun, limits.freeze_after + 1, resumed_at, now):
             return f"frozen: more than {limits.freeze_after} actions were begun within an hour (limits.freeze_after)"
     if limits.freeze_after_failures is not None:
@@ -146,7 +166,7 @@ def _crowded(events: list[tuple[float, str]], count: int, after: float, now: flo
     )
 
 
-def _why_not(plan: Plan, alert: Alert, act: Intent, ledger: Ledger, settings: ActionsSettings) -> str:
+def _why_not(plan: Plan, alert: Alert, act: Intent, ledger: Ledger, settings: LimitSettings) -> str:
     limits = settings.limits
     if any(fnmatchcase(plan.target, glob) for glob in limits.never_touch_targets):
         return f"never_touch: {plan.target} is one of limits.never_touch_targets"
@@ -161,7 +181,7 @@ def _why_not(plan: Plan, alert: Alert, act: Intent, ledger: Ledger, settings: Ac
     return f"held: {holder.last.action_id} has the same target" if holder else ""
 
 
-def _unmarked(plan: Plan, alert: Alert, act: Intent, settings: ActionsSettings) -> str:
+def _unmarked(plan: Plan, alert: Alert, act: Intent, settings: LimitSettings) -> str:
     """Why the mark does not allow what is wanted, or "". `critical` anywhere wins, then what the target itself says.
 
     Only the rate of requests may be touched without `non_critical`, and only down to the normal level. Whatever else
@@ -181,7 +201,7 @@ def _unmarked(plan: Plan, alert: Alert, act: Intent, settings: ActionsSettings) 
     return "unmarked: nothing says that it is not critical (limits.criticality, limits.shave_unmarked)"
 
 
-def _leaves_normal(act: Intent, settings: ActionsSettings) -> bool:
+def _leaves_normal(act: Intent, settings: LimitSettings) -> bool:
     """Whether nothing stops: a rate of requests is brought down, and what the subject did before still passes."""
     config = next((config for config in settings.actions if config.name == act.name), None)
     return act.verb == "shave" and act.leaves_normal and isinstance(config, RateConfig) and config.headroom >= 1
@@ -197,10 +217,10 @@ def _room(
     now: float,
 ) -> tuple[int, str]:
     """How many more may be entered, and which limit says so."""
-    held = _held(ledger)
+    held, lowest_rung = _held(ledger, plans[0].action if plans else "", alert), _lowest_rung(alert)
     caps = {
         "max_open_actions": limits.max_open_actions - len(held),
-        "max_actions_per_hour": limits.max_actions_per_hour - ledger.begun_since(now - HOUR_S),
+        "max_actions_per_hour": limits.max_actions_per_hour - ledger.begun_since(now - HOUR_S, lowest_rung=lowest_rung),
         "max_subjects_per_action": limits.max_subjects_per_action - len(mine),
     }
     if team := alert.tags.get("team"):
@@ -209,12 +229,31 @@ def _room(
         most = max(1, math.floor(min(populations) * limits.max_percent_of_jobs / 100.0))
         caps["max_percent_of_jobs"] = most - sum(s.last.plan.action == plans[0].action for s in held)
     name = min(caps, key=caps.__getitem__)
-    return max(0, caps[name]), f"limit: no more at one time (limits.{name})"
+    return max(0, caps[name]), f"limit: no more at one time (limits.{name}){_of_them_refused(held)}"
 
 
-def _held(ledger: Ledger) -> list[ActionState]:
-    """Actions that are or may be in force."""
-    return [state for state in ledger.actions() if state.is_open or state.is_stuck]
+def _lowest_rung(alert: Alert) -> int:
+    """Soft caps, rung 0, never stand in the way of what a notice or a page asks for."""
+    return 0 if alert.tier == "soft" else 1
+
+
+def _held(ledger: Ledger, action: str, alert: Alert) -> list[ActionState]:
+    """Actions that are or may be in force.
+
+    What cannot be given back takes a place among those of its own action only: a cluster that refuses every undo gets
+    no more to hold, and keeps no gateway from being used.
+    """
+    lowest_rung = _lowest_rung(alert)
+    held = (state for state in ledger.actions() if state.is_held and state.last.rung >= lowest_rung)
+    return [state for state in held if not state.is_refused or state.last.plan.action == action]
+
+
+def _of_them_refused(held: Sequence[ActionState]) -> str:
+    refused = [state.last for state in held if state.is_refused]
+    if not refused:
+        return ""
+    newest = max(refused, key=lambda entry: entry.at)
+    return f", {len(refused)} of them cannot be given back: {newest.refusal or newest.detail}"
 
 
 def _is_held(alert: Alert, ledger: Ledger) -> bool:

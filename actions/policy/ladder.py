@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 from curb.actions.ledger.ledger import CURB_ITSELF, ActionState
 from curb.actions.policy.routing import Act, Ladder, LadderStep
+from curb.actions.target import normal_usd_per_hour
 from curb.stream.records.spend import Alert
 
-#: The burn is normal again at this many times the expected, or has fallen at this share of what it was.
+#: Times the expected burn up to which it is normal again. By hand: the noise of an ordinary hour.
 NORMAL_BURN = 1.5
+#: Share of the burn before the action at which it has fallen. By hand: half is no noise.
 FALLEN_BURN = 0.5
 #: How the detail of a `skipped` entry begins when the rung has nothing to change.
 NOTHING_TO_DO = "nothing to do: "
@@ -38,9 +40,12 @@ def burns(alert: Alert) -> bool:
 
 
 def climb(ladder: Ladder, states: Sequence[ActionState], alert: Alert, now: float) -> LadderPlace:
-    """The rung of the ladder that an alert has come to. `states` are all actions on the alert."""
-    since = alert.fired_at
-    for step, above in zip(ladder, (*ladder[1:], None), strict=True):
+    """The rung of the ladder that an alert has come to. `states` are all actions on the alert.
+
+    A budget whose tier rises begins at its first rung: what was done at a lower threshold is not of this climb.
+    """
+    since, states = tier_since(alert), of_tier(states, alert)
+    for step, above in zip(ladder, (*ladder[1:], None), strict=False):
         given_up = _given_up_at(step, states, since, alert.updated_at)
         if above is None or given_up is None or now < given_up:
             return LadderPlace(step, since)
@@ -48,6 +53,18 @@ def climb(ladder: Ladder, states: Sequence[ActionState], alert: Alert, now: floa
             return LadderPlace(step, since)
         since = given_up
     raise ValueError("a ladder without rungs")
+
+
+def tier_since(alert: Alert) -> float:
+    """Since when it has the tier for which people and ladders wait."""
+    return alert.fired_at if alert.tier_since is None else alert.tier_since
+
+
+def of_tier(states: Sequence[ActionState], alert: Alert) -> list[ActionState]:
+    """The actions that began since the alert has its tier."""
+    if alert.tier_since is None:
+        return list(states)
+    return [state for state in states if state.entries[0].at >= alert.tier_since]
 
 
 def _given_up_at(step: LadderStep, states: Sequence[ActionState], since: float, heard_at: float) -> float | None:
@@ -90,7 +107,7 @@ def is_due(act: Act, attempts: Sequence[ActionState], alert: Alert, now: float) 
     mine = [state for state in attempts if state.last.rung == act.rung and state.last.state != "skipped"]
     if not mine:
         return True
-    if not any(state.is_open or state.is_stuck or state.last.state == "proposed" for state in mine):
+    if not any(state.is_held or state.last.state == "proposed" for state in mine):
         return any(may_come_again(state, act, alert, now) for state in mine)
     # A canary is out: the others follow when it reads back.
     targets = {state.last.plan.target for state in mine}
@@ -114,7 +131,7 @@ def may_come_again(state: ActionState, act: Act, alert: Alert, now: float) -> bo
     if last.rung < act.rung:
         return True
     has_rested = now >= last.at + act.cool_down_s
-    still_burns = alert.usd_per_hour > NORMAL_BURN * alert.expected_usd_per_hour
+    still_burns = alert.usd_per_hour > NORMAL_BURN * normal_usd_per_hour(alert)
     return has_rested and alert.updated_at > last.at and still_burns
 
 

@@ -63,6 +63,13 @@ class ActionLimits(Settings):
         description="When so many alerts' actions were undone by people or ineffective within an hour, Curb halts "
         "itself; null: never.",
     )
+    soft_cap_minutes: float = Field(
+        default=10.0,
+        ge=0,
+        le=60,
+        description="Rung zero of every ladder that shaves to normal: on a soft alert the subject is limited to its "
+        "own highest minute for so long, unless another rule confirms it. 0: never.",
+    )
     never_touch: tuple[TagMatcher, ...] = Field(
         default=(), description="Tag matchers; Curb reports matching alerts but never acts on them."
     )
@@ -87,6 +94,7 @@ class ActionLimits(Settings):
     )
 
 
+#: Order of the marks. By definition.
 _RANK: dict[Criticality, int] = {"non_critical": 0, "important": 1, "critical": 2}
 
 

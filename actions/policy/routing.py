@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
+
+import msgspec
 
 from curb.actions.policy.limits import ActionLimits, criticality, tags_match
 from curb.actions.policy.route import Do, Match, Mode, QuietTime, Route, Rung
-from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
 from curb.stream.records.spend import Alert
 
@@ -23,6 +24,26 @@ VERBS: dict[Wish, Verb] = {
     "block": "block",
 }
 _GENTLEST_FIRST: tuple[tuple[Verb, Do], ...] = (("shave", "shave_to_normal"), ("pause", "pause"), ("block", "block"))
+
+
+class Named(Protocol):
+    """A configured notifier, as far as routing needs it."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class RouteSettings(Protocol):
+    """The keys of the `actions` configuration that routing reads."""
+
+    @property
+    def mode(self) -> Mode: ...
+    @property
+    def routes(self) -> Sequence[Route]: ...
+    @property
+    def notifiers(self) -> Sequence[Named]: ...
+    @property
+    def limits(self) -> ActionLimits: ...
 
 
 class Act(NamedTuple):
@@ -78,8 +99,15 @@ class Decision(NamedTuple):
         return tuple(act for ladder in self.ladders for step in ladder for act in step.acts)
 
 
-def decide(alert: Alert, settings: ActionsSettings) -> Decision:
-    """The first matching route, and those after it while `continue` is set."""
+def decide(alert: Alert, settings: RouteSettings) -> Decision:
+    """The first matching route, and those after it while `continue` is set.
+
+    A soft alert goes where a page would go, and asks for rung zero: a soft cap.
+    """
+    if alert.tier == "soft":
+        as_page = decide(msgspec.structs.replace(alert, tier="page"), settings)
+        steps = (_soft_cap(ladder, settings.limits) for ladder in as_page.ladders)
+        return Decision(as_page.notify, tuple((step,) for step in steps if step is not None))
     if not settings.routes:
         return Decision(tuple(each.name for each in settings.notifiers))
     notify: dict[str, None] = {}
@@ -97,21 +125,33 @@ def decide(alert: Alert, settings: ActionsSettings) -> Decision:
     return Decision(tuple(notify), tuple(ladders))
 
 
-def _ladder(route: Route, settings: ActionsSettings, taken: frozenset[str]) -> Ladder:
+def _ladder(route: Route, settings: RouteSettings, taken: frozenset[str]) -> Ladder:
     """The route's rungs without actions that an earlier route has; () when nothing is left that acts."""
-    modes = settings.modes_of(route)
+    modes, limits = route.modes(settings.mode), settings.limits
     if not route.ladder:
         rung = Rung.model_construct(do="shave_to_normal", act=route.act, lease_minutes=route.lease_minutes)
-        steps = [_step(rung, 1, modes[0], settings, taken, do=GENTLEST)] if route.act else []
+        steps = [_step(rung, 1, modes[0], limits, taken, do=GENTLEST)] if route.act else []
     else:
-        steps = [_step(rung, n, modes[n - 1], settings, taken, do=rung.do) for n, rung in enumerate(route.ladder, 1)]
+        steps = [_step(rung, n, modes[n - 1], limits, taken, do=rung.do) for n, rung in enumerate(route.ladder, 1)]
     return tuple(steps) if any(step.acts for step in steps) else ()
 
 
-def _step(
-    rung: Rung, number: int, mode: Mode, settings: ActionsSettings, taken: frozenset[str], *, do: Wish
-) -> LadderStep:
-    limits = settings.limits
+def _soft_cap(ladder: Ladder, limits: ActionLimits) -> LadderStep | None:
+    """Rung zero of a ladder: what its first rung to normal does, for minutes; None where no rung does that."""
+    for step in ladder:
+        if step.do in ("shave_to_normal", GENTLEST) and limits.soft_cap_minutes > 0:
+            lease_s = 60.0 * limits.soft_cap_minutes
+            acts = (
+                act._replace(
+                    verb="shave", do="shave_to_normal", rung=0, lease_s=lease_s, leaves_normal=True, headroom=1.0
+                )
+                for act in step.acts
+            )
+            return LadderStep(0, "shave_to_normal", tuple(acts), step.wait_s)
+    return None
+
+
+def _step(rung: Rung, number: int, mode: Mode, limits: ActionLimits, taken: frozenset[str], *, do: Wish) -> LadderStep:
     wait_s = 60.0 * (limits.verify_within_minutes if rung.verify_within_minutes is None else rung.verify_within_minutes)
     rest_s = 60.0 * (limits.cool_down_minutes if rung.cool_down_minutes is None else rung.cool_down_minutes)
     acts = tuple(

@@ -23,7 +23,7 @@ from curb.actions.slack.text import (
 )
 from curb.stream.records.spend import LedgerEntry
 
-#: So many actions get lines of their own: Slack takes 50 blocks.
+#: Actions with lines of their own. By hand: Slack takes 50 blocks, and an action has two to four.
 _MOST_ACTIONS = 10
 
 

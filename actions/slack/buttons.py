@@ -20,9 +20,9 @@ UserId = Annotated[str, StringConstraints(pattern=r"^[UW][A-Z0-9]{6,20}$")]
 _Users = tuple[UserId, ...]
 #: Begins the action_id of every button, and the callback_id of every dialog, of ours.
 PREFIX = "curb."
-#: Slack's own limits: characters of a confirmation, of its buttons and of a label.
+#: Characters of a confirmation and of a label. By definition of Slack.
 _CONFIRM_MAX, _LABEL_MAX = 300, 75
-#: So many actions get buttons; `curb actions` lists all.
+#: Actions with buttons; `curb actions` lists all. By hand: a message stays readable.
 _MOST_ACTIONS = 4
 #: What is no spend cannot be an anomaly of spend, nor planned.
 _NO_SPEND = frozenset({"budget", "pricing", "feed"})

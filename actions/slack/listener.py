@@ -18,7 +18,7 @@ from curb.stream.log.protocol import Message
 
 logger = logging.getLogger(__name__)
 
-#: Slack takes an answer that comes within three seconds; so long may writing it down take.
+#: Seconds that writing a press down may take. Slack waits three; by hand, one of them is for the way.
 _WRITE_S = 2.0
 _NOT_WRITTEN = "Curb cannot write this down right now: press again in a minute. Doing it twice does it once."
 

@@ -15,8 +15,11 @@ from curb.actions.slack.text import Block, plain, section
 from curb.stream.records.spend import Alert
 
 CALLBACK = f"{PREFIX}planned"
+#: Characters of a title and of a label. By definition of Slack.
 _TITLE_MAX, _LABEL_MAX = 24, 75
+#: Hours that a plan is proposed for. By hand: a working day.
 _HOURS = 8.0
+#: Characters of a reason. By hand: a paragraph.
 _LONGEST_REASON = 500
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from curb.actions.action import ActionContext
+from curb.actions.action import ActionContext, HoldsNothing
 from curb.actions.notify import wording
 from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig, Reply
 from curb.actions.slack.blocks import (
@@ -22,6 +22,7 @@ from curb.actions.slack.calls import SlackCalls, UneditableError
 from curb.actions.slack.text import Block
 
 _EVENT_TYPE = "curb_notice"
+#: Messages of one page of a channel. By definition of Slack, what it recommends at most.
 _PAGE = 200
 _FILE_PREFIX = "curb-"
 
@@ -66,7 +67,7 @@ class Config(NotifierConfig):
         return Slack(self, context)
 
 
-class Slack:
+class Slack(HoldsNothing):
     """A notifier whose references are "channel:ts". The key travels in the message's metadata, for `find`."""
 
     def __init__(self, config: Config, context: ActionContext) -> None:
@@ -159,9 +160,6 @@ class Slack:
             if not cursor:
                 break
         return None
-
-    async def close(self) -> None:
-        """Nothing is held: the HTTP session belongs to the caller."""
 
 
 def _content(key: str, text: str, shown: list[Block]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from slack_sdk.signature import SignatureVerifier
 
 from curb.stream.clock import Clock
 
-#: Slack's own bound on the age of a request.
+#: Seconds of age after which a request is refused. By definition of Slack.
 _WINDOW_S = 300.0
+#: Signatures remembered against replays. By hand: more than people press in five minutes.
 _MOST_KEPT = 10_000
 
 

@@ -18,10 +18,13 @@ HELP = """\
 /curb undo ACTION: take back what Curb did
 /curb halt reason words, /curb resume: stop all new actions at once, and go on
 Times: 30m, 4h, 2d from now; 18:00 today or tomorrow; 2026-03-01T18:00Z."""
+#: Seconds of each unit. By definition.
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+#: Seconds of the longest time that may be asked for. By hand: a month, beyond which a configuration is the place.
 _LONGEST_S = 31 * 86400.0
+#: Characters of a value and a text, and dollars. By hand: typing errors are refused.
 _LONGEST_VALUE, _LONGEST_TEXT, _MOST_USD = 256, 500, 1e9
 
 

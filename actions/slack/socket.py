@@ -22,12 +22,13 @@ logger = logging.getLogger(__name__)
 _quiet = logging.getLogger(f"{__name__}.sdk")
 _quiet.setLevel(logging.CRITICAL + 1)
 
+#: Seconds between two connections. By hand: at once after a blip, and once a minute for as long as it takes.
 _POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
-#: A connection that does not come, or does not come back, within so many pings is opened again, at a new address.
+#: Pings within which a connection must come (back), else a new address is asked for. By hand: a minute.
 _LOST_AFTER_PINGS = 6
 
 
-class Socket:
+class SlackSocket:
     """One connection of one app. Several processes may each hold one: Slack gives every request to one of them."""
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Any
 from curb.stream.time import utc
 
 Block = dict[str, Any]
-#: Slack's own limits, in characters.
+#: Characters of a header, a section and a text. By definition of Slack.
 HEADER_MAX, SECTION_MAX, TEXT_MAX = 150, 3000, 3000
 
 

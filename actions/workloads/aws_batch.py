@@ -15,11 +15,13 @@ from curb.stream.errors import TransientError
 from curb.stream.records.spend import Alert, Plan
 
 _PREFIX = "batch/"
+#: Seconds until a queue that is being updated is read again. By hand: an update takes some seconds.
 _UPDATING_S = 15.0
 _ENDED = frozenset({"SUCCEEDED", "FAILED"})
 #: Where jobs that cost something are found. The parent of an array waits while its children run.
 _LISTED = ("STARTING", "RUNNING", "PENDING")
 _COSTLY = ("STARTING", "RUNNING")
+#: Jobs described by one call. By definition of Batch.
 _AT_ONCE = 100
 
 
@@ -114,8 +116,9 @@ class AwsBatch(WorkloadAction):
         queues = [each for each in answer["jobQueues"] if each.get("status") not in ("DELETING", "DELETED")]
         if not queues:
             return None
-        marked = self._config.is_marked(queues[0].get("tags", {}))
-        return Seen({"state": queues[0]["state"]}, marked, str(queues[0].get("status", "")))
+        tags, status = queues[0].get("tags", {}), str(queues[0].get("status", ""))
+        critical = self._config.is_critical(tags)
+        return Seen({"state": queues[0]["state"]}, self._config.is_marked(tags), status, critical=critical)
 
     async def write(self, plan: Plan, values: dict[str, Any], seen: Seen) -> None:
         arn = plan.target.removeprefix(_PREFIX)

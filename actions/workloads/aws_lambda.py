@@ -111,7 +111,8 @@ class AwsLambda(WorkloadAction):
             if refusal.code == "ResourceNotFoundException":
                 return None
             raise
-        return Seen({_FIELD: reserved}, self._config.is_marked(answer.get("Tags", {})))
+        tags = answer.get("Tags", {})
+        return Seen({_FIELD: reserved}, self._config.is_marked(tags), critical=self._config.is_critical(tags))
 
     async def write(self, plan: Plan, values: dict[str, Any], seen: Seen) -> None:
         arn = plan.target.removeprefix(_PREFIX)

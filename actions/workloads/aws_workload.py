@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from curb.actions.workloads.protocol import UNMARKED, WorkloadConfig, carries
+from curb.actions.workloads.protocol import UNMARKED, WorkloadConfig, carries, says_critical
 from curb.stream.clients.aws import AwsClient, AwsSettings
 from curb.stream.clock import Clock
 
@@ -29,6 +29,9 @@ class AwsWorkloadConfig(WorkloadConfig):
 
     def is_marked(self, tags: Mapping[str, str]) -> bool:
         return carries(tags, {self.mark_key: self.mark_value})
+
+    def is_critical(self, tags: Mapping[str, str]) -> bool:
+        return says_critical(tags.get(self.mark_key))
 
     def mark_refusal(self, tags: Mapping[str, str]) -> str:
         return "" if self.is_marked(tags) else UNMARKED

@@ -15,12 +15,14 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from curb.actions.action import ActionConfig, DriftError, Effect, Outcome
+from curb.actions.calls.compare_and_swap import another, is_another
 from curb.actions.target import TargetRate, Verb
-from curb.stream.errors import PermanentError
+from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
 
 #: Why an object that carries the alert's tags is left alone when nobody said that it may be touched.
 UNMARKED = "not marked non-critical"
+#: Objects named in a message. By hand.
 _EXAMPLES = 3
 
 
@@ -44,6 +46,7 @@ class Found(NamedTuple):
     reversible: bool = True
     warning: str = ""
     population: int | None = None
+    identity: str = ""
 
 
 class Seen(NamedTuple):
@@ -52,6 +55,10 @@ class Seen(NamedTuple):
     values: dict[str, Any]
     marked: bool
     version: str = ""
+    #: What distinguishes it from another of the same name, where there is such a thing.
+    identity: str = ""
+    #: It is marked as what must never be touched.
+    critical: bool = False
 
 
 class WorkloadAction(ABC):
@@ -108,6 +115,7 @@ class WorkloadAction(ABC):
             warning=" ".join(each for each in said if each),
             population=found.population,
             criticality="non_critical",  # what is not marked so itself was refused
+            identity=found.identity,
         )
 
     async def apply(self, plan: Plan) -> Outcome:
@@ -115,6 +123,8 @@ class WorkloadAction(ABC):
         seen = await self.read(plan)
         if seen is None:
             raise PermanentError(f"{plan.target} no longer exists")
+        if is_another(plan, seen.identity):
+            raise PermanentError(str(another(plan)))
         todo = {field: value for field, value in plan.after.items() if seen.values[field] != value}
         others = {field: seen.values[field] for field in todo if seen.values[field] != plan.before[field]}
         if others:
@@ -125,8 +135,9 @@ class WorkloadAction(ABC):
             try:
                 await self.write(plan, todo, seen)
             except PermanentError:
-                # It may have taken several calls: what was done before one was refused must not stay.
-                with contextlib.suppress(DriftError):
+                # It may have taken several calls: what was done before one was refused must not stay. Where that is in
+                # vain as well, whoever keeps the ledger reads it back and goes on.
+                with contextlib.suppress(DriftError, PermanentError, TransientError):
                     await self.undo(plan, None)
                 raise
         return Outcome(values=dict(plan.after), detail="" if plan.reversible else plan.warning)
@@ -135,6 +146,8 @@ class WorkloadAction(ABC):
         seen = await self.read(plan)
         if seen is None:
             return Effect(in_force=False, values={}, detail="it no longer exists")
+        if is_another(plan, seen.identity):
+            return Effect(in_force=False, values={}, detail=str(another(plan)))
         return Effect(in_force=seen.values == plan.after, values=seen.values)
 
     def restores(self, plan: Plan) -> bool:
@@ -142,12 +155,23 @@ class WorkloadAction(ABC):
         return plan.reversible
 
     async def undo(self, plan: Plan, outcome: Outcome | None) -> None:
+        """An undo starts work again, so the marks are looked at as before any other change.
+
+        What is marked critical by now is started by nobody but its owner. Where nothing says that it is the object that
+        was held back, it must still be marked.
+        """
         if not self.restores(plan):
             return
         seen = await self.read(plan)
         if seen is None:
             raise DriftError("it no longer exists", found=dict.fromkeys(plan.after))
+        if is_another(plan, seen.identity):
+            raise another(plan)
         ours = {field: plan.before[field] for field, value in plan.after.items() if seen.values[field] == value}
+        if ours and seen.critical:
+            raise DriftError("it is marked critical now: Curb starts nothing there, please do", found=seen.values)
+        if ours and not plan.identity and not seen.marked:
+            raise DriftError(f"it is {UNMARKED} any more and may be another of that name", found=seen.values)
         if ours:
             await self.write(plan, ours, seen)
         drifted = {
@@ -164,6 +188,11 @@ def wanted_tags(select: Mapping[str, str], alert: Alert) -> dict[str, str] | Non
     """
     wanted = {name: alert.tags[tag] for tag, name in select.items() if tag in alert.tags}
     return None if not wanted or any(value in ("", UNTAGGED, OTHER) for value in wanted.values()) else wanted
+
+
+def says_critical(value: str | None) -> bool:
+    """Whether a mark says that the object must never be touched, however it is spelled."""
+    return (value or "").strip().lower() == "critical"
 
 
 def carries(tags: Mapping[str, str], wanted: Mapping[str, str]) -> bool:

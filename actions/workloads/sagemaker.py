@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -16,6 +17,7 @@ from curb.stream.errors import TransientError
 from curb.stream.records.spend import Alert, Plan
 
 _PREFIX = "sagemaker/"
+#: Seconds until an endpoint that is being updated is read again. By hand: an update takes minutes.
 _UPDATING_S = 30.0
 _RUNS = "InProgress"
 ENDPOINT, TRAINING, TUNING = "endpoint", "training-job", "hyper-parameter-tuning-job"
@@ -107,7 +109,8 @@ class Sagemaker(WorkloadAction):
             refusal = "SageMaker scales it by itself"
         elif described["EndpointStatus"] != "InService":
             refusal = f"it is {described['EndpointStatus']}"
-        return Found(f"{_PREFIX}{arn}", title, above, dict.fromkeys(above, least), refusal)
+        made = _made_at(described)
+        return Found(f"{_PREFIX}{arn}", title, above, dict.fromkeys(above, least), refusal, identity=made)
 
     async def _job(self, arn: str, tags: Tags, runs: bool) -> Found | None:
         """Of a job that has ended nothing is asked: there may be very many."""
@@ -137,7 +140,8 @@ class Sagemaker(WorkloadAction):
         marked = self._config.is_marked(tags)
         if type_of(arn) == ENDPOINT:
             counts = _instances(described)
-            return Seen({field: counts.get(field) for field in plan.after}, marked, described["EndpointStatus"])
+            values, status = {field: counts.get(field) for field in plan.after}, described["EndpointStatus"]
+            return Seen(values, marked, status, _made_at(described), self._config.is_critical(tags))
         status = described.get("TrainingJobStatus") or described.get("HyperParameterTuningJobStatus")
         return Seen({"running": status == _RUNS}, marked)
 
@@ -182,6 +186,12 @@ def type_of(arn: str) -> str:
 
 def name_of(arn: str) -> str:
     return arn.rpartition("/")[2]
+
+
+def _made_at(described: dict[str, Any]) -> str:
+    """When it was made: an endpoint that is deleted and made again has the same ARN."""
+    made = described.get("CreationTime")
+    return made.isoformat() if isinstance(made, datetime) else str(made or "")
 
 
 def _instances(described: dict[str, Any]) -> dict[str, int]:

@@ -37,7 +37,7 @@ FIGURES = (
 #: Figures of which more is better; of all others less is.
 MORE_IS_BETTER = {"recall", "exact"}
 
-#: (gate, aim) by variant and figure, for the mean over seeds.
+#: (gate, target) by variant and figure, for the mean over seeds.
 BARS: dict[str, dict[str, tuple[float, float]]] = {
     "base": {
         "recall": (0.95, 0.98),
@@ -64,10 +64,10 @@ def mean(figure: Figure, results: list[Result]) -> float | None:
 
 
 def verdict(variant: str, figure: str, value: float) -> str:
-    """aim, gate or MISSED; empty without a bar."""
+    """target, gate or MISSED; empty without a bar."""
     bars = BARS.get(variant, {}).get(figure)
     if bars is None:
         return ""
     sign = 1 if figure in MORE_IS_BETTER else -1
-    gate, aim = (sign * value >= sign * bar - 1e-9 for bar in bars)
-    return "aim" if aim else "gate" if gate else "MISSED"
+    gate, target = (sign * value >= sign * bar - 1e-9 for bar in bars)
+    return "target" if target else "gate" if gate else "MISSED"

@@ -78,7 +78,7 @@ def variants(grouped: Mapping[str, Streams]) -> str:
         if len(streams) > 1:
             rows.append(("", "range", *(_range(values[figure.name], figure.form) for figure in COLUMNS)))
         if bars := BARS.get(variant):
-            rows.append(("", "gate · aim", *(_bar(bars, figure.name) for figure in COLUMNS)))
+            rows.append(("", "gate · target", *(_bar(bars, figure.name) for figure in COLUMNS)))
     return table(("variant, streams", "", *(figure.name for figure in COLUMNS)), rows)
 
 
@@ -98,8 +98,8 @@ def _range(values: Sequence[float], form: str) -> str:
 def _bar(bars: Mapping[str, tuple[float, float]], name: str) -> str:
     if name not in bars:
         return ""
-    gate, aim = bars[name]
-    return f"{'≥' if name in MORE_IS_BETTER else '≤'} {gate:g} · {aim:g}"
+    gate, target = bars[name]
+    return f"{'≥' if name in MORE_IS_BETTER else '≤'} {gate:g} · {target:g}"
 
 
 def kinds(grouped: Mapping[str, Streams]) -> str:

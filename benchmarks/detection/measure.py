@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.detection.streams import iso, make, recipes
+from curb.detector.rules.table import RULES
 from curb.detector.settings import DetectorSettings
 from curb.evaluate.backtest import AlertLife, replay
 from curb.evaluate.score import Score, fired, read_labels, score
@@ -53,9 +54,12 @@ class Result:
 def patched(settings: DetectorSettings, overrides: Overrides) -> DetectorSettings:
     """Settings with some values replaced. Raises KeyError for a path that is none, ValueError for a bad value."""
     values = settings.model_dump()
+    own = {rule.name: rule.config().model_dump() for rule in RULES if not rule.settings_at}
     for path, value in overrides.items():
         *parents, last = path.removeprefix("detector.").split(".")
         part = values
+        if parents[:1] == ["rules"]:  # a rule without a place of its own has its defaults there
+            values["rules"] = {name: own[name] for name in parents[1:2]} | values["rules"]
         for parent in parents:
             part = part[parent]
         if last not in part:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.detection.principal_hours import Label, Principal, Stream, due_step, labels, load, trailing
-from curb.detector.rules.population import Config as PopulationConfig
-from curb.detector.rules.population import Population, Use, features
+from curb.detector.rules.abuse import Config as PopulationConfig
+from curb.detector.rules.abuse import Population, Use, features
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.detection.simulator_traffic import ARCHETYPES, CREEP, DAYS, FIRST_MIN, WARMUP_DAYS, Day, Traffic
-from curb.detector.rules.trend import Growth
+from curb.detector.rules.growth import Growth
 
 _BY_DAY = 20
 

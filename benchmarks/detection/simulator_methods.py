@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from benchmarks.detection.simulator_traffic import DAY_MIN, START, Day, Traffic
 from curb.detector.heads.past import DollarsHead, ScoreSettings, Step
 from curb.detector.incidents.incidents import AlertSettings
-from curb.detector.rules.cost_per_request import UnitCost
+from curb.detector.rules.unit_cost import UnitCost
 from curb.detector.state.bucket import Scores
 
 Floats = NDArray[np.float64]

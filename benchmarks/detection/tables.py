@@ -14,7 +14,7 @@ from benchmarks.detection.measure import Result
 from benchmarks.detection.streams import iso
 from curb.evaluate.score import KindScore, Score, fired
 
-_STYLE = {"aim": "green", "gate": "yellow", "MISSED": "bold red"}
+_STYLE = {"target": "green", "gate": "yellow", "MISSED": "bold red"}
 
 
 def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -28,7 +28,7 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def variant_table(variant: str, results: list[Result]) -> Table:
-    """One line per seed, then mean, range, gate and aim."""
+    """One line per seed, then mean, range, gate and target."""
     table = Table("seed", *(figure.name for figure in FIGURES), title=f"{variant}: pages and notices", min_width=100)
     for result in results:
         table.add_row(str(result.job.seed), *(_shown(figure, figure.of(result)) for figure in FIGURES))
@@ -37,7 +37,7 @@ def variant_table(variant: str, results: list[Result]) -> Table:
     if len(results) > 1:
         table.add_row("range", *(_range(figure, results) for figure in FIGURES))
     bars = BARS.get(variant, {})
-    for i, name in enumerate(("gate", "aim") if bars else ()):
+    for i, name in enumerate(("gate", "target") if bars else ()):
         table.add_row(name, *(_bar(figure.name, bars, i) for figure in FIGURES), style="dim")
     return table
 

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
+from curb.connectors.bills.cells.rates import CurrencyRates, UsdPer
+from curb.connectors.bills.charges import Charge, Dimensions, LineKind, Snapshot
 from curb.connectors.bills.cost_explorer_api import CallBudget, Cost, CostExplorerApi, OverBudget
 from curb.connectors.bills.restate import Restater, SnapshotConnector
 from curb.connectors.connector import Batch, Check, ConnectorConfig, Context, Pull
@@ -25,20 +26,22 @@ PERMISSION = "ce:GetCostAndUsage"
 Group = Annotated[str, StringConstraints(pattern=r"^([A-Z_]+|(tag|category):.{1,128})$")]
 #: What Cost Explorer keeps hours for.
 _HOURLY_DAYS = 14
-#: Kind of record that is not usage → FOCUS charge category; what AWS invents next is an adjustment.
-_CATEGORIES = {
-    "Recurring": "Purchase",
-    "Upfront": "Purchase",
-    "SavingsPlanRecurringFee": "Purchase",
-    "SavingsPlanUpfrontFee": "Purchase",
-    "Support fee": "Purchase",
-    "Tax": "Tax",
-    "Credit": "Credit",
-    "Enterprise Discount Program Discount": "Credit",
-    "Private Rate Card Discount": "Credit",
-    "Solution Provider Program Discount": "Credit",
-    "Bundled Discount": "Credit",
+#: LineKind of record that is not usage → what it is; what AWS invents next is an adjustment.
+_KINDS = {
+    "Recurring": LineKind("Purchase", "commitment", "Unused"),
+    "Upfront": LineKind("Purchase", "purchase"),
+    "SavingsPlanRecurringFee": LineKind("Purchase", "commitment", "Unused"),
+    "SavingsPlanUpfrontFee": LineKind("Purchase", "purchase"),
+    "Support fee": LineKind("Purchase", "fee"),
+    "Tax": LineKind("Tax", "tax"),
+    "Credit": LineKind("Credit", "credit"),
+    "Refund": LineKind("Adjustment", "refund"),
+    "Enterprise Discount Program Discount": LineKind("Credit", "credit"),
+    "Private Rate Card Discount": LineKind("Credit", "credit"),
+    "Solution Provider Program Discount": LineKind("Credit", "credit"),
+    "Bundled Discount": LineKind("Credit", "credit"),
 }
+_USAGE, _ADJUSTMENT = LineKind("Usage", "usage"), LineKind("Adjustment", "adjustment")
 
 
 class Config(ConnectorConfig):
@@ -61,7 +64,9 @@ class Config(ConnectorConfig):
     max_calls_per_day: int = Field(
         24, ge=1, le=5000, description="Calls made in a day (UTC) at most; each costs $0.01."
     )
-    usd_per: dict[str, float] = Field(default={}, description="Dollars for one unit of another currency.")
+    usd_per: UsdPer = Field(
+        default={}, description="Dollars for one unit of another currency, or by the day from which each rate holds."
+    )
     lag_h: float = Field(
         48, gt=0, le=240, description="Hours until a day is complete; used until the source's lag is learned."
     )
@@ -70,6 +75,10 @@ class Config(ConnectorConfig):
         21_600, ge=60, le=86_400, description="How often is asked; AWS renews it thrice a day."
     )
     timeout_s: float = Field(30.0, gt=0, le=60, description="Longest wait for one answer.")
+
+    @property
+    def reads_bills(self) -> bool:
+        return True
 
     def build(self, context: Context) -> Pull:
         return Pull(CostExplorer(self, context), self.poll_interval_s)
@@ -86,6 +95,7 @@ class CostExplorer(SnapshotConnector):
         self._budget = CallBudget(path, config.max_calls_per_day, context.clock)
         hourly = config.granularity == "hour"
         self._api = CostExplorerApi(config.name, self._client, self._budget, hourly=hourly)
+        self._rates = CurrencyRates(config.usd_per)
         self._waiting: list[tuple[Snapshot, list[Charge]]] = []
 
     def _release(self) -> None:
@@ -127,6 +137,9 @@ class CostExplorer(SnapshotConnector):
         estimated = min((cost.start for cost, _ in costs if cost.estimated), default=None)
         extra = {"connector": config.name, "groups": len(costs), "estimated_since": estimated}
         logger.info("Cost Explorer read", extra=extra)
+        if costs and all(self._rates.at(cost.currency.upper(), cost.start) is None for cost, _ in costs):
+            currency = costs[0][0].currency
+            raise PermanentError(f"amounts are in {currency}: set usd_per for it of connector {config.name}")
         periods: dict[str, list[Charge]] = {period: [] for period in self._periods(start, end)}
         for cost, is_usage in costs:
             charge = self._charge(cost, letters, is_usage=is_usage)
@@ -144,9 +157,11 @@ class CostExplorer(SnapshotConnector):
             location = f"{datetime.fromtimestamp(cost.start, UTC):%Y-%m-%dT%H}Z {' '.join(cost.values)}"
             letters.add(Rejected("invalid", "an amount is no number"), location=location, content=b"")
             return None
-        usd = 1.0 if cost.currency == "USD" else config.usd_per.get(cost.currency)
+        usd = self._rates.at(cost.currency.upper(), cost.start)
         if usd is None:
-            raise PermanentError(f"amounts are in {cost.currency}: set usd_per for it of connector {config.name}")
+            why = f"amounts in {cost.currency} without a rate: set usd_per for {cost.currency}"
+            letters.add(Rejected("invalid", why), location=f"{cost.currency} {' '.join(cost.values)}", content=b"")
+            return None
         values = cost.values if is_usage else cost.values[1:]
         tags = {
             tag: value.partition("$")[2] if ":" in group else value
@@ -154,11 +169,17 @@ class CostExplorer(SnapshotConnector):
         }
         by_group = dict(zip(config.group_by.values(), values, strict=False))
         named = {**config.tags, "provider": "AWS", **{tag: value for tag, value in tags.items() if value}}
+        kind = _USAGE if is_usage else _KINDS.get(cost.values[0], _ADJUSTMENT)
         of = Dimensions(
             service_name=by_group.get("SERVICE", ""),
             sub_account_id=by_group.get("LINKED_ACCOUNT", ""),
             resource_id=by_group.get("RESOURCE_ID", ""),
-            charge_category="Usage" if is_usage else _CATEGORIES.get(cost.values[0], "Adjustment"),
+            provider_name="AWS",
+            region_id=by_group.get("REGION", ""),
+            usage_type=by_group.get("USAGE_TYPE", ""),
+            charge_kind=kind.kind,
+            commitment_discount_status=kind.commitment,
+            charge_category=kind.category,
             billing_currency=cost.currency,
             tags=tuple(sorted(named.items())),
         )

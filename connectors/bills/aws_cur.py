@@ -10,17 +10,17 @@ from typing import Literal
 import msgspec
 from pydantic import Field
 
-from curb.connectors.bills.bill import Bill, BillSettings, Delivery, Found
+from curb.connectors.bills.bill import Bill, BillSettings, Delivery, FoundDeliveries
 from curb.connectors.bills.cur import CUR
-from curb.connectors.bills.deliveries import SOON_S, by_manifest
+from curb.connectors.bills.deliveries import SOON_S, by_manifest, chosen_export
 from curb.connectors.bills.files import BillFile, BillFiles
 from curb.connectors.bills.focus import FOCUS
 from curb.connectors.connector import Context, Pull
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
 
-_BY_NAME = re.compile(r"BILLING_PERIOD=(\d{4}-\d{2})", re.IGNORECASE)
-_BY_DAYS = re.compile(r"/(\d{4})(\d{2})\d{2}-\d{8}/")
+_BY_NAME = re.compile(r"(?P<export>.*?)(/(meta)?data)?/BILLING_PERIOD=(?P<period>\d{4}-\d{2})", re.IGNORECASE)
+_BY_DAYS = re.compile(r"(?P<export>.*)/(?P<year>\d{4})(?P<month>\d{2})\d{2}-\d{8}/")
 
 
 class Config(BillSettings):
@@ -35,8 +35,8 @@ class Config(BillSettings):
     def build(self, context: Context) -> Pull:
         files = BillFiles(self.url, self.storage)
 
-        def find() -> Found:
-            return deliveries(files, self.months, context.clock)
+        def find(reading: str) -> FoundDeliveries:
+            return deliveries(files, self.months, context.clock, reading)
 
         return Pull(Bill(self.name, self, context, files, find, (FOCUS, CUR)), self.poll_interval_s)
 
@@ -50,23 +50,29 @@ class _Manifest(msgspec.Struct):
     assemblyId: str = ""
 
 
-def deliveries(files: BillFiles, months: int, clock: Clock) -> Found:
-    """The newest delivery of each of the last `months` billing periods, and what is wrong with those not whole yet."""
+def deliveries(files: BillFiles, months: int, clock: Clock, reading: str = "") -> FoundDeliveries:
+    """The newest delivery of each of the last `months` billing periods, and what is wrong with those not whole yet.
+
+    Of several exports only `reading` is looked at; raises PermanentError when it is none of them.
+    """
     listed = files.list()
     by_path = {file.path: file for file in listed}
-    manifests: dict[str, list[BillFile]] = defaultdict(list)
+    manifests: dict[tuple[str, str], list[BillFile]] = defaultdict(list)
     for file in listed:
-        if file.path.endswith("Manifest.json") and (period := _period(file.path)) and period > _before(clock, months):
-            manifests[period].append(file)
+        if file.path.endswith("Manifest.json") and (named := _named(file.path)) and named[1] > _before(clock, months):
+            manifests[named].append(file)
+    export, beside = chosen_export(files, [name for name, _ in manifests], reading)
     found, waiting = [], []
-    for period, candidates in sorted(manifests.items()):
+    for (name, period), candidates in sorted(manifests.items()):
+        if name != export:
+            continue
         try:
             # Stores keep whole seconds; names of deliveries begin with their time.
             newest = max(candidates, key=lambda file: (file.modified, file.path))
             found.append(_delivery(files, period, newest, by_path))
         except TransientError as error:
             waiting.append(error)
-    return found, waiting
+    return FoundDeliveries(found, waiting, export, beside)
 
 
 def _delivery(files: BillFiles, period: str, manifest: BillFile, by_path: dict[str, BillFile]) -> Delivery:
@@ -89,12 +95,13 @@ def _local(files: BillFiles, url: str) -> str:
     return f"{files.root}/{behind if within else path.rpartition('/')[2]}"
 
 
-def _period(path: str) -> str | None:
-    named = _BY_NAME.search(path)
+def _named(path: str) -> tuple[str, str] | None:
+    """The folder of the export, and the billing period, of a manifest's path."""
+    named = _BY_NAME.match(path)
     if named:
-        return named[1]
-    days = _BY_DAYS.search(path)
-    return f"{days[1]}-{days[2]}" if days else None
+        return named["export"], named["period"]
+    days = _BY_DAYS.match(path)
+    return (days["export"], f"{days['year']}-{days['month']}") if days else None
 
 
 def _before(clock: Clock, months: int) -> str:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 import msgspec
 from pydantic import Field
 
 from curb.connectors.bills.azure_details import AZURE
-from curb.connectors.bills.bill import Bill, BillSettings, Delivery, Found
-from curb.connectors.bills.deliveries import SOON_S, by_manifest, folder_of, quiet
+from curb.connectors.bills.bill import Bill, BillSettings, Delivery, FoundDeliveries
+from curb.connectors.bills.deliveries import SOON_S, by_manifest, chosen_export, folder_of, quiet
 from curb.connectors.bills.files import BillFile, BillFiles
 from curb.connectors.bills.focus import FOCUS
 from curb.connectors.connector import Context, Pull
 from curb.stream.clock import Clock
-from curb.stream.errors import PermanentError, TransientError
+from curb.stream.errors import TransientError
 
-_SUFFIXES = (".parquet", ".csv", ".csv.gz")
+_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".csv.zip")
 _MANIFESTS = ("manifest.json", "_manifest.json")
 #: Folders of an export: of its name, of the days its billing period has, and within that maybe one for each run.
 _PERIOD = re.compile(r"(?P<export>.*)/(?P<period>(?P<month>\d{6})\d{2}-\d{8})/")
@@ -39,8 +39,8 @@ class Config(BillSettings):
     def build(self, context: Context) -> Pull:
         files = BillFiles(self.url, self.storage)
 
-        def find() -> Found:
-            return deliveries(files, self.months, context.clock)
+        def find(reading: str) -> FoundDeliveries:
+            return deliveries(files, self.months, context.clock, reading)
 
         return Pull(Bill(self.name, self, context, files, find, (FOCUS, AZURE)), self.poll_interval_s)
 
@@ -68,17 +68,18 @@ class _Run(NamedTuple):
         return last.modified, last.path
 
 
-def deliveries(files: BillFiles, months: int, clock: Clock) -> Found:
+def deliveries(files: BillFiles, months: int, clock: Clock, reading: str = "") -> FoundDeliveries:
     """The newest run of each of the last `months` billing periods, and what is wrong with those not whole yet.
 
-    Files that lie in no folder of a billing period stand for themselves. Raises PermanentError when there are several
-    exports: they mostly hold the same money.
+    Files that lie in no folder of a billing period stand for themselves. Of several exports only `reading` is looked
+    at; raises PermanentError when it is none of them.
     """
     listed = files.list()
     there = {file.path: file for file in listed}
+    export, periods, beside = _periods(files, listed, _first_month(clock, months), reading)
     found: list[Delivery] = []
     waiting: list[TransientError] = []
-    for period, (folder, inside) in sorted(_periods(files, listed, _first_month(clock, months)).items()):
+    for period, (folder, inside) in sorted(periods.items()):
         try:
             run = max(_runs(folder, inside), key=lambda each: each.newest)
             if run.manifest is None:
@@ -88,24 +89,53 @@ def deliveries(files: BillFiles, months: int, clock: Clock) -> Found:
                 found.append(by_manifest(files, period, run.manifest, paths, there))
         except TransientError as error:
             waiting.append(error)
-    return found, waiting
+    return FoundDeliveries(found, waiting, export, beside)
 
 
-def _periods(files: BillFiles, listed: Iterable[BillFile], first: str) -> Mapping[str, tuple[str, list[BillFile]]]:
-    """Billing period → its folder, and the data and manifests in it. A file outside of any is a period of its own."""
-    periods: dict[str, tuple[str, list[BillFile]]] = {}
-    exports: set[str] = set()
+#: Billing period → its folder, and the data and manifests in it.
+_Periods = dict[str, tuple[str, list[BillFile]]]
+
+
+def _periods(
+    files: BillFiles, listed: Iterable[BillFile], first: str, reading: str
+) -> tuple[str, _Periods, dict[str, str]]:
+    """The export that is read, its periods, and what must not count. A file outside of any is a period of its own."""
+    alone: _Periods = {}
+    by_export: dict[str, _Periods] = defaultdict(dict)
     for file in listed:
         named = _PERIOD.match(file.path)
         if named is None:
             if file.path.endswith(_SUFFIXES):
-                periods[file.path] = folder_of(file.path), [file]
+                alone[file.path] = folder_of(file.path), [file]
         elif named["month"] >= first and (file.path.endswith(_SUFFIXES) or _is_manifest(file)):
-            exports.add(named["export"])
-            periods.setdefault(named["period"], (named[0].rstrip("/"), []))[1].append(file)
-    if len(exports) > 1:
-        raise PermanentError(f"{files.url}: holds more than one export, give the folder of one: {_some(exports)}")
-    return periods
+            of = by_export[named["export"]]
+            of.setdefault(named["period"], (named[0].rstrip("/"), []))[1].append(file)
+    export, beside = chosen_export(files, by_export, reading)
+    chosen = by_export[export] if export else {}
+    for period, month in _overlapping(chosen):
+        beside[period] = f"its days lie in {month} as well, which would count them twice"
+        del chosen[period]
+    return export, {**alone, **chosen}, beside
+
+
+def _overlapping(periods: Iterable[str]) -> list[tuple[str, str]]:
+    """Folders of chosen days, each with the folder of a whole month that has some of its days."""
+    days = {period: (period[:8], period[9:]) for period in periods}
+    months = {period: span for period, span in days.items() if _is_month(*span)}
+    found = []
+    for period, (start, end) in days.items():
+        if period not in months:
+            month = next((each for each, (begin, last) in months.items() if begin <= end and start <= last), None)
+            found += [(period, month)] if month else []
+    return found
+
+
+def _is_month(start: str, end: str) -> bool:
+    try:
+        first, last = (datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC) for day in (start, end))
+    except ValueError:
+        return False
+    return first.day == 1 and (last + timedelta(days=1)).day == 1 and last - first < timedelta(days=31)
 
 
 def _runs(folder: str, inside: Iterable[BillFile]) -> list[_Run]:
@@ -143,7 +173,3 @@ def _first_month(clock: Clock, months: int) -> str:
     now = datetime.fromtimestamp(clock.now(), UTC)
     year, month = divmod(now.year * 12 + now.month - months, 12)
     return f"{year:04d}{month + 1:02d}"
-
-
-def _some(names: Iterable[str]) -> str:
-    return ", ".join(sorted(name.rpartition("/")[2] for name in names)[:5])

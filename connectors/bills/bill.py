@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import Field, field_validator
 
+from curb.connectors.bills.cells.rates import CurrencyRates, UsdPer
 from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
-from curb.connectors.bills.files import BillFile, BillFiles, Storage, canonical
+from curb.connectors.bills.files import BillFile, BillFiles, Storage, canonical, spellings
 from curb.connectors.bills.focus import FOCUS, is_focus
+from curb.connectors.bills.guard import LineCounts, Refusal, Unusable, judge
 from curb.connectors.bills.lines import BillForm, BillLines
 from curb.connectors.bills.restate import Restater, SnapshotConnector
+from curb.connectors.bills.restate_store import Comparison, DeliveryVerdict, Refused
 from curb.connectors.bills.sums import BillSums, Meaning
 from curb.connectors.connector import Batch, Check, ConnectorConfig, Context
 from curb.connectors.decode import Letters, Rejected
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.protocol import Message
 from curb.stream.time import DAY_S, HOUR_S
+
+#: What can be told apart beside the mapped tags.
+Dimension = Literal["service", "account", "region", "usage_type", "resource"]
+DIMENSIONS: tuple[str, ...] = get_args(Dimension)
+
+
+#: Some stores list milliseconds and answer about one file in whole seconds.
+_SAME_TIME_S = 1.0
+#: Version of a period whose charges were withdrawn because another folder holds them.
+_WITHDRAWN = "withdrawn"
 
 
 class BillSettings(ConnectorConfig):
@@ -28,12 +43,21 @@ class BillSettings(ConnectorConfig):
         default={"team": "team", "project": "project", "env": "env"},
         description="Curb's tag → the key it has in the bill; without case, separators and AWS's `user:`.",
     )
-    dimensions: tuple[Literal["service", "account", "region", "resource"], ...] = Field(
-        ("service", "account"), description="Further dimensions. `resource` makes many more keys."
+    dimensions: tuple[Dimension, ...] = Field(
+        ("service", "account", "region"),
+        description="Further dimensions, each a tag. `usage_type` and `resource` make many more keys.",
     )
     granularity: Literal["hour", "day"] = Field("hour", description="Shorter charge periods are summed to this.")
-    usd_per: dict[str, float] = Field(
-        default={}, description="Dollars for one unit of each other currency the bill is in, such as EUR: 1.09."
+    usd_per: UsdPer = Field(
+        default={},
+        description="Dollars for one unit of each other currency, such as EUR: 1.09, or by the day from which each "
+        "rate holds. For lines that do not say their dollars themselves.",
+    )
+    columns: dict[str, str] = Field(
+        default={}, description="Documented column → how this bill calls it, where it only has names of its own."
+    )
+    accept: tuple[str, ...] = Field(
+        (), description="Billing periods or files, as the alert names them, that are taken although they were refused."
     )
     since: date | None = Field(None, description="What is charged before this day (UTC) is left out.")
     lag_h: float = Field(
@@ -41,6 +65,10 @@ class BillSettings(ConnectorConfig):
     )
     poll_interval_s: float = Field(900, gt=0, le=86_400, description="How often is looked for a new delivery.")
     storage: Storage = Field(Storage(), description="How the files are reached.")
+
+    @property
+    def reads_bills(self) -> bool:
+        return True
 
     @field_validator("tag_keys")
     @classmethod
@@ -57,12 +85,20 @@ class Delivery(NamedTuple):
     files: tuple[BillFile, ...]
 
 
-#: The deliveries there are, oldest period first, and what is wrong with those that cannot be read yet.
-Found = tuple[list[Delivery], list[TransientError]]
+class FoundDeliveries(NamedTuple):
+    """The deliveries there are, oldest period first, and what is wrong with those that cannot be read yet."""
+
+    deliveries: list[Delivery]
+    waiting: list[TransientError]
+    #: The export they are of, where a place may hold several.
+    export: str = ""
+    #: Other exports and folders there that must not count, with the reason.
+    beside: Mapping[str, str] = {}
 
 
 class Bill(SnapshotConnector):
-    """A connector over files. `find` lists the deliveries there are; `forms` are the ways they may be written in."""
+    """A connector over files. `find` lists the deliveries there are, given the export that is read (empty before the
+    first); `forms` are the ways they may be written in. `rolling` files may be written over with later days only."""
 
     def __init__(
         self,
@@ -70,33 +106,87 @@ class Bill(SnapshotConnector):
         settings: BillSettings,
         context: Context,
         files: BillFiles,
-        find: Callable[[], Found],
+        find: Callable[[str], FoundDeliveries],
         forms: Sequence[BillForm],
+        *,
+        rolling: bool = False,
     ) -> None:
         super().__init__(name, settings.lag_h, context)
         self._settings, self._files, self._find, self._forms = settings, files, find, forms
+        self._rolling, self._rates = rolling, CurrencyRates(settings.usd_per)
+        self._settings_hash = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
         since = settings.since
         self._since = 0.0 if since is None else datetime(since.year, since.month, since.day, tzinfo=UTC).timestamp()
 
     def _next(self, restater: Restater, cursor: str | None) -> Batch:
-        deliveries, waiting = self._find()
-        for delivery in deliveries:
-            if restater.version(delivery.snapshot.period) == delivery.snapshot.version:
+        found = self._find(restater.export)
+        if found.export:
+            restater.export = found.export
+        withdrawn = self._look_beside(restater, found)
+        if withdrawn is not None:
+            restater.take([], withdrawn)
+            return restater.resume(cursor) or restater.idle(cursor)
+        waiting, unusable, dead = list(found.waiting), list[Unusable](), list[Message]()
+        for delivery in found.deliveries:
+            period = delivery.snapshot.period
+            if restater.version(period) == delivery.snapshot.version:
+                restater.forgive(period)
                 continue
             letters = Letters(self._name, self._clock.now())
             try:
-                restater.take(self.charges(delivery, letters), delivery.snapshot)
+                self._take(restater, delivery, letters)
             except TransientError as error:
                 waiting.append(error)
-                continue
-            batch = restater.resume(cursor)
-            assert batch is not None  # it was just taken
-            return batch._replace(dead=letters.messages())
-        if waiting:
-            raise waiting[0]
-        return restater.idle(cursor)
+            except Unusable as error:
+                if restater.complete_until is None:  # nothing was ever counted: somebody has to look
+                    unusable.append(error)
+                dead += letters.messages()
+            else:
+                batch = restater.resume(cursor)
+                assert batch is not None  # it was just taken
+                return batch._replace(dead=[*dead, *letters.messages()])
+        batch = restater.idle(cursor)
+        if batch.alerts or dead:
+            return batch._replace(dead=dead, more=bool(unusable or waiting))
+        problems: list[PermanentError | TransientError] = [*unusable, *waiting]
+        if problems:
+            raise problems[0]
+        return batch
 
-    def charges(self, delivery: Delivery, letters: Letters) -> Iterator[Charge]:
+    def _look_beside(self, restater: Restater, found: FoundDeliveries) -> Snapshot | None:
+        """Refuse what lies beside the bill. What was taken of it before is withdrawn: a period of it, or None."""
+        there = {each.snapshot.period for each in found.deliveries}
+        for refusal in restater.refusals:
+            if refusal.period not in found.beside and refusal.period not in there:
+                restater.forgive(refusal.period)
+        known = {refusal.period for refusal in restater.refusals}
+        for name, why in found.beside.items():
+            if restater.version(name) not in (None, _WITHDRAWN):
+                return Snapshot(name, _WITHDRAWN, self._clock.now())
+            if name not in known:
+                restater.refuse(Refusal(name, "", why))
+        return None
+
+    def _take(self, restater: Restater, delivery: Delivery, letters: Letters) -> None:
+        """Take a delivery. Raises Unusable, and remembers it, when it must not replace the last good one."""
+        period, version = delivery.snapshot.period, f"{delivery.snapshot.version}/{self._settings_hash}"
+        refused = next((each for each in restater.refusals if each[:2] == (period, version)), None)
+        if refused is not None:
+            raise Unusable(refused.why)
+        counts, accepted = LineCounts(), period in self._settings.accept
+
+        def judged(comparison: Comparison) -> DeliveryVerdict:
+            return DeliveryVerdict() if accepted else judge(comparison, counts, rolling=self._rolling)
+
+        try:
+            restater.take(self.charges(delivery, letters, counts), delivery.snapshot, judged)
+        except (Refused, Unusable) as error:
+            restater.refuse(Refusal(period, version, str(error)))
+            letters.add(Rejected("invalid", f"delivery refused: {error}"), location=period, content=b"")
+            raise Unusable(f"{period}: {error}") from error
+        restater.forgive(period)
+
+    def charges(self, delivery: Delivery, letters: Letters, counts: LineCounts) -> Iterator[Charge]:
         """What a delivery amounts to by key; lines that cannot be read go to `letters`."""
         sums: BillSums | None = None
         lines: BillLines | None = None
@@ -106,73 +196,84 @@ class Bill(SnapshotConnector):
                 nonlocal lines, sums
                 if lines is None:
                     form = self._form_of(names)
-                    lines = BillLines(form, self._keys(form), self._settings.tag_keys)
+                    lines = self._lines(form)
                     slot_s = HOUR_S if self._settings.granularity == "hour" else DAY_S
                     sums = BillSums(lines.interners, slot_s, self._meaning_in(form, list(lines.interners)))
                 return lines.choose(names)
 
+            def odd(number: int, rejected: Rejected, path: str = file.path) -> None:
+                if number:
+                    counts.rows += 1
+                    counts.refuse(rejected)
+                letters.add(rejected, location=f"{path}:{number}" if number else path, content=b"")
+
             row = 0
-            for batch in self._files.batches(file.path, choose):
+            for batch in self._files.batches(file.path, choose, odd):
                 assert lines is not None  # `choose` was called before
                 assert sums is not None
-                found, good = lines.read(batch)
-                if not good.all():
-                    for at in (~good).nonzero()[0].tolist():
-                        why = Rejected("invalid", "a line without times or with an amount that is no number")
-                        letters.add(why, location=f"{file.path}:{row + at + 1}", content=b"")
+                found, bad = lines.read(batch)
+                for at, why in bad:
+                    counts.refuse(why)
+                    letters.add(why, location=f"{file.path}:{row + at + 1}", content=b"")
                 row += len(batch)
+                counts.rows += len(batch)
                 sums.add(found)
         self._still_there(delivery)
         for text in lines.bad_tags if lines else []:
             why = Rejected("not_json", "tags that are not JSON; the lines are counted without tags")
             letters.add(why, location=delivery.snapshot.period, content=text.encode())
         if sums is not None:
-            charges = sums.charges()
+            assert lines is not None  # they come together
+            charges = sums.charges(lines.settle)
             yield from charges if not self._since else (each for each in charges if each.start >= self._since)
 
     def _still_there(self, delivery: Delivery) -> None:
         """A file that was written over while it was read makes the whole delivery void."""
         for file in delivery.files:
-            if self._files.find(file.path) != file:
+            now = self._files.find(file.path)
+            if now is None or now.size != file.size or abs(now.modified - file.modified) >= _SAME_TIME_S:
                 raise TransientError(f"{file.path}: changed while it was read")
 
     def _meaning_in(self, form: BillForm, names: list[str]) -> Meaning:
         return lambda texts: self._meaning(dict(zip(names, texts, strict=True)), form)
 
-    def _meaning(self, texts: Mapping[str, str], form: BillForm) -> tuple[Dimensions, float]:
-        """What is told apart, and dollars per unit of its currency."""
-        category, correction = form.category(texts)
-        shown = {key: texts.get(key, "") for key in ("service", "account", "region")}
-        shown["provider"] = texts.get("provider", form.provider)
+    def _meaning(self, texts: Mapping[str, str], form: BillForm) -> tuple[Dimensions, str]:
+        """The dimensions of a line with these texts, and its group."""
+        kind = form.category(texts)
+        shown = {key: texts.get(key, "") for key in DIMENSIONS}
+        shown["provider"] = texts.get("provider") or form.provider
         given = {name.removeprefix("tag:"): text for name, text in texts.items() if name.startswith("tag:")}
         tags = {**self._settings.tags, **{tag: text for tag, text in {**shown, **given}.items() if text}}
         currency = (texts.get("currency") or "USD").upper()
         of = Dimensions(
             service_name=shown["service"],
             sub_account_id=shown["account"],
-            resource_id=texts.get("resource", ""),
-            charge_category=category,
+            resource_id=shown["resource"],
+            provider_name=shown["provider"],
+            region_id=shown["region"],
+            usage_type=shown["usage_type"],
+            charge_kind=kind.kind,
+            commitment_discount_status=kind.commitment,
+            charge_category=kind.category,
             billing_currency=currency,
-            correction=correction,
+            correction=kind.correction,
             tags=tuple(sorted(tags.items())),
         )
-        return of, self._usd_per(currency)
+        return of, form.group(texts)
 
-    def _usd_per(self, currency: str) -> float:
-        if currency == "USD":
-            return 1.0
-        rate = self._settings.usd_per.get(currency)
-        if rate is None:
-            raise PermanentError(f"the bill is in {currency}: set usd_per for {currency} of connector {self._name}")
-        return rate
+    def _lines(self, form: BillForm) -> BillLines:
+        settings = self._settings
+        return BillLines(form, self._keys(form), settings.tag_keys, self._rates, settings.columns)
 
     def _keys(self, form: BillForm) -> list[str]:
-        optional = {"service", "account", "region", "resource"} - set(self._settings.dimensions)
+        optional = set(DIMENSIONS) - set(self._settings.dimensions)
         return [key for key in form.texts if key not in optional]
 
     def _form_of(self, names: Sequence[str]) -> BillForm:
         """FOCUS where it is allowed and the columns are FOCUS, else the last."""
-        focus = FOCUS in self._forms and is_focus({canonical(name) for name in names})
+        renamed = {canonical(theirs): canonical(ours) for ours, theirs in self._settings.columns.items()}
+        known = {renamed.get(each, each) for name in names for each in spellings(name)}
+        focus = FOCUS in self._forms and is_focus(known)
         return FOCUS if focus else self._forms[-1]
 
     def _check(self) -> list[Check]:
@@ -180,7 +281,7 @@ class Bill(SnapshotConnector):
         to_list, to_read = self._files.permissions
         what, permission = f"list {self._files.url}", to_list
         try:
-            deliveries, waiting = self._find()
+            deliveries, waiting, *_ = self._find("")
             checks.append(Check(what, True, f"{len(deliveries)} billing periods", permission))
             files = [file for delivery in deliveries for file in delivery.files]
             if files:
@@ -195,5 +296,5 @@ class Bill(SnapshotConnector):
 
     def _try_columns(self, names: Sequence[str], chosen: list[str]) -> Sequence[str]:
         form = self._form_of(names)
-        chosen += BillLines(form, self._keys(form), self._settings.tag_keys).choose(names)
+        chosen += self._lines(form).choose(names)
         return chosen

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
+
+from curb.stream.records.spend import ChargeKind
+
+CommitmentStatus = Literal["", "Used", "Unused"]
 
 
 class Dimensions(msgspec.Struct, frozen=True):
@@ -13,6 +17,11 @@ class Dimensions(msgspec.Struct, frozen=True):
     service_name: str = ""
     sub_account_id: str = ""
     resource_id: str = ""
+    provider_name: str = ""
+    region_id: str = ""
+    usage_type: str = ""
+    charge_kind: ChargeKind = "usage"
+    commitment_discount_status: CommitmentStatus = ""
     #: FOCUS: Usage, Purchase, Tax, Credit or Adjustment. Only Usage is scored.
     charge_category: str = "Usage"
     billing_currency: str = "USD"
@@ -44,3 +53,12 @@ class Snapshot(NamedTuple):
     #: Charge periods it speaks for, [from, until) of their start, epoch seconds; None is the whole billing period.
     #: A key within that is missing here has vanished; one outside is left as it was.
     covers: tuple[float, float] | None = None
+
+
+class LineKind(NamedTuple):
+    """What a line is: FOCUS charge category, Curb's finer kind, and whether it corrects an invoiced period."""
+
+    category: str
+    kind: ChargeKind
+    commitment: CommitmentStatus = ""
+    correction: bool = False

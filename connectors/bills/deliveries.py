@@ -7,11 +7,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from curb.connectors.bills.bill import Delivery, Found
+from curb.connectors.bills.bill import Delivery, FoundDeliveries
 from curb.connectors.bills.charges import Snapshot
 from curb.connectors.bills.files import BillFile, BillFiles
 from curb.stream.clock import Clock
-from curb.stream.errors import TransientError
+from curb.stream.errors import PermanentError, TransientError
 
 #: A file on disk is left alone until it was not written for so long.
 _QUIET_S = 10.0
@@ -20,7 +20,7 @@ _SAME_MOMENT_S = 2.0
 SOON_S = 300.0
 
 
-def by_folder(files: BillFiles, suffixes: tuple[str, ...], period_pattern: str | None, clock: Clock) -> Found:
+def by_folder(files: BillFiles, suffixes: tuple[str, ...], period_pattern: str | None, clock: Clock) -> FoundDeliveries:
     """What lies there, by billing period: the first group of `period_pattern` in a path, else each file for itself.
 
     Of each period the folder that was written last counts. On disk, what was written a moment ago waits.
@@ -39,7 +39,23 @@ def by_folder(files: BillFiles, suffixes: tuple[str, ...], period_pattern: str |
             found.append(quiet(files, period, [file for file in candidates if folder_of(file.path) == folder], clock))
         except TransientError as error:
             waiting.append(error)
-    return found, waiting
+    return FoundDeliveries(found, waiting)
+
+
+def chosen_export(files: BillFiles, exports: Iterable[str], reading: str) -> tuple[str, dict[str, str]]:
+    """Which of the exports at a URL is read, and the others with the reason. `reading` goes on while it is there.
+
+    Raises PermanentError when there are several and none of them was read before: they mostly hold the same money.
+    """
+    there = sorted(set(exports))
+    if not there:
+        return "", {}
+    if len(there) > 1 and reading not in there:
+        names = ", ".join(name.rpartition("/")[2] for name in there[:5])
+        raise PermanentError(f"{files.url}: holds more than one export, give the folder of one: {names}")
+    chosen = reading if reading in there else there[0]
+    why = f"a second export beside {chosen.rpartition('/')[2]}, which would count the same money twice"
+    return chosen, {name: why for name in there if name != chosen}
 
 
 def quiet(files: BillFiles, period: str, chosen: Sequence[BillFile], clock: Clock) -> Delivery:

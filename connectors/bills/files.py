@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet as pq
 from pydantic import Field, SecretStr
 
+from curb.connectors.bills.cells.csv_text import HEAD_BYTES, OddRows, batches, encoding_of, shape_of
 from curb.connectors.bills.fsspec import open_store
+from curb.connectors.bills.guard import Unusable
+from curb.connectors.decode import Rejected
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.settings import Settings
 
 #: Arrow's own allocator keeps a hundred MiB of what was freed; the system's is as quick here.
 pa.set_memory_pool(pa.system_memory_pool())
 BATCH_ROWS = 32_768
-_CSV_BLOCK_BYTES = 4 * 1024 * 1024
+_BLOCK_BYTES = 4 * 1024 * 1024
+_TEXT_SUFFIXES = (".csv", ".csv.gz", ".gz", ".csv.zip", ".zip")
+#: Picks columns of those that there are; called with the number of an odd row, from 1, and why it is refused.
+Choose = Callable[[Sequence[str]], Sequence[str]]
+OnBad = Callable[[int, Rejected], None]
 #: What object stores say when asking again with the same credentials cannot help.
 _REFUSED = re.compile(
     r"access.?denied|forbidden|unauthorized|no.?such.?bucket|bucket.?not.?found|invalid.?access.?key|signature|"
@@ -29,8 +36,13 @@ _REFUSED = re.compile(
     r"HTTP (status )?40[13]\b",
     re.IGNORECASE,
 )
+_IN_PARENTHESES = re.compile(r"\(([^()]+)\)\s*$")
 _GOOGLE, _AZURE = ("gs", "gcs"), ("abfs", "abfss", "az")
 _PYARROW_SCHEMES = ("", "file", "s3", *_GOOGLE, "abfs", "abfss")
+
+
+def ignored(_number: int, _rejected: Rejected) -> None:
+    """Nobody counts the odd rows of a file that is only tried."""
 
 
 class Storage(Settings):
@@ -126,20 +138,21 @@ class BillFiles:
         with reading(path), self._open()[0].open_input_stream(path) as stream:
             return bytes(stream.read())
 
-    def batches(self, path: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[pa.RecordBatch]:
+    def batches(self, path: str, choose: Choose, on_bad: OnBad = ignored) -> Iterator[pa.RecordBatch]:
         """The columns that `choose` picks of those that there are, in batches of some 10,000 rows.
 
-        Columns of text in Parquet come dictionary-encoded; all columns of CSV come as text. `choose` may raise.
+        Columns of text in Parquet come dictionary-encoded; all columns of CSV come as text. `choose` may raise. Rows
+        that cannot be cut into columns go to `on_bad` with their number, from 1.
         """
         with reading(path):
-            if path.endswith(".parquet"):
+            if path.endswith(".parquet") or (path.endswith(_TEXT_SUFFIXES) and self._magic(path) == b"PAR1"):
                 yield from self._parquet(path, choose)
-            elif path.endswith((".csv", ".csv.gz", ".gz")):
-                yield from self._csv(path, choose)
+            elif path.endswith(_TEXT_SUFFIXES):
+                yield from self._csv(path, choose, on_bad)
             else:
-                raise PermanentError(f"{path}: only .parquet, .csv and .csv.gz can be read")
+                raise Unusable(f"{path}: only .parquet, {', '.join(_TEXT_SUFFIXES)} can be read")
 
-    def _parquet(self, path: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[pa.RecordBatch]:
+    def _parquet(self, path: str, choose: Choose) -> Iterator[pa.RecordBatch]:
         system = self._open()[0]
         with system.open_input_file(path) as source:
             file = pq.ParquetFile(source)
@@ -148,21 +161,36 @@ class BillFiles:
             file = pq.ParquetFile(source, metadata=file.metadata, read_dictionary=texts)
             yield from file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
 
-    def _csv(self, path: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[pa.RecordBatch]:
-        system = self._open()[0]
-        compression = "gzip" if path.endswith(".gz") else None
-        parse = pa.csv.ParseOptions(newlines_in_values=True)
+    def _csv(self, path: str, choose: Choose, on_bad: OnBad) -> Iterator[pa.RecordBatch]:
+        with self._text(path) as source:
+            shape = shape_of(source.read(HEAD_BYTES))
+        wanted = list(choose(shape.names))
+        if shape.encoding == "utf-8":
+            with self._text(path) as source:  # Arrow stops at the first odd byte, so all are looked at before
+                shape = shape._replace(encoding=encoding_of(iter(lambda: bytes(source.read(_BLOCK_BYTES)), b"")))
+        odd = OddRows()
+        with self._text(path) as source:
+            yield from batches(source, shape, wanted, odd)
+        for number, rejected in odd.rejected:
+            on_bad(number - shape.skip_lines, rejected)
+        if shape.encoding == "cp1252":
+            on_bad(0, Rejected("not_utf8", "texts that are not UTF-8 are read as Windows-1252; their lines count"))
+
+    def _magic(self, path: str) -> bytes:
+        with self._open()[0].open_input_stream(path, compression=None) as source:
+            return bytes(source.read(4))
+
+    @contextmanager
+    def _text(self, path: str) -> Iterator[Any]:
+        """The bytes of a text file, unpacked whatever its name says: gzip and zip are known by how they begin."""
+        system, magic = self._open()[0], self._magic(path)
+        if magic == b"PK\x03\x04":
+            with system.open_input_file(path) as packed, _members(path, packed) as member:
+                yield pa.PythonFile(member, mode="r")
+            return
+        compression = "gzip" if magic[:2] == b"\x1f\x8b" else None
         with system.open_input_stream(path, compression=compression) as source:
-            names = pa.csv.open_csv(source, _csv_blocks(), parse).schema.names
-        wanted = list(choose(names))
-        convert = pa.csv.ConvertOptions(
-            include_columns=wanted,
-            column_types=dict.fromkeys(wanted, pa.string()),
-            strings_can_be_null=True,
-            null_values=["", "NULL", "null"],
-        )
-        with system.open_input_stream(path, compression=compression) as source:
-            yield from pa.csv.open_csv(source, _csv_blocks(), parse, convert)
+            yield source
 
     def _open(self) -> tuple[pa.fs.FileSystem, str]:
         if self._opened is None:
@@ -197,6 +225,20 @@ class BillFiles:
 
 
 @contextmanager
+def _members(path: str, packed: Any) -> Iterator[Any]:
+    """The one file in an archive."""
+    try:
+        with zipfile.ZipFile(packed) as archive:
+            names = [each for each in archive.namelist() if not each.endswith("/")]
+            if len(names) != 1:
+                raise Unusable(f"{path}: an archive of {len(names)} files; only one can be read")
+            with archive.open(names[0]) as member:
+                yield member
+    except zipfile.BadZipFile as error:
+        raise TransientError(f"{path}: {error}; it may still be on its way") from error
+
+
+@contextmanager
 def reading(what: str) -> Iterator[None]:
     """Errors of files as the runner knows them. A file that cannot be read to its end may still be on its way."""
     try:
@@ -210,10 +252,6 @@ def reading(what: str) -> Iterator[None]:
         if _REFUSED.search(text):
             raise PermanentError(f"{what}: {text}") from error
         raise TransientError(f"{what}: {text}") from error
-
-
-def _csv_blocks() -> pa.csv.ReadOptions:
-    return pa.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
 
 
 def _scheme(url: str) -> str:
@@ -239,4 +277,10 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 def canonical(name: str) -> str:
     """A column's name without case and separators: lineItem/UsageType and line_item_usage_type are one."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def spellings(name: str) -> list[str]:
+    """What a column may be called: its name, and one in parentheses, as localised exports of Azure have it."""
+    behind = _IN_PARENTHESES.search(name)
+    return [canonical(name), *([canonical(behind[1])] if behind else [])]

@@ -7,13 +7,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from curb.connectors.bills.bill import Bill, BillSettings, Found
+from curb.connectors.bills.bill import Bill, BillSettings, FoundDeliveries
 from curb.connectors.bills.deliveries import by_folder
 from curb.connectors.bills.files import BillFiles
 from curb.connectors.bills.focus import FOCUS
 from curb.connectors.connector import Context, Pull
 
-_SUFFIXES = (".parquet", ".csv", ".csv.gz")
+_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".zip")
 
 
 class Config(BillSettings):
@@ -42,7 +42,8 @@ class Config(BillSettings):
     def build(self, context: Context) -> Pull:
         files = BillFiles(self.url, self.storage)
 
-        def find() -> Found:
+        def find(_reading: str) -> FoundDeliveries:
             return by_folder(files, _SUFFIXES, self.period_pattern, context.clock)
 
-        return Pull(Bill(self.name, self, context, files, find, (FOCUS,)), self.poll_interval_s)
+        rolling = self.period_pattern is None
+        return Pull(Bill(self.name, self, context, files, find, (FOCUS,), rolling=rolling), self.poll_interval_s)

@@ -10,7 +10,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curb.connectors.bills.files import BillFiles, Storage, reading
+from curb.connectors.bills.files import BillFiles, Choose, OnBad, Storage, ignored, reading
+from curb.connectors.decode import UNFORESEEN, Rejected, decode
 from curb.stream.errors import PermanentError, TransientError
 
 Row = Mapping[str, Any]
@@ -30,11 +31,14 @@ COLUMNS = (
     "RegionId",
     "ResourceId",
     "ServiceProviderName",
+    "SkuMeter",
+    "x_CurrencyConversionRate",
     "Tags",
 )
-SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".zip", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
 _SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 _ROWS = 5000
+_ROW = msgspec.json.Decoder(dict[str, Any])
 
 
 class FocusRows(BillFiles):
@@ -45,31 +49,31 @@ class FocusRows(BillFiles):
         super().__init__(url, storage)
         self._form_of = form_of
 
-    def batches(self, path: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[pa.RecordBatch]:
+    def batches(self, path: str, choose: Choose, on_bad: OnBad = ignored) -> Iterator[pa.RecordBatch]:
         """As BillFiles does it; JSON may have one object a line, too."""
         with reading(path):
-            rows = self._rows(path)
+            rows = self._rows(path, on_bad)
             first = next(rows, None)
             if first is None:
                 return
             convert = self._form_of(list(first))
             if convert is None:
-                yield from super().batches(path, choose)
+                yield from super().batches(path, choose, on_bad)
                 return
             wanted = list(choose(COLUMNS))
             pending = [first]
             while pending:
-                lines = [line for row in pending for line in convert(row)]
+                lines = [line for row in pending for line in converted(convert, row)]
                 yield pa.RecordBatch.from_pylist(lines, schema=_SCHEMA).select(wanted)
                 pending = list(islice(rows, _ROWS))
 
-    def _rows(self, path: str) -> Iterator[dict[str, Any]]:
+    def _rows(self, path: str, on_bad: OnBad) -> Iterator[dict[str, Any]]:
         if path.endswith(".parquet"):
             with self._open()[0].open_input_file(path) as source:
                 for batch in pq.ParquetFile(source).iter_batches(_ROWS, use_threads=False):
                     yield from batch.to_pylist(maps_as_pydicts="lossy")
-        elif path.endswith((".csv", ".csv.gz")):
-            for batch in self._csv(path, lambda names: names):
+        elif path.endswith((".csv", ".csv.gz", ".zip")):
+            for batch in self._csv(path, lambda names: names, on_bad):
                 yield from batch.to_pylist()
         elif path.endswith(SUFFIXES):
             yield from self._json_lines(path)
@@ -77,13 +81,30 @@ class FocusRows(BillFiles):
             raise PermanentError(f"{path}: only {', '.join(SUFFIXES)} can be read")
 
     def _json_lines(self, path: str) -> Iterator[dict[str, Any]]:
-        for number, line in enumerate(self.bytes_of(path).splitlines(), 1):  # .gz is decompressed on opening
+        found = self.bytes_of(path).splitlines()  # .gz is decompressed on opening
+        for number, line in enumerate(found, 1):
             if not line.strip():
                 continue
-            try:
-                yield msgspec.json.decode(line, type=dict[str, Any])
-            except msgspec.DecodeError as error:
-                raise TransientError(f"{path}: line {number} is no JSON object; it may still be on its way") from error
+            row = decode(_ROW, line)
+            if not isinstance(row, Rejected):
+                yield row
+            elif number == len(found):
+                raise TransientError(f"{path}: line {number} is no JSON object; it may still be on its way")
+            else:
+                yield {}  # without times: becomes a dead letter
+
+
+def converted(convert: Convert, row: Row) -> list[Mapping[str, str | None]]:
+    """The lines of a row, without characters that are no text; of a row that cannot be converted one without times,
+    which becomes a dead letter."""
+    try:
+        return [{name: _sound(value) for name, value in line.items()} for line in convert(row)]
+    except UNFORESEEN:
+        return [{}]
+
+
+def _sound(value: str | None) -> str | None:
+    return value if value is None or value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def text(value: Any) -> str | None:

@@ -10,12 +10,13 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from curb.connectors.bills.bigquery_api import BigQueryApi
-from curb.connectors.bills.bill import Bill, BillSettings, Found
-from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
+from curb.connectors.bills.bill import Bill, BillSettings, FoundDeliveries
+from curb.connectors.bills.cells.rates import CurrencyRates
+from curb.connectors.bills.charges import Charge, Dimensions, LineKind, Snapshot
 from curb.connectors.bills.deliveries import by_folder
 from curb.connectors.bills.focus import FOCUS
 from curb.connectors.bills.focus_rows import SUFFIXES, FocusRows
-from curb.connectors.bills.gcp_rows import CATEGORIES, form_of
+from curb.connectors.bills.gcp_rows import CREDIT, PROVIDER, form_of, kind_of
 from curb.connectors.bills.restate import Restater, SnapshotConnector
 from curb.connectors.connector import Batch, Check, Context, Pull
 from curb.connectors.decode import Letters, Rejected
@@ -59,10 +60,11 @@ class Config(BillSettings):
             return Pull(BigQueryBill(self, context), self.poll_interval_s)
         files = FocusRows(self.url, self.storage, form_of)
 
-        def find() -> Found:
+        def find(_reading: str) -> FoundDeliveries:
             return by_folder(files, SUFFIXES, self.period_pattern, context.clock)
 
-        return Pull(Bill(self.name, self, context, files, find, (FOCUS,)), self.poll_interval_s)
+        rolling = self.period_pattern is None
+        return Pull(Bill(self.name, self, context, files, find, (FOCUS,), rolling=rolling), self.poll_interval_s)
 
 
 class BigQueryBill(SnapshotConnector):
@@ -77,6 +79,7 @@ class BigQueryBill(SnapshotConnector):
         self._api = BigQueryApi(
             project, credentials, config.endpoint_url, config.timeout_s, int(config.max_gib * _GIB), context.clock
         )
+        self._rates = CurrencyRates(config.usd_per)
         since = config.since
         self._since = 0.0 if since is None else datetime(since.year, since.month, since.day, tzinfo=UTC).timestamp()
 
@@ -121,7 +124,7 @@ class BigQueryBill(SnapshotConnector):
         ]
 
     def _charges(self, month: str, letters: Letters) -> Iterator[Charge]:
-        sql, parameters = self._query(month)
+        sql, parameters, config = *self._query(month), self._config
         for number, row in enumerate(self._api.rows(sql, parameters)):
             try:
                 start, amounts = int(row["start"]), [float(row[name] or 0.0) for name in ("gross", "credits")]
@@ -129,22 +132,26 @@ class BigQueryBill(SnapshotConnector):
                 amounts = [math.nan]
             if not all(map(math.isfinite, amounts)):
                 rejected = Rejected("invalid", "start or an amount is no number")
-                letters.add(rejected, location=f"{self._config.table} {month} #{number}", content=b"")
+                letters.add(rejected, location=f"{config.table} {month} #{number}", content=b"")
                 continue
             if start < self._since:
                 continue
-            usd = self._usd_per(row["currency"] or "USD")
-            kind = CATEGORIES.get(row["cost_type"] or "regular", "Adjustment")
-            for category, amount in zip((kind, "Credit"), amounts, strict=True):
+            usd = self._usd(row, start)
+            if usd is None:
+                why = f"amounts in {row['currency']} without a rate: set usd_per for {row['currency']}"
+                letters.add(Rejected("invalid", why), location=f"{config.table} {month} #{number}", content=b"")
+                continue
+            kinds = kind_of(row["cost_type"] or "regular", commitment=bool(row.get("commitment"))), CREDIT
+            for kind, amount in zip(kinds, amounts, strict=True):
                 if amount:
                     cost = amount * usd
-                    yield Charge(start, self._slot_s, cost, cost, self._dimensions(row, category))
+                    yield Charge(start, self._slot_s, cost, cost, self._dimensions(row, kind))
 
     def _query(self, month: str) -> tuple[str, dict[str, str]]:
         """Sums by hour or day and by what is told apart; gross and credits kept apart."""
         config = self._config
         columns = {"service": "service.description", "account": "project.id", "region": "location.region"}
-        columns["resource"] = "resource.global_name"
+        columns |= {"resource": "resource.global_name", "usage_type": "sku.description"}
         asked: dict[str, str] = {name: columns[name] for name in config.dimensions}
         parameters = {"month": month, "since": f"{month[:4]}-{month[4:]}-01"}
         for number, key in enumerate(config.tag_keys.values()):
@@ -155,6 +162,8 @@ class BigQueryBill(SnapshotConnector):
             )
         part = "HOUR" if config.granularity == "hour" else "DAY"
         asked |= {"cost_type": "cost_type", "currency": "currency"}
+        asked["rate"] = "currency_conversion_rate"
+        asked["commitment"] = "STARTS_WITH(sku.description, 'Commitment')"
         asked["start"] = f"UNIX_SECONDS(TIMESTAMP_TRUNC(usage_start_time, {part}))"
         names = ", ".join(asked)
         # Named in a query within, so that no name can be taken for a column of the export.
@@ -168,25 +177,30 @@ class BigQueryBill(SnapshotConnector):
         )
         return sql, parameters
 
-    def _dimensions(self, row: Mapping[str, Any], category: str) -> Dimensions:
+    def _dimensions(self, row: Mapping[str, Any], kind: LineKind) -> Dimensions:
         config = self._config
-        named = {name: row.get(name) for name in ("service", "account", "region")}
+        named: dict[str, Any] = {name: row.get(name) for name in config.dimensions}
         named |= {tag: row.get(f"tag{number}") for number, tag in enumerate(config.tag_keys)}
-        tags = {**config.tags, "provider": "Google Cloud", **{tag: str(value) for tag, value in named.items() if value}}
+        tags = {**config.tags, "provider": PROVIDER, **{tag: str(value) for tag, value in named.items() if value}}
         return Dimensions(
             service_name=str(row.get("service") or ""),
             sub_account_id=str(row.get("account") or ""),
             resource_id=str(row.get("resource") or ""),
-            charge_category=category,
+            provider_name=PROVIDER,
+            region_id=str(row.get("region") or ""),
+            usage_type=str(row.get("usage_type") or ""),
+            charge_kind=kind.kind,
+            charge_category=kind.category,
             billing_currency=str(row["currency"] or "USD"),
             tags=tuple(sorted(tags.items())),
         )
 
-    def _usd_per(self, currency: str) -> float:
-        rate = 1.0 if currency == "USD" else self._config.usd_per.get(currency)
-        if rate is None:
-            raise PermanentError(f"the bill is in {currency}: set usd_per for it of connector {self._config.name}")
-        return rate
+    def _usd(self, row: Mapping[str, Any], start: float) -> float | None:
+        """Dollars per unit: what Google converted at, else the configured rate; None without either."""
+        currency, per_dollar = str(row["currency"] or "USD").upper(), row.get("rate")
+        if currency != "USD" and per_dollar and math.isfinite(float(per_dollar)) and float(per_dollar) > 0:
+            return 1.0 / float(per_dollar)
+        return self._rates.at(currency, start)
 
     @property
     def _slot_s(self) -> int:

@@ -8,14 +8,26 @@ from typing import Any
 
 import msgspec
 
+from curb.connectors.bills.charges import LineKind
 from curb.connectors.bills.files import canonical
 from curb.connectors.bills.focus import is_focus
 from curb.connectors.bills.focus_rows import Convert, Row, text
+from curb.connectors.decode import UNFORESEEN
 from curb.stream.errors import PermanentError
+from curb.stream.log.codec import UNREADABLE
 
 _REQUIRED = ("usage_start_time", "usage_end_time", "cost", "currency")
-#: cost_type → FOCUS charge category.
-CATEGORIES = {"regular": "Usage", "tax": "Tax", "adjustment": "Adjustment", "rounding_error": "Adjustment"}
+PROVIDER = "Google Cloud"
+CREDIT = LineKind("Credit", "credit")
+#: cost_type → what it is; what Google invents next is an adjustment.
+_KINDS = {"regular": LineKind("Usage", "usage"), "tax": LineKind("Tax", "tax")}
+
+
+def kind_of(cost_type: str, *, commitment: bool) -> LineKind:
+    """What a row is. The fee of a commitment is due each hour whatever is used: its SKU begins with the word."""
+    if cost_type == "regular" and commitment:
+        return LineKind("Purchase", "purchase")
+    return _KINDS.get(cost_type, LineKind("Adjustment", "adjustment"))
 
 
 def form_of(names: Sequence[str]) -> Convert | None:
@@ -31,25 +43,28 @@ def form_of(names: Sequence[str]) -> Convert | None:
 def lines(row: Row) -> Iterator[dict[str, str | None]]:
     """The gross line, and one over its credits where there are any."""
     cost, kind = text(row.get("cost")), str(row.get("cost_type") or "regular")
+    sku = _of(row, "sku", "description")
     line = {
         "ChargePeriodStart": _time(row.get("usage_start_time")),
         "ChargePeriodEnd": _time(row.get("usage_end_time")),
         "BilledCost": cost,
         "EffectiveCost": cost,
         "BillingCurrency": text(row.get("currency")),
-        "ChargeCategory": CATEGORIES.get(kind, "Adjustment"),
+        "ChargeCategory": kind_of(kind, commitment=str(sku or "").startswith("Commitment")).category,
+        "x_CurrencyConversionRate": text(row.get("currency_conversion_rate")),
+        "SkuMeter": text(sku),
         "ServiceName": text(_of(row, "service", "description")),
         "SubAccountId": text(_of(row, "project", "id")),
         "RegionId": text(_of(row, "location", "region") or _of(row, "location", "location")),
         "ResourceId": text(_of(row, "resource", "global_name") or _of(row, "resource", "name")),
-        "ServiceProviderName": "Google Cloud",
+        "ServiceProviderName": PROVIDER,
         "Tags": json.dumps({**_labels(_of(row, "project", "labels")), **_labels(_nested(row.get("labels")))}),
     }
     yield line
     credits = _nested(row.get("credits")) or []
     try:
         off = sum(float(credit["amount"]) for credit in credits)
-    except (KeyError, TypeError, ValueError):
+    except UNFORESEEN:
         yield {**line, "BilledCost": "credits", "EffectiveCost": "credits"}  # no number: becomes a dead letter
         return
     if off:
@@ -70,7 +85,7 @@ def _nested(value: Any) -> Any:
         return value
     try:
         return msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return value
 
 

@@ -24,7 +24,9 @@ from pathlib import Path
 import msgspec
 
 from curb.connectors.bills.charges import Charge, Snapshot
-from curb.connectors.bills.restate_store import Delta, RestateStore
+from curb.connectors.bills.feed_alert import FeedAlert, next_alert
+from curb.connectors.bills.guard import Refusal
+from curb.connectors.bills.restate_store import Delta, Judge, RestateStore
 from curb.connectors.connector import Batch, Check, Context
 from curb.stream import metrics
 from curb.stream.clock import Clock
@@ -43,6 +45,8 @@ class _Cursor(msgspec.Struct, omit_defaults=True):
     generation: int = 0
     #: Deltas of `generation` that are on the log; None when all are.
     sent: int | None = None
+    #: Number of the newest revision of the feed alert that is on the log.
+    alert: int = 0
     #: Billing period → dollars (effective, billed) on the log, newest periods last.
     usd: dict[str, tuple[float, float]] = {}
 
@@ -91,17 +95,43 @@ class Restater:
         """Effective and billed dollars of `period` as last taken."""
         return self._store.total(period)
 
-    def take(self, charges: Iterable[Charge], snapshot: Snapshot) -> None:
+    @property
+    def export(self) -> str:
+        """Which of several exports is read; empty before the first."""
+        return self._store.export
+
+    @export.setter
+    def export(self, name: str) -> None:
+        if name != self._store.export:
+            self._store.export = name
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """What was refused and not taken since."""
+        return [Refusal(period, version, why) for period, (version, why) in self._store.refused().items()]
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Remember a delivery that is not taken; the alert names it from the next batch on."""
+        self._store.refuse(*refusal)
+        logger.error("delivery refused", extra={"connector": self._source, **refusal._asdict()})
+
+    def forgive(self, period: str) -> None:
+        """A delivery of it was taken, or what was refused is gone."""
+        self._store.forgive(period)
+
+    def take(self, charges: Iterable[Charge], snapshot: Snapshot, judge: Judge | None = None) -> None:
         """Compare a snapshot with what was known and remember it, in one transaction.
 
         Charges of the same key are added up. Keys that the snapshot covers and does not have amount to zero from now
         on. What iterating over `charges` raises is raised, and nothing has changed then. Only after `resume` gave None.
 
+        Raises Refused, with nothing changed, when `judge` refuses it.
+
         A delta is `new_usage` when its charge period was not complete at the last snapshot of the same billing period
         (or there was none), else `late` for a new key and `restatement` for a known key.
         """
         lost = self._store.lost_total(snapshot.period)
-        changes = self._store.take(charges, snapshot, taken_at=self._clock.now(), lost=lost)
+        changes = self._store.take(charges, snapshot, taken_at=self._clock.now(), lost=lost, judge=judge)
         extra = {"connector": self._source, "period": snapshot.period, "changes": changes}
         logger.info("bill taken", extra=extra)
         if lost is not None:
@@ -125,21 +155,29 @@ class Restater:
         sent += len(deltas)
         more = sent < pending.count
         usd = self._store.usd_after(before, deltas)
-        after = _Cursor(self._store.name, pending.generation, sent if more else None, usd)
-        records = [self._record(delta, pending.generation, pending.taken_at) for delta in deltas]
-        return self._batch(records, msgspec.json.encode(after).decode(), more=True)
+        after = _Cursor(self._store.name, pending.generation, sent if more else None, at.alert, usd)
+        records = [self._record(delta, pending.generation, pending.taken_at, more=more) for delta in deltas]
+        return self._batch(records, after, more=True)
 
     def idle(self, cursor: str | None) -> Batch:
         """The batch of a read that found nothing new."""
-        return self._batch([], cursor or msgspec.json.encode(_Cursor(self._store.name)).decode(), more=False)
+        return self._batch([], _Cursor(self._store.name) if cursor is None else _decode(cursor), more=False)
 
-    def _batch(self, records: list[CostRecord], cursor: str, *, more: bool) -> Batch:
+    def _batch(self, records: list[CostRecord], after: _Cursor, *, more: bool) -> Batch:
+        feed, now = self._store.kept("feed", FeedAlert) or FeedAlert(), self._clock.now()
+        state = next_alert(feed, self._source, self.refusals, now)
+        if state != feed:
+            self._store.keep("feed", state)
+        alerts = [state.alert] if state.alert is not None and state.number != after.alert else []
+        if alerts:
+            after = msgspec.structs.replace(after, alert=state.number)
+        cursor = msgspec.json.encode(after).decode()
         until = self._store.complete_until
         if until is not None:
             metrics.COST_COMPLETE_UNTIL.labels(connector=self._source).set(until)
-        return Batch(records, cursor, more=more, complete_until=until)
+        return Batch(records, cursor, more=more, complete_until=until, alerts=alerts)
 
-    def _record(self, delta: Delta, generation: int, taken_at: float) -> CostRecord:
+    def _record(self, delta: Delta, generation: int, taken_at: float, *, more: bool) -> CostRecord:
         of = delta.dimensions
         return CostRecord(
             id=f"{self._source}/{self._store.name}/{generation}/{delta.number}",
@@ -153,6 +191,12 @@ class Restater:
             service_name=of.service_name,
             sub_account_id=of.sub_account_id,
             resource_id=of.resource_id,
+            provider_name=of.provider_name,
+            region_id=of.region_id,
+            usage_type=of.usage_type,
+            charge_kind=of.charge_kind,
+            commitment_discount_status=of.commitment_discount_status,
+            complete_until=None if more else self._store.complete_until,
             tags=dict(of.tags),
             source=self._source,
             delta=delta.label,

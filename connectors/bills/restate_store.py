@@ -10,10 +10,10 @@ import hashlib
 import math
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -28,6 +28,8 @@ _NANO = 1_000_000_000
 _CACHE_KIB = 32 * 1024
 #: A cursor holds the totals of this many billing periods.
 _PERIODS_IN_CURSOR = 100
+#: A day is lost when less than this share of its dollars is left.
+_LOST_SHARE = 0.1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS period (
@@ -42,6 +44,8 @@ CREATE TABLE IF NOT EXISTS known (
 CREATE TABLE IF NOT EXISTS journal (
     number INTEGER PRIMARY KEY, start INTEGER NOT NULL, dimension INTEGER NOT NULL, effective INTEGER NOT NULL,
     billed INTEGER NOT NULL, label TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS refused (
+    period TEXT PRIMARY KEY, version TEXT NOT NULL, why TEXT NOT NULL) WITHOUT ROWID;
 CREATE TEMP TABLE arrived (
     start INTEGER NOT NULL, dimension INTEGER NOT NULL, effective REAL NOT NULL, billed REAL NOT NULL);
 CREATE TEMP TABLE staged (
@@ -86,6 +90,20 @@ _SLOTS = """
 SELECT start + d.seconds AS ended, SUM(effective) FROM staged JOIN dimension d ON d.id = dimension
 WHERE d.usage AND d.seconds <= ? AND start + d.seconds BETWEEN ? AND ? GROUP BY ended
 """
+_DAYS = "SELECT start / 86400 AS day, SUM({gross}) FROM {table} {where} GROUP BY day"
+_STAGED_GROSS, _KNOWN_GROSS = "MAX(effective, billed, 0)", "MAX(effective, billed, 0) / 1e9"
+# Keys of another period with the same amounts, to the cent.
+_TWINS = """
+SELECT COUNT(*), COALESCE(SUM(MAX(s.effective, s.billed)), 0) FROM staged s
+JOIN known k ON k.period = ? AND k.start = s.start AND k.dimension = s.dimension
+WHERE MAX(s.effective, s.billed) > 0
+AND ABS(k.effective / 1e9 - s.effective) < 0.005 AND ABS(k.billed / 1e9 - s.billed) < 0.005
+AND ABS(MAX(k.effective, k.billed) / 1e9 - MAX(s.effective, s.billed)) <= 1e-3 * MAX(s.effective, s.billed)
+"""
+_VANISHED = f"""
+SELECT COUNT(*), COALESCE(SUM({_KNOWN_GROSS}), 0) FROM known k WHERE period = ?
+AND NOT EXISTS (SELECT 1 FROM staged s WHERE s.start = k.start AND s.dimension = k.dimension)
+"""
 _TOTALS = """
 UPDATE period SET effective = effective + (SELECT COALESCE(SUM(j.effective), 0) FROM journal j),
     billed = billed + (SELECT COALESCE(SUM(j.billed), 0) FROM journal j) WHERE id = ?
@@ -102,6 +120,47 @@ class Delta(NamedTuple):
     billed_cost: float
     label: Label
     dimensions: Dimensions
+
+
+class Comparison(NamedTuple):
+    """A staged delivery beside what is known of its period; dollars are sums of positive amounts."""
+
+    #: Whether a delivery of the period was taken before.
+    known: bool
+    known_usd: float
+    usd: float
+    keys: int
+    #: Days (since 1970) on which dollars were known and hardly any are left, and these dollars; of `lost_later_usd`
+    #: only those from the first day of the delivery on.
+    lost_days: int = 0
+    lost_usd: float = 0.0
+    lost_later_usd: float = 0.0
+    #: Known keys that the delivery does not have, and their dollars.
+    vanished: int = 0
+    vanished_usd: float = 0.0
+    first_day: int | None = None
+    known_first_day: int | None = None
+    #: Another period that holds the same charges: the dollars and keys that are equal, and all dollars it has there.
+    twin: str = ""
+    twin_usd: float = 0.0
+    twin_keys: int = 0
+    twin_of_usd: float = 0.0
+
+
+class DeliveryVerdict(NamedTuple):
+    """Why a delivery is not taken, empty when it is; `since` is from when on it replaces what is known (epoch seconds),
+    `keep` lets keys that it does not have stay."""
+
+    refused: str = ""
+    since: float | None = None
+    keep: bool = False
+
+
+class Refused(Exception):
+    """A judge refused the delivery; nothing has changed."""
+
+
+Judge = Callable[[Comparison], DeliveryVerdict]
 
 
 class Pending(msgspec.Struct):
@@ -190,13 +249,13 @@ class RestateStore:
             return True
         if store == state.name and sent is None and state.pending and generation == state.generation - 1:
             return True
-        self._begin_anew(None if store == "" else (store, generation, sent), usd)
+        self._start_over(None if store == "" else (store, generation, sent), usd)
         return store == ""
 
-    def _begin_anew(self, instead_of: tuple[str, int, int | None] | None, usd: Mapping[str, Usd]) -> None:
+    def _start_over(self, instead_of: tuple[str, int, int | None] | None, usd: Mapping[str, Usd]) -> None:
         """Nothing here fits the log: forget it. A cursor that stands for spend on the log is kept to compare with."""
         with self._transaction():
-            for table in ("period", "known", "journal", "dimension"):
+            for table in ("period", "known", "journal", "dimension", "refused"):
                 self._db.execute(f"DELETE FROM {table}")
             self._state = _State(os.urandom(6).hex(), instead_of=instead_of, lost_usd=dict(usd))
             self.lag = LagCurve(self._default_lag_s)
@@ -244,28 +303,46 @@ class RestateStore:
 
     # --- taking a snapshot ------------------------------------------------------------------------------------------
 
-    def take(self, charges: Iterable[Charge], snapshot: Snapshot, *, taken_at: float, lost: Usd | None) -> int:
-        """Write the journal from known to snapshot, and remember the snapshot; returns the length of the journal."""
+    def take(
+        self,
+        charges: Iterable[Charge],
+        snapshot: Snapshot,
+        *,
+        taken_at: float,
+        lost: Usd | None,
+        judge: Judge | None = None,
+    ) -> int:
+        """Write the journal from known to snapshot, and remember the snapshot; returns the length of the journal.
+
+        Raises Refused when `judge` refuses it.
+        """
         if self._state.pending is not None:
             raise RuntimeError("a snapshot was taken before the last one was reported")
         before = msgspec.structs.replace(self._state), msgspec.msgpack.encode(self.lag)
         try:
             with self._transaction():
-                return self._take(charges, snapshot, taken_at, lost)
+                return self._take(charges, snapshot, taken_at, lost, judge)
         except BaseException:
             self._state, self.lag = before[0], msgspec.msgpack.decode(before[1], type=LagCurve)
             raise
 
-    def _take(self, charges: Iterable[Charge], snapshot: Snapshot, taken_at: float, lost: Usd | None) -> int:
+    def _take(
+        self, charges: Iterable[Charge], snapshot: Snapshot, taken_at: float, lost: Usd | None, judge: Judge | None
+    ) -> int:
         self._db.execute("DELETE FROM arrived")
         self._db.execute("DELETE FROM staged")
         self._db.executemany("INSERT INTO arrived VALUES (?, ?, ?, ?)", self._arriving(charges))
         self._db.execute(_STAGE)
+        verdict = DeliveryVerdict() if judge is None else judge(self._compared(snapshot.period))
+        if verdict.refused:
+            raise Refused(verdict.refused)
         until = self._db.execute("SELECT complete_until FROM period WHERE name = ?", (snapshot.period,)).fetchone()
         before = self.total(snapshot.period) if lost is None or math.isnan(lost[0]) else lost
         state = self._state
         period = self._enter(snapshot)
-        first, last = snapshot.covers or (-math.inf, math.inf)
+        first, last = snapshot.covers or (-math.inf if verdict.since is None else verdict.since, math.inf)
+        if verdict.keep:
+            last = first
         here = {"period": period, "until": until and until[0], "from": first, "to": last}
         self._db.execute(_CHANGES, here)
         self._db.execute(_REMEMBER, here)
@@ -277,6 +354,79 @@ class RestateStore:
         state.generation += 1
         state.pending = Pending(state.generation, snapshot.period, taken_at, count, before)
         return count
+
+    def _compared(self, name: str) -> Comparison:
+        """The staged delivery beside what is known."""
+        period = self._db.execute("SELECT id FROM period WHERE name = ?", (name,)).fetchone()
+        staged = dict(self._db.execute(_DAYS.format(gross=_STAGED_GROSS, table="staged", where="")).fetchall())
+        keys = int(self._db.execute("SELECT COUNT(*) FROM staged").fetchone()[0])
+        total = math.fsum(staged.values())
+        if period is None:
+            return Comparison(False, 0.0, total, keys)._replace(**self._twin())
+        sql = _DAYS.format(gross=_KNOWN_GROSS, table="known", where="WHERE period = ?")
+        known = {day: usd for day, usd in self._db.execute(sql, period) if usd > 0}
+        first = min(staged, default=None)
+        lost = {day: usd for day, usd in known.items() if staged.get(day, 0.0) < _LOST_SHARE * usd}
+        vanished, vanished_usd = self._db.execute(_VANISHED, period).fetchone()
+        return Comparison(
+            known=True,
+            known_usd=math.fsum(known.values()),
+            usd=total,
+            keys=keys,
+            lost_days=len(lost),
+            lost_usd=math.fsum(lost.values()),
+            lost_later_usd=math.fsum(usd for day, usd in lost.items() if first is None or day >= first),
+            vanished=vanished,
+            vanished_usd=vanished_usd,
+            first_day=first,
+            known_first_day=min(known, default=None),
+        )
+
+    def _twin(self) -> dict[str, Any]:
+        """The period with the most charges that are in the staged delivery as well."""
+        start, end = self._db.execute("SELECT MIN(start), MAX(start) FROM staged").fetchone()
+        found: dict[str, Any] = {}
+        for period, name in [] if start is None else self._db.execute("SELECT id, name FROM period").fetchall():
+            within = "FROM known WHERE period = ? AND start BETWEEN ? AND ?"
+            if self._db.execute(f"SELECT 1 {within} LIMIT 1", (period, start, end)).fetchone() is None:
+                continue
+            keys, usd = self._db.execute(_TWINS, (period,)).fetchone()
+            if keys and usd > found.get("twin_usd", 0.0):
+                of = self._db.execute(f"SELECT SUM({_KNOWN_GROSS}) {within}", (period, start, end)).fetchone()[0]
+                found = {"twin": name, "twin_usd": usd, "twin_keys": keys, "twin_of_usd": of or 0.0}
+        return found
+
+    # --- what is not taken ------------------------------------------------------------------------------------------
+
+    @property
+    def export(self) -> str:
+        """Which of several exports is read; empty before the first."""
+        return self._load("export", str) or ""
+
+    @export.setter
+    def export(self, name: str) -> None:
+        self._keep("export", name)
+
+    def refused(self) -> dict[str, tuple[str, str]]:
+        """Period → version and reason of what was refused and not taken since."""
+        rows = self._db.execute("SELECT period, version, why FROM refused ORDER BY period")
+        return {str(period): (str(version), str(why)) for period, version, why in rows}
+
+    def refuse(self, period: str, version: str, why: str) -> None:
+        """Remember what was refused."""
+        self._db.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", (period, version, why))
+
+    def forgive(self, period: str) -> None:
+        """It was taken, or is gone."""
+        self._db.execute("DELETE FROM refused WHERE period = ?", (period,))
+
+    def kept(self, key: str, kind: type[T]) -> T | None:
+        """What `keep` kept."""
+        return self._load(key, kind)
+
+    def keep(self, key: str, value: object) -> None:
+        """Keep a value of a caller."""
+        self._keep(key, value)
 
     def _arriving(self, charges: Iterable[Charge]) -> Iterator[tuple[int, int, float, float]]:
         # Dimensions come as few objects many times; what they are is looked up once each.
@@ -342,7 +492,10 @@ class RestateStore:
 
     def _save(self) -> None:
         for key, value in (("state", self._state), ("lag", self.lag)):
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, msgspec.msgpack.encode(value)))
+            self._keep(key, value)
+
+    def _keep(self, key: str, value: object) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, msgspec.msgpack.encode(value)))
 
     def _load(self, key: str, kind: type[T]) -> T | None:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curb.connectors.bills.arrow import from_ints, to_numbers
+from curb.connectors.bills.cells.arrow import from_ints, to_numbers
 from curb.connectors.bills.charges import Charge, Dimensions
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -19,7 +19,7 @@ _WAITING_ROWS, _REMEMBERED_TEXTS, _CHUNK_ROWS = 600_000, 200_000, 20_000
 
 
 class Lines(NamedTuple):
-    """Lines of a bill in columns of one length. Times are epoch seconds, amounts in the bill's own currency."""
+    """Lines of a bill in columns of one length. Times are epoch seconds, amounts are dollars."""
 
     start: Ints
     end: Ints
@@ -67,8 +67,12 @@ class Interner:
         return number
 
 
-#: The texts of a key → its dimensions, and dollars per unit of its currency.
-Meaning = Callable[[tuple[str, ...]], tuple[Dimensions, float]]
+#: The texts of a key → its dimensions, and the group of lines that are settled together, empty for none.
+Meaning = Callable[[tuple[str, ...]], tuple[Dimensions, str]]
+#: Group → dollars, effective and billed.
+Totals: TypeAlias = dict[str, tuple[float, float]]
+#: Group → the factors of effective and billed dollars that make its effective ones; groups it leaves out stay.
+Settled: TypeAlias = Mapping[str, tuple[float, float]]
 
 
 class _Sums(NamedTuple):
@@ -84,8 +88,8 @@ class BillSums:
 
     def __init__(self, interners: Mapping[str, Interner], slot_s: int, meaning: Meaning) -> None:
         self._interners, self._slot_s, self._meaning = dict(interners), slot_s, meaning
-        self._places: dict[Dimensions, int] = {}
-        self._known: dict[tuple[int, ...], tuple[int, float]] = {}
+        self._places: dict[tuple[Dimensions, str], int] = {}
+        self._known: dict[tuple[int, ...], int] = {}
         self._waiting: list[_Sums] = []
         self._rows, self._most_rows = 0, _WAITING_ROWS
 
@@ -95,21 +99,21 @@ class BillSums:
             return
         start = lines.start // self._slot_s
         slots = np.maximum(-(-lines.end // self._slot_s) - start, 1)
-        place, usd = self._meant([lines.keys[name] for name in self._interners])
+        place = self._meant([lines.keys[name] for name in self._interners])
         key = (start.astype(np.int32), slots.astype(np.int32), place)
-        self._waiting.append(_Sums(key, lines.effective * usd, lines.billed * usd))
+        self._waiting.append(_Sums(key, lines.effective, lines.billed))
         self._rows += len(start)
         if self._rows > self._most_rows:
             self._fold()
             self._most_rows = self._rows + max(_WAITING_ROWS, self._rows // 2)
 
-    def charges(self) -> Iterator[Charge]:
-        """Every key once, in dollars."""
+    def charges(self, settle: Callable[[Totals], Settled]) -> Iterator[Charge]:
+        """Every key once, in dollars, after `settle` has seen what the groups amount to."""
         if not self._waiting:
             return
         self._fold()
-        sums = self._waiting.pop()
-        dimensions, slot_s = list(self._places), self._slot_s
+        sums = self._settled(self._waiting.pop(), settle)
+        dimensions, slot_s = [of for of, _ in self._places], self._slot_s
         for first in range(0, len(sums.billed), _CHUNK_ROWS):
             rows = slice(first, first + _CHUNK_ROWS)
             start, slots = (column[rows].astype(np.int64) * slot_s for column in sums.keys[:2])
@@ -117,19 +121,31 @@ class BillSums:
             amounts = sums.effective[rows].tolist(), sums.billed[rows].tolist()
             yield from map(Charge._make, zip(start.tolist(), slots.tolist(), *amounts, of, strict=True))
 
-    def _meant(self, numbers: list[NDArray[Any]]) -> tuple[NDArray[np.int32], Floats]:
-        """The place of each row's dimensions, and dollars per unit of its currency."""
+    def _settled(self, sums: _Sums, settle: Callable[[Totals], Settled]) -> _Sums:
+        groups = [group for _, group in self._places]
+        effective, billed = (np.bincount(sums.keys[2], of, len(groups)) for of in (sums.effective, sums.billed))
+        totals: Totals = {}
+        for group, *usd in zip(groups, effective.tolist(), billed.tolist(), strict=True):
+            before = totals.get(group, (0.0, 0.0))
+            totals[group] = before[0] + usd[0], before[1] + usd[1]
+        factors = settle(totals)
+        if not factors:
+            return sums
+        of_group = np.array([factors.get(group, (1.0, 0.0)) for group in groups])[sums.keys[2]]
+        return sums._replace(effective=of_group[:, 0] * sums.effective + of_group[:, 1] * sums.billed)
+
+    def _meant(self, numbers: list[NDArray[Any]]) -> NDArray[np.int32]:
+        """The place of each row's dimensions."""
         first, of_row = _distinct(numbers)
         meant = []
         for each in zip(*(column[first].tolist() for column in numbers), strict=True):
             known = self._known.get(each)
             if known is None:
                 texts = (interner.values[n] for interner, n in zip(self._interners.values(), each, strict=True))
-                of, usd = self._meaning(tuple(texts))
-                known = self._known[each] = self._places.setdefault(of, len(self._places)), usd
+                of = self._meaning(tuple(texts))
+                known = self._known[each] = self._places.setdefault(of, len(self._places))
             meant.append(known)
-        places, usd_per = np.array([place for place, _ in meant], np.int32), np.array([usd for _, usd in meant])
-        return places[of_row], usd_per[of_row]
+        return np.array(meant, np.int32)[of_row]
 
     def _fold(self) -> None:
         # A month's sums are large: nothing of them is held twice, and what reading them freed is given back before.

@@ -13,6 +13,7 @@ from yarl import URL
 from curb.connectors.http import fetch
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.codec import UNREADABLE
 
 logger = logging.getLogger(__name__)
 _MAX_BYTES = 64 * 1024 * 1024
@@ -97,7 +98,7 @@ class PrometheusApi:
 def _result(status: int, body: bytes, what: str) -> Result:
     try:
         answer = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         if status in (400, 422) or (status == 200 and isinstance(error, msgspec.ValidationError)):
             raise PermanentError(f"{what}: HTTP {status}, not an answer of Prometheus' API") from error
         raise TransientError(f"{what}: HTTP {status}, an answer that is cut off or no JSON") from error

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from curb.connectors.connector import Batch
 from curb.connectors.intake.attribution import Attribution
-from curb.connectors.intake.validate import DEFAULT_LIMITS, IntakeLimits, validate
-from curb.stream.log.codec import encode_lines
+from curb.connectors.validate import DEFAULT_LIMITS, IntakeLimits, validate
+from curb.stream import metrics
+from curb.stream.log.codec import encode, encode_lines
 from curb.stream.log.protocol import Log, Message
-from curb.stream.log.topics import COSTS, GPU, USAGE
+from curb.stream.log.topics import ALERTS, COSTS, GPU, USAGE
 from curb.stream.records.knowledge import knowledge_message
-from curb.stream.records.spend import CostRecord, GpuRecord, SpendRecord
+from curb.stream.records.spend import CostRecord, DeadLetter, GpuRecord, IntakeReport, SpendRecord
 
 RECORDS_PER_MESSAGE = 500
 #: Brokers refuse messages above 1 MB by default; a message of more records than one stays below this.
 MESSAGE_BYTES = 512 * 1024
+_LETTER = msgspec.json.Decoder(DeadLetter)
 
 
 class Appended(NamedTuple):
@@ -26,6 +30,11 @@ class Appended(NamedTuple):
 
     accepted: int
     dead: int
+    #: The dead letters.
+    letters: Sequence[Message] = ()
+    #: Records dated by their receipt because they were dated ahead of it, and the most they were ahead.
+    skewed: int = 0
+    skew_s: float = 0.0
 
 
 async def append_batch(
@@ -36,11 +45,14 @@ async def append_batch(
     at: float,
     limits: IntakeLimits = DEFAULT_LIMITS,
     attribution: Attribution | None = None,
+    marked: float | None = None,
 ) -> Appended:
-    """Let the batch through the door, attribute it and append it: records, plans and dead letters in one call.
+    """Let the batch through the door, attribute it and append it: records, plans, dead letters and alerts in one call,
+    and a report of what was refused, ignored or dated ahead.
 
-    What attribution must remember is appended before. Returns after the append did. Raises TransientError while the log
-    cannot be reached.
+    What attribution must remember is appended before. A batch that brings a bill to its end is followed by a mark of
+    how far it is complete, unless that is `marked` already. Returns after the append did. Raises TransientError while
+    the log cannot be reached.
     """
     batch = validate(batch, source=source, at=at, limits=limits)
     records = batch.records
@@ -50,10 +62,43 @@ async def append_batch(
             await log.append(before)
             attribution.appended(before)
     plans = [knowledge_message(plan) for plan in batch.plans]
-    messages = [*plans, *record_messages(records, source=source, log=log), *batch.dead]
+    alerts = [Message(ALERTS, encode(alert), key=alert.fingerprint.encode()) for alert in batch.alerts]
+    messages = [*plans, *record_messages(records, source=source, log=log), *batch.dead, *alerts]
+    refused = _refused(batch.dead)
+    report = IntakeReport(
+        source=source, at=at, refused=refused, ignored=dict(batch.ignored), skewed=batch.skewed, skew_s=batch.skew_s
+    )
+    messages += report_messages(report, log)
+    if batch.complete_until is not None and not batch.more and batch.complete_until != marked:
+        messages += mark_messages(batch.complete_until, source=source, at=at, log=log)
     if messages:
         await log.append(messages)
-    return Appended(len(batch.records) + len(plans), len(batch.dead))
+    for alert in batch.alerts:
+        if alert.revision == 1:
+            metrics.ALERTS.labels(kind=alert.kind, tier=alert.tier).inc()
+    dead = refused.total()
+    return Appended(len(batch.records) + len(plans), dead, batch.dead, batch.skewed, batch.skew_s)
+
+
+def report_messages(report: IntakeReport, log: Log) -> list[Message]:
+    """The report as a message for the rollup; none where everything became a record."""
+    if not (report.refused or report.ignored or report.skewed):
+        return []
+    key = report.source.encode()
+    return [Message(USAGE, encode(report), key=key, partition=zlib.crc32(key) % log.partitions(USAGE))]
+
+
+def letters_report(letters: Sequence[Message], *, source: str, at: float) -> IntakeReport:
+    """The report of a request that was refused as a whole."""
+    return IntakeReport(source=source, at=at, refused=_refused(letters))
+
+
+def _refused(letters: Sequence[Message]) -> Counter[str]:
+    """Refused events by reason."""
+    found: Counter[str] = Counter()
+    for letter in map(_LETTER.decode, (each.value for each in letters)):
+        found[letter.reason] += letter.count
+    return found
 
 
 def record_messages(records: Sequence[SpendRecord], *, source: str, log: Log) -> list[Message]:
@@ -70,6 +115,26 @@ def record_messages(records: Sequence[SpendRecord], *, source: str, log: Log) ->
         for start in range(0, len(shard), RECORDS_PER_MESSAGE)
         for value in _values(shard[start : start + RECORDS_PER_MESSAGE])
     ]
+
+
+def mark(until: float, *, source: str, at: float) -> CostRecord:
+    """What says that all that was charged until then (epoch seconds) is known."""
+    return CostRecord(
+        id=f"{source}/complete/{until:.0f}",
+        charge_period_start=until,
+        received_at=at,
+        effective_cost=0.0,
+        tags={},
+        source=source,
+        delta="mark",
+        complete_until=until,
+    )
+
+
+def mark_messages(until: float, *, source: str, at: float, log: Log) -> list[Message]:
+    """To every partition of the bills: what was charged until then (epoch seconds) is on the log."""
+    value, key = encode_lines([mark(until, source=source, at=at)]), source.encode()
+    return [Message(COSTS, value, key=key, partition=each) for each in range(log.partitions(COSTS))]
 
 
 def topic_of(record: SpendRecord) -> str:

@@ -6,21 +6,24 @@ import asyncio
 import hmac
 import logging
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import SecretStr
 
-from curb.connectors.connector import Batch, Door, PushSource, Receiver
+from curb.connectors.connector import Batch, Door, Noted, PushSource, Receiver
 from curb.connectors.decode import Letters, Rejected
-from curb.connectors.intake.append import append_batch
+from curb.connectors.intake.append import Appended, append_batch, letters_report, report_messages
 from curb.connectors.intake.attribution import Attribution
+from curb.connectors.intake.body import ENCODINGS, Bodies, BodyRefusedError
 from curb.connectors.intake.health import Health
-from curb.connectors.intake.validate import DEFAULT_LIMITS, IntakeLimits
+from curb.connectors.validate import DEFAULT_LIMITS, IntakeLimits
 from curb.stream import metrics
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
@@ -30,6 +33,10 @@ from curb.stream.records.spend import DeadLetter
 logger = logging.getLogger(__name__)
 DEFAULT_BODY_BYTES = 8 * 1024 * 1024
 _RETRY_AFTER_S = 5.0
+#: Refused events that an answer names; more are counted.
+_MAX_ERRORS = 100
+#: A line, or a place in an array, at the end of a location.
+_PLACE = re.compile(r"([:#])(\d+)$")
 _UNREADABLE = frozenset({"not_json", "not_utf8"})
 
 
@@ -44,32 +51,59 @@ class InboxSource:
     max_body_bytes: int = DEFAULT_BODY_BYTES
     limits: IntakeLimits = DEFAULT_LIMITS
     attribution: Attribution | None = None
+    #: Tokens that are for every inbox.
+    more_tokens: Sequence[SecretStr] = ()
     #: When something was last received and appended (epoch seconds), or None.
     last_success: float | None = None
     health: Health = field(default_factory=Health)
 
+    def notes(self) -> tuple[str, ...]:
+        """What arrived and was not counted, where the source says it."""
+        return self.source.notes() if isinstance(self.source, Noted) else ()
 
-def add_routes(app: web.Application, sources: Mapping[str, InboxSource], log: Log, clock: Clock) -> None:
-    """Add `POST /v1/ingest/{name}`, and paths below it, for these sources, by name, to the daemon's application."""
-    inbox = _Inbox(sources, log, clock)
+
+def add_routes(
+    app: web.Application,
+    sources: Mapping[str, InboxSource],
+    log: Log,
+    clock: Clock,
+    bodies: Bodies | None = None,
+    behind_s: Callable[[], float] = lambda: 0.0,
+) -> None:
+    """Add `POST /v1/ingest/{name}`, and paths below it, for these sources, by name, to the daemon's application.
+
+    While `behind_s` is not 0, requests are refused: what is on the log waits for so long already.
+    """
+    inbox = _Inbox(sources, log, clock, bodies or Bodies(), behind_s)
     app.router.add_post("/v1/ingest/{name}", inbox.receive)
     app.router.add_post("/v1/ingest/{name}/{path:.+}", inbox.receive)
 
 
 class _Inbox:
-    def __init__(self, sources: Mapping[str, InboxSource], log: Log, clock: Clock) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, InboxSource],
+        log: Log,
+        clock: Clock,
+        bodies: Bodies,
+        behind_s: Callable[[], float],
+    ) -> None:
         self._sources, self._log, self._clock = sources, log, clock
+        self._bodies, self._behind_s = bodies, behind_s
 
     async def receive(self, request: web.Request) -> web.Response:
-        """200 with counts, 400 nothing readable, 401, 404, 413 too large, 503 the log is away (with Retry-After)."""
+        """200 with counts, 207 some refused, 400 nothing kept, 401, 404, 413 too large, 415, 503 the log is away
+        (with Retry-After)."""
         source = self._sources.get(request.match_info["name"])
         if source is None:
             return _problem(404, "no push connector of this name")
-        if not _authorised(request, source.token):
+        if not _authorised(request, [source.token, *source.more_tokens]):
             return _problem(401, "a valid bearer token is required", {hdrs.WWW_AUTHENTICATE: "Bearer"})
         door = _door(source.source, request)
         if door is None:
             return _problem(404, "this push connector has no such path")
+        if behind_s := self._behind_s():
+            return self._busy(behind_s, source, door)
         started = asyncio.get_running_loop().time()
         try:
             response = await self._ingest(request, source, door)
@@ -82,14 +116,41 @@ class _Inbox:
         metrics.INGEST_SECONDS.labels(connector=source.name).observe(asyncio.get_running_loop().time() - started)
         return response
 
+    def _busy(self, behind_s: float, source: InboxSource, door: Door) -> web.Response:
+        """Nothing was read of the body, so that refusing costs nothing."""
+        metrics.INGEST_REFUSED.labels(connector=source.name).inc()
+        detail = f"Curb is {behind_s:.0f} s behind, send again later"
+        source.health.failed("transient", detail, self._clock.now())
+        return door.problem(503, detail, {hdrs.RETRY_AFTER: str(math.ceil(_RETRY_AFTER_S))})
+
     async def _ingest(self, request: web.Request, source: InboxSource, door: Door) -> web.Response:
-        at, location = self._clock.now(), f"POST /v1/ingest/{source.name}"
-        body = await _read_body(request, source.max_body_bytes)
-        if isinstance(body, Rejected):
+        try:
+            async with self._bodies.read(request, source.max_body_bytes) as body:
+                return await self._take(body, source, door)
+        except BodyRefusedError as refused:
+            return await self._refuse(refused, source, door)
+
+    async def _refuse(self, refused: BodyRefusedError, source: InboxSource, door: Door) -> web.Response:
+        """Answer; what would be refused again as well is a dead letter."""
+        at = self._clock.now()
+        if refused.reason:
             letters = Letters(source.name, at)
-            letters.add(body, location=location, content=b"")
-            await self._log.append(letters.messages())
-            return door.problem(413 if body.reason == "too_large" else 400, body.detail)
+            letters.add(
+                Rejected(refused.reason, refused.detail), location=f"POST /v1/ingest/{source.name}", content=b""
+            )
+            dead = letters.messages()
+            report = letters_report(dead, source=source.name, at=at)
+            await self._log.append([*dead, *report_messages(report, self._log)])
+        else:
+            metrics.CONNECTOR_ERRORS.labels(connector=source.name, kind="transient").inc()
+            source.health.failed("transient", refused.detail, at)
+        headers: dict[str, str] = {hdrs.ACCEPT_ENCODING: ", ".join(ENCODINGS)} if refused.status == 415 else {}
+        if refused.retry_after_s is not None:
+            headers[hdrs.RETRY_AFTER] = str(refused.retry_after_s)
+        return door.problem(refused.status, refused.detail, headers)
+
+    async def _take(self, body: bytes, source: InboxSource, door: Door) -> web.Response:
+        at, location = self._clock.now(), f"POST /v1/ingest/{source.name}"
         async with door.order:
             batch = door.parse(body, location=location, at=at)
             appended = await append_batch(
@@ -98,15 +159,19 @@ class _Inbox:
             door.appended()
         source.health.heard(batch.records, appended.accepted, appended.dead)
         if refused := door.refused(batch):
-            return door.problem(400, refused)
-        source.last_success = at
-        metrics.CONNECTOR_LAST_SUCCESS.labels(connector=source.name).set(at)
+            return door.report(appended) if isinstance(door, PlainDoor) else door.problem(400, refused)
+        # A source that counts nothing must not look healthy.
+        if appended.accepted or not (source.notes() or appended.dead):
+            source.last_success = at
+            metrics.CONNECTOR_LAST_SUCCESS.labels(connector=source.name).set(at)
         metrics.RECORDS_READ.labels(connector=source.name).inc(appended.accepted)
+        if isinstance(door, PlainDoor):
+            return door.report(appended)
         return door.answer(appended.accepted, appended.dead)
 
 
 class PlainDoor:
-    """Curb's own answers: JSON with counts."""
+    """Curb's own answers: JSON with counts, and problem details (RFC 9457) where something was refused."""
 
     def __init__(self, source: PushSource) -> None:
         self._source = source
@@ -126,8 +191,40 @@ class PlainDoor:
     def answer(self, accepted: int, dead: int) -> web.Response:
         return web.json_response({"accepted": accepted, "dead": dead})
 
+    def report(self, appended: Appended) -> web.Response:
+        """What was kept, each refused line with its reason, and what should be looked at."""
+        content: dict[str, Any] = {"accepted": appended.accepted, "dead": appended.dead}
+        if appended.skewed:
+            content["warnings"] = [
+                f"{appended.skewed} events are dated up to {appended.skew_s:.0f} s ahead of the receipt and count at "
+                "the receipt: the sender's clock is off"
+            ]
+        if not appended.dead:
+            return web.json_response(content)
+        errors = [_error(msgspec.json.decode(letter.value, type=DeadLetter)) for letter in appended.letters]
+        status = 207 if appended.accepted else 400
+        kept = "the others are kept" if appended.accepted else "nothing is kept"
+        content["errors"] = errors[:_MAX_ERRORS]
+        left_out = appended.dead - sum(each.get("count", 1) for each in content["errors"])
+        if left_out:
+            content["errors_left_out"] = left_out
+        return _problem(
+            status, f"{appended.dead} events were refused, {kept}; do not send them again as they are", more=content
+        )
+
     def problem(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> web.Response:
-        return web.json_response({"error": detail}, status=status, headers=headers)
+        return _problem(status, detail, headers)
+
+
+def _error(letter: DeadLetter) -> dict[str, Any]:
+    """One refused event: its line from 1 on, or its place in the array from 0 on, the reason and the field."""
+    found: dict[str, Any] = {"reason": letter.reason, "detail": letter.detail}
+    if letter.count > 1:
+        return {"count": letter.count, **found}
+    place = _PLACE.search(letter.location)
+    if place is None:
+        return found
+    return {"line" if place[1] == ":" else "index": int(place[2]), **found}
 
 
 def _reason(letter: Message) -> str:
@@ -141,25 +238,27 @@ def _door(source: PushSource | Receiver, request: web.Request) -> Door | None:
     return None if path else PlainDoor(source)
 
 
-async def _read_body(request: web.Request, max_bytes: int) -> bytes | Rejected:
-    """The decompressed body; stops reading, and decompressing, as soon as it is longer than `max_bytes`."""
-    body = bytearray()
-    try:
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > max_bytes:
-                return Rejected("too_large", f"the body is longer than {max_bytes} bytes after decompression")
-    except (HttpProcessingError, web.RequestPayloadError):
-        return Rejected("invalid", "the body does not match its Content-Encoding or length")
-    return bytes(body)
-
-
-def _authorised(request: web.Request, token: SecretStr) -> bool:
+def _authorised(request: web.Request, tokens: Sequence[SecretStr]) -> bool:
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    expected = token.get_secret_value().encode()
-    same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), expected)
-    return same and scheme.lower() == "bearer"
+    sent = given.strip().encode("utf-8", "surrogateescape")
+    same = [hmac.compare_digest(sent, token.get_secret_value().encode()) for token in tokens]
+    return any(same) and scheme.lower() == "bearer"
 
 
-def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": detail}, status=status, headers=headers)
+def _problem(
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> web.Response:
+    """Problem details (RFC 9457); `error` is `detail` under its earlier name."""
+    title = HTTPStatus(status).phrase
+    content = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "error": detail,
+        **(more or {}),
+    }
+    return web.json_response(content, status=status, headers=headers, content_type="application/problem+json")

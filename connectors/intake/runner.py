@@ -14,10 +14,10 @@ from curb.connectors.connector import Connector
 from curb.connectors.intake.append import append_batch
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.health import Health
-from curb.connectors.intake.validate import DEFAULT_LIMITS, IntakeLimits
+from curb.connectors.validate import DEFAULT_LIMITS, IntakeLimits
 from curb.stream import metrics
 from curb.stream.clock import Clock
-from curb.stream.errors import PermanentError, TransientError
+from curb.stream.errors import PermanentError, TransientError, place_of
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import CURSORS
@@ -58,6 +58,8 @@ class PullRunner:
         self._attribution = attribution
         self._rng = rng or random.Random()
         self._cursor: str | None = None
+        #: How far its bill is complete, as last reported.
+        self._marked: float | None = None
         self._loaded = False
         self._failures = 0
 
@@ -101,8 +103,16 @@ class PullRunner:
             return False
         now = self._clock.now()
         appended = await append_batch(
-            self._log, batch, source=self.name, at=now, limits=self._limits, attribution=self._attribution
+            self._log,
+            batch,
+            source=self.name,
+            at=now,
+            limits=self._limits,
+            attribution=self._attribution,
+            marked=self._marked,
         )
+        if not batch.more:
+            self._marked = batch.complete_until
         if batch.cursor != self._cursor:
             await self._log.append([Message(CURSORS, encode(batch.cursor), key=self.name.encode())])
             self._cursor = batch.cursor
@@ -129,7 +139,7 @@ class PullRunner:
         metrics.CONNECTOR_ERRORS.labels(connector=self.name, kind=kind).inc()
         level = logging.WARNING if kind == "transient" else logging.ERROR
         # The text of an unexpected error may quote content, so only its type and place are logged.
-        detail = str(error) if kind != "unexpected" else type(error).__name__
+        detail = str(error) if kind != "unexpected" else f"{type(error).__name__} at {place_of(error)}"
         self.health.failed(kind, detail, self._clock.now())
         extra = {"connector": self.name, "kind": kind, "detail": detail}
         logger.log(level, "connector read failed", extra=extra)

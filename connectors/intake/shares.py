@@ -23,7 +23,19 @@ from curb.stream.settings import Settings
 
 #: What a matcher may name beside tags, where the record has no tag of that name.
 #: `records` is usage, costs or gpu, by the kind of record.
-FIELDS = ("records", "source", "request_model", "service_name", "sub_account_id", "resource_id", "charge_category")
+FIELDS = (
+    "records",
+    "source",
+    "request_model",
+    "service_name",
+    "sub_account_id",
+    "resource_id",
+    "charge_category",
+    "charge_kind",
+    "provider_name",
+    "region_id",
+    "usage_type",
+)
 #: The longest tag name and value the door lets through.
 TagName = Annotated[str, Field(min_length=1, max_length=128)]
 TagValue = Annotated[str, Field(min_length=1, max_length=256)]

@@ -10,8 +10,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curb.connectors.pricing.book import NOT_MODELS, PriceBook, read_book
+from curb.connectors.pricing.book import PriceBook, read_book, shipped_book
+from curb.connectors.pricing.entries import NOT_MODELS
 from curb.connectors.pricing.entry import Price, price_of
+
+#: Kinds of tokens that are shown of every model that charges them.
+_ALWAYS = ("input", "output", "cache_read", "cache_creation", "cache_creation_1h")
 
 
 class Change(NamedTuple):
@@ -35,6 +39,8 @@ class Update(NamedTuple):
     changes: list[Change]
     hash_before: str
     hash_after: str
+    #: Entries of the newer map that cannot be read, and why: what the old book has of them is kept.
+    left_out: dict[str, str]
 
 
 def prepare(current: Path | None, newer: Path, *, starts: str = "", remove: bool = False) -> Update:
@@ -47,8 +53,10 @@ def prepare(current: Path | None, newer: Path, *, starts: str = "", remove: bool
     new, as_of = read_book(newer)
     starts = starts or as_of
     date.fromisoformat(starts)
-    book_before = PriceBook(old, as_of="")
-    PriceBook(new, as_of="")  # as it came, so that an error names the entry of the file
+    book_before = PriceBook(old, as_of="", beside=shipped_book())
+    left_out = PriceBook(new, as_of="").left_out
+    old = {name: raw for name, raw in old.items() if name not in book_before.left_out}
+    new = {name: raw for name, raw in new.items() if name not in left_out}
     added, missing, changes = [], [], []
     merged: dict[str, Any] = {}
     for name, raw in new.items():
@@ -68,8 +76,8 @@ def prepare(current: Path | None, newer: Path, *, starts: str = "", remove: bool
             merged[name] = old[name]
     note = new.get("x_book")
     merged["x_book"] = {**(note if isinstance(note, dict) else {}), "as_of": as_of}
-    after = PriceBook(merged, as_of=as_of)
-    return Update(merged, starts, sorted(added), sorted(missing), changes, book_before.hash, after.hash)
+    after = PriceBook(merged, as_of=as_of, beside=shipped_book())
+    return Update(merged, starts, sorted(added), sorted(missing), changes, book_before.hash, after.hash, left_out)
 
 
 def write(target: Path, update: Update) -> Path | None:
@@ -121,17 +129,23 @@ def _changes(name: str, before: Price | None, after: Price | None) -> Iterator[C
 
 
 def figures(price: Price | None) -> dict[str, float]:
-    """Every figure of a price by name, such as `input`; those of tiers, such as `batch input above 200000`, only where
-    they differ from it."""
-    found: dict[str, float] = {}
+    """Every figure of a price by name, such as `input`; those of tiers and off-peak hours, such as `batch input above
+    200000`, only where they differ from it, and of rare kinds of tokens only where they differ from the plain kind."""
     if price is None:
-        return found
-    if price.tiers:
-        found |= price.tiers["standard"][-1][1]._asdict()
-    plain = dict(found)
+        return {}
+    plain = price.tiers["standard"][-1][1]._asdict() if price.tiers else {}
+    found = {rate: usd for rate, usd in plain.items() if rate in _ALWAYS or usd != plain[_plain_of(rate)]}
     for tier, levels in price.tiers.items():
         for above, rates in reversed(levels):
             before = "" if tier == "standard" else f"{tier} "
             behind = f" above {above}" if above else ""
-            found |= {f"{before}{rate}{behind}": usd for rate, usd in rates._asdict().items() if usd != plain[rate]}
+            own = {rate: usd for rate, usd in rates._asdict().items() if rate in found and usd != plain[rate]}
+            found |= {f"{before}{rate}{behind}": usd for rate, usd in own.items()}
+    if price.off_peak is not None:
+        cheaper = figures(price.off_peak[1])
+        found |= {f"off-peak {name}": usd for name, usd in cheaper.items() if usd != found.get(name)}
     return found | {f"per {unit}": usd for unit, usd in price.units.items()}
+
+
+def _plain_of(rate: str) -> str:
+    return "output" if rate in ("audio_output", "image_output", "video_output", "reasoning") else "input"

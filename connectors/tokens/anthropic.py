@@ -20,7 +20,9 @@ from curb.stream.time import DAY_S, iso
 
 WIDTHS_S = {"1m": 60, "1h": 3600}
 PERMISSION = "an admin key (sk-ant-admin...); individual accounts have none"
-_GROUPS = ("api_key_id", "workspace_id", "model", "service_tier", "context_window")
+_GROUPS = ("api_key_id", "workspace_id", "model", "service_tier", "context_window", "inference_geo")
+#: Inference anywhere, and models that cannot choose: no surcharge, and no label of their own. A model has one of them.
+_ANYWHERE = frozenset({"", "global", "not_available"})
 #: Requests of the context window "200k-1M" are longer than this.
 LONG_CONTEXT = 200_000
 #: The workspace every organization has, which the reports call null.
@@ -86,6 +88,7 @@ class _Result(msgspec.Struct):
     model: str | None = None
     service_tier: str | None = None
     context_window: str | None = None
+    inference_geo: str | None = None
 
 
 _RESULT = msgspec.json.Decoder(_Result)
@@ -110,6 +113,7 @@ def _row(raw: bytes) -> Labelled | Rejected:
         found.model or "",
         found.service_tier or "",
         found.context_window or "",
+        *([found.inference_geo] if found.inference_geo and found.inference_geo not in _ANYWHERE else []),
     )
     return counted(numbers) or Labelled(key, numbers)
 
@@ -122,9 +126,9 @@ def _usage(config: Config, prices: PriceBook) -> Report:
         return [*span, ("limit", str(round((end - start) / width_s))), *(("group_by[]", group) for group in _GROUPS)]
 
     def record(grown: Grown, record_id: str, at: float) -> UsageRecord:
-        workspace, key, model, tier, window = grown.key
+        workspace, key, model, tier, window, *geo = grown.key
         uncached, produced, read, created_5m, created_1h, searches = map(int, grown.numbers)
-        labels = {"project": workspace, "api_key": key, "model": model, "service_tier": tier}
+        labels = {"project": workspace, "api_key": key, "model": model, "service_tier": tier, "region": "".join(geo)}
         usage = UsageRecord(
             id=record_id,
             charge_period_start=grown.start,
@@ -139,7 +143,7 @@ def _usage(config: Config, prices: PriceBook) -> Report:
             cache_creation_input_tokens=created_5m + created_1h,
         )
         length = LONG_CONTEXT + 1 if window.startswith("200k") else 0
-        price_sum(prices, usage, request_input=length, tier=tier, cache_creation_1h=created_1h)
+        price_sum(prices, usage, request_input=length, tier=tier, uplifts=geo, cache_creation_1h=created_1h)
         usage.effective_cost += searches * config.web_search_usd
         return usage
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from curb.connectors.connector import Batch
-from curb.connectors.decode import Letters, Rejected, decode
-from curb.connectors.intake.validate import check_plan, validate
+from curb.connectors.decode import UNFORESEEN, Letters, Rejected, decode, unforeseen
 from curb.connectors.pricing.book import PriceBook
+from curb.connectors.validate import check_plan, validate
 from curb.stream.clock import WallClock
 from curb.stream.records.spend import GpuRecord, PlannedActivity, SpendRecord, UsageRecord
 
@@ -48,7 +48,7 @@ def parse_lines(
     records: list[SpendRecord] = []
     locations: list[str] = []
     plans: list[PlannedActivity] = []
-    letters = Letters(source, at)
+    letters, ignored = Letters(source, at), 0
     for number, line in enumerate(lines, first_line):
         if not line or line.isspace():
             continue
@@ -59,19 +59,30 @@ def parse_lines(
         if isinstance(event, Rejected):
             letters.add(event, location=f"{location}:{number}", content=line)
             continue
-        record = form.record(event, source, at)
+        try:
+            record = form.record(event, source, at)
+        except UNFORESEEN as error:
+            record = unforeseen(error)
         if record is None:
-            continue
-        if isinstance(record, Rejected):
+            ignored += 1
+        elif isinstance(record, Rejected):
             letters.add(record, location=f"{location}:{number}", content=line)
         elif not isinstance(record, PlannedActivity):
             records.append(record)
             locations.append(f"{location}:{number}")
-        elif rejected := check_plan(record):
+        elif rejected := _refused_plan(record):
             letters.add(rejected, location=f"{location}:{number}", content=line)
         else:
             plans.append(record)
-    return Batch(records, cursor="", dead=letters.messages(), locations=locations, plans=plans)
+    left_out = {"lines that are no usage": ignored} if ignored else {}
+    return Batch(records, cursor="", dead=letters.messages(), locations=locations, plans=plans, ignored=left_out)
+
+
+def _refused_plan(plan: PlannedActivity) -> Rejected | None:
+    try:
+        return check_plan(plan)
+    except UNFORESEEN as error:
+        return unforeseen(error)
 
 
 def too_long(max_line_bytes: int) -> Rejected:

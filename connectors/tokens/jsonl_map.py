@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jmespath
 import msgspec
 from jmespath.exceptions import JMESPathError
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from curb.connectors.decode import Rejected, wrong_shape
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens.jsonl_lines import CurbLine, LineFormat, curb_format
 from curb.stream.records.spend import PlannedActivity, SpendRecord
-from curb.stream.settings import Settings
+from curb.stream.settings import Expression, Settings
 
 FieldName = Literal[
     "id",
@@ -33,18 +33,6 @@ _COUNTS = frozenset(
     {"requests", "errors", "users", "input_tokens", "output_tokens"}
     | {"cache_read_input_tokens", "cache_creation_input_tokens"}
 )
-
-
-def _compiles(expression: str) -> str:
-    try:
-        jmespath.compile(expression)
-    except JMESPathError as error:
-        # The first line says what is wrong; the others draw the expression.
-        raise ValueError(f"no JMESPath expression: {str(error).splitlines()[0]}") from None
-    return expression
-
-
-Expression = Annotated[str, AfterValidator(_compiles)]
 
 
 class MapSettings(Settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator
@@ -13,14 +14,36 @@ import msgspec
 from pydantic import Field, SecretStr
 
 from curb.connectors.connector import Batch, ConnectorConfig, Context, Pull, Push, PushWithBackfill
-from curb.connectors.decode import Letters, Rejected, decode, without_content
+from curb.connectors.decode import UNFORESEEN, Letters, Rejected, unforeseen, without_content
 from curb.connectors.pricing.book import PriceBook
+from curb.connectors.tokens.call_id import call_id
 from curb.connectors.tokens.litellm_backfill import Backfill, BackfillSettings
+from curb.connectors.tokens.litellm_events.cost import (
+    MAX_COUNT,
+    Repriced,
+    kind_of,
+    reported_cost,
+    set_cost,
+    used_by,
+)
+from curb.connectors.tokens.litellm_events.payload import Metadata, Payload, Read, read_event, read_row
+from curb.connectors.tokens.litellm_events.person import person
+from curb.stream import metrics
 from curb.stream.records.spend import UsageRecord
+
+logger = logging.getLogger(__name__)
 
 _WHITESPACE = b" \t\r\n"
 #: An answer from the cache repeats an id; the gateway marks it with the time at which it writes, once per log.
 _CACHE_MARK = re.compile(r"_cache_hit\d+(\.\d+)?$")
+#: Ids of calls that LiteLLM makes itself; a caller's own may repeat.
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: What an event that is no usage is called.
+_MANAGING = "calls that only manage files and batches"
+#: As many tags as the door lets through; tags of requests beyond are dropped, so that the event is not.
+_MAX_TAGS = 64
+#: Models whose cost was not believed that are named in the log; later ones are only counted.
+_MAX_SAID = 1000
 
 
 class Config(ConnectorConfig):
@@ -34,85 +57,22 @@ class Config(ConnectorConfig):
     )
     backfill: BackfillSettings | None = Field(None, description="Reads LiteLLM's own logs behind the push.")
 
+    @property
+    def overlap_s(self) -> float:
+        """Each reading of the logs goes back so far behind the one before."""
+        return 0.0 if self.backfill is None else 60 * self.backfill.overlap_minutes
+
     def build(self, context: Context) -> Push | PushWithBackfill:
         source = LiteLLM(self, context.prices)
         push = Push(source, self.token)
         if self.backfill is None:
             return push
-        backfill = Backfill(self.backfill, self.name, context, source.row_record)
+        backfill = Backfill(self.backfill, self.name, context, source.row_records)
         return PushWithBackfill(push, Pull(backfill, self.backfill.poll_interval_s))
 
 
-class _CostBreakdown(msgspec.Struct):
-    total_cost: float | None = None
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-
-
-class _Metadata(msgspec.Struct):
-    user_api_key_hash: str | None = None
-    user_api_key_alias: str | None = None
-    user_api_key_team_id: str | None = None
-    user_api_key_team_alias: str | None = None
-    user_api_key_project_id: str | None = None
-    user_api_key_project_alias: str | None = None
-    user_api_key_org_id: str | None = None
-    user_api_key_org_alias: str | None = None
-    user_api_key_user_id: str | None = None
-    user_api_key_end_user_id: str | None = None
-    user_api_key_auth_metadata: dict[str, Any] | None = None
-    usage_object: _Usage | None = None
-
-
-class _Payload(msgspec.Struct):
-    """The part of StandardLoggingPayload that Curb reads; `messages` and `response` are not in it, so never decoded."""
-
-    startTime: float | str
-    id: str | None = None
-    litellm_call_id: str | None = None
-    status: str | None = None
-    response_cost: float | None = None
-    cost_breakdown: _CostBreakdown | None = None
-    custom_llm_provider: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    model: str | None = None
-    model_group: str | None = None
-    cache_hit: bool | None = None
-    request_tags: list[Any] | None = None
-    end_user: str | None = None
-    metadata: _Metadata | None = None
-
-
-class _Row(msgspec.Struct):
-    """A row of the spend logs, as far as it is read; some versions give the two JSON columns as text."""
-
-    startTime: str
-    request_id: str | None = None
-    litellm_call_id: str | None = None
-    api_key: str | None = None
-    spend: float | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    model: str | None = None
-    model_group: str | None = None
-    custom_llm_provider: str | None = None
-    user: str | None = None
-    team_id: str | None = None
-    organization_id: str | None = None
-    end_user: str | None = None
-    cache_hit: str | bool | None = None
-    status: str | None = None
-    metadata: dict[str, Any] | str | None = None
-    request_tags: list[Any] | str | None = None
+#: A bracket, or a whole text, in which brackets do not count.
+_BRACKET = re.compile(r'"(?:\\.|[^"\\])*"|[\[\]{}]', re.DOTALL)
 
 
 class _Element(NamedTuple):
@@ -126,90 +86,116 @@ class LiteLLM:
     def __init__(self, config: Config, prices: PriceBook) -> None:
         self._config, self._prices = config, prices
         self._free = frozenset(config.free_models)
-        self._decoder = msgspec.json.Decoder(_Payload)
-        self._rows = msgspec.json.Decoder(_Row)
+        self._said: set[tuple[str, str]] = set()
 
     def parse(self, body: bytes, *, location: str, at: float) -> Batch:
         records: list[UsageRecord] = []
         locations: list[str] = []
-        letters = Letters(self._config.name, at)
+        letters, managing = Letters(self._config.name, at), 0
         for element in _elements(body, location, letters):
-            record = self._record(element.raw, at)
+            read = read_event(element.raw)
+            record = read if isinstance(read, Rejected) else self._record(read, at)
             if isinstance(record, Rejected):
                 letters.add(record, location=element.location, content=element.raw)
-            else:
+            elif record is not None:
                 records.append(record)
                 locations.append(element.location)
-        return Batch(records, cursor="", dead=letters.messages(), locations=locations)
+            else:
+                managing += 1
+        ignored = {_MANAGING: managing} if managing else {}
+        return Batch(records, cursor="", dead=letters.messages(), locations=locations, ignored=ignored)
 
-    def row_record(self, raw: bytes, at: float) -> UsageRecord | Rejected:
-        """The record of a row of the spend logs: with the id and, as far as the row has them, the tags of the push."""
-        row = decode(self._rows, raw)
-        payload = row if isinstance(row, Rejected) else _payload_of(row)
-        return payload if isinstance(payload, Rejected) else self._of_payload(payload, at)
+    def row_records(self, raw: bytes, at: float) -> list[UsageRecord] | Rejected:
+        """The records of a row of the spend logs: with the ids and, as far as the row has them, the tags of the push.
 
-    def _record(self, raw: bytes, at: float) -> UsageRecord | Rejected:
-        payload = decode(self._decoder, raw)
-        return payload if isinstance(payload, Rejected) else self._of_payload(payload, at)
+        Attempts that failed before another one answered have no row; the row of the answer says that there were some.
+        """
+        read = read_row(raw)
+        if isinstance(read, Rejected):
+            return read
+        record = self._record(read, at)
+        if isinstance(record, Rejected):
+            return record
+        failed = _failed_before(read.payload)
+        before = self._record(Read(failed, []), at) if failed is not None else None
+        return [each for each in (before, record) if isinstance(each, UsageRecord)]
 
-    def _of_payload(self, payload: _Payload, at: float) -> UsageRecord | Rejected:
+    def _record(self, read: Read, at: float) -> UsageRecord | Rejected | None:
+        """The record of one event; None for a call that only manages files, batches and the like, and costs nothing."""
+        try:
+            return self._of_event(read, at)
+        except UNFORESEEN as error:
+            return unforeseen(error)
+
+    def _of_event(self, read: Read, at: float) -> UsageRecord | Rejected | None:
+        payload = read.payload
+        for field in read.dropped:
+            metrics.FIELDS_DROPPED.labels(source=self._config.name, field=field).inc()
         started = _epoch(payload.startTime)
         if started is None:
             return Rejected("wrong_type", "startTime is neither seconds nor an ISO 8601 time")
-        event_id = _event_id(payload, started)
+        used, cost, kind = used_by(payload), reported_cost(payload), kind_of(payload.call_type)
+        if kind.manages and not cost and not (kind.batch and any(used)):
+            return None
+        event_id = _event_id(payload, started, answered=bool(cost) or any(used), once=kind.manages)
         if not event_id:
             return Rejected("missing_field", "id and litellm_call_id are both missing")
+        failed = payload.status == "failure"
+        counts = (payload.prompt_tokens or 0, payload.completion_tokens or 0)
+        absurd = next((count for count in counts if not 0 <= count <= MAX_COUNT), None)  # the door refuses it
         record = UsageRecord(
             id=event_id,
             charge_period_start=started,
             received_at=at,
-            effective_cost=_reported_cost(payload),
+            effective_cost=cost,
             tags=self._tags(payload),
             source=self._config.name,
-            request_model=payload.model or payload.model_group or "",
+            request_model=_model(payload),
             requests=1,
-            errors=1 if payload.status == "failure" else 0,
-            input_tokens=payload.prompt_tokens or 0,
-            output_tokens=payload.completion_tokens or 0,
+            errors=1 if failed else 0,
+            input_tokens=used.input if absurd is None else absurd,
+            output_tokens=used.output,
         )
-        _count_cached(record, payload.metadata.usage_object if payload.metadata else None)
-        if self._is_pricing_hole(payload, record):
-            self._price(payload, record)
+        if failed and not cost and absurd is None:
+            record.input_tokens = record.output_tokens = 0  # counted by the gateway, charged by nobody
+            return record
+        record.cache_read_input_tokens, record.cache_creation_input_tokens = used.cache_read, used.cache_creation
+        why = set_cost(record, payload, used, self._prices, self._free)
+        if why is not None:
+            self._say(why, record)
         return record
 
-    def _is_pricing_hole(self, payload: _Payload, record: UsageRecord) -> bool:
-        """A success that used tokens and is said to be free, although nothing says it should be."""
-        return (
-            record.effective_cost == 0
-            and record.input_tokens + record.output_tokens > 0
-            and payload.status != "failure"
-            and not payload.cache_hit
-            and not self._free & {payload.model, payload.model_group}
-        )
+    def _say(self, why: Repriced, record: UsageRecord) -> None:
+        """Count a cost that was not believed; log it once for each model and reason."""
+        metrics.PRICED_BY_LIST.labels(source=self._config.name, reason=why).inc()
+        if (why, record.request_model) in self._said or len(self._said) >= _MAX_SAID:
+            return
+        self._said.add((why, record.request_model))
+        extra = {"source": self._config.name, "reason": why, "model": record.request_model}
+        logger.warning("reported cost not believed, priced by list", extra=extra | {"usd": record.effective_cost})
 
-    def _price(self, payload: _Payload, record: UsageRecord) -> None:
-        known = (name for name in (payload.model, payload.model_group) if name and self._prices.lookup(name))
-        self._prices.price_usage(record, model=next(known, ""))
-
-    def _tags(self, payload: _Payload) -> dict[str, str]:
+    def _tags(self, payload: Payload) -> dict[str, str]:
         """What the gateway vouches for wins over the key's metadata, that over the caller's tags, that over ours."""
-        meta = payload.metadata or _Metadata()
+        meta = payload.metadata or Metadata()
         vouched = {
             "api_key": meta.user_api_key_hash,
             "key_alias": meta.user_api_key_alias,
             "team": meta.user_api_key_team_alias or meta.user_api_key_team_id,
             "org": meta.user_api_key_org_alias or meta.user_api_key_org_id,
             "user": meta.user_api_key_user_id,
-            "end_user": payload.end_user or meta.user_api_key_end_user_id,
-            "model": payload.model_group or payload.model,
+            "end_user": person(payload.end_user or meta.user_api_key_end_user_id or ""),
+            "model": payload.model_group or _model(payload),
             "provider": payload.custom_llm_provider,
         }
         project = meta.user_api_key_project_alias or meta.user_api_key_project_id
         own = {key: value for key, value in (meta.user_api_key_auth_metadata or {}).items() if isinstance(value, str)}
         claimed = {**_request_tags(payload.request_tags or []), **own}
-        tags = {**self._config.tags, **{key: value for key, value in claimed.items() if key not in vouched}}
-        tags |= {key: value for key, value in vouched.items() if value}
-        return tags | ({"project": project} if project else {})
+        tags = {key: value for key, value in vouched.items() if value} | ({"project": project} if project else {})
+        claimed = {key: value for key, value in claimed.items() if key not in vouched and key not in tags}
+        dropped = len(claimed) - (_MAX_TAGS - len(self._config.tags.keys() | tags.keys()))
+        for key in list(claimed)[:dropped] if dropped > 0 else ():
+            del claimed[key]  # request tags go before the key's own; the event stays
+        return {**self._config.tags, **claimed, **tags}
 
 
 def _request_tags(given: list[Any]) -> dict[str, str]:
@@ -222,66 +208,54 @@ def _request_tags(given: list[Any]) -> dict[str, str]:
     return tags
 
 
-def _event_id(payload: _Payload, started: float) -> str:
-    """Unique per logged event, the same when it is sent again.
+def _model(payload: Payload) -> str:
+    key = payload.model_map_information.model_map_key if payload.model_map_information else None
+    return payload.model or payload.model_group or key or ""
 
-    `litellm_call_id` alone is not: callers may choose it (a request header), and retries and fallbacks share it. `id`
-    alone is not: an answer from the cache repeats that of the first answer. Attempts that failed have no answer, so
-    both repeat, and the start tells them apart. The spend logs round to milliseconds.
+
+def _event_id(payload: Payload, started: float, *, answered: bool, once: bool) -> str:
+    """Unique per logged event, the same when it is sent again and in the spans of the application that called.
+
+    That is the answer's own id where it is one of a provider and something was `answered`: work in the background is
+    logged when it begins, and again under the same id when its cost is known. `once` holds for what is logged with its
+    cost at every reading. Elsewhere the id is made of two: `litellm_call_id` alone is not unique, because callers may
+    choose it (a request header), and retries and fallbacks share it. `id` alone is not: an answer from the cache
+    repeats that of the first answer. The spend logs round to milliseconds, and of a call that failed they know another
+    start than the callback, and only the last attempt; so all attempts have one id where LiteLLM made that of the call.
     """
     own, marks = _CACHE_MARK.subn("", payload.id or "")
+    failed = payload.status == "failure"
+    if not failed and not payload.cache_hit and not marks and own != payload.litellm_call_id and answered:
+        answer = call_id(payload.custom_llm_provider, own)
+        if answer is not None:
+            return answer
+    if once and own:
+        return f"once/{own}"
+    if failed and _UUID.fullmatch(payload.litellm_call_id or own):
+        return f"{payload.litellm_call_id or own}/failed"
     parts = [part for part in dict.fromkeys((payload.litellm_call_id, own)) if part]
-    if parts and (payload.status == "failure" or marks):
+    if parts and (failed or marks):
         parts.append(str((round(started * 1e6) + 500) // 1000 if math.isfinite(started) else started))
     return "/".join(parts)
 
 
-def _payload_of(row: _Row) -> _Payload | Rejected:
-    """The row in the words of the callback; what only the callback knows is left out."""
-    try:
-        plain = json.loads(row.metadata or "{}") if not isinstance(row.metadata, dict) else row.metadata
-        tags = json.loads(row.request_tags or "[]") if not isinstance(row.request_tags, list) else row.request_tags
-        meta = msgspec.convert(plain or {}, _Metadata)
-        request_tags = msgspec.convert(tags or [], list[Any])
-    except msgspec.ValidationError as error:
-        return Rejected("wrong_type", without_content(error))
-    except (ValueError, RecursionError):
-        return Rejected("not_json", "metadata or request_tags")
-    meta.user_api_key_hash = row.api_key or meta.user_api_key_hash
-    meta.user_api_key_team_id = row.team_id or meta.user_api_key_team_id
-    meta.user_api_key_org_id = row.organization_id or meta.user_api_key_org_id
-    meta.user_api_key_user_id = row.user or meta.user_api_key_user_id
-    return _Payload(
-        startTime=row.startTime,
-        id=row.request_id,
-        litellm_call_id=row.litellm_call_id,
-        status=row.status,
-        response_cost=row.spend,
-        custom_llm_provider=row.custom_llm_provider,
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        model=row.model,
-        model_group=row.model_group,
-        cache_hit=str(row.cache_hit).lower() == "true",
-        request_tags=request_tags,
-        end_user=row.end_user,
-        metadata=meta,
+def _failed_before(payload: Payload) -> Payload | None:
+    """The attempts that failed before the one in this row, as the callback logs them; None where there was none."""
+    meta = payload.metadata or Metadata()
+    if payload.status == "failure" or not (meta.attempted_retries or meta.attempted_fallbacks):
+        return None
+    group = meta.original_model_group or payload.model_group
+    mine = msgspec.structs.replace(meta, usage_object=None, cost_breakdown=None)
+    return Payload(
+        startTime=payload.startTime,
+        id=payload.litellm_call_id,
+        litellm_call_id=payload.litellm_call_id,
+        status="failure",
+        model_group=group,
+        request_tags=payload.request_tags,
+        end_user=payload.end_user,
+        metadata=mine,
     )
-
-
-def _reported_cost(payload: _Payload) -> float:
-    if payload.response_cost is not None:
-        return payload.response_cost
-    breakdown = payload.cost_breakdown
-    return breakdown.total_cost or 0.0 if breakdown else 0.0
-
-
-def _count_cached(record: UsageRecord, usage: _Usage | None) -> None:
-    if usage is None:
-        return
-    details = usage.prompt_tokens_details
-    record.cache_read_input_tokens = usage.cache_read_input_tokens or (details and details.cached_tokens) or 0
-    record.cache_creation_input_tokens = usage.cache_creation_input_tokens or 0
 
 
 def _epoch(value: float | str) -> float | None:
@@ -291,8 +265,15 @@ def _epoch(value: float | str) -> float | None:
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
-        return None
+        return _number(value)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _elements(body: bytes, location: str, letters: Letters) -> Iterator[_Element]:
@@ -329,7 +310,7 @@ def _array(body: bytes, location: str, letters: Letters) -> Iterator[bytes]:
 
 
 def _damaged_array(body: bytes, location: str, letters: Letters, error: Exception) -> Iterator[bytes]:
-    """The whole elements before the damage; what is behind it is one dead letter.
+    """The whole elements. A damaged element is a dead letter, with all behind it where its end cannot be found.
 
     NaN and the like, which JSON forbids, are no damage here: they concern one element and are judged there.
     """
@@ -337,17 +318,39 @@ def _damaged_array(body: bytes, location: str, letters: Letters, error: Exceptio
     scanner, position, closed = json.JSONDecoder(), _skip_space(text, 1), False
     try:
         while not text.startswith("]", position):
-            _, end = scanner.raw_decode(text, position)
-            yield text[position:end].encode("utf-8", "surrogateescape")
+            try:
+                _, end = scanner.raw_decode(text, position)
+                yield text[position:end].encode("utf-8", "surrogateescape")
+            except (ValueError, RecursionError):
+                end = _end_of_element(text, position)
+                content = text[position:end].encode("utf-8", "surrogateescape")
+                letters.add(
+                    Rejected("not_json", without_content(error)), location=f"{location}@{position}", content=content
+                )
             position = _skip_space(text, end)
             if text.startswith(",", position):
                 position = _skip_space(text, position + 1)
         position, closed = position + 1, True
-    except (ValueError, RecursionError):
+    except ValueError:
         pass  # recorded below: the rest is not JSON
     rest = text[position:].encode("utf-8", "surrogateescape")
     if rest or not closed:
         letters.add(Rejected("not_json", without_content(error)), location=f"{location}@{position}", content=rest)
+
+
+def _end_of_element(text: str, position: int) -> int:
+    """Behind the brackets that open at `position`, whatever is between them. Raises ValueError where none close."""
+    depth = 0
+    for found in _BRACKET.finditer(text, position):
+        if found[0][0] != '"':
+            depth += 1 if found[0] in "{[" else -1
+        if depth <= 0:
+            break
+    else:
+        raise ValueError("no end")
+    if depth < 0 or text[position] not in "{[":
+        raise ValueError("no element")
+    return found.end()
 
 
 def _skip_space(text: str, position: int) -> int:

@@ -72,9 +72,9 @@ class Backfill:
         settings: BackfillSettings,
         name: str,
         context: Context,
-        record: Callable[[bytes, float], UsageRecord | Rejected],
+        records: Callable[[bytes, float], list[UsageRecord] | Rejected],
     ) -> None:
-        self._settings, self._name, self._clock, self._record = settings, name, context.clock, record
+        self._settings, self._name, self._clock, self._records_of = settings, name, context.clock, records
         self._url = f"{str(settings.url).rstrip('/')}/spend/logs/v2"
         headers = {"Authorization": f"Bearer {settings.key.get_secret_value()}"}
         self._client = JsonClient(context.http, context.clock, headers, settings.timeout_s)
@@ -154,14 +154,15 @@ class Backfill:
         seen = set()
         for index, raw in enumerate(map(bytes, page.data)):
             location = f"/spend/logs/v2 {_text(place.since)} to {_text(place.until)} page {place.page}#{index}"
-            record = self._record(raw, now)
-            if isinstance(record, Rejected):
-                letters.add(record, location=location, content=raw)
+            found = self._records_of(raw, now)
+            if isinstance(found, Rejected):
+                letters.add(found, location=location, content=raw)
                 continue
-            seen.add(record.id)
-            if record.id not in self._given:
-                records.append(record)
-                locations.append(location)
+            for record in found:
+                seen.add(record.id)
+                if record.id not in self._given:
+                    records.append(record)
+                    locations.append(location)
         if place.page > 1 and seen and seen == self._last_page:
             self._last_page = frozenset()
             raise TransientError(f"{self._name}: page {place.page} of the spend logs repeats the page before it")

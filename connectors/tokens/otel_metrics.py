@@ -1,4 +1,4 @@
-"""Token metrics of OpenTelemetry → usage: deltas as they are, cumulative sums as what they grew since the last one."""
+"""Metrics of tokens and dollars → usage: deltas as they are, cumulative sums as what they grew since the last one."""
 
 from __future__ import annotations
 
@@ -12,32 +12,61 @@ from curb.connectors.decode import Letters, Rejected
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.sums import price_sum
 from curb.connectors.tokens import otlp
-from curb.connectors.tokens.otel_tags import models_of, tags_of
+from curb.connectors.tokens.otel_dialects import models_of
+from curb.connectors.tokens.otel_scopes import Scopes
+from curb.connectors.tokens.otel_tags import Reading, tags_of
 from curb.connectors.tokens.otlp import Value
 from curb.stream.records.spend import UsageRecord
 
-#: The histogram that separates input and output by `gen_ai.token.type`, and the counters that take its place.
-HISTOGRAM = "gen_ai.client.token.usage"
+COST = "cost"
 _PREFIX = "gen_ai.client.inference.usage."
-COUNTERS = {
+#: Metric → what its points count; a mapping where a label says it, None there for what another type counts already.
+METRICS: dict[str, str | dict[str, str | None]] = {
     f"{_PREFIX}input_tokens": "input",
     f"{_PREFIX}output_tokens": "output",
     f"{_PREFIX}cache_read.input_tokens": "cache_read",
     f"{_PREFIX}cache_write.input_tokens": "cache_write",
+    "gen_ai.client.token.usage": {
+        "input": "input",
+        "output": "output",
+        "completion": "output",
+        "cached_input": "cache_read",
+        "cache_read": "cache_read",
+        "input_cached": "cache_read",
+        "cache_creation_input": "cache_write",
+        "cache_creation": "cache_write",
+        "cache_write": "cache_write",
+        "total": None,
+        "reasoning": None,
+    },
+    "gen_ai.client.token.cost": COST,
+    "gen_ai.usage.cost": COST,
+    "operation.cost": COST,
+    "claude_code.cost.usage": COST,
+    "claude_code.token.usage": {
+        "input": "fresh",
+        "output": "output",
+        "cacheRead": "cache_read",
+        "cacheCreation": "cache_write",
+    },
 }
-TYPES = {"input": "input", "output": "output", "completion": "output"}
+#: Metrics of applications that report no spans of calls: they count whatever `count` says.
+METRICS_ONLY = frozenset({"claude_code.cost.usage", "claude_code.token.usage"})
+_TYPE_LABELS = ("gen_ai.token.type", "type")
 #: Labels that set points of one record apart from one another.
-_WITHIN = frozenset({"gen_ai.token.type", "gen_ai.token.modality"})
+_WITHIN = frozenset({"gen_ai.token.type", "gen_ai.token.modality", "type"})
 DELTA, CUMULATIVE = 1, 2
 #: Cumulative streams that are remembered; the ones not heard of for longest are forgotten.
 MAX_STREAMS = 100_000
 MAX_PRODUCERS = 10_000
+#: Models of producers that report dollars.
+MAX_WITH_COST = 100_000
 #: Records that are given again because nobody said that they are on the log.
 MAX_UNCONFIRMED = 50_000
 
 
 class _Point(NamedTuple):
-    """One data point that counts: which tokens, and where it stands in its stream."""
+    """One data point that counts: of which tokens or dollars, and where it stands in its stream."""
 
     stream: bytes
     producer: bytes
@@ -46,16 +75,27 @@ class _Point(NamedTuple):
     what: str
     start: float
     time: float
-    tokens: float
+    amount: float
     requests: float
     cumulative: bool
+    #: True where the instruments of one process start one by one.
+    own_start: bool
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """What the points of one record have in common."""
+        return (0.0 if self.own_start else self.start, self.time)
+
+    @property
+    def model(self) -> tuple[bytes, tuple[str, ...]]:
+        return self.producer, models_of(self.labels)[-1:]
 
 
 class _Known(NamedTuple):
     """The last value of a cumulative stream."""
 
     time: float
-    tokens: float
+    amount: float
     requests: float
 
 
@@ -63,39 +103,38 @@ class Streams:
     """Data points → records. What a cumulative stream grew by is given until `appended` says that it is on the log."""
 
     def __init__(
-        self,
-        name: str,
-        default_tags: Mapping[str, str],
-        tags: Mapping[str, tuple[str, ...]],
-        free_models: frozenset[str],
-        prices: PriceBook,
-        began: float,
+        self, reading: Reading, prices: PriceBook, scopes: Scopes, began: float, counted: frozenset[str]
     ) -> None:
-        self._name, self._default, self._tags, self._free, self._prices = name, default_tags, tags, free_models, prices
+        self._reading, self._prices, self._scopes, self._counted = reading, prices, scopes, counted
         self._began = began
         self._known: dict[bytes, _Known] = {}
         self._producers: dict[bytes, None] = {}
+        self._with_cost: dict[tuple[bytes, tuple[str, ...]], None] = {}
         self._unconfirmed: dict[str, UsageRecord] = {}
 
     def parse(self, request: Any, letters: Letters, location: str, at: float) -> Batch:
-        """The records of an ExportMetricsServiceRequest; other metrics are nothing."""
+        """The records of an ExportMetricsServiceRequest; other metrics are named in the notes."""
         sums: dict[bytes, list[_Point]] = {}
         places: dict[bytes, str] = {}
         heard: dict[bytes, None] = {}
-        for index, point in enumerate(_points(request)):
+        for index, point in enumerate(self._points(request)):
             place = f"{location}#{index}"
             if isinstance(point, Rejected):
                 letters.add(point, location=place, content=b"")
                 continue
             grown = self._grown(point, heard) if point.cumulative else point
-            if grown is not None:
-                key = _digest(grown.producer, _labels(grown.labels), grown.start, grown.time, grown.cumulative)
+            if grown is not None and grown.amount:
+                key = _digest(grown.producer, _labels(grown.labels), *grown.interval, grown.cumulative)
                 sums.setdefault(key, []).append(grown)
                 places.setdefault(key, place)
+                if grown.what == COST:
+                    self._with_cost[grown.model] = None
         given = dict.fromkeys(self._unconfirmed, location)
         records = list(self._unconfirmed.values())
         for key, points in sums.items():
-            record = self._record(key, points, at)
+            # An interval may come in parts: collectors split exports by size.
+            part = _digest(key, sorted({point.what for point in points}))
+            record = self._record(part, points, at)
             records.append(record)
             given[record.id] = places[key]
             if points[0].cumulative:
@@ -103,6 +142,7 @@ class Streams:
         self._producers |= heard
         _keep(self._known, MAX_STREAMS)
         _keep(self._producers, MAX_PRODUCERS)
+        _keep(self._with_cost, MAX_WITH_COST)
         _keep(self._unconfirmed, MAX_UNCONFIRMED)
         return Batch(records, cursor="", locations=list(given.values()))
 
@@ -117,72 +157,78 @@ class Streams:
         if known is not None and point.time <= known.time:
             return None  # sent again, or overtaken
         self._known.pop(point.stream, None)  # the newest are last
-        self._known[point.stream] = _Known(point.time, point.tokens, point.requests)
+        self._known[point.stream] = _Known(point.time, point.amount, point.requests)
         if known is None:
             # A stream that is older than this process may have been counted by the one before.
             new = point.start >= self._began or point.producer in self._producers
             return point if new else None
-        if point.tokens < known.tokens:
+        if point.amount < known.amount:
             return point  # started again without saying so
-        tokens, requests = point.tokens - known.tokens, point.requests - known.requests
-        if tokens == 0:
-            return None
-        return point._replace(start=known.time, tokens=tokens, requests=max(0.0, requests))
+        amount, requests = point.amount - known.amount, point.requests - known.requests
+        return point._replace(start=known.time, amount=amount, requests=max(0.0, requests))
 
     def _record(self, key: bytes, points: list[_Point], at: float) -> UsageRecord:
-        first, tokens = points[0], dict.fromkeys(("input", "output", "cache_read", "cache_write"), 0.0)
+        first, amounts = points[0], dict.fromkeys(("input", "fresh", "output", "cache_read", "cache_write", COST), 0.0)
         requests = 0.0
         for point in points:
-            tokens[point.what] += point.tokens
+            amounts[point.what] += point.amount
             requests += point.requests if point.what == "input" else 0.0
-        models = models_of(first.labels)
-        read, written = round(tokens["cache_read"]), round(tokens["cache_write"])
+        models, cached = models_of(first.labels), amounts["cache_read"] + amounts["cache_write"]
+        given = amounts["input"] + amounts["fresh"]
+        if amounts["fresh"] or given < cached:  # an instrumentation that does not count cached tokens as input
+            given += cached
         record = UsageRecord(
             id=f"otel/{key.hex()[:40]}",
-            charge_period_start=first.start,
+            charge_period_start=min(point.start for point in points),
             received_at=at,
-            effective_cost=0.0,
-            tags=tags_of(self._tags, self._default, first.labels, first.resource, models),
-            source=self._name,
+            effective_cost=amounts[COST],
+            tags=tags_of(self._reading.tags, self._reading.default_tags, first.labels, first.resource, models),
+            source=self._reading.name,
             request_model=models[-1] if models else "",
             requests=round(requests),
-            input_tokens=round(tokens["input"]),
-            output_tokens=round(tokens["output"]),
-            cache_read_input_tokens=read,
-            cache_creation_input_tokens=written,
+            input_tokens=round(given),
+            output_tokens=round(amounts["output"]),
+            cache_read_input_tokens=round(amounts["cache_read"]),
+            cache_creation_input_tokens=round(amounts["cache_write"]),
         )
-        if not self._free.intersection(models):
-            price_sum(self._prices, record, request_input=tokens["input"] / requests if requests else 0)
+        # Where the producer reports dollars of this model, they may come with another export.
+        if not any(point.model in self._with_cost for point in points) and not self._reading.free_models & {*models}:
+            price_sum(self._prices, record, request_input=given / requests if requests else 0)
         return record
 
-
-def _points(request: Any) -> Iterator[_Point | Rejected]:
-    for resource_metrics in request.resource_metrics:
-        resource = otlp.attributes(resource_metrics.resource.attributes)
-        for scope in resource_metrics.scope_metrics:
-            producer = _digest(_labels(resource), scope.scope.name, scope.scope.version)
-            for metric in scope.metrics:
-                if metric.name == HISTOGRAM or metric.name in COUNTERS:
-                    yield from _points_of(metric, resource, producer)
+    def _points(self, request: Any) -> Iterator[_Point | Rejected]:
+        for resource_metrics in request.resource_metrics:
+            resource = otlp.attributes(resource_metrics.resource.attributes)
+            for scope in resource_metrics.scope_metrics:
+                producer = _digest(_labels(resource), scope.scope.name, scope.scope.version)
+                for metric in scope.metrics:
+                    if metric.name in self._counted:
+                        self._scopes.counted = True
+                        yield from _points_of(metric, resource, producer)
+                    else:
+                        points = len(getattr(metric, metric.WhichOneof("data") or "sum").data_points)
+                        self._scopes.saw_metric(metric.name, points, known=metric.name in METRICS)
 
 
 def _points_of(metric: Any, resource: Mapping[str, Value], producer: bytes) -> Iterator[_Point | Rejected]:
     kind = metric.WhichOneof("data")
-    if kind not in ("sum", "histogram"):
+    if kind not in ("sum", "histogram", "exponential_histogram"):
         yield Rejected("wrong_type", f"{metric.name} is no sum and no histogram")
         return
-    data = getattr(metric, kind)
+    data, meaning = getattr(metric, kind), METRICS[metric.name]
     for point in data.data_points:
         labels = otlp.attributes(point.attributes)
-        what = COUNTERS.get(metric.name) or TYPES.get(str(labels.get("gen_ai.token.type")))
-        tokens = point.sum if kind == "histogram" else float(point.as_int or point.as_double)
+        token_type = next((str(labels[name]) for name in _TYPE_LABELS if name in labels), "")
+        if isinstance(meaning, dict) and token_type not in meaning:
+            yield Rejected("missing_field", f"{metric.name} needs a type of tokens: {', '.join(meaning)}")
+            continue
+        what = meaning[token_type] if isinstance(meaning, dict) else meaning
+        amount = float(point.as_int or point.as_double) if kind == "sum" else point.sum
         if data.aggregation_temporality not in (DELTA, CUMULATIVE):
             yield Rejected("invalid", f"{metric.name} has no aggregation temporality")
-        elif what is None:
-            yield Rejected("missing_field", f"{metric.name} needs gen_ai.token.type input or output")
-        elif not math.isfinite(tokens) or not 0 <= tokens <= 2**53:
+        elif not math.isfinite(amount) or not 0 <= amount <= 2**53:
             yield Rejected("invalid", f"{metric.name} is not between 0 and 2^53")
-        elif tokens:
+        elif what is not None:
             start, time = point.start_time_unix_nano, point.time_unix_nano
             yield _Point(
                 stream=_digest(producer, metric.name, sorted(labels.items()), start),
@@ -192,9 +238,10 @@ def _points_of(metric: Any, resource: Mapping[str, Value], producer: bytes) -> I
                 what=what,
                 start=(start or time) / 1e9,
                 time=time / 1e9,
-                tokens=tokens,
-                requests=float(point.count) if kind == "histogram" else 0.0,
+                amount=amount,
+                requests=0.0 if kind == "sum" else float(point.count),
                 cumulative=data.aggregation_temporality == CUMULATIVE,
+                own_start=metric.name in METRICS_ONLY,
             )
 
 

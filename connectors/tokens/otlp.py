@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +13,8 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metr
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
-from curb.connectors.decode import Rejected
+from curb.connectors.decode import Letters, Rejected
+from curb.connectors.tokens.otlp_decode import Lost, WrongError, fill, loads, plain_of
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 Value = str | int | float | bool
@@ -40,56 +38,49 @@ SIGNALS = {
 }
 
 
-def parse(signal: Signal, content_type: str, body: bytes) -> Any | Rejected:
-    """The request, an object of `signal.request`. The reason never quotes the body."""
+def parse(signal: Signal, content_type: str, body: bytes, letters: Letters, location: str) -> Any | Rejected:
+    """The request, an object of `signal.request`; parts that cannot be read go to `letters`.
+
+    Rejected where nothing can be read. No reason quotes the body.
+    """
     message = signal.request()
-    if content_type != JSON:
+    if content_type == JSON:
+        plain = loads(body)
+        if isinstance(plain, Rejected):
+            return plain
+    else:
         try:
             message.ParseFromString(body)
         except DecodeError:
-            return Rejected("invalid", "the body is no OTLP request in protobuf")
-        return message
+            plain, message = plain_of(signal.request, body), signal.request()
+        else:
+            return message
+    lost = Lost()
+    language = "JSON" if content_type == JSON else "protobuf"
+    refused = Rejected("invalid", f"the body is no OTLP request in {language}")
     try:
-        plain = json.loads(body)
-        if not isinstance(plain, dict):  # protobuf takes a text for a message without fields
-            return Rejected("invalid", "the body is no OTLP request in JSON")
-        _ids_to_base64(plain)
-        json_format.ParseDict(plain, message, ignore_unknown_fields=True)
-    except UnicodeDecodeError:
-        return Rejected("not_utf8", "the body is not UTF-8")
-    except (json.JSONDecodeError, RecursionError):
-        return Rejected("not_json", "the body is not JSON")
-    except (json_format.ParseError, TypeError, AttributeError, ValueError):
-        return Rejected("invalid", "the body is no OTLP request in JSON")
+        read = fill(message, plain, lost)
+    except WrongError:
+        return refused
+    if lost.places and not read:
+        return refused
+    for path, why in lost.places:
+        letters.add(why, location=f"{location} {path}", content=b"")
+    for _ in range(lost.more):
+        letters.add(Rejected("wrong_type", "an element of the export"), location=location, content=b"")
     return message
 
 
-def _ids_to_base64(request: dict[str, Any]) -> None:
-    """OTLP writes ids in hex where protobuf's JSON has base64. Events and links, which may hold prompts, go."""
-    for resource in request.get("resourceSpans", ()):
-        for scope in resource.get("scopeSpans", ()):
-            for span in scope.get("spans", ()):
-                span.pop("events", None)
-                span.pop("links", None)
-                for name in ("traceId", "spanId", "parentSpanId"):
-                    if name in span:
-                        span[name] = _base64(span[name])
+def answer(signal: Signal, content_type: str, rejected: int, warning: str = "") -> web.Response:
+    """200; with a partial success where something was refused, so that the exporter does not send it again.
 
-
-def _base64(text: Any) -> str:
-    try:
-        return base64.b64encode(binascii.unhexlify(text)).decode()
-    except (binascii.Error, TypeError, ValueError):
-        return ""
-
-
-def answer(signal: Signal, content_type: str, rejected: int) -> web.Response:
-    """200; with a partial success where something was refused, so that the exporter does not send it again."""
+    Exporters log a `warning` also where nothing was refused.
+    """
     message = signal.response()
-    if rejected:
+    if rejected or warning:
         partial: Any = message.partial_success  # type: ignore[attr-defined]
         setattr(partial, signal.rejected, rejected)
-        partial.error_message = f"{rejected} refused; see Curb's dead letters"
+        partial.error_message = f"{rejected} refused; see Curb's dead letters" if rejected else warning
     if content_type == JSON:
         return web.json_response(json_format.MessageToDict(message))
     return web.Response(body=message.SerializeToString(), content_type=PROTOBUF)
@@ -105,11 +96,16 @@ def problem(content_type: str, status: int, detail: str, headers: Mapping[str, s
 
 
 def attributes(pairs: Any) -> dict[str, Value]:
-    """Attributes with plain values; lists, maps and bytes are left out, and prompts in them with them."""
+    """Attributes with plain values; lists, maps and bytes are left out, and prompts in them with them.
+
+    A count of that kind is an empty text, so that it is refused and not taken for missing.
+    """
     found: dict[str, Value] = {}
     pair: KeyValue
     for pair in pairs:
         kind = pair.value.WhichOneof("value")
         if kind in ("string_value", "int_value", "double_value", "bool_value"):
             found[pair.key] = getattr(pair.value, kind)
+        elif "usage" in pair.key or "token_count" in pair.key:
+            found[pair.key] = ""
     return found

@@ -1,4 +1,4 @@
-"""`curb plan`, `curb actions approve`, `deny` and `restore-all`: previews and answers to proposals."""
+"""`curb plan`, `curb actions approve`, `deny`, `leave` and `restore-all`: previews, answers, and giving back."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from curb import wiring
 from curb.actions.action import Action
 from curb.actions.lifecycle.preview import PreviewLine, preview, read_memory
 from curb.actions.lifecycle.reaper import Reaper
+from curb.actions.notify import wording
 from curb.cli import offline
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, person
 from curb.config.file import CurbConfig
@@ -24,7 +25,6 @@ from curb.stream.clock import WallClock
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import COMMANDS
-from curb.stream.money import usd
 from curb.stream.records.spend import Command, LedgerEntry
 
 console = Console()
@@ -36,6 +36,7 @@ def register(plan_app: typer.Typer, actions_app: typer.Typer) -> None:
     plan_app.callback(invoke_without_command=True)(plan)
     actions_app.command()(approve)
     actions_app.command()(deny)
+    actions_app.command()(leave)
     actions_app.command("restore-all")(restore_all)
 
 
@@ -92,15 +93,30 @@ def restore_all(
         return
     if not yes and not typer.confirm(f"Restore {len(held)}?"):
         raise typer.Exit(1)
-    ended = ask(_restore(loaded, person()))
+    ended, left = ask(_restore(loaded, person()))
     for entry in ended:
         console.print(Text(f"{entry.action_id}  {entry.state}: {entry.detail}"))
-    left = [entry for entry in held if entry.action_id not in {each.action_id for each in ended}]
     for entry in left:
-        console.print(Text(f"{entry.action_id}  still held: {entry.plan.target} could not be reached", "red"))
-    if left or any(entry.state == "failed" for entry in ended):
-        typer.echo("some limits are not restored; run the command again", err=True)
+        why = entry.refusal or "it could not be reached"
+        console.print(Text(f"{entry.action_id}  still held: {entry.plan.target}: {why}", "red"))
+    if left:
+        typer.echo("some limits are not restored; a running daemon or reaper goes on trying", err=True)
         raise typer.Exit(1)
+
+
+def leave(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Leave an action's change in force for good: Curb no longer tries to give it back, and never undoes it.
+
+    For what cannot be given back, with the daemon up or down. Nothing is changed at the gateway.
+    """
+    entry = ask(_leave(load(config), action_id, person()))
+    if entry is None:
+        typer.echo(f"{action_id} is not in force; see: curb actions list", err=True)
+        raise typer.Exit(1)
+    console.print(Text(f"{entry.action_id}  {entry.detail}"))
 
 
 def would_restore(entry: LedgerEntry) -> Text:
@@ -112,9 +128,9 @@ def would_restore(entry: LedgerEntry) -> Text:
 
 
 async def _planned(config: CurbConfig) -> list[PreviewLine]:
-    async with _opened(config) as opened:
-        memory = await read_memory(opened.log, opened.clock)
-        return [line async for line in preview(memory, config.actions, opened.actions, opened.clock)]
+    async with opened(config) as of:
+        memory = await read_memory(of.log, of.clock)
+        return [line async for line in preview(memory, config.actions, of.actions, of.clock)]
 
 
 def _as_json(line: PreviewLine) -> dict[str, Any]:
@@ -137,8 +153,7 @@ def _show(lines: list[PreviewLine]) -> None:
         if alert.alert_id != alert_id:
             alert_id = alert.alert_id
             head = Text(f"{alert.tier} {alert.kind} ", "bold") + tags_text(alert.tags)
-            burn = f"  {usd(alert.usd_per_hour)}/h, expected {usd(alert.expected_usd_per_hour)}/h"
-            console.print(head + Text(f"{burn}, {usd(alert.dollars_at_risk)} at risk  {alert_id}"), soft_wrap=True)
+            console.print(head + Text(f" {wording.money(alert)}  {alert_id}"), soft_wrap=True)
         console.print(_described(line), soft_wrap=True)
     count = sum(_is_done(line) for line in lines)
     if lines:
@@ -188,21 +203,23 @@ def _answer(config: CurbConfig, action_id: str, kind: str) -> None:
     typer.echo(f"{kind} by {by} is on the log; see the result: curb actions show {action_id}")
 
 
-class _Opened(NamedTuple):
+class OpenedActions(NamedTuple):
+    """The log and the configured actions, opened."""
+
     log: Log
     clock: WallClock
     actions: dict[str, Action]
 
 
 @contextlib.asynccontextmanager
-async def _opened(config: CurbConfig) -> AsyncIterator[_Opened]:
+async def opened(config: CurbConfig) -> AsyncIterator[OpenedActions]:
     clock = WallClock()
     log = wiring.make_log(config, clock)
     await log.open()
     try:
         async with aiohttp.ClientSession(headers={"User-Agent": "curb"}) as http:
             actions = wiring.make_action_map(config, clock, http)
-            yield _Opened(log, clock, actions)
+            yield OpenedActions(log, clock, actions)
             for action in actions.values():
                 await action.close()
     finally:
@@ -210,22 +227,32 @@ async def _opened(config: CurbConfig) -> AsyncIterator[_Opened]:
 
 
 async def _held(config: CurbConfig) -> list[LedgerEntry]:
-    async with _opened(config) as opened:
-        return await Reaper(opened.log, opened.clock, opened.actions).held()
+    async with opened(config) as of:
+        return await Reaper(of.log, of.clock, of.actions).held()
 
 
-async def _restore(config: CurbConfig, by: str) -> list[LedgerEntry]:
-    """The newest entry of each that is over now."""
-    async with _opened(config) as opened:
-        reaper = Reaper(opened.log, opened.clock, opened.actions)
+async def _restore(config: CurbConfig, by: str) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
+    """The newest entry of each that is over now, and of each that is not."""
+    async with opened(config) as of:
+        reaper = Reaper(of.log, of.clock, of.actions)
         before = await reaper.held()
-        now = opened.clock.now()
+        now = of.clock.now()
         # The commands come first, as for any other undo: were this killed after the undo and before them, the daemon
         # would continue with actions that are over.
         asked = [
             Command(id=f"{e.action_id}/{now}", kind="undo", at=now, by=by, args={"action_id": e.action_id})
             for e in before
         ]
-        await opened.log.append([Message(COMMANDS, encode(command), key=b"undo") for command in asked])
+        await of.log.append([Message(COMMANDS, encode(command), key=b"undo") for command in asked])
         left = set(await reaper.restore_all(by))
-        return [entry for entry in await reaper.newest(before) if entry.action_id not in left]
+        newest = await reaper.newest(before)
+        return [e for e in newest if e.action_id not in left], [e for e in newest if e.action_id in left]
+
+
+async def _leave(config: CurbConfig, action_id: str, by: str) -> LedgerEntry | None:
+    """The newest entry after it; None when nothing was in force."""
+    async with opened(config) as of:
+        now = of.clock.now()
+        command = Command(id=f"leave/{action_id}/{now}", kind="leave", at=now, by=by, args={"action_id": action_id})
+        await of.log.append([Message(COMMANDS, encode(command), key=b"leave")])
+        return await Reaper(of.log, of.clock, of.actions).leave(action_id, by)

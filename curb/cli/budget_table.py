@@ -124,6 +124,5 @@ def summary(crossings: Sequence[Crossing]) -> str:
     tiers = ", ".join(f"{sum(each.tier == tier for each in crossings)} {tier}" for tier in ("page", "notice", "digest"))
     over = caps(crossings)
     hours = sum(each.hours for each in over)
-    return (
-        f"{len(crossings)} alerts ({tiers}); a hard cap would have throttled {len(over)} times, {hours:,.1f} h in all"
-    )
+    times = f"a hard cap would have throttled {len(over)} times, {hours:,.1f} h in all"
+    return f"{len(crossings)} crossings ({tiers}); {times}"

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from curb import wiring
 from curb.cli import common as asking
-from curb.cli import offline
+from curb.cli import offline, render
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
 from curb.config.file import CurbConfig
 from curb.connectors.connector import (
@@ -69,6 +69,12 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False)
             console.print(Text(f"  {row['name']} goes on at {_short(row['cursor'])}"))
         if errors := _errors(row):
             console.print(Text(f"  {row['name']}: {errors}", "red"))
+        for note in row["notes"]:
+            console.print(Text(f"  {row['name']}: {note}", "yellow"))
+        if row.get("last_24_h"):
+            console.print(Text(f"  {row['name']}: {render.feed_line(row['last_24_h'])}"))
+        for problem in row.get("problems", ()):
+            console.print(Text(f"  {problem}", "yellow"), soft_wrap=True)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curb.actions.notify import wording
 from curb.format import tags_text
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert
@@ -13,7 +14,7 @@ from curb.stream.time import iso
 from curb.views.explanation import Explanation, words_of
 
 _BAR_CELLS = 24
-_TIER_STYLE = {"page": "bold red", "notice": "yellow", "digest": "dim"}
+_TIER_STYLE = {"page": "bold red", "notice": "yellow", "digest": "dim", "soft": "cyan"}
 
 
 def show(console: Console, found: Explanation) -> None:
@@ -41,6 +42,11 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _money(alert: Alert) -> Table:
+    if not wording.has_rate(alert):
+        table = Table.grid(padding=(0, 2))
+        for label, value in wording.figures(alert):
+            table.add_row(_text(label, "bold"), _text(value))
+        return table
     table = _table("", "", "$ expected", "$ actual", "$ over")
     over = alert.usd_per_hour - alert.expected_usd_per_hour
     table.add_row("per hour, now", usd(alert.expected_usd_per_hour), usd(alert.usd_per_hour), usd(over))
@@ -93,7 +99,8 @@ def _similar(console: Console, found: Explanation) -> None:
         console.print(Text(f"{iso(each.fired_at)}  {each.tier} {each.kind} ") + tags_text(each.tags), soft_wrap=True)
         said_words = "; ".join(each.said) or "no feedback"
         done = "; ".join(each.done) or "no action"
-        console.print(_text(f"  {how}; {usd(each.excess_usd)} over; {said_words}; {done}", "dim"), soft_wrap=True)
+        over = f"{each.over}; " if each.over else ""
+        console.print(_text(f"  {how}; {over}{said_words}; {done}", "dim"), soft_wrap=True)
 
 
 def _around(console: Console, found: Explanation) -> None:

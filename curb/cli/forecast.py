@@ -95,7 +95,7 @@ def show(console: Console, rows: Sequence[dict[str, Any]], known_until: str) -> 
         console.print("no spend in this scope yet")
         return
     table = Table(title=f"Forecast, known up to {known_until}", title_justify="left", header_style="bold", expand=False)
-    for column in ("series", "until", "$ spent", "$ forecast", "$ 80 % interval", "$ budget"):
+    for column in ("series", "until", "$ spent", "$ imputed", "$ forecast", "$ 80 % interval", "$ budget"):
         table.add_column(column, justify="right" if column.startswith("$") else "left", overflow="fold")
     for column in ("over", "method"):
         table.add_column(column, overflow="fold")
@@ -104,6 +104,7 @@ def show(console: Console, rows: Sequence[dict[str, Any]], known_until: str) -> 
             tags_text(each["tags"]),
             f"{each['period']}, {each['period_end']}",
             usd(each["spent_usd"]),
+            usd(each["imputed_usd"]) if each.get("imputed_usd") else "",
             Text(usd(each["forecast_usd"]), "bold"),
             f"{usd(each['low_usd'])} – {usd(each['high_usd'])}",
             "" if each["budget"] is None else Text(f"{usd(each['budget_usd'])} {each['budget']}"),
@@ -172,11 +173,13 @@ def _panel(axes: Axes, each: dict[str, Any]) -> None:
         days, sums = [*days, ahead[0]], [*sums, spent]
     axes.plot(days, sums, color=_SPENT, lw=2.4, label="spent")
     rest = coming[-1] or 1.0
-    low, high = ((each[name] - spent) / rest for name in ("low_usd", "high_usd"))
-    under, over_it = ([spent + share * x for x in coming] for share in (low, high))
+    # What was not seen of the days that are over is expected, not spent.
+    so_far = spent + each.get("imputed_usd", 0.0)
+    low, high = ((each[name] - so_far) / rest for name in ("low_usd", "high_usd"))
+    under, over_it = ([so_far + share * x for x in coming] for share in (low, high))
     x = ahead[: len(coming)]
     axes.fill_between(x, under, over_it, color=_GREY, alpha=0.2, lw=0, label="80 % interval")
-    axes.plot(x, [spent + usd_ahead for usd_ahead in coming], color=_COMING, lw=2, ls=(0, (4, 2)), label="forecast")
+    axes.plot(x, [so_far + usd_ahead for usd_ahead in coming], color=_COMING, lw=2, ls=(0, (4, 2)), label="forecast")
     if each["budget_usd"] is not None:
         axes.axhline(each["budget_usd"], color=_BUDGET, lw=1.8, ls="-.", label="budget")
     _style(axes, begin, (end - begin).days)

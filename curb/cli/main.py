@@ -13,10 +13,11 @@ from rich.console import Console
 
 from curb.actions.ledger.ledger import ActionState
 from curb.cli import actions as acting
-from curb.cli import explain, knowledge, offline, render
+from curb.cli import explain, knowledge, offline, past, render
 from curb.cli.budgets import app as budgets_app
 from curb.cli.common import ConfigOption, JsonOption, ask, load, person
 from curb.cli.connectors import app as connectors_app
+from curb.cli.drill import drill
 from curb.cli.prices import app as prices_app
 from curb.cli.reconcile import reconcile
 from curb.config.file import CurbConfig
@@ -110,8 +111,15 @@ def reaper(
 @app.command("check-config")
 def check_config(config: ConfigOption = _DEFAULT) -> None:
     """Check a configuration and print every error with its YAML path and a hint. Exit code 2 on errors."""
+    from curb.wiring import load_prices
+
     loaded = load(config)
-    render.config_summary(console, config, loaded)
+    try:
+        book = load_prices(loaded.prices)
+    except PermanentError as error:
+        typer.echo(f"{config}: {error}", err=True)
+        raise typer.Exit(2) from None
+    render.config_summary(console, config, loaded, book)
 
 
 @app.command()
@@ -123,7 +131,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Where the results are written.")] = Path("demo-out"),
     speed: Annotated[
         float | None,
-        typer.Option("--speed", min=10, max=1000, help="Event seconds per second; default: 240, or 400 with --quick."),
+        typer.Option("--speed", min=10, max=1000, help="Event seconds per second; default: 240, or 600 with --quick."),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Less history and a shorter incident: checks an installation in seconds.")
@@ -139,16 +147,16 @@ def demo(
 def replay(
     source: Annotated[Path, typer.Argument(help="A usage file (.jsonl or .jsonl.gz), or a directory of them.")],
     config: ConfigOption = _DEFAULT,
-    form: Annotated[str, typer.Option("--format", help="`curb` or `event_stream`.")] = "event_stream",
+    form: Annotated[str, typer.Option("--format", help="`auto`, `curb` or `event_stream`.")] = "auto",
     notify: Annotated[bool, typer.Option("--notify", help="Send alerts to the configured notifiers.")] = False,
 ) -> None:
     """Feed recorded usage through the configured log, rollup and detector, in event time, then stop.
 
-    A replay takes no action, and sends no message without --notify. Use it to give a new installation its history, or
-    to try a configuration on recorded days. It can be interrupted at any point and started again: it continues where
-    it was, and no sum or alert is lost or doubled.
+    A replay takes no action, and sends no message without --notify. Use it to try a configuration on recorded days;
+    `curb backfill` gives an installation its history. It can be interrupted at any point and started again: it
+    continues where it was, and no sum or alert is lost or doubled.
     """
-    from curb.cli.replay import run_replay
+    from curb.cli.offline import run_replay
 
     loaded = load(config)
     setup("warning", "text")
@@ -157,7 +165,13 @@ def replay(
 
 @app.command()
 def backtest(
-    directory: Annotated[Path, typer.Argument(help="A directory with events.jsonl.gz, or the file itself.")],
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            help="A directory with events.jsonl.gz, or the file itself; or a bill: a folder per delivery, named by its "
+            "time (2026-10-01T06-00-00Z), with the files as the vendor lays them."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File for the alerts, one JSON object a line.")],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Settings to test; default: the shipped ones.")
@@ -167,12 +181,16 @@ def backtest(
     ] = 0,
 ) -> None:
     """Replay a recorded stream in memory, in arrival order, and write every alert Curb would have raised."""
+    from curb.bill_backtest import deliveries, run_bill_backtest
     from curb.evaluate.backtest import run_backtest
 
     setup("error", "text")  # the summary counts unreadable lines
-    settings = load(config).detector if config else CurbConfig().detector
+    loaded = load(config) if config else CurbConfig()
     try:
-        run_backtest(directory, out, settings, bucket_s, console)
+        if directory.is_dir() and deliveries(directory):
+            run_bill_backtest(directory, out, loaded, console)
+        else:
+            run_backtest(directory, out, loaded.detector, bucket_s, console)
     except (OSError, ValueError) as error:
         typer.echo(f"backtest: {error}", err=True)
         raise typer.Exit(2) from None
@@ -268,7 +286,7 @@ def actions_undo(
         raise typer.Exit(1)
     if dry_run:
         state = ActionState(view.actions[action_id])
-        is_held = state.is_open or state.is_stuck
+        is_held = state.is_held
         said = acting.would_restore(state.last) if is_held else f"nothing to undo: it is {state.last.state}"
         return console.print(said, soft_wrap=True)
     _command(loaded, "undo", {"action_id": action_id}, "undo requested; a running daemon carries it out at once")
@@ -323,8 +341,10 @@ def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> 
 
 app.command()(reconcile)
 knowledge.register(app)
+past.register(app)
 explain.register(app)
 acting.register(knowledge.plan_app, actions_app)
+app.command()(drill)
 
 
 def main() -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import msgspec
+from rich.console import Console
 
 from curb import wiring
+from curb.cli import render
 from curb.config.file import CurbConfig
+from curb.feed import feed
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines, encode
 from curb.stream.log.protocol import Message
@@ -32,6 +36,17 @@ async def load_view(config: CurbConfig) -> LogView:
         return await LogView().load(log)
 
 
+async def run_replay(config: CurbConfig, source: Path, form: str, console: Console, *, notify: bool) -> int:
+    """Replay `source` and print the alerts; returns 0 when everything was read, summed and scored."""
+    if not source.exists():
+        console.print(f"replay: {source} does not exist", style="red")
+        return 2
+    records = await feed(config, source, form, console, notify=notify)
+    console.print(f"replayed {records:,} events")
+    render.alerts(console, list((await load_view(config)).alerts.values()), json_lines=False)
+    return 0
+
+
 async def send_command(config: CurbConfig, kind: str, args: dict[str, str], *, by: str) -> None:
     """Append a command; the daemon that runs now, or the next one to start, carries it out."""
     async with wiring.open_log(config, WallClock()) as log:
@@ -45,13 +60,11 @@ async def spend_totals(config: CurbConfig, scope: str) -> list[dict[str, Any]]:
     """Dollars and events per series of `scope`, summed without rounding from every part on the log."""
     parts: dict[tuple[tuple[str, str], ...], list[float]] = defaultdict(list)
     events: dict[tuple[tuple[str, str], ...], int] = defaultdict(int)
-    async with wiring.open_log(config, WallClock()) as log:
-        async for message in log.scan(SPEND):
-            for record in decode_lines(message.value, cast(Any, SpendMessage), lambda *_: None):
-                if isinstance(record, SpendPartial) and record.scope == scope:
-                    series = tuple(record.tags.items())
-                    parts[series].append(record.effective_cost)
-                    events[series] += record.events
+    async for record in _sums(config):
+        if record.scope == scope:
+            series = tuple(record.tags.items())
+            parts[series].append(record.effective_cost)
+            events[series] += record.events
     rows = [{"tags": dict(s), "total_usd": math.fsum(costs), "events": events[s]} for s, costs in parts.items()]
     return sorted(rows, key=lambda row: -cast(float, row["total_usd"]))
 
@@ -59,12 +72,18 @@ async def spend_totals(config: CurbConfig, scope: str) -> list[dict[str, Any]]:
 async def unit_costs(config: CurbConfig, resolved: Resolved) -> list[dict[str, Any]]:
     """Dollars per unit over everything on the log."""
     sums = UnitSums(resolved, run_gap_s=config.detector.jobs.gap_minutes * 60)
+    async for record in _sums(config):
+        sums.add(record)
+    return sums.rows()
+
+
+async def _sums(config: CurbConfig) -> AsyncIterator[SpendPartial]:
+    """Every partial sum on the log."""
     async with wiring.open_log(config, WallClock()) as log:
         async for message in log.scan(SPEND):
             for record in decode_lines(message.value, cast(Any, SpendMessage), lambda *_: None):
                 if isinstance(record, SpendPartial):
-                    sums.add(record)
-    return sums.rows()
+                    yield record
 
 
 async def daemon_status(config: CurbConfig) -> dict[str, Any]:

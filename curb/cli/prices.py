@@ -14,6 +14,7 @@ from rich.text import Text
 
 from curb.cli import common as asking
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
+from curb.cli.render import left_out
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.update import Update, figures, prepare, write
 
@@ -46,7 +47,7 @@ def show(
     found = figures(price)
     if json_lines:
         shown = {"model": model, "book": book.hash, "as_of": book.as_of, "provider": price.provider, "usd": found}
-        print(json.dumps(shown))
+        print(json.dumps({**shown, "surcharges": dict(price.uplifts), "left_out": book.left_out}))
         return
     table = Table(title_justify="left", header_style="bold")
     table.title = Text(f"{model}, book {book.hash} of {book.as_of}")
@@ -54,7 +55,12 @@ def show(
     table.add_column("$ per million tokens, or each", justify="right")
     for name, usd in found.items():
         table.add_row(Text(name), f"{usd:,.6g}" if name.startswith("per ") else f"{usd * _PER_MILLION:,.6g}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for name, factor in price.uplifts.items():
+        console.print(f"  surcharge {name}: tokens cost {factor:g} times as much", markup=False)
+    for sentence in left_out(book):
+        console.print(f"  left out: {sentence}", style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -115,6 +121,8 @@ def _show_update(console: Console, found: Update, *, removed: bool) -> None:
             console.print(f"  and {len(largest) - _SHOWN} more; see --json")
     changed = len({change.model for change in found.changes})
     lacking = "removed" if removed else "missing in the map and kept"
+    for fault in found.left_out.values():
+        console.print(f"left out: {fault}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"{len(found.added)} models added, {changed} changed, {len(found.missing)} {lacking}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curb.actions.notify import wording
 from curb.actions.policy.guards import anything_marked
 from curb.config.file import CurbConfig
+from curb.connectors.pricing.book import PriceBook
+from curb.detector.day_one import abilities
 from curb.detector.forecast.prophet import advice, missing
+from curb.detector.state.wording import duration
 from curb.format import tags_text
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry
@@ -23,7 +27,11 @@ from curb.views.unit_costs import Resolved, untagged_percent
 
 #: Ledger states of actions that wait for an answer, or hold or may still hold something.
 OPEN_STATES = ("proposed", "planned", "applied", "effective", "ineffective", "drift", "failed")
-_TIER_STYLE = {"page": "bold red", "notice": "yellow", "digest": "dim"}
+#: Faults of the price book that are shown one by one: enough to see what is wrong, few enough for a screen.
+_LEFT_OUT_SHOWN = 5
+#: Characters of a field's value in a table. By hand: a token bucket of Envoy does not fit into a column.
+_LONGEST_VALUE = 60
+_TIER_STYLE = {"page": "bold red", "notice": "yellow", "digest": "dim", "soft": "cyan"}
 
 
 def _json_lines(values: Sequence[Any]) -> None:
@@ -38,7 +46,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
+def config_summary(console: Console, path: Path, config: CurbConfig, book: PriceBook) -> None:
     """A summary of a valid configuration."""
 
     def names(items: Sequence[Any]) -> str:
@@ -50,11 +58,34 @@ def config_summary(console: Console, path: Path, config: CurbConfig) -> None:
     console.print(f"  budgets     {', '.join(b.name for b in config.detector.budgets) or 'none'}")
     console.print(f"  notifiers   {names(config.actions.notifiers)}")
     console.print(f"  actions     {names(config.actions.actions)}; mode {config.actions.mode}")
+    console.print(f"  prices      {len(book):,} models, book {book.hash} of {book.as_of}", highlight=False)
+    for label, what in judged(config):
+        console.print(f"  {label:<11} {what}", markup=False, highlight=False, soft_wrap=True)
+    for sentence in left_out(book):
+        console.print(f"  left out    {sentence}", style="yellow", markup=False, soft_wrap=True)
     if config.actions.actions and not anything_marked(config.actions.limits):
         hint = "Curb touches only objects that carry a mark; see limits.criticality and limits.shave_unmarked"
         console.print(f"  marks       none: {hint}", style="yellow", soft_wrap=True)
     for sentence in _missing_extras(config):
         console.print(f"  missing     {sentence}", style="yellow", markup=False, soft_wrap=True)
+
+
+def judged(config: CurbConfig) -> list[tuple[str, str]]:
+    """(from when on, what) a new installation can judge; the history that teaches it may be replayed."""
+    found: dict[str, list[str]] = {}
+    for each in abilities(config.detector):
+        label = f"after {duration(each.needs_s)}" if each.needs_s else "at once"
+        found.setdefault(label, []).append(each.what)
+    return [(label, "; ".join(what)) for label, what in found.items()]
+
+
+def left_out(book: PriceBook) -> list[str]:
+    """One sentence for each of the first entries that the price book could not read, and the number of the others."""
+    found = list(book.left_out.values())
+    more = (
+        [f"and {len(found) - _LEFT_OUT_SHOWN} more entries of the price book"] if len(found) > _LEFT_OUT_SHOWN else []
+    )
+    return [*found[:_LEFT_OUT_SHOWN], *more]
 
 
 def _missing_extras(config: CurbConfig) -> list[str]:
@@ -75,9 +106,7 @@ def alerts(console: Console, found: Sequence[Alert], json_lines: bool) -> None:
         state = "firing" if alert.status == "firing" else "resolved"
         head = Text(f"{alert.tier} {alert.kind} ", _TIER_STYLE[alert.tier]) + tags_text(alert.tags)
         console.print(head + Text(f"  {state}, since {iso(alert.started_at)}", "dim"), soft_wrap=True)
-        burn = f"  burns {usd(alert.usd_per_hour)}/h, expected {usd(alert.expected_usd_per_hour)}/h"
-        money = f"{burn}; {usd(alert.excess_usd)} over so far, {usd(alert.dollars_at_risk)} at risk"
-        console.print(Text(money), soft_wrap=True)
+        console.print(Text(f"  {wording.money(alert)}"), soft_wrap=True)
         console.print(Text(f"  {alert.alert_id}", "dim"), soft_wrap=True)
     return None
 
@@ -89,17 +118,25 @@ def actions(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) 
     if not entries:
         console.print("no actions")
         return None
-    table = _table("Actions", "id", "state", "what", "target", "lease ends", "detail")
+    table = _table("Actions", "id", "state", "what", "original", "now", "ends")
     for entry in entries:
+        plan, tried = entry.plan, f"\ntried {entry.tries}×" if entry.tries else ""
+        about = [plan.summary, plan.target, f"by {entry.approved_by or entry.by}", entry.detail]
         table.add_row(
             entry.action_id,
-            entry.state,
-            Text(entry.plan.summary),
-            Text(entry.plan.target),
+            Text(entry.state + tried),
+            Text("\n".join(line for line in about if line)),
+            Text(_values(plan.before, plan.after)),
+            Text(_values(plan.after, plan.after)),
             iso(entry.lease_expires_at) or "",
-            Text(entry.detail),
         )
     return console.print(table)
+
+
+def _values(values: Mapping[str, Any], fields: Iterable[str]) -> str:
+    """Such as "rpm 500, tpm none"."""
+    shown = (f"{field} {'none' if values.get(field) is None else values[field]}" for field in fields)
+    return ", ".join(text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…" for text in shown)
 
 
 def action_life(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) -> None:
@@ -185,6 +222,27 @@ def _untagged(console: Console, rows: Sequence[dict[str, Any]]) -> None:
         console.print(Text(f"  {percent:.1f} % of the dollars have no {tag}"))
 
 
+def feed_line(day: dict[str, Any]) -> str:
+    """What became of the records of a source in the last 24 hours, without what did not happen."""
+    refused = ", ".join(f"{count:,} {reason}" for reason, count in sorted(day["refused"].items()))
+    ignored = ", ".join(f"{count:,} {name}" for name, count in sorted(day["ignored"].items()))
+    parts = [
+        f"{day['received']:,} records ({usd(day['received_usd'])}) in 24 h",
+        f"{day['counted']:,} counted ({usd(day['counted_usd'])})",
+        f"{day['scored']:,.0f} scored",
+        f"{day['late']:,} of them late" if day["late"] else "",
+        f"{day['not_scored']:,.0f} not scored ({usd(day['not_scored_usd'])})" if day["not_scored"] else "",
+        f"{day['duplicates']:,} duplicate" if day["duplicates"] else "",
+        f"refused: {refused}" if refused else "",
+        f"ignored: {ignored}" if ignored else "",
+        f"{day['fallback']:,} priced by fallback ({usd(day['fallback_usd'])})" if day["fallback"] else "",
+        f"{day['usage_missing']:,} without usage" if day["usage_missing"] else "",
+        f"{day['skewed']:,} dated up to {day['skew_s']:,.0f} s ahead" if day["skewed"] else "",
+        f"{day['lost_percent']:.1f} % lost" if day["lost_percent"] else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
 def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
     """The daemon's status: one paragraph and three small tables."""
     if json_lines:
@@ -197,10 +255,24 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
     )
     for name, last in found["connectors"].items():
         console.print(f"  connector {name}: last heard {last or 'never'}")
+        for note in found.get("notes", {}).get(name, ()):
+            console.print(Text(f"    {note}", "yellow"))
+    for feed in found.get("feeds", ()):
+        console.print(Text(f"  source {feed['source'] or 'without a name'}: {feed_line(feed['last_24_h'])}"))
+    for row in (*found.get("feeds", ()), *found.get("scopes", ())):
+        for sentence in row["problems"]:
+            console.print(Text(f"  {sentence}", "yellow"), soft_wrap=True)
     for subject, problem in found["problems"].items():
         console.print(Text(f"  out of reach: {subject}: {problem}", "red"))
     waiting = f", {len(found['proposed'])} wait for an approval" if found.get("proposed") else ""
     console.print(f"{found['firing']} alerts firing, {len(found['leases'])} leases open{waiting}")
+    later = [each for each in found.get("judged", ()) if each["in_s"] > 0]
+    for each in later:
+        console.print(Text(f"  judged in {duration(each['in_s'])}: {each['what']}", "dim"), soft_wrap=True)
+    for row in found.get("watching", ()):
+        head = Text("  watching: ") + tags_text(row["tags"])
+        burn = f" burns {usd(row['usd_per_hour'])}/h, expected {usd(row['expected_usd_per_hour'])}/h; no alert yet: "
+        console.print(head + Text(burn + row["why"]), soft_wrap=True)
     table = _table("Top spenders", "scope", "series", "$ / h", "$ / h expected")
     for row in found["top"]:
         table.add_row(row["scope"], tags_text(row["tags"]), usd(row["usd_per_hour"]), usd(row["expected_usd_per_hour"]))

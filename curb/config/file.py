@@ -2,28 +2,136 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
+import yaml
 from pydantic import Field, SecretStr, SerializeAsAny, ValidationError
 
 from curb.actions.kinds import ACTIONS, NOTIFIERS
+from curb.actions.policy.routing import VERBS
 from curb.actions.settings import ActionsSettings
-from curb.config.check_ladders import impossible_rungs, unknown_environments
+from curb.actions.target import Verb
 from curb.config.errors import ConfigError, ConfigErrors, from_validation
 from curb.config.owners import known_tags, unreachable_owners, with_owners
 from curb.config.pairs import with_scope
-from curb.config.yaml_source import expand_environment, parse_yaml
 from curb.connectors.connector import ConnectorConfig
 from curb.connectors.intake.attribution import AttributionSettings
 from curb.connectors.kinds import KINDS as CONNECTORS
 from curb.connectors.pricing.book import PricesSettings
+from curb.detector.bills.derived import BILL_SCOPES
 from curb.detector.reconcile.reconciler import ReconcileSettings
 from curb.detector.settings import DetectorSettings
-from curb.stream.kafka.settings import KafkaSettings
+from curb.detector.state.scopes import DEFAULT_SCOPES
+from curb.stream.kafka.connection import KafkaSettings
 from curb.stream.kinds import KindError, Kinds
 from curb.stream.settings import Settings
 from curb.views.unit_costs import DEFAULT_UNIT_COSTS, WantedUnitCost, resolve
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Notes keys that a mapping gives twice: YAML's reader would take the last one without a word."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.twice: list[ConfigError] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if key.tag != "tag:yaml.org,2002:merge" and name in lines:
+                what = f"`{name}` is given twice, in line {lines[name]} and in line {line}"
+                self.twice.append(ConfigError("", what, "put both into one, or remove one of them"))
+            lines.setdefault(name, line)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    """The mapping in `text`; an empty document is an empty mapping. Raises ConfigErrors."""
+    try:
+        loader = _Loader(text)
+        try:
+            data = loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigErrors([ConfigError("", f"not valid YAML{where}: {problem}", "check the indentation")]) from None
+    if loader.twice:
+        raise ConfigErrors(loader.twice)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigErrors([ConfigError("", "must be a mapping of keys", "start with `log:` or `connectors:`")])
+    return data
+
+
+def expand_environment(data: dict[str, Any], errors: list[ConfigError]) -> dict[str, Any]:
+    """A copy of `data` with variables filled in; an unset variable is an error with its path."""
+    expanded: dict[str, Any] = _expand(data, "", errors)
+    return expanded
+
+
+def _expand(value: Any, path: str, errors: list[ConfigError]) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(item, f"{path}.{key}" if path else str(key), errors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, f"{path}[{index}]", errors) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def fill(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        found = os.environ.get(name, default)
+        if found is None:
+            errors.append(ConfigError(path, f"environment variable {name} is not set", f"export {name}=... first"))
+            return ""
+        return found
+
+    return _VARIABLE.sub(fill, value)
+
+
+def impossible_rungs(actions: ActionsSettings) -> list[tuple[str, str, str]]:
+    """Path, problem and hint of each. Actions that are not validated yet, or declare no verbs, are skipped."""
+    can = {config.name: verbs_of(config) for config in actions.actions}
+    found = []
+    for number, route in enumerate(actions.routes):
+        for place, rung in enumerate(route.ladder):
+            verb = VERBS.get(rung.do)
+            for name in rung.act:
+                verbs = can.get(name)
+                if verb is not None and verbs is not None and verb not in verbs:
+                    path = f"actions.routes[{number}].ladder[{place}]"
+                    found.append((path, f"{name} cannot {verb}", f"it can: {', '.join(sorted(verbs))}"))
+    return found
+
+
+def unknown_environments(actions: ActionsSettings, known_tags: set[str]) -> list[tuple[str, str, str]]:
+    """Path, problem and hint of matchers on an environment where alerts carry none."""
+    if known_tags & {"env", "environment"}:
+        return []
+    hint = "put env into the group_by of a scope, see detector.scopes"
+    return [
+        (f"actions.routes[{number}].match.environment", "no scope has the tag env, so this matches nothing", hint)
+        for number, route in enumerate(actions.routes)
+        if route.match.environment
+    ]
+
+
+def verbs_of(config: Any) -> frozenset[Verb] | None:
+    """The verbs of the action that a configuration builds, by the return type of `build`."""
+    build = getattr(type(config), "build", None)
+    returned = get_type_hints(build).get("return") if build is not None else None
+    kinds = [getattr(kind, "verbs", None) for kind in get_args(returned) or (returned,)]
+    return None if None in kinds else frozenset().union(*(verbs for verbs in kinds if verbs is not None))
+
 
 C = TypeVar("C", bound=Settings)
 
@@ -36,6 +144,22 @@ class EmbeddedSettings(Settings):
     retention_days: float = Field(default=14.0, gt=0, description="Messages older than this are deleted once read.")
 
 
+#: What a token is for: send usage to the inbox, read everything, or read and change (silences, approvals, halt).
+Role = Literal["ingest", "read", "operate"]
+
+
+class TokenSettings(Settings):
+    """A bearer token with roles, beside `http.token`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose it is; for people.")
+    token: SecretStr = Field(min_length=8, description="The token itself; take it from the environment.")
+    roles: list[Role] = Field(
+        min_length=1,
+        description="`ingest`: send to every inbox. `read`: the API, the dashboard and /metrics. `operate`: `read`, "
+        "and commands, silences, plans and the like.",
+    )
+
+
 class HttpSettings(Settings):
     """The daemon's one HTTP port: health, metrics, the API and the inbox of push connectors."""
 
@@ -46,7 +170,43 @@ class HttpSettings(Settings):
         description="Bearer token of /v1 (not of the inbox, nor of what Slack signs). Without it /v1 only reads, "
         "only on loopback.",
     )
+    tokens: list[TokenSettings] = Field(default=[], description="More tokens, each for what its roles allow.")
+    open_paths: list[Literal["healthz", "readyz", "metrics"]] = Field(
+        default=["healthz", "readyz", "metrics"],
+        description="What anyone may get without a token. A path that is left out needs a token that may `read`.",
+    )
+    allowed_hosts: list[str] = Field(
+        default=[],
+        description="Names under which Curb may be called without a token, beside addresses, localhost and `host`; "
+        "`*.example.com` for many. Anything else is answered 421, so that no web page can read Curb by a name of its "
+        "own. Where `host` is not of this machine alone, /readyz and /metrics ask for a name only if this is set.",
+    )
     max_body_mib: float = Field(default=8.0, gt=0, le=256, description="Largest push body after decompression.")
+    max_connections: int = Field(
+        default=512,
+        ge=8,
+        description="Open connections; at most half of the descriptors allowed. For another one, the connection that "
+        "has waited longest is closed; where none waits, the new one is answered 503.",
+    )
+    head_timeout_s: float = Field(
+        default=10.0, gt=0, le=600, description="Seconds for the head of a request; then the connection is closed."
+    )
+    body_timeout_s: float = Field(
+        default=20.0, gt=0, le=3600, description="Seconds for the body of a request; then it is answered 408."
+    )
+    metrics_series: int = Field(
+        default=100,
+        ge=0,
+        le=2000,
+        description="Series of a scope, rows of a budget and alerts that /metrics shows one by one; all others are "
+        "summed.",
+    )
+    max_lag_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="While what is on the log waits longer than this many seconds, the inbox answers 503 with "
+        "Retry-After and /readyz says so. What waited when Curb started does not count.",
+    )
 
 
 class LoggingSettings(Settings):
@@ -78,7 +238,8 @@ class CurbConfig(Settings):
     prices: PricesSettings = Field(default=PricesSettings(), description="The price book.")
     state_dir: Path = Field(
         default=Path("curb-data/connectors"),
-        description="Files of the bill connectors with the rows they have reported; back it up with the log.",
+        description="Files of the bill connectors with the rows they have reported, and ids of recent events; back it "
+        "up with the log.",
     )
     connectors: list[SerializeAsAny[ConnectorConfig]] = Field(
         default=[], description="Where spend comes from; one kind each."
@@ -114,6 +275,8 @@ def load_text(text: str) -> CurbConfig:
     if isinstance(log, dict) and "kind" not in log:
         data["log"] = {"kind": "kafka" if "bootstrap_servers" in log else "embedded", **log}
     data["connectors"] = _kinds(data.get("connectors"), "connectors", CONNECTORS, errors)
+    if any(each.reads_bills for each in data["connectors"]):
+        _add_bill_scopes(data)
     actions = data.get("actions")
     if isinstance(actions, dict):
         actions = data["actions"] = dict(actions)
@@ -127,6 +290,22 @@ def load_text(text: str) -> CurbConfig:
     if errors:
         raise ConfigErrors(errors)
     return config
+
+
+def _add_bill_scopes(data: dict[str, Any]) -> None:
+    """A bill is judged by default: where no scope is made of costs alone, those for bills are added."""
+    detector = data.get("detector") or {}
+    if not isinstance(detector, dict):
+        return
+    default = [scope.model_dump() for scope in DEFAULT_SCOPES]
+    given = detector.get("scopes", default)
+    if not isinstance(given, list) or any(
+        isinstance(each, dict) and each.get("sources") == ["costs"] for each in given
+    ):
+        return
+    taken = {each.get("name") for each in given if isinstance(each, dict)}
+    added = [scope.model_dump() for scope in BILL_SCOPES if scope.name not in taken]
+    data["detector"] = {**detector, "scopes": [*given, *added]}
 
 
 def _derived(config: CurbConfig, errors: list[ConfigError]) -> CurbConfig:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curb.demo.stage import Stage
-from curb.detector.shard import SeriesStatus
+from curb.detector.state.registry import SeriesStatus
 from curb.format import tags_text
 from curb.serve.running import Running
 from curb.stream.money import usd

@@ -11,6 +11,9 @@ from curb.serve.running import Running
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
 from curb.views.alerts_and_actions import LogView
 
+#: Event seconds after which a page without an action is not waited for any more.
+_LONGEST_WAIT_S = 1200.0
+
 
 class Observed:
     """Samples of the key that loops, and the story of its incident."""
@@ -63,6 +66,13 @@ class Observed:
             return None, []
         return alert, [e for entries in view.actions.values() for e in entries if e.alert_id == alert.alert_id]
 
+    def waits(self, view: LogView, now: float) -> bool:
+        """Whether the key has a page on which nothing was planned yet, or only planned."""
+        alert, ledger = self.incident(view)
+        if alert is None or alert.tier != "page" or now - alert.fired_at > _LONGEST_WAIT_S:
+            return False
+        return not ledger or ledger[-1].state == "planned"
+
     def summary(self, view: LogView, tally: Tally, without: Tally, limit_now: Any) -> dict[str, Any]:
         """The figures a person can repeat to a colleague. Seconds of event time after the loop began; dollars."""
         alert, ledger = self.incident(view)
@@ -84,6 +94,7 @@ class Observed:
             "rpm_limit_after": limit_now,
             "lost_usd": round(actual.loop_usd, 2),
             "counterfactual_usd": round(untouched.loop_usd, 2),
+            "saved_usd": None if not ledger or ledger[-1].saved_usd is None else round(ledger[-1].saved_usd, 2),
             "loop_requests_rejected": actual.loop_offered - actual.loop_admitted,
             "other_requests_rejected": (actual.rejected - (actual.loop_offered - actual.loop_admitted)),
             "alerts": len(view.alerts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import shutil
@@ -11,23 +12,25 @@ from pathlib import Path
 import aiohttp
 from rich.console import Console
 
-from curb.cli.replay import feed
 from curb.config.file import CurbConfig, load_file
 from curb.daemon import Daemon
 from curb.demo.console import DemoConsole
 from curb.demo.gateway import Gateway
 from curb.demo.observed import Observed
+from curb.demo.pace import PacedClock
 from curb.demo.report import write_report
 from curb.demo.stage import Stage, set_stage
 from curb.demo.trace import as_event, default_directory
 from curb.demo.traffic import Tally, counterfactual, drive
+from curb.feed import feed
 from curb.logs import setup
-from curb.stream.clock import ScaledClock
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
 from curb.views.alerts_and_actions import LogView
 
-#: Real seconds between two samples of the daemon.
+#: Real seconds between two samples of the daemon; in between the clock may run as long and no longer.
 _FRAME_S = 0.15
+#: Event seconds by which the daemon may be late before the clock waits for it. An incident's steps are minutes apart.
+_SLACK_S = 240.0
 
 
 async def run_demo(
@@ -49,7 +52,7 @@ async def run_demo(
         config, keys = _configure(directory, data)
         console.print(f"[bold]Curb demo[/bold]: feeding {stage.script.history_days:g} days of history")
         await _history(config, stage, data, console)
-        clock = ScaledClock(stage.live_start, speed or (400.0 if quick else 240.0))
+        clock = PacedClock(stage.live_start, speed or (600.0 if quick else 240.0))
         gateway = Gateway(stage.trace, clock, master_key=keys["master"], http=http, limits=stage.limits)
         os.environ["CURB_DEMO_GATEWAY_URL"] = await gateway.start()
         try:
@@ -88,7 +91,7 @@ async def _history(config: CurbConfig, stage: Stage, data: Path, console: Consol
 async def _live(
     config: CurbConfig,
     stage: Stage,
-    clock: ScaledClock,
+    clock: PacedClock,
     gateway: Gateway,
     token: str,
     observed: Observed,
@@ -103,7 +106,6 @@ async def _live(
     daemon = Daemon(config, clock, view=LogView(record_and_show))
     await daemon.open()
     gateway.report_to(f"http://127.0.0.1:{daemon.port}/v1/ingest/gateway", token)
-    clock.restart(stage.live_start)
     running = asyncio.create_task(daemon.run())
     callback = asyncio.create_task(gateway.run_callback())
     traffic = asyncio.create_task(
@@ -112,8 +114,9 @@ async def _live(
     try:
         with screen:
             screen.say(stage.live_start, f"live traffic through the gateway, {len(stage.trace.keys)} keys")
-            await _watch(daemon, traffic, observed, screen, running)
+            await _watch(daemon, clock, traffic, observed, screen, running)
     finally:
+        clock.let_run(math.inf)
         callback.cancel()
         daemon.stop()
         await running
@@ -122,7 +125,12 @@ async def _live(
 
 
 async def _watch(
-    daemon: Daemon, traffic: asyncio.Task[Tally], observed: Observed, screen: DemoConsole, running: asyncio.Task[None]
+    daemon: Daemon,
+    clock: PacedClock,
+    traffic: asyncio.Task[Tally],
+    observed: Observed,
+    screen: DemoConsole,
+    running: asyncio.Task[None],
 ) -> None:
     loop, shown = observed.stage.loop, 0
     moments = [
@@ -133,13 +141,21 @@ async def _watch(
         if running.done():
             await running
             raise RuntimeError("the daemon stopped before the demo was over")
-        now = daemon.clock.now()
+        clock.let_run(_FRAME_S, is_behind=_is_behind(daemon, observed))
+        now = clock.now()
         while shown < len(moments) and moments[shown][0] <= now:
             screen.say(*moments[shown])
             shown += 1
         observed.sample(daemon)
         screen.show(daemon)
         await asyncio.sleep(_FRAME_S)
+
+
+def _is_behind(daemon: Daemon, observed: Observed) -> bool:
+    """Whether a shard has scored less than it could have by now, or a page waits for its action."""
+    detector, now = daemon.config.detector, daemon.clock.now()
+    scored = min((shard.event_time or 0.0 for shard in daemon.shards()), default=0.0)
+    return now - scored > detector.bucket_s + detector.grace_s + _SLACK_S or observed.waits(daemon.view, now)
 
 
 def _summarise(console: Console, summary: dict[str, object], out: Path, no_chart: str) -> None:
@@ -164,6 +180,8 @@ def _summarise(console: Console, summary: dict[str, object], out: Path, no_chart
         f"The loop cost [bold]${lost:,.2f}[/bold]; with actions off the same traffic would have cost "
         f"[bold]${without:,.2f}[/bold]. On that key {summary['other_requests_rejected']} normal requests were refused."
     )
+    if summary["saved_usd"] is not None:
+        console.print(f"Curb's own count of what it saved, in the ledger and on Slack: ${summary['saved_usd']:,.2f}.")
     chart = "" if no_chart else f"{out}/chart.png, "
     console.print(f"Files: {chart}{out}/slack.md, {out}/summary.json", highlight=False)
     if no_chart:

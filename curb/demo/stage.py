@@ -20,7 +20,7 @@ class QuickScript(Settings):
     history_days: float
     live_minutes: float
     lease_minutes: float
-    warmup_days: float
+    bucket_s: int
 
 
 class Script(Settings):
@@ -40,8 +40,8 @@ class Script(Settings):
     def shortened(self) -> Script:
         """The script of `curb demo --quick`; the settings go to the environment that `curb.yaml` reads."""
         os.environ["CURB_DEMO_LEASE_MINUTES"] = str(self.quick.lease_minutes)
-        os.environ["CURB_DEMO_WARMUP_DAYS"] = str(self.quick.warmup_days)
-        return self.model_copy(update=self.quick.model_dump(exclude={"lease_minutes", "warmup_days"}))
+        os.environ["CURB_DEMO_BUCKET_S"] = str(self.quick.bucket_s)
+        return self.model_copy(update=self.quick.model_dump(exclude={"lease_minutes", "bucket_s"}))
 
 
 @dataclass(frozen=True)

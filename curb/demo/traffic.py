@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from curb.demo.gateway import Limiter
 from curb.demo.incident import AgentLoop, LoopRun
-from curb.demo.limiter import Limiter
 from curb.demo.trace import Request, Trace
 from curb.stream.clock import Clock
 

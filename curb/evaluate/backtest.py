@@ -22,10 +22,11 @@ from curb.connectors.tokens.usage_jsonl import parse_event_stream
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
 from curb.evaluate.score import fired, has_labels, read_labels, score, score_lines
+from curb.stream.clock import WallClock
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.topics import COMMANDS, GPU, USAGE
 from curb.stream.records.spend import TIER_RANK, Alert, GpuRecord, PlannedActivity, SpendRecord, Tier, UsageRecord
-from curb.stream.time import iso
+from curb.stream.time import grid_of, iso
 
 #: Events looked at to find the step of a stream.
 PROBE = 5000
@@ -47,6 +48,19 @@ class Backtest:
     pipeline: Pipeline | None = None
     alerts: dict[str, AlertLife] = field(default_factory=dict)
 
+    def follow(self, alert: Alert) -> None:
+        """Take in the next revision of an alert."""
+        life = self.alerts.get(alert.alert_id)
+        if life is None:
+            life = self.alerts[alert.alert_id] = AlertLife(alert, alert, alert.tier)
+        life.follow(alert)
+
+    def collect(self, pipeline: Pipeline) -> None:
+        """Take in what came out of a pipeline since the last look."""
+        self.unreadable += len(pipeline.dead_letters)
+        for alert in pipeline.alerts:
+            self.follow(alert)
+
 
 @dataclass
 class AlertLife:
@@ -58,11 +72,21 @@ class AlertLife:
     #: Event times at which it became a notice or a page, and a page; None if it never did.
     noticed_at: float | None = None
     paged_at: float | None = None
+    #: Its first revision and, of a budget, those with a higher threshold than before.
+    crossings: list[Alert] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        #: The newest revision in which it fired.
+        self.firing = self.first
 
     def follow(self, alert: Alert) -> None:
         """Take in the next revision."""
+        if crosses(self.crossings[-1] if self.crossings else None, alert):
+            self.crossings.append(alert)
         self.last = alert
-        if alert.tier != "digest" and self.noticed_at is None:
+        if alert.status == "firing":
+            self.firing = alert
+        if alert.tier in ("notice", "page") and self.noticed_at is None:
             self.noticed_at = alert.updated_at
         if alert.tier == "page" and self.paged_at is None:
             self.paged_at = alert.updated_at
@@ -90,6 +114,13 @@ class AlertLife:
         }
 
 
+def crosses(before: Alert | None, alert: Alert) -> bool:
+    """Whether a revision is the first of an alert, or has its budget at a higher threshold than `before`."""
+    if before is None or before.budget is None or alert.budget is None:
+        return before is None
+    return alert.channel != before.channel and alert.budget.threshold > before.budget.threshold
+
+
 def events_file(path: Path) -> Path:
     """The stream itself: `path`, or events.jsonl.gz (or .jsonl) in it. Raises FileNotFoundError."""
     if path.is_dir():
@@ -103,36 +134,57 @@ def events_file(path: Path) -> Path:
 
 
 def stream_step(records: Iterable[SpendRecord]) -> int:
-    """The step of a stream in seconds: the largest divisor of an hour that divides all event times, 10 s at least."""
-    starts = sorted({int(record.charge_period_start) for record in records})
-    step = math.gcd(3600, *(start % 3600 for start in starts)) if starts else 60
-    return max(10, step)
+    """The step of a stream in seconds: the largest divisor of an hour that divides all times between events.
+
+    10 s at least; 60 s for a stream of a single time. Where its steps begin within the hour does not matter.
+    """
+    step = grid_of(int(record.charge_period_start) for record in records)
+    return max(10, math.gcd(3600, step)) if step else 60
 
 
 def replay(path: Path, settings: DetectorSettings, bucket_s: int = 0, progress: Any = None) -> Backtest:
     """Run the stream at `path` through a fresh pipeline. `bucket_s` 0 means: the step of the stream."""
     file = events_file(path)
-    if bucket_s == 0:
-        with file.open("rb") as raw:
-            probe = islice(read_events(raw, file, Backtest()), PROBE)
-            bucket_s = stream_step(event for event in probe if isinstance(event, SpendRecord))
+    step_s = step_of(file)
+    bucket_s = bucket_s or step_s
     settings = settings.model_validate({**settings.model_dump(), "bucket_s": bucket_s})
     result = Backtest(bucket_s=bucket_s)
     pipeline = Pipeline(settings)
     started = time.perf_counter()
     with file.open("rb") as raw:
-        feed(pipeline, settings, read_events(raw, file, result), result, lambda: progress and progress(raw.tell()))
+        events = read_events(raw, file, result, step_s)
+        feed(pipeline, settings, events, result, lambda: progress and progress(raw.tell()))
     _forget_the_end(result)
     result.seconds, result.pipeline = time.perf_counter() - started, pipeline
     return result
 
 
-def read_events(raw: IO[bytes], file: Path, result: Backtest) -> Iterator[Event]:
+def step_of(file: Path) -> int:
+    """The step of the stream in `file`, seconds, as its first events have it."""
+    with file.open("rb") as raw:
+        probe = islice(read_events(raw, file, Backtest(), 0), PROBE)
+        return stream_step(event for event in probe if isinstance(event, SpendRecord))
+
+
+def on_time(records: Iterable[SpendRecord], now: float, step_s: int) -> list[SpendRecord]:
+    """The records; those without a recorded time of receipt (`now` stands for it) came when their step ended."""
+
+    def received(record: SpendRecord) -> SpendRecord:
+        if record.received_at < now:
+            return record
+        return msgspec.structs.replace(record, received_at=record.charge_period_start + step_s)
+
+    return list(map(received, records))
+
+
+def read_events(raw: IO[bytes], file: Path, result: Backtest, step_s: int) -> Iterator[Event]:
+    """The events of an open file, in order of receipt; unreadable lines are counted in `result`."""
     lines: Any = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
+    now = WallClock().now()
     while chunk := lines.readlines(1 << 20):
-        batch = parse_event_stream(chunk, source="backtest", location=file.name)
+        batch = parse_event_stream(chunk, source="backtest", location=file.name, at=now)
         result.unreadable += len(batch.dead)
-        kinds: tuple[Sequence[Event], ...] = (batch.plans, batch.records)
+        kinds: tuple[Sequence[Event], ...] = (batch.plans, on_time(batch.records, now, step_s))
         yield from merge(*kinds, key=_arrival)
 
 
@@ -167,13 +219,15 @@ def feed(
             close_at = _next_close(_arrival(event), bucket_s, grace_s)
             if close_at - bucket_s > -math.inf:
                 pipeline.tick(close_at - bucket_s)
-            _collect(pipeline, result)
+            result.collect(pipeline)
             report_read()
         batch.append(event)
     _flush(pipeline, batch, result)
     if close_at > -math.inf:
         pipeline.tick(close_at + bucket_s)
-    _collect(pipeline, result)
+        while (until := pipeline.scored_until) > 0:  # records of a source that is late wait for their turn
+            pipeline.tick(_next_close(until, bucket_s, grace_s))
+    result.collect(pipeline)
 
 
 def _next_close(at: float, bucket_s: int, grace_s: float) -> float:
@@ -192,13 +246,17 @@ def _flush(pipeline: Pipeline, batch: list[Event], result: Backtest) -> None:
     batch.clear()
 
 
-def _collect(pipeline: Pipeline, result: Backtest) -> None:
-    result.unreadable += len(pipeline.dead_letters)
-    for alert in pipeline.alerts:
-        life = result.alerts.get(alert.alert_id)
-        if life is None:
-            life = result.alerts[alert.alert_id] = AlertLife(alert, alert, alert.tier)
-        life.follow(alert)
+def _not_judged(result: Backtest) -> str:
+    """The share that was counted and not judged in its bucket, and why."""
+    assert result.pipeline is not None
+    judged = result.pipeline.judged
+    if not judged.late:
+        return "every record was judged"
+    share = judged.late_usd / judged.usd if judged.usd else 0.0
+    return (
+        f"{judged.late:,} of {judged.records:,} records ({share:.2%} of the dollars) came after their bucket was "
+        "judged, later than is usual for their source: they count in totals, budgets and the windows still open"
+    )
 
 
 def run_backtest(path: Path, out: Path, settings: DetectorSettings, bucket_s: int, console: Console) -> Backtest:
@@ -218,6 +276,7 @@ def run_backtest(path: Path, out: Path, settings: DetectorSettings, bucket_s: in
         f"{result.events:,} events in {result.seconds:.1f} s: {rate:,.0f} events/s, {result.bucket_s} s buckets, "
         f"peak memory {peak_mib:.0f} MiB"
     )
+    console.print(_not_judged(result))
     if result.unreadable:
         console.print(f"{result.unreadable:,} lines could not be read or counted and were left out", style="yellow")
     console.print(f"{len(result.alerts)} alerts ({tiers}) written to {out}")

@@ -159,7 +159,7 @@ def judge(recording: Recording, settings: ScoreSettings, alerts: Sequence[AlertL
     and its tags agree: at least one is the incident's, none contradicts. An alert that opened before
     notifies nobody again, so it is noise and the incident is missed.
     """
-    counted = [a for a in alerts if a.tier != "digest" and a.first.fired_at >= recording.counts_from]
+    counted = [a for a in alerts if a.tier in ("notice", "page") and a.first.fired_at >= recording.counts_from]
     labels = [_label(each, at) for at, each in enumerate(recording.incidents) if each.start >= recording.counts_from]
     found = score(
         LabelledStream(recording.start, recording.end, 0, tuple(labels)),

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
-import ipaddress
-import json
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from curb.connectors.intake.body import HELD_BYTES, Bodies, BodyRefusedError
 from curb.connectors.intake.inbox import add_routes
 from curb.serve import dashboard, http_explain, http_knowledge, slack_people
+from curb.serve.access import Access, Handler
 from curb.serve.connector_rows import of_daemon
+from curb.serve.money_metrics import MoneyMetrics
+from curb.serve.openapi import document
+from curb.serve.problems import as_problems, checked_filters
 from curb.serve.running import Running
 from curb.serve.status import readiness, status
+from curb.stream import metrics
 from curb.stream.errors import TransientError
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
@@ -27,20 +28,24 @@ from curb.stream.records.spend import Command
 from curb.views.budget_history import rows_of
 from curb.views.reconciliation import reconciliation_rows
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Alerts and actions in one answer, unless ?limit= says otherwise.
 _LIMIT = 200
 
 
 def make_app(daemon: Running, doors: slack_people.Doors) -> web.Application:
     """The application of one daemon; Slack's signed requests go to `doors`."""
-    api = _Api(daemon)
+    http = daemon.config.http
+    body_bytes = int(http.max_body_mib * 1024 * 1024)
+    bodies = Bodies(http.body_timeout_s, max(HELD_BYTES, 4 * body_bytes))
+    api = _Api(daemon, bodies)
+    scopes = [scope.name for scope in daemon.config.detector.scopes]
     app = web.Application(
-        middlewares=[api.authorise], client_max_size=int(daemon.config.http.max_body_mib * 1024 * 1024)
+        middlewares=[guarded, as_problems, Access(http).check, checked_filters(scopes)], client_max_size=body_bytes
     )
     app.router.add_get("/healthz", api.healthz)
     app.router.add_get("/readyz", api.readyz)
     app.router.add_get("/metrics", api.metrics)
+    app.router.add_get("/openapi.json", api.openapi)
     app.router.add_get("/v1/status", api.status)
     app.router.add_get("/v1/alerts", api.alerts)
     app.router.add_get("/v1/alerts/{alert_id}", api.alert)
@@ -54,37 +59,33 @@ def make_app(daemon: Running, doors: slack_people.Doors) -> web.Application:
     app.router.add_get("/v1/reconciliation", api.reconciliation)
     app.router.add_post("/v1/commands", api.command)
     dashboard.add_routes(app, daemon)
-    http_knowledge.add_routes(app, daemon)
+    http_knowledge.add_routes(app, daemon, bodies)
     http_explain.add_routes(app, daemon)
-    slack_people.add_routes(app, doors)
-    add_routes(app, daemon.connectors.sources, daemon.log, daemon.clock)
+    slack_people.add_routes(app, doors, bodies)
+    add_routes(app, daemon.connectors.sources, daemon.log, daemon.clock, bodies, lambda: _busy_s(daemon))
     return app
 
 
-class _Api:
-    def __init__(self, daemon: Running) -> None:
-        self._daemon = daemon
-        token = daemon.config.http.token
-        self._token = token.get_secret_value() if token else None
+def _busy_s(daemon: Running) -> float:
+    """How far (seconds) Curb is behind, where that is too much to take more; else 0."""
+    lag_s = max(daemon.lag_s().values(), default=0.0)
+    return lag_s if lag_s > daemon.config.http.max_lag_s else 0.0
 
-    @web.middleware
-    async def authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        # Health and metrics are open, the inbox checks its own tokens, and Slack's requests are signed.
-        guarded = request.path.startswith("/v1/") and not request.path.startswith(("/v1/ingest/", "/v1/slack/"))
-        page = dashboard.is_page(request.path)
-        if (guarded or page) and not self._allowed(request):
-            # A browser asks its user for a name and a password; the password is the token.
-            asks = {"WWW-Authenticate": 'Basic realm="curb", charset="UTF-8"'} if page and self._token else {}
-            return web.json_response({"error": "missing or wrong bearer token"}, status=401, headers=asks)
+
+@web.middleware
+async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A client that went away while it sent its body is no defect, and nothing to log."""
+    try:
         return await handler(request)
+    except ConnectionError:
+        return web.Response(status=400)  # nobody reads it
 
-    def _allowed(self, request: web.Request) -> bool:
-        if self._token is None:
-            return request.method == "GET" and _is_loopback(request.remote)
-        given = request.headers.get("Authorization", "")
-        if given.startswith("Basic ") and request.method == "GET" and dashboard.is_page(request.path):
-            return hmac.compare_digest(_password(given).encode(), self._token.encode())
-        return hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode())
+
+class _Api:
+    def __init__(self, daemon: Running, bodies: Bodies) -> None:
+        self._daemon, self._bodies = daemon, bodies
+        self._metrics = MoneyMetrics(daemon)
+        self._document = document([scope.name for scope in daemon.config.detector.scopes])
 
     async def healthz(self, request: web.Request) -> web.Response:
         return web.json_response({"ok": True})
@@ -94,7 +95,12 @@ class _Api:
         return web.json_response(ready, status=200 if ready["ready"] else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        for worker, lag_s in self._daemon.lag_s().items():
+            metrics.LAG_SECONDS.labels(worker=worker).set(lag_s)
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        return _json(self._document)
 
     async def status(self, request: web.Request) -> web.Response:
         return web.json_response(status(self._daemon))
@@ -148,20 +154,25 @@ class _Api:
 
     async def command(self, request: web.Request) -> web.Response:
         try:
-            body = await request.json()
+            body = await self._bodies.json(request)
             command = msgspec.convert(
                 {
                     **body,
                     "id": str(uuid.uuid4()),
                     "at": self._daemon.clock.now(),
-                    "by": str(body.get("by", "api"))[:128],
+                    "by": by[:128] if isinstance(by := body.get("by", "api"), str) else by,
                 },
                 Command,
             )
-        except (json.JSONDecodeError, msgspec.ValidationError, TypeError, UnicodeDecodeError) as error:
+            message = Message(COMMANDS, encode(command), key=command.kind.encode())
+        except BodyRefusedError as refused:
+            return web.json_response({"error": refused.detail}, status=refused.status)
+        except UnicodeEncodeError:
+            return web.json_response({"error": "not a command: a text that is no Unicode"}, status=400)
+        except (ValueError, msgspec.ValidationError, TypeError, RecursionError, OverflowError) as error:
             return web.json_response({"error": f"not a command: {error}"}, status=400)
         try:
-            await self._daemon.log.append([Message(COMMANDS, encode(command), key=command.kind.encode())])
+            await self._daemon.log.append([message])
         except TransientError as error:
             return web.json_response({"error": str(error)}, status=503, headers={"Retry-After": "5"})
         return web.json_response({"id": command.id}, status=202)
@@ -176,19 +187,3 @@ def _limit(request: web.Request) -> int:
         return max(1, min(10_000, int(request.query.get("limit", _LIMIT))))
     except ValueError:
         return _LIMIT
-
-
-def _password(authorization: str) -> str:
-    """The password of HTTP's basic authentication, or ""."""
-    try:
-        login = base64.b64decode(authorization.removeprefix("Basic "), validate=True).decode()
-    except ValueError:
-        return ""
-    return login.partition(":")[2]
-
-
-def _is_loopback(remote: str | None) -> bool:
-    try:
-        return remote is not None and ipaddress.ip_address(remote).is_loopback
-    except ValueError:
-        return False

@@ -11,24 +11,30 @@ from curb import wiring
 from curb.config.file import CurbConfig
 from curb.connectors.intake.health import Health
 from curb.serve.running import Running
+from curb.serve.status import feeds as feeds_of
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Log
 from curb.stream.log.topics import CURSORS, DEAD_LETTER, RAW_TOPICS
-from curb.stream.records.spend import DeadLetter, SpendRecord
+from curb.stream.records.spend import INTAKE_REPORT, DeadLetter, SpendRecord
 from curb.stream.time import iso
 
 
 def of_daemon(daemon: Running) -> list[dict[str, Any]]:
     """Every connector of this process."""
     now, kinds = daemon.clock.now(), _kinds(daemon.config)
-    rows = []
+    feeds = {row["source"]: row for row in feeds_of(daemon)}
+    rows: list[dict[str, Any]] = []
     for runner in daemon.connectors.runners:
         row = _row(runner.name, kinds, now, runner.last_success, runner.health)
         rows.append({**row, "cursor": runner.cursor, "way": "pulls"})
     for source in daemon.connectors.sources.values():
         row = _row(source.name, kinds, now, source.last_success, source.health)
-        rows.append({**row, "cursor": None, "way": "is pushed to"})
+        rows.append({**row, "cursor": None, "way": "is pushed to", "notes": list(source.notes())})
+    for row in rows:
+        feed = feeds.get(row["name"])
+        if feed is not None:
+            row |= {key: feed[key] for key in ("this_hour", "last_24_h", "delay_s", "problems")}
     return sorted(rows, key=lambda row: str(row["name"]))
 
 
@@ -61,6 +67,8 @@ async def _records(log: Log) -> tuple[dict[str, Health], dict[str, float]]:
     for topic in RAW_TOPICS:
         last: dict[tuple[bytes, int | None], bytes] = {}
         async for message in log.scan(topic):
+            if message.value.startswith(INTAKE_REPORT):
+                continue
             last[message.key, message.partition] = message.value
             health.setdefault(message.key.decode(), Health()).records += message.value.count(b"\n")
         for (key, _), value in last.items():
@@ -93,6 +101,13 @@ def _row(name: str, kinds: dict[str, str], now: float, heard: float | None, heal
         "errors": dict(Counter(health.errors)),
         "last_error": health.last_error or None,
         "last_error_at": iso(health.last_error_at),
+        # What arrived and was not counted; only the running daemon knows it.
+        "notes": [],
+        # What became of its records by hour of receipt, and what is wrong now; of the running daemon alone.
+        "this_hour": None,
+        "last_24_h": None,
+        "delay_s": None,
+        "problems": [],
     }
 
 

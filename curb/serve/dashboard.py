@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from curb.actions.notify import wording
 from curb.format import tags_text
 from curb.serve.connector_rows import of_daemon
 from curb.serve.http_explain import explained
@@ -80,7 +81,9 @@ class _Pages:
         alert = view.alerts[alert_id]
         # A budget is a sum, and one revision is a single point: neither has a line to draw.
         has_chart = alert.kind != "budget" and alert.revision > 1 and importlib.util.find_spec("matplotlib") is not None
-        return self._page("alert.html", alert=alert, actions=_by_time(entries), chart=has_chart)
+        return self._page(
+            "alert.html", alert=alert, figures=wording.figures(alert), actions=_by_time(entries), chart=has_chart
+        )
 
     async def chart(self, request: web.Request) -> web.Response:
         """404 without matplotlib, for an unknown alert, or where there is nothing to draw yet."""
@@ -103,6 +106,7 @@ def _templates() -> Environment:
         loader=PackageLoader("curb.serve"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
     templates.filters |= {"usd": _usd, "time": _time, "tags": tags_text, "percent": _percent}
+    templates.filters |= {"spent": wording.dollars, "over": wording.over, "achieved": wording.achieved}
     return templates
 
 

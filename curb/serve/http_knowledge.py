@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
+from curb.connectors.intake.body import Bodies, BodyRefusedError
 from curb.serve.running import Running
 from curb.stream.errors import TransientError
 from curb.stream.records import spend as records
@@ -33,11 +34,11 @@ _KINDS = (
 )
 
 
-def add_routes(app: web.Application, daemon: Running) -> None:
+def add_routes(app: web.Application, daemon: Running, bodies: Bodies | None = None) -> None:
     """Add `GET` and `POST /v1/plans`, `/v1/silences`, `/v1/budget-increases`, `/v1/annotations`, `/v1/feedback`, and
     `DELETE /v1/<plans|silences|budget-increases>/{id}`."""
     for kind in _KINDS:
-        door = _Door(daemon, kind)
+        door = _Door(daemon, kind, bodies or Bodies())
         app.router.add_post(f"/v1/{kind.path}", door.add)
         app.router.add_get(f"/v1/{kind.path}", door.list)
         if kind.ends:
@@ -47,16 +48,21 @@ def add_routes(app: web.Application, daemon: Running) -> None:
 class _Door:
     """One kind of knowledge. 202 it is on the log, 400 with what is wrong, 404, 503 the log is away."""
 
-    def __init__(self, daemon: Running, kind: _Kind) -> None:
-        self._daemon, self._kind = daemon, kind
+    def __init__(self, daemon: Running, kind: _Kind, bodies: Bodies) -> None:
+        self._daemon, self._kind, self._bodies = daemon, kind, bodies
 
     async def add(self, request: web.Request) -> web.Response:
         try:
-            record = entries.accept(self._kind.asked, await request.json(), at=self._daemon.clock.now(), by="api")
+            asked = await self._bodies.json(request)
+            record = entries.accept(self._kind.asked, asked, at=self._daemon.clock.now(), by="api")
+        except BodyRefusedError as refused:
+            return _problem(refused.status, refused.detail)
         except entries.NotAcceptedError as error:
             return _problem(400, str(error))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             return _problem(400, "the body is not JSON")
+        except (ValueError, ArithmeticError):
+            return _problem(400, "the body has a value that cannot be read")
         answer: dict[str, Any] = {"id": record.id}
         if isinstance(record, records.Feedback) and record.alert_id not in self._daemon.view.alerts:
             answer["warning"] = f"no alert {record.alert_id!r} is known here; the feedback is kept"
@@ -82,7 +88,11 @@ class _Door:
 
     async def _append(self, record: Knowledge, answer: dict[str, Any]) -> web.Response:
         try:
-            await self._daemon.log.append([knowledge_message(record)])
+            message = knowledge_message(record)
+        except UnicodeEncodeError:
+            return _problem(400, "a text that is no Unicode")
+        try:
+            await self._daemon.log.append([message])
         except TransientError as error:
             return _unavailable(error)
         return web.json_response(answer, status=202)

@@ -43,5 +43,8 @@ class Running(Protocol):
     def caught_up(self) -> Mapping[str, bool]:
         """Whether each worker has read once everything that was on the log."""
 
+    def lag_s(self) -> Mapping[str, float]:
+        """Per worker: all that was on the log so many seconds ago has been processed."""
+
     def action_state(self) -> Mapping[str, Any]:
         """Leases, proposals, problems and the kill switch, as plain data."""

@@ -17,9 +17,10 @@ from curb.actions.slack.listener import Append, Listener, Taken
 from curb.actions.slack.notifier import Config as SlackConfig
 from curb.actions.slack.requests import UnreadableError, from_form
 from curb.actions.slack.signed import Signatures
-from curb.actions.slack.socket import Socket
+from curb.actions.slack.socket import SlackSocket
 from curb.config.file import CurbConfig
 from curb.config.owners import known_tags
+from curb.connectors.intake.body import Bodies, BodyRefusedError
 from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
 from curb.stream.log.protocol import Log
@@ -39,7 +40,7 @@ class Doors:
     """The ways in: connections to hold, by name, and signed requests, by the notifier's name."""
 
     def __init__(self) -> None:
-        self.sockets: dict[str, Socket] = {}
+        self.sockets: dict[str, SlackSocket] = {}
         self.signed: dict[str, SignedDoor] = {}
         self._later: set[asyncio.Task[None]] = set()
 
@@ -61,11 +62,15 @@ class SignedDoor:
     def __init__(self, signatures: Signatures, listener: Listener) -> None:
         self._signatures, self._listener = signatures, listener
 
-    async def receive(self, request: web.Request) -> tuple[web.Response, Taken]:
-        """200 with what Slack shows, 400 unreadable, 401 forged or stale, 409 replayed, 413 too large."""
-        body = await _body(request)
-        if body is None:
-            return _problem(413, "too large"), Taken()
+    async def receive(self, request: web.Request, bodies: Bodies) -> tuple[web.Response, Taken]:
+        """200 with what Slack shows, 400 unreadable, 401 forged or stale, 408 too slow, 409 replayed, 413 too large."""
+        try:
+            async with bodies.read(request, _MOST_BODY) as body:
+                return await self._take(body, request)
+        except BodyRefusedError as refused:
+            return _problem(refused.status, refused.detail), Taken()
+
+    async def _take(self, body: bytes, request: web.Request) -> tuple[web.Response, Taken]:
         if why := self._signatures.refusal(body, request.headers):
             logger.warning("request of Slack refused", extra={"why": why})
             return _problem(409 if why == "replayed" else 401, f"refused: {why}"), Taken()
@@ -138,7 +143,9 @@ def _open(doors: Doors, configs: dict[str, SlackConfig], desk: Desk, context: Ac
     calls = {name: each.calls(context) for name, each in configs.items()}
     listener = Listener(desk, calls, append)
     if first.app_token is not None:
-        doors.sockets[first.name] = Socket(first.name, first.app_token.get_secret_value(), first.base_url, listener)
+        doors.sockets[first.name] = SlackSocket(
+            first.name, first.app_token.get_secret_value(), first.base_url, listener
+        )
     if first.signing_secret is not None:
         door = SignedDoor(Signatures(first.signing_secret, context.clock), listener)
         doors.signed.update(dict.fromkeys(configs, door))
@@ -150,28 +157,21 @@ def _app(config: SlackConfig) -> tuple[str, str]:
     return app_token, signing
 
 
-def add_routes(app: web.Application, doors: Doors) -> None:
+def add_routes(app: web.Application, doors: Doors, bodies: Bodies | None = None) -> None:
     """Add `POST /v1/slack/{name}`: Slack's signed requests, both of buttons and of slash commands."""
+
+    read = bodies or Bodies()
 
     async def receive(request: web.Request) -> web.StreamResponse:
         door = doors.signed.get(request.match_info["name"])
         if door is None:
             return _problem(404, "no Slack notifier of this name takes signed requests")
-        response, taken = await door.receive(request)
+        response, taken = await door.receive(request, read)
         if taken.after is not None:
             doors.later(taken.after())
         return response
 
     app.router.add_post("/v1/slack/{name}", receive)
-
-
-async def _body(request: web.Request) -> bytes | None:
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            return None
-    return bytes(body)
 
 
 def _problem(status: int, detail: str) -> web.Response:

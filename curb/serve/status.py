@@ -6,15 +6,28 @@ from typing import Any
 
 from msgspec import to_builtins
 
+from curb.detector.day_one import abilities
 from curb.detector.state.view import Raised
 from curb.serve.running import Running
 from curb.stream.time import iso
 
+#: Series in the list of what is watched.
+_WATCHED = 10
+
 
 def readiness(daemon: Running) -> dict[str, Any]:
-    """Ready when everything on the log has been read once; connectors that are behind are named, not fatal."""
-    parts = daemon.caught_up()
-    return {"ready": all(parts.values()), **parts, "connectors": _connectors(daemon)}
+    """Ready when everything on the log has been read once and what is sent is read within `http.max_lag_s`.
+
+    Connectors that are behind are named, not fatal.
+    """
+    parts, lag_s = daemon.caught_up(), daemon.lag_s()
+    behind = max(lag_s.values(), default=0.0) > daemon.config.http.max_lag_s
+    return {
+        "ready": all(parts.values()) and not behind,
+        **parts,
+        "lag_s": {part: round(seconds, 1) for part, seconds in lag_s.items()},
+        "connectors": _connectors(daemon),
+    }
 
 
 def status(daemon: Running) -> dict[str, Any]:
@@ -39,6 +52,14 @@ def status(daemon: Running) -> dict[str, Any]:
             for tier in Raised._fields
         },
         "connectors": _connectors(daemon),
+        # What arrived and was not counted, by connector.
+        "notes": {s.name: list(s.notes()) for s in daemon.connectors.sources.values() if s.notes()},
+        # What became of the records of each source, and dollars that no series of their own shows.
+        "feeds": feeds(daemon),
+        "scopes": [row._asdict() for shard in shards for row in shard.feeds.scope_rows()],
+        # What is judged already, and in how many seconds the rest is; and what is far over its usual without an alert.
+        "judged": judged(daemon),
+        "watching": [row._asdict() for shard in shards for row in shard.watching(_WATCHED)][:_WATCHED],
         "top": [row._asdict() for row in top],
         "budgets": budgets,
         "firing": len(daemon.view.firing()),
@@ -46,6 +67,19 @@ def status(daemon: Running) -> dict[str, Any]:
         "proposed": actions["proposed"],
         "problems": actions["problems"],
     }
+
+
+def judged(daemon: Running) -> list[dict[str, Any]]:
+    """What is judged, with the seconds until the stream is long enough for it; 0 where it is."""
+    known_s = max((shard.known_s for shard in daemon.shards()), default=0.0)
+    found = abilities(daemon.config.detector)
+    return [{"what": each.what, "in_s": max(0.0, round(each.needs_s - known_s))} for each in found]
+
+
+def feeds(daemon: Running) -> list[dict[str, Any]]:
+    """What became of the records of each source that this process keeps, by name."""
+    rows = [row for shard in daemon.shards() for row in shard.feeds.rows()]
+    return [{**row._asdict(), "last_at": iso(row.last_at)} for row in sorted(rows, key=lambda row: row.source)]
 
 
 def _who_and_why(halted: dict[str, Any]) -> str:

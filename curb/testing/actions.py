@@ -16,12 +16,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
+import msgspec
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
-from curb.actions.action import Action, ActionConfig, ActionContext, DriftError
+from curb.actions.action import Action, ActionConfig, ActionContext, DriftError, GoneError
 from curb.actions.kinds import ACTIONS
 from curb.actions.policy.guards import raises_a_limit
 from curb.actions.target import TargetRate
@@ -30,7 +31,7 @@ from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Alert, Plan
 from curb.testing.alerts import T0
 from curb.testing.promises import hold, raises
-from curb.testing.server import FAULTS, RETRY_AFTER_S, Faults
+from curb.testing.server import FAULTS, REFUSALS, RETRY_AFTER_S, Faults
 
 #: A busy machine is no fault: only a call that shall time out does so soon.
 _PATIENT_S = 30
@@ -63,6 +64,13 @@ class ActionBench(ABC):
     @abstractmethod
     def change_by_hand(self) -> None:
         """A person sets every value that an action may have set to another one."""
+
+    def recreate(self) -> bool:
+        """Somebody deletes everything that an action changed, and makes another of the same name with the same values.
+
+        False where the other side has nothing that distinguishes the two.
+        """
+        return False
 
     @abstractmethod
     def about_nothing_known(self) -> Alert:
@@ -224,6 +232,41 @@ async def a_change_by_hand_is_drift(bench_class: type[ActionBench]) -> None:
             of.unchanged(world, "undo() overwrote a change by hand")
 
 
+async def another_of_the_same_name_is_left_alone(bench_class: type[ActionBench]) -> None:
+    """It holds the very values that were set, and none of them is Curb's."""
+    async with opened(bench_class) as of:
+        plans = await of.planned()
+    for number in (number for number, plan in enumerate(plans) if plan.reversible):
+        async with opened(bench_class) as of:
+            plan = (await of.planned())[number]
+            await of.action.apply(plan)
+            if not of.bench.recreate():
+                return
+            world, what = of.bench.world(), f"of {plan.target}, made again under the same name,"
+            effect = await of.action.verify(plan)
+            hold(not effect.in_force, f"{of.name}: verify() {what} says in force: {effect}")
+            with raises(DriftError, f"{of.name}: undo() {what}"):
+                await of.action.undo(plan, None)
+            of.unchanged(world, f"undo() {what} changed it")
+            with raises(PermanentError, f"{of.name}: apply() {what}"):
+                await of.action.apply(plan)
+            of.unchanged(world, f"apply() {what} changed it")
+
+
+async def a_plan_of_an_older_ledger_is_undone(bench_class: type[ActionBench]) -> None:
+    """It says nothing of what makes its target this one and no other."""
+    async with opened(bench_class) as of:
+        world = of.bench.world()
+        for plan in await of.planned():
+            if not plan.reversible:
+                continue
+            old = msgspec.structs.replace(plan, identity="")
+            await of.action.apply(plan)
+            hold((await of.action.verify(old)).in_force, f"{of.name}: verify() of a plan without identity")
+            await of.action.undo(old, None)
+            of.unchanged(world, "undo() of a plan without identity did not restore")
+
+
 async def an_applied_plan_leaves_nothing_to_plan(bench_class: type[ActionBench]) -> None:
     async with opened(bench_class) as of:
         for plan in await of.planned():
@@ -273,6 +316,33 @@ async def a_fault_is_transient(bench_class: type[ActionBench], *, fault: str, ca
         await calls[call](of.action)
 
 
+async def a_refusal_ends_nothing(bench_class: type[ActionBench], *, refusal: str) -> None:
+    """While the other side refuses, nothing is said to be gone, changed or given back; then the undo restores."""
+    async with opened(bench_class) as of:
+        world = of.bench.world()
+        plan = (await of.planned())[0]
+        await of.action.apply(plan)
+        of.bench.faults.always = refusal
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            "verify": lambda: of.action.verify(plan),
+            "undo": lambda: of.action.undo(plan, None),
+        }
+        for call, made in calls.items():
+            what = f"{of.name}: {call}() while the other side answers {refusal}"
+            try:
+                answer = await made()
+            except (TransientError, PermanentError) as error:
+                hold(not isinstance(error, GoneError), f"{what} says that it is gone: {error}")
+                hold(not of.bench.secret or of.bench.secret not in str(error), f"{what} shows the secret")
+            except DriftError as error:
+                raise AssertionError(f"{what} says that somebody changed it: {error}") from error
+            else:
+                raise AssertionError(f"{what} must fail, and gave {answer}")
+        of.bench.faults.always = ""
+        await of.action.undo(plan, None)
+        of.unchanged(world, f"undo() did not restore after it was refused with {refusal}")
+
+
 async def an_undo_whose_answer_got_lost_can_be_repeated(bench_class: type[ActionBench]) -> None:
     async with opened(bench_class) as of:
         world = of.bench.world()
@@ -295,24 +365,33 @@ async def a_configuration_refuses_unknown_keys_and_hides_secrets(bench_class: ty
         _config(entry | {"colour": "red"})
 
 
-ACTION_PROMISES: Mapping[str, ActionPromise] = {
-    promise.__name__: promise
-    for promise in (
-        plan_changes_nothing,
-        plans_hold_what_they_change_and_raise_nothing,
-        apply_twice_is_once_and_reads_back,
-        undo_restores_and_may_be_repeated,
-        undo_without_apply_changes_nothing,
-        what_is_lost_is_said,
-        a_change_by_hand_is_drift,
-        an_applied_plan_leaves_nothing_to_plan,
-        an_unknown_subject_is_permanent,
-        only_what_is_declared_is_called,
-        an_undo_whose_answer_got_lost_can_be_repeated,
-        a_configuration_refuses_unknown_keys_and_hides_secrets,
-    )
-} | {
-    f"{fault}_of_{call}_is_transient": partial(a_fault_is_transient, fault=fault, call=call)
-    for fault in FAULTS
-    for call in CALLS
-}
+ACTION_PROMISES: Mapping[str, ActionPromise] = (
+    {
+        promise.__name__: promise
+        for promise in (
+            plan_changes_nothing,
+            plans_hold_what_they_change_and_raise_nothing,
+            apply_twice_is_once_and_reads_back,
+            undo_restores_and_may_be_repeated,
+            undo_without_apply_changes_nothing,
+            what_is_lost_is_said,
+            a_change_by_hand_is_drift,
+            another_of_the_same_name_is_left_alone,
+            a_plan_of_an_older_ledger_is_undone,
+            an_applied_plan_leaves_nothing_to_plan,
+            an_unknown_subject_is_permanent,
+            only_what_is_declared_is_called,
+            an_undo_whose_answer_got_lost_can_be_repeated,
+            a_configuration_refuses_unknown_keys_and_hides_secrets,
+        )
+    }
+    | {
+        f"{fault}_of_{call}_is_transient": partial(a_fault_is_transient, fault=fault, call=call)
+        for fault in FAULTS
+        for call in CALLS
+    }
+    | {
+        f"{refusal.replace(' ', '_')}_ends_nothing": partial(a_refusal_ends_nothing, refusal=refusal)
+        for refusal in REFUSALS
+    }
+)

@@ -33,9 +33,9 @@ from curb.connectors.connector import (
     open_source,
 )
 from curb.connectors.intake.inbox import PlainDoor
-from curb.connectors.intake.validate import validate
 from curb.connectors.kinds import KINDS
 from curb.connectors.pricing.book import PriceBook
+from curb.connectors.validate import validate
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.dead_letters import REASONS

@@ -18,16 +18,18 @@ from curb.stream.records.spend import Alert
 
 
 class Counted(NamedTuple):
-    """Where budgets stand at the end of what is recorded, every alert by id as it opened and as it ended, and when."""
+    """Where budgets stand at the end of what is recorded, what crossed what, every alert as it ended, and when."""
 
     rows: list[dict[str, Any]]
-    opened: dict[str, Alert]
+    #: By id of the alert: the revisions in which it opened or came to a higher threshold.
+    crossings: dict[str, list[Alert]]
     newest: dict[str, Alert]
     until: float | None
 
 
 class Crossing(NamedTuple):
-    """A threshold that fired. `hours` is how long the alert lasted; 100 % of a hard cap may throttle for as long."""
+    """A threshold that fired. `hours` is how long its alert fired after that; 100 % of a hard cap may throttle for as
+    long."""
 
     tags: dict[str, str]
     period_start: float
@@ -63,14 +65,18 @@ def rows_of(shards: Iterable[Shard]) -> list[dict[str, Any]]:
 async def from_log(log: Log, settings: DetectorSettings) -> Counted:
     """Count what is on an open log; works with the daemon up or down."""
     shards: dict[int, Shard] = {}
-    opened: dict[str, Alert] = {}
+    crossings: dict[str, list[Alert]] = {}
     newest: dict[str, Alert] = {}
     async for message in log.scan(SPEND):
         shard = shards.setdefault(message.partition or 0, Shard(settings))
         for each in shard.process(message):
-            _note(msgspec.json.decode(each.value, type=Alert), opened, newest)
+            alert = msgspec.json.decode(each.value, type=Alert)
+            newest[alert.alert_id] = alert
+            found = crossings.setdefault(alert.alert_id, [])
+            if backtest.crosses(found[-1] if found else None, alert):
+                found.append(alert)
     times = [shard.event_time for shard in shards.values() if shard.event_time is not None]
-    return Counted(rows_of(shards.values()), opened, newest, max(times, default=None))
+    return Counted(rows_of(shards.values()), crossings, newest, max(times, default=None))
 
 
 def from_directory(path: Path, settings: DetectorSettings) -> Counted:
@@ -78,14 +84,9 @@ def from_directory(path: Path, settings: DetectorSettings) -> Counted:
     result = backtest.replay(path, settings)
     assert result.pipeline is not None  # set when the stream was read
     shard = result.pipeline.shard
-    opened = {key: life.first for key, life in result.alerts.items()}
+    crossings = {key: life.crossings for key, life in result.alerts.items()}
     newest = {key: life.last for key, life in result.alerts.items()}
-    return Counted(rows_of([shard]), opened, newest, shard.event_time)
-
-
-def _note(alert: Alert, opened: dict[str, Alert], newest: dict[str, Alert]) -> None:
-    opened.setdefault(alert.alert_id, alert)
-    newest[alert.alert_id] = alert
+    return Counted(rows_of([shard]), crossings, newest, shard.event_time)
 
 
 def what_if_settings(settings: DetectorSettings, name: str, amount: float) -> DetectorSettings:
@@ -103,7 +104,8 @@ def what_if_settings(settings: DetectorSettings, name: str, amount: float) -> De
 def what_if(settings: DetectorSettings, counted: Counted) -> WhatIf:
     """Compare the two budgets of `what_if_settings`."""
     now, other = settings.budgets
-    spans = [_crossing(alert, counted) for alert in counted.opened.values() if alert.budget is not None]
+    every = (alert for found in counted.crossings.values() for alert in found if alert.budget is not None)
+    spans = [_crossing(alert, counted) for alert in every]
     of = {budget.name: [span for name, span in spans if name == budget.name] for budget in (now, other)}
     amount = other.amount_usd if other.amount is None else other.amount
     return WhatIf(now.name, amount or 0.0, other.currency, of[now.name], of[other.name])
@@ -113,13 +115,13 @@ def _crossing(alert: Alert, counted: Counted) -> tuple[str, Crossing]:
     budget, last = alert.budget, counted.newest[alert.alert_id]
     assert budget is not None
     ended_at = last.resolved_at or counted.until or last.updated_at
-    hours = max(0.0, ended_at - alert.fired_at) / 3600
+    hours = max(0.0, ended_at - alert.updated_at) / 3600
     return budget.name, Crossing(
         tags=alert.tags,
         period_start=budget.period_start,
         channel=alert.channel,
         tier=alert.tier,
-        fired_at=alert.fired_at,
+        fired_at=alert.updated_at,
         spent_usd=budget.spent_usd,
         amount_usd=budget.amount_usd,
         hours=hours,

@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
+from curb.actions.notify import wording
+from curb.detector.settings import DetectorSettings
 from curb.format import tags_text
+from curb.stream.errors import PermanentError
+from curb.stream.log.protocol import Log
 from curb.views.charts import spend_chart
-from curb.views.explanation import Explanation
+from curb.views.explanation import BudgetLine, Explanation, NoSuchAlertError, explain, read_log
+from curb.views.recent_burn import RecentBurn
+
+logger = logging.getLogger(__name__)
+
+
+class IncidentChart:
+    """Draws in a thread: a picture takes half a second. `budgets` are read again each time."""
+
+    def __init__(self, log: Log, recent: RecentBurn, settings: DetectorSettings) -> None:
+        self._log, self._recent, self._settings = log, recent, settings
+        self._warned = False
+
+    async def __call__(self, alert_id: str, budgets: list[BudgetLine] | None = None) -> bytes | None:
+        """The PNG, or None where there is nothing to draw or nothing to draw with. TransientError: the log is away."""
+        recorded = await read_log(self._log, alert_id)
+        recorded.budgets = budgets or []
+        if (alert := recorded.alerts.get(alert_id)) is not None:
+            recorded.points = self._recent.points(alert)
+        try:
+            found = explain(alert_id, recorded, self._settings)
+            return await asyncio.to_thread(draw, found)
+        except (NoSuchAlertError, ValueError):
+            return None
+        except PermanentError as error:
+            if not self._warned:
+                logger.warning("incidents have no pictures", extra={"why": str(error)})
+            self._warned = True
+            return None
+
 
 _TITLE_CHARS, _LABEL_CHARS = 96, 44
 _HIGHEST_BUDGET = 1.5
@@ -28,7 +64,7 @@ def draw(found: Explanation) -> bytes:
         expected_low=None if low is None else [low * each for each in expected],
         expected_high=None if high is None else [high * each for each in expected],
         title=_cut(f"{alert.tier} {alert.kind}: {tags_text(alert.tags)}", _TITLE_CHARS),
-        subtitle=_cut(f"{alert.reason or alert.channel}  ·  ${alert.excess_usd:,.2f} over expected", 150),
+        subtitle=_cut(f"{alert.reason or alert.channel}  ·  {wording.over(alert, ' expected')}", 150),
         events=[(mark.at, _cut(mark.text, _LABEL_CHARS)) for mark in found.marks],
         lease=_lease(found),
         budget_line=_budget_line(found, max(point.usd_per_hour for point in points)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -13,7 +12,7 @@ import msgspec
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
 from curb.evaluate import backtest
-from curb.stream.records.spend import Alert, PlannedActivity, SpendRecord
+from curb.stream.records.spend import Alert, PlannedActivity
 from curb.views.explanation import BudgetLine, NoSuchAlertError, Point, Recorded
 
 _BEFORE_S, _AFTER_S, _AFTERMATH_S = 36 * 3600.0, 24 * 3600.0, 3600.0
@@ -33,15 +32,12 @@ def read_files(path: Path, alert_id: str, settings: DetectorSettings, report_rea
     if not fired.isdecimal():
         raise NoSuchAlertError(f"{alert_id!r} is not the id of an alert")
     file = backtest.events_file(path)
-    found = backtest.Backtest()
-    with file.open("rb") as raw:
-        probe = islice(backtest.read_events(raw, file, found), backtest.PROBE)
-        step_s = backtest.stream_step(event for event in probe if isinstance(event, SpendRecord))
+    step_s = backtest.step_of(file)
     pipeline = Pipeline(settings.model_validate({**settings.model_dump(), "bucket_s": step_s}))
     result = backtest.Backtest(bucket_s=step_s)
     watch = _Watch(alert_id, float(fired), pipeline, result)
     with file.open("rb") as raw:
-        events = watch.until_over(backtest.read_events(raw, file, result))
+        events = watch.until_over(backtest.read_events(raw, file, result, step_s))
 
         def closed() -> None:
             watch.look()

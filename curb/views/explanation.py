@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from pydantic import BaseModel
 
+from curb.actions.notify import wording
 from curb.detector.heads.windows import WINDOW_NAMES, WINDOWS_MIN
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.incidents.planned import covers
@@ -72,6 +73,8 @@ class Similar(msgspec.Struct):
     tags: dict[str, str]
     fired_at: float
     excess_usd: float
+    #: What was over, in words; "" where nothing can be.
+    over: str = ""
     #: Feedback with notes, and the actions taken.
     said: list[str] = []
     done: list[str] = []
@@ -229,7 +232,7 @@ def _marks(
 ) -> Iterator[Mark]:
     yield Mark(alert.started_at, "starts")
     first = revisions[0] if revisions else alert
-    yield Mark(alert.fired_at, f"{first.tier}: ${first.usd_per_hour:,.2f}/h")
+    yield Mark(alert.fired_at, f"{first.tier}: {wording.dollars(first)}".removesuffix(": "))
     for before, after in pairwise(revisions):
         if before.tier != after.tier:
             yield Mark(after.updated_at, f"becomes a {after.tier}")
@@ -258,6 +261,7 @@ def _similar(alert: Alert, recorded: Recorded) -> list[Similar]:
             tags=each.tags,
             fired_at=each.fired_at,
             excess_usd=each.excess_usd,
+            over=wording.over(each, ""),
             said=[words_of(each_said) for each_said in _said(recorded, each.alert_id)],
             done=_done(recorded.ledger, each.alert_id),
         )

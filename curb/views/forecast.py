@@ -130,6 +130,7 @@ def row(question: Question, found: Forecast) -> dict[str, Any]:
         "period_start": day_of(found.period.first_day).isoformat(),
         "period_end": day_of(found.period.end_day).isoformat(),
         "spent_usd": found.spent_usd,
+        "imputed_usd": found.imputed_usd,
         "forecast_usd": found.expected_usd,
         "low_usd": found.low_usd,
         "high_usd": found.high_usd,

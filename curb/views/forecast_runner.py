@@ -14,7 +14,7 @@ import numpy as np
 from curb.detector.forecast.month_end import MEDIAN_FROM_DAYS, Forecast, forecast
 from curb.detector.forecast.pool import FitFailedError, ForecastPool, urgency
 from curb.detector.forecast.prophet import advice, missing
-from curb.detector.forecast.slow_lane import Band, BandSeries, SlowLane, fit_band, key_of, plan
+from curb.detector.forecast.slow_lane import CHANNEL, Band, BandSeries, SlowLane, fit_band, key_of, plan
 from curb.detector.forecast.spend_history import SpendHistory
 from curb.detector.settings import DetectorSettings, ForecastSettings
 from curb.stream.clock import Clock
@@ -54,10 +54,12 @@ class ForecastRunner:
         holders: Callable[[], Iterable[HasHistory]],
         publish: Callable[[Alert], Awaitable[None]],
         clock: Clock,
+        alerts: Callable[[], Iterable[Alert]] = tuple,
     ) -> None:
-        """`holders` gives the shards of this process; `publish` appends an alert to the log."""
+        """`holders` gives the shards of this process; `publish` appends an alert to the log; `alerts` gives the newest
+        revisions of all alerts, of which findings from before a restart are continued."""
         self._detector, self._settings = detector, settings
-        self._holders, self._publish, self._clock = holders, publish, clock
+        self._holders, self._publish, self._clock, self._alerts = holders, publish, clock, alerts
         self._pool = ForecastPool(settings.pool)
         self.lane = SlowLane(settings.lane, detector.time_zone)
         self._bands: dict[str, Band] = {}
@@ -154,12 +156,16 @@ class ForecastRunner:
     async def _judge(self, holder: HasHistory) -> None:
         """Compare the newest hour that is over with the band of its series."""
         hour = holder.history.open_hour
+        findings = [each for each in self._alerts() if each.channel == CHANNEL and each.status == "firing"]
+        firing = {key_of(each.scope, each.tags): each for each in findings}
         for i in holder.history.held():
             target = self._target(holder, i)
             spend = holder.history.hourly(i) if self._judged.get(target.key, 0) < hour else None
             if spend is None or not len(spend.usd):
                 continue
             self._judged[target.key] = hour
+            if target.key in firing:
+                self.lane.adopt(target.key, firing[target.key])
             newest = spend.first_hour + (len(spend.usd) - 1) * HOUR_S
             band = self._bands.get(target.key)
             alert = self.lane.judge(target, band, newest, float(spend.usd[-1]), self._clock.now())

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from curb.connectors.intake.validate import clean, clean_tags, shorten
+from curb.connectors.validate import clean, clean_tags, shorten
 from curb.stream.log.protocol import Log
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records import spend as records

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from curb.detector.budgets import wording as words
@@ -14,7 +15,7 @@ from curb.detector.budgets.burn import RULES, BurnWindows
 from curb.detector.budgets.burn_alerts import BurnReport, Moment
 from curb.detector.budgets.rows import BudgetRows
 from curb.detector.budgets.status import BudgetView
-from curb.detector.state.revisions import alert_id_of, fingerprint_of
+from curb.stream.records.revisions import alert_id_of, fingerprint_of
 from curb.stream.records.spend import Alert, BudgetStatus, Tier
 
 
@@ -25,6 +26,13 @@ def tier_of(threshold: float) -> Tier:
     return "notice" if threshold > 50 else "digest"
 
 
+def spent_fingerprint(rows: BudgetRows, row: int, period_start: float | None = None) -> str:
+    """The identity of the alert on what a row has spent of a period, the open one if none is given."""
+    budget, tags = rows.budget(row), sorted(rows.tags[row].items())
+    start = float(rows["period_start"][row]) if period_start is None else period_start
+    return fingerprint_of("budget", budget.scope, tags, budget.name, start)
+
+
 class BudgetAlerts:
     """Makes alerts and the fields of their revisions; has no state of its own."""
 
@@ -32,9 +40,13 @@ class BudgetAlerts:
         self._alerts, self._rows, self._burn, self._view = alerts, rows, burn, view
 
     def crossed(self, row: int, status: BudgetStatus, moment: Moment, below: Sequence[str]) -> Alert:
-        """A row crossed the threshold in `status`; so did the rows named in `below`, which get no own alert."""
-        threshold, fields = status.threshold, self.threshold(row, status, moment, below)
-        return self._first(row, threshold, tier_of(threshold), f"budget/{threshold:g}", moment.at, fields)
+        """A row crossed the threshold in `status`; so did the rows named in `below`, which get no own alert.
+
+        It is the one alert of this row and period: higher thresholds are revisions of it.
+        """
+        return self._first(
+            row, spent_fingerprint(self._rows, row), moment.at, self.threshold(row, status, moment, below)
+        )
 
     def expanded(self, expansion: Expansion, end: float, at: float) -> Alert:
         """The amount of a row has grown by itself."""
@@ -43,24 +55,21 @@ class BudgetAlerts:
         (status,) = self._view.statuses([row], [0.0], end)
         first = words.expanded(self._view.who(row), status, expansion.usd, expansion.used, rule.clean_days)
         pace, none = np.full(len(self._rows), status.usd_per_hour), np.zeros(len(self._rows))
-        fields = self._figures(row, status, "digest", Moment(end, at, pace, none), first, [])
-        return self._first(row, "expanded", "digest", "budget/expanded", at, fields)
+        fields = self._figures(row, status, "digest", Moment(end, at, pace, pace, none), first, [])
+        fields |= {"tier": "digest", "channel": "budget/expanded"}
+        return self._first(row, self._fingerprint(row, "expanded"), at, fields)
 
-    def _first(self, row: int, what: object, tier: Tier, channel: str, at: float, fields: Mapping[str, Any]) -> Alert:
-        fingerprint = self._fingerprint(row, what)
+    def _first(self, row: int, fingerprint: str, at: float, fields: Mapping[str, Any]) -> Alert:
         return Alert(
             fingerprint=fingerprint,
             alert_id=alert_id_of(fingerprint, at),
             revision=1,
             status="firing",
             kind="budget",
-            tier=tier,
             scope=self._rows.budget(row).scope,
             tags=self._rows.tags[row],
             fired_at=at,
             updated_at=at,
-            started_at=float(self._rows["period_start"][row]),
-            channel=channel,
             **fields,
         )
 
@@ -70,9 +79,20 @@ class BudgetAlerts:
 
     def threshold(self, row: int, status: BudgetStatus, moment: Moment, below: Sequence[str]) -> dict[str, Any]:
         """Fields of an alert on the threshold in `status`."""
-        left_s = max(0.0, status.period_end - moment.end)
+        left_s, tier = max(0.0, status.period_end - moment.end), tier_of(status.threshold)
         first = words.spent(self._view.who(row), status, float(moment.rate[row]), left_s)
-        return self._figures(row, status, tier_of(status.threshold), moment, first, below)
+        fields = self._figures(row, status, tier, moment, first, below)
+        return {**fields, "tier": tier, "channel": f"budget/{status.threshold:g}"}
+
+    def ended(self, row: int, status: BudgetStatus, at: float) -> dict[str, Any]:
+        """Fields of the last revision of an alert: what the whole period has cost."""
+        none = np.zeros(len(self._rows))
+        over = msgspec.structs.replace(
+            status, usd_per_hour=0.0, forecast_usd=None, forecast_low_usd=None, forecast_high_usd=None, breach_at=None,
+            breach_probability=None,
+        )  # fmt: skip
+        moment = Moment(status.period_end, at, none, none, none)
+        return self._figures(row, over, "page", moment, words.spent_in_all(self._view.who(row), over), [])
 
     def burning(self, report: BurnReport, fired: float, moment: Moment) -> dict[str, Any]:
         """Fields of an alert on a burn rate; `fired` is the highest threshold that fired, in percent."""
@@ -87,7 +107,6 @@ class BudgetAlerts:
             "tier": rule.tier,
             "scope": status.scope,
             "tags": self._rows.tags[row],
-            "started_at": moment.end - rule.long_s,
             "channel": rule.channel,
             "score": window_usd / even_usd,
         }
@@ -95,23 +114,23 @@ class BudgetAlerts:
     def _figures(
         self, row: int, status: BudgetStatus, tier: Tier, moment: Moment, first: str, below: Sequence[str]
     ) -> dict[str, Any]:
-        """The dollars of an alert.
+        """The dollars of an alert, since the budget is counted.
 
-        Expected is an even pace through the period. At risk is the spend over the amount by the time a person responds,
-        if the rate of now goes on.
+        Expected is the amount, and in excess what is over it. At risk is the spend over the amount by the time a person
+        responds, if the rate of now goes on.
         """
-        rate, length_s, alerts = float(moment.rate[row]), status.period_end - status.period_start, self._alerts
-        expected_usd = status.amount_usd * min(1.0, (moment.end - status.period_start) / length_s)
+        rate, alerts = float(moment.rate[row]), self._alerts
         response_s = alerts.response_page_s if tier == "page" else alerts.response_notice_s
         left_s = max(0.0, status.period_end - moment.end)
         projected_usd = status.spent_usd + rate * min(response_s, left_s) / 3600
         requests = float(moment.requests[row])
         return {
-            "expected_usd": expected_usd,
+            "started_at": status.counted_from,
+            "expected_usd": status.amount_usd,
             "actual_usd": status.spent_usd,
-            "excess_usd": status.spent_usd - expected_usd,
+            "excess_usd": max(0.0, status.spent_usd - status.amount_usd),
             "usd_per_hour": rate,
-            "expected_usd_per_hour": status.amount_usd / length_s * 3600,
+            "expected_usd_per_hour": float(moment.usual[row]),
             "requests_per_minute": requests if requests > 1e-6 else None,
             "dollars_at_risk": max(0.0, projected_usd - status.amount_usd),
             "score": 100 * status.spent_usd / status.amount_usd,

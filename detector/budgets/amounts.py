@@ -8,14 +8,12 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from curb.detector.budgets.budget import AutoExpand, Budget, CarryOver, ExchangeRate
 from curb.detector.budgets.rows import matches
+from curb.detector.state.columns import Floats
 from curb.stream.records.spend import Alert, BudgetIncrease
 from curb.stream.time import DAY_S
-
-Floats = NDArray[np.float64]
 
 #: Kinds of alerts after which a budget does not grow by itself. Chosen by hand: those about spend, not about feeds.
 _INCIDENTS = frozenset({"runaway", "abusive", "unit_cost"})
@@ -101,10 +99,10 @@ class PastAlerts:
         if len(self.seen) > 1000:
             self.seen = {key: each for key, each in self.seen.items() if each.at >= oldest}
 
-    def pardon(self, alert_id: str) -> None:
-        """A person marked the alert as no anomaly, or as planned."""
+    def judge(self, alert_id: str, *, pardoned: bool) -> None:
+        """Note whether a person marked the alert as no anomaly or planned; the newest verdict counts."""
         if alert_id in self.seen:
-            self.seen[alert_id].pardoned = True
+            self.seen[alert_id].pardoned = pardoned
 
     def clean(self, tags: Mapping[str, str], since: float) -> bool:
         """True without an alert since `since` (epoch seconds) on these tags, a part or a whole of them."""

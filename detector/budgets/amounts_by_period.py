@@ -6,15 +6,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curb.detector.budgets.amounts import Increases, PastAlerts, base_usd, carried_usd, expansion_usd
 from curb.detector.budgets.budget import BudgetSettings
 from curb.detector.budgets.rows import BudgetRows
+from curb.detector.state.columns import Floats, Ints
 from curb.stream.time import DAY_S
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class Expansion(NamedTuple):
@@ -81,6 +78,12 @@ class BudgetAmounts:
         fired = self.fired.get(row, [])
         left = [threshold for threshold in self._rows.budget(row).thresholds if threshold not in fired]
         self._rows["next_usd"][row] = self._rows["amount_usd"][row] * left[0] / 100 if left else np.inf
+
+    def first_usd(self, number: int, tags: dict[str, str], period_start: float) -> float:
+        """The dollars at which a row of budget `number` that does not exist yet crosses its first threshold."""
+        budget = self._rows.budgets[number]
+        amount = self._base_usd(number, period_start) + self.increases.usd(budget.name, tags)
+        return amount * budget.thresholds[0] / 100
 
     def cross(self, row: int) -> list[float]:
         """Mark the thresholds (percent) that a row has reached as fired; returns the new ones."""

@@ -9,8 +9,8 @@ from typing import Protocol
 from pydantic import Field, field_validator, model_validator
 
 from curb.detector.state.scopes import Scope
-from curb.stream.settings import Settings
-from curb.stream.time import Period, check_zone
+from curb.stream.settings import Settings, TimeZone
+from curb.stream.time import Period
 
 
 class AlertTimes(Protocol):
@@ -90,9 +90,8 @@ class AutoExpand(Settings):
     clean_days: float = Field(
         default=14,
         ge=0,
-        description="Days without a runaway or abusive alert on its spend, except those that a person marked as no "
-        "anomaly or "
-        "as planned. A row that is known for fewer days does not grow.",
+        description="Days without a runaway, abusive or unit-cost alert on its spend; those that a person marked as "
+        "no anomaly or planned do not count. A row that is known for fewer days does not grow.",
     )
 
 
@@ -122,14 +121,15 @@ class Budget(Settings):
     thresholds: tuple[float, ...] = Field(
         default=(50, 80, 100),
         min_length=1,
-        description="Percent of the amount; each alerts once per period, and once more when the amount was raised.",
+        description="Percent of the amount. A period has one alert, at the highest crossed; what a raised amount "
+        "moved out of reach may be crossed again.",
     )
     hard: bool = Field(
         default=False,
         description="A hard cap: at 100 % its alert says so, and routes with `hard: true` may act on it. Curb then "
         "throttles; it cannot stop a request that is in progress.",
     )
-    time_zone: str | None = Field(default=None, description="Time zone of the period; default: the detector's.")
+    time_zone: TimeZone | None = Field(default=None, description="Time zone of the period; default: the detector's.")
     burn_rate: BurnRate = Field(default=BurnRate(), description="Alerts on spend that is too fast to last.")
     carry_over: CarryOver | None = Field(default=None, description="Unspent money is added to the next period.")
     auto_expand: AutoExpand | None = Field(
@@ -142,11 +142,6 @@ class Budget(Settings):
         if any(threshold <= 0 for threshold in thresholds):
             raise ValueError("thresholds are percentages greater than 0")
         return tuple(sorted(set(thresholds)))
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, name: str | None) -> str | None:
-        return None if name is None else check_zone(name)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Budget:

@@ -13,12 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curb.detector.budgets.rows import Late
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Column, Columns, Floats, Ints
 from curb.stream.records.spend import Tier
 from curb.stream.time import DAY_S, HOUR_S
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 #: Slots of each ring. 80 hours reach back to the same hours three days ago (72 h) and the 6 h window before them.
 _SLOTS = 80

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from curb.detector.budgets.budget import AlertTimes
 from curb.detector.budgets.burn import RULES, BurnState, BurnWindows
+from curb.detector.budgets.changes import is_material
 from curb.detector.budgets.rows import BudgetRows
-from curb.detector.state.revisions import alert_id_of, needs_revision, resolved, revised
+from curb.detector.state.columns import Floats
+from curb.stream.records.revisions import alert_id_of, resolved, revised
 from curb.stream.records.spend import Alert
 
-Floats = NDArray[np.float64]
 _WEAKEST = len(RULES)
 
 
@@ -32,11 +33,13 @@ class Burning(msgspec.Struct):
 
 
 class Moment(NamedTuple):
-    """A closed bucket (epoch seconds) and the burn of every row then: $/h and requests per minute, shape (rows,)."""
+    """A closed bucket (epoch seconds) and the burn of every row then, shape (rows,): $/h, the usual $/h of its series,
+    and requests per minute."""
 
     end: float
     at: float
     rate: Floats
+    usual: Floats
     requests: Floats
 
 
@@ -67,15 +70,18 @@ class RateAlerts:
         """Newest revisions of the alerts that fire now."""
         return [each.alert for each in self.burning.values() if each.firing]
 
-    def close(self, moment: Moment, step_s: float, describe: Describe, who: Callable[[int], str]) -> list[Alert]:
-        """New revisions after a bucket of `step_s` seconds; `who` names a row."""
+    def close(
+        self, moment: Moment, step_s: float, describe: Describe, who: Callable[[int], str], spent: Collection[int]
+    ) -> list[Alert]:
+        """New revisions after a bucket of `step_s` seconds; `who` names a row. The rows `spent` have a page for that,
+        which stands for their burn."""
         state = self._state(moment.rate)
         opening, holding = self._burn.opening(moment.end, state), self._burn.holding(state)
         for row in self.burning:
             self.burning[row].calm_s = 0.0 if holding[row] else self.burning[row].calm_s + step_s
         revisions = []
         for row in sorted(self.burning):
-            alert = self._next(row, int(opening[row]), moment, describe)
+            alert = self._next(row, int(opening[row]), moment, describe, ends=row in spent)
             if alert is not None:
                 revisions.append(alert)
         return revisions + self._open(opening, moment.at, describe, who)
@@ -86,19 +92,16 @@ class RateAlerts:
         spent, amount, start, end, since = (rows[name] for name in names)
         return BurnState(spent, amount, rate, start, end, since, self._min_usd[rows["budget"]])
 
-    def _next(self, row: int, rule: int, moment: Moment, describe: Describe) -> Alert | None:
+    def _next(self, row: int, rule: int, moment: Moment, describe: Describe, *, ends: bool) -> Alert | None:
         burning, at = self.burning[row], moment.at
         alert = burning.alert
         if not burning.firing:
             return self._reopen(row, rule, at, describe)
-        if burning.calm_s >= self._alerts.calm_s:
+        if ends or burning.calm_s >= self._alerts.calm_s:
             burning.alert = resolved(alert, at, **describe(BurnReport(row, burning.rule, [])))
             return burning.alert
-        every_s = self._alerts.update_every_s
-        due = alert.tier == "page" and at - alert.updated_at >= every_s
-        if 0 <= rule < burning.rule or (
-            due and needs_revision(alert, alert.updated_at, float(moment.rate[row]), every_s)
-        ):
+        moved = is_material(alert, self._rows.figures(row, moment.rate), at, self._alerts.update_every_s)
+        if 0 <= rule < burning.rule or (alert.tier == "page" and moved):
             burning.rule = min(burning.rule, rule) if rule >= 0 else burning.rule
             burning.alert = revised(alert, at, **describe(BurnReport(row, burning.rule, [])))
             return burning.alert

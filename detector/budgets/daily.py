@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curb.detector.budgets.rows import Late
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Column, Columns, Floats, Ints
 from curb.detector.state.local_time import local_hour
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 #: Complete days kept: eight weeks, of which weekdays and the level are learned.
 DAYS = 56

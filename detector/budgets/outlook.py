@@ -14,9 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from curb.detector.state.columns import Floats
 from curb.stream.time import DAY_S
-
-Floats = NDArray[np.float64]
 
 #: Days from which weekdays count: every weekday twice. The level then follows with this share a day, the memory of
 #: `forecast.methods.LEVEL_SHARE`.

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curb.detector.budgets.budget import Budget, BudgetSettings
-from curb.detector.state.columns import Column, Columns
+from curb.detector.budgets.changes import RowFigures
+from curb.detector.state.columns import Column, Columns, Floats, Ints
 from curb.detector.state.registry import SeriesRegistry
 from curb.stream.time import period_around
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class SavedRow(msgspec.Struct, frozen=True):
@@ -48,7 +46,13 @@ class BudgetRows:
         self._groups = {scope.name: {*scope.group_by, *scope.also_by} for scope in settings.scopes}
         self._by_name = {budget.name: budget for budget in self.budgets}
         self._number_of = {budget.name: number for number, budget in enumerate(self.budgets)}
-        self.zones = [ZoneInfo(budget.time_zone or settings.time_zone) for budget in self.budgets]
+        billed = {scope.name for scope in settings.scopes if set(scope.sources) == {"costs"}}
+        #: Per budget, whether it is on bills alone. Their days and months are those of the bill, wherever people live.
+        self.on_bills = [budget.scope in billed for budget in self.budgets]
+        self.zones = [
+            ZoneInfo("UTC" if on_bills else budget.time_zone or settings.time_zone)
+            for budget, on_bills in zip(self.budgets, self.on_bills, strict=True)
+        ]
         self._zone_of = dict(zip(self._by_name, self.zones, strict=True))
         self.columns = Columns(
             {
@@ -69,6 +73,10 @@ class BudgetRows:
                 "amount_usd": Column(),
                 #: Dollars at which the next threshold fires.
                 "next_usd": Column(fill=np.inf),
+                #: $/h, the usual $/h and requests per minute when a bucket closed last.
+                "rate": Column(),
+                "usual": Column(),
+                "requests": Column(),
             },
             16,
         )
@@ -90,6 +98,10 @@ class BudgetRows:
     def budget(self, row: int) -> Budget:
         """The budget of a row."""
         return self.budgets[int(self["budget"][row])]
+
+    def figures(self, row: int, rate: Floats) -> RowFigures:
+        """What a row has spent, of what, and its part of `rate`, $/h by row."""
+        return RowFigures(float(self["spent_usd"][row]), float(self["amount_usd"][row]), float(rate[row]))
 
     def parent(self, row: int) -> int | None:
         """The row above, None at the root or when its series are counted elsewhere."""
@@ -122,6 +134,14 @@ class BudgetRows:
             self._of_series.grow(i + 1)
             self._of_series["first"][i], self._of_series["count"][i] = first, self.links.n - first
         return list(range(before, len(self)))
+
+    def find(self, id: str) -> int | None:
+        """The row of an id, None if there is none yet."""
+        return self._numbers.get(id)
+
+    def open(self, budget: int, tags: dict[str, str], start: float) -> int:
+        """The row of budget number `budget` with `tags`, also before a series of it is known."""
+        return self._row(self.budgets[budget], tags, start)
 
     def _link(self, series: int, row: int) -> None:
         at = self.links.n
@@ -243,7 +263,8 @@ class BudgetRows:
             self._append(self._by_name[saved[number].budget], saved[number].tags)
         which = np.array(kept, np.int64)
         for name, column in self.columns.dump("budget").items():
-            if name != "budget.budget":  # budgets are numbered by the current configuration
+            # Budgets are numbered by the current configuration; an older state has fewer columns.
+            if name != "budget.budget" and name in arrays:
                 column[...] = arrays[name][which]
         for row in range(len(kept)):
             if self._parent_changed(row):

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curb.detector.budgets import wording as words
 from curb.detector.budgets.burn import BurnWindows
 from curb.detector.budgets.daily import DailyHistory
 from curb.detector.budgets.outlook import Forecast, Pace
 from curb.detector.budgets.rows import BudgetRows
+from curb.detector.state.columns import Ints
 from curb.stream.records.spend import BudgetStatus, Cause
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 #: Causes named in an alert. Chosen by hand, so that the text stays short.
 _CAUSES = 5
 _OUTLOOK = ("forecast_usd", "forecast_low_usd", "forecast_high_usd", "breach_at", "breach_probability")
+
+
+class BudgetRest(NamedTuple):
+    """Rows of one budget taken together; `tags` are the names of tags that tell them apart."""
+
+    name: str
+    scope: str
+    tags: tuple[str, ...]
+    amount_usd: float
+    spent_usd: float
 
 
 class BudgetView:
@@ -40,6 +47,22 @@ class BudgetView:
             self._status(row, threshold, float(pace[row]), outlooks[at])
             for at, (row, threshold) in enumerate(zip(rows, thresholds, strict=True))
         ]
+
+    def fullest(self, most: int) -> tuple[list[int], list[BudgetRest]]:
+        """Rows with the largest share of their amount spent, `most` of each budget at most, and the sums of others."""
+        rows: list[int] = []
+        rest = []
+        of, spent, amount = self._rows["budget"], self._rows["spent_usd"], self._rows["amount_usd"]
+        for number in np.unique(of).tolist():
+            at = np.flatnonzero(of == number)
+            share = spent[at] / np.where(amount[at] > 0, amount[at], np.nan)
+            at = at[np.argsort(-np.nan_to_num(share, nan=-np.inf), kind="stable")]
+            rows += at[:most].tolist()
+            if len(others := at[most:]):
+                budget, names = self._rows.budgets[number], tuple(self._rows.tags[int(others[0])])
+                sums = float(amount[others].sum()), float(spent[others].sum())
+                rest.append(BudgetRest(budget.name, budget.scope, names, *sums))
+        return rows, rest
 
     def _status(self, row: int, threshold: float, pace: float, outlook: dict[str, Any]) -> BudgetStatus:
         rows, budget = self._rows, self._rows.budget(row)

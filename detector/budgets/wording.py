@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from curb.detector.budgets.budget import Budget
@@ -13,6 +13,8 @@ from curb.stream.records.spend import BudgetStatus, Cause
 
 #: Subjects named in a sentence. Chosen by hand.
 _SHOWN = 3
+#: $/h below which nothing is said of the rate: half a cent reads as none.
+_LEAST_USD_PER_HOUR = 0.005
 
 
 def who(budget: Budget, tags: Mapping[str, str]) -> str:
@@ -25,10 +27,29 @@ def who(budget: Budget, tags: Mapping[str, str]) -> str:
 
 def spent(name: str, status: BudgetStatus, rate: float, left_s: float) -> str:
     """Spend of a budget; `rate` is in $/h, `left_s` the seconds left of the period."""
+    now = f"; it spends {usd(rate)}/h" if rate >= _LEAST_USD_PER_HOUR else ""
     return (
         f"{name} has spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for "
-        f"{_period(status)} ({100 * status.spent_usd / status.amount_usd:.0f} %) with {duration(left_s)} to go; "
-        f"it spends {usd(rate)}/h."
+        f"{_period(status)} ({100 * status.spent_usd / status.amount_usd:.0f} %) with {duration(left_s)} to go{now}."
+    )
+
+
+def spent_by_its_end(name: str, status: BudgetStatus) -> str:
+    """Spend of a period that is over, as far as it is billed."""
+    began = datetime.fromtimestamp(status.period_start, UTC).strftime("%Y-%m-%d")
+    return (
+        f"{name} spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for the "
+        f"{status.period} that began on {began} UTC ({100 * status.spent_usd / status.amount_usd:.0f} %) and is over. "
+        "Billed since then; the bill may still change."
+    )
+
+
+def spent_in_all(name: str, status: BudgetStatus) -> str:
+    """Spend of a period that is over."""
+    began = datetime.fromtimestamp(status.period_start, UTC).strftime("%Y-%m-%d %H:%M")
+    return (
+        f"{name} spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for the "
+        f"{status.period} that began on {began} UTC ({100 * status.spent_usd / status.amount_usd:.0f} %) and is over."
     )
 
 

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from curb.detector.state.columns import Floats
 
 #: Day 0.
 _EPOCH = date(1970, 1, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -11,9 +12,154 @@ from numpy.typing import NDArray
 
 from curb.detector.forecast import prophet as forecast_prophet
 from curb.detector.forecast.days import CleanDays, DailySpend, clean, day_of, month_starts
-from curb.detector.forecast.methods import Method, fill, holt_winters, last_week, prophet_days, weekday_level
+from curb.detector.state.columns import Floats
 
-Floats = NDArray[np.float64]
+#: (dollars of past days, NaN where unknown; days since 1970 of the first; days ahead) → dollars of each day ahead.
+Method = Callable[[Floats, int, int], Floats]
+
+#: Share of a new day in the level, and weeks of which weekdays are learned. Chosen by hand.
+LEVEL_SHARE, WEEKDAY_WEEKS = 0.15, 8
+#: Weight, in days, of the assumption that a weekday is like every other day. Chosen by hand.
+WEEKDAY_PRIOR_DAYS = 1.0
+#: A day counts up to this multiple of its expected dollars, or up to the median of it and the two days before: a
+#: one-off is not a new level, a lasting change is. A weekday counts as at least this share of a usual day. By hand.
+CLIP_RATIO, _MIN_CLIP_FACTOR = 1.8, 0.5
+#: Upper limit of a weekday's ratio to its week, and of a fitted day as a multiple of the most expensive one. Chosen
+#: by hand: a fit that says more has run away.
+_RATIO_MAX = 3.0
+#: Days that a fit needs: four seasons of a week.
+_MIN_FIT_DAYS = 28
+#: Bounds of the fit. Free parameters follow the last days of short histories; a trend that hardly fades runs away over
+#: a month. Chosen by hand.
+_HOLT_WINTERS_BOUNDS = {"damping_trend": (0.8, 0.9), "smoothing_level": (0.02, 0.5), "smoothing_seasonal": (0.0, 0.3)}
+#: Dollars that count as none; guards divisions.
+
+
+def last_week(usd: Floats, first_day: int, ahead: int) -> Floats:
+    """The mean of the last seven known days, for every day."""
+    known = usd[~np.isnan(usd)][-7:]
+    return np.full(ahead, known.mean() if len(known) else 0.0)
+
+
+def weekday_level(usd: Floats, first_day: int, ahead: int) -> Floats:
+    """A slowly moving level times a factor per weekday: exponential smoothing with a multiplicative season, robust."""
+    factors = _weekday_factors(usd, first_day)
+    level, _ = _follow(usd, first_day, factors)
+    return level * factors[_weekdays(first_day + len(usd), ahead)]
+
+
+def without_one_offs(usd: Floats, first_day: int) -> Floats:
+    """The days, each capped at a multiple of its expected dollars, for methods that one day could throw off."""
+    return _follow(usd, first_day, _weekday_factors(usd, first_day))[1]
+
+
+def _follow(usd: Floats, first_day: int, factors: Floats) -> tuple[float, Floats]:
+    """The level after the last day, and the days as counted, shape (days,).
+
+    The level is the mean of recent dollars over the mean of their weekdays' factors, so that days on which little is
+    usual weigh little.
+    """
+    counted = usd.copy()
+    known = np.flatnonzero(~np.isnan(usd))
+    if not len(known):
+        return 0.0, counted
+    own = factors[_weekdays(first_day, len(usd))]
+    start = usd[known[:7]] / own[known[:7]]
+    dollars, share = float(np.median(start)) or float(start.mean()), 1.0
+    recent = [dollars] * 2
+    for at in known.tolist():
+        level, factor = dollars / share, float(own[at])
+        value, usual = float(usd[at]), max(factor, _MIN_CLIP_FACTOR)
+        recent = [*recent[-2:], value / usual]
+        if level > 0:
+            value = counted[at] = min(value, max(CLIP_RATIO * level, sorted(recent)[1]) * usual)
+        dollars += LEVEL_SHARE * (value - dollars)
+        share += LEVEL_SHARE * (factor - share)
+    return dollars / share, counted
+
+
+def _weekdays(first_day: int, days: int) -> NDArray[np.int64]:
+    return (np.int64(first_day) + np.arange(days) + 3) % 7
+
+
+def _weekday_factors(usd: Floats, first_day: int) -> Floats:
+    """Factor of each weekday (0 is Monday), shape (7,), with mean 1. All are 1 in the first two weeks."""
+    start = max(0, len(usd) - 7 * WEEKDAY_WEEKS)
+    recent = usd[start:]
+    weeks = len(recent) // 7
+    if weeks < 2:
+        return np.ones(7)
+    # Whole weeks that end now, each relative to its own mean, so that growth does not look like a weekday.
+    table = recent[len(recent) - 7 * weeks :].reshape(weeks, 7)
+    known = ~np.isnan(table)
+    mean = np.where(known, table, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    usable = known & (known.sum(axis=1) >= 4)[:, None] & (mean > _TINY_USD)[:, None]
+    ratio = np.where(usable, np.clip(table / np.maximum(mean, _TINY_USD)[:, None], 0.0, _RATIO_MAX), 0.0)
+    shares = (ratio.sum(axis=0) + WEEKDAY_PRIOR_DAYS) / (usable.sum(axis=0) + WEEKDAY_PRIOR_DAYS)
+    shares = np.maximum(shares / shares.mean(), 0.05)
+    factors = np.empty(7)
+    factors[_weekdays(first_day + len(usd) - 7, 7)] = shares
+    return factors
+
+
+def holt_winters(usd: Floats, first_day: int, ahead: int) -> Floats:
+    """Damped additive Holt-Winters with a season of a week (statsmodels). The weekday level under four weeks."""
+    from statsmodels.tools.sm_exceptions import ConvergenceWarning
+    from statsmodels.tsa.holtwinters import ExponentialSmoothing
+
+    filled = fill(without_one_offs(usd, first_day))
+    if len(filled) < _MIN_FIT_DAYS or np.ptp(filled) < _TINY_USD:
+        return weekday_level(usd, first_day, ahead)
+    scale = max(float(np.abs(filled).mean()), _TINY_USD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        model = ExponentialSmoothing(
+            filled / scale,
+            trend="add",
+            damped_trend=True,
+            seasonal="add",
+            seasonal_periods=7,
+            initialization_method="heuristic",
+            bounds=_HOLT_WINTERS_BOUNDS,
+        )
+        coming = np.asarray(model.fit().forecast(ahead), float)
+    return _sane(coming * scale, usd, first_day)
+
+
+def prophet_days(usd: Floats, first_day: int, ahead: int) -> Floats:
+    """Prophet with a weekly season, on logarithms. The weekday level under four weeks."""
+    known = np.flatnonzero(~np.isnan(usd))
+    if len(known) < _MIN_FIT_DAYS or np.ptp(usd[known]) < _TINY_USD:
+        return weekday_level(usd, first_day, ahead)
+    usd = without_one_offs(usd, first_day)
+    floor = max(0.05 * float(np.mean(np.maximum(usd[known], 0.0))), _TINY_USD)
+    days = np.int64(first_day) + known
+    coming = np.int64(first_day) + len(usd) + np.arange(ahead)
+    seasons = {"weekly_seasonality": True, "daily_seasonality": False}
+    log_usd = np.log(np.maximum(usd[known], 0.0) + floor)
+    expected, _, _ = forecast_prophet.predict(days * 86400, log_usd, coming * 86400, **seasons)
+    return _sane(np.exp(np.clip(expected, -50, 50)) - floor, usd, first_day)
+
+
+def fill(usd: Floats) -> Floats:
+    """Unknown days as the mean of the known days a week before and after, or the nearest known ones."""
+    known = np.flatnonzero(~np.isnan(usd))
+    if not len(known):
+        return np.zeros(len(usd))
+    filled = usd.copy()
+    for day in np.flatnonzero(np.isnan(usd)).tolist():
+        around = [usd[i] for i in (day - 7, day + 7) if 0 <= i < len(usd) and not np.isnan(usd[i])]
+        filled[day] = np.mean(around) if around else usd[known[np.abs(known - day).argmin()]]
+    return filled
+
+
+def _sane(coming: Floats, usd: Floats, first_day: int) -> Floats:
+    """Cap at 0 and a multiple of the most expensive day; the weekday level when a fit is not finite."""
+    if not np.all(np.isfinite(coming)):
+        return weekday_level(usd, first_day, len(coming))
+    return np.clip(coming, 0.0, _RATIO_MAX * max(float(np.nanmax(usd)), 0.0))
+
 
 #: Days of history from which the weekday method, and the median of several methods, take over: two and four weeks, so
 #: that every weekday was seen twice, and a fit has four seasons.
@@ -74,7 +220,11 @@ class Forecast:
     """A period's total. All amounts are US dollars; the interval holds 80 % of outcomes."""
 
     period: Period
+    #: What was received.
     spent_usd: float
+    #: What the parts of its days that were not seen would usually have cost: no source sent it.
+    imputed_usd: float
+    #: Both, and the days still to come.
     expected_usd: float
     low_usd: float
     high_usd: float
@@ -97,15 +247,21 @@ class Forecast:
         first = self.daily_usd[0] * (1.0 - min(1.0, max(0.0, today.elapsed)))
         daily_usd, spent_usd = (first, *self.daily_usd[1:]), self.spent_usd + today.usd
         values, weights, rest = np.array(self.outcomes), np.array(self.weights), float(sum(daily_usd))
+        so_far_usd = spent_usd + self.imputed_usd
         low, high = (quantile(values, weights, q) for q in (0.5 - INTERVAL / 2, 0.5 + INTERVAL / 2))
         return replace(
             self,
             spent_usd=spent_usd,
-            expected_usd=spent_usd + rest,
-            low_usd=spent_usd + min(max(low, 0.0), 1.0) * rest,
-            high_usd=spent_usd + max(high, 1.0) * rest,
+            expected_usd=so_far_usd + rest,
+            low_usd=so_far_usd + min(max(low, 0.0), 1.0) * rest,
+            high_usd=so_far_usd + max(high, 1.0) * rest,
             daily_usd=daily_usd,
         )
+
+    @property
+    def so_far_usd(self) -> float:
+        """Dollars of the period until now: received and imputed."""
+        return self.spent_usd + self.imputed_usd
 
     @property
     def rest_usd(self) -> float:
@@ -117,13 +273,13 @@ class Forecast:
         if self.spent_usd > amount_usd:
             return 1.0
         if self.rest_usd <= _TINY_USD:
-            return 0.0
-        needed = (amount_usd - self.spent_usd) / self.rest_usd
+            return 1.0 if self.so_far_usd > amount_usd else 0.0
+        needed = (amount_usd - self.so_far_usd) / self.rest_usd
         return 1.0 - _share_below(np.array(self.outcomes), np.array(self.weights), needed)
 
     def breach_date(self, amount_usd: float) -> date | None:
         """The day on which `amount_usd` is expected to be passed; None when it is not, in this period."""
-        spent = self.spent_usd
+        spent = self.so_far_usd
         if spent > amount_usd:
             return day_of(self.next_day)
         for ahead, usd in enumerate(self.daily_usd):
@@ -145,14 +301,16 @@ def forecast(days: DailySpend, period: Period, today: Today = _NOTHING_TODAY, *,
     name, method, missing = choose(cleaned.known_days, thorough=thorough)
     ahead = max(0, period.end_day - history.end_day)
     before = min(ahead, max(0, period.first_day - history.end_day))
-    spent_usd = _spent(history, cleaned, period)
+    spent_usd, imputed_usd = _so_far(history, cleaned, period)
+    so_far_usd = spent_usd + imputed_usd
     outcomes, weights, n_errors = _outcomes(history, ahead, name, method)
     at_midnight = Forecast(
         period=period,
         spent_usd=spent_usd,
-        expected_usd=spent_usd,
-        low_usd=spent_usd,
-        high_usd=spent_usd,
+        imputed_usd=imputed_usd,
+        expected_usd=so_far_usd,
+        low_usd=so_far_usd,
+        high_usd=so_far_usd,
         method=name,
         n_errors=n_errors,
         missing=missing,
@@ -197,13 +355,13 @@ def expect(cleaned: CleanDays, method: Method, ahead: int) -> Floats:
     return coming
 
 
-def _spent(history: DailySpend, cleaned: CleanDays, period: Period) -> float:
-    """Dollars of the days of the period that are over; the unseen part of a day counts as part of a usual day."""
+def _so_far(history: DailySpend, cleaned: CleanDays, period: Period) -> tuple[float, float]:
+    """Dollars of the days of the period that are over, and of a usual day for each part of them that was not seen."""
     over = DailySpend(0, history.between(period.first_day, period.end_day))
     seen = history.shares[len(history.usd) - len(over.usd) :]
     recent = cleaned.usd[-28:]
     usual = float(np.nanmean(recent)) if np.any(~np.isnan(recent)) else 0.0
-    return float(np.nansum(over.usd)) + float(np.sum(1.0 - seen)) * usual
+    return float(np.nansum(over.usd)), float(np.sum(1.0 - seen)) * usual
 
 
 def _outcomes(history: DailySpend, ahead: int, name: str, method: Method) -> tuple[Floats, Floats, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from curb.detector.state.columns import Floats
 
 #: Loggers that are silenced during a fit: samplers, and a plotting library that is not installed.
 _LOGGERS = ("cmdstanpy", "prophet", "prophet.models", "prophet.plot")

@@ -14,20 +14,18 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.forecast import prophet as forecast_prophet
 from curb.detector.forecast.pool import urgency
 from curb.detector.forecast.spend_history import HourlySpend
 from curb.detector.state import wording as explain
-from curb.detector.state.revisions import alert_id_of, fingerprint_of, resolved
+from curb.detector.state.columns import Floats
 from curb.stream import money
+from curb.stream.records.revisions import alert_id_of, fingerprint_of, resolved
 from curb.stream.records.spend import Alert
 from curb.stream.settings import Settings
 from curb.stream.time import DAY_S, HOUR_S
-
-Floats = NDArray[np.float64]
 
 CHANNEL = "prophet/hour"
 #: Hours that a fit sees (three weeks, so that a weekly season shows) and forecasts (three days: refits may be late).
@@ -246,16 +244,11 @@ class SlowLane:
         )
         return None
 
-    def adopt(self, alerts: Iterable[Alert]) -> None:
-        """Continue the findings among `alerts`, the newest revisions of all alerts."""
-        for alert in alerts:
-            if alert.channel != CHANNEL:
-                continue
-            key = key_of(alert.scope, alert.tags)
-            day = _local_s(int(alert.started_at), self._zone) // DAY_S
-            self._found_on[key] = max(day, self._found_on.get(key, day))
-            if alert.status == "firing":
-                self._open[key] = alert
+    def adopt(self, key: str, alert: Alert) -> None:
+        """Continue a firing finding that a process before this one opened; nothing where this one found something."""
+        if key not in self._found_on:
+            self._found_on[key] = _local_s(int(alert.started_at), self._zone) // DAY_S
+            self._open[key] = alert
 
 
 def _finding(target: BandSeries, band: Band, hour: int, usd: float, expected: float, z: float, at: float) -> Alert:

@@ -13,12 +13,9 @@ from pydantic import Field
 
 from curb.detector.forecast.days import DailySpend
 from curb.detector.forecast.month_end import Today
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Column, Columns, Floats, Ints
 from curb.detector.state.local_time import LocalHour, local_hour
 from curb.stream.settings import Settings
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 #: Days and hours kept: a year and a month to compare with, and five weeks for weekly seasons.
 DAYS, HOURS = 400, 35 * 24

@@ -5,16 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
-
-Floats = NDArray[np.float64]
+from curb.detector.state.columns import Column, Columns, Floats
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Bins of the histogram: from 0.1 to 180,000 requests a minute. By hand.
     bins: int = 100
     #: Bins per factor of ten, each 15 % wide: the error of a percentile is at most 8 %. By hand.

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from curb.detector.heads.demand_model import Demand
+from curb.detector.heads.demand_model import DemandModel
 from curb.detector.heads.held_minimum import Hold
 from curb.detector.heads.nightly_bursts import Recurring
 from curb.detector.heads.tail import Tail
 from curb.detector.heads.window_score import SILENT, Floors, RatioByWindow, UsdByWindow, score_windows, trust
 from curb.detector.heads.windows import WINDOW_NAMES, WINDOWS_MIN, Windows
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
-from curb.detector.state.view import Demand as Judged
-from curb.detector.state.view import View
+from curb.detector.state.view import Demand, View
 from curb.stream.time import DAY_S
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Index of the window that shows a burst: half an hour. By hand.
     burst_window: int = 1
     #: Index of the window over which dollars alone make a page: two hours. By hand.
@@ -43,10 +38,6 @@ class Params(NamedTuple):
 
 
 P = Params()
-
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 class Config(RuleConfig):
@@ -111,19 +102,20 @@ class UnexplainedHead(Rule):
     families = (UNEXPLAINED,)
     config = Config
     settings_at = "unexplained"
+    moments = ("newest",)
 
     def __init__(self, config: Config, context: RuleContext, capacity: int = 64) -> None:
         self._settings, self._step_s, self._step_min = config, context.step_s, context.step_s / 60
         self._zone = ZoneInfo(context.time_zone)
         self._floors = Floors(config.floors_usd, config.ratio_floors)
-        self._demand = Demand(self._step_min, capacity)
+        self._demand = DemandModel(self._step_min, capacity)
         self._windows = Windows(self._step_min, capacity)
         self._tail = Tail(len(WINDOWS_MIN), capacity)
         self._held = Hold(math.ceil(config.hold_minutes / self._step_min), SILENT, capacity)
         self._recurring = Recurring(capacity)
         self._series = Columns({"mean": Column()}, capacity)
         self._newest: int | None = None
-        self._parts = {
+        self.parts = {
             "series": self._series,
             "demand": self._demand.columns,
             "windows": self._windows.columns,
@@ -132,22 +124,17 @@ class UnexplainedHead(Rule):
             "recurring": self._recurring.columns,
         }
 
-    @property
-    def bytes_per_series(self) -> float:
-        """Memory of one principal."""
-        return sum(part.bytes_per_series for part in self._parts.values())
-
     def close(self, view: View) -> list[Finding]:
         """Findings of kind unit_cost or runaway; sets `view.demand`."""
         subjects = view.principals
         amounts, age_days = subjects.amounts, subjects.age_days
-        for part in self._parts.values():
+        for part in self.parts.values():
             part.grow(len(subjects.index))
         self._advance(view.start)
         usd = np.where(amounts.requests > 0, np.maximum(amounts.cost, 0.0), 0.0)
         organic = self._demand.organic(amounts.requests, amounts.users)
         unit_usd, mature = self._demand.unit_usd, self._demand.mature(age_days)
-        view.demand = Judged(organic, unit_usd, self._demand.knows_users, self._demand.reports_users, mature)
+        view.demand = Demand(organic, unit_usd, self._demand.knows_users, self._demand.reports_users, mature)
         if view.bucket.gap:
             self._windows.decay(1)
         else:
@@ -229,20 +216,6 @@ class UnexplainedHead(Rule):
             * share
             * (np.minimum(usd_per_min, P.mean_clip_ratio * mean + P.mean_clip_usd_per_min) - mean)
         )
-
-    def dump(self) -> dict[str, NDArray[Any]]:
-        """All state as flat arrays, for `load`: views that hold until the next change."""
-        arrays = {"newest": np.array([-1 if self._newest is None else self._newest], np.int64)}
-        for name, part in self._parts.items():
-            arrays.update(part.dump(name))
-        return arrays
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go on where `dump` was made. Raises ValueError for a state of other constants, KeyError for a foreign one."""
-        for name, part in self._parts.items():
-            part.load(name, arrays)
-        newest = int(arrays["newest"][0])
-        self._newest = None if newest < 0 else newest
 
     def _advance(self, start: int) -> None:
         """Move to the step at `start`; the first one of an hour closes the one before."""

@@ -7,15 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Requests in a step below which it says nothing about users per request. Prototype.
     least_requests: int = 3
     #: Days in which a step of the fit fades to 1/e. Prototype.
@@ -61,7 +56,7 @@ class Params(NamedTuple):
 P = Params()
 
 
-class Demand:
+class DemandModel:
     """Per series: a decayed fit of ln users over ln requests, and the usual dollars per request.
 
     State: decayed sums of ln users and ln requests, and dollars over requests, slow and fast.

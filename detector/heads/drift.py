@@ -11,19 +11,14 @@ from inspect import ismethod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from curb.detector.state.columns import Bools, Floats
 from curb.detector.state.pickles import NotAModelError, dump, load
 from curb.stream.settings import Settings
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Log ratio (a factor of 20) beyond which an hour is wild, not a level. By hand.
     furthest: float = 3.0
 

@@ -7,15 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Hours of the variance: three weeks. By hand.
     memory_hours: int = 504
     #: Hours without a z: three days. By hand.

@@ -7,15 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Minutes of a pause that ends a burst. By hand.
     pause_min: float = 60.0
     #: Minutes of the longest burst: half a day, longer is no burst. By hand.

@@ -19,28 +19,51 @@ from curb.detector.heads.held_minimum import Hold
 from curb.detector.heads.hour_z import Hourly
 from curb.detector.heads.peaks import Peaks
 from curb.detector.heads.profile import Profile
-from curb.detector.heads.recent_mean import Recent
 from curb.detector.heads.tail import Tail
 from curb.detector.heads.window_score import SILENT, Floors, RatioByWindow, UsdByWindow, score_windows, trust
 from curb.detector.heads.windows import WINDOWS_MIN, Windows
 from curb.detector.state.bucket import Scores
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats, Parts
 from curb.detector.state.local_time import LocalHour, local_hour
 from curb.stream.records.spend import Baseline
 from curb.stream.settings import Settings
 from curb.stream.time import DAY_S
 
+
+class Recent:
+    """Plain mean of the last `minutes`. An exponential average needs 40 minutes to forget one of a thousandfold.
+
+    State: the last minutes.
+    Update: each step replaces the oldest.
+    Score: their mean.
+    Source: a plain moving average.
+    """
+
+    def __init__(self, minutes: float, step_min: float, capacity: int) -> None:
+        self._steps = max(1, round(minutes / step_min))
+        self.columns = Columns({"last": Column((self._steps,))}, capacity)
+
+    def push(self, usd_per_min: Floats, count: int) -> None:
+        """Add step number `count` (any running number)."""
+        self.columns["last"][count % self._steps] = usd_per_min
+
+    def mean(self) -> Floats:
+        """Dollars per minute, shape (series,)."""
+        return np.asarray(self.columns["last"].mean(axis=0))
+
+    def correct(self, index: NDArray[np.intp], usd_per_min: Floats, steps_ago: int, count: int) -> None:
+        """Late dollars of the step `steps_ago` before step number `count`, the newest."""
+        if steps_ago < self._steps:
+            np.add.at(self.columns["last"][(count - steps_ago) % self._steps], index, usd_per_min)
+
+
 __all__ = ["WINDOWS_MIN", "DollarsHead", "Scores", "Step"]
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 _log = logging.getLogger(__name__)
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Multiple of the dollar floors before the warm-up is over. Prototype.
     cold_factor: float = 5.0
     #: Multiple of the dollar floors before the series is settled. Prototype.
@@ -125,7 +148,7 @@ class Step:
     frozen: Bools
 
 
-class DollarsHead:
+class DollarsHead(Parts):
     """Scores with what was known before the step, then learns from it. Pure: same steps, same scores.
 
     State: profile, windows, tail, peaks, hourly z, recent mean, active minutes.
@@ -133,6 +156,8 @@ class DollarsHead:
     Score: as the demand head, less the peaks; for pages the mean with the z of the hour.
     Source: a Bonferroni correction in powers of ten; the rest our own, no paper.
     """
+
+    moments = ("newest",)
 
     def __init__(
         self, settings: ScoreSettings, step_s: int, time_zone: str, capacity: int = 64, drift: Drift | None = None
@@ -174,7 +199,7 @@ class DollarsHead:
         #: Start of the newest step, and of the local hour that is open; None before the first step.
         self._newest: int | None = None
         self._open: LocalHour | None = None
-        self._parts: dict[str, Columns] = {
+        self.parts = {
             "series": self._series,
             "profile": self._profile.columns,
             "windows": self._windows.columns,
@@ -193,20 +218,21 @@ class DollarsHead:
         return self._series.n
 
     @property
+    def first_seen(self) -> NDArray[np.int64]:
+        """Epoch seconds at which each series was born."""
+        first_seen: NDArray[np.int64] = self._series["first_seen"]
+        return first_seen
+
+    @property
     def expected_usd(self) -> Floats:
         """Dollars expected in a step like the newest one."""
         expected: Floats = self._series["expected_now"] * self._step_min
         return expected
 
-    @property
-    def bytes_per_series(self) -> float:
-        """Memory of one series."""
-        return sum(part.bytes_per_series for part in self._parts.values())
-
     def grow(self, n: int, first_seen: int) -> None:
         """Use `n` series; those that are new were born at `first_seen` (epoch seconds)."""
         old = self.n
-        for part in self._parts.values():
+        for part in self.parts.values():
             part.grow(n)
         self._series["first_seen"][old:] = first_seen
 
@@ -275,25 +301,20 @@ class DollarsHead:
         )
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """All state as flat arrays, for `load`: views that hold until the next change."""
-        arrays = {"newest": np.array([-1 if self._newest is None else self._newest], np.int64)}
-        for name, part in self._parts.items():
-            arrays.update(part.dump(name))
+        """The columns, the newest step, and the drift detectors as bytes."""
+        arrays = super().dump()
         if self._drift is not None:
             arrays["drift"] = np.frombuffer(self._drift.dump(), np.uint8)
         return arrays
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go on where `dump` was made. Raises ValueError for a state of other constants, KeyError for a foreign one."""
-        for name, part in self._parts.items():
-            part.load(name, arrays)
+        """Go on where `dump` was made; drift detectors of another release start from nothing."""
+        super().load(arrays)
         if self._drift is not None and "drift" in arrays:
             lost = self._drift.load(arrays["drift"].tobytes())
             if lost:
                 _log.warning(lost)
-        newest = int(arrays["newest"][0])
-        self._newest = None if newest < 0 else newest
-        self._open = None if newest < 0 else self._middle_hour(newest)
+        self._open = None if self._newest is None else self._middle_hour(self._newest)
 
     def _middle_hour(self, start: int) -> LocalHour:
         return local_hour(start + self._step_s // 2, self._zone)

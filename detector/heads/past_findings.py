@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curb.detector.heads.past import ScoreSettings
-from curb.detector.heads.windows import WINDOW_NAMES, WINDOWS_MIN
+from curb.detector.heads.windows import WINDOWS_MIN, window_name
+from curb.detector.state.columns import Bools
 from curb.detector.state.rule import Confidence, Docs, Family, Finding, Rule, RuleContext
 from curb.detector.state.scopes import Role
 from curb.detector.state.view import View
 
-Bools = NDArray[np.bool_]
-
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Multiple of the expected burn, plus the setting of calm spend, below which nothing burns. By hand.
     calm_ratio: float = 1.2
     #: b in users ~ requests ** b of an ordinary fleet, as in the demand model. Prototype.
@@ -84,7 +79,7 @@ class PastRule(Rule):
                     kind="growth" if grown else "runaway",
                     tier="digest" if grown or not (page or notice) else "page" if page else "notice",
                     score=float(max(scores.notice[i], scores.page[i])),
-                    words=f"more than its own past explains, over the {WINDOW_NAMES[channel]} window"
+                    words=f"more than its own past explains, over the {window_name(channel, view.step_s)} window"
                     + (", but as much as its users do" if grown else ""),
                 )
             )
@@ -98,12 +93,6 @@ class PastRule(Rule):
         for role in MACHINES:
             wanted[registry.of_role(role)] = False  # a machine costs what it costs; there are rules for them
         return wanted
-
-    def dump(self) -> dict[str, NDArray[Any]]:
-        return {}
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        return
 
 
 def _explained(view: View) -> Bools:

@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Days in which a penalty falls by half. By hand.
     half_life_days: float = 28.0
     #: Points by which one day raises the penalty at most. By hand.

@@ -5,18 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.local_time import LocalHour
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: An hour counts up to this multiple of its expectation, plus `clip_usd`. Prototype.
     clip_ratio: float = 3.0
     #: Dollars an hour may lie over that multiple. Prototype.

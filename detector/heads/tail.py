@@ -7,15 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Column, Columns, Floats
 from curb.detector.state.histogram import chunks, cumulated, find_share
-
-Floats = NDArray[np.float64]
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Bins of the histogram, which end at 6. By hand.
     bins: int = 28
     #: Width of a fine bin, in log ratio: 10 %. Prototype.

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.heads.tail import Tail
 from curb.detector.heads.windows import WINDOWS_MIN, Windows
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from curb.detector.state.columns import Bools, Floats
 
 _Usd = Annotated[float, Field(gt=0)]
 _Ratio = Annotated[float, Field(gt=1)]
@@ -28,8 +25,6 @@ _PARTNER = np.array([0, 0, 0, 1, 2])
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Share of the ratio floor (above 1) that the shorter window must still reach. Prototype.
     partner_ratio_share: float = 0.4
     #: Share of the dollar floor that the shorter window must still hold. Prototype.

@@ -5,13 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
-
-Floats = NDArray[np.float64]
+from curb.detector.state.columns import Column, Columns, Floats
 
 #: Minutes: short windows for loops, long ones for leaks. By hand.
 WINDOWS_MIN = (5, 30, 120, 480, 1440)
 WINDOW_NAMES = ("5-minute", "30-minute", "2-hour", "8-hour", "24-hour")
+
+
+def window_name(window: int, step_s: int) -> str:
+    """What a window is called; none is shorter than a bucket of `step_s` seconds."""
+    if step_s <= WINDOWS_MIN[window] * 60:
+        return WINDOW_NAMES[window]
+    return f"{step_s / 3600:g}-hour" if step_s >= 3600 else f"{step_s / 60:g}-minute"
 
 
 class Windows:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Column, Columns, Floats
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.scopes import Scope
 from curb.detector.state.view import View
-from curb.stream.records.spend import Cause
+from curb.stream.records.spend import UNTAGGED, Cause
 from curb.stream.time import DAY_S, HOUR_S
 
 _USUAL_S, _FAST_S = 3 * DAY_S, 300
@@ -31,7 +31,6 @@ _BEGUN = 0.5
 #: The time of day may make this much of a part's usual spend.
 _SEASON = (0.25, 4.0)
 
-Floats = NDArray[np.float64]
 #: A scope and the values of its tags.
 _Whole = tuple[str, tuple[str, ...]]
 _Tags = tuple[tuple[str, str], ...]
@@ -59,6 +58,7 @@ class RootCause:
         self._wholes_of = {scope.name: _wholes(scope, scopes) for scope in scopes}
         #: Numbers of the parts of each whole, in the order in which they came.
         self._parts: dict[_Whole, list[int]] = {}
+        self._shown = registry.shown
         #: Per series, $/h: usual, of the last hour, of the last five minutes; and since when its usual is known.
         self._rates = Columns(
             {"usual": Column(), "hour": Column(), "fast": Column(), "since": Column(dtype=np.int64)}, 64
@@ -82,6 +82,8 @@ class RootCause:
         rates["usual"][...] += share * (rate - rates["usual"])
 
     def _grow(self, stream_since: int) -> None:
+        if self._shown != self._registry.shown:
+            self._rejoin()
         first, n = self._rates.n, len(self._registry)
         self._rates.grow(n)
         for number in range(first, n):
@@ -115,6 +117,21 @@ class RootCause:
             return []
         tags = self._registry.tags[number]
         return self._parts.get((scope.name, tuple(tags[tag] for tag in scope.group_by)), [])
+
+    def in_common(self, number: int) -> dict[str, str]:
+        """Tags that its parts have beside its own, where nearly all of its last hour has the same value."""
+        parts = self.parts(number)
+        own, rates = self._registry.tags[number], self._rates["hour"][parts]
+        whole, found = float(rates.sum()), {}
+        for tag in {tag for part in parts for tag in self._registry.tags[part]} - own.keys():
+            by_value: dict[str, float] = {}
+            for part, rate in zip(parts, rates.tolist(), strict=True):
+                value = self._registry.tags[part][tag]
+                by_value[value] = by_value.get(value, 0.0) + rate
+            value, most = max(by_value.items(), key=lambda each: each[1])
+            if whole > 0 and most >= ENOUGH * whole and value != UNTAGGED:
+                found[tag] = value
+        return dict(sorted(found.items()))
 
     def causes(self, number: int, excess_usd: float) -> list[Cause]:
         """The fewest parts that explain 80 % of what was added to series `number`, largest first, five at most.
@@ -178,6 +195,10 @@ class RootCause:
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what `dump` gave; the registry must be loaded before."""
         self._rates.load("rates", arrays)
+        self._rejoin()
+
+    def _rejoin(self) -> None:
+        self._shown = self._registry.shown
         self._parts.clear()
         for number in range(self._rates.n):
             self._join(number)
@@ -198,15 +219,15 @@ def _wholes(part: Scope, scopes: Sequence[Scope]) -> list[Scope]:
         return set(whole.group_by) < set(each.group_by) and set(each.sources) <= set(whole.sources)
 
     def makers(total: Scope) -> list[Scope]:
-        made = [each for role in ("principal", "node") for each in [_first(role, total)] if each is not None]
+        made = [each for role in ("principal", "node", "bill") for each in [_first(role, total)] if each is not None]
         origin = _first("origin", total)
         return made or ([] if origin is None else [origin])
 
     def _first(role: str, total: Scope) -> Scope | None:
         return next((each for each in scopes if each.role == role and within(total, each)), None)
 
-    role = {"origin": "principal", "node": "group"}.get(part.role)
-    own = [each for each in scopes if each.role == role and within(each, part)]
+    roles = {"origin": ("principal", "bill"), "node": ("group",)}.get(part.role, ())
+    own = [each for each in scopes if each.role in roles and within(each, part)]
     return own + [each for each in scopes if each.role == "total" and part in makers(each)]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence, Set
 
 from curb.detector.incidents.knowledge import RISE, Knowledge
 from curb.detector.state.registry import SeriesRegistry
-from curb.detector.state.revisions import fingerprint_of
 from curb.detector.state.rule import Finding
+from curb.stream.records.revisions import fingerprint_of
 
 
 def subject_fingerprint(kind: str, registry: SeriesRegistry, i: int) -> str:

@@ -13,18 +13,97 @@ from pydantic import Field
 
 from curb.detector.incidents.alert_budget import AlertBudget
 from curb.detector.incidents.causes import rescaled
-from curb.detector.incidents.excess import RunningExcess
 from curb.detector.incidents.feedback import subject_fingerprint
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.incidents.roots import found_at, roots
 from curb.detector.incidents.sentence import Summary, incident
+from curb.detector.state.bucket import ClosedBucket
+from curb.detector.state.columns import Column, Columns
 from curb.detector.state.registry import SeriesRegistry
-from curb.detector.state.revisions import alert_id_of, needs_revision, resolved, revised
 from curb.detector.state.rule import Families, Finding
 from curb.detector.state.scopes import Scope
 from curb.detector.state.view import View
+from curb.stream.records.revisions import alert_id_of, needs_revision, resolved, revised
 from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Cause, Tier
 from curb.stream.settings import Settings
+from curb.stream.time import HOUR_S
+
+#: A burn over this multiple of the expected one belongs to the excess.
+_OVER_RATIO = 1.5
+#: An excess that pauses for less than this is the same excess.
+_PAUSE_S = 900
+
+
+class RunningExcess:
+    """The running excess of every series."""
+
+    def __init__(self) -> None:
+        self._columns = Columns(
+            {
+                #: Epoch seconds, -1: there is none.
+                "since": Column(dtype=np.int64, fill=-1),
+                "expected_usd": Column(),
+                "actual_usd": Column(),
+                "failed": Column(),
+                "pause_s": Column(),
+                "hourly": Column(),
+            },
+            64,
+        )
+
+    def follow(self, bucket: ClosedBucket, kept: Iterable[int]) -> None:
+        """Count a closed bucket; the excess of the series in `kept` goes on through any pause."""
+        self._columns.grow(len(bucket.cost))
+        scores, state = bucket.scores, self._columns
+        over = scores.rate > _OVER_RATIO * scores.expected_fast
+        state["since"][over & (state["since"] < 0)] = bucket.start
+        running = state["since"] >= 0
+        state["expected_usd"][running] += scores.expected_rate[running] * bucket.hours
+        state["actual_usd"][running] += bucket.cost[running]
+        state["failed"][running] += bucket.amounts.errors[running]
+        state["pause_s"][...] = np.where(over, 0.0, state["pause_s"] + (bucket.end - bucket.start))
+        ends = running & (state["pause_s"] >= _PAUSE_S)
+        ends[np.fromiter(kept, np.intp)] = False
+        state["since"][ends] = -1
+        for column in ("expected_usd", "actual_usd", "failed"):
+            state[column][ends] = 0.0
+        hourly, share = state["hourly"], min(1.0, (bucket.end - bucket.start) / HOUR_S)
+        hourly += share * (bucket.cost / bucket.hours - scores.expected_rate - hourly)
+
+    def start(self, i: int, bucket: ClosedBucket) -> None:
+        """An alert opens on series `i`: what it exceeds is counted from the running excess on, or from now."""
+        state = self._columns
+        if state["since"][i] < 0:
+            state["since"][i] = bucket.start
+            state["expected_usd"][i] = bucket.scores.expected_rate[i] * bucket.hours
+            state["actual_usd"][i] = bucket.cost[i]
+            state["failed"][i] = bucket.amounts.errors[i]
+
+    def since(self, i: int) -> float:
+        """Start of the excess, epoch seconds."""
+        return float(self._columns["since"][i])
+
+    def sums(self, i: int) -> tuple[float, float]:
+        """Expected and actual dollars since then."""
+        return float(self._columns["expected_usd"][i]), float(self._columns["actual_usd"][i])
+
+    def failed(self, i: int) -> float:
+        """Requests that failed since then."""
+        return float(self._columns["failed"][i])
+
+    def hourly(self, i: int) -> float:
+        """Average of the last hour over the expected, $/h."""
+        return float(self._columns["hourly"][i])
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """What `load` takes."""
+        return self._columns.dump("excess")
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `dump` gave; earlier versions counted no failures."""
+        none = {"excess.failed": np.zeros_like(arrays["excess.actual_usd"])}
+        self._columns.load("excess", {**none, **arrays})
+
 
 _SECOND_AFTER_S, _SECOND_RATIO, _SECOND_USD_PER_HOUR = 8 * 3600.0, 4.0, 1.0
 _OTHER_AFTER_S, _SLOW_AFTER_S, _OTHER_QUIET_S = 3 * 3600.0, 24 * 3600.0, 8 * 3600.0
@@ -51,7 +130,22 @@ class AlertSettings(Settings):
     freeze_s: float = Field(
         default=48 * 3600, ge=0, description="How long a firing series does not learn; then this is its new normal."
     )
+    adopt: bool = Field(
+        default=True,
+        description="Whether what fires for longer than `freeze_s` becomes normal by itself. If not, it fires until it "
+        "is over or a person says that it is not an anomaly. Bills never do by themselves.",
+    )
     budget: AlertBudget = Field(default=AlertBudget(), description="How many alerts of statistics are too many.")
+    notice_at_risk_usd: float = Field(
+        default=5,
+        ge=0,
+        description="A notice is worth this many dollars at risk until somebody sees it; below, it is a digest line.",
+    )
+    page_at_risk_usd: float = Field(
+        default=10,
+        ge=0,
+        description="A page is worth this many dollars at risk until somebody answers; below, it is a notice.",
+    )
     response_notice_s: float = Field(default=8 * 3600, ge=0, description="Time until a person sees a notice.")
     response_page_s: float = Field(default=3600, ge=0, description="Time until a person answers a page.")
 
@@ -123,7 +217,8 @@ class Incidents:
         verdict = self._knowledge.verdict(episode.alert.alert_id)
         if verdict == "not_an_anomaly":
             return False
-        return at - episode.opened_at < self._settings.freeze_s or (verdict == "real" and episode.firing)
+        stays = verdict == "real" or not self._settings.adopt
+        return at - episode.opened_at < self._settings.freeze_s or (stays and episode.firing)
 
     @staticmethod
     def _mask(n: int, chosen: Iterable[int]) -> NDArray[np.bool_]:
@@ -175,6 +270,7 @@ class Incidents:
         episode, at = self._episodes.get(i), view.bucket.at
         if not found:
             return self._go_on(i, episode, view) if episode is not None and episode.firing else []
+        found = [self._worth(finding, view) for finding in found]
         best = max(found, key=lambda finding: (TIER_RANK[finding.tier], finding.score))
         if episode is None:
             return [self._open(i, best, found, view, baseline)]
@@ -196,6 +292,29 @@ class Incidents:
         figures = self._figures(i, view, said)
         episode.alert = revised(episode.alert, at, status="firing", resolved_at=None, **figures)
         return [episode.alert]
+
+    def _worth(self, finding: Finding, view: View) -> Finding:
+        """The finding, at the tier that its dollars at risk are worth."""
+        if not finding.family.by_worth:
+            return finding
+        settings, tier = self._settings, finding.tier
+        if tier == "page" and self._at_risk(finding, tier, view) < settings.page_at_risk_usd:
+            tier = "notice"
+        if tier == "notice" and self._at_risk(finding, tier, view) < settings.notice_at_risk_usd:
+            tier = "digest"
+        return finding if tier == finding.tier else finding._replace(tier=tier)
+
+    def _at_risk(self, finding: Finding, tier: Tier, view: View) -> float:
+        """Dollars over the expected, so far (the rule's own count where that is more) and until somebody answers."""
+        expected_usd, actual_usd = self._excess.sums(finding.series)
+        so_far = max(actual_usd - expected_usd, finding.excess_usd or 0.0, 0.0)
+        return so_far + self._to_come(finding.series, tier, view)
+
+    def _to_come(self, i: int, tier: Tier, view: View) -> float:
+        """Dollars over the expected until somebody answers, at the present rate."""
+        scores, settings = view.bucket.scores, self._settings
+        response_s = settings.response_page_s if tier == "page" else settings.response_notice_s
+        return max(0.0, float(scores.rate[i] - scores.expected_fast[i])) * response_s / 3600
 
     def _is_another(self, i: int, episode: Episode, best: Finding, found: list[Finding], at: float) -> bool:
         """Whether this is another incident than the open one: far larger, or of a kind not heard before."""
@@ -269,11 +388,12 @@ class Incidents:
         burning = self._is_burning(i, view)
         episode.quiet_s = 0.0 if best is not None and episode.last_seen == at else episode.quiet_s + view.step_s
         episode.calm_s = 0.0 if burning or episode.lasting else episode.calm_s + view.step_s
-        if episode.quiet_s >= self._settings.quiet_s or episode.calm_s >= self._settings.calm_s:
+        quiet = episode.quiet_s >= self._settings.quiet_s and (self._settings.adopt or not burning)
+        if quiet or episode.calm_s >= self._settings.calm_s:
             episode.alert = resolved(alert, at, **figures)
             return [episode.alert]
-        news = needs_revision(alert, at, figures["usd_per_hour"], self._settings.update_every_s)
-        if news or tier != alert.tier:
+        changed = needs_revision(alert, at, figures["usd_per_hour"], self._settings.update_every_s)
+        if changed or tier != alert.tier:
             episode.alert = revised(alert, at, **figures)
             return [episode.alert]
         return []
@@ -284,12 +404,12 @@ class Incidents:
         return max(before, now, key=TIER_RANK.__getitem__)
 
     def _figures(self, i: int, view: View, said: Said) -> dict[str, Any]:
-        scores, settings = view.bucket.scores, self._settings
+        scores = view.bucket.scores
         expected_usd, actual_usd = self._excess.sums(i)
-        excess_usd = actual_usd - expected_usd
+        # A run may pause below what is expected, or a rule open without dollars over it: then nothing is over so far.
+        excess_usd = max(0.0, actual_usd - expected_usd)
         rate, expected_rate = float(scores.rate[i]), float(scores.expected_fast[i])
-        response_s = settings.response_page_s if said.tier == "page" else settings.response_notice_s
-        at_risk = max(0.0, rate - expected_rate) * response_s / 3600 + max(0.0, excess_usd)
+        at_risk = self._to_come(i, said.tier, view) + excess_usd
         scope, tags, since = self._registry.scopes[i], self._registry.tags[i], self._excess.since(i)
         known_days = max(0.0, (view.bucket.end - int(self._registry["first_seen"][i])) / 86400)
         family = self._families.of(said.channel)
@@ -310,6 +430,7 @@ class Incidents:
             "usd_per_hour": rate,
             "expected_usd_per_hour": expected_rate,
             "requests_per_minute": view.bucket.requests_per_minute(i),
+            "failed_requests": self._excess.failed(i),
             "dollars_at_risk": at_risk,
             "explanation": incident(
                 Summary(
@@ -323,8 +444,8 @@ class Incidents:
     def _causes(self, i: int, view: View, said: Said, excess_usd: float) -> list[Cause]:
         """While it burns, where from; after that, where it came from."""
         if not said.causes or self._is_burning(i, view):
-            return self._causes_of(i, max(0.0, excess_usd))
-        return rescaled(said.causes, max(0.0, excess_usd))
+            return self._causes_of(i, excess_usd)
+        return rescaled(said.causes, excess_usd)
 
     def _is_burning(self, i: int, view: View) -> bool:
         scores = view.bucket.scores

@@ -100,15 +100,6 @@ class Knowledge:
         """The plans that hold at `at` for a series, with what is used of them; see `planned.covers` for which."""
         return self._plans.of(scope, tags, at)
 
-    def plans_by_series(
-        self, at: float, scopes: Sequence[str], tags: Sequence[Mapping[str, str]]
-    ) -> dict[int, list[PlanUsage]]:
-        """By number of the series, of which `scopes` and `tags` are all in order: the plans that hold at `at`.
-
-        Series without a plan are left out. Costs next to nothing while no plan holds.
-        """
-        return self._plans.by_series(at, scopes, tags)
-
     def planned_usd(
         self,
         at: float,

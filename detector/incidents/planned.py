@@ -103,17 +103,6 @@ class PlannedActivities:
             if covers(use.plan.tags, configured, tags)
         ]
 
-    def by_series(
-        self, at: float, scopes: Sequence[str], tags: Sequence[Mapping[str, str]]
-    ) -> dict[int, list[PlanUsage]]:
-        """The plans that hold at `at` by the number of the series; `scopes` and `tags` are those of all, in order."""
-        found: dict[int, list[PlanUsage]] = {}
-        for use in self._active(at):
-            for scope, index in self._matched(use.plan, scopes, tags).items():
-                for i in index.tolist():
-                    found.setdefault(i, []).append(PlanUsage(use.plan, use.used_usd.get(scope, 0.0)))
-        return found
-
     def take(
         self,
         at: float,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from curb.detector.state import wording as explain
-from curb.detector.state.revisions import alert_id_of, fingerprint_of, resolved, revised
+from curb.stream.records.revisions import alert_id_of, fingerprint_of, resolved, revised
 from curb.stream.records.spend import Alert, PricingHole
 from curb.stream.time import DAY_S
 

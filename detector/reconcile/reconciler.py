@@ -11,14 +11,16 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from pydantic import Field, model_validator
 
-from curb.detector.state.revisions import alert_id_of, fingerprint_of, resolved, revised
+from curb.detector.state.carry_on import carry_on
 from curb.detector.state.scopes import Scope
 from curb.stream import metrics
-from curb.stream.log.codec import encode
+from curb.stream.log.codec import UNREADABLE, encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, RECONCILED
 from curb.stream.money import usd
+from curb.stream.records.knowledge import LATEST_TIME
 from curb.stream.records.reconciliation import Reconciliation
+from curb.stream.records.revisions import alert_id_of, fingerprint_of, resolved, revised
 from curb.stream.records.spend import Alert, SpendPartial, SpendTick
 from curb.stream.settings import Settings
 from curb.stream.time import DAY_S, HOUR_S
@@ -157,9 +159,11 @@ class Reconciler:
                 continue
             try:
                 record = _decoder.decode(line)
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 continue  # another kind of record; the detector reports lines that cannot be read
             if isinstance(record, SpendTick):
+                if record.at > LATEST_TIME:
+                    continue  # a dead letter of the detector
                 self._state.ticks[record.source] = max(record.at, self._state.ticks.get(record.source, 0.0))
                 self._state.since = self._state.since or record.at
             elif record.scope == SCOPE.name:
@@ -181,6 +185,13 @@ class Reconciler:
     def restore(self, data: bytes) -> None:
         """Bring a fresh state to `data`."""
         self._state = msgspec.msgpack.decode(data, type=_State)
+
+    def continue_alerts(self, sent: Sequence[Message]) -> Sequence[Message]:
+        """Go on with alerts that were sent before this state was made again from the log."""
+        own = {_fingerprint(name) for name in self._pairs}
+        firing = list(self._state.alerts.values())
+        alerts = carry_on(firing, sent, lambda alert: alert.fingerprint in own, self.time)
+        return [Message(ALERTS, encode(each), key=each.fingerprint.encode()) for each in alerts]
 
     def summaries(self) -> list[Reconciliation]:
         """The newest ratio of every pair of this partition."""
@@ -306,8 +317,12 @@ def _publish(summary: Reconciliation) -> None:
         metrics.CAPTURE_RATIO_HIGH.labels(pair=summary.pair).set(summary.ratio_high)
 
 
+def _fingerprint(pair: str) -> str:
+    return fingerprint_of("reconcile", pair)
+
+
 def _open(pair: Pair, summary: Reconciliation, at: float) -> Alert:
-    fingerprint = fingerprint_of("reconcile", pair.name)
+    fingerprint = _fingerprint(pair.name)
     return Alert(
         fingerprint=fingerprint,
         alert_id=alert_id_of(fingerprint, at),

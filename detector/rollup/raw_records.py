@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from curb.detector.rollup.dedupe import DedupeSettings
 from curb.detector.rollup.tag_table import GuardSettings
 from curb.detector.state.scopes import Scope
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Message
-from curb.stream.records.dead_letters import Reason, dead_letter
+from curb.stream.records.base import Version
+from curb.stream.records.dead_letters import Reason, dead_letter, reason_for
+from curb.stream.records.spend import INTAKE_REPORT, IntakeReport
 
 #: Epoch seconds. A later time of receipt (the year 2096) is an error; if used, no series could advance any more.
 LATEST_TIME = 4_000_000_000.0
 #: Epoch seconds of the year 2000; an earlier charge is an error.
 EARLIEST_TIME = 946_684_800.0
+#: `delta` of a record that charges nothing and says how far its source is complete.
+MARK = "mark"
 
 #: Exact in float64, and in a sum of millions.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Moment = Annotated[float, msgspec.Meta(ge=0, le=LATEST_TIME)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=LATEST_TIME)]
+
+
+class FastSettings(Protocol):
+    """What the rollup reads of the settings of the fast lane."""
+
+    @property
+    def enabled(self) -> bool: ...
 
 
 class RollupSettings(Protocol):
@@ -33,6 +48,8 @@ class RollupSettings(Protocol):
     @property
     def max_age_days(self) -> float: ...
     @property
+    def max_delay_s(self) -> float: ...
+    @property
     def max_future_s(self) -> float: ...
     @property
     def scopes(self) -> Sequence[Scope]: ...
@@ -40,6 +57,8 @@ class RollupSettings(Protocol):
     def dedupe(self) -> DedupeSettings: ...
     @property
     def guard(self) -> GuardSettings: ...
+    @property
+    def fast(self) -> FastSettings: ...
 
 
 class HotRecord(msgspec.Struct, gc=False):
@@ -65,6 +84,9 @@ class HotRecord(msgspec.Struct, gc=False):
     gpu_utilization: float | None = None
     memory_used: float | None = None
     gpu_seconds: float = 0.0
+    charge_period_end: float = 0.0
+    backfilled: bool = False
+    v: Version = 1
 
 
 class HotCost(HotRecord, gc=False):
@@ -73,6 +95,8 @@ class HotCost(HotRecord, gc=False):
     #: Empty when the record leaves them out, which stands for "Usage" and "new_usage".
     charge_category: str = ""
     delta: str = ""
+    charge_period_end: float = 0.0
+    complete_until: float | None = None
 
     @property
     def scored(self) -> bool:
@@ -81,15 +105,42 @@ class HotCost(HotRecord, gc=False):
 
 
 def read(
-    message: Message, received_at: float, kind: type[HotRecord] = HotRecord
+    message: Message,
+    received_at: float,
+    kind: type[HotRecord] = HotRecord,
+    on_refused: Callable[[Message, Reason], object] = lambda *_: None,
 ) -> tuple[list[HotRecord], list[Message]]:
     """The records of a message, and a dead letter (dated `received_at`) for each unreadable line."""
     letters: list[Message] = []
 
     def on_bad(number: int, line: bytes, why: str) -> None:
-        letters.append(letter(message, _reason(why), why.split("\n", maxsplit=1)[0], number, line, received_at))
+        reason = _reason(why)
+        letters.append(letter(message, reason, why.split("\n", maxsplit=1)[0], number, line, received_at))
+        on_refused(message, reason)
 
     return decode_lines(message.value, kind, on_bad), letters
+
+
+class _Report(IntakeReport, tag="intake", tag_field="type", kw_only=True):
+    """`stream.records.IntakeReport` with counts that can be added up."""
+
+    at: _Moment
+    refused: dict[str, _Count] = msgspec.field(default_factory=dict)
+    ignored: dict[str, _Count] = msgspec.field(default_factory=dict)
+    skewed: _Count = 0
+    skew_s: _Seconds = 0.0
+
+
+def read_intake(message: Message, received_at: float) -> tuple[list[_Report], list[Message]]:
+    """The reports of a message that holds nothing else, and a dead letter for each unreadable one; else nothing."""
+    if not message.value.startswith(INTAKE_REPORT):
+        return [], []
+    letters: list[Message] = []
+
+    def on_bad(number: int, line: bytes, why: str) -> None:
+        letters.append(letter(message, _reason(why), why.split("\n", maxsplit=1)[0], number, line, received_at))
+
+    return decode_lines(message.value, _Report, on_bad), letters
 
 
 def letter(message: Message, reason: Reason, why: str, number: int, line: bytes, at: float) -> Message:
@@ -120,6 +171,9 @@ def reason_against(record: HotRecord, billing: bool, settings: RollupSettings) -
 
 def _reason(why: str) -> Reason:
     """The reason in msgspec's message, which has the same wording since 0.14."""
+    unknown = reason_for(why)
+    if unknown != "invalid":
+        return unknown
     words: tuple[tuple[str, Reason], ...] = (
         ("missing required field", "missing_field"),
         ("Expected `int` ", "invalid"),
@@ -128,3 +182,22 @@ def _reason(why: str) -> Reason:
         ("utf-8", "not_utf8"),
     )
     return next((reason for part, reason in words if part in why), "not_json")
+
+
+def fill_metrics(rows: NDArray[np.float64], records: list[HotRecord]) -> None:
+    """Fill rows with 1 per sample, its percent and its GiB; sums of them give the mean."""
+    count = len(records)
+    percent = np.fromiter([np.nan if r.gpu_utilization is None else r.gpu_utilization for r in records], float, count)
+    memory = np.fromiter([r.memory_used or 0.0 for r in records], float, count)
+    sampled = np.isfinite(percent) & np.isfinite(memory)
+    rows[0] = sampled
+    rows[1] = np.where(sampled, np.clip(percent, 0.0, 100.0), 0.0)
+    rows[2] = np.where(sampled, np.maximum(memory, 0.0), 0.0)
+
+
+def fill(row: NDArray[np.float64], counts: list[int]) -> None:
+    """Fill a row; most sources leave most counts at zero, or at one request."""
+    if counts.count(counts[0]) == len(counts):
+        row[...] = counts[0]
+    else:
+        row[...] = np.fromiter(counts, np.int64, len(counts))

@@ -14,7 +14,7 @@ from curb.detector.rollup.raw_records import RollupSettings
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND
-from curb.stream.records.dead_letters import dead_letter
+from curb.stream.records.dead_letters import dead_letter, reason_for
 from curb.stream.records.knowledge import read_knowledge
 from curb.stream.records.spend import SpendTick
 
@@ -55,7 +55,7 @@ class CommandRelay:
 
         def on_bad(number: int, line: bytes, why: str) -> None:
             location = f"{message.topic}/{message.partition or 0}/{message.offset}#{number}"
-            outputs.append(dead_letter("relay", "invalid", why, location=location, content=line, at=self._time))
+            outputs.append(dead_letter("relay", reason_for(why), why, location=location, content=line, at=self._time))
 
         for record in read_knowledge(message.value, on_bad):
             if self._edge_at(record.at) > self._edge_at(self._time):

@@ -7,6 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+#: Rows of values that all kinds of records have: dollars, then requests, errors, users, input and output tokens, and
+#: requests without usage. GPUs have three more (samples, percents, GiB), bills one (dollars that are not scored).
+COMMON = 7
+
 
 class Sums(NamedTuple):
     """Sums per group, arrays of one length; `values` has shape (columns, groups)."""
@@ -33,10 +37,16 @@ def distinct_buckets(bucket: NDArray[np.int64]) -> Buckets:
     return Buckets(starts, at)
 
 
-def sum_by_series_and_bucket(series: NDArray[np.int64], buckets: Buckets, values: NDArray[np.float64]) -> Sums:
+def sum_by_series_and_bucket(
+    series: NDArray[np.int64],
+    buckets: Buckets,
+    values: NDArray[np.float64],
+    events: NDArray[np.bool_] | None = None,
+) -> Sums:
     """Sums of `values` (columns, rows) per (series, bucket), ordered by bucket, then series.
 
-    Integers up to 2**53 are exact. Where groups are dense, counting beats sorting several times over.
+    `events` marks the rows that stand for an event; None: all. Integers up to 2**53 are exact. Where groups
+    are dense, counting beats sorting several times over.
     """
     first, last = int(series.min()), int(series.max())
     width = last - first + 1
@@ -46,13 +56,16 @@ def sum_by_series_and_bucket(series: NDArray[np.int64], buckets: Buckets, values
     if dense:
         counts = np.bincount(group, minlength=size)
         present = np.flatnonzero(counts)
-        events = counts[present].astype(np.int64)
+        number = counts[present].astype(np.int64)
     else:
         present, group = np.unique(group, return_inverse=True)
-        events = np.bincount(group).astype(np.int64)
+        number = np.bincount(group).astype(np.int64)
+    if events is not None:
+        marked = np.bincount(group, weights=events, minlength=size if dense else 0).astype(np.int64)
+        number = marked[present] if dense else marked
     totals = np.zeros((len(values), len(present)))
     for total, column in zip(totals, values, strict=True):
         if column.any():  # most sources leave most counts at zero
             sums = np.bincount(group, weights=column, minlength=size if dense else 0)
             total[...] = sums[present] if dense else sums
-    return Sums(present % width + first, buckets.starts[present // width], events, totals)
+    return Sums(present % width + first, buckets.starts[present // width], number, totals)

@@ -1,19 +1,20 @@
-"""Packs partial sums, holes in the price book and ticks into one message per partition of the spend topic."""
+"""Packs partial sums, holes in the price book, tallies and ticks into one message per partition of the spend topic."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from curb.detector.rollup.sums import Sums
+from curb.detector.rollup.sums import COMMON, Sums
 from curb.detector.rollup.tag_table import OutputSeries
+from curb.detector.state.amounts import Purpose
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND
-from curb.stream.records.spend import PricingHole, SpendTick
+from curb.stream.records.spend import PricingHole, SpendTick, Tally
 
 #: Bytes of a message, and of a line without its tags, at most; brokers accept 1 MB by default.
 _MAX_BYTES, _NUMBERS_BYTES = 500_000, 450
@@ -36,32 +37,43 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
     gpu_utilization: float = 0.0
     memory_used: float = 0.0
     unscored_cost: float = 0.0
+    counted_only: bool = False
+    unmetered: int = 0
+    received_at: float = 0.0
+    covers_s: int = 0
+    slot: int = -1
+
+
+class _Scored(_Partial, tag="scored", tag_field="type", omit_defaults=True, gc=False):
+    """`stream.records.SpendScored`, likewise."""
 
 
 class PartialLines:
     """Lines per partition, cut into messages before they grow too large."""
 
-    def __init__(self, partitions: int, source: str) -> None:
-        self._key = source.encode()
+    def __init__(self, partitions: int, source: str, received_at: float) -> None:
+        self._key, self._received_at = source.encode(), received_at
         self._lines: list[list[Any]] = [[] for _ in range(partitions)]
         self._sizes = [0] * partitions
         self._messages: list[Message] = []
 
-    def add_sums(self, sums: Sums, series: Sequence[OutputSeries]) -> None:
-        """A line per sum. The columns of `sums.values` are cost, requests, errors, users, input and output tokens.
-
-        Those of GPUs have three more: samples, and the sums of their percents and GiB. Those of bills have one more:
-        the cost that is not scored.
-        """
-        cost, *counts = sums.values
-        integers = 6 if len(counts) == 8 else 5
-        columns = [column.astype(np.int64).tolist() for column in counts[:integers]]
-        if len(counts) == 6:
-            columns += [[0] * len(cost)] * 3
-        columns += [column.tolist() for column in counts[integers:]]
+    def add_sums(
+        self, sums: Sums, series: Sequence[OutputSeries], purpose: Purpose = "all", covers_s: int = 0
+    ) -> list[_Partial]:
+        """A line per sum, in their order; the rows of `sums.values` are those of `sums.COMMON`."""
+        cost, *counts, unmetered = sums.values[:COMMON]
+        more = sums.values[COMMON:]
+        columns = [column.astype(np.int64).tolist() for column in counts]
+        if len(more) == 3:
+            columns += [more[0].astype(np.int64).tolist(), more[1].tolist(), more[2].tolist()]
+        elif len(more) == 1:
+            columns += [[0] * len(cost)] * 3 + [more[0].tolist()]
+        missing = unmetered.astype(np.int64).tolist()
         keys = (sums.series.tolist(), sums.bucket.tolist(), cost.tolist(), sums.events.tolist())
-        lines, sizes = self._lines, self._sizes
-        for number, bucket, usd, events, *counted in zip(*keys, *columns, strict=True):
+        lines, sizes, added = self._lines, self._sizes, list[_Partial]()
+        received_at = self._received_at
+        kind, counted_only = _Scored if purpose == "scored" else _Partial, purpose == "counted"
+        for number, bucket, usd, events, unknown, *counted in zip(*keys, missing, *columns, strict=True):
             at = series[number]
             partition = at.partition
             size = sizes[partition] + at.tags_bytes + _NUMBERS_BYTES
@@ -69,9 +81,23 @@ class PartialLines:
                 self._cut(partition)
                 size = at.tags_bytes + _NUMBERS_BYTES
             sizes[partition] = size
-            lines[partition].append(_Partial(at.scope, at.tags, bucket, usd, events, *counted))
+            line = kind(at.scope, at.tags, bucket, usd, events, *counted)
+            line.counted_only, line.unmetered = counted_only, unknown
+            line.received_at, line.covers_s = received_at, covers_s
+            lines[partition].append(line)
+            added.append(line)
+        return added
 
-    def add(self, partition: int, record: PricingHole) -> None:
+    def add_slots(
+        self, sums: Sums, series: Sequence[OutputSeries], bucket_s: int, received: Mapping[int, float]
+    ) -> None:
+        """The same for sums of slots: `sums.bucket` holds their starts, and `received` the latest receipt of each."""
+        starts = sums.bucket.tolist()
+        buckets = sums._replace(bucket=sums.bucket // bucket_s * bucket_s)
+        for line, start in zip(self.add_sums(buckets, series), starts, strict=True):
+            line.slot, line.received_at = start % bucket_s, received[start]
+
+    def add(self, partition: int, record: PricingHole | Tally) -> None:
         """One line to one partition."""
         self._lines[partition].append(record)
 

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.rules.machines import Machines
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Subjects, View
 from curb.stream.money import usd
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 #: What is reported of a group: codes in the state. By definition.
 _NOTHING, _RUNAWAY, _GROWTH, _NEW = 0, 1, 2, 3
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Minutes that a machine without data is still counted: one late row switches none off. By hand.
     late_min: float = 5.0
     #: Days that a new group is reported. By hand.
-    news_days: float = 1.0
+    new_days: float = 1.0
 
 
 P = Params()
@@ -87,6 +80,7 @@ class Autoscaler(Rule):
     families = (AUTOSCALER,)
     config = Config
     settings_at = "machines.autoscaler"
+    moments = ("day",)
 
     def __init__(self, config: Config, context: RuleContext, capacity: int = 64) -> None:
         self._settings, self._step_s, self._zone = config, context.step_s, ZoneInfo(context.time_zone)
@@ -108,7 +102,8 @@ class Autoscaler(Rule):
             },
             capacity,
         )
-        self._day = -1
+        self.parts = {"machines": self._machines.columns, "groups": self._groups}
+        self._day: int | None = None
 
     def close(self, view: View) -> list[Finding]:
         """Findings on groups: a page of kind runaway, digest lines of kind growth."""
@@ -130,7 +125,7 @@ class Autoscaler(Rule):
         day = local_hour(start, self._zone).day
         if day == self._day:
             return
-        if self._day >= 0:
+        if self._day is not None:
             most, today = self._groups["most"], self._groups["today"]
             most[...] = np.maximum(self._settings.keep_per_day * most, today)
             today[...] = 0
@@ -161,7 +156,7 @@ class Autoscaler(Rule):
         newest = rows[np.argsort(machines["on_min"][rows], kind="stable")][: max(1, int(extra))]
         cost = np.maximum(np.nan_to_num(view.of("node").amounts.cost[newest]), 0.0)
         self._groups["extra_usd"][row] += cost.sum()
-        # One that has just come on cannot be busy yet.
+        # A machine that has just come on cannot be busy yet.
         settled = newest[machines["on_min"][newest] >= self._settings.hold_minutes]
         self._groups["extra_pct"][row] = machines["held_pct"][settled].mean() if len(settled) else np.nan
 
@@ -169,7 +164,7 @@ class Autoscaler(Rule):
         columns, settings = self._groups, self._settings
         said, pct = columns["said"], columns["extra_pct"]
         ready = (columns["large_min"] >= settings.hold_minutes) & (columns["extra_usd"] >= settings.floor_usd)
-        new = young & (view.stream_days - groups.age_days >= self._warmup_days) & (groups.age_days < P.news_days)
+        new = young & (view.stream_days - groups.age_days >= self._warmup_days) & (groups.age_days < P.new_days)
         new &= (columns["total_usd"] >= settings.new_group_usd) & (columns["count"] > 0)
         said[(said == _NEW) & ~new] = _NOTHING
         for row in np.flatnonzero((ready & np.isfinite(pct)) | new).tolist():
@@ -220,17 +215,3 @@ class Autoscaler(Rule):
                 )
             )
         return findings
-
-    def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes: views that hold until the next change."""
-        return {
-            "day": np.array([self._day], np.int64),
-            **self._machines.dump("machines"),
-            **self._groups.dump("groups"),
-        }
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        self._day = int(arrays["day"][0])
-        self._machines.load("machines", arrays)
-        self._groups.load("groups", arrays)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,6 @@ from curb.detector.state.view import Subjects, View
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Minutes of the averages; at least one step. Prototype.
     window_min: float = 20.0
 
@@ -69,6 +66,7 @@ class ErrorRate(Rule):
         self._share = self._step_min / self._minutes
         names = ("requests", "errors", "usd")
         self._rates, self._jobs = (Columns({name: Column() for name in names}, 64) for _ in range(2))
+        self.parts = {"rates": self._rates, "jobs": self._jobs}
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind runaway."""
@@ -101,12 +99,3 @@ class ErrorRate(Rule):
         """Incidents are over: their errors are taken out of the window."""
         for subjects, rates in ((view.principals, self._rates), (view.jobs(), self._jobs)):
             rates["errors"][np.flatnonzero(over[subjects.index])] = 0.0
-
-    def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
-        return {**self._rates.dump("rates"), **self._jobs.dump("jobs")}
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        self._rates.load("rates", arrays)
-        self._jobs.load("jobs", arrays)

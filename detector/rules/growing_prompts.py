@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.histogram import chunks, cumulated, find_share
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
-from curb.detector.state.view import Bools, Floats, Subjects, View
+from curb.detector.state.view import Subjects, View
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Bins of ln tokens per request. Reaches from e to e^13 tokens, beyond every context window. By hand.
     bins: int = 60
     #: Width of a bin: 22 %. By hand: twice the prototype, to save memory.
@@ -81,7 +78,7 @@ CONTEXT = Family(
 )
 
 
-class Context(Rule):
+class GrowingPrompts(Rule):
     """A notice while prompts are far larger than a day ago and it costs.
 
     State: a histogram of ln tokens per request, averages of two hours.
@@ -95,6 +92,7 @@ class Context(Rule):
     families = (CONTEXT,)
     config = Config
     settings_at = "principals.context"
+    moments = ("hour",)
 
     def __init__(self, config: Config, context: RuleContext) -> None:
         self._settings, self._step_min = config, context.step_s / 60
@@ -107,12 +105,13 @@ class Context(Rule):
         self._waiting = Columns(
             {"bin": Column((P.lag_hours,), np.int8, -1), "doubted": Column((P.lag_hours,), np.bool_)}, 64
         )
+        self.parts = {"state": self._state, "envelope": self._envelope, "waiting": self._waiting}
         self._hour: int | None = None
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind unit_cost."""
         subjects = view.principals
-        for columns in (self._state, self._envelope, self._waiting):
+        for columns in self.parts.values():
             columns.grow(len(subjects.index))
         hour = view.start // 3600
         if self._hour is not None and hour > self._hour:
@@ -215,20 +214,3 @@ class Context(Rule):
             for name, share in (("p50", 0.5), ("p90", 0.9), ("p97", 0.97)):
                 at, within = find_share(mass, share * mass[-1])
                 self._state[name][some] = P.lowest + P.width * (at + within)
-
-    def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
-        arrays = {"hour": np.array([-1 if self._hour is None else self._hour], np.int64)}
-        for name, columns in self._parts():
-            arrays.update(columns.dump(name))
-        return arrays
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        for name, columns in self._parts():
-            columns.load(name, arrays)
-        hour = int(arrays["hour"][0])
-        self._hour = None if hour < 0 else hour
-
-    def _parts(self) -> list[tuple[str, Columns]]:
-        return [("state", self._state), ("envelope", self._envelope), ("waiting", self._waiting)]

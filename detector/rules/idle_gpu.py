@@ -17,21 +17,16 @@ from pydantic import Field
 from curb.detector.rules.machines import Machines
 from curb.detector.rules.on_hours import SLOTS, OnHours, slots_of
 from curb.detector.state import wording as explain
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Subjects, View
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 #: What was reported of an idle stretch: codes in the state. By definition.
 _NOTHING, _OUT_OF_HOURS, _LONG = 0, 1, 2
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Slots of ten minutes: a gap in no more of them hides nothing that matters. By hand.
     short_gap_slots: int = 2
     #: Share of the longest idle stretch that a day keeps: half is forgotten in five weeks. By hand.
@@ -101,6 +96,7 @@ class IdleGpu(Rule):
     families = (IDLE_GPU,)
     config = Config
     settings_at = "machines.idle_gpu"
+    moments = ("day",)
 
     def __init__(self, config: Config, context: RuleContext, capacity: int = 64) -> None:
         self._settings, self._step_s, self._zone = config, context.step_s, ZoneInfo(context.time_zone)
@@ -119,15 +115,15 @@ class IdleGpu(Rule):
             },
             capacity,
         )
-        self._day = -1
+        self.parts = {
+            "machines": self._machines.columns,
+            "hours": self._hours.columns,
+            "group_hours": self._group_hours.columns,
+            "stretches": self._stretches,
+        }
+        self._day: int | None = None
         #: Slots of today in which the whole fleet was silent.
         self._missed = np.zeros(SLOTS, np.bool_)
-
-    @property
-    def bytes_per_series(self) -> float:
-        """Memory of one node."""
-        parts = (self._machines.columns, self._hours.columns, self._stretches)
-        return sum(part.bytes_per_series for part in parts)
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind idle: notices and then pages out of hours, notices for very long stretches."""
@@ -154,7 +150,7 @@ class IdleGpu(Rule):
         """Close the local day if `start` is in another one; the slots of the bucket."""
         hour = local_hour(start, self._zone)
         if hour.day != self._day:
-            if self._day >= 0:
+            if self._day is not None:
                 self._hours.close_day()
                 self._group_hours.close_day()
                 self._stretches["longest_min"][...] *= P.keep_longest
@@ -263,21 +259,10 @@ class IdleGpu(Rule):
         return findings
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes: views that hold until the next change."""
-        return {
-            "day": np.array([self._day], np.int64),
-            "missed": self._missed,
-            **self._machines.dump("machines"),
-            **self._hours.dump("hours"),
-            **self._group_hours.dump("group_hours"),
-            **self._stretches.dump("stretches"),
-        }
+        """The parts, and the slots that were missed."""
+        return {**super().dump(), "missed": self._missed}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        self._day = int(arrays["day"][0])
+        """Go on where `dump` was made."""
+        super().load(arrays)
         self._missed = np.array(arrays["missed"])
-        self._machines.load("machines", arrays)
-        self._hours.load("hours", arrays)
-        self._group_hours.load("group_hours", arrays)
-        self._stretches.load("stretches", arrays)

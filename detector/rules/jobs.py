@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -11,20 +11,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.state import wording as explain
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Column, Columns, Floats
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.rule import Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import PlanUsage, Subjects, View
 from curb.stream import money
 from curb.stream.records.spend import Tier
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Runs that are remembered. By hand.
     runs: int = 16
     #: Days that the largest run is kept, for work that comes once a month or a quarter. By hand.
@@ -139,11 +134,7 @@ class Jobs(Rule):
             },
             capacity,
         )
-
-    @property
-    def bytes_per_series(self) -> float:
-        """Memory of one job."""
-        return self._jobs.bytes_per_series
+        self.parts = {"jobs": self._jobs}
 
     def close(self, view: View) -> list[Finding]:
         """Findings on the runs that go on: of kind runaway for notices, growth for digest lines."""
@@ -269,11 +260,3 @@ class Jobs(Rule):
         near &= columns["starts"][:, rows] > 0
         usd: Floats = columns["usd"][:, rows].max(axis=0, initial=-1.0, where=near).astype(np.float64)
         return usd
-
-    def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes: views that hold until the next change."""
-        return self._jobs.dump("jobs")
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        self._jobs.load("jobs", arrays)

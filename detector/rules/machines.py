@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.view import View
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Minutes without data after which a machine is off: sources may sample rarely, and rows may be late. By hand.
     unseen_min: float = 15.0
     #: Minutes over which utilisation is held. Prototype.
@@ -91,12 +85,3 @@ class Machines:
                 if above is not None:
                     self._groups[row] = int(np.searchsorted(groups, above))
         return self._groups
-
-    def dump(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
-        return self.columns.dump(prefix)
-
-    def load(self, prefix: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        self.columns.load(prefix, arrays)
-        self._groups = np.zeros(0, np.intp)

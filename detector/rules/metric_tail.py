@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Column, Columns, Floats
 from curb.stream.settings import Settings
 
-Floats = NDArray[np.float64]
 Index = NDArray[np.intp] | slice
 
 #: Axis of the sides: too high, and too low (as negated values). By definition.
@@ -21,8 +20,6 @@ VALUE = 0
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Least scale, as a share of the value: what rounding does to a constant series is nothing. By definition of
     #: 64-bit floats, with room.
     tiny: float = 1e-9

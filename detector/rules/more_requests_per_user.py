@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,6 @@ from curb.detector.state.view import View
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Minutes of a day, over which requests per user are averaged. By definition.
     day_min: float = 1440.0
     #: Minutes of the short average, which must agree. Prototype.
@@ -108,6 +105,7 @@ class Creep(Rule):
         self._settings, self._step_min = config, context.step_s / 60
         names = ("day_usd", "day_organic", "short_usd", "short_organic", "reference", "deviation", "active", "requests")
         self._state = Columns({name: Column() for name in (*names, "wander", "per_min")}, 64)
+        self.parts = {"state": self._state}
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind growth."""
@@ -184,14 +182,6 @@ class Creep(Rule):
         known_min = np.clip(P.day_min * age_days - P.short_min, self._step_min, P.wander_min)
         grown = ~doubted & (P.day_min * age_days > P.short_min)
         wander += np.where(grown, self._step_min / known_min * (np.abs(short - ratio) - wander), 0.0)
-
-    def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
-        return self._state.dump("state")
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        self._state.load("state", arrays)
 
 
 def _log_ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.state import wording as explain
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
-from curb.detector.state.view import Bools, Floats, Subjects, View
+from curb.detector.state.view import Subjects, View
 from curb.stream.records.spend import UNTAGGED
 from curb.stream.time import DAY_S
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Minutes over which the dollars on an origin leak away: a day. Prototype.
     day_min: float = 1440.0
     #: Minutes (three days) over which the usual price leaks away. Prototype.
@@ -31,7 +29,7 @@ class Params(NamedTuple):
     #: Seconds without use after which a model or region is new again. Prototype.
     away_s: int = 86400
     #: Seconds that something new stays new. By hand.
-    news_s: int = 86400
+    new_s: int = 86400
     #: Input tokens that an output token is worth. Prototype.
     output_weight: float = 4.0
 
@@ -103,15 +101,17 @@ class NewOrigins(Rule):
         self._use_numbers: dict[str, int] = {}
         self._keys_in: dict[str, int] = {}
         self._paid = Columns({"usd": Column(), "tokens": Column()}, 64)
+        self.parts = {"sums": self._sums, "part_of": self._part_of, "uses": self._uses, "paid": self._paid}
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind abusive or unit_cost."""
         subjects = view.of("origin")
         self._sums.grow(len(subjects.index))
         self._part_of.grow(len(subjects.index))
+        self._paid.grow(len(view.principals.index))
         self._follow(subjects)
         findings = []
-        for row in self._news(view, subjects):
+        for row in self._new_uses(view, subjects):
             findings += self._judge(row, subjects, view)
         self._learn(view)
         return findings
@@ -124,7 +124,7 @@ class NewOrigins(Rule):
             held *= keep
             held += value
 
-    def _news(self, view: View, subjects: Subjects) -> list[int]:
+    def _new_uses(self, view: View, subjects: Subjects) -> list[int]:
         """Rows in use in this bucket, with money at stake, whose model or region is new to their key."""
         active = np.flatnonzero(subjects.amounts.cost > 0)
         for tag in _TAGS:
@@ -149,7 +149,7 @@ class NewOrigins(Rule):
         part_of = self._part_of[tag][rows]
         known = part_of >= 0
         recent = known.copy()
-        recent[known] = start - self._uses["since"][part_of[known]] <= P.news_s
+        recent[known] = start - self._uses["since"][part_of[known]] <= P.new_s
         return recent
 
     def _new_usd(self, view: View, subjects: Subjects, active: NDArray[np.intp]) -> dict[str, Floats]:
@@ -183,13 +183,13 @@ class NewOrigins(Rule):
                 self._keys_in[value] = self._keys_in.get(value, 0) + 1
         return use
 
-    def _is_news(self, row: int, tag: str, principal: int, view: View) -> bool:
+    def _is_new(self, row: int, tag: str, principal: int, view: View) -> bool:
         use = int(self._part_of[tag][row])
         if use < 0:
             return False
         since = int(self._uses["since"][use])
         known_days = (since - int(view.registry["first_seen"][principal])) / DAY_S
-        return known_days >= P.known_days and view.start - since <= P.news_s
+        return known_days >= P.known_days and view.start - since <= P.new_s
 
     def _judge(self, row: int, subjects: Subjects, view: View) -> list[Finding]:
         findings: list[Finding] = []
@@ -199,7 +199,7 @@ class NewOrigins(Rule):
             return findings
         usd, tokens = float(self._sums["usd"][row]), float(self._sums["tokens"][row])
         place = self._place(principal, view)
-        if self._is_news(row, "model", principal, view) and place is not None and self._paid["tokens"][place] > 0:
+        if self._is_new(row, "model", principal, view) and place is not None and self._paid["tokens"][place] > 0:
             price = usd / max(tokens, 1e-9)
             usual = float(self._paid["usd"][place] / self._paid["tokens"][place])
             if price >= self._settings.price_ratio * usual:
@@ -208,7 +208,7 @@ class NewOrigins(Rule):
                     f"{price / usual:.1f} times its usual price"
                 )
                 findings.append(Finding(principal, NEW_MODEL, "unit_cost", "page", price / usual, words, usd))
-        if self._is_news(row, "region", principal, view):
+        if self._is_new(row, "region", principal, view):
             region = tags["region"]
             share = self._keys_in.get(region, 0) / max(1, len(view.principals.index))
             if share < self._settings.region_share_max:
@@ -225,7 +225,6 @@ class NewOrigins(Rule):
     def _learn(self, view: View) -> None:
         """What each principal pays per token, output four times input, over three days."""
         subjects = view.principals
-        self._paid.grow(len(subjects.index))
         keep = np.where(subjects.frozen, 1.0, 1 - min(1.0, self._step_min / P.price_min))
         tokens = subjects.amounts.input_tokens + P.output_weight * subjects.amounts.output_tokens
         for name, value in (("usd", subjects.amounts.cost), ("tokens", tokens)):
@@ -234,18 +233,12 @@ class NewOrigins(Rule):
             held += np.where(subjects.frozen, 0.0, value)
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
-        arrays = {"names": np.frombuffer(msgspec.msgpack.encode((self._use_numbers, self._keys_in)), np.uint8)}
-        for name, columns in self._parts():
-            arrays.update(columns.dump(name))
-        return arrays
+        """The parts, and the names behind their numbers as bytes."""
+        names = msgspec.msgpack.encode((self._use_numbers, self._keys_in))
+        return {"names": np.frombuffer(names, np.uint8), **super().dump()}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        for name, columns in self._parts():
-            columns.load(name, arrays)
+        """Go on where `dump` was made."""
+        super().load(arrays)
         kind = tuple[dict[str, int], dict[str, int]]
         self._use_numbers, self._keys_in = msgspec.msgpack.decode(arrays["names"].tobytes(), type=kind)
-
-    def _parts(self) -> list[tuple[str, Columns]]:
-        return [("sums", self._sums), ("part_of", self._part_of), ("uses", self._uses), ("paid", self._paid)]

@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Column, Columns, Floats
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
-from curb.detector.state.view import Floats, Subjects, View
+from curb.detector.state.view import Subjects, View
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: b in users ~ requests ** b of an ordinary fleet. Prototype.
     exponent: float = 0.75
     #: Minutes over which the sums of a newcomer leak away: a day. Prototype.
@@ -108,6 +106,7 @@ class NewPrincipal(Rule):
         self._share = min(1.0, context.step_s / 60 / P.day_min)
         self._sums = Columns({name: Column() for name in ("usd", "requests", "organic", "tokens", "users")}, 64)
         self._jobs = Columns({name: Column() for name in ("usd", "requests", "tokens")}, 64)
+        self.parts = {"sums": self._sums, "jobs": self._jobs}
         self._fleet = np.zeros(P.bins)
         self._usual_usd = 0.0
 
@@ -222,18 +221,12 @@ class NewPrincipal(Rule):
         np.add.at(self._fleet, bins, 1.0)
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
-        return {
-            **self._sums.dump("sums"),
-            **self._jobs.dump("jobs"),
-            "fleet": self._fleet,
-            "usual": np.array([self._usual_usd]),
-        }
+        """The parts, and what the fleet is used to."""
+        return {**super().dump(), "fleet": self._fleet, "usual": np.array([self._usual_usd])}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        self._sums.load("sums", arrays)
-        self._jobs.load("jobs", arrays)
+        """Go on where `dump` was made."""
+        super().load(arrays)
         self._fleet = np.array(arrays["fleet"])
         self._usual_usd = float(arrays["usual"][0])
 

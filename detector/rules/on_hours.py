@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns
 
-Bools = NDArray[np.bool_]
 Bits = NDArray[np.uint8]
 
 #: Seconds of a slot of the day, slots of a day, and bytes of a bitmap of them. By hand.
@@ -24,8 +22,6 @@ DAYS = 10
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Share of the days that makes an hour part of the core; hours on fewer days show how much they vary. By hand.
     core: float = 0.75
     #: Days from which on hours that were not seen on one day show on the others. By hand.
@@ -116,14 +112,6 @@ class OnHours:
         reach = np.clip(self._least + np.ceil(width), self._least, max(self._most, self._least)).astype(int)
         reach = np.where(days < 2, max(self._young, self._least), reach)
         self.columns["usual"][:, rows] = np.packbits(_widen(union, reach), axis=0)
-
-    def dump(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
-        return self.columns.dump(prefix)
-
-    def load(self, prefix: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        self.columns.load(prefix, arrays)
 
 
 def _widen(union: Bools, reach: NDArray[np.int64]) -> Bools:

@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.state import wording as explain
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.rule import NOT_MEASURED, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import View
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 _Kind = Literal["principal", "node"]
 
 #: The kinds of data, and what people call them.
@@ -30,8 +28,6 @@ _ALL = ""
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Minutes since its last data up to which a feed is active. By hand.
     active_min: float = 15.0
     #: Days of the share of time in which it is. By hand.
@@ -73,6 +69,7 @@ SILENT_FEED = Family(
         "all usage missing for an hour; one team for three",
         "notice, digest",
     ),
+    by_worth=False,
 )
 
 
@@ -90,6 +87,7 @@ class SilentFeed(Rule):
     families = (SILENT_FEED,)
     config = Config
     settings_at = "feed"
+    moments = ("newest",)
 
     def __init__(self, config: Config, context: RuleContext, capacity: int = 16) -> None:
         self._settings, self._step_min = config, context.step_s / 60
@@ -108,14 +106,15 @@ class SilentFeed(Rule):
         )
         #: The feed of each series of a kind, by its row there; follows from the registry.
         self._feed_of: dict[_Kind, NDArray[np.intp]] = {}
-        self._newest = -1
+        self.parts = {"feeds": self._feeds}
+        self._newest: int | None = None
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind feed, one for all when everything of a kind is missing."""
         active = self._active(view)
         missing = self._missing(active)
         passed_min = self._step_min
-        if self._newest >= 0:
+        if self._newest is not None:
             # Silence goes on while buckets are passed over.
             passed_min = max(passed_min, (view.start - self._newest) / 60)
         self._newest = view.start
@@ -142,8 +141,7 @@ class SilentFeed(Rule):
         feeds = self._feed_of.get(kind, np.zeros(0, np.intp))
         if len(feeds) < len(index):
             self._row(kind, _ALL)
-            tags = view.registry.tags
-            new = [self._row(kind, next(iter(tags[number].values()))) for number in index[len(feeds) :].tolist()]
+            new = [self._row(kind, view.registry.first_value(number)) for number in index[len(feeds) :].tolist()]
             feeds = self._feed_of[kind] = np.concatenate([feeds, np.array(new, np.intp)])
         return feeds
 
@@ -224,28 +222,29 @@ class SilentFeed(Rule):
         carrier = self._feeds["carrier"]
         if carrier[row] < 0:
             kind, name = next(key for key, of in self._keys.items() if of == row)
-            registry, own = view.registry, view.of(kind).index.tolist()
-            tag = next(iter(registry.tags[own[0]]))
-            sums = [(int(number), registry.tags[number]) for number in view.of("total").index]
-            numbers = [number for number, tags in sums if list(tags) == [tag] and name in (_ALL, tags[tag])]
-            if not numbers:
-                numbers = [number for number in own if name in (_ALL, registry.tags[number][tag])]
+            registry, rows = view.registry, self._feed_of[kind]
+            own = np.flatnonzero(np.ones(len(rows), np.bool_) if name == _ALL else rows == row)
+            parts = view.of(kind).index[own].tolist()
+            # Scopes of one kind may begin with different tags: a sum stands for the feed under the tag of one of them.
+            firsts = {_first(registry.tags[number]) for number in parts}
+            sums = [int(number) for number in view.of("total").index if len(registry.tags[number]) == 1]
+            numbers = [number for number in sums if _first(registry.tags[number]) in firsts] or parts
             carrier[row] = max(numbers, key=lambda each: (float(registry["total_usd"][each]), -each))
         return int(carrier[row])
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes: views that hold until the next change."""
+        """The parts, and the feeds of their rows as bytes."""
         keys = msgspec.msgpack.encode(list(self._keys))
-        return {
-            "keys": np.frombuffer(keys, np.uint8),
-            "newest": np.array([self._newest], np.int64),
-            **self._feeds.dump("feeds"),
-        }
+        return {"keys": np.frombuffer(keys, np.uint8), **super().dump()}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
+        """Go on where `dump` was made."""
+        super().load(arrays)
         keys = msgspec.msgpack.decode(arrays["keys"].tobytes(), type=list[tuple[_Kind, str]])
         self._keys = {key: row for row, key in enumerate(keys)}
-        self._newest = int(arrays["newest"][0])
-        self._feeds.load("feeds", arrays)
         self._feed_of = {}
+
+
+def _first(tags: Mapping[str, str]) -> tuple[str, str]:
+    """The first tag of a series and its value."""
+    return next(iter(tags.items()))

@@ -11,12 +11,15 @@ from curb.detector.heads.demand import UnexplainedHead
 from curb.detector.heads.past_findings import PastRule
 from curb.detector.rules.abuse import Abuse
 from curb.detector.rules.autoscaler import Autoscaler
+from curb.detector.rules.caps import DayOneCaps
 from curb.detector.rules.failing_requests import ErrorRate
-from curb.detector.rules.growing_prompts import Context
+from curb.detector.rules.growing_prompts import GrowingPrompts
 from curb.detector.rules.growth import GrowthRule
 from curb.detector.rules.idle_gpu import IdleGpu
 from curb.detector.rules.jobs import Jobs
+from curb.detector.rules.missing_usage import MissingUsage
 from curb.detector.rules.more_requests_per_user import Creep
+from curb.detector.rules.new_charge import NewCharge
 from curb.detector.rules.new_origin import NewOrigins
 from curb.detector.rules.new_principal import NewPrincipal
 from curb.detector.rules.silent_feed import SilentFeed
@@ -29,9 +32,10 @@ from curb.stream.settings import Settings
 RULES: tuple[type[Rule], ...] = (
     UnexplainedHead,
     NewPrincipal,
+    NewCharge,
     NewOrigins,
     ErrorRate,
-    Context,
+    GrowingPrompts,
     UnitCostRule,
     Creep,
     Weeks,
@@ -40,6 +44,8 @@ RULES: tuple[type[Rule], ...] = (
     Jobs,
     GrowthRule,
     SilentFeed,
+    MissingUsage,
+    DayOneCaps,
     Abuse,
     PastRule,
 )

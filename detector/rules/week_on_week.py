@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
-from curb.detector.state.view import Bools, Floats, View
+from curb.detector.state.view import View
 
 #: Requests are kept by quarter of a day; a day is compared with the same one a week before, so are the two before it.
 #: By hand.
@@ -21,8 +20,6 @@ _KEPT = _WEEK + 3 * _DAY
 
 
 class Params(NamedTuple):
-    """Unit, meaning and reason of each number. Prototype: tuned on three labelled streams; by hand: not measured."""
-
     #: Log growth from one day to the next below which nothing grows. By hand.
     least_step: float = 0.02
     #: Log growth from one quarter of a day to the next above which it is a jump and no creep. By hand.
@@ -88,6 +85,7 @@ class Weeks(Rule):
         self._settings = config
         #: Requests of the newest whole quarters, the oldest first, and of the open quarter.
         self._state = Columns({"quarters": Column((_KEPT,), np.float32), "open": Column()}, 64)
+        self.parts = {"state": self._state}
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind growth, at the end of a quarter of a day."""
@@ -147,14 +145,6 @@ class Weeks(Rule):
         rises &= steps.max(axis=0) <= P.largest_share * growth
         # A week rises to its middle every week.
         return rises & (_growth(quarters, 0) >= self._settings.min_growth), growth
-
-    def dump(self) -> dict[str, NDArray[Any]]:
-        """What `load` takes."""
-        return self._state.dump("state")
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave."""
-        self._state.load("state", arrays)
 
 
 def _day(quarters: NDArray[np.float32], back: int) -> Floats:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curb.detector.scorers.protocol import Scorer, ScorerSettings
+from curb.detector.state.columns import Floats
 from curb.detector.state.pickles import NotAModelError, dump, load
 from curb.stream.time import DAY_S
-
-Floats = NDArray[np.float64]
 
 #: Seconds after which a suspicious level is the new normal: it is learned and no longer a finding. Chosen by hand.
 RELEARN_S = DAY_S

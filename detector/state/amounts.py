@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from curb.detector.state.columns import Floats
+
+#: What sums are for: totals, budgets and judging; all but judging; or judging alone.
+Purpose = Literal["all", "counted", "scored"]
+#: Seconds after which what came late is of the past: no window is corrected by it, but history may be learned from it.
+#: Two hours, from where scoring starts before the first tick; half an hour late is still usual of rows. By hand.
+PAST_S = 7200
 
 
 class Amounts(NamedTuple):
@@ -27,6 +33,8 @@ class Amounts(NamedTuple):
     gpu_gib: Floats
     #: The dollars in `cost` that must raise no alert.
     unscored_cost: Floats
+    #: Requests that ended well and reported neither tokens nor a cost.
+    unmetered: Floats
 
     def of(self, index: NDArray[np.intp]) -> Amounts:
         """Those of some series."""

@@ -8,16 +8,38 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from curb.detector.state.reader import PartialSum
-from curb.stream.records.spend import Knowledge, PricingHole
+from curb.detector.state.amounts import Purpose
+from curb.detector.state.reader import Numbers, PartialRun, PartialSum, ScoredSum
+from curb.stream.records.spend import Knowledge, PricingHole, SpendTick, Tally
+
+
+class Past(Protocol):
+    """Sums that came too late for their buckets, by their time; see `detector.rebuild`."""
+
+    @property
+    def first(self) -> int | None:
+        """Start of the next bucket that has some, epoch seconds."""
+        ...
+
+    def advance(self, tick: SpendTick) -> None:
+        """Follow the tick of an input."""
+        ...
+
+    def without(self, parts: list[PartialSum], source: str) -> list[PartialSum]:
+        """The parts that are not among them."""
+        ...
+
+    def take(self, until: int, numbers: Numbers) -> PartialRun | None:
+        """Those of the buckets that start before `until` and were not taken yet."""
+        ...
 
 
 class Arrival(msgspec.Struct):
-    """Partial sums, a hole in the price book or people's knowledge, of one input.
+    """Partial sums, a hole in the price book, people's knowledge or a tally, of one input.
 
     `due` is the start of the first bucket that the input had not passed, epoch seconds.
     """
@@ -27,6 +49,14 @@ class Arrival(msgspec.Struct):
     parts: list[PartialSum] = []
     hole: PricingHole | None = None
     knowledge: Knowledge | None = None
+    tally: Tally | None = None
+
+    @property
+    def purpose(self) -> Purpose:
+        """What its sums, which are all of one purpose, are for."""
+        if not self.parts:
+            return "all"
+        return "scored" if isinstance(self.parts[0], ScoredSum) else "counted" if self.parts[0].counted_only else "all"
 
 
 class SavedArrival(msgspec.Struct):
@@ -37,6 +67,8 @@ class SavedArrival(msgspec.Struct):
     parts: list[tuple[Any, ...]]
     hole: PricingHole | None
     knowledge: Knowledge | None
+    scored: bool = False
+    tally: Tally | None = None
 
 
 class Arrivals:
@@ -65,13 +97,14 @@ class Arrivals:
     @property
     def first_bucket(self) -> int | None:
         """Start of the oldest bucket with waiting sums, epoch seconds."""
-        return min((part.bucket_start for part in self.parts()), default=None)
+        return min((part.bucket_start for each in self.all() for part in each.parts), default=None)
 
     def parts(self) -> Iterator[PartialSum]:
-        """The waiting sums."""
-        return (part for each in self._all() for part in each.parts)
+        """The waiting sums that count in totals."""
+        return (part for each in self.all() if each.purpose != "scored" for part in each.parts)
 
-    def _all(self) -> Iterator[Arrival]:
+    def all(self) -> Iterator[Arrival]:
+        """All that wait."""
         return (each for group in self._waiting.values() for each in group)
 
     def dump(self) -> list[SavedArrival]:
@@ -82,12 +115,15 @@ class Arrivals:
                 [(part.scope, bytes(part.tags), *msgspec.structs.astuple(part)[2:]) for part in each.parts],
                 each.hole,
                 each.knowledge,
+                each.purpose == "scored",
+                each.tally,
             )
-            for each in self._all()
+            for each in self.all()
         ]
 
     def load(self, saved: list[SavedArrival]) -> None:
         self._waiting, self._dues = {}, []
         for each in saved:
-            parts = [PartialSum(scope, msgspec.Raw(tags), *rest) for scope, tags, *rest in each.parts]
-            self.add(Arrival(each.due, each.source, parts, each.hole, each.knowledge))
+            kind = ScoredSum if each.scored else PartialSum
+            parts = [kind(scope, msgspec.Raw(tags), *rest) for scope, tags, *rest in each.parts]
+            self.add(Arrival(each.due, each.source, parts, each.hole, each.knowledge, each.tally))

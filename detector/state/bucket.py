@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curb.detector.state.amounts import Amounts
-
-Floats = NDArray[np.float64]
+from curb.detector.state.columns import Floats
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,10 @@ class OpenBuckets:
                 width = min(n, sums.shape[1])
                 total[:width] += sums[0, :width]
         return total
+
+    def costs(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Start and dollars by series of every open bucket."""
+        return ((start, sums[0]) for start, sums in self._sums.items())
 
     def pop(self, start: int, n: int) -> NDArray[np.float64]:
         """Take the bucket out: the amounts of all `n` series, shape (`AMOUNTS`, n); zeros if there is none."""

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from cramjam import lz4
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,36 @@ class Columns:
     def bytes_per_series(self) -> float:
         """Bytes of one series."""
         return sum(array.nbytes for array in self._arrays.values()) / self._capacity
+
+
+class Parts:
+    """Base of state that is columns and moments: `dump` and `load` save both."""
+
+    #: Name in the dump → columns.
+    parts: Mapping[str, Columns] = {}
+    #: NAME of each attribute `_NAME` that holds a whole number, such as the newest time, or None before the first.
+    moments: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def bytes_per_series(self) -> float:
+        """Bytes of one series in all parts."""
+        return sum(columns.bytes_per_series for columns in self.parts.values())
+
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """All state as flat arrays for `load`: views that hold until the next change. Lists and dicts go as bytes."""
+        now = {name: getattr(self, f"_{name}") for name in self.moments}
+        arrays = {name: np.array([-1 if at is None else at], np.int64) for name, at in now.items()}
+        for name, columns in self.parts.items():
+            arrays.update(columns.dump(name))
+        return arrays
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where `dump` was made. Raises ValueError for a state of other sizes, KeyError for a foreign one."""
+        for name, columns in self.parts.items():
+            columns.load(name, arrays)
+        for name in self.moments:
+            at = int(arrays[name][0])
+            setattr(self, f"_{name}", None if at < 0 else at)
 
 
 def _fresh(column: Column, capacity: int) -> NDArray[Any]:

@@ -6,16 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.stream.errors import PermanentError
-from curb.stream.log.codec import decode_lines
+from curb.stream.log.codec import decode_lines, encode
 from curb.stream.log.protocol import Message
-from curb.stream.records.spend import Knowledge, PricingHole, SpendTick
+from curb.stream.records.base import Version
+from curb.stream.records.dead_letters import dead_letter, reason_for
+from curb.stream.records.knowledge import LATEST_TIME, refusal
+from curb.stream.records.spend import Knowledge, PricingHole, ScopeTally, SourceTally, SpendTick, Tally
+
+#: Epoch seconds; a bucket behind the latest time would end time for every series.
+_Start = Annotated[int, msgspec.Meta(ge=0, le=int(LATEST_TIME))]
+_Time = Annotated[float, msgspec.Meta(ge=0, le=LATEST_TIME)]
+#: Sums of counts that are exact as float64.
+_Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+#: What sums of dollars, percents and GiB stay below by far; rates and squares of it are finite.
+MAX_SUM = 1e15
+#: Seconds that one sum of the past covers at most: a month and a day.
+_LONGEST_S = 32 * 86400
+_Usd = Annotated[float, msgspec.Meta(ge=-MAX_SUM, le=MAX_SUM)]
 
 
 class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
@@ -23,17 +36,27 @@ class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
 
     scope: str
     tags: msgspec.Raw
-    bucket_start: int
-    effective_cost: float
-    requests: int = 0
-    errors: int = 0
-    users: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    gpu_samples: int = 0
-    gpu_utilization: float = 0.0
-    memory_used: float = 0.0
-    unscored_cost: float = 0.0
+    bucket_start: _Start
+    effective_cost: _Usd
+    requests: _Count = 0
+    errors: _Count = 0
+    users: _Count = 0
+    input_tokens: _Count = 0
+    output_tokens: _Count = 0
+    gpu_samples: _Count = 0
+    gpu_utilization: _Usd = 0.0
+    memory_used: _Usd = 0.0
+    unscored_cost: _Usd = 0.0
+    counted_only: bool = False
+    unmetered: _Count = 0
+    received_at: _Time = 0.0
+    covers_s: Annotated[int, msgspec.Meta(ge=0, le=_LONGEST_S)] = 0
+    slot: _Count = -1
+    v: Version = 1
+
+
+class ScoredSum(PartialSum, tag="scored", tag_field="type", gc=False):
+    """The scored fields of `stream.records.SpendScored`, likewise."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +76,7 @@ class PartialRun:
     @property
     def scored_cost(self) -> NDArray[np.float64]:
         """Dollars that may raise an alert."""
-        scored: NDArray[np.float64] = self.values[0] - self.values[-1]
+        scored: NDArray[np.float64] = self.values[0] - self.values[_UNSCORED]
         return scored
 
     def where(self, chosen: NDArray[np.bool_]) -> PartialRun:
@@ -75,24 +98,89 @@ _AMOUNTS = (
     "gpu_utilization",
     "memory_used",
     "unscored_cost",
+    "unmetered",
 )
+_UNSCORED = _AMOUNTS.index("unscored_cost")
 _COLUMNS = tuple(attrgetter(name) for name in _AMOUNTS)
 
 
-def read(message: Message) -> Iterator[list[PartialSum] | SpendTick | PricingHole | Knowledge]:
-    """The content of a message, in order. Raises PermanentError for lines that no rollup has written."""
+def read(
+    message: Message, at: float, can_hold: Callable[[str, bytes], bool], bucket_s: int
+) -> Iterator[list[PartialSum] | SpendTick | PricingHole | Tally | Knowledge | Message]:
+    """The content of a message, in order; first a dead letter (dated `at`) for each line that no rollup has written.
 
-    def on_bad(line_number: int, _line: bytes, why: str) -> None:
-        at = f"{message.topic}/{message.partition}/{message.offset}#{line_number}"
-        raise PermanentError(f"the log is damaged or was written by another program: {at}: {why}")
+    `can_hold` says of a scope and tags whether they can be a series. Sums that were made with other buckets than of
+    `bucket_s` seconds are put into the bucket in which they begin.
+    """
+    letters: list[Message] = []
 
-    kinds: Any = PartialSum | SpendTick | PricingHole | Knowledge
-    lines: list[PartialSum | SpendTick | PricingHole | Knowledge] = decode_lines(message.value, kinds, on_bad)
-    for kind, of_kind in groupby(lines, type):
-        if kind is PartialSum:
+    def on_bad(number: int, line: bytes, why: str) -> None:
+        location = f"{message.topic}/{message.partition or 0}/{message.offset}#{number}"
+        detail = why.split("\n", maxsplit=1)[0]
+        letters.append(dead_letter("detector", reason_for(why), detail, location=location, content=line, at=at))
+
+    kinds: Any = PartialSum | ScoredSum | SpendTick | PricingHole | Tally | Knowledge
+    lines: list[PartialSum | SpendTick | PricingHole | Tally | Knowledge] = decode_lines(message.value, kinds, on_bad)
+    sound = []
+    for line in lines:
+        why = _unsound(line, can_hold)
+        if why is None:
+            if isinstance(line, PartialSum) and (line.bucket_start % bucket_s or line.slot >= bucket_s):
+                _realign(line, bucket_s)
+            sound.append(line)
+        else:
+            on_bad(0, encode(line), why)
+    yield from letters
+    for kind, of_kind in groupby(sound, _use):
+        if kind[0] in (PartialSum, ScoredSum):
             yield cast("list[PartialSum]", list(of_kind))
         else:
-            yield from cast("Iterator[SpendTick | PricingHole | Knowledge]", of_kind)
+            yield from cast("Iterator[SpendTick | PricingHole | Tally | Knowledge]", of_kind)
+
+
+def _realign(part: PartialSum, bucket_s: int) -> None:
+    """Put a sum into the bucket in which it begins; its slot stays the same moment."""
+    begin = part.bucket_start + max(part.slot, 0)
+    part.bucket_start = begin - begin % bucket_s
+    if part.slot >= 0:
+        part.slot = begin - part.bucket_start
+
+
+def _use(line: PartialSum | SpendTick | PricingHole | Tally | Knowledge) -> tuple[type, bool]:
+    """Lines are read in runs of one kind and one use."""
+    return type(line), isinstance(line, PartialSum) and line.counted_only
+
+
+def _unsound(
+    line: PartialSum | SpendTick | PricingHole | Tally | Knowledge, can_hold: Callable[[str, bytes], bool]
+) -> str | None:
+    """Why nobody can mean a line, or None."""
+    if isinstance(line, PartialSum):
+        return None if can_hold(line.scope, bytes(line.tags)) else "tags that are no series"
+    if isinstance(line, SpendTick | PricingHole):
+        if not 0 <= line.at <= LATEST_TIME:
+            return "a time that is not between 1970 and 2096"
+        return None if all(0 <= each <= MAX_SUM for each in _sums(line)) else "a sum out of range"
+    if isinstance(line, SourceTally | ScopeTally):
+        return _unsound_tally(line)
+    return refusal(line)
+
+
+def _unsound_tally(tally: Tally) -> str | None:
+    """Why nobody can mean a tally, or None."""
+    numbers: list[float] = []
+    for each in msgspec.structs.astuple(tally):
+        numbers += each.values() if isinstance(each, dict) else [each] if isinstance(each, int | float) else []
+    times = (tally.hour, tally.last_at) if isinstance(tally, SourceTally) else (tally.hour,)
+    if not all(0 <= at <= LATEST_TIME for at in times):
+        return "a time that is not between 1970 and 2096"
+    return None if all(abs(each) <= MAX_SUM for each in numbers) else "a sum out of range"
+
+
+def _sums(line: SpendTick | PricingHole) -> tuple[float, ...]:
+    if isinstance(line, SpendTick):
+        return (abs(line.effective_cost),)
+    return line.requests, line.tokens, line.gpu_hours, line.fallback_usd
 
 
 def columns(run: Sequence[PartialSum], numbers: Numbers) -> PartialRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -13,9 +13,37 @@ from numpy.typing import NDArray
 from curb.detector.state.columns import Column, Columns
 from curb.detector.state.local_time import local_hour
 from curb.detector.state.scopes import Role, Scope
+from curb.stream.log.codec import UNREADABLE
 
 _ABOVE: dict[Role, Role] = {"origin": "principal", "node": "group"}
+#: A scope and tags of one of its series → the tags as people see them.
+Shown = Callable[[str, dict[str, str]], dict[str, str]]
 _tags_decoder = msgspec.json.Decoder(dict[str, str])
+
+
+class SeriesStatus(NamedTuple):
+    """One series now, for people."""
+
+    scope: str
+    tags: dict[str, str]
+    #: 5-minute averages.
+    usd_per_hour: float
+    expected_usd_per_hour: float
+    today_usd: float
+    total_usd: float
+
+
+class SeriesMoney(NamedTuple):
+    """Every series of a shard now: each list and array has one entry a series."""
+
+    scopes: Sequence[str]
+    tags: Sequence[dict[str, str]]
+    #: Dollars of all time: what was charged, which only grows, and what is left of it after credits.
+    charged_usd: NDArray[np.float64]
+    total_usd: NDArray[np.float64]
+    #: 5-minute averages.
+    usd_per_hour: NDArray[np.float64]
+    expected_usd_per_hour: NDArray[np.float64]
 
 
 class SeriesRegistry:
@@ -24,6 +52,9 @@ class SeriesRegistry:
     def __init__(self, scopes: Sequence[Scope], time_zone: str) -> None:
         self.scopes: list[str] = []
         self.tags: list[dict[str, str]] = []
+        #: Rises when tags that people see change.
+        self.shown = 0
+        self._as: Shown = lambda scope, tags: tags
         self._configured = {scope.name: scope for scope in scopes}
         self._zone = ZoneInfo(time_zone)
         self._raw: list[bytes] = []
@@ -37,6 +68,7 @@ class SeriesRegistry:
             {
                 "first_seen": Column(dtype=np.int64),
                 "total_usd": Column(),
+                "charged_usd": Column(),
                 "today_usd": Column(),
                 "detect": Column(dtype=np.bool_),
                 "planned": Column(dtype=np.bool_),
@@ -49,7 +81,8 @@ class SeriesRegistry:
         return len(self.scopes)
 
     def __getitem__(self, column: str) -> NDArray[Any]:
-        """A column: first_seen (epoch s), total_usd, today_usd, detect, planned (carries tags beyond the scope's)."""
+        """A column: first_seen (epoch s), total_usd, charged_usd (without credits), today_usd, detect, planned (carries
+        tags beyond the scope's)."""
         return self._columns[column]
 
     def number(self, scope: str, raw_tags: bytes, first_seen: int) -> int:
@@ -72,6 +105,38 @@ class SeriesRegistry:
     def find(self, scope: str, raw_tags: bytes) -> int | None:
         """The number of a series, None if there is none yet."""
         return self._numbers.get((scope, raw_tags))
+
+    def key(self, number: int) -> tuple[str, msgspec.Raw]:
+        """Scope and raw tags of a series."""
+        return self.scopes[number], msgspec.Raw(self._raw[number])
+
+    def show_as(self, shown: Shown) -> None:
+        """Show series, also later ones, with other tags; those they came with lead to them as before."""
+        self._as = shown
+        self.shown += 1
+        for number in range(len(self)):
+            self._show(number)
+
+    def _show(self, number: int) -> None:
+        scope, tags = self.scopes[number], self.tags[number]
+        self.tags[number] = now = self._as(scope, tags)
+        if now != tags:
+            self._numbers.setdefault((scope, msgspec.json.encode(now)), number)
+
+    def first_value(self, number: int) -> str:
+        """The value of a series' first tag as it came: unlike what is shown, it never changes."""
+        return next(iter(_tags_decoder.decode(self._raw[number]).values()))
+
+    def can_hold(self, scope: str, raw_tags: bytes) -> bool:
+        """Whether these are tags of a series of the scope, as a rollup writes them."""
+        if (scope, raw_tags) in self._numbers:
+            return True
+        try:
+            tags = _tags_decoder.decode(raw_tags)
+        except UNREADABLE:
+            return False
+        configured = self._configured.get(scope)
+        return bool(tags) and (configured is None or tags.keys() >= set(configured.group_by))
 
     def of_role(self, role: Role) -> NDArray[np.intp]:
         """Numbers of the series of a role in order of arrival; those of `principal` carry no tags beyond their
@@ -115,6 +180,7 @@ class SeriesRegistry:
             self._raw.append(raw_tags)
             self.scopes.append(scope)
             self.tags.append(tags)
+            self._show(number)
             self._above.append(-1)
             apart = configured is not None and not tags.keys() <= group_by[scope]
             detect.append(configured is not None and configured.detect)
@@ -128,11 +194,12 @@ class SeriesRegistry:
     def add_cost(self, index: NDArray[np.int64], cost: NDArray[np.float64], bucket: NDArray[np.int64]) -> None:
         """Add sums to the totals, and to those of the day when they belong to it."""
         np.add.at(self["total_usd"], index, cost)
+        np.add.at(self["charged_usd"], index, np.maximum(cost, 0.0))
         today = bucket >= self._today
         np.add.at(self["today_usd"], index[today], cost[today])
 
-    def begin_day(self, bucket_start: int, open_usd: Callable[[int], NDArray[np.float64]]) -> None:
-        """Reset the totals of the day if `bucket_start` begins one.
+    def begin_day(self, bucket_start: int, open_usd: Callable[[int], NDArray[np.float64]]) -> bool:
+        """Reset the totals of the day if `bucket_start` begins one; returns whether it does.
 
         `open_usd(since)` gives the dollars of each series in open buckets from `since` on.
         """
@@ -140,6 +207,8 @@ class SeriesRegistry:
         if midnight > self._today:
             self._today = midnight
             self["today_usd"][...] = open_usd(midnight)
+            return True
+        return False
 
     def dump(self) -> dict[str, Any]:
         series = list(zip(self.scopes, self._raw, self["first_seen"].tolist(), strict=True))
@@ -151,6 +220,8 @@ class SeriesRegistry:
         self._today = today
         for column in ("total_usd", "today_usd"):
             self[column][...] = arrays[f"series.{column}"]
+        # Snapshots of before this column: credits so far are not known.
+        self["charged_usd"][...] = arrays.get("series.charged_usd", np.maximum(self["total_usd"], 0.0))
 
 
 def _midnight(at: int, zone: ZoneInfo) -> int:

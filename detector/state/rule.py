@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from curb.detector.state.view import Bools, View
+from curb.detector.state.columns import Bools, Parts
+from curb.detector.state.view import View
 from curb.stream.records.spend import AlertKind, Tier
 from curb.stream.settings import Settings
 
@@ -65,6 +65,8 @@ class Family:
     lasting_state: bool = False
     #: Whether actions wait until the series is known for their warm-up; False where a short past is what is found.
     needs_warmup: bool = True
+    #: Whether its tiers also need dollars at risk; False for what is about data, or has limits in dollars of its own.
+    by_worth: bool = True
 
     def sure(self, score: float, tier: Tier, known_days: float) -> float:
         """The confidence of an alert, 0 to 1, rising with the score: of ten alerts at 0.9, nine are of interest."""
@@ -132,11 +134,12 @@ class RuleContext(NamedTuple):
     calm_usd_per_hour: float = 0.5
 
 
-class Rule(ABC):
+class Rule(Parts, ABC):
     """Judges every bucket with what it knew before, then learns from it.
 
     Pure: no clock, no input or output, no chance; the same buckets give the same findings, and a rule that was loaded
-    from a dump goes on to the bit. `curb.testing.rules` checks all of this.
+    from a dump goes on to the bit. `curb.testing.rules` checks all of this. State that is neither in `parts` nor among
+    the `moments` needs an own `dump` and `load`, which extend these.
     """
 
     #: Unique; the state of the rule is saved under it.
@@ -163,11 +166,3 @@ class Rule(ABC):
     def forget(self, view: View, over: Bools) -> None:
         """Incidents of the series in `over`, of shape (all series,), ended: take their spend out of the windows."""
         return
-
-    @abstractmethod
-    def dump(self) -> dict[str, NDArray[Any]]:
-        """All state as flat arrays for `load`: views that hold until the next change. Lists and dicts go as bytes."""
-
-    @abstractmethod
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go on where `dump` was made. Raises ValueError for a state of other sizes, KeyError for a foreign one."""

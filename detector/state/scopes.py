@@ -13,7 +13,7 @@ from curb.stream.settings import Settings
 
 Source = Literal["usage", "costs", "gpu"]
 #: Meaning of the series of a scope; it decides which rules look at them.
-Role = Literal["principal", "origin", "node", "group", "total"]
+Role = Literal["principal", "origin", "node", "group", "total", "bill"]
 
 #: Tag names and values of one series, in the order of the scope: part of its identity.
 SeriesTags = tuple[tuple[str, str], ...]
@@ -33,6 +33,12 @@ class Scope(Settings):
         default=(),
         description="Tags that set a record apart when it carries them, such as job: planned work gets its own series.",
     )
+    identified_by: str = Field(
+        default="",
+        description="Tag that names the principal, such as api_key: its records belong to the series in which it was "
+        "first seen even where a tag before it in group_by is missing, spelt otherwise or has moved. Empty: every tag "
+        "counts.",
+    )
     detect: bool = Field(
         default=True, description="Whether its series may raise alerts of their own; budgets work either way."
     )
@@ -40,7 +46,8 @@ class Scope(Settings):
     role: Role = Field(
         default="principal",
         description="Role of its series: principal (who spends: a key, a user), origin (a principal's model or "
-        "region), node (one machine), group (machines that scale together) or total (a sum for budgets and people).",
+        "region), node (one machine), group (machines that scale together), total (a sum for budgets and people) or "
+        "bill (a part of a bill; a principal of costs alone is one).",
     )
 
     @model_validator(mode="after")
@@ -49,7 +56,14 @@ class Scope(Settings):
         twice = sorted({tag for tag in tags if tags.count(tag) > 1})
         if twice:
             raise ValueError(f"scope {self.name} names {', '.join(twice)} twice")
+        if self.identified_by and self.identified_by not in self.group_by:
+            raise ValueError(f"scope {self.name} is identified_by {self.identified_by}, which group_by does not name")
         return self
+
+    @property
+    def attributes(self) -> int:
+        """How many leading tags of a series say whose the principal is; the others identify it."""
+        return self.group_by.index(self.identified_by) if self.identified_by else 0
 
     def series(self, tags: Mapping[str, str]) -> SeriesTags:
         """The series of a record with `tags`."""
@@ -67,7 +81,13 @@ class Scope(Settings):
 #: Key level finds the incidents; team and model carry budgets and the overview. Bills (costs) are in no default scope:
 #: the same dollars are already estimated from usage.
 DEFAULT_SCOPES = (
-    Scope(name="key", group_by=("team", "project", "api_key"), also_by=("job",), sources=("usage",)),
+    Scope(
+        name="key",
+        group_by=("team", "project", "api_key"),
+        also_by=("job",),
+        sources=("usage",),
+        identified_by="api_key",
+    ),
     Scope(name="team", group_by=("team",), sources=("usage", "gpu"), detect=False, role="total"),
     Scope(name="model", group_by=("model",), sources=("usage",), detect=False, role="total"),
     # The models and regions of a key: new ones are suspicious, and explain its spend.
@@ -77,6 +97,7 @@ DEFAULT_SCOPES = (
         sources=("usage",),
         detect=False,
         role="origin",
+        identified_by="api_key",
     ),
     Scope(name="node", group_by=("team", "group", "node"), sources=("gpu",), role="node"),
     # An autoscaler that runs away adds nodes; none of them alone spends more than a node does.

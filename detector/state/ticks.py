@@ -19,6 +19,8 @@ class Watermark:
         self._max_skew_s = max_skew_s
         #: The latest tick of every input, and whether it was live then.
         self.ticks: dict[str, tuple[float, bool]] = {}
+        #: How many inputs there are, as far as they say so.
+        self.inputs = 0
 
     def of(self, source: str) -> float:
         """How far `source` has come; 0 before its first tick."""
@@ -26,6 +28,7 @@ class Watermark:
 
     def advance(self, tick: SpendTick) -> float:
         """The time after this tick; it never goes back."""
+        self.inputs = max(self.inputs, tick.inputs)
         self.ticks[tick.source] = (max(tick.at, self.of(tick.source)), tick.live)
         # Commands of today do not end the wait for a replay of last month.
         others = [tick for name, tick in self.ticks.items() if not name.startswith(COMMANDS)]

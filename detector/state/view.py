@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from curb.detector.state.amounts import Amounts
 from curb.detector.state.bucket import ClosedBucket
+from curb.detector.state.columns import Bools, Floats
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.scopes import Role
 from curb.stream.records.spend import PlannedActivity
 from curb.stream.time import DAY_S
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,14 @@ import msgspec
 from pydantic import Field
 from yarl import URL
 
+from curb.stream.clients.reason import reason_in
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError, error_for_status
 from curb.stream.settings import Settings
 
 _MAX_BYTES = 64 * 1024 * 1024
+#: Bytes of a refusal that are read. By hand: a Status with many causes.
+_MAX_REFUSAL = 256 * 1024
 _PAGE = 500
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -39,7 +42,7 @@ class KubernetesAccess(Settings):
 
 
 class KubernetesAnswer(NamedTuple):
-    """Status (200 to 299, or one of those asked for) and body."""
+    """Status (200 to 299, or one of those asked for) and body. A 404 is of an object that the server does not have."""
 
     status: int
     body: bytes
@@ -57,6 +60,29 @@ class _List(msgspec.Struct):
 _list_decoder = msgspec.json.Decoder(_List)
 
 
+class NoSuchResourceError(PermanentError):
+    """The server does not serve this kind in this version, or something in between does not know the address."""
+
+
+class _Details(msgspec.Struct):
+    name: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    kind: str = ""
+    reason: str = ""
+    details: _Details = msgspec.field(default_factory=_Details)
+
+
+def is_about(refusal: bytes, url: URL) -> bool:
+    """Whether a 404 is the API server's own word that it does not have the object of this address."""
+    try:
+        said = msgspec.json.decode(refusal, type=_Refusal)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return said.kind == "Status" and said.reason == "NotFound" and said.details.name in url.parts[-2:]
+
+
 class KubernetesClient:
     """Requests raise TransientError or PermanentError, whose messages name method, host and path only."""
 
@@ -72,38 +98,49 @@ class KubernetesClient:
         *,
         query: Mapping[str, str] | None = None,
         patch: Mapping[str, Any] | None = None,
+        json: Mapping[str, Any] | None = None,
         also: Sequence[int] = (),
     ) -> KubernetesAnswer:
-        """One exchange; `patch` is sent as a JSON merge patch. Statuses in `also` are answers, not errors."""
+        """One exchange; `patch` is sent as a JSON merge patch, `json` as it is. Statuses in `also` are no errors.
+
+        NoSuchResourceError for a 404 that is not about the object: its kind or version is not served.
+        """
         url = self._base / path.lstrip("/")
         what = f"{method} {url.host}{url.path}"
         headers = {"Accept": "application/json", "Authorization": f"Bearer {self._token()}"}
-        if patch is not None:
-            headers["Content-Type"] = MERGE_PATCH
+        if patch is not None or json is not None:
+            headers["Content-Type"] = "application/json" if patch is None else MERGE_PATCH
+        body = patch if patch is not None else json
         try:
             async with self._http.request(
                 method,
                 url.with_query(query or {}),
                 headers=headers,
-                data=None if patch is None else msgspec.json.encode(patch),
+                data=None if body is None else msgspec.json.encode(body),
                 timeout=aiohttp.ClientTimeout(total=self._access.timeout_s),
                 allow_redirects=False,
                 ssl=self._tls(),
             ) as answer:
                 if 300 <= answer.status < 400:
                     raise PermanentError(f"{what}: HTTP {answer.status} redirects elsewhere; configure the address")
-                if answer.status not in also:
-                    error = error_for_status(answer.status, answer.headers, what, now=self._clock.now())
+                if answer.status >= 400:
+                    refusal = await answer.content.read(_MAX_REFUSAL)
+                    if answer.status in also and (answer.status != 404 or is_about(refusal, url)):
+                        return KubernetesAnswer(answer.status, refusal)
+                    said = reason_in(refusal, (headers["Authorization"].partition(" ")[2],))
+                    error = error_for_status(answer.status, answer.headers, what, now=self._clock.now(), said=said)
+                    if answer.status == 404 and not is_about(refusal, url):
+                        error = NoSuchResourceError(str(error))
                     if error is not None:
                         raise error
                 if answer.content_type != "application/json":
                     raise PermanentError(f"{what}: {answer.content_type} instead of application/json")
-                body = await _read(answer.content)
+                read = await _read(answer.content)
         except (aiohttp.ClientError, TimeoutError) as failure:
             raise TransientError(f"{what}: {type(failure).__name__}") from failure
-        if body is None:
+        if read is None:
             raise PermanentError(f"{what}: the answer is longer than {_MAX_BYTES} bytes")
-        return KubernetesAnswer(answer.status, body)
+        return KubernetesAnswer(answer.status, read)
 
     async def items(self, path: str, **query: str) -> AsyncIterator[msgspec.Raw]:
         """Each object of a list, page by page, as JSON."""

@@ -14,11 +14,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.kafka.connection import KafkaSettings
 from curb.stream.kafka.errors import finish, kafka_errors
 from curb.stream.kafka.producer import send_all, started_producer, stop_producer
 from curb.stream.kafka.reader import KafkaReader
-from curb.stream.kafka.settings import KafkaSettings
-from curb.stream.log.protocol import Message, OnAssign, OnRevoke, Reader
+from curb.stream.log.protocol import Message, OnAssign, OnRevoke, Positions, Reader
 from curb.stream.log.topics import TOPICS, TopicSpec
 
 _DAY_MS = 86_400_000
@@ -147,7 +147,7 @@ class KafkaLog:
                     latest.pop(message.key, None)
         return latest
 
-    async def scan(self, topic: str) -> AsyncGenerator[Message, None]:
+    async def scan(self, topic: str, start: Positions | None = None) -> AsyncGenerator[Message, None]:
         """Every readable message up to the end as it is at the start of the scan, in order within a partition.
 
         An open transaction hides everything after its start, also committed messages. The scan waits until
@@ -156,7 +156,7 @@ class KafkaLog:
         consumer = self._consumer("read_committed")
         patience_s = self._settings.request_timeout_s + self._settings.transaction_timeout_s
         try:
-            ends = await self._rewound(consumer, topic)
+            ends = await self._rewound(consumer, topic, start)
             before: dict[KafkaPartition, int] = {}
             idle = 0  # looks since something came
             while ends:
@@ -175,17 +175,23 @@ class KafkaLog:
         finally:
             await finish(consumer.stop(), _CLOSE_S)
 
-    async def _rewound(self, consumer: AIOKafkaConsumer, topic: str) -> dict[KafkaPartition, int]:
-        """Put `consumer` at the start of `topic`; the end of each partition that is not empty."""
-        partitions = [KafkaPartition(self._prefix + topic, number) for number in range(self.partitions(topic))]
+    async def _rewound(
+        self, consumer: AIOKafkaConsumer, topic: str, start: Positions | None
+    ) -> dict[KafkaPartition, int]:
+        """Put `consumer` at the start of `topic`, or at `start`; the end of each partition that has more."""
+        numbers = range(self.partitions(topic)) if start is None else [each.partition for each in start]
+        partitions = [KafkaPartition(self._prefix + topic, number) for number in numbers]
         with kafka_errors(f"scanning {topic}"):
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await consumer.start()
                 consumer.assign(partitions)
                 starts = await consumer.beginning_offsets(partitions)
                 ends = await self._ends(partitions)
-        for partition, start in starts.items():
-            consumer.seek(partition, start)
+        for at, offset in ({} if start is None else start).items():
+            partition = KafkaPartition(self._prefix + topic, at.partition)
+            starts[partition] = max(starts[partition], offset)
+        for partition, offset in starts.items():
+            consumer.seek(partition, offset)
         return {partition: end for partition, end in ends.items() if starts[partition] < end}
 
     async def _ends(self, partitions: list[KafkaPartition]) -> dict[KafkaPartition, int]:

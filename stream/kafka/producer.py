@@ -14,9 +14,9 @@ from aiokafka.client import CoordinationType
 from aiokafka.producer.sender import Sender, TxnOffsetCommitHandler
 
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.kafka.connection import KafkaSettings
 from curb.stream.kafka.errors import finish, kafka_errors
 from curb.stream.kafka.protocol import MemberOffsetsRequest, Membership
-from curb.stream.kafka.settings import KafkaSettings
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import TOPICS
 

@@ -18,10 +18,10 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from curb.stream import metrics
 from curb.stream.errors import TransientError
+from curb.stream.kafka.connection import KafkaSettings
 from curb.stream.kafka.errors import finish, kafka_errors
 from curb.stream.kafka.producer import GroupProducer
 from curb.stream.kafka.protocol import Membership, StableOffsetsRequest
-from curb.stream.kafka.settings import KafkaSettings
 from curb.stream.log.protocol import Message, OnAssign, OnRevoke, Positions, TopicPartition
 
 #: How long the others of a group wait for a member that does not come to hand over its partitions (seconds).

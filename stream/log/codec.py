@@ -10,6 +10,8 @@ import msgspec
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
+#: What decoding a line raises: no JSON or another shape, no UTF-8, nesting deeper than a thousand.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode_lines(records: Iterable[Any]) -> bytes:
@@ -33,7 +35,7 @@ def decode_lines(value: bytes, kind: type[T], on_bad: Callable[[int, bytes, str]
     try:
         records: list[T] = decoder.decode_lines(value)
         return records
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return _decode_each(value, decoder, on_bad)
 
 
@@ -46,6 +48,6 @@ def _decode_each(
             continue
         try:
             records.append(decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             on_bad(number, line, str(error))
     return records

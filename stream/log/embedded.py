@@ -3,13 +3,19 @@
 Write-ahead logging with synchronous=FULL: when `append` or `commit` returned, the data survive a kill and a power cut.
 Every topic has one partition. Several processes may append and scan (the command line does); a group has one reader at
 a time, held by a file lock that the operating system frees when the process ends, however it ends.
+
+On a full disk what says how to end a lease must still be written. A daemon keeps a spare file beside the log for that
+(`keep_spare`): it is deleted when the disk is full, and until there is room for it again only records of actions and
+commands are taken.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +26,7 @@ from curb.stream import metrics
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Message, OnAssign, OnRevoke, Positions, Reader, TopicPartition
-from curb.stream.log.topics import TOPICS
+from curb.stream.log.topics import ACTIONS, COMMANDS, STATE, TOPICS
 
 T = TypeVar("T")
 
@@ -37,6 +43,14 @@ CREATE TABLE IF NOT EXISTS positions (reader_group TEXT NOT NULL, topic TEXT NOT
 #: How often a waiting reader looks for messages of other processes (seconds); those of its own process wake it at once.
 _POLL_S = 0.25
 _SCAN_PAGE = 500
+#: Bytes of the spare file. By hand: a hundred ledger entries with their pages of the write-ahead log.
+_SPARE_BYTES = 4 << 20
+#: Messages that clean-up deletes in one step, so that others write in between. By hand: milliseconds.
+_PRUNED_AT_ONCE = 1000
+#: Seconds that a message may be dated ahead of the clock before clean-up takes its date for an error.
+_AHEAD_S = 86400.0
+#: Names of SQLite's errors that say the disk is full; the others are what it says where it cannot make its files.
+_FULL, _NO_ROOM = ("SQLITE_FULL",), ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_CANTOPEN", "SQLITE_IOERR_WRITE")
 
 
 class EmbeddedLog:
@@ -48,11 +62,25 @@ class EmbeddedLog:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-log")
         self._connection: sqlite3.Connection | None = None
         self._appended = asyncio.Event()
+        self._spare = directory / "spare"
+        #: Whether a spare file was kept by this process, or found.
+        self._has_spare = False
 
     async def open(self) -> None:
+        """Open it, also on a full disk if a daemon has kept a spare file there; nothing is written to an existing
+        log."""
         await self._call(self._open)
 
     def _open(self) -> None:
+        self._has_spare = self._spare.exists()
+        try:
+            self._connect()
+        except sqlite3.OperationalError as error:
+            if not (error.sqlite_errorname in _NO_ROOM and self._free_spare()):
+                raise
+            self._connect()
+
+    def _connect(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(
             self.directory / "log.sqlite3", timeout=10.0, isolation_level=None, check_same_thread=False
@@ -94,9 +122,9 @@ class EmbeddedLog:
         )
         return dict(rows)
 
-    async def scan(self, topic: str) -> AsyncIterator[Message]:
+    async def scan(self, topic: str, start: Positions | None = None) -> AsyncIterator[Message]:
         end = await self._call(lambda: self._end(topic))
-        offset = 0
+        offset = 0 if start is None else start.get(TopicPartition(topic, 0), end)
         while offset < end:
             page = await self._call(lambda start=offset: self._select(topic, start, end, _SCAN_PAGE))  # type: ignore[misc]
             if not page:
@@ -111,7 +139,16 @@ class EmbeddedLog:
     async def prune(self, older_than: float) -> int:
         """Delete messages appended before `older_than` that every group has read (or that no group reads);
         returns how many."""
-        return await self._call(lambda: self._prune(older_than))
+        deleted = 0
+        for topic in await self._call(self._topics):
+            while count := await self._call(lambda topic=topic: self._prune(topic, older_than)):  # type: ignore[misc]
+                deleted += count
+        await self._call(self._shrink)
+        return deleted
+
+    async def keep_spare(self) -> bool:
+        """Keep a file from which room is made when the disk is full; False while there is no room for it."""
+        return await self._call(self._keep_spare)
 
     async def forget(self, group: str) -> None:
         """Drop the positions of a group that no longer reads, so that `prune` does not wait for it."""
@@ -135,7 +172,7 @@ class EmbeddedLog:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.OperationalError as error:
-            raise TransientError(f"embedded log: {error}") from error
+            raise TransientError(f"embedded log in {self.directory}: {_said(error)}") from error
         except sqlite3.DatabaseError as error:
             raise PermanentError(f"embedded log in {self.directory}: {error}") from error
 
@@ -156,6 +193,17 @@ class EmbeddedLog:
         return [Message(topic, value, key, 0, offset) for value, key, offset in rows]
 
     def _write(self, messages: Sequence[Message], group: str | None, positions: Positions) -> None:
+        essential = _is_essential(messages)
+        if self._has_spare and not essential and not self._spare.exists() and not self._keep_spare():
+            raise TransientError(f"embedded log in {self.directory}: {_DISK_FULL}; only actions are written")
+        try:
+            self._write_once(messages, group, positions)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname not in _FULL or not self._free_spare() or not essential:
+                raise
+            self._write_once(messages, group, positions)
+
+    def _write_once(self, messages: Sequence[Message], group: str | None, positions: Positions) -> None:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -164,8 +212,31 @@ class EmbeddedLog:
                 db.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (group, topic, offset))
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # a full disk has ended it already
+                db.execute("ROLLBACK")
             raise
+
+    def _keep_spare(self) -> bool:
+        if self._spare.exists():
+            self._has_spare = True
+            return True
+        if shutil.disk_usage(self.directory).free < 4 * _SPARE_BYTES:
+            return False
+        try:
+            with self._spare.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, _SPARE_BYTES)
+        except OSError:
+            self._spare.unlink(missing_ok=True)
+            return False
+        self._has_spare = True
+        return True
+
+    def _free_spare(self) -> bool:
+        """Make room; False where there was no spare file."""
+        with contextlib.suppress(FileNotFoundError):
+            self._spare.unlink()
+            return True
+        return False
 
     def _insert(self, messages: Sequence[Message]) -> None:
         now, ends = self._clock.now(), dict[str, int]()
@@ -191,14 +262,48 @@ class EmbeddedLog:
         else:
             self._db.execute("DELETE FROM latest WHERE topic = ? AND key = ?", (message.topic, message.key))
 
-    def _prune(self, older_than: float) -> int:
-        deleted = self._db.execute(
-            "DELETE FROM messages WHERE at < ? AND offset < coalesce("
-            "(SELECT min(next_offset) FROM positions WHERE positions.topic = messages.topic), offset + 1)",
-            (older_than,),
-        ).rowcount
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return deleted
+    def _topics(self) -> list[str]:
+        return [topic for (topic,) in self._db.execute("SELECT topic FROM topics").fetchall()]
+
+    def _prune(self, topic: str, older_than: float) -> int:
+        """Delete the first messages of a topic, up to the last of them that is old; returns how many."""
+        (read,) = self._db.execute("SELECT min(next_offset) FROM positions WHERE topic = ?", (topic,)).fetchone()
+        rows = self._db.execute(
+            "SELECT offset, at FROM messages WHERE topic = ? AND offset < ? ORDER BY offset LIMIT ?",
+            (topic, 1 << 62 if read is None else read, _PRUNED_AT_ONCE),
+        ).fetchall()
+        # A clock that was set wrong dates messages ahead: they go with what is behind them, or where all are.
+        ahead = self._clock.now() + _AHEAD_S
+        last = max((offset for offset, at in rows if at < older_than or at > ahead), default=None)
+        if last is None:
+            return 0
+        return self._db.execute("DELETE FROM messages WHERE topic = ? AND offset <= ?", (topic, last)).rowcount
+
+    def _shrink(self) -> None:
+        """Write back the write-ahead log, as far as nobody else reads it; the pages that were freed are used again."""
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+_DISK_FULL = "the disk is full"
+
+
+def _said(error: sqlite3.OperationalError) -> str:
+    """What is wrong, in words that say what to do."""
+    name = error.sqlite_errorname
+    if name in _FULL:
+        return f"{_DISK_FULL} ({error})"
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"another program, such as a backup, holds the lock ({error})"
+    return f"{error} ({name})"
+
+
+def _is_essential(messages: Sequence[Message]) -> bool:
+    """Whether leases depend on it: the ledger, what the runner of actions remembers, commands of people."""
+    return any(
+        message.topic in (ACTIONS, COMMANDS) or (message.topic == STATE and message.key.startswith(b"actions/"))
+        for message in messages
+    )
 
 
 class _EmbeddedReader:
@@ -278,7 +383,10 @@ class _EmbeddedReader:
 
 
 def _lock(path: Path, group: str) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise TransientError(f"embedded log: {path}: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

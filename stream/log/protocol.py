@@ -59,7 +59,8 @@ class Log(Protocol):
 
     Raises TransientError while the log cannot be reached; nothing of that call may be assumed to be written or not.
     `table` is the latest value per key of a compacted topic, as of now; an empty value deletes the key.
-    `scan` yields every message that is on the topic now, oldest first, and ends.
+    `scan` yields every message that is on the topic now, oldest first, and ends; with `start` only those of the
+    partitions that it names, from these offsets on.
     """
 
     async def open(self) -> None: ...
@@ -77,7 +78,7 @@ class Log(Protocol):
 
     async def table(self, topic: str) -> dict[bytes, bytes]: ...
 
-    def scan(self, topic: str) -> AsyncIterator[Message]: ...
+    def scan(self, topic: str, start: Positions | None = None) -> AsyncIterator[Message]: ...
 
     def partitions(self, topic: str) -> int: ...
 

@@ -41,6 +41,11 @@ class Plan(Record, kw_only=True):
     population: int | None = None
     #: The mark on the target itself (a label, a tag): critical, important, non_critical, or "" for none.
     criticality: str = ""
+    #: Why and until when, for the target's own records: set when the plan is entered to be carried out.
+    note: str = ""
+    #: What makes the target this one and no other that was made later under its name: a uid, a time of creation. Empty
+    #: where the other side has no such thing, and in plans of older versions.
+    identity: str = ""
 
 
 class LedgerEntry(Record, tag="action", tag_field="type", kw_only=True):
@@ -61,6 +66,7 @@ class LedgerEntry(Record, tag="action", tag_field="type", kw_only=True):
     usd_per_hour_after: float | None = None
     #: Tags of the alert.
     tags: dict[str, str] = msgspec.field(default_factory=dict)
+    #: Rung 0 is a soft cap.
     #: Which rung of the alert's ladder asked for it, from 1, what that rung wants, and where its figures come from.
     rung: int = 1
     do: str = ""
@@ -80,15 +86,25 @@ class LedgerEntry(Record, tag="action", tag_field="type", kw_only=True):
     command_id: str = ""
     #: The target was read back and held what was planned.
     read_back: bool = False
-    #: Its lease is over and the target could not be reached to give it back.
+    #: It should be over, and giving it back is refused or the target cannot be reached.
     overdue: bool = False
-    #: planned: it is being given back without having been confirmed, so it must not be applied any more.
+    #: It is being given back, by `by`: it must not be applied any more, and it is tried until it is over.
     ending: bool = False
+    #: Why it is being given back; in entries of older versions that is the `detail`.
+    ending_why: str = ""
+    #: How often giving it back was tried in vain, the newest reason of the other side, and when it is tried again.
+    tries: int = 0
+    refusal: str = ""
+    next_try_at: float | None = None
     #: Cost of the incident at planning, the start of its count, and the time of the measurement.
     spent_usd_before: float | None = None
     spent_since: float | None = None
     measured_at: float | None = None
-    #: Dollars saved so far: what the burn before would have cost, less what was spent; never negative.
+    #: Requests per minute, and those that had failed, at planning.
+    requests_per_minute_before: float | None = None
+    failed_requests_before: float | None = None
+    #: Dollars saved so far: what the burn before would have cost, less what was spent, and at most what the refused
+    #: requests would have cost; never negative.
     saved_usd: float | None = None
     #: Requests turned away so far, where the target counts them.
     rejected: int | None = None
@@ -109,7 +125,7 @@ class NoticeEntry(Record, tag="notice", tag_field="type", kw_only=True):
     #: Which reply in the message's thread, such as "step:<action_id>:applied"; "" is the message itself.
     part: str = ""
     #: The alert whose message includes this one; "" when it has a message of its own.
-    told_with: str = ""
+    sent_with: str = msgspec.field(default="", name="told_with")
 
 
 ActionsMessage = LedgerEntry | NoticeEntry

@@ -24,17 +24,31 @@ Reason = Literal[
     "negative_cost",
     "too_old",
     "in_the_future",
+    "unknown_type",
+    "unknown_version",
     "invalid",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 
 
-def dead_letter(source: str, reason: Reason, detail: str, *, location: str, content: bytes, at: float) -> Message:
+def reason_for(why: str) -> Reason:
+    """The reason in what msgspec says of a line on a topic of Curb's own: a later version of Curb, or another program,
+    has written it."""
+    if why.endswith("`$.type`"):
+        return "unknown_type"
+    return "unknown_version" if why.endswith("`$.v`") else "invalid"
+
+
+def dead_letter(
+    source: str, reason: Reason, detail: str, *, location: str, content: bytes, at: float, count: int = 1
+) -> Message:
     """Count and log the unreadable `content` and return the message to append to the dead-letter topic.
+
+    `count` is how many like it this one stands for.
 
     Only the size and hash of the content are kept. `detail` must not quote it beyond field names and numbers.
     """
-    metrics.DEAD_LETTERS.labels(source=source, reason=reason).inc()
+    metrics.DEAD_LETTERS.labels(source=source, reason=reason).inc(count)
     logger.warning("dead letter", extra={"source": source, "reason": reason, "detail": detail, "location": location})
     record = DeadLetter(
         source=source,
@@ -44,5 +58,6 @@ def dead_letter(source: str, reason: Reason, detail: str, *, location: str, cont
         location=location,
         size_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
+        count=count,
     )
     return Message(DEAD_LETTER, encode(record), key=source.encode())

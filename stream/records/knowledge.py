@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from curb.stream.log.codec import encode
+from curb.stream.log.codec import UNREADABLE, encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.spend import Annotation, BudgetIncrease, Command, Feedback, Knowledge, PlannedActivity, Silence
@@ -17,7 +17,7 @@ from curb.stream.records.spend import Annotation, BudgetIncrease, Command, Feedb
 OnBad = Callable[[int, bytes, str], None]
 
 #: A time behind this (in the year 2096) is a mistake; believed, it would end time for every series.
-_LATEST_TIME = 4_000_000_000.0
+LATEST_TIME = 4_000_000_000.0
 _MAX_TAGS, _MAX_KEY_CHARS, _MAX_VALUE_CHARS, _MAX_TEXT_CHARS = 64, 128, 256, 2000
 _MAX_USD = 1e9
 
@@ -59,13 +59,13 @@ def _read(
         try:
             if bool(_typed.decode(line).type) != typed:
                 continue
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             if not typed:  # no object at all: reported once, by readers of commands
                 on_bad(number, line, str(error))
             continue
         try:
             yield number, line, decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             on_bad(number, line, str(error))
 
 
@@ -108,7 +108,7 @@ def _reasons(record: Knowledge) -> Iterator[str]:
 
 
 def _time(name: str, at: float) -> Iterator[str]:
-    if not (math.isfinite(at) and 0 < at <= _LATEST_TIME):
+    if not (math.isfinite(at) and 0 < at <= LATEST_TIME):
         yield f"{name} is no time between 1970 and 2096"
 
 

@@ -33,6 +33,8 @@ class SpendRecord(Record, kw_only=True):
     id: str
     #: Start of what is charged, event time.
     charge_period_start: float
+    #: Its end, where the source names one; 0: a moment, or not known.
+    charge_period_end: float = 0.0
     #: When Curb (or the recorder of a replayed stream) received it.
     received_at: float
     #: Dollars after discounts. Finite; negative only in billing records.
@@ -40,7 +42,7 @@ class SpendRecord(Record, kw_only=True):
     tags: dict[str, str]
     #: The connector's configured name.
     source: str = ""
-    #: "reported" by the source, "priced" from the price book, "fallback" for a model that no book knows.
+    #: "reported" by the source, "priced" from the price book, "fallback" for a model that no price book knows.
     cost_source: Literal["reported", "priced", "fallback"] = "reported"
     request_model: str = ""
     requests: int = 0
@@ -50,6 +52,8 @@ class SpendRecord(Record, kw_only=True):
     #: Includes cached tokens (OTel GenAI).
     input_tokens: int = 0
     output_tokens: int = 0
+    #: Read from the source's own past: it says nothing about how late the source reports.
+    backfilled: bool = False
 
 
 class UsageRecord(SpendRecord, kw_only=True):
@@ -61,19 +65,36 @@ class UsageRecord(SpendRecord, kw_only=True):
     price_book: str = ""
 
 
+#: What a charge of a bill is for.
+ChargeKind = Literal["usage", "commitment", "fee", "purchase", "tax", "credit", "refund", "adjustment"]
+
+
 class CostRecord(SpendRecord, kw_only=True):
     """A billing delta (FOCUS)."""
 
     billed_cost: float = 0.0
     billing_currency: str = "USD"
-    charge_period_end: float = 0.0
     charge_category: str = "Usage"
     service_name: str = ""
     sub_account_id: str = ""
     resource_id: str = ""
+    #: FOCUS: who provides the service, and where; empty where the bill or `dimensions` does not say.
+    provider_name: str = ""
+    region_id: str = ""
+    #: The vendor's meter, such as "USW2-BoxUsage:m5.large" (CUR) or an Azure meter; empty unless it is wanted.
+    usage_type: str = ""
+    #: Finer than the category: `commitment` is the unused part of a reservation or plan, `fee` recurs or
+    #: comes once.
+    charge_kind: ChargeKind = "usage"
+    #: FOCUS CommitmentDiscountStatus: paid by a reservation or plan ("Used"), or what of it nobody used ("Unused").
+    commitment_discount_status: Literal["", "Used", "Unused"] = ""
+    #: Charge periods of its source that ended by then (epoch seconds) are complete. Only on the last records of a
+    #: delivery, and on the mark that follows it in every partition: once that is read, all of it is.
+    complete_until: float | None = None
     #: The kind of report: spend of an open charge period; unknown spend of a complete one; or a change of
-    #: known spend. Only new usage, of category Usage, raises alerts; totals and budgets count all.
-    delta: Literal["new_usage", "late", "restatement"] = "new_usage"
+    #: known spend. Only new usage, of category Usage, raises alerts; totals and budgets count all. A mark is no charge:
+    #: it says how far its source is complete.
+    delta: Literal["new_usage", "late", "restatement", "mark"] = "new_usage"
 
 
 class GpuRecord(SpendRecord, kw_only=True):
@@ -91,11 +112,30 @@ class GpuRecord(SpendRecord, kw_only=True):
     price_book: str = ""
 
 
+#: How an intake report starts on the log: readers of raw records pass over it.
+INTAKE_REPORT = b'{"type":"intake"'
+
+
+class IntakeReport(Record, tag="intake", tag_field="type", kw_only=True):
+    """What a connector received and did not append as records; in a message of its own on `curb.usage`."""
+
+    source: str
+    #: When it was received.
+    at: float
+    #: Events refused, by the reason of their dead letters.
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Events that are no usage, by name, such as the spans of other libraries.
+    ignored: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Records dated ahead of their receipt, which count at the receipt, and the most they were ahead in seconds.
+    skewed: int = 0
+    skew_s: float = 0.0
+
+
 # --- curb.spend ---------------------------------------------------------------------------------------------------
 
 
-class SpendPartial(Record, tag="partial", tag_field="type", kw_only=True):
-    """A part of the sum of one series in one event-time bucket; parts add up."""
+class SpendSums(Record, kw_only=True):
+    """Sums of one series in one bucket; those of one kind add up."""
 
     scope: str
     #: Exactly the scope's `group_by` keys, in that order.
@@ -114,6 +154,25 @@ class SpendPartial(Record, tag="partial", tag_field="type", kw_only=True):
     memory_used: float = 0.0
     #: The part of `effective_cost` that raises no alert: billing deltas that are not new usage.
     unscored_cost: float = 0.0
+    #: Requests that ended well and reported neither tokens nor a cost.
+    unmetered: int = 0
+    #: The latest receipt when it was written; 0 in records of before this field.
+    received_at: float = 0.0
+    #: Seconds from `bucket_start` that the sum covers, where that is more than its bucket: spend of the past.
+    covers_s: int = 0
+
+
+class SpendPartial(SpendSums, tag="partial", tag_field="type", kw_only=True):
+    """A part of the sum of one series in one event-time bucket."""
+
+    #: Counts in totals and budgets only; a `SpendScored` stands for it where spend is judged.
+    counted_only: bool = False
+    #: Seconds from the start of the bucket to the start of the slot that the fast lane judges; -1: it judges none.
+    slot: int = -1
+
+
+class SpendScored(SpendSums, tag="scored", tag_field="type", kw_only=True):
+    """What is judged in one bucket of spend that happened earlier: its source reports late. It adds to no total."""
 
 
 class SpendTick(Record, tag="tick", tag_field="type", kw_only=True):
@@ -127,6 +186,11 @@ class SpendTick(Record, tag="tick", tag_field="type", kw_only=True):
     live: bool = False
     #: Dollars that came from the source since its tick before.
     effective_cost: float = 0.0
+    #: When that was known, where it is not `at`: a bill is read long after what it is about.
+    known_at: float = 0.0
+    #: How many inputs there are of this kind, all of which time waits for; 0 where each is waited for from its first
+    #: tick on.
+    inputs: int = 0
 
 
 class PricingHole(Record, tag="pricing_hole", tag_field="type", kw_only=True):
@@ -142,6 +206,59 @@ class PricingHole(Record, tag="pricing_hole", tag_field="type", kw_only=True):
     gpu_hours: float = 0.0
     #: Dollars at the fallback price.
     fallback_usd: float = 0.0
+
+
+class SourceTally(Record, tag="source_tally", tag_field="type", kw_only=True):
+    """What became of the records of a source that one input received within an hour; tallies of an hour add up.
+
+    Received is what was counted, what was refused and what was a duplicate; scored is what was counted and not missed.
+    """
+
+    source: str
+    #: Start of the hour of receipt.
+    hour: int
+    kind: Literal["usage", "costs", "gpu"] = "usage"
+    #: The latest receipt.
+    last_at: float = 0.0
+    counted: int = 0
+    counted_usd: float = 0.0
+    #: Counted, and scored later than its bucket closed: by the usual delay of its source, or in the windows still open.
+    late: int = 0
+    late_usd: float = 0.0
+    #: Counted, and too late to be scored; a record that covers a time may be missed in part.
+    missed: float = 0.0
+    missed_usd: float = 0.0
+    duplicates: int = 0
+    duplicate_usd: float = 0.0
+    #: By the reason of their dead letters; dollars where they could be read.
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
+    refused_usd: float = 0.0
+    #: Events that are no usage, by name.
+    ignored: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Counted, at the price of models that no price book knows.
+    fallback: int = 0
+    fallback_usd: float = 0.0
+    #: Requests that ended well and reported neither tokens nor a cost.
+    unmetered: int = 0
+    #: Records dated ahead of their receipt, and the most they were ahead in seconds.
+    skewed: int = 0
+    skew_s: float = 0.0
+    #: The delay by which the source is scored later now, seconds.
+    delay_s: float = 0.0
+
+
+class ScopeTally(Record, tag="scope_tally", tag_field="type", kw_only=True):
+    """Records and dollars of one scope and hour of receipt that no series of their own shows; tallies add up."""
+
+    scope: str
+    #: Start of the hour of receipt.
+    hour: int
+    #: In `__other__`: folded by the cardinality guard.
+    folded: int = 0
+    folded_usd: float = 0.0
+    #: In a series that lacks a tag of the scope.
+    untagged: int = 0
+    untagged_usd: float = 0.0
 
 
 class PlannedActivity(Record, tag="plan", tag_field="type", kw_only=True):
@@ -206,14 +323,18 @@ class BudgetIncrease(Record, tag="budget_increase", tag_field="type", kw_only=Tr
 #: Entries by people; they reach scoring on the spend topic, in order of time like everything else.
 Knowledge = PlannedActivity | Annotation | Feedback | Silence | BudgetIncrease
 
-SpendMessage = SpendPartial | SpendTick | PricingHole | Knowledge
+#: What became of records, beside the sums of them.
+Tally = SourceTally | ScopeTally
+
+SpendMessage = SpendPartial | SpendScored | SpendTick | PricingHole | Tally | Knowledge
 
 
 # --- curb.alerts --------------------------------------------------------------------------------------------------
 
-Tier = Literal["page", "notice", "digest"]
+#: A soft alert only asks for a soft cap: it ends by itself, and people read of it in the digest.
+Tier = Literal["page", "notice", "digest", "soft"]
 #: Order of tiers, the most urgent highest.
-TIER_RANK: dict[Tier, int] = {"digest": 0, "notice": 1, "page": 2}
+TIER_RANK: dict[Tier, int] = {"soft": -1, "digest": 0, "notice": 1, "page": 2}
 AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget", "pricing", "feed"]
 
 
@@ -285,7 +406,10 @@ class Alert(Record, kw_only=True):
     fired_at: float
     updated_at: float
     resolved_at: float | None = None
-    #: Estimated begin of the excess; `*_usd` below count from here to `updated_at`.
+    #: When its tier rose, for alerts on budgets: people and ladders wait from then on. None: since `fired_at`.
+    tier_since: float | None = None
+    #: Estimated begin of the excess; `*_usd` below count from here to `updated_at`. For a budget they are the amount,
+    #: what was spent, and what of it is over the amount.
     started_at: float
     expected_usd: float
     actual_usd: float
@@ -295,6 +419,8 @@ class Alert(Record, kw_only=True):
     expected_usd_per_hour: float
     #: Requests per minute now (5-minute average); None for series without requests.
     requests_per_minute: float | None = None
+    #: Requests that failed or were refused since `started_at`; None where nobody counts them.
+    failed_requests: float | None = None
     #: The subject's part of all that its scope's sources have cost so far, without what is in excess, 0 to 1; None
     #: where nobody adds it up.
     share: float | None = None
@@ -332,7 +458,7 @@ class Command(Record, kw_only=True):
     """A request by a person."""
 
     id: str
-    kind: Literal["halt", "resume", "undo", "approve", "deny", "snooze"]
+    kind: Literal["halt", "resume", "undo", "leave", "approve", "deny", "snooze"]
     at: float
     by: str
     #: For undo, approve and deny: {"action_id": ...}; for halt: {"reason": ...}; for snooze: {"alert_id": ...,
@@ -352,3 +478,5 @@ class DeadLetter(Record, kw_only=True):
     location: str
     size_bytes: int
     sha256: str
+    #: How many like it this one stands for.
+    count: int = 1

@@ -1,7 +1,8 @@
 """State of one partition on the log: a snapshot with its offset, and the offset up to which outputs are out.
 
 A restart loads the snapshot, replays the messages from its offset to the committed one in silence, and goes on. The log
-itself is the delta: nothing but the position is written between two snapshots.
+itself is the delta: nothing but the position is written between two snapshots. A snapshot that cannot be used is made
+up for by a longer replay, from the first message that the log still holds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from curb.stream.errors import PermanentError
-from curb.stream.log.codec import encode
+from curb.stream.log.codec import UNREADABLE, encode
 from curb.stream.log.protocol import Log, Message, TopicPartition
 from curb.stream.log.topics import STATE
 
@@ -25,6 +26,8 @@ class _Head(msgspec.Struct):
     offset: int
     chunks: int
     generation: int
+    #: What the state says of the layout of its snapshots; empty in those of before this field.
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Checkpoint:
     #: Outputs of every message before this offset are on the log.
     committed: int
     generation: int
+    form: str = ""
+    #: Why there is no snapshot although there was one.
+    damage: str = ""
 
 
 def _key(group: str, at: TopicPartition, what: str) -> bytes:
@@ -51,16 +57,26 @@ async def load_checkpoints(
 
 
 def _load(table: dict[bytes, bytes], group: str, at: TopicPartition) -> Checkpoint:
-    committed = int(table.get(_key(group, at, "committed"), b"0"))
+    value = table.get(_key(group, at, "committed"), b"0")
+    if not value.isdigit():
+        raise PermanentError(
+            f"state of {group} for {at.topic}/{at.partition}: {_key(group, at, 'committed')!r} holds no offset; "
+            "restore curb.state from a backup"
+        )
+    committed = int(value)
     head_value = table.get(_key(group, at, "head"))
     if head_value is None:
         return Checkpoint(None, 0, committed, 0)
-    head = msgspec.json.decode(head_value, type=_Head)
     try:
-        snapshot = b"".join(table[_key(group, at, f"{head.generation % 2}/{i}")] for i in range(head.chunks))
-    except KeyError as error:
-        raise PermanentError(f"state of {group} for {at.topic}/{at.partition} lacks chunk {error}") from error
-    return Checkpoint(snapshot, head.offset, committed, head.generation)
+        head = msgspec.json.decode(head_value, type=_Head)
+    except UNREADABLE as error:
+        return Checkpoint(None, 0, committed, 0, damage=f"its head cannot be read: {error}")
+    chunks = [table.get(_key(group, at, f"{head.generation % 2}/{i}")) for i in range(head.chunks)]
+    there = [chunk for chunk in chunks if chunk is not None]
+    if len(there) < len(chunks):
+        why = f"{len(chunks) - len(there)} of its {len(chunks)} chunks are missing"
+        return Checkpoint(None, 0, committed, head.generation, damage=why)
+    return Checkpoint(b"".join(there), head.offset, committed, head.generation, head.form)
 
 
 def committed_message(group: str, at: TopicPartition, offset: int) -> Message:
@@ -68,11 +84,13 @@ def committed_message(group: str, at: TopicPartition, offset: int) -> Message:
     return Message(STATE, str(offset).encode(), key=_key(group, at, "committed"))
 
 
-def snapshot_messages(group: str, at: TopicPartition, offset: int, snapshot: bytes, generation: int) -> list[Message]:
+def snapshot_messages(
+    group: str, at: TopicPartition, offset: int, snapshot: bytes, generation: int, form: str = ""
+) -> list[Message]:
     """The snapshot in pieces. Two generations take turns, so a half-written one never overwrites the last whole one."""
     chunks = [snapshot[i : i + _CHUNK_BYTES] for i in range(0, max(len(snapshot), 1), _CHUNK_BYTES)]
     pieces = [
         Message(STATE, chunk or b"\0", key=_key(group, at, f"{generation % 2}/{i}")) for i, chunk in enumerate(chunks)
     ]
-    head = _Head(offset=offset, chunks=len(chunks), generation=generation)
+    head = _Head(offset=offset, chunks=len(chunks), generation=generation, form=form)
     return [*pieces, Message(STATE, encode(head), key=_key(group, at, "head"))]

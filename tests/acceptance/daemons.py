@@ -31,19 +31,19 @@ async def curb_json(*arguments: str) -> list[dict[str, Any]]:
 
 
 class Daemon:
-    """One `curb run -c config` on `port`."""
+    """One `curb run -c config` on `port`; with `descriptors`, it may open no more files than that."""
 
-    def __init__(self, config: Path, port: int) -> None:
-        self.config, self.url = config, f"http://127.0.0.1:{port}"
+    def __init__(self, config: Path, port: int, descriptors: int | None = None) -> None:
+        self.config, self.port, self.url = config, port, f"http://127.0.0.1:{port}"
+        self._limit = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(descriptors)] if descriptors else []
         self.log = config.with_suffix(".out")
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start and wait until it is ready; fails with its output when it ends before."""
         with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "curb", "run", "-c", str(self.config), stdout=log, stderr=log
-            )
+            command = [*self._limit, sys.executable, "-m", "curb", "run", "-c", str(self.config)]
+            self._process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
         async with aiohttp.ClientSession() as http, asyncio.timeout(30):
             while not await self._is_ready(http):
                 assert self._process.returncode is None, self.log.read_text(encoding="utf-8")

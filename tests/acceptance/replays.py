@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 import math
-import random
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -18,8 +17,12 @@ from curb import wiring
 from curb.config.file import load_file
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
-from curb.stream.log.topics import ALERTS
+from curb.stream.log.protocol import Log
+from curb.stream.log.topics import ALERTS, SPEND, USAGE
 from curb.stream.records.spend import Alert
+
+#: Seconds between two looks at how far a replay is: each reads the whole log, beside the replay that is looked at.
+_POLL_S = 0.3
 
 
 class Replay(NamedTuple):
@@ -49,17 +52,36 @@ class Replay(NamedTuple):
         assert process.returncode == 0, out.decode()
         return out.decode()
 
-    async def killed_after(self, seconds: float) -> bool:
-        """Run it and kill -9 it after so long; whether it was still running then."""
+    async def killed_at(self, progress: int) -> bool:
+        """Run it and kill -9 it as soon as the log holds so many messages; whether it was still running then."""
         process = await self._start()
-        try:
-            out, _ = await asyncio.wait_for(process.communicate(), seconds)
-        except TimeoutError:
+        output = asyncio.ensure_future(process.communicate())
+        log = await self._open_log()
+        while not output.done() and await _messages(log) < progress:
+            await asyncio.wait({output}, timeout=_POLL_S)
+        await log.close()
+        struck = process.returncode is None
+        if struck:
             process.kill()
-            await process.communicate()
-            return True
-        assert process.returncode == 0, out.decode()
-        return False
+        out, _ = await output
+        assert struck or process.returncode == 0, out.decode()
+        return struck
+
+    async def progress(self) -> int:
+        """How many messages of usage and of spend the log holds."""
+        log = await self._open_log()
+        found = await _messages(log)
+        await log.close()
+        return found
+
+    async def _open_log(self) -> Log:
+        log = wiring.make_log(load_file(self.config), WallClock())
+        await log.open()
+        return log
+
+
+async def _messages(log: Log) -> int:
+    return len([message for topic in (USAGE, SPEND) async for message in log.scan(topic)])
 
 
 def write_config(path: Path, log: dict[str, Any], bucket_s: int, slack_url: str, token: str, channel: str) -> Path:
@@ -78,12 +100,6 @@ def write_config(path: Path, log: dict[str, Any], bucket_s: int, slack_url: str,
     }
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
-
-
-def kill_times(count: int, seconds: float, seed: int) -> list[float]:
-    """Random moments so that `count` kills fall into work of `seconds`; starting Python takes half a second."""
-    rng = random.Random(seed)
-    return [0.5 + rng.uniform(0.0, 1.6 * seconds / count) for _ in range(count)]
 
 
 def input_totals(events: Path) -> dict[str, float]:

@@ -25,7 +25,7 @@ commit_interval_s: 0.1
 connectors:
   - {{kind: litellm, name: gateway, token: {token}}}
   - {{kind: usage_jsonl, name: meter, token: {token}}}
-detector: {{bucket_s: 10, grace_s: 1, guard: {{max_new_series_per_minute: 200}}}}
+detector: {{bucket_s: 10, grace_s: 1, guard: {{first_series: 0, max_new_series_per_minute: 200}}}}
 """
 
 
@@ -103,7 +103,7 @@ async def test_bad_input_is_counted_and_the_rest_goes_on(daemon: Daemon) -> None
     for what, body in bodies.items():
         good = line(f"good-{what}")
         status, answer = await push(daemon, body + good)
-        assert (status, answer["accepted"], answer["dead"]) == (200, 1, 1), what
+        assert (status, answer["accepted"], answer["dead"]) == (207, 1, 1), what
     assert await totals(daemon, 0.25 * len(bodies)) == {"k": 0.25 * len(bodies)}
     _, metrics = await get(daemon, "/metrics")
     dead = [row for row in metrics.splitlines() if row.startswith("curb_dead_letters_total{")]

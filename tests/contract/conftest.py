@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import aiohttp
-import botocore.loaders
+import botocore.session
 import pytest
 
 from curb.actions.action import Action, ActionContext
@@ -45,5 +45,5 @@ async def open_action() -> AsyncIterator[Any]:
 def services_are_read_once() -> Iterator[None]:
     """Every session of boto reads the descriptions anew, which takes longer than all that is tested."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.loaders, "create_loader", cache(botocore.loaders.create_loader))
+        patch.setattr(botocore.session, "create_loader", cache(botocore.session.create_loader))
         yield

@@ -16,8 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.action import ActionContext, DriftError
-from curb.actions.levers.aws_waf import Config, Waf
-from curb.actions.levers.waf_rules import REPORTED, SENT_BACK, fields_of, made, sent_back
+from curb.actions.levers.aws_waf import REPORTED, SENT_BACK, Config, Waf, fields_of, made, sent_back
 from curb.actions.target import TargetRate
 from curb.stream.clients.aws import AwsRefusal
 from curb.stream.clock import ManualClock

@@ -199,7 +199,6 @@ BAD: dict[str, tuple[Callable[[Case, Event], None], str]] = {
     "2100": (at_time(4_102_444_800.0), "in_the_future"),
     "no id": (without_id, "missing_field"),
     "number as id": (with_id(7), "wrong_type"),
-    "endless id": (with_id("x" * 300), "invalid"),
     "control characters in id": (with_id("a\x00b"), "invalid"),
 }
 
@@ -208,6 +207,8 @@ BAD: dict[str, tuple[Callable[[Case, Event], None], str]] = {
 @pytest.mark.parametrize("name", BAD)
 async def test_one_bad_event_is_a_dead_letter_and_the_rest_is_kept(case: Case, name: str) -> None:
     change, reason = BAD[name]
+    if name == "negative cost" and case.kind == "litellm":
+        pytest.skip("LiteLLM's own arithmetic can go below 0; priced by list: tests/unit/test_litellm_cost.py")
     events = case.events(3)
     change(case, events[1])
     records, dead = await case.take(case.body(events), MemoryLog())
@@ -305,6 +306,9 @@ async def test_too_many_tags(case: Case) -> None:
     event["tags"] = {f"t{n}": "v" for n in range(65)}
     event["request_tags"] = [f"t{n}:v" for n in range(65)]
     records, dead = await case.take(case.body([event]), MemoryLog())
+    if case.kind == "litellm":  # callers write request tags: the spend stays, and so do the gateway's own tags
+        assert (len(records[0].tags), records[0].tags["team"], dead) == (64, "search", [])
+        return
     assert (records, [reason for reason, _ in dead]) == ([], ["invalid"])
 
 
@@ -321,7 +325,7 @@ async def test_a_body_that_is_all_junk_writes_a_bounded_number_of_letters(case: 
 async def test_an_unknown_model_is_never_free(case: Case) -> None:
     event = case.event(1, EARLIER, model="home-made", model_group="home-made", request_model="home-made")
     if case.kind == "litellm":
-        event["response_cost"] = 0.0
+        event |= {"response_cost": 0.0, "cost_breakdown": None}
     elif "effective_cost" in event:
         del event["effective_cost"]
     else:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curb.detector.bills.lanes import ShardWithBills
 from curb.detector.budgets.budget import Budget
 from curb.detector.pipeline import Pipeline
 from curb.detector.rollup.dedupe import DedupeSettings
@@ -88,7 +89,23 @@ class Figures(NamedTuple):
 
 
 def figures(alerts: Sequence[Alert]) -> list[Figures]:
-    return [Figures(a.alert_id, a.revision, a.status, a.tier, a.kind, a.updated_at) for a in alerts]
+    """Every revision of what is judged by buckets."""
+    return [Figures(*(getattr(a, name) for name in Figures._fields)) for a in alerts if a.kind != "budget"]
+
+
+def course_of_budgets(alerts: Sequence[Alert]) -> dict[str, list[tuple[str, str]]]:
+    """What each threshold did, by fingerprint.
+
+    A budget is checked at every flush: when its threshold fires, and so the id of the alert, is the time of a flush,
+    and so is how often its figures are brought up to date.
+    """
+    course: dict[str, list[tuple[str, str]]] = {}
+    for each in alerts:
+        if each.kind == "budget":
+            steps = course.setdefault(each.fingerprint, [])
+            if (each.status, each.tier) not in steps[-1:]:
+                steps.append((each.status, each.tier))
+    return course
 
 
 @cache
@@ -181,6 +198,7 @@ def drive(stage: Stage, messages: Sequence[Message], cuts: Sequence[tuple[int, s
     stage.commit(len(messages), False)
 
 
+@pytest.mark.timeout(900)
 @given(cuts=CUTS, shard_cuts=CUTS)
 @settings(max_examples=12)
 def test_crashes_and_flushes_change_nothing(cuts: list[tuple[int, str]], shard_cuts: list[tuple[int, str]]) -> None:
@@ -190,11 +208,13 @@ def test_crashes_and_flushes_change_nothing(cuts: list[tuple[int, str]], shard_c
     spend = [each for each in rollup.outputs if each.topic == SPEND]
     shard = Stage(lambda: Shard(SETTINGS))
     drive(shard, spend, shard_cuts)
-    assert figures(alerts_of(shard.outputs)) == figures(alerts)
+    found = alerts_of(shard.outputs)
+    assert (figures(found), course_of_budgets(found)) == (figures(alerts), course_of_budgets(alerts))
     for tags, total in shard.state.totals("key"):
         assert total == pytest.approx(totals[tags["api_key"]], rel=1e-9)
 
 
+@pytest.mark.timeout(900)
 @given(cuts=st.lists(st.integers(1, len(RECORDS) - 1), max_size=60, unique=True), flushes=st.sets(st.integers(0, 60)))
 @settings(max_examples=12)
 def test_how_records_are_packed_into_messages_changes_nothing(cuts: list[int], flushes: set[int]) -> None:
@@ -205,7 +225,8 @@ def test_how_records_are_packed_into_messages_changes_nothing(cuts: list[int], f
         if at in flushes:
             pipeline.tick()
     pipeline.tick()
-    assert figures(pipeline.alerts) == figures(alerts)
+    found = pipeline.alerts
+    assert (figures(found), course_of_budgets(found)) == (figures(alerts), course_of_budgets(alerts))
     for tags, total in pipeline.shard.totals("key"):
         assert total == pytest.approx(totals[tags["api_key"]], rel=1e-9)
 
@@ -215,7 +236,7 @@ def test_a_restored_shard_is_the_same_to_the_bit() -> None:
     for each in MESSAGES[: len(MESSAGES) // 2]:
         pipeline.feed(each.value)
     data = pipeline.shard.snapshot()
-    again = Shard(SETTINGS)
+    again = ShardWithBills(SETTINGS)
     again.restore(data)
     assert again.snapshot() == data
 
@@ -237,16 +258,16 @@ def test_memory_is_bounded() -> None:
     config = DetectorSettings(
         bucket_s=300,
         dedupe=DedupeSettings(max_ids=1000, min_ids=0),
-        guard=GuardSettings(max_new_series_per_minute=20, max_series=50),
+        guard=GuardSettings(first_series=0, max_new_series_per_minute=20, max_series=50),
     )
     pipeline = Pipeline(config)
     sizes = []
-    for step in range(200):
+    for step in range(400):  # the figures of feeds are of the last 24 hours
         at = T0 + 300 * step
         records = [usage(f"{step}-{i}", at, 0.01, received_at=at + 300, key=f"k-{step}-{i}") for i in range(40)]
         pipeline.feed(encode_lines(records))
         pipeline.tick()
-        if step in {100, 199}:
+        if step in {320, 399}:
             sizes.append((pipeline.shard.series_count, len(pipeline.shard.snapshot())))
     assert sizes[1][0] == sizes[0][0] == 50 + 50 + 2  # keys, their origins, one team, one model
     assert sizes[1][1] < 1.05 * sizes[0][1]

@@ -151,5 +151,5 @@ def test_a_wrong_config_is_refused_with_what_is_missing(changes: dict[str, str],
 
 
 def test_without_the_package_the_kind_is_unknown() -> None:
-    with pytest.raises(KindError, match="unknown kind 'my_chat'; there are: apprise, console"):
+    with pytest.raises(KindError, match="unknown kind 'my_chat'; there are: alertmanager, apprise, console"):
         NOTIFIERS.config("my_chat")

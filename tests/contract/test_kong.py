@@ -9,8 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from curb.actions.action import ActionContext, DriftError
-from curb.actions.calls.http import NotFoundError
+from curb.actions.action import ActionContext, DriftError, GoneError
 from curb.actions.levers.kong import Config, Kong
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError
@@ -143,7 +142,7 @@ async def test_a_plugin_that_was_deleted() -> None:
         fake.plugins.clear()
         await action.undo(added, None)
         assert not (await action.verify(existing)).in_force
-        with pytest.raises(NotFoundError):
+        with pytest.raises(GoneError):
             await action.apply(existing)
         with pytest.raises(DriftError, match="no longer exists"):
             await action.undo(existing, None)
@@ -173,7 +172,7 @@ async def test_nothing_is_asked_without_the_tag(tags: dict[str, str]) -> None:
 
 async def test_a_name_cannot_lead_elsewhere() -> None:
     async with acting(KongBench()) as (fake, action):
-        with pytest.raises(NotFoundError):
+        with pytest.raises(PermanentError, match="HTTP 404"):
             await action.plan(an_alert(tags={"team": "../plugins?size=1"}), NORMAL)
         with pytest.raises(PermanentError, match="cannot stand"):
             await action.plan(an_alert(tags={"team": ".."}), NORMAL)

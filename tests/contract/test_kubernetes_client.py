@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from curb.stream.clients.kubernetes import KubernetesAccess, KubernetesClient
+from curb.stream.clients.kubernetes import KubernetesAccess, KubernetesClient, NoSuchResourceError
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
 
@@ -83,9 +84,34 @@ async def test_what_is_no_answer(served: Any, answer: dict[str, Any], error: typ
 
 
 async def test_statuses_that_are_asked_for_are_answers(served: Any) -> None:
+    """A 404 only where it is about the object: a kind that is not served and a proxy's page say nothing about it."""
     api, client = served
     api.status = 404
-    assert (await client.request("GET", "/api/v1/pods", also=(404,))).status == 404
+    details = {"name": "p1", "kind": "pods"}
+    api.body = json.dumps(
+        {"kind": "Status", "reason": "NotFound", "message": 'pods "p1" not found', "details": details}
+    )
+    assert (await client.request("GET", "/api/v1/namespaces/ml/pods/p1", also=(404,))).status == 404
+    assert (await client.request("PATCH", "/api/v1/namespaces/ml/pods/p1/scale", patch={}, also=(404,))).status == 404
+    with pytest.raises(PermanentError, match='HTTP 404: pods "p1" not found'):
+        await client.request("GET", "/api/v1/namespaces/ml/pods/p1")
+    for body in (
+        "404 page not found",
+        "<html>",
+        "{}",
+        '{"kind": "Status", "reason": "NotFound", "details": {}}',
+        api.body,
+    ):
+        api.body = body
+        with pytest.raises(NoSuchResourceError):
+            await client.request("GET", "/api/v1/namespaces/ml/pods/p2", also=(404,))
+
+
+async def test_the_server_s_own_reason_is_passed_on_without_the_token(served: Any) -> None:
+    api, client = served
+    api.status, api.body = 403, json.dumps({"kind": "Status", "message": f"User {TOKEN} cannot\npatch jobs"})
+    with pytest.raises(PermanentError, match="HTTP 403: User … cannot patch jobs"):
+        await client.request("GET", "/apis/batch/v1/jobs")
 
 
 async def test_a_certificate_that_is_none(account: Path) -> None:

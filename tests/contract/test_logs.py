@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from curb.stream.clock import WallClock
+from curb.stream.kafka.connection import KafkaSettings
 from curb.stream.kafka.log import KafkaLog
-from curb.stream.kafka.settings import KafkaSettings
 from curb.stream.log.embedded import EmbeddedLog
 from curb.stream.log.protocol import Log, Message, Reader, TopicPartition
 from curb.stream.log.topics import ALERTS, SPEND, STATE, TOPICS, USAGE

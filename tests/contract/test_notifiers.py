@@ -15,6 +15,7 @@ from curb.actions.notify.protocol import Notice, Notifier, Reply, Threads
 from curb.actions.slack.notifier import Slack
 from curb.stream.errors import PermanentError, TransientError
 from curb.testing.notifiers import NOTIFIER_PROMISES, NotifierBench, opened
+from tests.fakes.alertmanager_api import AlertmanagerApi
 from tests.fakes.alerts import T0, an_alert
 from tests.fakes.apprise_receiver import AppriseReceiver
 from tests.fakes.slack_api import CHANNEL, TOKEN, SlackApi
@@ -61,6 +62,24 @@ class WebhookBench(NotifierBench):
         return len(self.fake.accepted)
 
 
+class AlertmanagerBench(NotifierBench):
+    secret = "am-token-1"
+
+    def __init__(self) -> None:
+        self.fake = AlertmanagerApi()
+        self.faults = self.fake.faults
+
+    def app(self) -> web.Application:
+        return self.fake.app()
+
+    def config(self, address: str) -> dict[str, Any]:
+        more = {"urls": [address], "token": self.secret, "timeout_s": 1.0}
+        return {"kind": "alertmanager", "name": "am", **more}
+
+    def shown(self) -> int:
+        return len(self.fake.alerts)
+
+
 class AppriseBench(NotifierBench):
     """It cannot tell who asked to wait how long, nor drop what comes twice."""
 
@@ -98,6 +117,7 @@ class ConsoleBench(NotifierBench):
 
 
 BENCHES: dict[str, type[NotifierBench]] = {
+    "alertmanager": AlertmanagerBench,
     "apprise": AppriseBench,
     "console": ConsoleBench,
     "slack": SlackBench,

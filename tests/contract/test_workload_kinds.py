@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from curb.actions.action import DriftError
 from curb.actions.kinds import ACTIONS
@@ -44,7 +45,8 @@ async def test_what_curb_sends_is_one_field_and_nothing_else(open_action: Any) -
         await action.apply(plan)
     sent = dict(bench.fake.patches)
     scale = "/apis/apps/v1/namespaces/ml/deployments/embedder/scale"
-    assert sent[scale] == {"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 1}}
+    same = {"resourceVersion": "1", "uid": "uid-of-Deployment-embedder"}
+    assert sent[scale] == {"metadata": same, "spec": {"replicas": 1}}
     assert all(len(patch["spec"]) == 1 for patch in sent.values())
     assert "hunter2" not in str(sent)
 
@@ -119,6 +121,73 @@ async def test_without_a_token_or_a_right_nothing_is_retried_for_ever(open_actio
     where = bench.config("http://127.0.0.1:1")["cluster"] | {"account": "/nowhere"}
     with pytest.raises(PermanentError, match="no service account token"):
         await (await open_action(bench, cluster=where)).plan(*bench.cases[0])
+
+
+async def test_an_object_that_is_held_says_by_whom_why_and_until_when(open_action: Any) -> None:
+    bench = KubernetesBench()
+    action = await open_action(bench, objects=["jobs"])
+    (plan,) = await action.plan(bench.cases[1][0], PAUSE)
+    plan = structs.replace(plan, note="alert a1, until 2025-06-15 17:00 UTC")
+    await action.apply(plan)
+    meta = bench.fake.objects["jobs", "ml", "train-7"]["metadata"]
+    assert meta["annotations"] == {"curb.dev/held-by": "curb/work alert a1, until 2025-06-15 17:00 UTC"}
+    await action.undo(plan, None)
+    assert meta["annotations"] == {}
+    held, back = bench.fake.events
+    assert (held["reason"], held["type"], held["involvedObject"]["uid"]) == ("HeldByCurb", "Warning", meta["uid"])
+    assert held["message"] == "suspend False → True; alert a1, until 2025-06-15 17:00 UTC"
+    assert (back["reason"], back["message"]) == ("GivenBackByCurb", "suspend back to False")
+
+
+async def test_a_right_to_make_events_is_not_needed(open_action: Any) -> None:
+    bench = KubernetesBench()
+    bench.fake.allowed -= {"create events."}
+    action = await open_action(bench, objects=["jobs"])
+    (plan,) = await action.plan(bench.cases[1][0], PAUSE)
+    await action.apply(plan)
+    assert (await action.verify(plan)).in_force
+    await action.undo(plan, None)
+    assert bench.fake.events == []
+
+
+async def test_a_version_that_goes_away_while_curb_holds_something_is_found_out(open_action: Any) -> None:
+    bench = KubernetesBench()
+    world = bench.world()
+    action = await open_action(bench, objects=["workloads"])
+    (plan,) = await action.plan(bench.cases[1][0], PAUSE)
+    await action.apply(plan)
+    bench.fake.served["kueue.x-k8s.io"] = ["v1beta2"]
+    assert (await action.verify(plan)).in_force
+    await action.undo(plan, None)
+    assert bench.world() == world
+    bench.fake.served["kueue.x-k8s.io"] = ["v9"]
+    with pytest.raises(PermanentError, match=r"serves kueue\.x-k8s\.io as v9, and Curb knows v1, v1beta2, v1beta1"):
+        await action.undo(plan, None)
+    del bench.fake.served["kueue.x-k8s.io"]
+    with pytest.raises(PermanentError, match="HTTP 404"):
+        await action.undo(plan, None)
+
+
+async def test_a_kind_that_cannot_be_listed_is_named_and_the_others_are_held(open_action: Any) -> None:
+    bench = KubernetesBench()
+    del bench.fake.served["kueue.x-k8s.io"]
+    bench.fake.allowed -= {"list statefulsets.apps"}
+    action = await open_action(bench)
+    plans = await action.plan(bench.cases[1][0], PAUSE)
+    assert {plan.target.split("/")[3] for plan in plans} >= {"jobs", "cronjobs", "rayjobs", "pytorchjobs"}
+    assert not any("statefulsets" in plan.target or "workloads" in plan.target for plan in plans)
+    assert "statefulsets were not looked at: GET 127.0.0.1/apis/apps/v1" in plans[0].warning
+    assert "HTTP 403: statefulsets is forbidden" in plans[0].warning
+    with pytest.raises(PermanentError, match=r"nothing carries the tags of the alert; .*were not looked at"):
+        await action.plan(an_alert(tags={"team": "nobody"}), PAUSE)
+
+
+async def test_nothing_is_scaled_while_it_is_not_known_what_an_autoscaler_scales(open_action: Any) -> None:
+    bench = KubernetesBench()
+    bench.fake.allowed -= {"list horizontalpodautoscalers.autoscaling"}
+    action = await open_action(bench)
+    with pytest.raises(PermanentError, match="whether an autoscaler decides on it cannot be read"):
+        await action.plan(*bench.cases[0])
 
 
 # --- ec2 ----------------------------------------------------------------------------------------------------------

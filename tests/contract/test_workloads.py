@@ -6,7 +6,9 @@ from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from curb.actions.action import DriftError
 from curb.actions.kinds import ACTIONS
 from curb.actions.workloads.aws_workload import AwsWorkloadConfig
 from curb.actions.workloads.protocol import Seen, WorkloadAction
@@ -50,6 +52,29 @@ async def test_a_mark_that_was_taken_off_after_the_plan_is_heeded(kind: str, ope
         with pytest.raises(PermanentError, match="not marked non-critical any more"):
             await action.apply(plan)
     assert bench.world() == world
+
+
+@every_kind
+async def test_an_undo_starts_nothing_that_is_marked_critical_by_now(kind: str, open_action: Any) -> None:
+    """And gives back what only lost its mark, where it is known to be the same object."""
+    bench = bench_of(kind)()
+    action = await open_action(bench)
+    for plan in await planned(bench, action):
+        if not action.restores(plan) or not plan.reversible:
+            continue
+        await action.apply(plan)
+        bench.mark_all("critical")
+        world = bench.world()
+        with pytest.raises(DriftError, match="marked critical now"):
+            await action.undo(plan, None)
+        assert bench.world() == world
+        bench.mark_all(None)
+        world = bench.world()
+        with pytest.raises(DriftError, match="may be another of that name"):
+            await action.undo(structs.replace(plan, identity=""), None)
+        assert bench.world() == world
+        bench.mark_all("non-critical")
+        await action.undo(plan, None)
 
 
 @every_kind

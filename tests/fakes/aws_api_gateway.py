@@ -199,7 +199,8 @@ class StageBench(ApiGatewayBench):
         super().__init__()
         own = METHOD | {"throttlingRateLimit": 50.0, "throttlingBurstLimit": 90}
         every = METHOD | {"loggingLevel": "INFO", "throttlingRateLimit": 10_000.0, "throttlingBurstLimit": 5000}
-        self.fake.stages["a1b2/prod"] = {"stageName": "prod", "methodSettings": {"*/*": every, "chat/POST": own}}
+        stage = {"stageName": "prod", "methodSettings": {"*/*": every, "chat/POST": own}, "createdDate": 1_750_000_000}
+        self.fake.stages["a1b2/prod"] = stage
         self.cases = [(an_alert(), NORMAL)]
 
     def config(self, address: str) -> dict[str, Any]:
@@ -209,6 +210,10 @@ class StageBench(ApiGatewayBench):
     def change_by_hand(self) -> None:
         for own in self.fake.stages["a1b2/prod"]["methodSettings"].values():
             own |= {"throttlingRateLimit": 33.0, "throttlingBurstLimit": 33}
+
+    def recreate(self) -> bool:
+        self.fake.stages["a1b2/prod"]["createdDate"] += 60
+        return True
 
     def about_nothing_known(self) -> Alert:
         """The subject is the stage: somebody deleted it."""

@@ -29,6 +29,9 @@ LEGACY = {
 }
 
 
+DATES = ("line_item_usage_start_date", "line_item_usage_end_date")
+
+
 def line(start: float, usd: float, **changes: Any) -> dict[str, Any]:
     """One line of CUR 2.0; times are epoch seconds."""
     return {
@@ -90,12 +93,13 @@ def parquet(lines: list[dict[str, Any]]) -> bytes:
     columns: dict[str, pa.Array] = {}
     for name in names:
         values = [each[name] for each in lines]
-        if name.endswith("_date"):
+        if name in DATES:
             columns[name] = pa.array([int(value * 1000) for value in values], pa.timestamp("ms"))
         elif name == "resource_tags":
             columns[name] = pa.array([list(value.items()) for value in values], pa.map_(pa.string(), pa.string()))
         else:
-            columns[name] = pa.array(values, pa.float64() if name.endswith("cost") else pa.string())
+            number = name.endswith("cost") or any(isinstance(value, float) for value in values)
+            columns[name] = pa.array(values, pa.float64() if number else pa.string())
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue()
@@ -112,7 +116,7 @@ def csv_gz(lines: list[dict[str, Any]], *, legacy: bool) -> bytes:
 
 
 def _flat(line: dict[str, Any], legacy: bool) -> dict[str, Any]:
-    row = {name: rfc3339(value) if name.endswith("_date") else value for name, value in line.items()}
+    row = {name: rfc3339(value) if name in DATES else value for name, value in line.items()}
     tags = row.pop("resource_tags")
     if not legacy:
         return {**row, "resource_tags": tags if isinstance(tags, str) else json.dumps(tags)}

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from curb.actions.action import DriftError, Effect, Outcome
+from curb.actions.action import DriftError, Effect, GoneError, Outcome
+from curb.actions.calls.compare_and_swap import another, is_another
 from curb.actions.target import TargetRate, Verb
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Message, OnAssign, OnRevoke, Positions, Reader, TopicPartition
@@ -23,15 +24,40 @@ class KilledError(BaseException):
     """The process is gone."""
 
 
+#: What the other side, or something in between, may say instead of doing what it is asked. All of it may be said before
+#: a change and after it: by a second call of several, or by a proxy.
+REFUSALS: dict[str, Exception] = {
+    "401": PermanentError("HTTP 401: the token has expired"),
+    "403": PermanentError("HTTP 403: denied by a policy"),
+    "404 of the route": PermanentError("HTTP 404: the API has no such version"),
+    "409": TransientError("HTTP 409: somebody was faster"),
+    "422": PermanentError("HTTP 422: not valid"),
+    "429": TransientError("HTTP 429", retry_after=60.0),
+    "429 in a while": TransientError("HTTP 429", retry_after=2.0),
+    "500": TransientError("HTTP 500"),
+    "time-out": TimeoutError("no answer"),
+    "out of reach": TransientError("connection refused"),
+    "no JSON": TransientError("the answer is not a JSON object"),
+    "defect": RuntimeError("a defect"),
+}
+#: Seconds for which a gateway refuses everything: a token that is renewed late, a night in which nobody looks.
+_LASTING = (57.0, 600.0, 3600.0, 4 * 3600.0)
+
+
 class Trouble:
     """What goes wrong at each point. `kill_first_at` ends the process the first time it gets there.
 
-    Errors come before a change and after it; what refuses for good (403) has changed nothing.
+    `refuse_first_at` is a point and one of REFUSALS, which is said the first time it gets there. From time to time a
+    gateway refuses everything for a while.
     """
 
-    def __init__(self, seed: int, kill_first_at: str = "") -> None:
+    def __init__(self, seed: int, kill_first_at: str = "", refuse_first_at: tuple[str, str] = ("", "")) -> None:
         self.rng = random.Random(seed)
         self.on = True
+        self._refuse_first_at = refuse_first_at
+        #: Gateway → what it says to everything, and until when on the steady clock.
+        self._refusing: dict[str, tuple[str, float]] = {}
+        self.steady: Callable[[], float] = lambda: 0.0
         self._kill_first_at = kill_first_at
         self._kills = self.rng.choice([0.0, 0.005, 0.02])
         self._errors = self.rng.choice([0.0, 0.03, 0.15])
@@ -46,19 +72,29 @@ class Trouble:
             self._kill_first_at = "" if point == self._kill_first_at else self._kill_first_at
             self.seen[point, "kill"] += 1
             raise KilledError
-        if self.rng.random() < self._errors:
-            error = self._error(point)
-            self.seen[point, type(error).__name__] += 1
-            raise error
+        if kind := self._refusal(point):
+            self.seen[point, kind] += 1
+            raise REFUSALS[kind]
 
-    def _error(self, point: str) -> Exception:
-        passing = [TransientError("429", retry_after=self.rng.choice([None, 2.0, 60.0])), TransientError("500")]
+    def refuse_for_a_while(self, gateway: str) -> None:
+        until = self.steady() + self.rng.choice(_LASTING)
+        self._refusing[gateway] = (self.rng.choice(list(REFUSALS)), until)
+
+    def _refusal(self, point: str) -> str:
+        if point == self._refuse_first_at[0]:
+            kind, self._refuse_first_at = self._refuse_first_at[1], ("", "")
+            return kind
+        kind, until = self._refusing.get(point.rpartition(" ")[2], ("", 0.0))
+        if self.steady() < until and not point.startswith("after"):
+            return kind
+        if self.rng.random() >= self._errors:
+            return ""
         if "append" in point or "commit" in point or "fetch" in point:
-            return passing[1]
-        kinds: list[Exception] = [*passing, TimeoutError("no answer")]
-        if not point.startswith("after"):
-            kinds += [*kinds, PermanentError("403"), RuntimeError("a defect")]
-        return self.rng.choice(kinds)
+            return "500"
+        if "gate" in point or "jobs" in point:
+            return self.rng.choice(list(REFUSALS))
+        kinds = ["429", "429 in a while", "500", "time-out"]
+        return self.rng.choice(kinds if point.startswith("after") else [*kinds, *kinds, "403", "defect"])
 
 
 class ChaoticLog(MemoryLog):
@@ -150,6 +186,8 @@ class Gate:
         self.name, self.to, self._of = name, to, of
         self.verbs = frozenset({verb})  # type: ignore[misc]
         self.values, self.people = dict(subjects), dict(subjects)
+        #: How often each was made again under its name.
+        self.made = dict.fromkeys(subjects, 1)
         self.deaf: set[str] = set()
         self.trouble = Trouble(0)
         self.changes: list[Change] = []
@@ -158,6 +196,11 @@ class Gate:
 
     def set_by_a_person(self, subject: str, value: int | None) -> None:
         self.values[subject] = self.people[subject] = value
+
+    def make_again(self, subject: str) -> None:
+        """Somebody deletes it and makes another one, with the very values that are there now."""
+        self.made[subject] += 1
+        self.people[subject] = self.values[subject]
 
     def delete(self, subject: str) -> None:
         self.values.pop(subject, None)
@@ -184,11 +227,17 @@ class Gate:
             before=before,
             after=after,
             population=population,
+            identity=self._identity(subject),
         )
+
+    def _identity(self, subject: str) -> str:
+        return f"{self.name}-{subject}-{self.made[subject]}"
 
     async def apply(self, plan: Plan) -> Outcome:
         if subject_of(plan) not in self.values:
             raise PermanentError("404")
+        if is_another(plan, self._identity(subject_of(plan))):
+            raise PermanentError("another one")
         self.watch(plan, self.values[subject_of(plan)])
         await self._set("apply", plan, plan.after["n"])
         return Outcome(dict(plan.after))
@@ -196,13 +245,17 @@ class Gate:
     async def verify(self, plan: Plan) -> Effect:
         await self.trouble.at(f"verify {self.name}")
         if subject_of(plan) not in self.values:
-            raise PermanentError("404")
+            raise GoneError("404")
+        if is_another(plan, self._identity(subject_of(plan))):
+            return Effect(False, {})
         values = {"n": self.values[subject_of(plan)]}
         return Effect(values == plan.after, values)
 
     async def undo(self, plan: Plan, outcome: Outcome | None) -> None:
         if subject_of(plan) not in self.values:
             raise DriftError("gone", {})
+        if is_another(plan, self._identity(subject_of(plan))):
+            raise another(plan)
         found = self.values[subject_of(plan)]
         if found == plan.after["n"]:
             await self._set("undo", plan, plan.before["n"])

@@ -65,10 +65,19 @@ def settings(mode: str, *, ladder: bool) -> ActionsSettings:
 class Story:
     """`run` tells it; `wrong` then says all that does not hold."""
 
-    def __init__(self, seed: int, mode: str, *, ladder: bool, kill_first_at: str = "") -> None:
-        self.trouble = Trouble(seed, kill_first_at)
+    def __init__(
+        self,
+        seed: int,
+        mode: str,
+        *,
+        ladder: bool,
+        kill_first_at: str = "",
+        refuse_first_at: tuple[str, str] = ("", ""),
+    ) -> None:
+        self.trouble = Trouble(seed, kill_first_at, refuse_first_at)
         self.rng, self.mode = self.trouble.rng, mode
         self.log, self.clock = ChaoticLog(self.trouble), ManualClock(T0)
+        self.trouble.steady = self.clock.steady
         self.settings = settings(mode, ladder=ladder)
         self.gate = Gate("gate", "shave", LIMITS, 10, lambda alert: [alert.tags["api_key"]])
         self.jobs = Gate(
@@ -100,6 +109,8 @@ class Story:
                 await self._person()
             if self.rng.random() < 0.08:
                 self.clock.jump(self.rng.choice([-7200.0, -1200.0, -60.0, 60.0, 7200.0]))
+            if self.rng.random() < 0.1:
+                self.trouble.refuse_for_a_while(self.rng.choice(["gate", "jobs"]))
             if self.rng.random() < 0.1:
                 await self._reap()
             if self.rng.random() < 0.9:
@@ -158,19 +169,15 @@ class Story:
             await reaper.restore_all("ana")
 
     async def _calm_down(self) -> None:
-        """Nothing goes wrong any more, all incidents end, and a person asks once for what could not be undone."""
+        """Nothing goes wrong any more, all incidents end, and nobody asks for anything."""
         self.trouble.on = False
         self.gate.deaf, self.jobs.deaf = set(), set()
         self.clock.jump(self.clock.steady() - self.clock.now())
         for alert_id in list(self.firing):
             await self._resolve(alert_id)
-        for number in range(_CALM_STEPS):
+        for _ in range(_CALM_STEPS):
             await self.clock.advance(_CALM_S)
             await self._live(1)
-            if number == _CALM_STEPS // 2:
-                for state in Ledger(decoded(self.log)).actions():
-                    if state.is_stuck:
-                        await self._command("undo", action_id=state.last.action_id)
 
     # --- the incidents ---
 
@@ -214,10 +221,12 @@ class Story:
         gate, subject = self._subject(ledger)
         known = [state.last.action_id for state in ledger.actions()]
         asked = [state.last.action_id for state in ledger.actions() if state.is_pending]
-        seldom = ["edit", "delete", "deaf", "undo", "halt", "resume", "resume", "again", "restore all"]
+        seldom = ["edit", "make again", "delete", "deaf", "undo", "halt", "resume", "resume", "again", "restore all"]
         what = self.rng.choice(seldom + ["answer"] * 4)
         if what == "edit" and subject in gate.values:
             gate.set_by_a_person(subject, next(self._numbers))
+        elif what == "make again" and subject in gate.values:
+            gate.make_again(subject)
         elif what == "delete" and self.rng.random() < 0.3:
             gate.delete(subject)
         elif what == "deaf":
@@ -306,18 +315,18 @@ class Story:
         so_far = Ledger()
         for entry in entries:
             path = states[entry.action_id]
-            is_about_to_end = entry.state in OPEN and (entry.overdue or entry.ending)
+            is_about_to_end = entry.overdue or (entry.state in OPEN and entry.ending)
             if (not path or path[-1] != entry.state) and not is_about_to_end:
                 path.append(entry.state)
             so_far.add(entry)
-            held = [s.last.plan.target for s in so_far.actions() if s.is_open or s.is_stuck]
+            held = [s.last.plan.target for s in so_far.actions() if s.is_held]
             if len(set(held)) < len(held):
                 self.wrong.append(f"two actions hold one of {sorted(held)}")
         for action_id, path in states.items():
             if not all(after in NEXT[before] for before, after in itertools.pairwise(["", *path])):
                 self.wrong.append(f"{action_id} went {' → '.join(path)}")
         for state in ledger.actions():
-            if state.is_open or state.is_stuck or state.is_pending:
+            if state.is_held or state.is_pending:
                 self.wrong.append(f"{state.last.plan.target} is still {state.last.state}")
 
     def _look_at_the_world(self, entries: list[LedgerEntry]) -> None:
@@ -380,7 +389,7 @@ NEXT: dict[str, set[str]] = {
     "ineffective": {*_ENDS, "effective"},
     "restored": set(),
     "drift": set(),
-    "failed": {"restored", "drift"},
+    "failed": set(),
     "shadow": set(),
     "skipped": set(),
 }

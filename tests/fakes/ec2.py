@@ -29,7 +29,14 @@ def instance(**changes: Any) -> dict[str, Any]:
 
 
 def group(*members: str, **changes: Any) -> dict[str, Any]:
-    base = {"max": 10, "min": 0, "desired": max(1, len(members)), "suspended": [], "members": list(members)}
+    base = {
+        "max": 10,
+        "min": 0,
+        "desired": max(1, len(members)),
+        "suspended": [],
+        "members": list(members),
+        "uuid": "u-u-i-d",
+    }
     return base | {"tags": {"team": "index", **MARK}} | changes
 
 
@@ -114,7 +121,7 @@ class Ec2Cloud:
 
     def _group(self, name: str) -> dict[str, Any]:
         each = self.groups[name]
-        where = f"arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:u-u-i-d:autoScalingGroupName/{name}"
+        where = f"arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:{each['uuid']}:autoScalingGroupName/{name}"
         return {
             "AutoScalingGroupName": name,
             "AutoScalingGroupARN": where,
@@ -189,6 +196,14 @@ class Ec2Bench(ActionBench):
             each["max"] = 7 if each["max"] == each["desired"] else each["max"]
             if "Launch" in each["suspended"]:
                 each["suspended"] = ["AZRebalance"]
+
+    def recreate(self) -> bool:
+        """An instance that is terminated never comes back; a group has another ARN."""
+        for each in self.fake.instances.values():
+            each["state"] = "terminated" if each["state"] == "stopped" else each["state"]
+        for each in self.fake.groups.values():
+            each["uuid"] += "-2"
+        return True
 
     def mark_all(self, value: str | None) -> None:
         for each in (*self.fake.instances.values(), *self.fake.groups.values()):

@@ -17,6 +17,13 @@ from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
 KIND = "haproxy"
+_REFUSALS = {
+    "401": "Permission denied\n",
+    "403": "Permission denied\n",
+    "404 route": "Unknown command: 'show map'\n",
+    "404 text": "Unknown map identifier. Please use #<id> or <file>.\n",
+    "page": "<html>please log in</html>\n",
+}
 BLOCK = TargetRate("block")
 #: A file as people write it.
 MAP = "# requests per minute\nsk-one\t600\n\n  nightly   300  \nsk-one-more 7"
@@ -51,14 +58,17 @@ class HaproxyRuntime:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         words = (await reader.readline()).decode().split()
         self._faults.seen.append(" ".join(words[:2]))
-        fault = self._faults.next.popleft() if self._faults.next else "ok"
-        answer = self._answer(words) if fault == "ok" else "Internal error.\n"
+        fault = self._faults.always or (self._faults.next.popleft() if self._faults.next else "ok")
+        refused = _REFUSALS.get(fault, "Internal error.\n")
+        answer = self._answer(words) if fault == "ok" else refused
         if self._faults.after and fault == "ok":
             fault = self._faults.after.popleft()
         try:
             if fault == "slow":
                 await asyncio.sleep(30)
-            if fault in ("ok", "500"):
+            if fault == "half":
+                writer.write(b"0x7f98 sk-one 6")
+            elif fault in ("ok", "500") or fault in _REFUSALS:
                 writer.write(answer.encode() + b"\n")
                 await writer.drain()
         finally:

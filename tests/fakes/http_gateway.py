@@ -24,6 +24,8 @@ class HttpGateway:
 
     def __init__(self, limits: dict[str, dict[str, Any]]) -> None:
         self.limits = limits
+        #: Team → when it was made.
+        self.made = dict.fromkeys(limits, "monday")
         self.faults = Faults()
         #: The calls by the names a configuration has for them, and what they sent.
         self.called: list[tuple[str, str, Any]] = []
@@ -54,7 +56,8 @@ class HttpGateway:
                 self.limits[team] = dict(sent["limits"])
             elif name == "remove":
                 self.limits[team] = {}
-            return web.json_response({"team": team, "limits": self.limits[team], "turned_away": 3})
+            found = {"team": team, "limits": self.limits[team], "turned_away": 3}
+            return web.json_response(found | ({} if name == "read_back" else {"made": self.made[team]}))
 
         return handle
 
@@ -73,6 +76,7 @@ def config(address: str) -> dict[str, Any]:
         "restore": {"method": "PUT", "url": base + "/old/{tag.team}", "body": limits},
         "remove": {"method": "DELETE", "url": base + "/limits/{tag.team}"},
         "rejected": "turned_away",
+        "identity": "made",
         "secret_headers": [{"name": "Authorization", "prefix": "Bearer ", "value": TOKEN}],
         "timeout_s": 0.2,
     }
@@ -103,6 +107,10 @@ class HttpBench(ActionBench):
 
     def world(self) -> Any:
         return {team: dict(limits) for team, limits in self.fake.limits.items()}
+
+    def recreate(self) -> bool:
+        self.fake.made = dict.fromkeys(self.fake.made, "tuesday")
+        return True
 
     def change_by_hand(self) -> None:
         for limits in self.fake.limits.values():

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from curb.actions.levers.kong_limits import PERIODS
+from curb.actions.levers.kong import PERIODS
 from curb.stream.records.spend import Alert
 from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
+from curb.actions.workloads.kubernetes import LEVERS
 from curb.stream.records.spend import Alert
 from curb.testing.actions import ActionBench
 from tests.fakes.alerts import an_alert
@@ -32,7 +33,8 @@ Key = tuple[str, str, str]
 def obj(kind: str, name: str, spec: dict[str, Any], labels: dict[str, str] | None = None, **more: Any) -> Any:
     """An object of the team `search` that is marked, unless its labels are given."""
     labels = {"team": "search", **MARK} if labels is None else labels
-    meta = {"name": name, "namespace": "ml", "labels": labels, "resourceVersion": "1"} | more.pop("metadata", {})
+    meta = {"name": name, "namespace": "ml", "labels": labels, "resourceVersion": "1", "uid": f"uid-of-{kind}-{name}"}
+    meta |= more.pop("metadata", {})
     secret = {"template": {"spec": {"containers": [{"env": [{"name": "PASSWORD", "value": "hunter2"}]}]}}}
     return {"kind": kind, "metadata": meta, "spec": secret | spec, **more}
 
@@ -60,6 +62,13 @@ class KubernetesObjects:
         self.held: set[Key] = set()
         #: "verb resource.group" of every request that came in, and the bodies of patches.
         self.asked: set[str] = set()
+        #: API group → versions that are served. Everybody may ask for them, as in a real cluster.
+        self.served: dict[str, list[str]] = {lever.group: ["v1"] for lever in LEVERS.values()} | {
+            "autoscaling": ["v2", "v1"],
+            "kueue.x-k8s.io": ["v1beta1"],
+            "argoproj.io": ["v1alpha1"],
+        }
+        self.events: list[Any] = []
         self.patches: list[tuple[str, Any]] = []
         self._page = page
         for resource, item in found:
@@ -67,6 +76,8 @@ class KubernetesObjects:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.faults.middleware(), self._authorised])
+        app.router.add_get("/apis/{group}", self._versions)
+        app.router.add_post("/{api:api}/v1/namespaces/{namespace}/{resource:events}", self._event)
         for place in ("", "/namespaces/{namespace}"):
             base = f"/apis/{{group}}/{{version}}{place}"
             app.router.add_get(f"{base}/{{resource:(?!namespaces)[a-z]+}}", self._list)
@@ -80,11 +91,28 @@ class KubernetesObjects:
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
             return status(401)
         given = request.match_info
-        verb = "patch" if request.method == "PATCH" else "get" if "name" in given else "list"
+        if "group" in given and given.get("version", "") not in ["", *self.served.get(given["group"], ())]:
+            return web.Response(status=404, text="404 page not found")
+        if "resource" not in given:
+            return await handler(request)  # type: ignore[no-any-return]
+        verb = {"PATCH": "patch", "POST": "create"}.get(request.method, "get" if "name" in given else "list")
         part = f"/{given['part']}" if "part" in given else ""
-        right = f"{verb} {given['resource']}{part}.{given['group']}"
+        right = f"{verb} {given['resource']}{part}.{given.get('group', '')}"
         self.asked.add(right)
-        return await handler(request) if right in self.allowed else status(403)  # type: ignore[no-any-return]
+        if right in self.allowed:
+            return await handler(request)  # type: ignore[no-any-return]
+        return status(403, f'{given["resource"]} is forbidden: User "curb" cannot {verb} resource')
+
+    async def _versions(self, request: web.Request) -> web.Response:
+        group = request.match_info["group"]
+        if group not in self.served:
+            return web.Response(status=404, text="404 page not found")
+        versions = [{"groupVersion": f"{group}/{version}", "version": version} for version in self.served[group]]
+        return web.json_response({"kind": "APIGroup", "name": group, "versions": versions})
+
+    async def _event(self, request: web.Request) -> web.Response:
+        self.events.append(await request.json())
+        return web.json_response(self.events[-1], status=201)
 
     async def _list(self, request: web.Request) -> web.Response:
         place = (request.match_info["resource"], request.match_info.get("namespace", ""))
@@ -98,21 +126,24 @@ class KubernetesObjects:
 
     async def _get(self, request: web.Request) -> web.Response:
         item = self.objects.get(key_of(request))
-        return status(404) if item is None else web.json_response(item)
+        return missing(request) if item is None else web.json_response(item)
 
     async def _patch(self, request: web.Request) -> web.Response:
         assert request.content_type == "application/merge-patch+json"
         item, patch = self.objects.get(key_of(request)), await request.json()
         if item is None:
-            return status(404)
-        if patch["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
-            return status(409)
-        if "part" in request.match_info and set(patch["spec"]) != {"replicas"}:
+            return missing(request)
+        found, given = item["metadata"], patch["metadata"]
+        if given["resourceVersion"] != found["resourceVersion"] or given.get("uid", found["uid"]) != found["uid"]:
+            return status(409, "the object has been modified")
+        if "part" in request.match_info and (set(patch["spec"]) != {"replicas"} or "annotations" in given):
             return status(422)
         changed = item["spec"] | patch["spec"]
         if changed.get("minReplicas", 0) > changed.get("maxReplicas", 1_000):
             return status(422)
         self.patches.append((request.path, patch))
+        merged = found.get("annotations", {}) | given.get("annotations", {})
+        found["annotations"] = {key: value for key, value in merged.items() if value is not None}
         self.set(key_of(request), **patch["spec"])
         self.held.add(key_of(request))
         return web.json_response(item)
@@ -129,8 +160,17 @@ def key_of(request: web.Request) -> Key:
     return given["resource"], given.get("namespace", ""), given["name"]
 
 
-def status(code: int) -> web.Response:
-    return web.json_response({"kind": "Status", "code": code}, status=code)
+def status(code: int, message: str = "") -> web.Response:
+    return web.json_response({"kind": "Status", "code": code, "message": message}, status=code)
+
+
+def missing(request: web.Request) -> web.Response:
+    """As the API server says that it has no such object."""
+    given = request.match_info
+    details = {"name": given["name"], "group": given["group"], "kind": given["resource"]}
+    message = f'{given["resource"]}.{given["group"]} "{given["name"]}" not found'
+    body = {"kind": "Status", "status": "Failure", "message": message, "reason": "NotFound", "details": details}
+    return web.json_response(body | {"code": 404}, status=404)
 
 
 def account(directory: Path, namespace: str = "curb") -> Path:
@@ -168,6 +208,10 @@ class KubernetesBench(ActionBench):
             ("workloads", obj("Workload", "job-train-8", {"active": True}, of_index)),
             ("localqueues", obj("LocalQueue", "research", {"stopPolicy": "None"}, of_index)),
             ("clusterqueues", obj("ClusterQueue", "spare", {"stopPolicy": "None"}, **no_space)),
+            ("workflows", obj("Workflow", "reindex", {"suspend": False}, of_index)),
+            ("cronworkflows", obj("CronWorkflow", "weekly", {"suspend": False}, of_index)),
+            ("rayjobs", obj("RayJob", "tune", {"suspend": False}, of_index)),
+            ("pytorchjobs", obj("PyTorchJob", "llama", {"runPolicy": {"suspend": False}}, of_index)),
         ]
         self.fake = KubernetesObjects(*found)
         self.faults: Faults = self.fake.faults
@@ -185,8 +229,17 @@ class KubernetesBench(ActionBench):
         return config | {"namespaces": ["ml", "research"], "labels": {"team": "team"}}
 
     def world(self) -> Any:
-        """Specs, for the version of an object only ever grows."""
-        return copy.deepcopy({key: item["spec"] for key, item in self.fake.objects.items()})
+        """Specs and annotations, for the version of an object only ever grows."""
+        specs = {key: item["spec"] for key, item in self.fake.objects.items()}
+        return copy.deepcopy(
+            [specs, {k: item["metadata"].get("annotations") or {} for k, item in self.fake.objects.items()}]
+        )
+
+    def recreate(self) -> bool:
+        """Its owner makes it as Curb left it, with the same labels."""
+        for item in self.fake.objects.values():
+            item["metadata"]["uid"] += "-2"
+        return True
 
     def change_by_hand(self) -> None:
         """Numbers get another value; what only has two is deleted."""

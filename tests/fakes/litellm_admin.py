@@ -1,4 +1,4 @@
-"""The part of the LiteLLM proxy's admin API that reads and updates its subjects; merges, and ignores, like 1.106.2."""
+"""The part of the LiteLLM proxy's admin API that reads and updates its subjects; merges, and ignores, like 1.108.7."""
 
 from __future__ import annotations
 
@@ -30,8 +30,14 @@ class LitellmAdmin:
         teams: Rows | None = None,
         users: Rows | None = None,
         customers: Rows | None = None,
+        organizations: Rows | None = None,
     ) -> None:
         self.keys, self.teams, self.users, self.customers = keys or {}, teams or {}, users or {}, customers or {}
+        self.organizations = organizations or {}
+        #: Keys that were deleted: still shown, and no longer changed.
+        self.deleted: Rows = {}
+        #: Team → memberships, each with its own budget table.
+        self.memberships: dict[str, list[dict[str, Any]]] = {}
         self.faults = Faults()
         #: Bodies of updates, and who sent them.
         self.updates: list[tuple[str, dict[str, Any]]] = []
@@ -45,6 +51,7 @@ class LitellmAdmin:
         app.router.add_post("/team/update", self._team_update)
         app.router.add_get("/v2/user/info", self._user_info)
         app.router.add_post("/user/update", self._user_update)
+        app.router.add_get("/organization/info", self._organization_info)
         app.router.add_get("/customer/info", self._customer_info)
         app.router.add_post("/customer/update", self._customer_update)
         return app
@@ -58,7 +65,7 @@ class LitellmAdmin:
 
     async def _key_info(self, request: web.Request) -> web.Response:
         key = request.query["key"]
-        return _answer(self.keys, key, lambda row: {"key": key, "info": row})
+        return _answer(self.keys | self.deleted, key, lambda row: {"key": key, "info": row})
 
     async def _key_update(self, request: web.Request) -> web.Response:
         name, values = await self._update(request, "key")
@@ -66,7 +73,9 @@ class LitellmAdmin:
 
     async def _team_info(self, request: web.Request) -> web.Response:
         team_id = request.query["team_id"]
-        return _answer(self.teams, team_id, lambda row: {"team_id": team_id, "team_info": row, "keys": []})
+        members = self.memberships.get(team_id, [])
+        shape = {"team_id": team_id, "keys": [], "team_memberships": members}
+        return _answer(self.teams, team_id, lambda row: shape | {"team_info": row})
 
     async def _team_list(self, request: web.Request) -> web.Response:
         """One to a page; an alias is found by any part of it, whatever the page size asked for."""
@@ -93,6 +102,10 @@ class LitellmAdmin:
         cleared = {"max_budget", "budget_duration", "tpm_limit", "rpm_limit"}
         self.users.setdefault(name, {}).update({k: v for k, v in values.items() if v is not None or k in cleared})
         return web.json_response({"user_id": name, "data": self.users[name]})
+
+    async def _organization_info(self, request: web.Request) -> web.Response:
+        """The free edition answers 403 here, which `faults` can do."""
+        return _answer(self.organizations, request.query["organization_id"], lambda row: row)
 
     async def _customer_info(self, request: web.Request) -> web.Response:
         return _answer(self.customers, request.query["end_user_id"], lambda row: row)
@@ -134,6 +147,8 @@ class _Bench(ActionBench):
         self.fake = LitellmAdmin(**rows)
         self._rows = next(iter(rows.values()))
         self.faults: Faults = self.fake.faults
+        for row in self._rows.values():
+            row["created_at"] = "2025-06-01T09:00:00Z"
         #: Each asks for at least one plan.
         self.cases = [(an_alert(tags={self.tag: value}), rate) for value, rate in cases]
 
@@ -153,6 +168,11 @@ class _Bench(ActionBench):
         for values in self._rows.values():
             values.update(self.by_hand)
 
+    def recreate(self) -> bool:
+        for values in self._rows.values():
+            values["created_at"] = "2025-06-15T18:00:00Z"
+        return True
+
     def about_nothing_known(self) -> Alert:
         return an_alert(tags={self.tag: "nobody"})
 
@@ -171,11 +191,14 @@ class LitellmBench(_Bench):
 
     def __init__(self) -> None:
         keys: Rows = {
-            "k1": _NO_LIMITS | {"rpm_limit": 600, "tpm_limit": 9000, "spend": 1.5, "metadata": {"owner": "ana"}},
+            "k1": _NO_LIMITS
+            | {"rpm_limit": 600, "tpm_limit": 9000, "spend": 1.5, "metadata": {"owner": "ana"}}
+            | {"team_id": "t1", "user_id": "ana"},
             "k2": _NO_LIMITS | {"blocked": None},
             "k3": _NO_LIMITS | {"rpm_limit": 60, "blocked": None},
         }
-        super().__init__([("k1", NORMAL), ("k2", NORMAL), ("k3", BLOCK)], keys=keys)
+        above = {"teams": {"t1": {"organization_id": "o1"}}, "users": {"ana": {}}, "organizations": {"o1": {}}}
+        super().__init__([("k1", NORMAL), ("k2", NORMAL), ("k3", BLOCK)], keys=keys, **above)
 
     def config(self, address: str) -> dict[str, Any]:
         return super().config(address) | {"tpm": 1000, "parallel": 2, "allow_usd": 0.25}
@@ -191,10 +214,10 @@ class LitellmTeamBench(_Bench):
         teams: Rows = {
             "t0": {"team_alias": "research", "rpm_limit": 5, "blocked": False},
             "t1": {"team_alias": "Search", "rpm_limit": None, "blocked": False, "metadata": {"owner": "ana"}},
-            "t2": {"team_alias": "search", "rpm_limit": 600, "blocked": False},
+            "t2": {"team_alias": "search", "rpm_limit": 600, "blocked": False, "organization_id": "o1"},
             "t3": {"team_alias": "", "rpm_limit": None, "blocked": False},
         }
-        super().__init__([("search", NORMAL), ("Search", NORMAL), ("t3", BLOCK)], teams=teams)
+        super().__init__([("search", NORMAL), ("Search", NORMAL), ("t3", BLOCK)], teams=teams, organizations={"o1": {}})
 
 
 class LitellmUserBench(_Bench):

@@ -15,12 +15,21 @@ KEY = "sk-admin"
 
 
 def row_of(payload: dict[str, Any]) -> dict[str, Any]:
-    """The row the proxy writes for what its callback posts: JSON as text, times rounded to milliseconds."""
+    """The row that LiteLLM 1.108 writes for what its callback posts.
+
+    JSON as text, times in milliseconds; a cost that is read again and again has a suffix of its own; a failure has
+    another start and an estimate of its tokens.
+    """
     meta = payload["metadata"]
     kept = ("user_api_key_alias", "user_api_key_team_alias", "user_api_key_project_id", "usage_object")
-    request_id = payload["id"]
+    request_id, start, tokens = payload["id"], payload["startTime"], payload["prompt_tokens"]
     if payload["cache_hit"]:
         request_id = f"{request_id.partition('_cache_hit')[0]}_cache_hit{payload['endTime'] + 0.01}"
+    if payload["call_type"] == "aretrieve_batch":
+        request_id += "_batch_cost"
+    if payload["status"] == "failure":
+        start, tokens = start - 0.012, 10
+    beside = {key: payload.get(key) for key in ("cost_breakdown", "model_map_information", "litellm_call_id")}
     return {
         "request_id": request_id,
         "litellm_call_id": payload["litellm_call_id"],
@@ -28,9 +37,9 @@ def row_of(payload: dict[str, Any]) -> dict[str, Any]:
         "api_key": meta["user_api_key_hash"],
         "spend": payload["response_cost"],
         "total_tokens": payload["total_tokens"],
-        "prompt_tokens": payload["prompt_tokens"],
+        "prompt_tokens": tokens,
         "completion_tokens": payload["completion_tokens"],
-        "startTime": datetime.fromtimestamp(round(payload["startTime"], 3), UTC).isoformat(timespec="milliseconds"),
+        "startTime": datetime.fromtimestamp(round(start, 3), UTC).isoformat(timespec="milliseconds"),
         "model": payload["model"],
         "model_group": payload["model_group"],
         "custom_llm_provider": payload["custom_llm_provider"],
@@ -40,7 +49,7 @@ def row_of(payload: dict[str, Any]) -> dict[str, Any]:
         "end_user": payload["end_user"],
         "cache_hit": str(payload["cache_hit"]),
         "status": payload["status"],
-        "metadata": json.dumps({key: meta.get(key) for key in kept}),
+        "metadata": json.dumps({key: meta.get(key) for key in kept} | beside),
         "request_tags": json.dumps(payload["request_tags"]),
         "messages": {},
         "response": {},

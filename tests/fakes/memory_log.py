@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +13,15 @@ import msgspec
 from curb.stream.errors import TransientError
 from curb.stream.log.protocol import Log, Message, OnAssign, OnRevoke, Positions, Reader, TopicPartition
 from curb.stream.log.topics import COSTS, DEAD_LETTER, GPU, TOPICS, USAGE
-from curb.stream.records.spend import CostRecord, DeadLetter, GpuRecord, SpendRecord, UsageRecord
+from curb.stream.records.spend import (
+    INTAKE_REPORT,
+    CostRecord,
+    DeadLetter,
+    GpuRecord,
+    IntakeReport,
+    SpendRecord,
+    UsageRecord,
+)
 
 RAW_TYPES: dict[str, type[SpendRecord]] = {USAGE: UsageRecord, COSTS: CostRecord, GPU: GpuRecord}
 
@@ -65,9 +74,11 @@ class MemoryLog:
         latest = {message.key: message.value for message in self.of(topic)}
         return {key: value for key, value in latest.items() if value}
 
-    async def scan(self, topic: str) -> AsyncIterator[Message]:
+    async def scan(self, topic: str, start: Positions | None = None) -> AsyncIterator[Message]:
         for message in self.of(topic):
-            yield message
+            at = TopicPartition(topic, message.partition or 0)
+            if start is None or message.offset >= start.get(at, sys.maxsize):
+                yield message
 
     async def reader(
         self,
@@ -90,9 +101,16 @@ class MemoryLog:
         return [message for p in range(self.partitions(topic)) for message in self.messages[TopicPartition(topic, p)]]
 
     def records(self, topic: str = USAGE) -> list[SpendRecord]:
-        """Every record of a raw topic."""
+        """Every record of a raw topic, without the reports of intakes and the marks of bills between them."""
         decoder = msgspec.json.Decoder(RAW_TYPES[topic])
-        return [record for message in self.of(topic) for record in decoder.decode_lines(message.value)]
+        values = [message.value for message in self.of(topic) if not message.value.startswith(INTAKE_REPORT)]
+        found = [record for value in values for record in decoder.decode_lines(value)]
+        return [record for record in found if getattr(record, "delta", "") != "mark"]
+
+    def reports(self) -> list[IntakeReport]:
+        """Every report of an intake."""
+        values = [message.value for message in self.of(USAGE) if message.value.startswith(INTAKE_REPORT)]
+        return [msgspec.json.decode(value, type=IntakeReport) for value in values]
 
     def dead_letters(self) -> list[DeadLetter]:
         """Every dead letter."""

@@ -52,9 +52,26 @@ def span(number: int, at: float, **changes: Any) -> dict[str, Any]:
     }
 
 
-def traces(spans: list[Any], resource: dict[str, Any] = RESOURCE) -> dict[str, Any]:
-    """A request of spans."""
-    return {"resourceSpans": [{"resource": {"attributes": attributes(resource)}, "scopeSpans": [{"spans": spans}]}]}
+def bare(number: int, at: float, parent: int | None = None, trace: int = 7, **values: Any) -> dict[str, Any]:
+    """A span with these attributes only, `parent` and all others in the same trace; names have dots for `__`."""
+    given = {key.replace("__", "."): value for key, value in values.items()}
+    return {
+        "traceId": f"{trace:032x}",
+        "spanId": f"{number:016x}",
+        "parentSpanId": "" if parent is None else f"{parent:016x}",
+        "name": "span",
+        "kind": 1,
+        "startTimeUnixNano": str(int(at * 1e9)),
+        "endTimeUnixNano": str(int(at * 1e9) + 10**9),
+        "attributes": attributes(given),
+        "status": {},
+    }
+
+
+def traces(spans: list[Any], resource: dict[str, Any] = RESOURCE, scope: str = "app") -> dict[str, Any]:
+    """A request of spans of one instrumentation scope."""
+    scopes = [{"scope": {"name": scope}, "spans": spans}]
+    return {"resourceSpans": [{"resource": {"attributes": attributes(resource)}, "scopeSpans": scopes}]}
 
 
 def counter(name: str, points: list[dict[str, Any]], *, cumulative: bool) -> dict[str, Any]:
@@ -102,4 +119,5 @@ def as_protobuf(request: dict[str, Any]) -> bytes:
             given = request["resourceSpans"][0]["scopeSpans"][0]["spans"]
             for made, plain in zip(scope.spans, given, strict=True):
                 made.trace_id, made.span_id = bytes.fromhex(plain["traceId"]), bytes.fromhex(plain["spanId"])
+                made.parent_span_id = bytes.fromhex(plain.get("parentSpanId", ""))
     return bytes(message.SerializeToString())

@@ -1,4 +1,4 @@
-"""A gateway of several keys whose action follows every aim, and a house with a ladder around it."""
+"""A gateway of several keys whose action follows every target rate, and a house with a ladder around it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from curb.actions.action import DriftError, Effect, Outcome
+from curb.actions.action import DriftError, Effect, GoneError, Outcome
 from curb.actions.ledger.ledger import action_id_for
 from curb.actions.lifecycle.runner import ActionsRunner
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import TargetRate, Verb
-from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, Plan
 from tests.fakes.actions_house import House, settings
 from tests.fakes.gateway import Hook, nothing
@@ -66,7 +65,7 @@ class PolicyGate:
     async def verify(self, plan: Plan) -> Effect:
         await self.hook("verify")
         if _key(plan) not in self.keys:
-            raise PermanentError("HTTP 404: no such key")
+            raise GoneError("HTTP 404: no such key")
         values = {field: self.keys[_key(plan)][field] for field in plan.after}
         return Effect(values == plan.after, values, rejected=self.rejected)
 

@@ -42,7 +42,8 @@ def thing(status: str = "InProgress", team: str = "search", **more: Any) -> dict
 
 
 def endpoint(team: str = "search", **counts: int) -> dict[str, Any]:
-    return thing("InService", team, ProductionVariants=[variant(name, count) for name, count in counts.items()])
+    variants = [variant(name, count) for name, count in counts.items()]
+    return thing("InService", team, ProductionVariants=variants, CreationTime=1_750_000_000)
 
 
 def variant(name: str, count: int) -> dict[str, Any]:
@@ -160,6 +161,11 @@ class SagemakerBench(ActionBench):
     def change_by_hand(self) -> None:
         for each in self.fake.things[arn("endpoint", "ranker")]["more"]["ProductionVariants"]:
             each["DesiredInstanceCount"] = 4
+
+    def recreate(self) -> bool:
+        """Names of jobs are never used again."""
+        self.fake.things[arn("endpoint", "ranker")]["more"]["CreationTime"] += 60
+        return True
 
     def mark_all(self, value: str | None) -> None:
         for each in self.fake.things.values():

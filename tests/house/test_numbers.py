@@ -1,4 +1,4 @@
-"""Numbers of the detector have a unit and a reason: a measurement, a source, or "chosen by hand"."""
+"""Numbers of the detector and the actions have a unit and a reason: a measurement, a source, or "chosen by hand"."""
 
 from __future__ import annotations
 
@@ -42,6 +42,21 @@ def test_a_constant_says_its_unit_and_its_reason(package: str) -> None:
         for line in unexplained(path.read_text(encoding="utf-8"), parse(path))
     ]
     assert not wrong, "say the unit and the reason in a `#:` comment above:\n" + "\n".join(wrong)
+
+
+def test_a_constant_of_the_actions_says_its_unit_and_its_reason() -> None:
+    wrong = []
+    for path in python_files("actions"):
+        source = path.read_text(encoding="utf-8")
+        for line in unexplained(source, parse(path)):
+            wrong.append(f"{name(path)}:{line}: no comment")
+        lines = source.splitlines()
+        for node in parse(path).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and is_number(node.value):
+                above = lines[node.lineno - 2].lower()
+                if above.startswith("#") and not any(why in above for why in ("by hand", "by definition")):
+                    wrong.append(f"{name(path)}:{node.lineno}: no reason")
+    assert not wrong, "unit and reason in one `#:` line above, by hand or by definition:\n" + "\n".join(wrong)
 
 
 def test_a_number_without_a_word_is_seen() -> None:

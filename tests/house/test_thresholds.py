@@ -18,6 +18,11 @@ def listed(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
+def dollars(amount: float) -> str:
+    """As the page writes them: $3, and $1.50."""
+    return f"${amount:.0f}" if amount % 1 == 0 else f"${amount:.2f}"
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -32,8 +37,9 @@ def listed(values: tuple[float, ...]) -> str:
         f"must be {UNEXPLAINED.userless_penalty:g} points higher (`userless_penalty`)",
         f"from ${RULES.new_principal.limit_usd:g} in a day: users explain less than "
         f"{RULES.new_principal.organic_share_min:.0%}".replace("%", " %"),
-        f"for ${RULES.context.min_usd_per_day:g} a day",
-        f"for ${RULES.creep.min_usd_per_day:g}0 a day" if RULES.creep.min_usd_per_day % 1 else "a day",
+        f"its median {RULES.context.min_ratio:g} times, for {dollars(RULES.context.min_usd_per_day)} a day | notice",
+        f"well over those of the days before, for {dollars(RULES.creep.min_usd_per_day)} a day | notice",
+        f"than four days ago with 4 % more every day, for {dollars(RULES.weeks.min_usd_per_day)} a day | notice",
         f"| unit cost{'' if RULES.unit_cost.enabled else ' (off by default)'} |",
     ],
 )

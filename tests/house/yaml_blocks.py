@@ -16,6 +16,9 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 #: What belongs to other programs although it lies in deploy/ or in the demo.
 FOREIGN_FILES = re.compile(r"^(compose|envoy|litellm|prometheus|grafana|script)\b")
 
+#: Folders of objects of a cluster, of charts, and of rules.
+FOREIGN_FOLDERS = {"kubernetes", "helm", "prometheus"}
+
 
 class Block(NamedTuple):
     """A configuration and where it stands."""
@@ -37,6 +40,8 @@ def configurations() -> list[Block]:
                 found.append(Block(f"{name(path)}:{line}", dedent(match["body"], len(match["indent"]))))
     for path in files():
         place = path.relative_to(ROOT).parts[0]
+        if FOREIGN_FOLDERS & set(path.relative_to(ROOT).parts):
+            continue
         if path.suffix in {".yaml", ".yml"} and place in {"deploy", "curb"} and not FOREIGN_FILES.search(path.name):
             found.append(Block(name(path), path.read_text(encoding="utf-8")))
     return found

@@ -109,7 +109,7 @@ def test_plan_shows_the_rung_and_what_stands_in_the_way(curb: Shell) -> None:
     now = time.time()
     curb.on_log(alert_message(an_alert(fired_at=now, updated_at=now)))
     said = curb("plan")
-    assert "page runaway team=search project=rank api_key=k1 $240.00/h, expected $12.00/h" in said
+    assert "page runaway team=search project=rank api_key=k1 burns $240.00/h, expected $12.00/h" in said
     assert "rung 1 of 2, notify" in said
     assert "then rung 2 0 to change now, 0 to propose" in said
     curb.on_log(alert_message(an_alert(alert_id="a2", fired_at=now - 600, updated_at=now)))
@@ -138,9 +138,20 @@ def test_restoring_everything_asks_first_and_says_what_is_still_held(curb: Shell
     assert curb.told() == []
     said = curb("actions", "restore-all", "--yes", code=1)
     assert "x1 litellm/key/k1 {'rpm_limit': 20} → {'rpm_limit': 500}" in said
-    assert "x1 still held: litellm/key/k1 could not be reached" in said
-    assert "some limits are not restored; run the command again" in said
+    assert "x1 still held: litellm/key/k1: GET 127.0.0.1/key/info: ClientConnectorError" in said
+    assert "a running daemon or reaper goes on trying" in said
     assert [(command.kind, command.args) for command in curb.told()] == [("undo", {"action_id": "x1"})]
+
+
+def test_what_cannot_be_given_back_is_listed_with_its_tries_and_may_be_left(curb: Shell) -> None:
+    refused = {"ending": True, "tries": 3, "refusal": "HTTP 403: denied", "detail": "still in force: HTTP 403: denied"}
+    curb.on_log(an_entry("applied", at=time.time() + 1, **refused))
+    said = curb("actions", "list")
+    assert all(part in said for part in ("tried 3×", "denied", "rpm_limit", "500", "20", "by curb"))
+    assert f"x1 left in force by {getpass.getuser()}" in curb("actions", "leave", "x1")
+    assert [(command.kind, command.args) for command in curb.told()] == [("leave", {"action_id": "x1"})]
+    assert "x1 is not in force" in curb("actions", "leave", "x1", code=1)
+    assert "nothing is held" in curb("actions", "restore-all")
 
 
 def test_show_says_why_who_before_after_and_what_it_saved(curb: Shell) -> None:

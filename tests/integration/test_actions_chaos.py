@@ -12,6 +12,7 @@ import pytest
 from curb.actions.calls import bounded as calls
 from curb.actions.ledger.ledger import ActionState
 from curb.actions.lifecycle.lease import ActionWorker
+from tests.fakes.chaos import REFUSALS
 from tests.fakes.chaos_story import Story
 
 #: Where a process can die between two steps of an action: each gets its share of the stories.
@@ -46,13 +47,24 @@ ARROWS = (
     "before commit",
     "after commit",
 )
+#: Where each of REFUSALS is said first in some stories. Only a ladder comes to the jobs.
+REFUSED_AT = {
+    name: tuple(
+        f"{point} {name}"
+        for point in ("before plan", "after plan", "before apply", "after apply", "verify", "before undo", "after undo")
+    )
+    for name in ("gate", "jobs")
+}
 MODES = ("auto", "auto", "auto", "approve", "approve", "shadow")
 STORIES, PARTS = 1000, 4
 
 
 def a_story(seed: int) -> Story:
     mode = MODES[seed % len(MODES)]
-    return Story(seed, mode, ladder=seed % 4 > 1, kill_first_at=ARROWS[seed % len(ARROWS)])
+    ladder = seed % 4 > 1
+    points, turn = REFUSED_AT["jobs" if ladder else "gate"], seed // 4
+    refused_at = points[turn % len(points)], list(REFUSALS)[turn // len(points) % len(REFUSALS)]
+    return Story(seed, mode, ladder=ladder, kill_first_at=ARROWS[seed % len(ARROWS)], refuse_first_at=refused_at)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +87,10 @@ async def test_it_ends_restored_or_as_the_ledger_says(part: int) -> None:
         done += Counter(f"{change.verb} {gate.name}" for gate in (story.gate, story.jobs) for change in gate.changes)
     killed = {point for point, what in seen if what == "kill"}
     assert len(killed & set(ARROWS)) > len(ARROWS) - 6
-    assert {what for _, what in seen} == {"kill", "TransientError", "TimeoutError", "PermanentError", "RuntimeError"}
+    assert {what for _, what in seen} == {"kill", *REFUSALS}
+    refused = Counter(point for point, what in seen if what in REFUSALS)
+    assert min(refused[point] for point in REFUSED_AT["gate"]) >= 4, refused
+    assert sum(refused[point] for point in REFUSED_AT["jobs"]) >= 14, refused
     assert min(done[what] for what in ("apply gate", "undo gate", "apply jobs", "undo jobs")) > 5
 
 

@@ -108,7 +108,8 @@ async def test_focus_parquet_and_csv_from_s3(tmp_path: Path, s3: Any, endpoint: 
     _, begin = month()
     lines = [focus.line(begin, 1.5), focus.line(begin, 2.0, ChargeCategory="Tax")]
     s3.put_object(Bucket="bill", Key="focus/a.parquet", Body=focus.parquet(lines))
-    s3.put_object(Bucket="bill", Key="focus/b.csv", Body=focus.csv_text(lines))
+    others = [focus.line(begin, 3.0), focus.line(begin, 4.0, ChargeCategory="Tax")]
+    s3.put_object(Bucket="bill", Key="focus/b.csv", Body=focus.csv_text(others))
     s3.put_object(Bucket="bill", Key="focus/readme.txt", Body=b"no bill")
     config = focus_file.Config.model_validate(
         {"kind": "focus_file", "name": "focus", "url": "s3://bill/focus/*", "storage": storage(endpoint)}
@@ -118,7 +119,7 @@ async def test_focus_parquet_and_csv_from_s3(tmp_path: Path, s3: Any, endpoint: 
     runner = PullRunner(bill, "focus", log, WallClock())
     while await runner.step():
         pass
-    assert sorted(record.effective_cost for record in log.records(COSTS)) == [1.5, 1.5, 2.0, 2.0]
+    assert sorted(record.effective_cost for record in log.records(COSTS)) == [1.5, 2.0, 3.0, 4.0]
     assert [check.ok for check in await bill.check()] == [True, True]
     await bill.close()
 

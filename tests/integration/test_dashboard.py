@@ -11,7 +11,9 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from curb.config.file import CurbConfig
-from curb.detector.shard import SeriesStatus
+from curb.detector.day_one import Watched
+from curb.detector.incidents.feeds import FeedAlerts
+from curb.detector.state.registry import SeriesStatus
 from curb.detector.state.view import Raised
 from curb.serve.api import make_app
 from curb.serve.running import Running
@@ -34,11 +36,15 @@ class Shard:
     """Two teams, one of them with a hostile name."""
 
     event_time, series_count, raised = T0, 2, Raised(0.0, 0.0)
+    feeds, known_s = FeedAlerts(()), 0.0
 
     def top(self, count: int, scope: str | None = None) -> list[SeriesStatus]:
         rows = [("search", 30.0, 10.0), (HOSTILE, 1.0, 2.0)]
         found = [SeriesStatus("team", {"team": team}, rate, usual, 12.5, 99.0) for team, rate, usual in rows]
         return found[:count] if scope in (None, "team") else []
+
+    def watching(self, count: int) -> list[Watched]:
+        return [Watched("team", {"team": HOSTILE}, 30.0, 1.0, "it is known for 2 h")][:count]
 
     def budgets(self) -> list[tuple[dict[str, str], BudgetStatus]]:
         return [({"team": "search"}, BUDGET)]
@@ -53,6 +59,7 @@ def a_daemon(**changes: Any) -> Any:
         "log": MemoryLog(),
         "view": LogView(),
         "clock": ManualClock(T0),
+        "lag_s": lambda: {"rollup": 0.2, "detector": 0.3},
         "caught_up": lambda: {"rollup": True, "detector": True},
         "connectors": SimpleNamespace(runners=[], sources={}),
         "action_state": lambda: empty,
@@ -141,3 +148,16 @@ async def test_a_password_opens_pages_only(browser: TestClient[Any, Any]) -> Non
 async def test_without_a_token_this_machine_may_look() -> None:
     async with TestClient(TestServer(make_app(a_daemon(guarded=False), Doors()))) as client, client.get("/") as answer:
         assert answer.status == 200
+
+
+async def test_readiness_and_the_metric_say_how_far_behind_it_is() -> None:
+    lag_s = {"rollup": 2.0, "detector": 29.0}
+    daemon = a_daemon(guarded=False, lag_s=lambda: lag_s, shards=list)
+    async with TestClient(TestServer(make_app(cast(Running, daemon), Doors()))) as client:
+        async with client.get("/readyz") as answer:
+            assert (answer.status, (await answer.json())["lag_s"]) == (200, lag_s)
+        lag_s["detector"] = 31.0
+        async with client.get("/readyz") as answer:
+            assert (answer.status, (await answer.json())["ready"]) == (503, False)
+        async with client.get("/metrics") as answer:
+            assert 'curb_lag_seconds{worker="detector"} 31.0' in await answer.text()

@@ -11,8 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.action import DriftError
-from curb.actions.levers.haproxy import Config, Haproxy
-from curb.actions.levers.haproxy_socket import Socket
+from curb.actions.levers.haproxy import AdminSocket, Config, Haproxy
 from curb.actions.target import TargetRate
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Plan
@@ -138,7 +137,7 @@ async def test_the_socket_may_be_a_tcp_port() -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        assert await Socket(f"127.0.0.1:{port}", 5.0).show("/etc/limits.map", "a") == "5"
+        assert await AdminSocket(f"127.0.0.1:{port}", 5.0).show("/etc/limits.map", "a") == "5"
 
 
 @pytest.mark.parametrize(

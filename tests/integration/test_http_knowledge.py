@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,6 +19,7 @@ from curb.stream.log.topics import COMMANDS
 from curb.stream.records.knowledge import read_knowledge
 from curb.stream.records.spend import Feedback, Knowledge
 from tests.fakes.memory_log import MemoryLog
+from tests.fakes.odd_lines import odd_line
 
 NOW = 1_750_032_000.0
 SOON, LATER, PAST = "2025-06-16T02:00:00Z", "2025-06-16T10:00:00+02:00", "2025-06-15T10:00:00Z"
@@ -148,3 +150,18 @@ async def test_texts_and_tags_are_cleaned_like_those_of_spend(house: House) -> N
     (record,) = house.told
     assert getattr(record, "tags", None) == {"team": "a"}
     assert len(getattr(record, "reason", "")) == 1000
+
+
+@pytest.mark.parametrize("path", ["plans", "silences", "budget-increases", "annotations", "feedback"])
+async def test_odd_bodies_are_400_or_cleaned(house: House, path: str) -> None:
+    good = dict(
+        zip(
+            ("plans", "silences", "budget-increases", "annotations", "feedback"),
+            (PLAN, SILENCE, INCREASE, ANNOTATION, FEEDBACK),
+            strict=True,
+        )
+    )[path]
+    for seed in range(150):
+        body = odd_line(random.Random(seed), good)
+        answer = await house.client.post(f"/v1/{path}", data=body)
+        assert answer.status in (202, 400), (answer.status, body[:200])

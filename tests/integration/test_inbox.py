@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 
 from curb.connectors.connector import Context
+from curb.connectors.intake.body import Bodies
 from curb.connectors.intake.inbox import InboxSource, add_routes
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens import litellm
@@ -45,7 +46,9 @@ def source() -> InboxSource:
 async def client(log: MemoryLog, source: InboxSource) -> AsyncIterator[Client]:
     app = web.Application()
     add_routes(app, {"gw": source}, log, ManualClock(NOW))
-    async with TestClient(TestServer(app)) as client:
+    server = TestServer(app)
+    await server.start_server(auto_decompress=False)
+    async with TestClient(server) as client:
         yield client
 
 
@@ -56,8 +59,11 @@ def body(count: int = 3) -> bytes:
 async def test_answers_with_counts_after_the_append(client: Client, log: MemoryLog, source: InboxSource) -> None:
     damaged = body(3)[:-1] + b',{"startTime": 1}]'
     response = await client.post(PATH, data=damaged, headers=AUTH)
-    assert response.status == 200
-    assert await response.json() == {"accepted": 3, "dead": 1}
+    assert response.status == 207
+    assert response.content_type == "application/problem+json"
+    answer = await response.json()
+    assert (answer["accepted"], answer["dead"], answer["status"]) == (3, 1, 207)
+    assert [(error["index"], error["reason"]) for error in answer["errors"]] == [(3, "missing_field")]
     assert len(log.records()) == 3
     assert [letter.location for letter in log.dead_letters()] == ["POST /v1/ingest/gw#3"]
     assert source.last_success == NOW
@@ -119,11 +125,67 @@ async def test_a_body_that_is_not_what_its_encoding_says_is_400(client: Client, 
 async def test_nothing_readable_is_400_and_a_dead_letter(client: Client, log: MemoryLog, junk: bytes) -> None:
     response = await client.post(PATH, data=junk, headers=AUTH)
     assert response.status == 400
+    assert len((await response.json())["errors"]) == 1
     assert len(log.dead_letters()) == 1
 
 
-@pytest.mark.parametrize(("content", "dead"), [(b"[]", 0), (b"", 0), (b"[1, 2]", 2), (b'{"a": 1}', 1)])
-async def test_wrong_content_is_200_so_that_nobody_sends_it_for_ever(client: Client, content: bytes, dead: int) -> None:
+@pytest.mark.parametrize("content", [b"[]", b""])
+async def test_no_events_are_200(client: Client, content: bytes) -> None:
     response = await client.post(PATH, data=content, headers=AUTH)
     assert response.status == 200
-    assert await response.json() == {"accepted": 0, "dead": dead}
+    assert await response.json() == {"accepted": 0, "dead": 0}
+
+
+@pytest.mark.parametrize(("content", "dead"), [(b"[1, 2]", 2), (b'{"a": 1}', 1)])
+async def test_a_body_of_which_nothing_is_kept_is_400(client: Client, content: bytes, dead: int) -> None:
+    response = await client.post(PATH, data=content, headers=AUTH)
+    assert response.status == 400
+    assert response.content_type == "application/problem+json"
+    answer = await response.json()
+    assert (answer["accepted"], answer["dead"], len(answer["errors"])) == (0, dead, dead)
+    assert {error["reason"] for error in answer["errors"]} <= {"wrong_type", "missing_field"}
+
+
+async def test_many_refused_events_are_counted_and_the_first_hundred_named(client: Client) -> None:
+    lines = b"\n".join([body(1)[1:-1], *[b"7"] * 1500])
+    answer = await (await client.post(PATH, data=lines, headers=AUTH)).json()
+    assert (answer["accepted"], answer["dead"], answer["status"]) == (1, 1500, 207)
+    assert [error["line"] for error in answer["errors"]] == list(range(2, 102))
+    assert answer["errors_left_out"] == 1400
+
+
+async def test_a_clock_that_is_off_is_a_warning(client: Client, log: MemoryLog) -> None:
+    content = litellm_usage.array([litellm_usage.payload(1, NOW + 3000)])
+    response = await client.post(PATH, data=content, headers=AUTH)
+    assert response.status == 200
+    answer = await response.json()
+    assert (answer["accepted"], answer["dead"]) == (1, 0)
+    assert "3000 s ahead" in answer["warnings"][0]
+    assert log.records()[0].charge_period_start == NOW
+
+
+async def test_while_curb_is_behind_a_request_is_refused_before_its_body_is_read(
+    log: MemoryLog, source: InboxSource
+) -> None:
+    app, behind_s = web.Application(), [61.0]
+    add_routes(app, {"gw": source}, log, ManualClock(NOW), behind_s=lambda: behind_s[0])
+    async with TestClient(TestServer(app)) as client:
+        response = await client.post(PATH, data=body(), headers=AUTH)
+        assert (response.status, response.headers["Retry-After"]) == (503, "5")
+        assert "61 s behind" in (await response.json())["detail"]
+        assert (await client.post(PATH, data=body())).status == 401
+        assert log.messages == {}
+        assert source.health.last_error == "Curb is 61 s behind, send again later"
+        behind_s[0] = 0.0
+        assert (await client.post(PATH, data=body(), headers=AUTH)).status == 200
+
+
+async def test_bodies_that_are_too_many_at_once_are_asked_to_come_back(log: MemoryLog, source: InboxSource) -> None:
+    app, bodies = web.Application(), Bodies(held_bytes=1000)
+    add_routes(app, {"gw": source}, log, ManualClock(NOW), bodies)
+    async with TestClient(TestServer(app)) as client:
+        response = await client.post(PATH, data=body(40), headers=AUTH)
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        assert log.messages == {}
+        # What was refused is held no longer.
+        assert (await client.post(PATH, data=b"[]", headers=AUTH)).status == 200

@@ -86,7 +86,8 @@ def events(count: int, **changes: Any) -> Events:
 
 async def test_what_a_killed_receiver_missed_is_backfilled_once(gateway: Gateway) -> None:
     sent = events(60)
-    sent[10] |= {"status": "failure", "id": "call-10", "response_cost": 0.0}
+    uuid = "3ee6674f-7544-47d9-824e-e81bce743c72"  # where there is no answer, the id is that of the call
+    sent[10] |= {"status": "failure", "id": uuid, "litellm_call_id": uuid, "response_cost": 0.0}
     sent[20] |= {"cache_hit": True, "id": f"chatcmpl-20_cache_hit{NOW}", "response_cost": 0.0}
     gateway.logs.rows = [row_of(event) for event in sent]
     await gateway.push(sent[:25])  # then the receiver was killed, and LiteLLM dropped the rest
@@ -209,10 +210,8 @@ async def test_a_slow_answer_is_given_up(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"metadata": "{"}, "not_json"),
-        ({"metadata": {"user_api_key_alias": 7}}, "wrong_type"),
         ({"prompt_tokens": "many"}, "wrong_type"),
-        ({"request_id": None, "litellm_call_id": None}, "missing_field"),
+        ({"request_id": None, "litellm_call_id": None, "metadata": None}, "missing_field"),
     ],
 )
 async def test_a_bad_row_is_a_dead_letter_with_its_place(gateway: Gateway, change: Any, reason: str) -> None:
@@ -225,11 +224,21 @@ async def test_a_bad_row_is_a_dead_letter_with_its_place(gateway: Gateway, chang
     assert len(gateway.ids()) == 2
 
 
+@pytest.mark.parametrize("change", [{"metadata": "{"}, {"metadata": {"user_api_key_alias": [7]}}, {"end_user": []}])
+async def test_an_odd_column_that_is_not_needed_costs_only_itself(gateway: Gateway, change: Any) -> None:
+    gateway.logs.rows = [row_of(event) for event in events(3)]
+    gateway.logs.rows[1] |= change
+    await gateway.catch_up(gateway.pull())
+    assert gateway.log.dead_letters() == []
+    assert [record.effective_cost for record in gateway.log.records()] == [0.0045] * 3
+    assert all(record.tags["api_key"].startswith("88dc") for record in gateway.log.records())
+
+
 @pytest.mark.parametrize("start", ["yesterday", ""])
 def test_a_start_that_is_no_time_is_refused(start: str) -> None:
     source = LiteLLM(Config.model_validate({"kind": "litellm", "name": "gw", "token": TOKEN}), PRICES)
     row = row_of(payload(1, NOW)) | {"startTime": start}
-    assert isinstance(source.row_record(json.dumps(row).encode(), NOW), Rejected)
+    assert isinstance(source.row_records(json.dumps(row).encode(), NOW), Rejected)
 
 
 async def test_check_says_what_is_missing(gateway: Gateway) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sys
+import zlib
 from collections.abc import AsyncIterator
+from importlib import import_module
 from typing import Any, cast
 
 import aiohttp
@@ -31,6 +34,7 @@ from curb.stream.records.spend import UsageRecord
 from tests.fakes.memory_log import MemoryLog
 from tests.fakes.otel_genai import JSON, PROTOBUF, SECRET_PROMPT, as_json, as_protobuf, span, traces
 
+zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 TOKEN = "a-long-token"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 NOW = 1_750_000_000.0
@@ -42,15 +46,16 @@ class Inbox:
 
     def __init__(self) -> None:
         self.log, self.url = MemoryLog(), ""
+        self.sources: dict[str, InboxSource] = {}
 
     def app(self) -> web.Application:
         context = Context(WallClock(), cast(aiohttp.ClientSession, None), PriceBook.load())
-        sources = {}
         for count in ("spans", "metrics"):
             config = Config.model_validate({"kind": "otel_genai", "name": count, "token": TOKEN, "count": count})
-            sources[count] = InboxSource(count, config.build(context).source, SecretStr(TOKEN), max_body_bytes=100_000)
+            source = InboxSource(count, config.build(context).source, SecretStr(TOKEN), max_body_bytes=100_000)
+            self.sources[count] = source
         app = web.Application()
-        add_routes(app, sources, self.log, ManualClock(WallClock().now() + 60))
+        add_routes(app, self.sources, self.log, ManualClock(WallClock().now() + 60))
         return app
 
     async def post(self, path: str, body: bytes, **headers: str) -> tuple[int, str, bytes]:
@@ -64,7 +69,9 @@ class Inbox:
 @pytest.fixture
 async def inbox() -> AsyncIterator[Inbox]:
     inbox = Inbox()
-    async with TestServer(inbox.app()) as server:
+    server = TestServer(inbox.app())
+    await server.start_server(auto_decompress=False)
+    async with server:
         inbox.url = str(server.make_url("/v1/ingest/"))
         yield inbox
 
@@ -141,6 +148,26 @@ async def test_all_fine_is_an_empty_message(inbox: Inbox) -> None:
     assert len({record.id for record in inbox.log.records()}) == 1
 
 
+@pytest.mark.parametrize(("encoding", "pack"), [("zstd", zstd.compress), ("deflate", zlib.compress)])
+async def test_other_compressions_of_collectors(inbox: Inbox, encoding: str, pack: Any) -> None:
+    for body, content_type in ((as_protobuf, PROTOBUF), (as_json, JSON)):
+        packed = pack(body(traces([span(1, NOW)])))
+        headers = {"Content-Type": content_type, "Content-Encoding": encoding}
+        assert (await inbox.post("spans/v1/traces", packed, **headers))[0] == 200
+    bomb = pack(b" " * 200_000)
+    assert (await inbox.post("spans/v1/traces", bomb, **{"Content-Type": JSON, "Content-Encoding": encoding}))[0] == 413
+    assert len({record.id for record in inbox.log.records()}) == 1
+
+
+@pytest.mark.parametrize("encoding", ["snappy", "x-gzip", "gzip, gzip"])
+async def test_an_encoding_that_is_not_read_is_415_and_names_those_that_are(inbox: Inbox, encoding: str) -> None:
+    headers = {"Content-Type": JSON, "Content-Encoding": encoding}
+    status, _, body = await inbox.post("spans/v1/traces", as_json(traces([span(1, NOW)])), **headers)
+    assert status == 415
+    assert b"gzip, deflate, zstd" in body
+    assert [letter.reason for letter in inbox.log.dead_letters()] == ["invalid"]
+
+
 async def test_what_is_refused_is_a_partial_success(inbox: Inbox) -> None:
     request = traces([span(1, NOW), span(2, NOW, attributes={"gen_ai.usage.input_tokens": "many"})])
     status, _, body = await inbox.post("spans/v1/traces", as_protobuf(request), **{"Content-Type": PROTOBUF})
@@ -182,3 +209,18 @@ async def test_logs_are_taken_and_not_looked_at(inbox: Inbox) -> None:
     logs = SECRET_PROMPT.encode()
     assert await inbox.post("spans/v1/logs", logs, **{"Content-Type": PROTOBUF}) == (200, PROTOBUF, b"")
     assert inbox.log.messages == {}
+
+
+async def test_a_source_that_counts_nothing_is_not_healthy_and_says_why(inbox: Inbox) -> None:
+    source = inbox.sources["spans"]
+    other = traces([span(1, NOW, attributes={"gen_ai.operation.name": "my_step", "gen_ai.usage.input_tokens": None})])
+    other["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["attributes"] = []
+    _, _, body = await inbox.post("spans/v1/traces", as_protobuf(other), **{"Content-Type": PROTOBUF})
+    answer: Any = ExportTraceServiceResponse.FromString(body)
+    assert answer.partial_success.rejected_spans == 0
+    assert "app (1)" in answer.partial_success.error_message
+    assert source.last_success is None
+    assert source.notes() == ("spans without a call to a model, by scope: app (1)",)
+    await inbox.post("spans/v1/traces", as_protobuf(traces([span(1, NOW)])), **{"Content-Type": PROTOBUF})
+    assert source.last_success is not None
+    assert source.notes() == ()

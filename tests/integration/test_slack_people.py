@@ -17,7 +17,7 @@ from curb.actions.slack.desk import Desk
 from curb.actions.slack.listener import Listener
 from curb.actions.slack.notifier import Config
 from curb.actions.slack.requests import read
-from curb.actions.slack.socket import Socket
+from curb.actions.slack.socket import SlackSocket
 from curb.config.file import load_text
 from curb.daemon import Daemon
 from curb.stream.clock import ManualClock, WallClock
@@ -64,7 +64,7 @@ async def world() -> AsyncIterator[World]:
         )
         desk = Desk({"chat": config}, Log(entry()), clock)
         listener = Listener(desk, {"chat": config.calls(ActionContext(clock, http))}, log.append)
-        running = asyncio.create_task(Socket("chat", APP_TOKEN, base_url, listener, ping_s=PING_S).run(stop))
+        running = asyncio.create_task(SlackSocket("chat", APP_TOKEN, base_url, listener, ping_s=PING_S).run(stop))
         yield World(slack, log, stop)
         stop.set()
         await running
@@ -157,7 +157,7 @@ async def test_it_connects_although_slack_fails_at_first() -> None:
     slack.faults.next.extend(["500", "429", "reset"])
     async with TestServer(slack.app()) as server:
         listener = Listener(Desk({}, Log(), ManualClock(T0)), {}, MemoryLog().append)
-        socket = Socket("chat", APP_TOKEN, f"{server.make_url('/')}api/", listener, ping_s=PING_S)
+        socket = SlackSocket("chat", APP_TOKEN, f"{server.make_url('/')}api/", listener, ping_s=PING_S)
         running = asyncio.create_task(socket.run(stop))
         await slack.people.until(lambda: slack.people.connections >= 1)
         await until(lambda: socket.connected)

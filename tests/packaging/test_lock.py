@@ -13,6 +13,7 @@ import pytest
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from tests.house.tree import ROOT, parse
 
@@ -108,7 +109,19 @@ def test_the_image_runs_what_the_tests_ran_on() -> None:
     assert all(versions <= tested[package] for package, versions in pins("constraints/run.txt").items())
 
 
-@pytest.mark.parametrize("file", LOCKS)
+def test_every_lowest_version_that_is_allowed_is_one_that_is_tested() -> None:
+    # Where another package needs a newer one, the lower one is allowed and nobody has tried it.
+    tested = pins("constraints/lowest.txt")
+    wrong = [
+        f"{requirement}: {tested.get(canonicalize_name(requirement.name), 'nowhere')}"
+        for requirement in wanted(("dev",))
+        for lowest in [{Version(each.version) for each in requirement.specifier if each.operator == ">="}]
+        if {Version(each) for each in tested.get(canonicalize_name(requirement.name), ())} != lowest
+    ]
+    assert not wrong, f"raise these minima in pyproject.toml, or run `make lock`: {wrong}"
+
+
+@pytest.mark.parametrize("file", [*LOCKS, "constraints/lowest.txt"])
 def test_every_pin_has_hashes_and_no_address(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
     assert "//" not in text

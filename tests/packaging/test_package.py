@@ -155,7 +155,7 @@ def test_it_runs_without_extras_among_foreign_packages(installed: Path, foreign:
 
 
 def test_the_demo_runs_and_says_which_picture_is_missing(installed: Path, foreign: Path) -> None:
-    said = run([installed / "curb", "demo"], foreign)
+    said = run([installed / "curb", "demo", "--quick"], foreign)
     assert "limit is back at 600" in said
     assert "There is no chart.png: charts need matplotlib: install curbd[charts]" in " ".join(said.split())
     assert sorted(path.name for path in (foreign / "demo-out").glob("*.*")) == [

@@ -9,8 +9,8 @@ import sys
 from typing import Any, NoReturn
 
 from curb.stream.clock import WallClock
+from curb.stream.kafka.connection import KafkaSettings
 from curb.stream.kafka.log import KafkaLog
-from curb.stream.kafka.settings import KafkaSettings
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND, USAGE
 

@@ -1,7 +1,7 @@
 """The real LiteLLM proxy that CURB_TEST_LITELLM names, as an administrator and as a client see it.
 
-It needs a model `fake-gpt` that answers by itself, virtual keys (a database), and this callback: `callback_type:
-generic_api`, endpoint http://127.0.0.1:18088/v1/ingest/gateway with the header `Authorization: Bearer ingest-token`.
+It needs virtual keys (a database) and the configuration and environment of `tests/real/litellm.yaml`: models, and a
+callback that posts to http://127.0.0.1:18088/v1/ingest/gateway.
 """
 
 from __future__ import annotations

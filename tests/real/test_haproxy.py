@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from curb.actions.levers import haproxy
-from curb.actions.levers.haproxy_socket import Socket
+from curb.actions.levers.haproxy import AdminSocket
 from curb.actions.target import TargetRate
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Plan
@@ -59,7 +59,7 @@ class Gateway:
         return running("haproxy", self._command, self.url, self._directory)
 
     async def runtime(self, *keys: str) -> list[str | None]:
-        return [await Socket(self.socket, 10).show(str(self.map), key) for key in keys]
+        return [await AdminSocket(self.socket, 10).show(str(self.map), key) for key in keys]
 
     async def planned(self, key: str, rate: TargetRate) -> Plan:
         (plan,) = await self.action.plan(an_alert(tags={"api_key": key}), rate)

@@ -15,8 +15,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from curb.stream.clock import WallClock
 from curb.stream.errors import TransientError
+from curb.stream.kafka.connection import KafkaSettings
 from curb.stream.kafka.log import KafkaLog
-from curb.stream.kafka.settings import KafkaSettings
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND, STATE, USAGE
 from tests.real.kafka_broker import Broker

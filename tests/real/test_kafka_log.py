@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.kafka.connection import KafkaSettings
 from curb.stream.kafka.log import KafkaLog
-from curb.stream.kafka.settings import KafkaSettings
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, SPEND, STATE, TOPICS, USAGE
 from tests.real.kafka_broker import Broker

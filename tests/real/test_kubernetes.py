@@ -7,9 +7,6 @@ may create namespaces, and `ca.crt` where the certificate is not a public one. A
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -18,85 +15,33 @@ from typing import Any
 import aiohttp
 import pytest
 
-from curb.actions.action import ActionContext, DriftError
+from curb.actions.action import DriftError
 from curb.actions.target import TargetRate
-from curb.actions.workloads.kubernetes import Config, Kubernetes
+from curb.actions.workloads.kubernetes import Kubernetes
 from curb.actions.workloads.protocol import Seen
 from curb.stream.clock import WallClock
-from curb.stream.errors import TransientError
+from curb.stream.errors import PermanentError, TransientError
 from tests.fakes.alerts import NORMAL, an_alert
-from tests.require import require
+from tests.real.kubernetes_cluster import LABELS, OBJECTS, Cluster, a_cluster
 
 pytestmark = pytest.mark.real
 
 PAUSE = TargetRate("pause")
 SEARCH = an_alert(tags={"team": "search"})
-LABELS = {"team": "search", "curb.dev/criticality": "non-critical"}
-POD = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "registry.invalid/none"}]}}
-SELECTOR = {"selector": {"matchLabels": {"a": "b"}}}
-TEMPLATE = {"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": POD["spec"]["containers"]}}}
-TARGET = {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "elsewhere"}}
-OBJECTS = {
-    "/apis/batch/v1/{}/jobs": ("Job", "train", {"template": POD}),
-    "/apis/batch/v1/{}/cronjobs": (
-        "CronJob", "nightly", {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": POD}}}
-    ),
-    "/apis/apps/v1/{}/deployments": ("Deployment", "embedder", {"replicas": 3, **SELECTOR, **TEMPLATE}),
-    "/apis/apps/v1/{}/statefulsets": (
-        "StatefulSet", "crawler", {"replicas": 2, "serviceName": "x", **SELECTOR, **TEMPLATE}
-    ),
-    "/apis/autoscaling/v2/{}/horizontalpodautoscalers": (
-        "HorizontalPodAutoscaler", "web", {"minReplicas": 2, "maxReplicas": 9, **TARGET}
-    ),
-}  # fmt: skip
-
-
-class Cluster:
-    """An API server, and a namespace in it."""
-
-    def __init__(self, url: str, account: Path, http: aiohttp.ClientSession) -> None:
-        self.url, self.account, self._http = url, account, http
-        self.namespace = f"curb-test-{uuid.uuid4().hex[:8]}"
-
-    async def ask(self, method: str, path: str, body: Any = None) -> Any:
-        authority = self.account / "ca.crt"
-        tls = ssl.create_default_context(cafile=str(authority)) if authority.exists() else True
-        token = (self.account / "token").read_text().strip()
-        headers = {"Authorization": f"Bearer {token}"}
-        async with self._http.request(method, self.url + path, json=body, headers=headers, ssl=tls) as answer:
-            found = await answer.json()
-            assert answer.status < 300, found
-            return found
-
-    async def spec(self, path: str, name: str) -> Any:
-        return (await self.ask("GET", f"{path.format(f'namespaces/{self.namespace}')}/{name}"))["spec"]
 
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
-    given = os.environ.get("CURB_TEST_KUBERNETES", "")
-    url, _, directory = given.partition(",")
-    if not directory:
-        require(
-            "kubernetes", "set CURB_TEST_KUBERNETES=URL,DIRECTORY (an API server; a directory with token and ca.crt)"
-        )
-    async with aiohttp.ClientSession() as http:
-        made = Cluster(url.rstrip("/"), Path(directory), http)
-        await made.ask("POST", "/api/v1/namespaces", {"metadata": {"name": made.namespace}})
-        for path, (kind, name, spec) in OBJECTS.items():
-            body = {"apiVersion": "/".join(path.split("/")[2:4]), "kind": kind, "spec": spec}
-            meta = {"name": name, "labels": LABELS}
-            await made.ask("POST", path.format(f"namespaces/{made.namespace}"), body | {"metadata": meta})
+    async with a_cluster() as made:
+        for path in OBJECTS:
+            await made.make(path.rpartition("/")[2])
         yield made
-        await made.ask("DELETE", f"/api/v1/namespaces/{made.namespace}")
 
 
 @pytest.fixture
 async def action(cluster: Cluster) -> AsyncIterator[Kubernetes]:
-    where = {"url": cluster.url, "account": str(cluster.account)}
-    config = {"kind": "kubernetes", "name": "work", "cluster": where, "namespaces": [cluster.namespace]}
     async with aiohttp.ClientSession() as http:
-        yield Config.model_validate(config | {"labels": {"team": "team"}}).build(ActionContext(WallClock(), http))
+        yield cluster.action(http, WallClock())
 
 
 async def until_it_works(call: Callable[[], Awaitable[Any]]) -> None:
@@ -150,3 +95,48 @@ async def test_an_object_that_is_deleted_is_drift(cluster: Cluster, action: Kube
     await cluster.ask("DELETE", f"/apis/apps/v1/namespaces/{cluster.namespace}/deployments/embedder")
     with pytest.raises(DriftError, match="no longer exists"):
         await action.undo(plan, None)
+
+
+async def test_another_object_of_the_same_name_is_left_alone(cluster: Cluster, action: Kubernetes) -> None:
+    """Its owner makes it suspended and marks it critical: with the values that Curb set, and not Curb's."""
+    (plan,) = [plan for plan in await action.plan(SEARCH, PAUSE) if "/jobs/" in plan.target]
+    await until_it_works(partial(action.apply, plan))
+    held = await cluster.get("jobs")
+    assert held["metadata"]["annotations"]["curb.dev/held-by"] == "curb/work"
+    await cluster.delete("jobs")
+    await cluster.make("jobs", LABELS | {"curb.dev/criticality": "critical"}, suspend=True)
+    made = await cluster.get("jobs")
+    assert not (await action.verify(plan)).in_force
+    with pytest.raises(DriftError, match="made again under the same name"):
+        await action.undo(plan, None)
+    # Had it become another one since it was read, the server would refuse.
+    seen = await action.read(plan)
+    assert seen is not None
+    with pytest.raises((TransientError, PermanentError), match=r"HTTP (409|422): .*uid"):
+        await action.write(plan, plan.before, seen._replace(identity=plan.identity))
+    now = await cluster.get("jobs")
+    assert (now["spec"]["suspend"], now["metadata"]["uid"]) == (True, made["metadata"]["uid"])
+
+
+async def test_what_is_held_shows_an_event(cluster: Cluster, action: Kubernetes) -> None:
+    for plan in await action.plan(SEARCH, PAUSE):
+        await until_it_works(partial(action.apply, plan))
+        await until_it_works(partial(action.undo, plan, None))
+    events = (await cluster.ask("GET", f"/api/v1/namespaces/{cluster.namespace}/events"))["items"]
+    by_curb = [(e["involvedObject"]["kind"], e["reason"]) for e in events if e["source"].get("component") == "curb"]
+    kinds = ("CronJob", "Deployment", "Job", "StatefulSet")
+    assert sorted(by_curb) == [(kind, reason) for kind in kinds for reason in ("GivenBackByCurb", "HeldByCurb")]
+    for resource in ("jobs", "cronjobs"):
+        assert "annotations" not in (await cluster.get(resource))["metadata"]
+
+
+async def test_the_server_s_reason_for_a_refusal_is_passed_on(cluster: Cluster, tmp_path: Path) -> None:
+    async with aiohttp.ClientSession() as http:
+        account = cluster.copy_of_account(tmp_path / "account")
+        action = cluster.action(http, WallClock(), account)
+        (account / "token").write_text("x.y.z")
+        with pytest.raises(PermanentError, match="HTTP 401: Unauthorized"):
+            await action.plan(SEARCH, PAUSE)
+        workflows = cluster.action(http, WallClock(), objects=["workloads", "jobs"])
+        (plan,) = await workflows.plan(SEARCH, PAUSE)
+        assert "workloads were not looked at" in plan.warning

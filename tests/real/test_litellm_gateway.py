@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import aiohttp
 import pytest
 
-from curb.actions.action import ActionContext
+from curb.actions.action import ActionContext, DriftError
 from curb.actions.levers import litellm_limits
 from curb.actions.target import TargetRate
 from curb.stream.clock import WallClock
@@ -182,6 +182,45 @@ async def test_each_subject_is_refused_at_once_and_is_as_before_after_undo(
         await action.undo(plan, None)
     assert await caller.row(proxy) == before
     assert await caller.statuses(proxy, 3) == {200: 3}
+
+
+async def test_a_budget_tier_is_never_raised_and_a_spent_one_stays_spent(proxy: Proxy) -> None:
+    tier = f"curb-tier-{uuid.uuid4().hex[:8]}"
+    await proxy.admin("POST", "/budget/new", json={"budget_id": tier, "rpm_limit": 2, "max_budget": 50})
+    made = await proxy.admin("POST", "/key/generate", json={"budget_id": tier})
+    settings: dict[str, Any] = {"kind": "litellm_limits", "name": "limits", "base_url": proxy.url, "allow_usd": 1.0}
+    async with aiohttp.ClientSession() as http:
+        action = litellm_limits.Config.model_validate(settings | {"api_key": proxy.master}).build(
+            ActionContext(WallClock(), http)
+        )
+        alert = an_alert(tags={"api_key": made["token"]})
+        (plan,) = await action.plan(alert, TargetRate("shave", requests_per_minute=6))
+        assert set(plan.after) == {"max_budget"}  # 2 calls a minute are fewer than 6; $1 is less than $50
+        (plan,) = await action.plan(alert, TargetRate("shave", requests_per_minute=1))
+        assert (plan.before["rpm_limit"], plan.after["rpm_limit"]) == (None, 1)
+        await action.apply(plan)
+        await action.undo(plan, None)
+        assert await proxy.limit(made["token"]) is None
+
+        spent = f"{tier}-spent"
+        await proxy.admin("POST", "/budget/new", json={"budget_id": spent, "max_budget": 0.0000001})
+        poor = await proxy.admin("POST", "/key/generate", json={"budget_id": spent})
+        assert (await proxy.call(poor["key"])).status == 200
+
+        async def refused() -> bool:
+            return (await proxy.call(poor["key"])).status == 422
+
+        async def known() -> bool:
+            return not await action.plan(
+                an_alert(tags={"api_key": poor["token"]}), TargetRate("shave", requests_per_minute=6)
+            )
+
+        await until("its budget is spent", refused, 60)
+        await until("the spend is on its row, so nothing is planned", known, 60)
+        await proxy.admin("POST", "/key/delete", json={"keys": [made["token"]]})
+        assert await action.plan(alert, TargetRate("shave", requests_per_minute=1)) == ()
+        with pytest.raises(DriftError, match="no longer exists"):
+            await action.undo(plan, None)
 
 
 async def _ledger_states(config: Path) -> list[str]:

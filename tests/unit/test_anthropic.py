@@ -30,6 +30,9 @@ RESULT = {
 }
 
 
+NOTHING = {"uncached_input_tokens": 0, "output_tokens": 0}
+
+
 def config(**changes: Any) -> Config:
     return Config.model_validate({"kind": "anthropic", "name": "an", "key": "sk-ant-admin-x", **changes})
 
@@ -64,6 +67,34 @@ def test_many_short_requests_are_not_one_long_one(window: str | None, long: bool
     book = PriceBook({MODEL: entry}, as_of="2026-01-01")
     found = _usage(config(), book).record(Grown(NOW, row.key, 0, row.numbers), "id", NOW)
     assert found.effective_cost == pytest.approx(5.4 if long else 2.7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "usd"),
+    [
+        ({}, 7.5),
+        ({"inference_geo": "us"}, 8.25),
+        ({"inference_geo": "global"}, 7.5),
+        ({"inference_geo": "not_available"}, 7.5),
+        ({"inference_geo": "us", "service_tier": "batch"}, 4.125),
+        (
+            {"uncached_input_tokens": 0, "output_tokens": 0, "cache_creation": {"ephemeral_1h_input_tokens": 10**6}},
+            10.0,
+        ),
+        (
+            {"uncached_input_tokens": 0, "output_tokens": 0, "cache_creation": {"ephemeral_5m_input_tokens": 10**6}},
+            6.25,
+        ),
+    ],
+)
+def test_what_the_report_of_opus_costs_by_the_shipped_book(changes: dict[str, Any], usd: float) -> None:
+    raw = {"uncached_input_tokens": 1_000_000, "output_tokens": 100_000, "model": "claude-opus-4-6", **changes}
+    row = _row(json.dumps(raw).encode())
+    assert not isinstance(row, Rejected)
+    found = _usage(config(), PRICES).record(Grown(1_796_000_000.0, row.key, 0, row.numbers), "id", NOW)
+    assert found.effective_cost == pytest.approx(usd)
+    assert found.tags.get("region") == ("us" if changes.get("inference_geo") == "us" else None)
+    assert len(row.key) == (6 if changes.get("inference_geo") == "us" else 5)  # known rows keep their key
 
 
 def test_fields_that_are_null_or_missing_count_nothing() -> None:
@@ -108,7 +139,10 @@ def test_what_is_asked_for() -> None:
         ("ending_at", "2025-06-15T15:08:00Z"),
         ("bucket_width", "1m"),
         ("limit", "1"),
-        *[("group_by[]", group) for group in ("api_key_id", "workspace_id", "model", "service_tier", "context_window")],
+        *[
+            ("group_by[]", group)
+            for group in ("api_key_id", "workspace_id", "model", "service_tier", "context_window", "inference_geo")
+        ],
     ]
 
 

@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.calls.compare_and_swap import swap
-from curb.actions.levers.api_gateway_paths import (
+from curb.actions.levers.aws_api_gateway import (
     UNLIMITED,
+    Config,
     patch,
     plan_fields,
     quota_rate,
@@ -18,7 +19,6 @@ from curb.actions.levers.api_gateway_paths import (
     tighter,
     together,
 )
-from curb.actions.levers.aws_api_gateway import Config
 from curb.actions.policy.guards import raises_a_limit
 from curb.stream.records.spend import Plan
 

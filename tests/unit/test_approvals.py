@@ -237,6 +237,86 @@ async def test_a_shadow_mode_that_is_switched_on_ends_the_proposal() -> None:
     assert house.policy_gate.calls == []
 
 
+async def test_a_limit_that_was_changed_since_to_something_else_is_not_touched() -> None:
+    house = await proposed()
+    house.policy_gate.keys["k1"]["rpm"] = 400
+    house.config = asking(headroom=2)
+    await house.restart()
+    await answer(house, "approve", "fred")
+    assert house.last().state == "denied"
+    assert house.last().detail == "approved by fred, and not done: the target was changed since it was proposed"
+    assert house.policy_gate.calls == []
+
+
+async def test_a_guard_that_speaks_up_since_keeps_the_proposal_open() -> None:
+    house = await proposed()
+    house.config = ladder(ASK, approvers=ROLES, limits={"never_touch_targets": ["gate/k1"], "shave_unmarked": True})
+    await house.restart()
+    await answer(house, "approve", "fred")
+    assert house.last().state == "proposed"
+    assert house.last().detail == (
+        "approved by fred, and not done: never_touch: gate/k1 is one of limits.never_touch_targets"
+    )
+    assert house.policy_gate.calls == []
+
+
+async def test_two_alerts_ask_for_one_target_and_one_gets_it() -> None:
+    house = await proposed()
+    await house.say(alert_message(an_alert(alert_id="b1", fingerprint="g1")))
+    other = next(entry for entry in house.ledger() if entry.alert_id == "b1")
+    assert other.state == "proposed"
+    await answer(house, "approve", "fred")
+    await house.say(command_message("approve", T0, id="b", by="fred", action_id=other.action_id))
+    newest = [entry for entry in house.ledger() if entry.alert_id == "b1"][-1]
+    assert (newest.state, newest.by, newest.command_id) == ("denied", "fred", "b")
+    assert newest.detail == "approved by fred, and not done: there is nothing to do any more"
+    assert len(house.policy_gate.calls) == 1
+
+
+async def test_an_answer_that_came_too_late_is_noted_once() -> None:
+    house = await proposed()
+    await house.wait(3600)
+    await answer(house, "approve", "fred", id="late")
+    assert (house.last().state, house.last().by, house.last().command_id) == ("denied", "fred", "late")
+    count = len(house.ledger())
+    await house.wait(60)
+    await house.restart()
+    assert len(house.ledger()) == count
+
+
+async def test_what_was_approved_carries_its_figures() -> None:
+    house = await proposed(asking(), "k1", "k2", "k3", tags=MANY)
+    await answer(house, "approve", "fred")
+    planned = next(entry for entry in house.ledger() if entry.state == "planned")
+    assert (planned.also, planned.detail, planned.by) == (["gate/k2", "gate/k3"], "approved by fred", "fred")
+    assert (planned.usd_per_hour_before, planned.spent_usd_before) == (240.0, 20.0)
+    assert (planned.spent_since, planned.measured_at, planned.lease_s) == (T0 - 300, T0, 3600.0)
+
+
+async def test_a_target_that_cannot_be_planned_is_a_failure_on_the_ledger() -> None:
+    house = PolicyHouse(ladder(ASK | {"mode": "auto"}, approvers=ROLES))
+
+    async def hook(_: str) -> None:
+        raise PermanentError("HTTP 403: no rights")
+
+    house.policy_gate.hook = hook
+    await house.runner.open()
+    await house.say(alert_message(an_alert()))
+    (entry,) = house.ledger()
+    assert (entry.state, entry.alert_id, entry.detail) == ("failed", "a1", "HTTP 403: no rights")
+    assert (entry.rung, entry.do) == (1, "shave_to_normal")
+
+
+async def test_what_a_guard_refuses_is_skipped_with_its_rung_and_reason() -> None:
+    house = PolicyHouse(ladder({"do": "block"}, limits={"never_touch": [{"team": "search"}]}))
+    await house.runner.open()
+    await house.say(alert_message(an_alert()))
+    (entry,) = house.ledger()
+    assert (entry.state, entry.rung, entry.do) == ("skipped", 1, "block")
+    assert entry.detail == "never_touch: a matcher of limits.never_touch fits its tags"
+    assert house.policy_gate.calls == []
+
+
 # --- several targets --------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.connectors.bills.arrow import from_ints, from_texts, to_numbers
+from curb.connectors.bills.cells.arrow import from_ints, from_texts, to_numbers
 from tests.fakes import aws_cur as cur
 from tests.fakes.bills import JUNE, NOW
 

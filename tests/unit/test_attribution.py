@@ -17,7 +17,7 @@ from curb.connectors.intake import attribution as module
 from curb.connectors.intake.append import append_batch
 from curb.connectors.intake.attribution import Attribution, AttributionSettings, TagRule
 from curb.connectors.intake.shares import MAX_PARTS, part_id, parts
-from curb.connectors.intake.validate import clean_tags
+from curb.connectors.validate import clean_tags
 from curb.stream.errors import TransientError
 from curb.stream.log.topics import CURSORS, USAGE
 from curb.stream.records.spend import OTHER, UNTAGGED, CostRecord, GpuRecord, SpendRecord, UsageRecord

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curb.connectors.bills import azure_cost
-from curb.connectors.bills.azure_details import moment
+from curb.connectors.bills.cells.values import Moments
 from curb.connectors.bills.fsspec import open_store
 from curb.connectors.kinds import KINDS
 from curb.stream.errors import PermanentError, TransientError
@@ -136,9 +136,9 @@ async def test_parquet_with_real_types_and_csv_with_a_byte_order_mark(tmp_path: 
 
 
 def test_days_in_both_spellings() -> None:
-    spelled = ("2025-06-01", "06/01/2025", "6/1/2025", "2025-06-01T00:00:00Z", "6/1/2025 12:00:00 AM")
-    assert {moment(text) for text in spelled} == {int(JUNE)}
-    assert {moment(text) for text in ("25/12/2025", "soon", "", "2025")} == {0}
+    spelled = ("2025-06-01", "06/01/2025", "6/1/2025", "2025-06-01T00:00:00Z", "6/1/2025 12:00:00 AM", "01.06.2025")
+    assert set(Moments(month_first=True).seconds(spelled)) == {int(JUNE)}
+    assert set(Moments(month_first=True).seconds(("25/12/2025", "soon", "", "2025"))) == {0}
 
 
 # --- where it lies ----------------------------------------------------------------------------------------------------
@@ -265,19 +265,19 @@ async def test_a_run_without_its_manifest_or_with_half_of_it_waits_behind_the_on
         await told.read()
 
 
-async def test_a_currency_that_changes_within_the_month(tmp_path: Path) -> None:
+async def test_a_currency_without_a_rate_leaves_the_last_run_standing(tmp_path: Path) -> None:
     export = azure.Export(tmp_path / "daily", "files")
     export.deliver([azure.line(JUNE, 10.0), azure.line(JUNE + DAY, 10.0)], at=NOW - 7200)
     told = Told(tmp_path / "state", config(tmp_path / "daily"))
     await told.read()
     export.deliver([azure.line(JUNE, 10.0), azure.line(JUNE + DAY, 8.0, currency="EUR")], at=NOW - 60)
-    with pytest.raises(PermanentError, match="in EUR: set usd_per"):
-        await told.read()
-    await told.bill.close()
+    assert await told.read() == []
+    assert "1 of 2 lines cannot be read: a line in EUR" in told.alerts[-1].explanation
     again = Told(tmp_path / "state", config(tmp_path / "daily", usd_per={"EUR": 1.25}))
     again.cursor = told.cursor
     changes = {(r.billing_currency, r.effective_cost) for r in await again.read()}
     assert changes == {("USD", -10.0), ("EUR", 10.0)}
+    assert [alert.status for alert in again.alerts] == ["resolved"]
 
 
 async def test_tags_days_and_amounts_that_are_none_lose_no_other_dollar(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_an_alert_comes_back_only_after_its_time() -> None:
 @pytest.mark.parametrize(
     ("figure", "value", "expected"),
     [
-        ("recall", 0.98, "aim"),
+        ("recall", 0.98, "target"),
         ("recall", 0.96, "gate"),
         ("recall", 0.94, "MISSED"),
         ("noise/day", 0.3, "gate"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import io
+import zipfile
 from collections import Counter, defaultdict
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +15,9 @@ import pytest
 from pydantic import ValidationError
 
 from curb.connectors.bills import aws_cur, focus_file
+from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
+from curb.connectors.bills.restate import Restater
+from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
 from tests.fakes import aws_cur as cur
 from tests.fakes import focus_file as focus
@@ -92,9 +98,11 @@ async def test_every_layout_and_form_of_a_cur_says_the_same(tmp_path: Path, layo
         billed[record.charge_category] += record.billed_cost  # type: ignore[assignment]
     assert effective == {"Usage": 21.0, "Adjustment": 0.0, "Tax": 7.0, "Credit": -1.0, "Purchase": 9.0}
     assert billed == {"Usage": 24.5, "Adjustment": -3.0, "Tax": 7.0, "Credit": -1.0, "Purchase": 9.0}
-    usage = next(r for r in records if r.charge_period_start == JUNE and r.charge_category == "Usage")
-    assert usage.tags == {"team": "search", "service": "AmazonEC2", "account": "111122223333"}
-    assert (usage.effective_cost, usage.charge_period_end, usage.delta) == (18.5, JUNE + HOUR, "new_usage")
+    usage = next(r for r in records if r.charge_period_start == JUNE and r.effective_cost == 15)
+    named = {"service": "AmazonEC2", "account": "111122223333", "provider": "AWS"}
+    assert usage.tags == {"team": "search", **named}
+    assert (usage.effective_cost, usage.charge_period_end, usage.delta) == (15.0, JUNE + HOUR, "new_usage")
+    assert [r.effective_cost for r in records if r.commitment_discount_status == "Used"] == [3.5]
     assert {r.tags.get("team") for r in records if r.charge_period_start == JUNE + HOUR} == {None}
     # Delivered again with one line changed, one new and one gone: only that is told.
     export.deliver([*LINES[1:-1], cur.line(JUNE + 2 * HOUR, 1.0), cur.line(JUNE, 10.5)])
@@ -143,11 +151,12 @@ async def test_focus_of_every_version(tmp_path: Path, version: str) -> None:
         lines = [{k: v for k, v in each.items() if k != "ProviderName"} for each in lines]
     write(tmp_path / "bill.parquet", focus.parquet(lines))
     records = await Told(tmp_path / "state", focus_config(tmp_path / "bill.parquet")).read()
-    assert sorted((r.effective_cost, r.charge_category, r.delta) for r in records) == [
-        (-5.0, "Credit", "new_usage"),
-        (1.0, "Usage", "new_usage"),
-        (4.0, "Usage", "restatement"),
-        (5.0, "Purchase", "new_usage"),
+    assert sorted((r.effective_cost, r.charge_category, r.charge_kind, r.delta) for r in records) == [
+        (-5.0, "Credit", "credit", "new_usage"),
+        (1.0, "Usage", "usage", "new_usage"),
+        (2.0, "Purchase", "purchase", "new_usage"),
+        (3.0, "Purchase", "fee", "new_usage"),
+        (4.0, "Usage", "usage", "restatement"),
     ]
     assert {r.tags["provider"] for r in records} == {"AWS"}
 
@@ -177,7 +186,42 @@ async def test_dimensions_days_currencies_and_a_first_day(tmp_path: Path) -> Non
     (record,) = await Told(tmp_path / "state", config).read()
     assert (record.effective_cost, record.billing_currency, record.resource_id) == (6.0, "EUR", "r1")
     assert record.charge_period_end - record.charge_period_start == 86_400
-    assert record.tags == {"cloud": "aws", "region": "eu-west-1", "provider": "AWS", "team": "search"}
+    named = {"region": "eu-west-1", "provider": "AWS", "resource": "r1"}
+    assert record.tags == {"cloud": "aws", "team": "search", **named}
+    assert (record.region_id, record.provider_name) == ("eu-west-1", "AWS")
+
+
+async def test_a_record_says_what_it_is_for(tmp_path: Path) -> None:
+    covered = {"line_item_line_item_type": "DiscountedUsage", "reservation_effective_cost": 2.0}
+    told = {"line_item_usage_type": "USE1-Box", "product_region_code": "us-east-1"}
+    lines = [
+        cur.line(JUNE, 4.0, **covered, **told),
+        cur.line(JUNE, 9.0, line_item_line_item_type="Refund", **dict.fromkeys(told)),
+    ]
+    cur.Export(tmp_path / "cur").deliver(lines)
+    config = cur_config(tmp_path / "cur", dimensions=("service", "region", "usage_type"))
+    usage, refund = sorted(await Told(tmp_path / "state", config).read(), key=lambda each: each.effective_cost)
+    assert (usage.usage_type, usage.region_id, usage.tags["usage_type"]) == (
+        "USE1-Box",
+        "us-east-1",
+        "USE1-Box",
+    )
+    assert (usage.charge_kind, usage.commitment_discount_status) == ("usage", "Used")
+    assert (refund.charge_kind, refund.charge_category, refund.usage_type) == ("refund", "Adjustment", "")
+
+
+async def test_the_last_page_of_a_delivery_says_until_when_it_is_complete(tmp_path: Path) -> None:
+    clock = ManualClock(NOW)
+    restater = Restater(tmp_path / "bill.sqlite", "bill", clock, page_records=2)
+    charges = [Charge(int(JUNE) + 3600 * n, 3600, 1.0, 1.0, Dimensions()) for n in range(3)]
+    restater.take(charges, Snapshot("2025-06", "v1", NOW))
+    first = restater.resume(None)
+    assert first is not None
+    last = restater.resume(first.cursor)
+    assert last is not None
+    assert [record.complete_until for record in first.records] == [None, None]
+    assert [record.complete_until for record in last.records] == [NOW - 2 * 86_400]
+    restater.close()
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -244,13 +288,18 @@ async def test_a_currency_that_changes_within_the_month(tmp_path: Path) -> None:
     told = Told(tmp_path / "state", cur_config(tmp_path / "cur"))
     await told.read()
     export.deliver([cur.line(JUNE, 10.0), cur.line(JUNE + HOUR, 8.0, line_item_currency_code="EUR")])
-    with pytest.raises(PermanentError, match="in EUR: set usd_per"):
-        await told.read()
-    await told.bill.close()
+    assert await told.read() == []
+    assert "set usd_per for EUR" in told.alerts[-1].explanation
     again = Told(tmp_path / "state", cur_config(tmp_path / "cur", usd_per={"EUR": 1.25}))
     again.cursor = told.cursor
     changes = {(r.billing_currency, r.effective_cost) for r in await again.read()}
     assert changes == {("USD", -10.0), ("EUR", 10.0)}
+
+
+async def test_a_bill_in_a_currency_without_a_rate_is_an_error(tmp_path: Path) -> None:
+    cur.Export(tmp_path / "cur").deliver([cur.line(JUNE, 10.0, line_item_currency_code="EUR")])
+    with pytest.raises(PermanentError, match="set usd_per for EUR"):
+        await Told(tmp_path / "state", cur_config(tmp_path / "cur")).read()
 
 
 async def test_tags_that_are_not_json_lose_no_dollar(tmp_path: Path) -> None:
@@ -290,8 +339,8 @@ async def test_a_file_written_over_while_it_is_read_is_void(tmp_path: Path, monk
     told = Told(tmp_path / "state", focus_config(path))
     find = told.bill._find
 
-    def find_then_change() -> Any:
-        found = find()
+    def find_then_change(reading: str) -> Any:
+        found = find(reading)
         write(path, focus.csv_text([focus.line(JUNE, 1.0), focus.line(JUNE, 2.0)]))
         return found
 
@@ -302,13 +351,30 @@ async def test_a_file_written_over_while_it_is_read_is_void(tmp_path: Path, monk
     assert [record.effective_cost for record in await told.read()] == [3.0]
 
 
-async def test_zip_files_and_unknown_schemes_are_refused(tmp_path: Path) -> None:
+async def test_what_a_file_is_shows_in_its_bytes_and_not_in_its_name(tmp_path: Path) -> None:
+    text = focus.csv_text([focus.line(JUNE, 1.0)])
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bill.csv", text)
+    named = {
+        "a.zip": packed.getvalue(),
+        "b.csv": gzip.compress(focus.csv_text([focus.line(JUNE, 2.0)])),
+        "c.csv.gz": focus.csv_text([focus.line(JUNE, 4.0)]),
+        "d.csv": focus.parquet([focus.line(JUNE, 8.0)]),
+    }
+    for name, content in named.items():
+        write(tmp_path / "bill" / name, content)
+    told = Told(tmp_path / "state", focus_config(tmp_path / "bill"))
+    assert sum(record.effective_cost for record in await told.read()) == 15.0
+
+
+async def test_other_forms_and_unknown_schemes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="nosuch"):
         await Told(tmp_path / "state", focus_config("nosuch://x/y")).read()
     manifest = cur.Export(tmp_path / "cur").deliver(LINES)
     file = next((tmp_path / "cur").rglob("*.parquet"))
-    file.rename(file.with_suffix(".zip"))
-    manifest.write_text(manifest.read_text().replace(".parquet", ".zip"))
+    file.rename(file.with_suffix(".orc"))
+    manifest.write_text(manifest.read_text().replace(".parquet", ".orc"))
     with pytest.raises(PermanentError, match=r"only \.parquet"):
         await Told(tmp_path / "other", cur_config(tmp_path / "cur")).read()
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from curb.stream.records.spend import Alert, AlertKind, BudgetIncrease, Tier
+from curb.stream.records.spend import Alert, AlertKind, BudgetIncrease, Feedback, Tier
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, brief, settings_of
 from tests.fakes.spend import T0
 
@@ -69,7 +69,7 @@ def test_a_period_that_was_not_seen_whole_carries_nothing() -> None:
 def test_the_alert_says_what_the_amount_is_made_of() -> None:
     fed = one(carry_over={"max_percent": 20})
     fed.spend(T0, 0.0)
-    fed.budgets.increase(increase(40.0, T0 + 3 * DAY))
+    fed.budgets.add(increase(40.0, T0 + 3 * DAY))
     (alert,) = [a for a in fed.spend(T0 + DAY, 81.0) if a.status == "firing"]
     assert "The amount includes $20.00 carried over and $40.00 added for a time." in alert.explanation
 
@@ -80,7 +80,7 @@ def test_the_alert_says_what_the_amount_is_made_of() -> None:
 def test_an_increase_ends_alerts_and_arms_them_until_it_expires() -> None:
     fed = one(thresholds=[100])
     assert brief(fed.spend(T0, 110.0)) == [("a", "100", "firing")]
-    fed.budgets.increase(increase(50.0, T0 + 6 * HOUR))
+    fed.budgets.add(increase(50.0, T0 + 6 * HOUR))
     (over,) = fed.spend(T0 + HOUR, 0.0)
     assert (over.status, over.revision) == ("resolved", 2)
     assert over.explanation == "The amount of budget b is now $150.00; $110.00 have been spent."
@@ -92,7 +92,7 @@ def test_an_increase_ends_alerts_and_arms_them_until_it_expires() -> None:
 
 def test_an_increase_that_expires_leaves_the_budget_over() -> None:
     fed = one(thresholds=[100])
-    fed.budgets.increase(increase(50.0, T0 + 3 * HOUR))
+    fed.budgets.add(increase(50.0, T0 + 3 * HOUR))
     assert fed.spend(T0, 110.0) == []
     assert fed.spend(T0 + HOUR, 0.0) == []
     assert brief(fed.spend(T0 + 2 * HOUR, 0.0)) == [("a", "100", "firing")]
@@ -101,15 +101,15 @@ def test_an_increase_that_expires_leaves_the_budget_over() -> None:
 def test_increases_match_tags_add_up_and_are_replaced_by_their_id() -> None:
     fed = Fed(settings_of(a_budget()), ("team", "a"), ("team", "b"))
     fed.spend(T0, 0.0)
-    fed.budgets.increase(increase(10.0, T0 + DAY, id="x", team="a"))
-    fed.budgets.increase(increase(20.0, T0 + DAY, id="y"))
+    fed.budgets.add(increase(10.0, T0 + DAY, id="x", team="a"))
+    fed.budgets.add(increase(20.0, T0 + DAY, id="y"))
     assert [fed.status(row).amount_usd for row in (0, 1)] == [130.0, 120.0]
-    fed.budgets.increase(increase(5.0, T0 + DAY, id="x", team="a"))
+    fed.budgets.add(increase(5.0, T0 + DAY, id="x", team="a"))
     assert [fed.status(row).amount_usd for row in (0, 1)] == [125.0, 120.0]
-    fed.budgets.increase(increase(0.0, T0 + DAY, id="y"))
+    fed.budgets.add(increase(0.0, T0 + DAY, id="y"))
     assert [fed.status(row).amount_usd for row in (0, 1)] == [105.0, 100.0]
     fed.series("team", "a2")
-    fed.budgets.increase(increase(7.0, T0 + DAY, id="z", team="a*"))
+    fed.budgets.add(increase(7.0, T0 + DAY, id="z", team="a*"))
     fed.spend(T0 + HOUR, 0.0)
     assert fed.status(2).amount_usd == 107.0
 
@@ -117,7 +117,7 @@ def test_increases_match_tags_add_up_and_are_replaced_by_their_id() -> None:
 def test_an_increase_is_not_carried_over() -> None:
     fed = one(carry_over={})
     fed.spend(T0, 0.0)
-    fed.budgets.increase(increase(50.0, T0 + DAY))
+    fed.budgets.add(increase(50.0, T0 + DAY))
     fed.spend(T0 + HOUR, 40.0)
     fed.spend(T0 + DAY, 0.0)
     assert (fed.status().carried_usd, fed.status().amount_usd) == (60.0, 160.0)
@@ -188,7 +188,7 @@ def test_a_false_alarm_does_not(when: Literal["before", "after"]) -> None:
     days(fed, 90.0)
     alert = incident("runaway", "page", T0 + DAY, team="a")
     fed.budgets.incident(alert)
-    fed.budgets.pardon(alert.alert_id)
+    fed.budgets.add(Feedback(id="v", at=alert.updated_at, alert_id=alert.alert_id, verdict="not_an_anomaly"))
     if when == "after":
         fed.budgets.incident(alert)  # a later revision of the same alert
     days(fed, 90.0, 90.0, first=1)

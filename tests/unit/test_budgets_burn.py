@@ -114,6 +114,15 @@ def test_none_when_the_rest_lasts_and_none_when_it_is_spent() -> None:
     assert {alert.channel for alert in burn(over, 60.0, 300, 2 * HOUR)} == {"budget/100"}
 
 
+def test_the_page_on_a_spent_budget_stands_for_its_burn() -> None:
+    fed = one(days=1)
+    (burning, *_) = burn(fed, 30.0, 0, HOUR)
+    ended, page = sorted(fed.spend(T0 + HOUR, 700.0, bucket_s=300), key=lambda alert: alert.channel, reverse=True)
+    assert (ended.alert_id, ended.status) == (burning.alert_id, "resolved")
+    assert (page.channel, page.status) == ("budget/100", "firing")
+    assert fed.budgets.firing == [page]
+
+
 def test_a_nightly_batch_pages_the_first_night_only() -> None:
     fed = one(days=1, amount_usd=7200)
     burn(fed, 0.0, 0, 2 * HOUR)

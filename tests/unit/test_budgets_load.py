@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from curb.detector.budgets.tracker import Budgets
 from curb.stream.records.spend import BudgetIncrease
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, brief, settings_of
 from tests.fakes.spend import T0
@@ -26,7 +28,7 @@ def test_a_restart_changes_nothing() -> None:
     increase = BudgetIncrease(
         id="i", at=T0, budget="teams", match={"team": "b"}, amount_usd=9, expires_at=T0 + DAY, by="x"
     )
-    fed.budgets.increase(increase)
+    fed.budgets.add(increase)
     again = fed.restarted()
     assert again.budgets.status() == fed.budgets.status()
     assert again.budgets.firing == fed.budgets.firing
@@ -78,7 +80,7 @@ def test_a_raised_amount_keeps_the_sum_and_ends_what_it_moved_out_of_reach() -> 
 def test_a_lowered_amount_fires_what_is_crossed_now() -> None:
     fed = fed_for_a_day(a_budget())
     again = fed.restarted(settings_of(a_budget(amount_usd=62)))
-    assert brief(again.spend(T0 + 2 * HOUR, 1.0)) == [("a", "80", "firing"), ("a", "100", "firing")]
+    assert brief(again.spend(T0 + 2 * HOUR, 1.0)) == [("a", "100", "firing")]
 
 
 def test_a_threshold_that_is_gone_takes_its_alert_along() -> None:
@@ -102,3 +104,21 @@ def test_a_new_parent_counts_from_now_on_and_knows_its_children() -> None:
     assert by_name[("teams", "a")].spent_usd == 65.0
     assert by_name[("teams", "a")].spent_in_parent_usd == 4.0
     assert by_name[("teams", "a")].parent_id == by_name[("org",)].id
+
+
+def test_alerts_of_an_earlier_version_go_on_as_one() -> None:
+    """Each threshold was an alert of its own, kept under its number."""
+    fed = Fed(settings_of(a_budget()), ("team", "a"))
+    (half,) = fed.spend(T0, 55.0)
+    (notice,) = fed.spend(T0 + HOUR, 30.0)
+    dump, arrays = fed.budgets.dump()
+    old = msgspec.structs.replace(notice, fingerprint="old80", alert_id="old80-1", revision=1)
+    dump.firing = {"0": {"50": msgspec.structs.replace(half, alert_id="old50-1"), "80": old}}
+    again = Fed(fed.settings)
+    again.registry, again.budgets = fed.registry, Budgets(fed.settings, fed.registry)
+    again.budgets.load(dump, arrays)
+    assert [(a.alert_id, a.channel) for a in again.budgets.firing] == [("old80-1", "budget/80")]
+    lower, page = again.spend(T0 + 2 * HOUR, 20.0)
+    assert (lower.alert_id, lower.status) == ("old50-1", "resolved")
+    assert (page.alert_id, page.channel, page.tier, page.revision) == ("old80-1", "budget/100", "page", 2)
+    assert [a.alert_id for a in again.spend(T0 + DAY, 1.0) if a.status == "resolved"] == ["old80-1"]

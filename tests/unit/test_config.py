@@ -45,6 +45,21 @@ def test_six_errors_are_six_errors() -> None:
     assert "litellm" in found["connectors[0].kind"]
 
 
+def test_a_key_given_twice_is_refused_with_both_lines() -> None:
+    text = "http: {port: 1}\nlog:\n  directory: a\n  kind: embedded\n  directory: b\nhttp: {port: 2}\n"
+    with pytest.raises(ConfigErrors) as raised:
+        load_text(text)
+    assert [error.message for error in raised.value.errors] == [
+        "`http` is given twice, in line 1 and in line 6",
+        "`directory` is given twice, in line 3 and in line 5",
+    ]
+
+
+def test_a_key_that_overrides_a_merged_one_is_no_duplicate() -> None:
+    text = "http: {<<: {port: 1, host: localhost}, port: 2}\n"
+    assert (load_text(text).http.port, load_text(text).http.host) == (2, "localhost")
+
+
 def test_the_message_lists_all_of_them() -> None:
     with pytest.raises(ConfigErrors, match="2 errors in the configuration") as raised:
         load_text("{instance: 'a b', commit_interval_s: 0}")

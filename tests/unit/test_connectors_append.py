@@ -8,7 +8,8 @@ import pytest
 
 from curb.connectors.connector import Batch
 from curb.connectors.intake.append import MESSAGE_BYTES, append_batch, record_messages
-from curb.connectors.intake.validate import IntakeLimits, check, clean_tags
+from curb.connectors.validate import IntakeLimits, check, clean_tags
+from curb.stream import metrics
 from curb.stream.log.protocol import TopicPartition
 from curb.stream.log.topics import COMMANDS, COSTS, DEAD_LETTER, GPU, USAGE
 from curb.stream.records.knowledge import read_knowledge
@@ -54,20 +55,69 @@ def cost(**changes: object) -> CostRecord:
 async def test_the_type_picks_the_topic() -> None:
     log = MemoryLog()
     appended = await append_batch(log, Batch([usage(), gpu(), cost()], ""), source="s", at=NOW)
-    assert appended == (3, 0)
+    assert (appended.accepted, appended.dead) == (3, 0)
     assert [len(log.records(topic)) for topic in (USAGE, GPU, COSTS)] == [1, 1, 1]
 
 
 async def test_an_empty_batch_appends_nothing() -> None:
     log = MemoryLog()
-    assert await append_batch(log, Batch([], ""), source="s", at=NOW) == (0, 0)
+    assert await append_batch(log, Batch([], ""), source="s", at=NOW) == (0, 0, [], 0, 0.0)
     assert log.messages == {}
 
 
 async def test_a_refused_record_names_its_place_and_the_rest_is_appended() -> None:
     log = MemoryLog()
     batch = Batch([usage(1), usage(2, effective_cost=math.nan)], "", locations=["f:1", "f:2"])
-    assert await append_batch(log, batch, source="s", at=NOW) == (1, 1)
+    appended = await append_batch(log, batch, source="s", at=NOW)
+    assert (appended.accepted, appended.dead) == (1, 1)
+    assert [(letter.location, letter.reason) for letter in log.dead_letters()] == [("f:2", "not_finite")]
+
+
+async def test_a_sender_whose_clock_is_ahead_is_dated_by_the_receipt() -> None:
+    log, day = MemoryLog(), 86_400
+    batch = Batch([usage(1, charge_period_start=NOW + 400), usage(2, charge_period_start=NOW + day), usage(3)], "")
+    before = metrics.CLOCK_SKEWED.labels(connector="ahead")._value.get()
+    appended = await append_batch(log, batch, source="ahead", at=NOW)
+    assert (appended.accepted, appended.dead, appended.skewed, appended.skew_s) == (3, 0, 2, day)
+    assert sorted(record.charge_period_start for record in log.records()) == [NOW - 60, NOW, NOW]
+    assert metrics.CLOCK_SKEWED.labels(connector="ahead")._value.get() == before + 2
+    assert metrics.CLOCK_SKEW.labels(connector="ahead")._value.get() == day
+
+
+async def test_what_is_days_ahead_is_an_error_of_units_and_a_bill_has_no_clock() -> None:
+    log = MemoryLog()
+    batch = Batch([usage(charge_period_start=NOW + 90_000), cost(charge_period_start=NOW + 400)], "")
+    appended = await append_batch(log, batch, source="s", at=NOW)
+    assert (appended.accepted, appended.dead, appended.skewed) == (1, 1, 0)  # what is paid ahead counts in its period
+
+
+async def test_what_was_not_appended_is_reported() -> None:
+    log = MemoryLog()
+    bad = [usage(1), usage(2, effective_cost=math.nan), usage(3, effective_cost=-1.0)]
+    ahead = usage(4, charge_period_start=NOW + 400)
+    batch = Batch([*bad, ahead], "", ignored={"spans of http": 7})
+    await append_batch(log, batch, source="gateway", at=NOW)
+    (report,) = log.reports()
+    assert (report.source, report.at, report.skewed, report.skew_s) == ("gateway", NOW, 1, 400.0)
+    assert (report.refused, report.ignored) == ({"not_finite": 1, "negative_cost": 1}, {"spans of http": 7})
+    await append_batch(log, Batch([usage(5)], ""), source="gateway", at=NOW)
+    assert len(log.reports()) == 1
+
+
+async def test_odd_values_in_a_record_are_one_dead_letter_each() -> None:
+    log = MemoryLog()
+    odd = [usage(1, effective_cost=10**400), usage(2, tags=None), usage(3, charge_period_start="x"), usage(4)]
+    bill = cost(service_name="a\ud800b", resource_id="\u202er")
+    appended = await append_batch(log, Batch([*odd, bill], ""), source="s", at=NOW)
+    assert (appended.accepted, appended.dead) == (2, 3)
+    assert [letter.reason for letter in log.dead_letters()] == ["not_finite", "wrong_type", "wrong_type"]
+    assert [(record.service_name, record.resource_id) for record in log.records(COSTS)] == [("ab", "r")]
+
+
+async def test_a_location_is_of_the_record() -> None:
+    log = MemoryLog()
+    batch = Batch([usage(1), usage(2, effective_cost=math.nan)], "", locations=["f:1", "f:2"])
+    await append_batch(log, batch, source="s", at=NOW)
     assert [(letter.location, letter.reason) for letter in log.dead_letters()] == [("f:2", "not_finite")]
     assert len(log.of(DEAD_LETTER)) == 1
 
@@ -107,7 +157,6 @@ def test_messages_of_large_records_are_split() -> None:
         (usage(cache_read_input_tokens=-1), "invalid"),
         (usage(requests=-1), "invalid"),
         (usage(id=""), "invalid"),
-        (usage(id="x" * 257), "invalid"),
         (usage(id="a\ud800"), "invalid"),
         (gpu(gpu_utilization=math.inf), "not_finite"),
         (cost(billed_cost=math.nan), "not_finite"),
@@ -133,6 +182,15 @@ def test_the_door_refuses(record: SpendRecord, reason: str) -> None:
 )
 def test_the_door_lets_through(record: SpendRecord) -> None:
     assert check(record) is None
+
+
+def test_an_id_of_any_length_has_one_short_form() -> None:
+    ids = ["x" * 257, "x" * 258, "x" * 257, "resp_" + "A" * 100_000]
+    records = [usage(id=each) for each in ids]
+    assert [check(record) for record in records] == [None] * 4
+    assert records[0].id == records[2].id
+    assert len({record.id for record in records}) == 3
+    assert {len(record.id) for record in records} == {71}
 
 
 def test_the_future_is_configurable() -> None:
@@ -161,6 +219,6 @@ async def test_plans_go_to_the_commands_topic() -> None:
     log = MemoryLog()
     plan = PlannedActivity(id="p", at=NOW, tags={"team": "a"}, start=NOW, end=NOW + 60, max_usd=1.0)
     appended = await append_batch(log, Batch([usage()], cursor="", plans=[plan]), source="s", at=NOW)
-    assert appended == (2, 0)
+    assert (appended.accepted, appended.dead) == (2, 0)
     (message,) = log.messages[TopicPartition(COMMANDS, 0)]
     assert read_knowledge(message.value, lambda *_: None) == [plan]

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
+import pytest
 from prometheus_client import REGISTRY
 
 from curb.connectors.connector import Batch
@@ -131,13 +132,16 @@ async def test_a_permanent_error_waits_long_and_does_not_kill() -> None:
     assert runner.last_success == NOW + 300
 
 
-async def test_a_defect_is_counted_and_tried_again() -> None:
+async def test_a_defect_is_counted_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     log, clock = MemoryLog(), ManualClock(NOW)
     script = Script(ZeroDivisionError("oops"), TimeoutError(), Batch([record(1)], "1"))
     reads: list[int] = []
     await run_for(make(script, log, clock, "defect"), clock, 1, 2, reads=reads, script=script)
     assert reads == [1, 2, 3]
     assert (errors("defect", "unexpected"), errors("defect", "transient")) == (1, 1)
+    details = [str(vars(each)["detail"]) for each in caplog.records if each.levelname == "ERROR"]
+    assert [each.partition(":")[0] for each in details] == ["ZeroDivisionError at connectors/intake/runner.py"]
+    assert "oops" not in details[0]
     assert len(log.records()) == 1
 
 

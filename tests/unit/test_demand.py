@@ -1,4 +1,4 @@
-"""Demand: requests that users explain, and the usual dollars per request, whatever one odd day does to them."""
+"""DemandModel: requests that users explain, and the usual dollars per request, whatever one odd day does to them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from curb.detector.heads.demand_model import Demand
+from curb.detector.heads.demand_model import DemandModel
 
 AGE = np.array([5.0])
 
@@ -18,9 +18,9 @@ def one(value: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 
 def taught(
     users: Callable[[float], float], steps: int = 400, usd: float = 0.02, low: float = 10, high: float = 200
-) -> Demand:
+) -> DemandModel:
     """One series whose requests swing between `low` and `high`."""
-    demand = Demand(5.0, 4)
+    demand = DemandModel(5.0, 4)
     demand.columns.grow(1)
     for step in range(steps):
         requests = low + (high - low) * (0.5 + 0.5 * np.sin(step / 10))

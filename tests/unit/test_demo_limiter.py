@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from curb.demo.limiter import Limiter, LimitError
+from curb.demo.gateway import Limiter, LimitError
 from curb.demo.trace import Key, Request
 
 KEY = Key("key-1", "agent", "team", "project", "prod", "model", 1.0, 2.0)

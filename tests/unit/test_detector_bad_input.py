@@ -17,6 +17,9 @@ from curb.stream.log.topics import COSTS
 from curb.stream.records.spend import Alert, CostRecord
 from tests.fakes.spend import T0, usage
 
+#: Days of minutes are judged one by one: a minute of work, and more beside others.
+pytestmark = pytest.mark.timeout(600)
+
 DAY, HOUR = 86400, 3600
 KEY = Scope(name="key", group_by=("api_key",))
 #: What happens at a moment: key and dollars of each.
@@ -90,7 +93,8 @@ def test_credits_of_a_bill_raise_nothing(usd: Callable[[int], float]) -> None:
 
 def test_usage_below_zero_is_a_dead_letter() -> None:
     subject = pipeline(bucket_s=300)
-    assert run(subject, T0, T0 + HOUR, lambda at: [steady(at), ("k", -1.0)], 300) == []
+    alerts = run(subject, T0, T0 + HOUR, lambda at: [steady(at), ("k", -1.0)], 300)
+    assert {alert.channel for alert in alerts} == {"feed/lost/negative_cost"}
     assert len(subject.dead_letters) == 12
     assert subject.shard.series_count == 1
 
@@ -106,7 +110,8 @@ def test_what_is_no_number_is_a_dead_letter_and_leaves_the_rest_alone(cost: byte
     subject.tick(T0 + HOUR + 120)
     assert len(subject.dead_letters) == 1
     assert subject.shard.top(1)[0].total_usd == before
-    assert run(subject, T0 + HOUR + 120, T0 + 2 * HOUR, lambda at: [steady(at)]) == []
+    after = run(subject, T0 + HOUR + 120, T0 + 2 * HOUR, lambda at: [steady(at)])
+    assert {alert.kind for alert in after} <= {"feed"}
 
 
 def test_a_single_huge_spike_is_one_episode_that_clears_within_twenty_minutes() -> None:
@@ -117,7 +122,8 @@ def test_a_single_huge_spike_is_one_episode_that_clears_within_twenty_minutes() 
         return [("flat", 500.0 if at == at_spike else 0.1), steady(at)]
 
     assert run(subject, T0, at_spike, spend) == []
-    alerts = run(subject, at_spike, at_spike + 2 * DAY, spend)
+    everything = run(subject, at_spike, at_spike + 2 * DAY, spend)
+    alerts = [each for each in everything if each.tier != "soft"]  # the soft cap has an alert of its own
     assert len(episodes(alerts)) == 1
     assert alerts[0].tags == {"api_key": "flat"}
     assert alerts[0].fired_at <= at_spike + 60
@@ -154,7 +160,7 @@ def test_clock_jumps_of_a_source_lose_nothing_and_raise_nothing() -> None:
         subject.feed([encode(usage(f"{at}", stamp, usd, received_at=at + 1, key="steady"))])
         subject.tick(at + 60)
         total += usd if hours <= 0.05 else 0.0
-    assert subject.alerts == []
+    assert {alert.kind for alert in subject.alerts} == {"feed"}
     assert len(subject.dead_letters) == 12
     subject.tick(T0 + 4 * DAY + 600)
     assert subject.shard.top(1)[0].total_usd == pytest.approx(total)
@@ -171,7 +177,7 @@ def test_time_that_goes_back_changes_nothing() -> None:
 
 
 def test_a_thousand_new_series_in_a_minute_are_counted_to_the_cent() -> None:
-    subject = pipeline(bucket_s=300)
+    subject = pipeline(bucket_s=300, guard={"first_series": 0})
     crowd_at = T0 + 4 * DAY
     run(subject, T0, crowd_at, lambda at: [steady(at)], 300)
     before = sum(usd for _, usd in subject.shard.totals("key"))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from curb.detector.incidents.excess import RunningExcess
+from curb.detector.incidents.incidents import RunningExcess
 from tests.fakes.spend import bucket
 from tests.fakes.views import T0
 

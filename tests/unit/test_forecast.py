@@ -11,8 +11,20 @@ from hypothesis import strategies as st
 
 from curb.detector.forecast import prophet as forecast_prophet
 from curb.detector.forecast.days import DailySpend, clean, day_of, month_starts, number_of
-from curb.detector.forecast.methods import fill, holt_winters, last_week, weekday_level, without_one_offs
-from curb.detector.forecast.month_end import Forecast, Period, Today, choose, forecast, quantile, weekly_change
+from curb.detector.forecast.month_end import (
+    Forecast,
+    Period,
+    Today,
+    choose,
+    fill,
+    forecast,
+    holt_winters,
+    last_week,
+    quantile,
+    weekday_level,
+    weekly_change,
+    without_one_offs,
+)
 
 #: Wednesday, 1 January 2025.
 NEW_YEAR = number_of(date(2025, 1, 1))
@@ -76,6 +88,29 @@ def test_the_day_that_runs_counts_as_far_as_it_is_over() -> None:
     found = forecast(days, JANUARY, Today(usd=9.0, elapsed=0.75), thorough=False)
     assert found.spent_usd == pytest.approx(309.0)
     assert found.expected_usd == pytest.approx(311.5, rel=0.01)
+
+
+def test_what_was_not_seen_is_expected_and_not_spent() -> None:
+    usd, seen = np.full(20, 10.0), np.ones(20)
+    usd[3], seen[3] = 2.5, 0.25
+    usd[4] = np.nan
+    usd[16], seen[16] = 8.0, 0.8
+    found = forecast(DailySpend(NEW_YEAR, usd, seen), JANUARY, thorough=False)
+    assert found.spent_usd == pytest.approx(17 * 10.0 + 2.5 + 8.0), "the sum of what came"
+    assert found.imputed_usd == pytest.approx((0.75 + 1.0 + 0.2) * 10.0, rel=0.02)
+    assert found.expected_usd == pytest.approx(found.spent_usd + found.imputed_usd + found.rest_usd)
+    assert found.low_usd >= found.spent_usd + found.imputed_usd
+    assert found.breach_probability(found.spent_usd - 0.01) == 1.0
+    assert 0.9 < found.breach_probability(found.spent_usd + 1.0) < 1.0
+
+
+def test_a_period_that_is_over_may_have_hours_that_nobody_saw() -> None:
+    usd, seen = np.full(40, 10.0), np.ones(40)
+    usd[30], seen[30] = 5.0, 0.5
+    found = forecast(DailySpend(NEW_YEAR, usd, seen), JANUARY)
+    assert (found.spent_usd, found.imputed_usd, found.expected_usd) == (305.0, 5.0, 310.0)
+    assert (found.breach_probability(304.0), found.breach_probability(309.0)) == (1.0, 1.0)
+    assert found.breach_probability(311.0) == 0.0
 
 
 def test_a_period_that_is_over_is_its_sum() -> None:

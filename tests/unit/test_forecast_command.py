@@ -130,12 +130,14 @@ def test_the_table_holds_what_people_need() -> None:
     asked = questions([series("[red]a", 1.0), series("b", 5.0)], settings, now(10.5), "team")
     rows = answer_all(asked, PoolSettings(), quick=True)
     out = io.StringIO()
-    show(Console(file=out, width=200), [{**rows[0], "missing": ["prophet"]}, rows[1]], "now")
+    rows[0] |= {"missing": ["prophet"], "imputed_usd": 14.21}
+    show(Console(file=out, width=200), rows, "now")
     text = out.getvalue()
     for part in (
         "team=b",
         "team=[red]a",
         "$52.50",
+        "$14.21",
         "$155",
         "$100.00 cap",
         "2025-03-21",

@@ -48,3 +48,44 @@ def test_the_hours_of_an_unknown_gpu_are_at_stake() -> None:
     (alert,) = alerts.close(NOW + 60)
     assert (alert.kind, alert.tags, alert.dollars_at_risk) == ("pricing", {"model": "NVIDIA X9000"}, 20.0)
     assert "4.0 GPU hours from gpus" in alert.explanation
+
+
+HOLE = PricingHole(
+    at=NOW, source="litellm", model="new-model", reason="unpriced", requests=3, tokens=900, fallback_usd=2.0
+)
+DAY = 86400
+
+
+def test_an_unpriced_model_is_told_once_a_day_with_all_that_came_since() -> None:
+    alerts = PricingAlerts()
+    alerts.note(HOLE)
+    (first,) = alerts.close(NOW + 60)
+    assert (first.status, first.tier, first.scope, first.revision) == ("firing", "notice", "model", 1)
+    assert (first.started_at, first.fired_at, first.dollars_at_risk, first.channel) == (
+        NOW,
+        NOW + 60,
+        2.0,
+        "pricing/unpriced",
+    )
+    assert "new-model" in first.explanation
+    assert "3 requests" in first.explanation
+    later = msgspec.structs.replace(HOLE, at=NOW + DAY - 60)
+    alerts.note(later)
+    alerts.note(msgspec.structs.replace(later, at=NOW + 100))  # an old record comes late
+    assert alerts.close(NOW + DAY + 59) == []
+    (second,) = alerts.close(NOW + DAY + 60)
+    assert (second.alert_id, second.revision, second.dollars_at_risk) == (first.alert_id, 2, 6.0)
+    assert "9 requests" in second.explanation
+    assert alerts.firing == [second]
+
+
+def test_it_is_over_a_day_after_the_model_was_last_seen() -> None:
+    alerts = PricingAlerts()
+    alerts.note(HOLE)
+    alerts.close(NOW + 60)
+    assert alerts.close(NOW + DAY - 1) == []
+    again = PricingAlerts()
+    again.load(alerts.dump())
+    (over,) = again.close(NOW + DAY)
+    assert (over.status, over.resolved_at) == ("resolved", NOW + DAY)
+    assert (again.firing, again.dump()) == ([], {})

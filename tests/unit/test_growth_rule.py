@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from curb.detector.judge import make_rules
-from curb.detector.rules.growth import GrowthRule
-from curb.detector.rules.trend import DAYS
-from curb.detector.rules.trend import Config as GrowthConfig
+from curb.detector.rules.growth import DAYS, GrowthRule
+from curb.detector.rules.growth import Config as GrowthConfig
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.rule import Finding, RuleContext
 from curb.detector.state.scopes import DEFAULT_SCOPES

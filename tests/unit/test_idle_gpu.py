@@ -218,4 +218,4 @@ def test_odd_numbers_say_nothing() -> None:
 
 
 def test_the_state_of_a_machine_is_small() -> None:
-    assert rule().bytes_per_series <= 300
+    assert rule().bytes_per_series <= 480  # with the row of a group, for a node alone in it

@@ -11,9 +11,8 @@ from curb.detector.settings import DetectorSettings
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import BudgetStatus
-from curb.views.explain_chart import _budget_line, draw
+from curb.views.explain_chart import IncidentChart, _budget_line, draw
 from curb.views.explanation import BudgetLine, Explanation, Point, explain, read_log
-from curb.views.incident_chart import IncidentChart
 from curb.views.recent_burn import RecentBurn
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.memory_log import MemoryLog

@@ -127,9 +127,9 @@ def test_resolves_when_the_burn_is_back_to_normal_whatever_is_found() -> None:
 def test_a_lasting_state_does_not_end_at_a_calm_burn_but_when_nothing_is_found() -> None:
     scene = Scene()
     creep = finding(channel="creep", kind="growth", lasting=True)
-    scene.minutes(6.5, creep)
-    assert "resolved" not in {each.status for each in scene.minutes(6.5, creep, times=120)}
-    out = scene.minutes(6.5, times=60)
+    scene.minutes(7.0, creep)
+    assert "resolved" not in {each.status for each in scene.minutes(7.0, creep, times=120)}
+    out = scene.minutes(7.0, times=60)
     assert [each.status for each in out].count("resolved") == 1
     assert out[-1].status == "resolved"
 
@@ -286,3 +286,138 @@ def test_hostile_tags_are_data_and_stay_short() -> None:
     assert "\x1b" not in alert.explanation
     assert len(alert.explanation) < 500
     assert alert.tags["api_key"] == "x" * 5000
+
+
+NODES = (
+    Scope(name="node", group_by=("team", "group", "node"), sources=("gpu",), role="node"),
+    Scope(name="group", group_by=("team", "group"), sources=("gpu",), role="group"),
+)
+
+
+class Machines(Scene):
+    """A group, series 0, and four nodes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registry = SeriesRegistry(NODES, "UTC")
+        self.registry.number("group", b'{"team":"a","group":"g"}', T0)
+        for node in range(4):
+            self.registry.number("node", msgspec.json.encode({"team": "a", "group": "g", "node": f"n{node}"}), T0)
+        self.incidents = Incidents(self.settings, self.registry, NODES, "UTC", families(), self.knowledge)
+
+    def close(self, *found: Finding) -> list[Alert]:
+        none = np.zeros(5, np.bool_)
+        rates = [6 + 4 * 60.0, *[66.0] * 4]
+        view = View(bucket(self.now, rates), self.registry, self.knowledge, 0.0, none, none)
+        self.now += 60
+        return self.incidents.close(view, found, FakeHead().baseline, no_causes)
+
+
+def test_a_node_speaks_for_itself_while_its_group_has_no_alert_or_only_a_line() -> None:
+    idle = finding(series=2, channel="idle", kind="idle", tier="page")
+    assert [(each.scope, each.tags["node"]) for each in Machines().close(idle)] == [("node", "n1")]
+    scene = Machines()
+    scene.close(finding(series=0, channel="autoscaler", kind="growth", tier="digest"))
+    assert [each.scope for each in scene.close(idle)] == ["node"]
+
+
+def test_many_nodes_at_once_are_one_incident_of_the_group() -> None:
+    burns = [finding(series=number, tier="page") for number in (1, 2, 3, 4)]
+    (alert,) = Machines().close(*burns)
+    assert (alert.scope, alert.tags, alert.tier) == ("group", {"team": "a", "group": "g"}, "page")
+
+
+def test_where_it_came_from_is_kept_when_the_burn_is_over_and_scaled_to_its_dollars() -> None:
+    asked: list[float] = []
+
+    def causes(number: int, excess_usd: float) -> list[Cause]:
+        asked.append(excess_usd)
+        return [Cause(tags={"model": "m"}, share=0.5, excess_usd=excess_usd / 2)]
+
+    scene, state = Scene(), finding(channel="idle", kind="idle", lasting=True)
+    (first,) = scene.incidents.close(scene.view(66.0), [state], FakeHead().baseline, causes)
+    scene.now += 60
+    assert asked == [pytest.approx(1.0)]
+    (calm,) = scene.incidents.close(scene.view(6.0), [state], FakeHead().baseline, causes)
+    assert len(asked) == 1
+    assert [cause.excess_usd for cause in calm.causes] == [pytest.approx(calm.excess_usd / 2)]
+    assert first.alert_id == calm.alert_id
+
+
+@pytest.mark.parametrize(("rate", "asks"), [(1.2 * 6 + 1.01, 2), (1.2 * 6 - 0.1, 1)])
+def test_it_burns_while_it_is_a_fifth_over_the_expected(rate: float, asks: int) -> None:
+    asked: list[float] = []
+
+    def causes(number: int, excess_usd: float) -> list[Cause]:
+        asked.append(excess_usd)
+        return [Cause(tags={"model": "m"}, share=1.0, excess_usd=excess_usd)]
+
+    scene, state = Scene(), finding(channel="idle", kind="idle", lasting=True)
+    for each in (66.0, rate):
+        scene.incidents.close(scene.view(each), [state], FakeHead().baseline, causes)
+        scene.now += 60
+    assert len(asked) == asks
+
+
+def test_growth_that_pages_takes_in_a_runaway() -> None:
+    scene = Scene()
+    (first,) = scene.minutes(66.0, finding(channel="creep", kind="growth", tier="page", lasting=True))
+    out = scene.minutes(66.0, finding(tier="page", score=9.0))
+    assert {each.alert_id for each in out} <= {first.alert_id}
+    assert "resolved" not in {each.status for each in out}
+
+
+def test_a_line_that_is_over_comes_back_as_a_line() -> None:
+    scene = Scene()
+    (line,) = scene.minutes(66.0, finding(tier="digest"))
+    over = scene.minutes(6.0, times=2 * HOUR)
+    assert [each.status for each in over][-1:] == ["resolved"]
+    (again,) = scene.minutes(66.0, finding(tier="digest"))
+    assert (again.alert_id, again.status, again.tier) == (line.alert_id, "firing", "digest")
+
+
+def test_the_kind_is_in_the_fingerprint_where_people_must_tell_it_apart() -> None:
+    kinds = {}
+    for kind in ("runaway", "abusive", "idle", "growth"):
+        (alert,) = Scene().minutes(66.0, finding(kind=kind))
+        kinds[kind] = alert.fingerprint
+    assert kinds["idle"] != kinds["runaway"] != kinds["growth"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "tier", "opens"),
+    [
+        (6.4, "page", "digest"),  # $0.40/h over: $3.20 until somebody sees a notice
+        (7.0, "page", "notice"),  # $1/h over: $1 until somebody answers a page, $8 until they see a notice
+        (66.0, "page", "page"),
+        (6.4, "notice", "digest"),
+        (66.0, "notice", "notice"),
+    ],
+)
+def test_a_tier_is_worth_its_dollars_at_risk(rate: float, tier: Tier, opens: Tier) -> None:
+    scene = Scene()
+    scene.minutes(6.0, times=30)
+    (alert,) = scene.minutes(rate, finding(tier=tier, score=9.0))
+    assert alert.tier == opens
+
+
+def test_dollars_that_the_rule_counts_itself_are_at_risk_too() -> None:
+    scene = Scene()
+    scene.minutes(6.0, times=30)
+    (alert,) = scene.minutes(6.0, finding(tier="page", channel="idle_gpu", excess_usd=25.0))
+    assert alert.tier == "page"
+
+
+def test_data_that_do_not_come_are_worth_a_notice_whatever_they_cost() -> None:
+    scene = Scene()
+    scene.minutes(6.0, times=30)
+    (alert,) = scene.minutes(0.0, finding(channel="silent_feed", excess_usd=0.0))
+    assert alert.tier == "notice"
+
+
+def test_a_burn_that_grows_becomes_a_page_in_place() -> None:
+    scene = Scene()
+    scene.minutes(6.0, times=30)
+    (first,) = scene.minutes(7.0, finding(tier="page", score=9.0))
+    (second,) = scene.minutes(40.0, finding(tier="page", score=9.0))
+    assert (first.tier, second.tier, second.alert_id) == ("notice", "page", first.alert_id)

@@ -10,8 +10,8 @@ from aiokafka import TopicPartition as KafkaPartition
 from curb.stream.clock import ManualClock
 from curb.stream.errors import TransientError
 from curb.stream.kafka import log as kafka_log
+from curb.stream.kafka.connection import KafkaSettings
 from curb.stream.kafka.log import KafkaLog
-from curb.stream.kafka.settings import KafkaSettings
 from curb.stream.log.topics import ALERTS
 
 

@@ -11,7 +11,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
 
 from curb.stream.kafka import producer as kafka_producer
-from curb.stream.kafka.settings import KafkaSettings
+from curb.stream.kafka.connection import KafkaSettings
 
 AT = KafkaPartition("t", 0)
 

@@ -90,9 +90,6 @@ def test_a_plan_explains_what_is_over_the_expected_up_to_its_cap_in_each_scope()
     assert take(subject, at + 300, [3.0, 7.0, 10.0], [3.0, 1.0, 4.0]) == [0.0, 4.0, 4.0]
     assert take(subject, at + 600, [3.0, 7.0, 10.0]) == [0.0, 0.0, 0.0]
     assert [(use.plan.id, use.used_usd) for use in subject.plans_for("key", JOB, at)] == [("p", 10.0)]
-    by_series = subject.plans_by_series(at, ["key", "key", "team"], [MAIN, JOB, {"team": "a"}])
-    assert {i: [use.used_usd for use in uses] for i, uses in by_series.items()} == {1: [10.0], 2: [10.0]}
-    assert subject.plans_by_series(at + 86400, ["key"], [MAIN]) == {}
 
 
 def test_a_cap_that_is_too_small_is_shared() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.actions.levers.kong_limits import PERIODS, gives_way, is_ordered, lowered, replacing
+from curb.actions.levers.kong import PERIODS, gives_way, is_ordered, lowered, replacing
 from tests.fakes.kong import plugin
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
@@ -205,6 +207,27 @@ async def test_shave_to_budget_leaves_the_rate_at_which_it_lasts_and_judges_by_i
     assert house.steps()[-1] == "effective"
 
 
+async def test_a_budget_that_comes_to_a_higher_tier_begins_its_ladder_again() -> None:
+    house = await opened(PolicyHouse(ladder({"do": "shave_to_budget"})))
+    await house.say(alert_message(an_alert(kind="budget", tier="notice", budget=a_budget())))
+    assert house.policy_gate.keys["k1"]["rpm"] == 34
+    await house.clock.advance(600)
+    most = a_budget(spent_usd=1100.0, amount_usd=1200.0, threshold=100.0)
+    risen = {"tier": "page", "tier_since": T0 + 600, "usd_per_hour": 40.0, "requests_per_minute": 80.0}
+    await house.say(later(2, 600, kind="budget", budget=most, **risen))
+    for _ in range(4):
+        await house.wait(2)
+    assert house.steps() == ["planned", "applied", "restored"]
+    assert house.last().detail == "makes way for rung 1, shave_to_budget"
+    assert house.steps(episode=2) == ["planned", "applied"]
+    # $100 for ten hours, a quarter of the $40 that 80 requests a minute cost when it rose.
+    assert house.policy_gate.aims[-1].requests_per_minute == pytest.approx(20.0, rel=0.05)
+    await house.say(later(3, 620, kind="budget", budget=most, **{**risen, "usd_per_hour": 9.0}))
+    for _ in range(4):
+        await house.wait(2)
+    assert house.steps(episode=2) == ["planned", "applied", "effective"]
+
+
 async def test_a_soft_budget_makes_nothing_last() -> None:
     house = await opened(PolicyHouse(ladder({"do": "shave_to_budget"})))
     await house.say(alert_message(an_alert(kind="budget", budget=a_budget(hard=False))))
@@ -234,15 +257,15 @@ async def test_the_ledger_says_what_was_saved_and_turned_away() -> None:
     await house.say(alert_message(an_alert()))
     await house.clock.advance(1800)
     await house.say(later(2, 1800, usd_per_hour=12.0, actual_usd=26.0))
-    house.policy_gate.rejected = 990
+    house.policy_gate.rejected = 11_990
     await house.say(command_message("undo", T0 + 1800, action_id=id_of("k1")))
     # Half an hour at $240 would have cost $120; $6 were spent.
     assert house.last().saved_usd == pytest.approx(114.0)
-    assert house.last().rejected == 990
+    assert house.last().rejected == 11_990
     assert house.last().state == "restored"
 
 
-async def test_a_lease_that_cannot_be_given_back_is_told_once_and_tried_until_it_is() -> None:
+async def test_a_lease_that_cannot_be_given_back_is_told_and_tried_until_it_is() -> None:
     house = await opened(PolicyHouse(ladder(SHAVE | {"lease_minutes": 60})))
     await house.say(alert_message(an_alert()))
 
@@ -256,13 +279,16 @@ async def test_a_lease_that_cannot_be_given_back_is_told_once_and_tried_until_it
         await house.wait(200)
     assert house.last().overdue
     assert "still in force: gateway down" in house.last().detail
-    assert [entry.overdue for entry in house.ledger()].count(True) == 1
+    said = [entry for entry in house.ledger() if entry.overdue]
+    assert [entry.tries for entry in said] == list(range(1, len(said) + 1))
+    assert said[0].at >= T0 + 3600 + 60
+    assert all(after.at - before.at >= 60 for before, after in pairwise(said))
     assert len(house.chat.history) > told
 
     async def works(point: str) -> None: ...
 
     house.policy_gate.hook = works
-    await house.wait(61)
+    await house.wait(901)
     assert (house.last().state, house.last().overdue) == ("restored", False)
     assert house.policy_gate.keys["k1"]["rpm"] == 500
 

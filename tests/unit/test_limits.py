@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from curb.actions.action import Action, ActionContext, RateConfig
 from curb.actions.kinds import ACTIONS
 from curb.actions.ledger.ledger import NOT_UNDONE, Ledger
-from curb.actions.policy.guards import allowed, refusal
+from curb.actions.policy.guards import allowed, anything_marked, caps, raises_a_limit, refusal
 from curb.actions.policy.limits import MARKS, ActionLimits, criticality
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
-from curb.stream.records.spend import OTHER, UNTAGGED, Alert, LedgerEntry, Plan
+from curb.stream.records.spend import OTHER, UNTAGGED, Alert, BudgetStatus, LedgerEntry, Plan
 from curb.stream.time import HOUR_S
 from tests.fakes.actions_house import NamedAction
 from tests.fakes.alerts import T0, a_plan, an_alert, an_entry
@@ -54,7 +54,7 @@ def settings(**changes: Any) -> ActionsSettings:
 
 
 def why_not(config: ActionsSettings | None = None, ledger: Ledger | None = None, **alert: Any) -> str:
-    return refusal(an_alert(**alert), ledger or Ledger(), config or settings(), halted=False, now=T0)
+    return refusal(an_alert(**alert), ledger or Ledger(), config or settings(), halted=False, now=T0, action="gate")
 
 
 def entered(
@@ -231,6 +231,18 @@ def test_what_could_not_be_undone_is_still_in_force() -> None:
     assert entered([a_plan()], config, an_entry(1, "failed", detail="refused"))[0] == ["gate/k1"]
 
 
+def test_what_cannot_be_given_back_takes_places_of_its_own_action_only_and_says_so() -> None:
+    """One cluster that refuses every undo keeps no gateway from being used, and gets no more to hold itself."""
+    stuck = an_entry(1, plan=a_plan("other/k1", action="other"), ending=True, tries=3, refusal="HTTP 403: denied")
+    mine = an_entry(2, ending=True, tries=3, refusal="HTTP 403: denied")
+    config = settings(max_open_actions=1)
+    assert why_not(config, Ledger([stuck])) == ""
+    assert entered([a_plan()], config, stuck)[0] == ["gate/k1"]
+    said = ", 1 of them cannot be given back: HTTP 403: denied"
+    assert why_not(config, Ledger([mine])) == f"limit: 1 actions are open (limits.max_open_actions){said}"
+    assert entered([a_plan()], config, mine) == ([], f"limit: no more at one time (limits.max_open_actions){said}")
+
+
 def test_a_higher_rung_may_take_the_place_of_a_lower_one_when_all_places_are_taken() -> None:
     held = an_entry(1, alert_id="a1", plan=a_plan())
     config = settings(max_open_actions=1)
@@ -358,3 +370,66 @@ def test_whatever_is_entered_keeps_every_cap(
     if act.mode == "auto" and len(found) > 1:
         assert any(s.last.read_back for s in mine)
     assert entered(found, settings(**caps, criticality=[]), *entries, verb=act.verb, mode=act.mode)[0] == []
+
+
+# --- at the limits ---
+
+
+def test_an_alert_is_stale_after_two_hours() -> None:
+    assert why_not(updated_at=T0 - 7200) == ""
+    assert (
+        why_not(updated_at=T0 - 7201) == "stale: its newest revision is 120 minutes old (limits.max_alert_age_minutes)"
+    )
+
+
+def test_an_alert_without_a_baseline_is_of_something_just_born() -> None:
+    assert why_not(baseline=None) == "warm-up: known for 0.0 days, less than 3"
+
+
+def test_what_is_critical_is_said_alike_of_alerts_and_targets() -> None:
+    words = "critical: it is marked critical, Curb never acts on it"
+    assert why_not(tags={"criticality": "critical"}) == words
+    assert entered([a_plan(criticality="critical")]) == ([], words)
+
+
+@pytest.mark.parametrize(
+    ("budget", "do", "may"),
+    [
+        ({"hard": True, "threshold": 100.0}, "block", True),
+        ({"hard": True, "threshold": 99.0}, "block", False),
+        ({"hard": True, "threshold": 50.0}, "shave_to_budget", True),
+        ({"hard": False, "threshold": 100.0}, "shave_to_budget", False),
+        (None, "shave_to_budget", False),
+    ],
+)
+def test_only_a_hard_budget_caps_when_spent_or_to_make_it_last(budget: Any, do: str, may: bool) -> None:
+    status = budget and BudgetStatus(
+        name="b", period="day", period_start=T0, period_end=T0 + 9, amount_usd=100.0, spent_usd=100.0, **budget
+    )
+    assert caps(an_alert(kind="budget", budget=status), do) is may
+
+
+def test_a_plan_that_changes_nothing_raises_nothing() -> None:
+    assert not raises_a_limit(a_plan(before={"rpm": 9}, after={"rpm": 9}))
+    assert raises_a_limit(a_plan(before={"rpm": 9, "tpm": 5}, after={"rpm": 8, "tpm": 6}))
+    assert not raises_a_limit(a_plan(before={"blocked": False}, after={"blocked": True}))
+    assert not raises_a_limit(a_plan(before={}, after={"rpm": 5}))
+    assert not raises_a_limit(a_plan(before={"rpm": None}, after={"rpm": 5}))
+
+
+def test_one_job_alone_waits_for_no_canary() -> None:
+    plans = [a_plan("jobs/1", "jobs", population=1)]
+    assert entered(plans, settings(canary=True), verb="pause") == (["jobs/1"], "")
+
+
+@pytest.mark.parametrize(
+    ("config", "may"),
+    [
+        ({"criticality": [], "shave_unmarked": True}, True),
+        ({"criticality": []}, False),
+        ({"criticality": [{"match": {}, "is": "critical"}]}, False),
+        ({"criticality": [{"match": {"team": "x"}, "is": "important"}]}, True),
+    ],
+)
+def test_something_is_marked_when_a_rule_says_less_than_critical(config: dict[str, Any], may: bool) -> None:
+    assert anything_marked(limits(**config)) is may

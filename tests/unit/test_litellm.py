@@ -52,6 +52,11 @@ def event(**changes: Any) -> dict[str, Any]:
     return payload(1, NOW - 60, **changes)
 
 
+def hole(**changes: Any) -> dict[str, Any]:
+    """A call that is said to be free by all that LiteLLM says of its cost."""
+    return event(response_cost=0.0, cost_breakdown=None, **changes)
+
+
 def test_the_whole_record() -> None:
     assert one(event(), tags={"env": "dev", "region": "eu"}) == UsageRecord(
         id="call-1/chatcmpl-1",
@@ -115,14 +120,14 @@ def test_free_tokens_are_priced_from_the_book(cost: float | None) -> None:
 
 
 def test_the_group_is_looked_up_when_the_deployment_is_unknown() -> None:
-    record = one(event(response_cost=0.0, model="azure/my-deployment", model_group="gpt-4o"))
+    record = one(hole(model="azure/my-deployment", model_group="gpt-4o"))
     assert record.cost_source == "priced"
     assert record.request_model == "azure/my-deployment"
     assert record.tags["model"] == "gpt-4o"
 
 
 def test_a_model_no_book_knows_costs_the_fallback() -> None:
-    record = one(event(response_cost=0.0, model="mystery", model_group="mystery"))
+    record = one(hole(model="mystery", model_group="mystery"))
     assert record.cost_source == "fallback"
     assert record.effective_cost > 0
 
@@ -132,17 +137,17 @@ def test_a_model_no_book_knows_costs_the_fallback() -> None:
     [
         {"cache_hit": True},
         {"status": "failure"},
-        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": 0, "completion_tokens": 0, "metadata": {"usage_object": {}}},
     ],
 )
 def test_zero_is_believed_where_it_makes_sense(changes: dict[str, Any]) -> None:
-    record = one(event(response_cost=0.0, **changes))
+    record = one(hole(**changes))
     assert (record.effective_cost, record.cost_source) == (0.0, "reported")
 
 
 @pytest.mark.parametrize("free", ["llama-local", "hosted/llama"])
 def test_free_models_are_free(free: str) -> None:
-    record = one(event(response_cost=0.0, model="hosted/llama", model_group="llama-local"), free_models=[free])
+    record = one(hole(model="hosted/llama", model_group="llama-local"), free_models=[free])
     assert (record.effective_cost, record.cost_source) == (0.0, "reported")
 
 
@@ -162,6 +167,15 @@ def test_events_that_share_one_of_their_ids_are_told_apart() -> None:
     ids = [record.id for record in parse(array(events)).records]
     assert len(set(ids)) == 5
     assert ids == [record.id for record in parse(array(events)).records]
+
+
+def test_a_success_has_the_id_that_the_spans_of_its_application_have() -> None:
+    answer = "chatcmpl-AYJ5Zb3mZ6Q8pXc1vT2nR7kLw0eDf"
+    assert one(event(id=answer)).id == f"call/{answer}"
+    assert one(event(id=f"{answer}_cache_hit1750000000.5")).id.startswith("call-1/")
+    assert one(event(id=answer, status="failure")).id.startswith("call-1/")
+    uuid = "b7a9e2d4-1111-4222-8333-94a5b6c7d8e9"  # where there is no answer, LiteLLM logs the id of the call
+    assert one(event(id=uuid, litellm_call_id=uuid)).id == uuid
 
 
 @pytest.mark.parametrize(("missing", "left"), [("id", "call-1"), ("litellm_call_id", "chatcmpl-1")])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from curb.detector.rules.metric_head import CHANNELS, MetricHead
+from curb.detector.rules.metric_rule import CHANNELS, MetricHead
 from curb.detector.rules.metric_tail import HIGH, LOW, MetricSettings, MetricTail
 
 Floats = NDArray[np.float64]
@@ -177,6 +177,13 @@ SAMPLES = st.lists(
     max_size=100,
 )
 TINY = MetricSettings(warmup_points=30)
+
+
+@pytest.mark.parametrize(("least", "most"), [(1.1e-308, 1.0), (5e-324, 1e100)])
+def test_a_sample_infinitely_far_beyond_a_range_next_to_nothing_is_a_finite_surprise(least: float, most: float) -> None:
+    _, surprise = run_one(np.array([0.0] * 40 + [least, most]), TINY)
+    assert np.isfinite(surprise).all()
+    assert surprise[-1] > surprise[:-1].max()
 
 
 @settings(max_examples=15, deadline=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -164,3 +164,119 @@ def test_state_goes_on_where_it_was_saved() -> None:
         found += len(findings)
         assert again.close(view) == findings
     assert found
+
+
+class Newcomer(NamedTuple):
+    """A key that comes at `BIRTH`: dollars and requests an hour, the share of them that its users explain, prompts."""
+
+    usd: float = 12.0
+    requests: float = 1200.0
+    share: float = 1.0
+    tokens: float = 1000.0
+    job: str | None = None
+
+    def row(self, name: str, step_s: int) -> Row:
+        requests = self.requests * step_s / HOUR
+        return usage(
+            name,
+            self.usd * step_s / HOUR,
+            requests=requests,
+            users=(self.share * requests) ** 0.75,
+            input_tokens=requests * self.tokens,
+            job=self.job,
+        )
+
+
+#: Five keys with prompts of 1,000 tokens are known for 30 hours then, and the stream is ten days old.
+BIRTH = T0 + 30 * HOUR
+
+
+def firsts(keys: Mapping[str, Newcomer], step_s: int, hours: float = 12) -> dict[str, list[tuple[int, str, str]]]:
+    """Of each newcomer, the minutes after BIRTH, the tier and the words of its first finding of each tier."""
+    fleet = Fleet(step_s, stream_since=T0 - 10 * DAY)
+    subject = NewPrincipal(NewPrincipalConfig(), RuleContext(step_s))
+    old = {f"old-{i}": Newcomer(usd=0.6, requests=240.0) for i in range(5)}
+
+    def rows(start: int) -> list[Row]:
+        here = {**old, **(keys if start >= BIRTH else {})}
+        return [key.row(name, step_s) for name, key in here.items()]
+
+    found: dict[str, list[tuple[int, str, str]]] = {}
+    for at, findings in fleet.run(subject, BIRTH + int(hours * HOUR), rows):
+        for each in findings:
+            seen = found.setdefault(fleet.registry.tags[each.series]["api_key"], [])
+            if each.tier not in {tier for _, tier, _ in seen}:
+                seen.append(((at - BIRTH) // 60, each.tier, each.words))
+    return {name: seen for name, seen in found.items() if not name.startswith("old")}
+
+
+@pytest.mark.parametrize("step_s", [300, 900])
+def test_users_explain_requests_to_the_power_of_four_thirds(step_s: int) -> None:
+    found = firsts(
+        {f"{percent} %": Newcomer(share=percent / 100) for percent in (6, 8, 11, 13, 19, 21)},
+        step_s,
+    )
+    # $5 are spent after 25 minutes, $20 after 100 and $100 after 500, a little later since a day's sum leaks.
+    expected = {"6 %": [("page", 25)], "8 %": [("notice", 25), ("page", 500)], "11 %": [("notice", 25), ("page", 500)]}
+    expected |= {"13 %": [("notice", 100), ("page", 500)], "19 %": [("notice", 100), ("page", 500)]}
+    assert {name: [tier for _, tier, _ in seen] for name, seen in found.items()} == {
+        name: [tier for tier, _ in tiers] for name, tiers in expected.items()
+    }
+    for name, tiers in expected.items():
+        for (minutes, _, words), (_, least) in zip(found[name], tiers, strict=True):
+            assert least < minutes <= 1.25 * least + step_s // 60
+            assert words == f"new, and its users explain {name} of its requests"
+
+
+@pytest.mark.parametrize("step_s", [300, 900])
+def test_prompts_are_compared_with_the_largest_of_the_fleet(step_s: int) -> None:
+    # 1,000 tokens are in the bin up to 1,097; three times that are 3,290.
+    found = firsts({"large": Newcomer(tokens=3300), "a little less": Newcomer(tokens=3280)}, step_s, hours=2)
+    assert set(found) == {"large"}
+    assert found["large"][0][1:] == (
+        "page",
+        "3,300 input tokens per request, 3.0 times what the largest prompts of the fleet have",
+    )
+
+
+@pytest.mark.parametrize("step_s", [300, 900])
+def test_a_new_job_is_only_asked_for_its_prompts(step_s: int) -> None:
+    found = firsts(
+        {
+            "large": Newcomer(tokens=3300, job="j"),
+            "ordinary": Newcomer(tokens=3280, share=0.0, job="k"),
+            "few": Newcomer(tokens=3300, requests=9.0, job="l"),
+            "cheap": Newcomer(tokens=3300, usd=2.0, job="m"),
+        },
+        step_s,
+        hours=2,
+    )
+    assert found["large"][0][1:] == (
+        "page",
+        "a new job with 3,300 input tokens per request, 3.0 times what the largest prompts of the fleet have",
+    )
+    said = {name: [words for _, _, words in seen] for name, seen in found.items() if name != "large"}
+    assert [words for each in said.values() for words in each if words.startswith("a new job")] == []
+    assert 25 < found["large"][0][0] <= 45
+
+
+@pytest.mark.parametrize("step_s", [300, 900])
+def test_where_nothing_is_known_of_users_a_first_day_over_fifty_dollars_pages(step_s: int) -> None:
+    found = firsts(
+        {
+            "unknown": Newcomer(share=0.0),
+            "few requests": Newcomer(requests=0.7),
+            "cheap": Newcomer(share=0.0, usd=2.0),
+            "slow": Newcomer(share=0.0, usd=3.4),
+            "too slow": Newcomer(share=0.0, usd=3.2),
+        },
+        step_s,
+        hours=30,
+    )
+    # Of $3.40 an hour the sum that leaks away over a day comes to $51.60 in it, of $3.20 to $48.50.
+    assert {name: tier for name, ((_, tier, _), *_) in found.items()} == dict.fromkeys(
+        ("unknown", "few requests", "slow"), "page"
+    )
+    # $50 at $12 an hour, with what leaks away.
+    for name in ("unknown", "few requests"):
+        assert 250 < found[name][0][0] <= 290

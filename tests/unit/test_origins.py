@@ -12,7 +12,7 @@ from curb.detector.state.rule import Finding, RuleContext
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
 STEP_S = 300
-LATER = T0 + 4 * DAY + 9 * HOUR
+LATER = T0 + 2 * DAY + 9 * HOUR
 Rows = Callable[[int], Iterable[Row]]
 
 
@@ -28,7 +28,7 @@ def others(region: str = "eu", count: int = 20) -> list[Row]:
     return [spend(0.1, key=f"other-{i}", region=region) for i in range(count)]
 
 
-def run(rows: Rows, until: int = LATER + 3 * DAY) -> list[tuple[int, Finding]]:
+def run(rows: Rows, until: int = LATER + DAY + 2 * HOUR) -> list[tuple[int, Finding]]:
     fleet = Fleet(STEP_S)
     rule = NewOrigins(NewOriginConfig(), RuleContext(STEP_S))
     found = [(at, each) for at, findings in fleet.run(rule, until, rows) for each in findings]

@@ -8,6 +8,7 @@ import pytest
 
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Message
+from curb.stream.records.spend import BudgetStatus
 from tests.fakes.actions_house import House, settings
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.threaded import ThreadedChannel
@@ -43,6 +44,36 @@ def alert(alert_id: str, revision: int = 1, **changes: Any) -> Message:
 
 
 # --- the thread -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_budget_is_said_again_at_each_threshold_and_not_for_figures() -> None:
+    house = await opened()
+
+    def at(revision: int, threshold: float, spent_usd: float, tier: str, channel: str = "budget") -> Message:
+        budget = BudgetStatus(
+            name="b", period="day", period_start=T0, period_end=T0 + 86400, amount_usd=100.0, spent_usd=spent_usd,
+            threshold=threshold,
+        )  # fmt: skip
+        since = None if tier == "notice" else T0 + 60.0
+        return alert(
+            "a1", revision, kind="budget", tier=tier, channel=f"{channel}/{threshold:g}", budget=budget,
+            updated_at=T0 + 60.0 * revision, tier_since=since,
+        )  # fmt: skip
+
+    for each in (
+        at(1, 80.0, 85.0, "notice"),
+        at(2, 100.0, 101.0, "page"),
+        at(3, 100.0, 115.0, "page"),
+        at(4, 120.0, 121.0, "page"),
+        at(5, 120.0, 140.0, "page"),
+    ):
+        await house.say(each)
+        await house.clock.advance(60)
+    await house.restart()
+    await house.wait(1)
+    assert len(house.chat.posts) == 1
+    said = [line for line in house.chat.replies["m1"] if line.kind not in ("chart", "step")]
+    assert [(line.kind, line.loud) for line in said] == [("tier", True), ("crossed", True)]
 
 
 async def test_steps_escalations_and_the_end_are_lines_of_one_thread_each_once() -> None:

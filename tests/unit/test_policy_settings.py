@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from curb.actions.policy.roles import is_one_of
+from curb.actions.policy.roles import Approver, is_one_of, may_approve, may_deny
 from curb.actions.policy.route import QuietTime
 from curb.actions.policy.routing import budget_left, decide
 from curb.actions.settings import ActionsSettings
@@ -117,7 +117,7 @@ def test_what_cannot_be_meant_is_an_error(route: dict[str, Any], error: str) -> 
 
 
 def test_a_time_zone_must_exist() -> None:
-    with pytest.raises(ValidationError, match="no time zone is named"):
+    with pytest.raises(ValidationError, match="unknown time zone"):
         QuietTime.model_validate({"from": "22:00", "to": "06:00", "time_zone": "Mars/Base"})
 
 
@@ -143,3 +143,51 @@ def test_quiet_times_go_over_midnight_and_by_local_time() -> None:
 )
 def test_people_are_known_by_slack_id_or_user_name(by: str, expected: bool) -> None:
     assert is_one_of(by, ["ana", "U1"]) is expected
+
+
+def test_each_rung_says_what_it_wants_and_whether_the_normal_level_stays() -> None:
+    rungs = [
+        {"do": "shave_to_normal", "act": ["limits"]},
+        {"do": "shave_to_normal", "act": ["limits"], "headroom": 0.9},
+        {"do": "shave_to_budget", "act": ["limits"], "answer_within_minutes": 30},
+        {"do": "pause", "act": ["jobs"]},
+        {"do": "block", "act": ["limits"]},
+    ]
+    (ladder,) = decide(an_alert(), settings(routes=[{"ladder": rungs}])).ladders
+    assert [(step.rung, step.do) for step in ladder] == [
+        (1, "shave_to_normal"),
+        (2, "shave_to_normal"),
+        (3, "shave_to_budget"),
+        (4, "pause"),
+        (5, "block"),
+    ]
+    acts = [act for step in ladder for act in step.acts]
+    assert [(act.verb, act.do, act.leaves_normal, act.headroom) for act in acts] == [
+        ("shave", "shave_to_normal", True, 1.0),
+        ("shave", "shave_to_normal", False, 0.9),
+        ("shave", "shave_to_budget", False, 1.0),
+        ("pause", "pause", False, 1.0),
+        ("block", "block", False, 1.0),
+    ]
+    assert [act.answer_within_s for act in acts] == [14400.0, 14400.0, 1800.0, 14400.0, 14400.0]
+    (short,) = decide(an_alert(), settings(routes=[{"act": ["limits"]}])).ladders
+    assert [(act.verb, act.leaves_normal) for act in short[0].acts] == [("shave", True)]
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [({"env": "prod"}, True), ({"environment": "prod"}, True), ({"env": "test", "environment": "prod"}, False)],
+)
+def test_the_environment_has_two_names(tags: dict[str, str], expected: bool) -> None:
+    assert matches(an_alert(tags=tags), environment=["prod*"]) is expected
+
+
+def test_who_may_deny_and_approve_is_said_in_clauses() -> None:
+    approvers = {"lead": Approver(people=("U1",), up_to_usd=100.0), "cfo": Approver(people=("U2",))}
+    assert may_deny(approvers, "slack:U1 (Ana B)") == ""
+    assert may_deny(approvers, "bob") == "only people named in actions.approvers may"
+    assert may_approve(approvers, "slack:U1 (Ana B)", (), 100.0) == ""
+    assert may_approve(approvers, "slack:U1", (), 100.01) == "for $100 at risk it takes one of: cfo"
+    assert may_approve(approvers, "U1", (), 5.0) == ""
+    assert may_approve(approvers, "U2", ("lead",), 5.0) == "for $5 at risk it takes one of: lead"
+    assert may_approve(approvers, "U2", ("lead",), 5000.0) == "nobody may approve $5,000 at risk (actions.approvers)"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
 import numpy as np
 import pytest
 
-from curb.detector.rules.population import FEATURES, Population, Use
-from curb.detector.rules.population import Config as PopulationConfig
+from curb.detector.rules.abuse import FEATURES, Population, Use, features
+from curb.detector.rules.abuse import Config as PopulationConfig
 
 SETTINGS = PopulationConfig()
 NOBODY = np.zeros(8, np.bool_)
@@ -176,4 +177,151 @@ def test_it_goes_on_where_it_was_saved(population: Population) -> None:
 
 
 def test_memory_of_a_principal_is_small() -> None:
-    assert Population(SETTINGS).bytes_per_principal <= 100
+    assert Population(SETTINGS).bytes_per_series <= 100
+
+
+def alike(count: int, **amounts: float) -> Use:
+    """An hour in which `count` principals do the same: 100 requests of 1,000 tokens in and 200 out by 50 users."""
+    usual = {"cost": 1.0, "requests": 100.0, "errors": 4.0, "users": 50.0, "input_tokens": 1e5, "output_tokens": 2e4}
+    shares = {"new_model": 0.0, "new_region": 0.0}
+    return Use(
+        **{name: np.full(count, value) for name, value in ({**usual, **shares, **amounts}).items()},
+        job=np.zeros(count, np.bool_),
+    )
+
+
+def test_the_features_are_logarithms_and_a_root() -> None:
+    value, known = features(alike(1), 5)
+    assert value[:, 0] == pytest.approx([math.log(1200), math.log(20001 / 100001), 0.2, math.log(2)])
+    assert known.all()
+    # More errors than requests are all of them; users that are fewer than one are one.
+    odd, _ = features(alike(1, errors=150.0, users=0.5), 5)
+    assert odd[2:, 0] == pytest.approx([1.0, math.log(100)])
+
+
+@pytest.mark.parametrize(
+    ("amounts", "known"),
+    [
+        ({"requests": 5.0}, [True, True, True, True]),
+        ({"requests": 4.0}, [False, False, False, False]),
+        ({"input_tokens": 0.0}, [True, False, True, True]),
+        ({"output_tokens": 0.0}, [True, False, True, True]),
+        ({"input_tokens": 0.0, "output_tokens": 0.0}, [False, False, True, True]),
+        ({"input_tokens": -5.0, "output_tokens": 4.0}, [True, False, True, True]),
+        ({"users": 0.0}, [True, True, True, False]),
+    ],
+)
+def test_a_feature_is_known_where_its_amounts_are(amounts: dict[str, float], known: list[bool]) -> None:
+    assert features(alike(1, **amounts), 5)[1][:, 0].tolist() == known
+
+
+def steady(count: int = 1, hours: int = 12) -> Population:
+    made = Population(SETTINGS)
+    made.grow(count)
+    for _ in range(hours):
+        made.learn(alike(count), np.zeros(count, np.bool_))
+    return made
+
+
+def test_distance_is_counted_in_deviations_and_the_first_two_are_free() -> None:
+    twice = alike(1, input_tokens=2e5, output_tokens=4e4)
+    judged = steady().judge(twice)
+    # Nobody is steadier than 0.15; a hundred requests are known to a tenth.
+    z = math.log(2) / math.hypot(0.15, 0.1)
+    assert judged.distance[:, 0] == pytest.approx([z, 0, 0, 0], abs=1e-4)
+    assert judged.score[0] == pytest.approx(z - 2, abs=1e-4)
+    # Two changes are one length: failed requests as well, from a root of 0.2 to one of 0.5.
+    both = steady().judge(alike(1, input_tokens=2e5, output_tokens=4e4, errors=25.0))
+    failed = 0.3 / math.hypot(0.06, 0.05)
+    assert both.score[0] == pytest.approx(math.hypot(z - 2, failed - 2), abs=1e-4)
+    assert both.own[0]
+    # Half the tokens are as odd as twice as many; half the errors are nothing.
+    fewer = steady().judge(alike(1, input_tokens=5e4, output_tokens=1e4, errors=0.0))
+    assert fewer.score[0] == pytest.approx(z - 2, abs=1e-4)
+
+
+def test_a_change_beyond_all_measure_counts_as_twelve_deviations() -> None:
+    assert steady().judge(alike(1, users=1e-3, input_tokens=1e9, output_tokens=2e8)).score[0] == pytest.approx(
+        math.hypot(10, 10)
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "score"), [({"new_model": 1.0}, 2.0), ({"new_region": 1.0}, 5.0), ({"new_region": 0.5}, 2.5)]
+)
+def test_what_is_new_counts_by_its_share_of_the_dollars(share: dict[str, float], score: float) -> None:
+    assert steady().judge(alike(1, **share)).score[0] == pytest.approx(score)
+
+
+def test_a_past_of_its_own_takes_twelve_hours() -> None:
+    twice = alike(1, input_tokens=2e5, output_tokens=4e4)
+    young = steady(hours=11).judge(twice)
+    # Alone in its fleet it is compared with nobody.
+    assert (young.own[0], young.score[0]) == (False, 0.0)
+    assert steady(hours=12).judge(twice).own[0]
+
+
+def test_a_stranger_is_compared_with_the_middle_of_the_others() -> None:
+    fleet = steady(5)
+    fleet.grow(6)
+    six = alike(6)
+    six.input_tokens[5], six.output_tokens[5] = 1e7, 2e6
+    judged = fleet.judge(six)
+    # The five are as steady as can be: 0.15, after twelve hours in which a deviation of 1 was taken for granted.
+    z = math.log(100) / math.hypot(0.15, 0.1)
+    assert judged.distance[0, 5] == pytest.approx(min(12.0, z))
+    assert judged.score[:5].tolist() == [0.0] * 5
+    assert fleet.why(judged, 5, six) == "100.0× everybody's usual tokens per request"
+    four = steady(4)
+    four.grow(5)
+    assert four.judge(alike(5, input_tokens=1e7)).score[4] == 0
+
+
+def test_the_population_is_the_middle_of_its_principals_and_their_spread() -> None:
+    fleet = Population(SETTINGS)
+    fleet.grow(5)
+    hour = alike(5)
+    hour.users[:] = [100.0, 50.0, 25.0, 12.5, 10.0]
+    fleet.learn(hour, np.zeros(5, np.bool_))
+    middle, spread, hours = fleet.dump()["population"][3]
+    assert middle == pytest.approx(math.log(4))
+    assert spread == pytest.approx(1.4826 * math.log(2))
+    assert hours == 1
+    # The second hour counts as much as the first.
+    hour.users[:] = 25.0 / math.e**0.3
+    fleet.learn(hour, np.zeros(5, np.bool_))
+    middle, spread, hours = fleet.dump()["population"][3]
+    assert middle == pytest.approx(math.log(4) + 0.15)
+    assert spread == pytest.approx((1.4826 * math.log(2) + 0.15) / 2)
+    assert hours == 2
+
+
+def test_the_own_mean_and_variance_are_those_of_all_hours_at_first() -> None:
+    made = steady(hours=1)
+    made.learn(alike(1, users=25.0), np.zeros(1, np.bool_))
+    dump = made.dump()
+    assert dump["own.usual"][3, 0] == pytest.approx(math.log(2) + math.log(2) / 2)
+    assert dump["own.variance"][3, 0] == pytest.approx(math.log(2) ** 2 / 2)
+    assert dump["own.hours"][:, 0].tolist() == [2, 2, 2, 2]
+
+
+def test_a_settled_principal_learns_at_most_three_deviations_and_remembers_five_days() -> None:
+    made = steady(hours=12)
+    made.learn(alike(1, users=1.0), np.zeros(1, np.bool_))
+    assert made.dump()["own.usual"][3, 0] == pytest.approx(math.log(2) + 3 * 0.15 / 13)
+    old = steady(hours=150)
+    old.learn(alike(1, users=50.0 / math.e**0.2), np.zeros(1, np.bool_))
+    assert old.dump()["own.usual"][3, 0] == pytest.approx(math.log(2) + 0.2 / 120, abs=1e-5)
+
+
+def test_reasons_come_by_weight() -> None:
+    made = steady()
+    odd = alike(1, users=1.0, errors=36.0, new_model=0.04, new_region=0.05)
+    assert made.why(made.judge(odd), 0, odd) == (
+        "50.0× its usual requests per user; 36% of the requests failed, its usual share is 4.0%; "
+        "5% of the spend on a region it did not use"
+    )
+    less = alike(1, input_tokens=1e3, output_tokens=2e2, new_model=1.0)
+    assert made.why(made.judge(less), 0, less) == (
+        "0.01× its usual tokens per request; 100% of the spend on a model it did not use"
+    )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from curb.actions.lifecycle.preview import PreviewLine, preview, read_memory
 from curb.actions.settings import ActionsSettings
+from curb.stream.errors import PermanentError, TransientError
 from tests.fakes.actions_house import later
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.policy_gate import PolicyHouse, id_of, ladder
@@ -78,3 +81,57 @@ async def test_what_cannot_be_brought_back_would_be_asked_for() -> None:
     await house.log.append([alert_message(an_alert())])
     (line,) = await asked(house)
     assert (line.mode, line.plan.warning if line.plan else "") == ("approve", "what it did so far is lost")
+
+
+async def test_every_line_names_its_alert_rung_and_action() -> None:
+    house = PolicyHouse(ladder({"do": "notify", "verify_within_minutes": 5}, SHAVE))
+    await house.log.append([alert_message(an_alert())])
+    (line,) = await asked(house)
+    assert (line.alert.alert_id, line.rung, line.rungs, line.do, line.action) == ("a1", 1, 2, "notify", "")
+    house = PolicyHouse(ladder(SHAVE, {"do": "block"}))
+    await house.log.append([alert_message(an_alert())])
+    (line,) = await asked(house)
+    assert (line.alert.alert_id, line.rung, line.rungs, line.do, line.action) == (
+        "a1",
+        1,
+        2,
+        "shave_to_normal",
+        "gate",
+    )
+    memory = await read_memory(house.log, house.clock)
+    (line,) = [each async for each in preview(memory, house.config, {}, house.clock)]
+    assert (line.rung, line.rungs, line.plan) == (1, 2, None)
+    assert line.why_not == "the action 'gate' is not configured"
+
+
+@pytest.mark.parametrize("error", [PermanentError("HTTP 403: no rights"), TransientError("HTTP 503: busy")])
+async def test_a_target_that_cannot_be_read_is_said(error: Exception) -> None:
+    async def fails(_: str) -> None:
+        raise error
+
+    house = PolicyHouse(ladder(SHAVE, {"do": "block"}))
+    await house.log.append([alert_message(an_alert())])
+    house.policy_gate.hook = fails
+    (line,) = await asked(house)
+    assert line.why_not == f"cannot be planned: {error}"
+    assert (line.rung, line.rungs, line.plan, line.alert.alert_id) == (1, 2, None, "a1")
+
+
+async def test_the_last_rung_of_people_names_no_next_one() -> None:
+    house = PolicyHouse(ladder(SHAVE, {"do": "notify", "verify_within_minutes": 5}))
+    await house.runner.open()
+    await house.say(alert_message(an_alert()))
+    await house.clock.advance(601)
+    await house.log.append([later(2, 601)])
+    await house.runner.take_in(0)
+    await house.runner._passes[0].once()
+    (line,) = await asked(house)
+    assert (line.rung, line.do) == (2, "notify")
+    assert line.why_not == "people have until 2025-06-15 15:21 UTC"
+
+
+async def test_a_block_says_that_it_must_not_go_on() -> None:
+    house = PolicyHouse(ladder({"do": "block"}))
+    await house.log.append([alert_message(an_alert())])
+    (line,) = await asked(house)
+    assert (line.do, line.why) == ("block", "it must not go on")

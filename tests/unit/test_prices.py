@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from curb.cli.main import app as main
 from curb.cli.prices import app
 from curb.connectors.pricing.book import PriceBook, PricesSettings
 from curb.connectors.pricing.entry import ServiceTier
@@ -97,16 +98,16 @@ def test_the_hash_is_of_the_content_not_of_its_order(book: PriceBook) -> None:
 
 def test_the_shipped_book() -> None:
     book = PriceBook.load()
-    assert len(book) > 1500
-    assert book.as_of == "2026-07-24"
+    assert len(book) > 4500
+    assert (book.as_of, book.left_out) == ("2026-11-20", {})
     assert book.price("openai/gpt-4o", input_tokens=1_000_000, output_tokens=1_000_000) == pytest.approx(12.5)
-    assert book.fallback_price(input_tokens=1_000_000, output_tokens=0) == pytest.approx(8.0)
-    assert book.fallback_price(input_tokens=0, output_tokens=1_000_000) == pytest.approx(24.0)
+    assert book.fallback_price(input_tokens=1_000_000, output_tokens=0) == pytest.approx(4.4)
+    assert book.fallback_price(input_tokens=0, output_tokens=1_000_000) == pytest.approx(20.0)
 
 
-def test_the_books_own_file_is_small_and_credited() -> None:
+def test_the_books_own_files_are_small_and_credited() -> None:
     data = Path(__file__).parents[2] / "connectors" / "pricing" / "data"
-    assert (data / "prices.json.gz").stat().st_size < 100_000
+    assert sum(file.stat().st_size for file in data.glob("*.json.gz")) < 120_000
     assert "MIT" in (data / "README.md").read_text(encoding="utf-8")
 
 
@@ -134,8 +135,8 @@ def test_without_a_date_the_files_own_counts(tmp_path: Path) -> None:
         ("{}", "no chat model"),
         ('{"m": {"input_cost_per_token": -1}}', "m: input_cost_per_token must be"),
         ('{"m": {"input_cost_per_token": NaN}}', "m: input_cost_per_token must be"),
-        ('{"m": {"input_cost_per_token": "much"}}', "price book: m:"),
-        ('{"m": 3}', "price book: m:"),
+        ('{"m": {"input_cost_per_token": "much"}}', "left out: m: input_cost_per_token is no number"),
+        ('{"m": 3}', "left out: m: an object"),
     ],
 )
 def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, content: str, message: str) -> None:
@@ -291,9 +292,37 @@ def test_terms_that_cannot_be_meant_are_refused(settings: dict[str, Any], messag
         terms(**settings)
 
 
-def test_history_without_a_date_is_refused() -> None:
-    with pytest.raises(ValueError, match="m: x_history needs a date"):
-        PriceBook({"m": {"input_cost_per_token": 1e-6, "x_history": [{"input_cost_per_token": 1e-6}]}}, as_of="")
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        (3, "an object of prices is needed"),
+        ({"input_cost_per_token": "much"}, "input_cost_per_token is no number"),
+        ({"input_cost_per_token": 10**400}, "input_cost_per_token is no number"),
+        ({"input_cost_per_token": -1e-6}, "must be a finite number"),
+        ({"input_cost_per_token": 1e-6, "x_history": [{"input_cost_per_token": 1e-6}]}, "x_history needs a date"),
+        ({"input_cost_per_token": 1e-6, "x_history": 7}, "x_history must be a list"),
+        ({"tiered_pricing": [{"input_cost_per_token": 1e-6}]}, "tiered_pricing needs a `range`"),
+        ({"tiered_pricing": 7}, "tiered_pricing must be a list"),
+        ({"input_cost_per_token": 1e-6, "off_peak_pricing": {"windows": 1}}, "a list of `windows` is needed"),
+        ({"search_context_cost_per_query": {"search_context_size_low": "x"}}, "search_context_size_low is no number"),
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_left_out_and_named(entry: Any, fault: str) -> None:
+    book = PriceBook({"m": {"input_cost_per_token": 1e-6}, "odd": entry}, as_of="")
+    assert list(book.left_out) == ["odd"]
+    assert book.left_out["odd"].startswith("odd: ")
+    assert fault in book.left_out["odd"]
+    assert book.find("odd") is None
+    assert input_price(book, "m") == 1e-6
+
+
+def test_search_tools_that_charge_by_the_number_of_results() -> None:
+    tiers = [{"input_cost_per_query": 0.005, "max_results_range": [0, 25]}]
+    tiers.append({"input_cost_per_query": 0.025, "max_results_range": [26, 100]})
+    models = {**BOOK, "exa_ai/search": {"litellm_provider": "exa_ai", "mode": "search", "tiered_pricing": tiers}}
+    book = PriceBook(models, as_of="")
+    assert book.left_out == {}
+    assert book.price("exa_ai/search", units={"queries": 2}) == pytest.approx(0.01)
 
 
 def test_usage_is_priced_at_its_own_time_for_its_organisation(book: PriceBook) -> None:
@@ -395,3 +424,124 @@ def test_the_commands(tmp_path: Path) -> None:
     assert run(app, ["show", "m", "-c", str(config), "--at", "someday"]).exit_code == 2
     config.write_text("prices: {}\n", encoding="utf-8")
     assert run(app, ["update", str(newer), "-c", str(config)]).exit_code == 2
+
+
+def test_check_config_loads_the_book(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    target, config = tmp_path / "prices.json", tmp_path / "curb.yaml"
+    config.write_text(f"prices: {{book: {target}}}\n", encoding="utf-8")
+    missing = run(main, ["check-config", "-c", str(config)])
+    assert missing.exit_code == 2
+    assert "prices.book: " in missing.output
+    target.write_text("[]", encoding="utf-8")
+    wrong = run(main, ["check-config", "-c", str(config)])
+    assert (wrong.exit_code, "a JSON object of models is needed" in wrong.output) == (2, True)
+    odd = {f"odd-{n}": {"input_cost_per_token": "much"} for n in range(7)}
+    written(target, {**BOOK, **odd}, "2026-01-01")
+    found = run(main, ["check-config", "-c", str(config)])
+    assert found.exit_code == 0, found.output
+    assert "5 models, book" in found.output
+    assert "odd-0: input_cost_per_token is no number" in found.output
+    assert "and 2 more entries of the price book" in found.output
+    assert "odd-0: input_cost" in run(app, ["show", "gpt-4o", "-c", str(config)]).output
+
+
+# --- kinds of usage that maps name apart, or not at all --------------------------------------------------------------
+
+
+def priced(entry: dict[str, Any], model: str = "m", provider: str = "", **usage: Any) -> float | None:
+    entry = {"input_cost_per_token": 1e-6, "output_cost_per_token": 4e-6, "litellm_provider": provider, **entry}
+    return PriceBook({model: entry, "gpt": BOOK["gpt-4o"]}, as_of="").price(model, **usage)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "bedrock_converse", "vertex_ai-anthropic_models"])
+def test_batches_cost_half_where_the_provider_sells_them_so(provider: str) -> None:
+    usage = {"input_tokens": 1000, "output_tokens": 1000, "tier": "batch"}
+    assert priced({}, provider=provider, **usage) == pytest.approx(0.0025)
+    assert priced({"input_cost_per_token_batches": 4e-7}, provider=provider, **usage) == pytest.approx(0.0024)
+    assert priced({}, provider="deepinfra", **usage) == pytest.approx(0.005)
+
+
+def test_cached_tokens_of_claude_follow_the_input_and_an_hour_costs_twice() -> None:
+    cached = {"cache_read_input_token_cost": 1e-7, "cache_creation_input_token_cost": 1.25e-6}
+    long = {**cached, "input_cost_per_token_above_200k_tokens": 2e-6}
+    read = {"input_tokens": 300_000, "cache_read": 300_000}
+    hour = {"input_tokens": 1000, "cache_creation": 1000, "cache_creation_1h": 1000}
+    assert priced(long, "claude-x", "anthropic", **read) == pytest.approx(0.06)
+    assert priced(cached, "claude-x", "anthropic", **hour) == pytest.approx(0.002)
+    assert priced(cached, "claude-x", "anthropic", tier="batch", **hour) == pytest.approx(0.001)
+    assert priced(cached, "other", "openai", **hour) == pytest.approx(0.00125)
+    assert priced({}, "m", "fireworks_ai", input_tokens=1000, cache_read=1000) == pytest.approx(0.0005)
+    free_writes = {"cache_creation_input_token_cost": 0.0}
+    assert priced(free_writes, input_tokens=1000, cache_creation=1000) == pytest.approx(0.001)
+
+
+def test_media_and_reasoning_have_prices_of_their_own_and_follow_a_tier() -> None:
+    entry = {
+        "cache_read_input_token_cost": 1e-7,
+        "cache_read_input_audio_token_cost": 5e-7,
+        "input_cost_per_audio_token": 10e-6,
+        "input_cost_per_image_token": 2e-6,
+        "output_cost_per_image_token": 30e-6,
+        "output_cost_per_reasoning_token": 8e-6,
+        "output_cost_per_token_priority": 8e-6,
+        "input_cost_per_token_priority": 2e-6,
+    }
+    audio = {"input_tokens": 1000, "cache_read": 500, "cache_read_audio": 400, "audio_input": 300}
+    assert priced(entry, **audio) == pytest.approx(200e-6 + 100e-7 + 400 * 5e-7 + 300 * 10e-6)
+    assert priced(entry, input_tokens=100, image_input=50, video_input=50) == pytest.approx(200e-6)
+    assert priced(entry, output_tokens=100, image_output=50) == pytest.approx(50 * 4e-6 + 50 * 30e-6)
+    assert priced(entry, output_tokens=100, reasoning=100, tier="priority") == pytest.approx(100 * 16e-6)
+
+
+def test_off_peak_hours_are_cheaper() -> None:
+    windows = [
+        {"hours_utc": ["16:30-00:30"], "weekdays": [1, 2, 3, 4, 5]},
+        {"hours_utc": "00:00-00:00", "weekdays": [7]},
+    ]
+    entry = {"off_peak_pricing": {"input_cost_per_token": 5e-7, "windows": windows}}
+    monday = 1_795_996_800.0  # 2026-11-30 00:00 UTC
+    hours = {0.5: 1.0, 12.0: 1.0, 16.5: 0.5, 23.9: 0.5, 24.4: 0.5, 24.5: 1.0, -0.1: 0.5}
+    for hour, usd in hours.items():
+        assert priced(entry, input_tokens=1_000_000, at=monday + hour * 3600) == pytest.approx(usd), hour
+
+
+def test_surcharges_count_for_tokens_and_fees_do_not_grow() -> None:
+    entry = {"provider_specific_entry": {"us": 1.1, "fast": 2}, "regional_processing_uplift_multiplier_eu": 1.2}
+    usage = {"input_tokens": 1_000_000, "units": {"searches": 10}}
+    assert priced(entry, uplifts=["us"], **usage) == pytest.approx(1.1 + 0.1)
+    assert priced(entry, uplifts=["us", "fast"], **usage) == pytest.approx(2.2 + 0.1)
+    assert priced(entry, uplifts=["eu"], **usage) == pytest.approx(1.2 + 0.1)
+    assert priced({}, uplifts=["us"], **usage) == pytest.approx(1.0 + 0.1)
+
+
+@pytest.mark.parametrize(
+    ("units", "usd"),
+    [
+        ({"searches": 1}, 0.01),
+        ({"searches_high": 1}, 0.05),
+        ({"map_searches": 1}, 0.025),
+        ({"sessions": 2}, 0.06),
+        ({"seconds_output_1080p": 2}, 1.0),
+        ({"seconds_output_720p": 2}, 0.2),
+        ({"images_output": 3}, 0.12),
+        ({"pages": 10}, 0.02),
+        ({"characters_input": 1000}, 0.015),
+    ],
+)
+def test_units(units: dict[str, float], usd: float) -> None:
+    entry = {
+        "search_context_cost_per_query": {"search_context_size_medium": 0.01, "search_context_size_high": 0.05},
+        "output_cost_per_second": 0.1,
+        "output_cost_per_second_1080p": 0.5,
+        "output_cost_per_image": 0.04,
+        "ocr_cost_per_page": 0.002,
+        "input_cost_per_character": 15e-6,
+    }
+    assert priced(entry, units=units) == pytest.approx(usd)
+
+
+def test_units_without_a_price_are_estimated_and_never_free(book: PriceBook) -> None:
+    cost, source = book.estimate("gpt-4o", input_tokens=0, output_tokens=0, units={"images_output": 2})
+    assert (cost, source) == (pytest.approx(0.08), "fallback")
+    assert book.price("gpt-4o", units={"pixels_output": 2}) is None

@@ -160,12 +160,13 @@ def test_small_excesses_open_nothing() -> None:
     assert SlowLane(SETTINGS, "UTC").judge(TEAM, cents, MONDAY, 2.5, MONDAY + HOUR) is None
 
 
-def test_a_restart_goes_on_from_what_was_told() -> None:
+def test_a_restart_continues_an_open_finding() -> None:
     lane, again = SlowLane(SETTINGS, "UTC"), SlowLane(SETTINGS, "UTC")
     opened = lane.judge(TEAM, FLAT, MONDAY, 30.0, MONDAY + HOUR)
     assert opened is not None
-    again.adopt([opened, msgspec.structs.replace(opened, channel="dollars/30min", tags={"team": "other"})])
+    again.adopt(TEAM.key, opened)
+    again.adopt(TEAM.key, msgspec.structs.replace(opened, revision=9))  # this process knows it by now
     assert again.firing == [opened]
     over = again.judge(TEAM, FLAT, MONDAY + HOUR, 10.0, MONDAY + 2 * HOUR)
     assert over == lane.judge(TEAM, FLAT, MONDAY + HOUR, 10.0, MONDAY + 2 * HOUR)
-    assert again.judge(TEAM, FLAT, MONDAY + 2 * HOUR, 30.0, MONDAY + 3 * HOUR) is None  # told today already
+    assert again.judge(TEAM, FLAT, MONDAY + 2 * HOUR, 30.0, MONDAY + 3 * HOUR) is None  # found today already

@@ -11,7 +11,7 @@ from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ACTIONS, DEAD_LETTER
 from tests.fakes.actions_house import ID1, ID2, House, later
-from tests.fakes.alerts import alert_message, an_alert
+from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 
 LEASE_S, GRACE_S = 3600.0, 120.0
 OVERDUE_S = LEASE_S + GRACE_S
@@ -93,7 +93,8 @@ async def test_a_gateway_that_is_down_is_tried_again_later(house: House) -> None
     reaper = reaper_of(house)
     assert await reaper.once() == [ID1]
     assert await reaper.once() == [ID1]
-    assert (tries, house.states()) == (["before undo"], ["planned", "applied"])
+    assert (tries, house.states()) == (["before undo"], ["planned", "applied", "applied"])
+    assert (house.ledger()[-1].refusal, house.ledger()[-1].tries) == ("gateway down", 1)
     await house.clock.advance(60)
     assert await reaper.once() == []
     assert (house.gate.limits["k1"], house.states()[-1]) == (500, "restored")
@@ -122,17 +123,54 @@ async def test_a_crash_between_undo_and_ledger_is_mended_by_the_next_pass(house:
     assert house.gate.calls == [("apply", "k1", 10), ("undo", "k1", 500)]
 
 
-async def test_a_refusal_is_written_once_and_stays_a_persons_business(house: House) -> None:
+async def test_a_refusal_is_written_down_and_tried_again(house: House) -> None:
     async def hook(point: str) -> None:
         raise PermanentError("HTTP 403")
+
+    async def works(point: str) -> None: ...
 
     house.gate.hook = hook
     await house.clock.advance(OVERDUE_S)
     reaper = reaper_of(house)
     assert await reaper.once() == [ID1]
     assert await reaper.once() == [ID1]
-    assert house.states() == ["planned", "applied", "failed"]
-    assert house.ledger()[-1].detail == "could not be undone: HTTP 403"
+    assert house.states() == ["planned", "applied", "applied"]
+    assert (house.ledger()[-1].refusal, house.ledger()[-1].by) == ("HTTP 403", "curb-reaper")
+    # Another pass of another process, such as a job that runs it once, tries at once.
+    assert await reaper_of(house).once() == [ID1]
+    house.gate.hook = works
+    await house.clock.advance(120)
+    assert await reaper.once() == []
+    assert (house.gate.limits["k1"], house.states()[-1]) == (500, "restored")
+
+
+async def test_what_a_person_asked_for_in_vain_before_the_lease_ended_is_tried_again(house: House) -> None:
+    async def hook(point: str) -> None:
+        raise PermanentError("HTTP 403")
+
+    async def works(point: str) -> None: ...
+
+    house.gate.hook = hook
+    await house.say(command_message("undo", T0, id="u1", action_id=ID1))
+    assert house.ledger()[-1].tries == 1
+    house.gate.hook = works
+    # The daemon dies. It would have tried again by now.
+    assert await reaper_of(house).once() == []
+    assert house.gate.limits["k1"] == 10
+    await house.clock.advance(60 + GRACE_S)
+    assert await reaper_of(house).once() == []
+    assert (house.gate.limits["k1"], house.ledger()[-1].by) == (500, "ana")
+
+
+async def test_a_person_leaves_in_force_what_cannot_be_given_back(house: House) -> None:
+    await house.clock.advance(OVERDUE_S)
+    reaper = reaper_of(house)
+    left = await reaper.leave(ID1, "ana")
+    assert left is not None
+    assert (left.state, left.by) == ("drift", "ana")
+    assert await reaper.leave(ID1, "ana") is None
+    assert await reaper.once() == []
+    assert house.gate.limits["k1"] == 10
 
 
 async def test_an_action_that_is_not_configured_any_more_is_named(

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from curb.detector.fast.alerts import Config as FastConfig
 from curb.detector.rollup.dedupe import DedupeSettings
 from curb.detector.rollup.rollup import Rollup
 from curb.detector.rollup.tag_table import GuardSettings
@@ -19,7 +20,17 @@ from curb.detector.state.scopes import Scope
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COSTS, DEAD_LETTER, GPU, SPEND, USAGE
-from curb.stream.records.spend import OTHER, UNTAGGED, DeadLetter, PricingHole, SpendMessage, SpendPartial, SpendTick
+from curb.stream.records.spend import (
+    OTHER,
+    UNTAGGED,
+    DeadLetter,
+    PricingHole,
+    ScopeTally,
+    SourceTally,
+    SpendMessage,
+    SpendPartial,
+    SpendTick,
+)
 from tests.fakes.spend import T0, message, usage
 
 KEY = Scope(name="key", group_by=("api_key",), also_by=("job",))
@@ -28,16 +39,22 @@ TEAM = Scope(name="team", group_by=("team",), sources=("usage", "gpu"))
 
 def rollup(topic: str = USAGE, partitions: int = 1, **settings: Any) -> Rollup:
     settings.setdefault("scopes", (KEY, TEAM))
+    settings.setdefault("fast", FastConfig(enabled=False))
     return Rollup(DetectorSettings(**settings), topic, partitions, name="in/0")
 
 
 def lines(messages: Iterable[Message]) -> list[Any]:
+    """All but the tallies, which tests/unit/test_tallies.py looks at."""
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(SpendMessage)
-    return [line for each in messages if each.topic == SPEND for line in decoder.decode_lines(each.value)]
+    found = [line for each in messages if each.topic == SPEND for line in decoder.decode_lines(each.value)]
+    return [line for line in found if not isinstance(line, SourceTally | ScopeTally)]
 
 
 def partials(messages: Iterable[Message], scope: str = "key") -> list[SpendPartial]:
-    return [line for line in lines(messages) if isinstance(line, SpendPartial) and line.scope == scope]
+    """The sums of a scope, without their time of receipt."""
+    found = [line for line in lines(messages) if isinstance(line, SpendPartial) and line.scope == scope]
+    assert all(line.received_at > 0 for line in found)
+    return [msgspec.structs.replace(line, received_at=0.0) for line in found]
 
 
 def letters(messages: Iterable[Message]) -> list[DeadLetter]:
@@ -125,8 +142,8 @@ def test_ids_are_remembered_at_least_for_the_window() -> None:
     run(subject, message(usage("1", T0)))
     run(subject, message(usage("2", T0 + 3600)), message(usage("3", T0 + 7000)))
     assert not partials(run(subject, message(usage("1", T0, received_at=T0 + 3599))))
-    run(subject, message(usage("4", T0 + 7300)))
-    assert partials(run(subject, message(usage("2", T0, received_at=T0 + 7300))))
+    run(subject, message(usage("4", T0 + 10_700)))
+    assert partials(run(subject, message(usage("2", T0, received_at=T0 + 10_700))))
 
 
 def bad(**changes: Any) -> bytes:
@@ -173,7 +190,7 @@ def test_bills_may_be_negative() -> None:
 
 
 def test_new_tag_values_past_the_limit_are_folded_and_the_total_stays() -> None:
-    subject = rollup(guard=GuardSettings(max_new_series_per_minute=100))
+    subject = rollup(guard=GuardSettings(first_series=0, max_new_series_per_minute=100))
     records = [usage(str(i), T0, 0.5, key=f"k{i}") for i in range(10_000)]
     out = run(subject, *[message(*records[at : at + 500]) for at in range(0, 10_000, 500)])
     costs: dict[str, float] = defaultdict(float)
@@ -184,6 +201,30 @@ def test_new_tag_values_past_the_limit_are_folded_and_the_total_stays() -> None:
     assert sum(costs.values()) == 5_000.0
     later = run(subject, message(usage("a", T0 + 60, key="k5"), usage("b", T0 + 60, key="k9999")))
     assert {p.tags["api_key"] for p in partials(later)} == {"k5", "k9999"}
+
+
+def test_ten_thousand_keys_on_the_first_day_are_ten_thousand_series() -> None:
+    subject = rollup(scopes=(KEY,))
+    records = [usage(str(i), T0 + i / 1000, key=f"k{i}") for i in range(10_000)]
+    out = run(subject, *[message(*records[at : at + 500]) for at in range(0, 10_000, 500)])
+    assert len({p.tags["api_key"] for p in partials(out)}) == 10_000
+
+
+def test_folded_dollars_stay_with_their_parents_and_the_largest_are_named() -> None:
+    scope = Scope(name="key", group_by=("team", "api_key"))
+    subject = rollup(scopes=(scope,), guard=GuardSettings(max_series=3, first_series=3))
+    known = [usage(str(i), T0, key=f"k{i}") for i in range(3)]
+    many = [usage(f"new-{i}", T0 + 1, 0.01, key=f"new-{i}") for i in range(500)]
+    large = usage("large", T0 + 2, 70.0, key="large")
+    run(subject, message(*known))
+    out = run(subject, message(*many[:250], large, *many[250:]))
+    team = known[0].tags["team"]
+    assert {(p.tags["team"], p.tags["api_key"]) for p in partials(out)} == {(team, OTHER)}
+    (tags, usd), *_ = subject.largest_folded()["key"]
+    assert (tags["api_key"], round(usd)) == ("large", 70)
+    restored = rollup(scopes=(scope,), guard=GuardSettings(max_series=3, first_series=3))
+    restored.restore(subject.snapshot())
+    assert restored.largest_folded() == subject.largest_folded()
 
 
 def test_series_are_bounded() -> None:
@@ -240,7 +281,7 @@ def test_an_edge_writes_what_came_before_it() -> None:
 
 
 def test_a_restored_rollup_knows_ids_series_and_limits() -> None:
-    settings: dict[str, Any] = {"guard": GuardSettings(max_new_series_per_minute=2)}
+    settings: dict[str, Any] = {"guard": GuardSettings(first_series=0, max_new_series_per_minute=2)}
     first = rollup(**settings)
     run(first, message(usage("1", T0), usage("2", T0, key="k2"), usage("3", T0, key="k3")))
     second = rollup(**settings)
@@ -272,3 +313,16 @@ def test_every_dollar_is_told_by_one_tick() -> None:
     assert [line.effective_cost for line in lines(out) if isinstance(line, SpendTick)] == [5.0, 4.5]
     out = run(whole, message(usage("1", T0, 2.0), usage("2", T0 + 1, 3.0), usage("3", T0 + 2, 0.5)))
     assert sum(line.effective_cost for line in lines(out) if isinstance(line, SpendTick)) == 5.5
+
+
+def test_sums_of_keys_are_cut_into_slots_while_they_are_recent() -> None:
+    subject = rollup(fast=FastConfig())
+    records = [
+        usage("a", T0 + 1, 1.0, received_at=T0 + 3),
+        usage("b", T0 + 4, 2.0, received_at=T0 + 5),
+        usage("c", T0 + 7, 4.0, received_at=T0 + 9),
+        usage("d", T0 - 110, 8.0, received_at=T0 + 9),
+    ]
+    found = [line for line in lines(run(subject, message(*records))) if isinstance(line, SpendPartial)]
+    keys = sorted((p.bucket_start, p.slot, p.effective_cost, p.received_at) for p in found if p.scope == "key")
+    assert keys == [(T0 - 120, -1, 8.0, T0 + 9), (T0, 0, 3.0, T0 + 5), (T0, 5, 4.0, T0 + 9)]

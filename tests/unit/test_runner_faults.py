@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from curb.actions.ledger.ledger import action_id_for
 from curb.actions.lifecycle.runner import ActionsRunner
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.codec import encode
@@ -112,30 +111,6 @@ async def test_a_channel_that_cannot_edit_gets_no_figures_only_news(house: House
     assert len(house.chat.posts) == 2
     await house.say(later(21, 760, tier="digest", tags={"api_key": "unknown"}))
     assert len(house.chat.posts) == 2
-
-
-async def test_a_failed_undo_is_stuck_until_a_person_asks_again(house: House) -> None:
-    async def hook(point: str) -> None:
-        if point == "before undo":
-            raise PermanentError("HTTP 401")
-
-    await house.say(alert_message(an_alert()))
-    house.gate.hook = hook
-    await house.wait(3600)
-    assert house.ledger()[-1].detail == "could not be undone: HTTP 401"
-    other = an_alert(alert_id="a2", fingerprint="f2", revision=5, updated_at=T0 + 3600)
-    await house.say(alert_message(other))
-    assert house.states(action_id_for("a2", "gate", 1)) == ["skipped"]
-    await house.say(command_message("undo", T0, id="u1", action_id=ID1))
-    await house.wait(60)
-    assert house.states()[-2:] == ["failed", "failed"]
-
-    async def works(point: str) -> None: ...
-
-    house.gate.hook = works
-    await house.say(command_message("undo", T0, id="u2", action_id=ID1))
-    assert house.states()[-1] == "restored"
-    assert house.gate.limits["k1"] is None
 
 
 async def test_a_refused_apply_is_final_for_the_alert(house: House) -> None:

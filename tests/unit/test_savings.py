@@ -48,6 +48,49 @@ def test_nothing_is_claimed_for_time_of_which_nothing_was_heard() -> None:
     assert saved_usd(entry(usd_per_hour_before=None), an_alert(), T0) is None
 
 
+def test_it_is_at_most_what_the_refused_requests_would_have_cost() -> None:
+    """400 requests a minute cost $240 an hour: a cent each."""
+    planned = entry(requests_per_minute_before=400.0, failed_requests_before=7.0)
+    alert = an_alert(updated_at=T0 + 3600, actual_usd=50.0, failed_requests=7.0 + 12_000)
+    assert saved_usd(planned, alert, T0 + 9999) == pytest.approx(120.0)
+    assert saved_usd(planned, alert, T0 + 9999, rejected=9_000) == pytest.approx(90.0), "its own count is better"
+    assert saved_usd(planned, alert, T0 + 9999, rejected=0) == 0.0
+    many = msgspec.structs.replace(alert, failed_requests=1e6)
+    assert saved_usd(planned, many, T0 + 9999) == pytest.approx(210.0), "a storm of retries saves no more"
+
+
+def test_it_ends_with_the_cause() -> None:
+    planned = entry(requests_per_minute_before=400.0, failed_requests_before=0.0)
+    hours = [
+        saved_usd(planned, an_alert(updated_at=T0 + 3600 * hour, actual_usd=20.0 + hour, failed_requests=6e3), T0 + 1e6)
+        for hour in range(1, 5)
+    ]
+    assert hours == [pytest.approx(60.0)] * 4
+
+
+def test_several_targets_share_what_failed_and_keep_what_each_refused() -> None:
+    planned = entry(requests_per_minute_before=400.0, failed_requests_before=0.0, also=["t2"])
+    alert = an_alert(updated_at=T0 + 3600, actual_usd=50.0, failed_requests=12_000.0)
+    assert saved_usd(planned, alert, T0 + 9999) == pytest.approx(60.0)
+    assert saved_usd(planned, alert, T0 + 9999, rejected=2_000) == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"requests_per_minute_before": None},
+        {"failed_requests_before": None},
+        {"spent_since": T0 - 301},
+        {"failed_requests_before": 50.0},
+    ],
+)
+def test_where_no_refusal_is_known_the_burn_counts_alone(changes: dict[str, Any]) -> None:
+    planned = entry(**{"requests_per_minute_before": 400.0, "failed_requests_before": 0.0, **changes})
+    alert = an_alert(updated_at=T0 + 3600, actual_usd=50.0, usd_per_hour=30.0, failed_requests=50.0)
+    found = saved_usd(planned, alert, T0 + 9999)
+    assert found == pytest.approx(210.0)
+
+
 _USD = st.floats(0, 1e6)
 
 

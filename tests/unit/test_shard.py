@@ -11,11 +11,18 @@ from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.detector.state.scopes import Scope
 from curb.detector.state.ticks import Watermark
-from curb.stream.errors import PermanentError
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, SPEND
-from curb.stream.records.spend import Alert, PlannedActivity, PricingHole, SpendPartial, SpendTick
+from curb.stream.records.spend import (
+    Alert,
+    DeadLetter,
+    Feedback,
+    PlannedActivity,
+    PricingHole,
+    SpendPartial,
+    SpendTick,
+)
 from tests.fakes.spend import T0
 
 KEY = Scope(name="key", group_by=("api_key",))
@@ -106,9 +113,11 @@ def test_time_waits_for_an_input_that_works_off_a_backlog() -> None:
     assert mark.advance(SpendTick(at=80_100.0, source="a", live=True)) == 89_100
 
 
-def test_what_no_rollup_wrote_stops_the_shard() -> None:
-    with pytest.raises(PermanentError, match=r"curb\.spend/0/7#1"):
-        shard().process(Message(SPEND, encode_lines([tick(T0)]) + b"garbage\n", partition=0, offset=7))
+def test_what_no_rollup_wrote_is_a_dead_letter_and_the_rest_counts() -> None:
+    value = encode_lines([tick(T0)]) + b"garbage\n" + encode_lines([tick(5_000_000_000)])
+    outputs = shard().process(Message(SPEND, value, partition=0, offset=7))
+    letters = [msgspec.json.decode(each.value, type=DeadLetter) for each in outputs]
+    assert [each.location for each in letters] == ["curb.spend/0/7#1", "curb.spend/0/7#0"]
 
 
 def warm(subject: Shard, days: float, usd: float = 0.1) -> int:
@@ -162,6 +171,25 @@ def test_announced_work_without_a_job_of_its_own_is_no_news_to_any_rule(announce
         part = SpendPartial(scope="key", tags={"api_key": "k"}, bucket_start=now, effective_cost=usd, events=1, **usual)
         told |= {alert.kind for alert in send(subject, part, tick(now + 390))}
     assert told == (set() if announced else {"abusive"})
+
+
+@pytest.mark.parametrize(("verdict", "grown"), [(None, 0.0), ("planned", 50.0), ("real", 0.0)])
+def test_a_budget_does_not_grow_in_the_days_after_an_incident(verdict: Any, grown: float) -> None:
+    """Through the shard: its own alerts and people's verdicts reach the budgets."""
+    grows = {"step_percent": 50, "max_usd": 150, "utilisation_percent": 80, "clean_days": 3.5}
+    budget = {"name": "b", "scope": "key", "amount_usd": 100, "period": "day", "auto_expand": grows}
+    subject = shard(bucket_s=900, budgets=[budget])
+    alerts: list[Alert] = []
+    for now in range(T0, T0 + 4 * DAY, 900):
+        # Four hours of a runaway, on the day at whose end the budget may grow first.
+        wild = 3.2 * DAY <= now - T0 < 3.2 * DAY + 4 * 3600
+        alerts += send(subject, partial(now, 30.0 if wild else 1.0, requests=50 if wild else 1), tick(now + 1000))
+        for alert_id in {each.alert_id for each in alerts} if verdict and wild else ():
+            send(subject, Feedback(id=alert_id, at=now, alert_id=alert_id, verdict=verdict))
+    assert "runaway" in {each.kind for each in alerts if each.tier != "digest"}
+    send(subject, partial(T0 + 4 * DAY, 1.0), tick(T0 + 4 * DAY + 1000))
+    ((_, status),) = subject.budgets()
+    assert status.expanded_usd == grown
 
 
 def test_a_long_silence_is_passed_over_and_ends_alerts() -> None:
@@ -220,5 +248,6 @@ def test_an_alert_says_which_part_of_all_spend_its_subject_is() -> None:
     budgets = [{"name": "day", "scope": "key", "amount_usd": 50.0, "period": "day", "thresholds": [100]}]
     subject = Shard(DetectorSettings.model_validate({"scopes": [KEY], "budgets": budgets}))
     told = SpendTick(at=T0 + 90, source="curb.usage/0", effective_cost=240.0)
-    [alert] = send(subject, partial(T0, 60.0), told)
+    early, alert = send(subject, partial(T0, 60.0), told)
+    assert (early.revision, early.share) == (1, None)
     assert (alert.kind, alert.share) == ("budget", 0.25)

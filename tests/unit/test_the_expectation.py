@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from curb.detector.heads.demand_model import Demand
+from curb.detector.heads.demand_model import DemandModel
 from curb.detector.heads.past import DollarsHead, ScoreSettings, Step
 from tests.fakes.views import DAY, HOUR, T0
 from tests.house.tree import ROOT
@@ -48,7 +48,7 @@ def test_the_series_that_doubles() -> None:
 
 
 def test_the_users_that_explain() -> None:
-    demand = Demand(STEP_S / 60, 1)
+    demand = DemandModel(STEP_S / 60, 1)
     demand.columns.grow(1)
     points = [(10.0, 4.0), (40.0, 11.0), (160.0, 31.0)]
     for _ in range(20):

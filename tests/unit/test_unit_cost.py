@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from curb.detector.heads.window_score import SILENT
-from curb.detector.rules.cost_per_request import UnitCost, UnitCostScores
+from curb.detector.rules.unit_cost import UnitCost, UnitCostScores
 
 Floats = NDArray[np.float64]
 #: At a moment: requests and dollars of every series.

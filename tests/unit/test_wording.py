@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from curb.actions.notify import wording
 from curb.actions.notify.protocol import DayDigest, Notice, NotifyConfig, Reply
 from curb.actions.settings import ActionsSettings
-from curb.stream.records.spend import BudgetStatus, Plan
+from curb.stream.records.spend import Alert, BudgetStatus, Plan
 from tests.fakes.alerts import T0, an_alert
 from tests.unit.test_slack_desk import entry
 
@@ -101,6 +101,53 @@ def test_every_line_of_a_thread_says_what_it_is_about() -> None:
     assert "It would save" in wording.reply(Reply("k", "step", notice, an_alert(), entry("proposed")))
 
 
+def of_budget(spent_usd: float, threshold: float, **changes: Any) -> Alert:
+    status = BudgetStatus(
+        name="b", period="day", period_start=T0, period_end=T0 + 86400, amount_usd=100.0, spent_usd=spent_usd,
+        threshold=threshold, forecast_usd=210.0,
+    )  # fmt: skip
+    figures = {"expected_usd": 100.0, "actual_usd": spent_usd, "excess_usd": max(0.0, spent_usd - 100.0)}
+    rates = {"usd_per_hour": 0.0, "expected_usd_per_hour": 2.0, "confidence": 0.0}
+    return an_alert(**{"kind": "budget", "budget": status, **figures, **rates, **changes})
+
+
+def test_a_budget_has_a_sum_and_an_amount_instead_of_rates() -> None:
+    over = of_budget(163.0, 100.0)
+    assert wording.title(over) == "Budget (page): $163.00 of $100.00 (163 %), team=search project=rank api_key=k1"
+    found = dict(wording.figures(over))
+    assert found["Over the amount"] == "$63.00"
+    assert (found["Forecast of the period"], found["Budget"]) == ("$210.00", "b: $163.00 of $100.00 (day)")
+    text = "\n".join(wording.plain_lines(Notice("k", over)))
+    for word in ("/h", "xpected", "-$", "over so far"):
+        assert word not in text.replace(over.explanation, "")
+    burning = dict(wording.figures(of_budget(163.0, 100.0, usd_per_hour=4.0)))
+    assert (burning["Burning"], burning["Cost of waiting 15 min"]) == ("$4.00/h", "$1.00")
+
+
+def test_a_budget_that_is_not_spent_says_what_is_left() -> None:
+    below = of_budget(81.5, 80.0, tier="notice", usd_per_hour=4.0)
+    found = dict(wording.figures(below))
+    assert found["Left"] == "$18.50"
+    assert not [label for label in found if "aiting" in label or "Over" in label]
+    assert wording.money(below).startswith("$81.50 of $100.00 (82 %), $18.50 left, ")
+    said = wording.reply(Reply("k", "tier", Notice("k", below), below))
+    assert said.startswith("Now a notice: Budget (notice): $81.50 of $100.00")
+    assert said.endswith("; $18.50 left")
+    over = of_budget(163.0, 100.0)
+    assert wording.reply(Reply("k", "crossed", Notice("k", over), over)).startswith(
+        "Crossed 100 %: Budget (page): $163.00"
+    )
+
+
+@pytest.mark.parametrize("kind", ["pricing", "feed"])
+def test_dollars_that_are_no_rate_are_said_as_they_are(kind: Any) -> None:
+    flat = {"usd_per_hour": 0.0, "expected_usd_per_hour": 0.0, "excess_usd": 0.0, "expected_usd": 0.0}
+    hole = an_alert(kind=kind, tags={"model": "m"}, actual_usd=163.0, dollars_at_risk=163.0, **flat)
+    assert wording.title(hole).endswith("(page): $163.00, model=m")
+    assert "/h" not in "\n".join(wording.plain_lines(Notice("k", hole))).replace(hole.explanation, "")
+    assert wording.title(an_alert(kind=kind, tags={"model": "m"}, actual_usd=0.0, **flat)).endswith("(page): model=m")
+
+
 def test_a_digest_counts_and_shortens() -> None:
     alerts = tuple(an_alert(alert_id=f"a{n}", tier="digest", excess_usd=float(n)) for n in range(25))
     digest = DayDigest("k", "2026-03-01", T0, alerts, (entry("restored", saved_usd=2.5),))
@@ -114,7 +161,7 @@ def test_a_digest_counts_and_shortens() -> None:
 @pytest.mark.parametrize(
     ("telling", "message"),
     [
-        ({"time_zone": "Mars/Olympus"}, "no time zone"),
+        ({"time_zone": "Mars/Olympus"}, "unknown time zone"),
         ({"digest": {"at": "9 o'clock"}}, "at"),
         ({"digest": {"notify": ["nobody"]}}, "no entry of `notifiers` is named 'nobody'"),
         ({"group_by": ["team", "team"]}, "names a tag twice"),

@@ -235,3 +235,50 @@ async def test_an_idle_partition_tells_no_time_that_another_has_still_to_read() 
     # Partition 0 is empty: it told how far the other was, and the clock's time when all was read.
     assert set(passed[: passed.index(1e6)]) <= {0.0, 1.0, 2.0, 3.0}
     assert {1.0, 2.0} <= set(passed)
+
+
+async def test_a_backlog_whose_source_is_quiet_is_read_at_the_speed_of_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """300,000 events at 2 µs, with the loop's time made of the work and of the waits for messages."""
+    loop = asyncio.get_running_loop()
+    passed_s = worked_s = 0.0
+
+    class Working:
+        time = 0.0
+        messages = 0
+
+        def process(self, message: Message) -> Sequence[Message]:
+            nonlocal passed_s, worked_s
+            spent_s = 2e-6 * int(message.value)
+            passed_s, worked_s = passed_s + spent_s, worked_s + spent_s
+            Working.messages += 1
+            return []
+
+        def flush(self, now: float | None) -> Sequence[Message]:
+            return []
+
+        def snapshot(self) -> bytes:
+            return b"-"
+
+        def restore(self, data: bytes) -> None:
+            raise AssertionError
+
+    class Quiet(MemoryLog):
+        async def wait_for_append(self, timeout_s: float) -> None:
+            nonlocal passed_s
+            passed_s += timeout_s
+            await asyncio.sleep(0)
+
+    log = Quiet(partitions=2)
+    await log.append([Message(SPEND, b"500", partition=at % 2) for at in range(600)])
+    monkeypatch.setattr(loop, "time", lambda: passed_s)
+    stop = asyncio.Event()
+    task = asyncio.create_task(Worker(log, "g", [SPEND], lambda at: Working(), ManualClock()).run(stop))
+    while not task.done() and Working.messages < 600:
+        await asyncio.sleep(0)
+    taken_s = passed_s
+    stop.set()
+    await task
+    assert worked_s == pytest.approx(0.6)
+    assert taken_s <= 2 * worked_s

@@ -1,0 +1,182 @@
+"""How soon the fast lane trips on a burn, and how often on nothing: `python -m benchmarks.first_minute --seeds 11 12`.
+
+Streams in slots of 5 seconds from drawn parameters: keys at a drifting rate, and keys that work in bursts. Burns start
+at random moments of the second half and add requests at so many times the key's mean. Beside each delay stands the
+least that any test which knows the burn could reach, at one false alarm in 1,000 key-days.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from curb.detector.fast.alerts import Config
+from curb.detector.fast.lane import SLOT_S, FastTest
+from curb.detector.state.columns import Floats, Ints
+from curb.stream.time import DAY_S
+
+_TIMES = (10, 20, 50, 100)
+#: Any start; slots are numbered from the epoch. A soft alert lasts so many slots. Keys of fewer $/h are not in a row.
+_EPOCH, _SOFT, _LEAST_USD = 350_000_000, 120, 6.0
+#: Slots that a burn is followed for: a quarter of an hour.
+_FOLLOWED = 180
+#: ln(1 / alpha) of one false alarm in 1,000 key-days of slots.
+_NATS = np.log(1000 * DAY_S / SLOT_S)
+
+
+@dataclass
+class Stream:
+    """Keys by slots: requests and dollars; of each key the kind, the mean requests of a slot, and $ a request."""
+
+    requests: Ints
+    usd: Floats
+    kinds: list[str]
+    mean: Floats
+    cost: Floats
+
+
+def stream(rng: np.random.Generator, keys: int, days: int) -> Stream:
+    """40 % of the keys work in bursts."""
+    slots = int(days * DAY_S // SLOT_S)
+    kinds = ["bursts" if rng.random() < 0.4 else "steady" for _ in range(keys)]
+    cost = 10 ** rng.uniform(-2.7, -1, keys)
+    mean = 10 ** rng.uniform(0.3, 2.3, keys) / cost * SLOT_S / 3600
+    requests = np.array(
+        [
+            (_bursts if kind == "bursts" else _steady)(rng, each, slots)
+            for kind, each in zip(kinds, mean.tolist(), strict=True)
+        ]
+    )
+    # The sum of lognormal requests, as a gamma of the same mean and variance.
+    usd = np.array([each * rng.gamma(of + 1e-9) for each, of in zip(cost.tolist(), requests, strict=True)])
+    return Stream(requests, np.where(requests > 0, usd, 0.0), kinds, mean, cost)
+
+
+def _rhythm(rng: np.random.Generator, slots: int) -> Floats:
+    day: Floats = 1 + 0.7 * np.sin(2 * np.pi * (np.arange(slots) * SLOT_S / DAY_S + rng.uniform()))
+    return day
+
+
+def _steady(rng: np.random.Generator, mean: float, slots: int) -> Ints:
+    per_minute = 60 // SLOT_S
+    noise = rng.normal(size=slots // per_minute + 1)
+    level = np.zeros(len(noise))
+    for at in range(1, len(noise)):
+        level[at] = 0.9 * level[at - 1] + np.sqrt(1 - 0.81) * noise[at]
+    spread = rng.uniform(0.2, 0.7)
+    rate = mean * _rhythm(rng, slots) * np.exp(spread * np.repeat(level, per_minute)[:slots] - spread**2 / 2)
+    return rng.poisson(rate)
+
+
+def _bursts(rng: np.random.Generator, mean: float, slots: int) -> Ints:
+    share, length, spread = rng.uniform(0.02, 0.2), rng.uniform(4, 120), rng.uniform(0.3, 0.8)
+    rate, at = np.zeros(slots), 0
+    while at < slots:
+        at += int(rng.exponential(length * (1 - share) / share)) + 1
+        lasts = int(rng.exponential(length)) + 1
+        rate[at : at + lasts] = mean / share * rng.lognormal(0, spread)
+        at += lasts
+    return rng.poisson(rate * _rhythm(rng, slots))
+
+
+def _step(test: FastTest, slot: int, requests: Ints, usd: Floats) -> list[int]:
+    index = np.flatnonzero(requests)
+    if not len(index):
+        return []
+    return [trip.number for trip in test.step(_EPOCH + slot, index, np.array([requests[index], usd[index]]))]
+
+
+def burn(drawn: Stream, saved: FastTest, start: int, times: float, rng: np.random.Generator) -> list[float]:
+    """Seconds from onset until each key trips, infinite where it does not."""
+    test = FastTest(Config().min_usd_per_hour)
+    test.load({name: array.copy() for name, array in saved.dump().items()})
+    delay = [np.inf] * len(drawn.kinds)
+    for after in range(_FOLLOWED):
+        more = rng.poisson(drawn.mean * (times - 1))
+        at = start + after
+        for number in _step(test, at, drawn.requests[:, at] + more, drawn.usd[:, at] + more * drawn.cost):
+            delay[number] = min(delay[number], (after + 1.0) * SLOT_S)
+        if np.isfinite(delay).all():
+            break
+    return delay
+
+
+def optimum(mean: Floats, times: float) -> Floats:
+    """Least seconds on average at one false alarm in 1,000 key-days, where both rates are known."""
+    before, after = mean / SLOT_S, mean * times / SLOT_S
+    least: Floats = _NATS / (after * np.log(after / before) - (after - before))
+    return least
+
+
+def measure(
+    seed: int, keys: int, days: int, burns: int
+) -> tuple[int, dict[tuple[int, str], list[tuple[float, float]]]]:
+    """False alarms, and of every burn the delay and the optimum (seconds) by size and kind of key."""
+    rng = np.random.default_rng(seed)
+    drawn = stream(rng, keys, days)
+    slots = drawn.requests.shape[1]
+    starts = set(rng.choice(np.arange(slots // 2, slots - _FOLLOWED), burns, replace=False).tolist())
+    test, firing, wrong = FastTest(Config().min_usd_per_hour), dict[int, int](), 0
+    test.grow(keys)
+    found: dict[tuple[int, str], list[tuple[float, float]]] = {
+        each: [] for each in product(_TIMES, ("steady", "bursts"))
+    }
+    paid = drawn.mean * drawn.cost * 3600 / SLOT_S >= _LEAST_USD
+    for slot in range(slots):
+        if slot in starts:
+            for times in _TIMES:
+                least = optimum(drawn.mean, times)
+                for key, delay in enumerate(burn(drawn, test, slot, times, rng)):
+                    if paid[key] and not test.columns["firing"][key]:
+                        found[times, drawn.kinds[key]].append((delay, float(least[key])))
+        for key in [key for key, until in firing.items() if until <= slot]:
+            del firing[key]
+            test.end(key)
+            test.judge(key, confirmed=False)
+        for key in _step(test, slot, drawn.requests[:, slot], drawn.usd[:, slot]):
+            firing[key], wrong = slot + _SOFT, wrong + 1
+    return wrong, found
+
+
+def rows(seeds: list[int], keys: int, days: int, burns: int) -> Iterator[str]:
+    """The table, as Markdown."""
+    wrong: list[int] = []
+    every: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for seed in seeds:
+        count, found = measure(seed, keys, days, burns)
+        wrong.append(count)
+        for each, delays in found.items():
+            every.setdefault(each, []).extend(delays)
+    key_days = keys * (days - 1)
+    rates = [1000 * each / key_days for each in wrong]
+    yield f"Seeds {', '.join(map(str, seeds))}; {keys} keys, {days} days, burns at {burns} moments each."
+    yield f"Soft alerts on nothing: {np.mean(rates):.1f} in 1,000 key-days ({min(rates):.1f} to {max(rates):.1f})."
+    yield ""
+    yield "| burn | keys | burns | ≤ 60 s | ≤ 120 s | ≤ 15 min | median | optimum, median |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for (times, kind), delays in sorted(every.items(), key=lambda each: (each[0][1], each[0][0])):
+        delay, least = np.array(delays).T if delays else np.empty((2, 0))
+        within = [f"{100 * np.mean(delay <= limit):.0f} %" for limit in (60, 120, 900)] if len(delay) else ["-"] * 3
+        median = f"{np.median(delay):.0f} s" if len(delay) and np.isfinite(np.median(delay)) else "over 15 min"
+        best = f"{np.median(least):.1f} s" if len(delay) else "-"
+        yield f"| {times} × | {kind} | {len(delay)} | {' | '.join(within)} | {median} | {best} |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
+    parser.add_argument("--keys", type=int, default=40)
+    parser.add_argument("--days", type=int, default=6)
+    parser.add_argument("--burns", type=int, default=3)
+    given = parser.parse_args()
+    for row in rows(given.seeds, given.keys, given.days, given.burns):
+        print(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Prices: the shipped map, and how they compare with other calculators."""

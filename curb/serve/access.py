@@ -1,0 +1,165 @@
+"""Who may do what at the HTTP port: tokens with roles, and names under which it may be called without one.
+
+A browser on this machine sends to 127.0.0.1 what any page asks it to. So whoever has no token must call the port by a
+name that is its own: a page of evil.example that made its name an address of this machine is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+
+from curb.config.file import HttpSettings, Role
+from curb.serve import dashboard
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: What a role includes beside itself.
+_INCLUDES: dict[Role, tuple[Role, ...]] = {"operate": ("read",), "read": (), "ingest": ()}
+_READS = frozenset({"GET", "HEAD"})
+#: The inbox has tokens of its own, and what Slack sends is signed.
+_CHECKED_ELSEWHERE = ("/v1/ingest/", "/v1/slack/")
+
+
+class Access:
+    """Checks every request before its handler, and before its body is read."""
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self._tokens: list[tuple[bytes, frozenset[str]]] = []
+        if settings.token:
+            self._add(settings.token.get_secret_value(), ["operate"])
+        for each in settings.tokens:
+            self._add(each.token.get_secret_value(), each.roles)
+        #: Without a token that may read, whoever is on this machine may read.
+        self._trusts_loopback = not any("read" in roles for _, roles in self._tokens)
+        self._open = frozenset(f"/{name}" for name in settings.open_paths)
+        self._names = frozenset({"localhost", settings.host.lower()})
+        self._allowed_names = tuple(name.lower() for name in settings.allowed_hosts)
+        self._checks_names = bool(self._allowed_names) or _is_local(settings.host)
+
+    def _add(self, token: str, roles: Iterable[Role]) -> None:
+        self._tokens.append((token.encode(), frozenset(roles).union(*(_INCLUDES[role] for role in roles))))
+
+    @web.middleware
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """401 without a token for it, 403 from another site or with a token for less, 421 under a foreign name."""
+        path = request.path
+        if path.startswith(_CHECKED_ELSEWHERE):
+            return await handler(request)
+        roles = self._roles(request)
+        if path in self._open:
+            # What probes and Prometheus call it is theirs to say, unless it is only for this machine.
+            if path != "/healthz" and "read" not in roles and self._checks_names and not self._is_own_name(request):
+                return _foreign_name()
+            return await handler(request)
+        needed: Role = "read" if request.method in _READS else "operate"
+        if needed in roles:
+            return await handler(request)
+        if roles:
+            return _problem(403, f"this token may not {needed}")
+        if not (self._trusts_loopback and needed == "read" and _is_loopback(request.remote)):
+            return self._asks_for_token(request)
+        if not self._is_own_name(request):
+            return _foreign_name()
+        if self._from_another_site(request):
+            return _problem(403, "refused: another site asks for it")
+        return await handler(request)
+
+    def _roles(self, request: web.Request) -> frozenset[str]:
+        """What the request's token may do."""
+        given = request.headers.get(hdrs.AUTHORIZATION, "")
+        if given.startswith("Basic ") and request.method in _READS and dashboard.is_page(request.path):
+            if self._from_another_site(request):
+                return frozenset()
+            token = _password(given)
+        else:
+            scheme, _, token = given.partition(" ")
+            if scheme != "Bearer":
+                return frozenset()
+        found: frozenset[str] = frozenset()
+        for known, roles in self._tokens:
+            if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), known):
+                found |= roles
+        return found
+
+    def _asks_for_token(self, request: web.Request) -> web.Response:
+        # A browser asks its user for a name and a password; the password is the token.
+        asks = dashboard.is_page(request.path) and not self._trusts_loopback
+        headers = {hdrs.WWW_AUTHENTICATE: 'Basic realm="curb", charset="UTF-8"'} if asks else {}
+        return web.json_response({"error": "missing or wrong bearer token"}, status=401, headers=headers)
+
+    def _is_own_name(self, request: web.Request) -> bool:
+        host = request.headers.get(hdrs.HOST, "")
+        return not host or self._is_own(host)
+
+    def _is_own(self, host: str) -> bool:
+        name = _name_in(host)
+        if name is None:
+            return False
+        # A page can make its own name an address of this machine, but not an address.
+        return (
+            name in self._names
+            or name.endswith(".localhost")
+            or _is_address(name)
+            or any(fnmatchcase(name, allowed) for allowed in self._allowed_names)
+        )
+
+    def _from_another_site(self, request: web.Request) -> bool:
+        """Whether a browser says that a page of another site asks; a link that is followed does not count."""
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None:
+            place = urlsplit(origin).netloc
+            if place != request.headers.get(hdrs.HOST) and _name_in(place) not in self._allowed_names:
+                return True
+        site, mode = request.headers.get("Sec-Fetch-Site"), request.headers.get("Sec-Fetch-Mode")
+        return site == "cross-site" and mode != "navigate"
+
+
+def _foreign_name() -> web.Response:
+    return _problem(421, "this is not a name of this server; http.allowed_hosts adds one")
+
+
+def _problem(status: int, error: str) -> web.Response:
+    return web.json_response({"error": error}, status=status)
+
+
+def _name_in(host: str) -> str | None:
+    """The name or address in `name:port`, small; None where there is none."""
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+    return name.rstrip(".") if name else None
+
+
+def _password(authorization: str) -> str:
+    """The password of HTTP's basic authentication, or ""."""
+    try:
+        login = base64.b64decode(authorization.removeprefix("Basic "), validate=True).decode()
+    except ValueError:
+        return ""
+    return login.partition(":")[2]
+
+
+def _is_local(host: str) -> bool:
+    return host == "localhost" or _is_loopback(host)
+
+
+def _is_loopback(address: str | None) -> bool:
+    try:
+        return address is not None and ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    return True

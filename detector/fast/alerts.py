@@ -1,0 +1,219 @@
+"""Soft alerts: opened by the test of the fast lane, ended by themselves, confirmed by what the heads find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from curb.detector.fast.lane import SLOT_S, FastTest, Trip
+from curb.detector.state import wording as words
+from curb.detector.state.reader import PartialSum
+from curb.detector.state.registry import Shown
+from curb.detector.state.scopes import Scope
+from curb.stream.money import usd
+from curb.stream.records.revisions import alert_id_of, fingerprint_of, needs_revision, resolved, revised
+from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Baseline
+from curb.stream.settings import Settings
+from curb.stream.time import DAY_S
+
+#: Seconds after a soft alert opened in which the heads may confirm it. By hand: they take 10 to 16 minutes.
+_JUDGED_S = 1800.0
+#: Kinds of alerts that confirm a soft one. By definition: those about too much spend.
+_CONFIRMS = frozenset({"runaway", "abusive", "unit_cost"})
+
+
+class Config(Settings):
+    """The fast lane: a runaway of a key within its first minute, as a soft alert that ends by itself."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Whether keys are also judged in slots of 5 seconds. Only sources count that report requests "
+        "within a minute; `bucket_s` must be a multiple of 5.",
+    )
+    min_usd_per_hour: float = Field(
+        default=10.0, ge=0, description="Fewer dollars an hour above the mean of the last day raise no soft alert."
+    )
+    soft_minutes: float = Field(
+        default=10.0, gt=0, le=60, description="A soft alert ends after so many minutes, and with it its soft cap."
+    )
+
+
+class Firing(msgspec.Struct):
+    """A soft alert that fires or waits to be judged, and the alert that confirmed it, if any."""
+
+    alert: Alert
+    confirmed_by: str = ""
+
+
+class FastDump(msgspec.Struct):
+    """State that is not an array: the principals in their order, and what fires."""
+
+    keys: list[tuple[str, bytes]] = []
+    firing: dict[str, Firing] = {}
+
+
+class FastLane:
+    """Judges the slots in partial sums. Its principals are numbered as they come."""
+
+    def __init__(self, settings: Config, scopes: Sequence[Scope], shown: Shown) -> None:
+        """`shown` gives the tags of a series of a scope as people see them."""
+        self._settings, self._scopes, self._shown = settings, {scope.name: scope for scope in scopes}, shown
+        self._test = FastTest(settings.min_usd_per_hour)
+        self._keys: list[tuple[str, bytes]] = []
+        #: The number of each principal; None for a principal that no limit can be put on.
+        self._numbers: dict[tuple[str, bytes], int | None] = {}
+        self._firing: dict[int, Firing] = {}
+        #: The newest slot.
+        self._slot = 0
+
+    @property
+    def firing(self) -> list[Alert]:
+        """Newest revisions of the soft alerts that fire."""
+        return [each.alert for each in self._firing.values() if each.alert.status == "firing"]
+
+    def take(self, parts: Sequence[PartialSum]) -> list[Alert]:
+        """Count the slots of partial sums; returns soft alerts that open."""
+        slots: dict[int, dict[int, list[float]]] = {}
+        received: dict[int, float] = {}
+        for part in parts:
+            if part.slot < 0 or not self._settings.enabled:
+                continue
+            number = self._number(part.scope, bytes(part.tags))
+            if number is None:
+                continue
+            slot = (part.bucket_start + part.slot) // SLOT_S
+            sums = slots.setdefault(slot, {}).setdefault(number, [0.0, 0.0])
+            sums[0] += part.requests
+            sums[1] += part.effective_cost
+            received[slot] = max(received.get(slot, 0.0), part.received_at)
+        alerts = []
+        for slot in sorted(slots):
+            self._slot = max(self._slot, slot)
+            sums_of = slots[slot]
+            index, amounts = np.array(list(sums_of), np.int64), np.array(list(sums_of.values())).T
+            for trip in self._test.step(slot, index, np.maximum(amounts, 0.0)):
+                alerts.append(self._open(trip, max(received[slot], trip.since)))
+        return alerts
+
+    def close(self, at: float, incidents: Sequence[Alert]) -> list[Alert]:
+        """A bucket has closed at `at` (epoch seconds), with these alerts of the heads firing."""
+        revisions = []
+        for number, firing in list(self._firing.items()):
+            by = firing.confirmed_by or next((each.alert_id for each in incidents if _confirms(each, firing.alert)), "")
+            was_known, firing.confirmed_by = firing.confirmed_by == by, by
+            if firing.alert.status == "firing" and (
+                revision := self._revision(number, firing, at, confirmed_now=not was_known)
+            ):
+                firing.alert = revision
+                revisions.append(revision)
+            if firing.alert.status == "resolved" and (by or at >= firing.alert.fired_at + _JUDGED_S):
+                self._test.judge(number, confirmed=bool(by))
+                del self._firing[number]
+        return revisions
+
+    def _revision(self, number: int, firing: Firing, at: float, *, confirmed_now: bool) -> Alert | None:
+        """The next revision of a soft alert, if one is due."""
+        alert, by, soft_s = firing.alert, firing.confirmed_by, self._settings.soft_minutes * 60
+        now, rate = max(at, alert.updated_at), self._usd_per_hour(number, at)
+        if now >= alert.fired_at + soft_s:
+            self._test.end(number)
+            why = f"Confirmed by {by}." if by else "It ended by itself: no other rule has confirmed it."
+            return resolved(alert, now, usd_per_hour=rate, explanation=f"{alert.explanation} {why}")
+        if confirmed_now or needs_revision(alert, now, rate, soft_s):
+            return revised(alert, now, usd_per_hour=rate)
+        return None
+
+    def _usd_per_hour(self, number: int, at: float) -> float:
+        """$/h of the fuller of the two running minutes; 0 where both are over."""
+        columns, slot = self._test.columns, int(at // SLOT_S)
+        running = columns["minute"][:, number] >= (slot * SLOT_S - 120) // 60
+        return float(np.where(running, columns["sum"][:, 1, number], 0.0).max()) * 60
+
+    def _number(self, scope: str, raw_tags: bytes) -> int | None:
+        key = (scope, raw_tags)
+        if key not in self._numbers:
+            tags, known = msgspec.json.decode(raw_tags, type=dict[str, str]), self._scopes.get(scope)
+            # Planned work, and what stands for many, has no key to limit.
+            limited = known is not None and set(tags) == set(known.group_by)
+            if not limited or OTHER in tags.values() or all(tag == UNTAGGED for tag in tags.values()):
+                self._numbers[key] = None
+            else:
+                self._add(key)
+        return self._numbers[key]
+
+    def _add(self, key: tuple[str, bytes]) -> None:
+        self._numbers[key] = len(self._keys)
+        self._keys.append(key)
+        self._test.grow(len(self._keys))
+
+    def _open(self, trip: Trip, at: float) -> Alert:
+        scope, raw_tags = self._keys[trip.number]
+        tags = self._shown(scope, msgspec.json.decode(raw_tags, type=dict[str, str]))
+        columns = self._test.columns
+        slot, number = int(trip.until // SLOT_S), np.array([trip.number], np.int64)
+        mean = float(self._test.mean_usd_per_hour(number, slot)[0])
+        length_s = max(SLOT_S, trip.until - trip.since)
+        rate, limit = trip.usd * 3600 / length_s, self._test.limit_per_minute(trip.number, trip)
+        peak_requests, peak_usd = columns["peak"][:, trip.number].tolist()
+        expected_usd = mean * length_s / 3600
+        known_days = (slot - int(columns["first"][trip.number])) * SLOT_S / DAY_S
+        fingerprint = fingerprint_of("fast", scope, sorted(tags.items()))
+        reason = (
+            f"{trip.requests:,.0f} requests for {usd(trip.usd)} in {length_s:.0f} s; its highest minute of 28 days had "
+            f"{peak_requests:,.0f} for {usd(peak_usd)}"
+        )
+        alert = Alert(
+            fingerprint=fingerprint,
+            alert_id=alert_id_of(fingerprint, at),
+            revision=1,
+            status="firing",
+            kind="runaway",
+            tier="soft",
+            scope=scope,
+            tags=tags,
+            fired_at=at,
+            updated_at=at,
+            started_at=trip.since,
+            expected_usd=expected_usd,
+            actual_usd=trip.usd,
+            excess_usd=max(0.0, trip.usd - expected_usd),
+            usd_per_hour=rate,
+            expected_usd_per_hour=mean,
+            requests_per_minute=trip.requests * 60 / length_s,
+            dollars_at_risk=max(0.0, rate - mean) * self._settings.soft_minutes / 60,
+            score=trip.score,
+            channel=f"fast/{trip.kind}",
+            baseline=Baseline(expected_usd_per_hour=mean, requests_per_minute_p95=limit, known_days=known_days),
+            reason=reason,
+            explanation=(
+                f"{words.subject(scope, tags)} burns {usd(rate)}/h, {usd(mean)}/h over the last day: {reason}. "
+                f"The test of its {trip.kind} in {SLOT_S}-second slots stands at {trip.score:.1f} times its threshold. "
+                f"A soft cap is {limit:,.0f} requests a minute for {self._settings.soft_minutes:g} minutes."
+            ),
+        )
+        self._firing[trip.number] = Firing(alert)
+        return alert
+
+    def dump(self) -> tuple[FastDump, dict[str, NDArray[Any]]]:
+        """What `load` takes."""
+        firing = {str(number): each for number, each in self._firing.items()}
+        return FastDump(self._keys, firing), self._test.dump()
+
+    def load(self, dump: FastDump, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where `dump` was made."""
+        for scope, tags in dump.keys:
+            self._add((scope, tags))
+        if dump.keys:
+            self._test.load(arrays)
+        self._firing = {int(number): each for number, each in dump.firing.items()}
+
+
+def _confirms(alert: Alert, soft: Alert) -> bool:
+    """Whether an alert of the heads is about the same principal."""
+    loud = alert.tier in ("notice", "page") and alert.kind in _CONFIRMS
+    return loud and alert.scope == soft.scope and soft.tags.items() <= alert.tags.items()

@@ -1,0 +1,161 @@
+"""The port over real sockets: more connections than it may hold, slow clients, no descriptors left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from aiohttp import web
+from prometheus_client import REGISTRY
+
+from curb.connectors.intake.body import Bodies, BodyRefusedError
+from curb.serve.connections import Patience
+from curb.serve.port import Place, Port
+
+GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+MOST = 8
+
+
+async def hello(_: web.Request) -> web.Response:
+    return web.Response(text="hello")
+
+
+async def take(request: web.Request) -> web.Response:
+    try:
+        async with Bodies(timeout_s=0.2).read(request, 1000) as body:
+            return web.Response(body=body)
+    except BodyRefusedError as refused:
+        return web.Response(status=refused.status, text=refused.detail)
+
+
+def application() -> web.Application:
+    app = web.Application()
+    app.router.add_get("/", hello)
+    app.router.add_post("/", take)
+    return app
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[Port]:
+    port = Port(application(), Place("127.0.0.1", 0, MOST, Patience(head_s=60.0, body_s=60.0)))
+    await port.open()
+    yield port
+    await port.close()
+
+
+async def send(port: Port, content: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
+    writer.write(content)
+    return reader, writer
+
+
+async def ask(port: Port, content: bytes = GET) -> bytes:
+    """The whole answer."""
+    async with asyncio.timeout(20):
+        reader, writer = await send(port, content)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+
+def count(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_half_open_connections_do_not_keep_others_out(port: Port) -> None:
+    before = count("curb_http_connections_closed_total", reason="evicted")
+    held = [await send(port, b"GET / HTTP/1.1\r\nX-Half: ") for _ in range(5 * MOST)]
+    assert b"hello" in await ask(port)
+    async with asyncio.timeout(20):
+        # The oldest have given up their places and are answered.
+        for reader, _ in held[: 4 * MOST]:
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+    assert len(port.connections) <= MOST
+    assert count("curb_http_connections_closed_total", reason="evicted") >= before + 4 * MOST
+    for _, writer in held:
+        writer.close()
+
+
+async def test_a_body_that_does_not_come_is_answered(port: Port) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n"
+    assert (await ask(port, head + b"123")).startswith(b"HTTP/1.1 408 ")
+    assert (await ask(port, head + b"123456789")).endswith(b"123456789")
+
+
+async def test_slow_clients_are_swept() -> None:
+    port = Port(application(), Place("127.0.0.1", 0, MOST, Patience(head_s=0.01, body_s=60.0)))
+    await port.open()
+    assert (await ask(port, b"GET / HTTP")).startswith(b"HTTP/1.1 408 ")
+    assert await ask(port, b"") == b""
+    assert b"hello" in await ask(port)
+    await port.close()
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Nothing can be opened in this process until the block ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as taken:
+        # The lowest free number is the limit, once all below the highest one in use are taken.
+        highest = max(int(each) for each in os.listdir("/proc/self/fd"))
+        while (number := os.open(os.devnull, os.O_RDONLY)) < highest:
+            taken.callback(os.close, number)
+        os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        yield
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+async def test_without_a_descriptor_clients_are_refused_and_do_not_wait(port: Port) -> None:
+    before = count("curb_http_accept_errors_total")
+    clients = [socket.create_connection(("127.0.0.1", port.number)) for _ in range(5)]
+    for client in clients:
+        client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    with no_descriptor_left():
+        async with asyncio.timeout(20):
+            answers = [await loop.sock_recv(client, 4096) for client in clients]
+    assert all(answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After: " in answer for answer in answers)
+    assert count("curb_http_accept_errors_total") >= before + len(clients)
+    for client in clients:
+        client.close()
+    assert b"hello" in await ask(port)
+
+
+async def test_an_address_that_is_taken_is_named(port: Port) -> None:
+    app, patience = application(), Patience(1.0, 1.0)
+    taken = Port(app, Place("127.0.0.1", port.number, MOST, patience))
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port.number}: address already in use"):
+        await taken.open()
+    await taken.close()
+
+
+async def test_closing_finishes_what_is_being_answered() -> None:
+    app, began, go_on = web.Application(), asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        began.set()
+        await go_on.wait()
+        return web.Response(text="done")
+
+    app.router.add_get("/", slow)
+    port = Port(app, Place("127.0.0.1", 0, MOST, Patience(60.0, 60.0)))
+    await port.open()
+    number = port.number
+    answer, (idle, writer) = asyncio.create_task(ask(port)), await send(port, b"GET / HT")
+    await began.wait()
+    closing = asyncio.create_task(port.close())
+    await asyncio.sleep(0)
+    go_on.set()
+    assert (await answer).endswith(b"done")
+    await closing
+    assert (await idle.read()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", number)

@@ -1,0 +1,113 @@
+"""A real Kubernetes API server, and a namespace in it that is made and deleted; no node is needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from curb.actions.action import ActionContext
+from curb.actions.workloads.kubernetes import Config, Kubernetes
+from curb.stream.clock import Clock
+from tests.require import require
+
+HOW = "set CURB_TEST_KUBERNETES=URL,DIRECTORY (an API server; a directory with token and ca.crt)"
+LABELS = {"team": "search", "curb.dev/criticality": "non-critical"}
+POD = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "registry.invalid/none"}]}}
+SELECTOR = {"selector": {"matchLabels": {"a": "b"}}}
+TEMPLATE = {"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": POD["spec"]["containers"]}}}
+TARGET = {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "elsewhere"}}
+OBJECTS = {
+    "/apis/batch/v1/{}/jobs": ("Job", "train", {"template": POD}),
+    "/apis/batch/v1/{}/cronjobs": (
+        "CronJob", "nightly", {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": POD}}}
+    ),
+    "/apis/apps/v1/{}/deployments": ("Deployment", "embedder", {"replicas": 3, **SELECTOR, **TEMPLATE}),
+    "/apis/apps/v1/{}/statefulsets": (
+        "StatefulSet", "crawler", {"replicas": 2, "serviceName": "x", **SELECTOR, **TEMPLATE}
+    ),
+    "/apis/autoscaling/v2/{}/horizontalpodautoscalers": (
+        "HorizontalPodAutoscaler", "web", {"minReplicas": 2, "maxReplicas": 9, **TARGET}
+    ),
+}  # fmt: skip
+
+
+class Cluster:
+    """An API server, and a namespace in it."""
+
+    def __init__(self, url: str, account: Path, http: aiohttp.ClientSession) -> None:
+        self.url, self.account, self._http = url, account, http
+        authority = account / "ca.crt"
+        self._tls = ssl.create_default_context(cafile=str(authority)) if authority.exists() else True
+        self.namespace = f"curb-test-{uuid.uuid4().hex[:8]}"
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Any:
+        token = (self.account / "token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        if method == "PATCH":
+            headers["Content-Type"] = "application/merge-patch+json"
+        async with self._http.request(method, self.url + path, json=body, headers=headers, ssl=self._tls) as answer:
+            found = await answer.json()
+            assert answer.status < 300, found
+            return found
+
+    async def spec(self, path: str, name: str) -> Any:
+        return (await self.ask("GET", f"{path.format(f'namespaces/{self.namespace}')}/{name}"))["spec"]
+
+    def path(self, resource: str) -> str:
+        """Of the objects of a kind, in the namespace."""
+        found = next(path for path in OBJECTS if path.endswith(f"/{resource}"))
+        return found.format(f"namespaces/{self.namespace}")
+
+    async def make(self, resource: str, labels: dict[str, str] | None = None, **spec: Any) -> Any:
+        kind, name, given = next(value for path, value in OBJECTS.items() if path.endswith(f"/{resource}"))
+        path = self.path(resource)
+        body = {"apiVersion": "/".join(path.split("/")[2:4]), "kind": kind, "spec": given | spec}
+        return await self.ask("POST", path, body | {"metadata": {"name": name, "labels": labels or LABELS}})
+
+    async def change(self, resource: str, patch: Any) -> Any:
+        name = next(value[1] for path, value in OBJECTS.items() if path.endswith(f"/{resource}"))
+        return await self.ask("PATCH", f"{self.path(resource)}/{name}", patch)
+
+    async def get(self, resource: str) -> Any:
+        """None when it is gone."""
+        name = next(value[1] for path, value in OBJECTS.items() if path.endswith(f"/{resource}"))
+        items = (await self.ask("GET", self.path(resource)))["items"]
+        return next((each for each in items if each["metadata"]["name"] == name), None)
+
+    async def delete(self, resource: str) -> None:
+        name = next(value[1] for path, value in OBJECTS.items() if path.endswith(f"/{resource}"))
+        await self.ask("DELETE", f"{self.path(resource)}/{name}?propagationPolicy=Background")
+
+    def copy_of_account(self, directory: Path) -> Path:
+        """A directory whose token a test may make bad."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("token", "ca.crt"):
+            if (self.account / name).exists():
+                shutil.copy(self.account / name, directory / name)
+        return directory
+
+    def action(self, http: aiohttp.ClientSession, clock: Clock, account: Path | None = None, **more: Any) -> Kubernetes:
+        where = {"url": self.url, "account": str(account or self.account)}
+        config = {"kind": "kubernetes", "name": "work", "cluster": where, "namespaces": [self.namespace]}
+        return Config.model_validate(config | {"labels": {"team": "team"}} | more).build(ActionContext(clock, http))
+
+
+@asynccontextmanager
+async def a_cluster() -> AsyncIterator[Cluster]:
+    """With an empty namespace."""
+    url, _, directory = os.environ.get("CURB_TEST_KUBERNETES", "").partition(",")
+    if not directory:
+        require("kubernetes", HOW)
+    async with aiohttp.ClientSession() as http:
+        made = Cluster(url.rstrip("/"), Path(directory), http)
+        await made.ask("POST", "/api/v1/namespaces", {"metadata": {"name": made.namespace}})
+        yield made
+        await made.ask("DELETE", f"/api/v1/namespaces/{made.namespace}")

@@ -1,0 +1,218 @@
+"""The fast lane: a runaway of a key within its first minute, quiet on bursts that the key has had before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+import numpy as np
+import pytest
+
+from curb.detector.bills.lanes import ShardWithBills
+from curb.detector.fast.alerts import Config
+from curb.detector.fast.lane import SLOT_S, FastTest, Trip
+from curb.detector.pipeline import Pipeline
+from curb.detector.settings import DetectorSettings
+from curb.detector.shard import Shard
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.records.spend import Alert
+from tests.fakes.spend import T0, usage
+
+DAY = 86400
+SETTINGS = DetectorSettings(bucket_s=300)
+START = int(T0 // SLOT_S)
+
+
+class Keys:
+    """A test over keys, stepped slot by slot. `usual` and `burning` give requests of one slot; each costs 2 cents."""
+
+    def __init__(self, count: int = 1, seed: int = 1) -> None:
+        self.rng, self.count = np.random.default_rng(seed), count
+        self.test, self.slot = FastTest(10.0), START
+        self.test.grow(count)
+
+    def steps(self, seconds: float, requests: Callable[[], np.ndarray], usd: float = 0.02) -> list[Trip]:
+        found = []
+        for _ in range(int(seconds // SLOT_S)):
+            amounts = requests()
+            index = np.flatnonzero(amounts)
+            if len(index):
+                found += self.test.step(self.slot, index, np.array([amounts[index], usd * amounts[index]]))
+            self.slot += 1
+        return found
+
+    def usual(self, times: float = 1.0) -> Callable[[], np.ndarray]:
+        """$12 an hour: 600 requests."""
+        return lambda: self.rng.poisson(600 / 720 * times, self.count).astype(float)
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, np.ndarray]:
+    """Two days of ten steady keys, without an alert."""
+    keys = Keys(10)
+    assert keys.steps(2 * DAY, keys.usual()) == []
+    return {name: array.copy() for name, array in keys.test.dump().items()}
+
+
+def known(state: dict[str, np.ndarray], seed: int = 2) -> Keys:
+    keys = Keys(10, seed)
+    keys.test.load({name: array.copy() for name, array in state.items()})
+    keys.slot = START + 2 * DAY // SLOT_S
+    return keys
+
+
+@pytest.mark.parametrize(("times", "within_s"), [(100, 15), (50, 30), (20, 60)])
+def test_a_runaway_of_a_steady_key_trips_within_its_first_minute(
+    state: dict[str, np.ndarray], times: float, within_s: float
+) -> None:
+    keys = known(state)
+    began = keys.slot * SLOT_S
+    trips = keys.steps(within_s, keys.usual(times))
+    assert {trip.number for trip in trips} == set(range(10))
+    assert all(0 <= trip.since - began <= within_s or began - trip.since < 600 for trip in trips)
+
+
+def test_twice_the_usual_trips_nothing(state: dict[str, np.ndarray]) -> None:
+    keys = known(state)
+    assert keys.steps(3600, keys.usual(2)) == []
+
+
+def test_a_burst_that_a_key_has_had_before_trips_nothing() -> None:
+    keys = Keys(5)
+    for _ in range(20):
+        keys.steps(3600, keys.usual(0.2))
+        keys.steps(120, keys.usual(30))
+    keys.steps(DAY, keys.usual(0.2))
+    assert keys.steps(120, keys.usual(30)) == []
+
+
+def test_a_young_key_trips_nothing() -> None:
+    keys = Keys()
+    keys.steps(DAY / 2, keys.usual())
+    assert keys.steps(600, keys.usual(100)) == []
+
+
+def test_pocket_money_trips_nothing(state: dict[str, np.ndarray]) -> None:
+    keys = known(state)
+    assert keys.steps(120, keys.usual(30), usd=0.0005) == [], "$9 an hour"
+
+
+def test_dearer_requests_trip_by_their_dollars_and_the_limit_is_what_they_may_cost(
+    state: dict[str, np.ndarray],
+) -> None:
+    keys = known(state)
+    trips = keys.steps(60, keys.usual(), usd=2.0)
+    assert trips
+    assert {trip.kind for trip in trips} == {"spend"}
+    peak = keys.test.columns["peak"][:, trips[0].number]
+    assert keys.test.limit_per_minute(trips[0].number, trips[0]) < peak[0] / 10
+
+
+def test_what_was_wrong_raises_the_threshold_and_what_was_right_lowers_it_again(state: dict[str, np.ndarray]) -> None:
+    keys = known(state)
+    before = keys.test.threshold().copy()
+    number = keys.steps(60, keys.usual(100))[0].number
+    keys.test.end(number)
+    keys.test.judge(number, confirmed=False)
+    wrong = keys.test.threshold()[number]
+    assert wrong >= 1.5 * before[number]
+    keys.test.judge(number, confirmed=True)
+    assert keys.test.threshold()[number] < wrong
+
+
+# --- through rollup and shard ---------------------------------------------------------------------------------------
+
+
+def events(seconds: float, per_s: Callable[[int], float], at: float = T0, lag_s: float = 1.0) -> Iterator[bytes]:
+    """A key at one request every `1 / per_s` seconds for 2 cents, as lines of usage in portions of a minute."""
+    rng = np.random.default_rng(3)
+    for minute in range(int(seconds // 60)):
+        records = []
+        for second in range(60):
+            moment = at + 60 * minute + second
+            for number in range(rng.poisson(per_s(60 * minute + second))):
+                records.append(usage(f"{moment}-{number}", moment, 0.02, received_at=moment + lag_s, key="k"))
+        yield encode_lines(records)
+
+
+def run(pipeline: Pipeline, lines: Iterator[bytes]) -> list[Alert]:
+    for each in lines:
+        if each:
+            pipeline.feed(each)
+    pipeline.tick()
+    return [alert for alert in pipeline.alerts if alert.tier == "soft"]
+
+
+def looping(at_s: float) -> Callable[[int], float]:
+    return lambda second: 20.0 if second >= at_s else 0.05
+
+
+def test_a_soft_alert_opens_by_event_time_and_ends_by_itself() -> None:
+    onset = 1.1 * DAY
+    alerts = run(Pipeline(SETTINGS), events(onset + 1200, looping(onset)))
+    first, *_, last = [each for each in alerts if each.alert_id == alerts[0].alert_id]
+    assert (first.kind, first.tier, first.revision, first.status) == ("runaway", "soft", 1, "firing")
+    assert 0 < first.fired_at - (T0 + onset) <= 20
+    assert first.baseline is not None
+    assert first.baseline.requests_per_minute_p95 is not None
+    assert 5 <= first.baseline.requests_per_minute_p95 <= 60
+    assert "its highest minute of 28 days" in first.explanation
+    assert last.status == "resolved"
+    assert 600 <= last.updated_at - first.fired_at <= 1000
+
+
+def test_a_source_that_is_late_is_not_judged_in_slots() -> None:
+    onset = 1.1 * DAY
+    assert run(Pipeline(SETTINGS), events(onset + 300, looping(onset), lag_s=120.0)) == []
+
+
+def test_a_setting_turns_it_off() -> None:
+    onset = 1.1 * DAY
+    settings = DetectorSettings(bucket_s=300, fast=Config(enabled=False))
+    assert run(Pipeline(settings), events(onset + 300, looping(onset))) == []
+
+
+@pytest.mark.parametrize("step_s", [60, 300])
+def test_rows_of_minutes_are_not_taken_for_bursts(step_s: int) -> None:
+    rng, pipeline = np.random.default_rng(4), Pipeline(SETTINGS)
+    for step in range(int(1.5 * DAY // step_s)):
+        at = T0 + step * step_s
+        requests = int(rng.poisson(0.2 * step_s))
+        for received_at, name in ((at + step_s + 2, "start"), (at + 1, "end")):  # dated to the start, and to the end
+            row = usage(f"{name}-{at}", at, 0.02 * requests, received_at=received_at, key=name, source=name)
+            pipeline.feed(encode_lines([msgspec.structs.replace(row, requests=requests)]))
+    pipeline.tick()
+    assert [alert for alert in pipeline.alerts if alert.tier == "soft"] == []
+
+
+class Twins:
+    """A shard and its heir, which read the same messages."""
+
+    def __init__(self, one: Shard, other: Shard) -> None:
+        self._one, self._other = one, other
+        self.differ = 0
+
+    def process(self, message: Message) -> list[Message]:
+        out, same = list(self._one.process(message)), list(self._other.process(message))
+        self.differ += out != same
+        return out
+
+    def flush(self, now: float | None) -> None:
+        self._one.flush(now)
+
+
+def test_a_restored_shard_goes_on_in_the_middle_of_a_runaway() -> None:
+    onset, settings = 1.1 * DAY, SETTINGS
+    pipeline = Pipeline(settings)
+    run(pipeline, events(onset, looping(onset)))
+    heir = ShardWithBills(settings)
+    heir.restore(pipeline.shard.snapshot())
+    twins = Twins(pipeline.shard, heir)
+    pipeline.shard = twins  # type: ignore[assignment]
+    assert run(pipeline, events(120, looping(0), at=T0 + onset))
+    assert twins.differ == 0
+    last = ShardWithBills(settings)
+    last.restore(heir.snapshot())
+    assert last.firing == heir.firing
+    assert last.snapshot() == heir.snapshot()
