@@ -163,6 +163,11 @@ class ConnectorConfig(Settings, ABC):
         return 0.0
 
     @property
+    def looks_back(self) -> bool:
+        """Whether it can be asked for its past, as `curb backfill` does."""
+        return "first_hours" in type(self).model_fields
+
+    @property
     def reads_bills(self) -> bool:
         """Whether it brings a bill, which is judged on its own once it is complete."""
         return False

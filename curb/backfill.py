@@ -208,17 +208,15 @@ def open_pull(settings: Any, context: Context) -> Connector:
 def configured_source(settings: Any, context: Context, span: Span) -> HistorySource | None:
     """The past of a configured connector as far back as the span; None where it cannot look back."""
     hours = (span.until - span.since) / 3600 + 1
+    if not settings.looks_back:
+        return None
     changed: Any = None
-    if isinstance(settings, LiteLLMConfig):
-        if settings.backfill is None:
-            return None
+    if isinstance(settings, LiteLLMConfig) and settings.backfill is not None:
         limits = {"first_hours": hours, "max_hours": hours, "page_size": 1000}
         changed = settings.model_copy(update={"backfill": settings.backfill.model_copy(update=limits)})
-    elif "first_hours" in type(settings).model_fields:
+    else:
         costs = {"costs": False} if "costs" in type(settings).model_fields else {}
         changed = settings.model_copy(update={"first_hours": hours, **costs})
-    if changed is None:
-        return None
     name = f"past/{settings.name}/{int(span.since // DAY_S)}"
     return HistorySource(name, open_pull(changed, context), f"{settings.name} ({settings.kind})")
 

@@ -62,6 +62,11 @@ class Config(ConnectorConfig):
         """Each reading of the logs goes back so far behind the one before."""
         return 0.0 if self.backfill is None else 60 * self.backfill.overlap_minutes
 
+    @property
+    def looks_back(self) -> bool:
+        """With `backfill` only."""
+        return self.backfill is not None
+
     def build(self, context: Context) -> Push | PushWithBackfill:
         source = LiteLLM(self, context.prices)
         push = Push(source, self.token)

@@ -18,6 +18,7 @@ from curb.cli.budgets import app as budgets_app
 from curb.cli.common import ConfigOption, JsonOption, ask, load, person
 from curb.cli.connectors import app as connectors_app
 from curb.cli.drill import drill
+from curb.cli.init.command import init
 from curb.cli.prices import app as prices_app
 from curb.cli.reconcile import reconcile
 from curb.config.file import CurbConfig
@@ -33,8 +34,8 @@ app = typer.Typer(
     help="""Watches AI and cloud spend as it streams in, and throttles runaway keys.
 
 Start here: [bold]curb demo[/bold] shows one incident from start to end on real traffic in about a minute.
-Then: [bold]curb check-config -c curb.yaml[/bold], [bold]curb run -c curb.yaml[/bold], and from another terminal
-[bold]curb status[/bold], [bold]curb alerts[/bold], [bold]curb actions list[/bold].
+Then: [bold]curb init[/bold] writes curb.yaml for your gateway, [bold]curb run -c curb.yaml[/bold] starts Curb, and from
+another terminal [bold]curb status[/bold], [bold]curb alerts[/bold], [bold]curb actions list[/bold].
 
 Curb starts in shadow mode: it reports its plans and changes nothing until you set `actions.mode`.
 If anything looks wrong: [bold]curb halt[/bold] stops new actions at once; leases still end and limits are restored.""",
@@ -66,6 +67,9 @@ def options(
     ] = False,
 ) -> None:
     """Options before any command."""
+
+
+app.command()(init)
 
 
 @app.command()

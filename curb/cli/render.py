@@ -222,6 +222,16 @@ def _untagged(console: Console, rows: Sequence[dict[str, Any]]) -> None:
         console.print(Text(f"  {percent:.1f} % of the dollars have no {tag}"))
 
 
+def next_steps(console: Console, steps: Iterable[Mapping[str, str]], title: str = "No spend yet. Next:") -> None:
+    """What to do while there is no spend; nothing where there are no steps."""
+    for number, step in enumerate(steps):
+        if not number:
+            console.print(title, style="bold")
+        console.print(Text(f"  {step['what']}"), soft_wrap=True)
+        if step["command"]:
+            console.print(Text(f"    {step['command']}", "cyan"), soft_wrap=True)
+
+
 def feed_line(day: dict[str, Any]) -> str:
     """What became of the records of a source in the last 24 hours, without what did not happen."""
     refused = ", ".join(f"{count:,} {reason}" for reason, count in sorted(day["refused"].items()))
@@ -253,6 +263,7 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
     console.print(
         f"now {found['now']}, data closed up to {found['event_time'] or 'nothing yet'}, {found['series']} series"
     )
+    next_steps(console, found.get("next_steps", ()))
     for name, last in found["connectors"].items():
         console.print(f"  connector {name}: last heard {last or 'never'}")
         for note in found.get("notes", {}).get(name, ()):

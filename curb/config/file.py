@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -51,6 +52,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def variables(text: str) -> list[str]:
+    """Names of the environment variables without a default that a text refers to, each once, in order."""
+    return list(dict.fromkeys(name for name, default in _VARIABLE.findall(text) if not default))
+
+
 def parse_yaml(text: str) -> dict[str, Any]:
     """The mapping in `text`; an empty document is an empty mapping. Raises ConfigErrors."""
     try:
@@ -73,23 +79,28 @@ def parse_yaml(text: str) -> dict[str, Any]:
     return data
 
 
-def expand_environment(data: dict[str, Any], errors: list[ConfigError]) -> dict[str, Any]:
+def expand_environment(
+    data: dict[str, Any], errors: list[ConfigError], environment: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
     """A copy of `data` with variables filled in; an unset variable is an error with its path."""
-    expanded: dict[str, Any] = _expand(data, "", errors)
+    expanded: dict[str, Any] = _expand(data, "", errors, environment)
     return expanded
 
 
-def _expand(value: Any, path: str, errors: list[ConfigError]) -> Any:
+def _expand(value: Any, path: str, errors: list[ConfigError], environment: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _expand(item, f"{path}.{key}" if path else str(key), errors) for key, item in value.items()}
+        return {
+            key: _expand(item, f"{path}.{key}" if path else str(key), errors, environment)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_expand(item, f"{path}[{index}]", errors) for index, item in enumerate(value)]
+        return [_expand(item, f"{path}[{index}]", errors, environment) for index, item in enumerate(value)]
     if not isinstance(value, str):
         return value
 
     def fill(match: re.Match[str]) -> str:
         name, default = match.group(1), match.group(2)
-        found = os.environ.get(name, default)
+        found = environment.get(name, default)
         if found is None:
             errors.append(ConfigError(path, f"environment variable {name} is not set", f"export {name}=... first"))
             return ""
@@ -267,10 +278,13 @@ def load_file(path: Path) -> CurbConfig:
     return load_text(text)
 
 
-def load_text(text: str) -> CurbConfig:
-    """Check a configuration given as YAML text. Raises ConfigErrors with every error found."""
+def load_text(text: str, environment: Mapping[str, str] = os.environ) -> CurbConfig:
+    """Check a configuration given as YAML text. Raises ConfigErrors with every error found.
+
+    `environment` holds the variables that `${NAME}` stands for; default: those of this process.
+    """
     errors: list[ConfigError] = []
-    data = expand_environment(parse_yaml(text), errors)
+    data = expand_environment(parse_yaml(text), errors, environment)
     log = data.get("log")
     if isinstance(log, dict) and "kind" not in log:
         data["log"] = {"kind": "kafka" if "bootstrap_servers" in log else "embedded", **log}

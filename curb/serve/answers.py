@@ -121,6 +121,13 @@ class WatchedAnswer(TypedDict):
     why: str
 
 
+class NextStepAnswer(TypedDict):
+    """One thing to do, and the command or the address for it; "" where there is none."""
+
+    what: str
+    command: str
+
+
 class StatusAnswer(TypedDict):
     """How Curb is doing. Leases and proposals are ledger entries, with `applied_at`."""
 
@@ -132,6 +139,8 @@ class StatusAnswer(TypedDict):
     halted: bool
     halted_by: str
     series: int
+    #: Empty once there is spend.
+    next_steps: list[NextStepAnswer]
     threshold_rise: dict[str, float]
     connectors: dict[str, str | None]
     notes: dict[str, list[str]]

@@ -13,6 +13,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from curb.actions.notify import wording
+from curb.detector.state.wording import duration
 from curb.format import tags_text
 from curb.serve.connector_rows import of_daemon
 from curb.serve.http_explain import explained
@@ -106,6 +107,7 @@ def _templates() -> Environment:
         loader=PackageLoader("curb.serve"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
     templates.filters |= {"usd": _usd, "time": _time, "tags": tags_text, "percent": _percent}
+    templates.filters |= {"after": lambda seconds: f"after {duration(seconds)}"}
     templates.filters |= {"spent": wording.dollars, "over": wording.over, "achieved": wording.achieved}
     return templates
 

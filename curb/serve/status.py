@@ -8,6 +8,7 @@ from msgspec import to_builtins
 
 from curb.detector.day_one import abilities
 from curb.detector.state.view import Raised
+from curb.serve.next_steps import next_steps
 from curb.serve.running import Running
 from curb.stream.time import iso
 
@@ -37,6 +38,7 @@ def status(daemon: Running) -> dict[str, Any]:
     top = sorted((row for shard in shards for row in shard.top(10)), key=lambda row: -row.usd_per_hour)[:10]
     budgets = [{"tags": tags, **to_builtins(budget)} for shard in shards for tags, budget in shard.budgets()]
     actions = daemon.action_state()
+    series = sum(shard.series_count for shard in shards)
     return {
         "instance": daemon.config.instance,
         "now": iso(daemon.clock.now()),
@@ -45,7 +47,9 @@ def status(daemon: Running) -> dict[str, Any]:
         "mode": daemon.config.actions.mode,
         "halted": actions["halted"] is not None,
         "halted_by": "" if actions["halted"] is None else _who_and_why(actions["halted"]),
-        "series": sum(shard.series_count for shard in shards),
+        "series": series,
+        # While nothing was spent yet: from here to spend on the page.
+        "next_steps": [] if series else [step._asdict() for step in next_steps(daemon.config, running=True)],
         # The highest of all partitions: where statistics alert too often, what they need more of a score.
         "threshold_rise": {
             tier: round(max((getattr(shard.raised, tier) for shard in shards), default=0.0), 2)

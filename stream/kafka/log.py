@@ -61,6 +61,21 @@ class KafkaLog:
                     " its order elects the single active planner; recreate it or choose another topic_prefix"
                 )
 
+    async def reach(self) -> tuple[int, int]:
+        """Connect and count Curb's topics: how many there are, of how many that are needed. Makes none.
+
+        Raises TransientError or PermanentError, after `request_timeout_s` at the latest.
+        """
+        admin = AIOKafkaAdminClient(**self._settings.connection())
+        try:
+            with kafka_errors("reaching Kafka"):
+                async with asyncio.timeout(self._settings.request_timeout_s):
+                    await admin.start()
+                    existing = set(await admin.list_topics())
+        finally:
+            await finish(admin.close(), _CLOSE_S)
+        return sum(self._prefix + name in existing for name in TOPICS), len(TOPICS)
+
     async def _create_missing(self, admin: AIOKafkaAdminClient) -> None:
         existing = set(await admin.list_topics())
         missing = [self._new_topic(name, spec) for name, spec in TOPICS.items() if self._prefix + name not in existing]

@@ -44,6 +44,8 @@ class LitellmAdmin:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.faults.middleware(), self._authorised])
+        app.router.add_get("/health/liveliness", self._alive)
+        app.router.add_get("/key/list", self._key_list)
         app.router.add_get("/key/info", self._key_info)
         app.router.add_post("/key/update", self._key_update)
         app.router.add_get("/team/info", self._team_info)
@@ -58,10 +60,24 @@ class LitellmAdmin:
 
     @web.middleware
     async def _authorised(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if request.headers.get("Authorization") != f"Bearer {ADMIN_KEY}":
+        if request.path != "/health/liveliness" and request.headers.get("Authorization") != f"Bearer {ADMIN_KEY}":
             return web.json_response({"error": {"message": "not allowed"}}, status=401)
         answer: web.StreamResponse = await handler(request)
         return answer
+
+    async def _alive(self, request: web.Request) -> web.Response:
+        """Without a key."""
+        return web.json_response("I'm alive!")
+
+    async def _key_list(self, request: web.Request) -> web.Response:
+        """In pages; without `return_full_object` the hashes alone."""
+        page, size = int(request.query["page"]), min(100, int(request.query["size"]))
+        rows = [{"token": name, **row} for name, row in self.keys.items()]
+        full = request.query.get("return_full_object") == "true"
+        shown = [row if full else row["token"] for row in rows[(page - 1) * size : page * size]]
+        pages = -(-len(rows) // size)
+        answer = {"keys": shown, "total_count": len(rows), "current_page": page, "total_pages": pages}
+        return web.json_response(answer)
 
     async def _key_info(self, request: web.Request) -> web.Response:
         key = request.query["key"]

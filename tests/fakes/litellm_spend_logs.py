@@ -67,10 +67,11 @@ class SpendLogs:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.faults.middleware()])
-        app.router.add_get("/spend/logs/v2", self._logs)
+        app.router.add_get("/spend/logs/v2", self.answer)
         return app
 
-    async def _logs(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
+        """One page."""
         if request.headers.get("Authorization") != f"Bearer {KEY}":
             return web.json_response({"error": {"message": "Authentication Error"}}, status=401)
         query = dict(request.query)

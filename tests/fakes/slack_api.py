@@ -36,6 +36,7 @@ class SlackApi:
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.faults.middleware()])
         for method, handler in (
+            ("auth.test", self._auth),
             ("chat.postMessage", self._post),
             ("chat.update", self._update),
             ("chat.postEphemeral", self._whisper),
@@ -72,6 +73,10 @@ class SlackApi:
     def _next_ts(self) -> str:
         self._stamps += 1
         return f"{self._now + self._stamps:.6f}"
+
+    async def _auth(self, request: web.Request) -> web.Response:
+        _, refusal = await self._read(request)
+        return refusal or web.json_response({"ok": True, "user_id": "U0CURB"})
 
     async def _post(self, request: web.Request) -> web.Response:
         body, refusal = await self._read(request)

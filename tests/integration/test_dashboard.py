@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import html
+import io
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from rich.console import Console
 
-from curb.config.file import CurbConfig
+from curb.cli import render
+from curb.config.file import CurbConfig, load_text
 from curb.detector.day_one import Watched
 from curb.detector.incidents.feeds import FeedAlerts
 from curb.detector.state.registry import SeriesStatus
@@ -93,6 +97,29 @@ async def page(browser: TestClient[Any, Any], path: str) -> str:
         assert answer.status == 200, await answer.text()
         assert "script" not in answer.headers["Content-Security-Policy"]
         return await answer.text()
+
+
+async def test_an_empty_page_and_an_empty_status_show_the_same_next_steps() -> None:
+    config = load_text("connectors: [{kind: usage_jsonl, name: gw, token: long-token}]\nhttp: {port: 8123}")
+    daemon = a_daemon(config=config, shards=list)
+    async with TestClient(TestServer(make_app(cast(Running, daemon), Doors()))) as client:
+        async with client.get("/") as answer:
+            text = html.unescape(await answer.text())
+        async with client.get("/v1/status") as answer:
+            found = await answer.json()
+    console = Console(record=True, width=200, file=io.StringIO())
+    render.status(console, found, json_lines=False)
+    printed = console.export_text()
+    assert [step["command"] for step in found["next_steps"]][-1] == "http://127.0.0.1:8123/"
+    for step in found["next_steps"]:
+        for shown in step.values():
+            assert shown in text
+            assert shown in printed
+    assert "failing requests that cost: at once" in text
+
+
+async def test_a_page_with_spend_shows_no_next_steps(browser: TestClient[Any, Any]) -> None:
+    assert "No spend yet" not in await page(browser, "/")
 
 
 async def test_spend_per_team_budgets_and_bills(browser: TestClient[Any, Any]) -> None:

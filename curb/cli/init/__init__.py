@@ -1,0 +1,1 @@
+"""`curb init`: from nothing to a checked configuration in shadow mode."""

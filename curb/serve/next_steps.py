@@ -1,0 +1,60 @@
+"""What to do next while nothing was spent yet: the same steps in `curb init`, in `curb status` and on the page."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from curb.config.file import CurbConfig
+from curb.connectors.connector import ConnectorConfig
+from curb.connectors.tokens.litellm import Config as LiteLLMConfig
+from curb.connectors.tokens.otel_genai import Config as OtelConfig
+from curb.connectors.tokens.usage_jsonl import Config as UsageJsonl
+
+#: Hosts that stand for all addresses of a machine: nobody can call them by that name.
+_ALL = ("0.0.0.0", "::", "")
+
+
+class NextStep(NamedTuple):
+    """One thing to do, and the command or the address for it; "" where there is none."""
+
+    what: str
+    command: str = ""
+
+
+def page_url(config: CurbConfig) -> str:
+    """Where the page is, as seen from the daemon's own machine."""
+    host = "127.0.0.1" if config.http.host in _ALL else config.http.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.http.port}/"
+
+
+def next_steps(config: CurbConfig, *, running: bool, path: str = "curb.yaml") -> list[NextStep]:
+    """From here to spend on the page, for the configuration in the file `path`; a running daemon is not started."""
+    steps = [] if running else [NextStep("start Curb, and leave it running", f"curb run -c {path}")]
+    for each in config.connectors:
+        steps += _sending(each, page_url(config))
+    if not config.connectors:
+        steps.append(NextStep("add a connector: nothing can be seen without one", "docs/reference/configuration.md"))
+    if any(each.looks_back for each in config.connectors):
+        steps.append(NextStep("read the last 30 days, also while Curb runs", f"curb backfill -c {path} --days 30"))
+    steps += [
+        NextStep(f"see whether {each.name} works", f"curb connectors check {each.name} -c {path}")
+        for each in config.connectors[:1]
+    ]
+    return [
+        *steps,
+        NextStep("look at the page" + (", with the token as password" if config.http.token else ""), page_url(config)),
+    ]
+
+
+def _sending(connector: ConnectorConfig, base: str) -> list[NextStep]:
+    """How usage gets to a connector that is pushed to."""
+    url = f"{base}v1/ingest/{connector.name}"
+    if isinstance(connector, LiteLLMConfig):
+        what = "let LiteLLM send its calls: in its config.yaml, a generic_api callback to this endpoint, with the token"
+        return [NextStep(what, url)]
+    if isinstance(connector, OtelConfig):
+        return [NextStep("let applications export, with the token as bearer", f"OTEL_EXPORTER_OTLP_ENDPOINT={url}")]
+    if isinstance(connector, UsageJsonl) and connector.token is not None:
+        what = "post usage as JSON lines, with the token as bearer"
+        return [NextStep(what, f'curl -H "Authorization: Bearer $TOKEN" --data-binary @usage.jsonl {url}')]
+    return []
