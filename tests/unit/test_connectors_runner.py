@@ -147,7 +147,7 @@ async def test_a_defect_is_counted_and_tried_again(caplog: pytest.LogCaptureFixt
 
 async def test_an_outage_of_a_thousand_failures_goes_on() -> None:
     log, clock = MemoryLog(), ManualClock(NOW)
-    script = Script(*[TransientError("away")] * 1100, Batch([record(1)], "1"))
+    script = Script(*(TransientError("away") for _ in range(1100)), Batch([record(1)], "1"))
     reads: list[int] = []
     await run_for(make(script, log, clock), clock, *[8.0] * 1100, reads=reads, script=script)
     assert reads[-1] == 1101

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from curb.actions.ledger.memory import Memory
@@ -196,7 +196,7 @@ def test_the_size_does_not_grow_with_the_series() -> None:
     for many in (500, 3000):
         shard = a_shard(budgets=[budget])
         charge(shard, {f"key-{number}": 1.0 + number % 7 for number in range(many)})
-        counts.append(MoneyMetrics(MoneyDaemon(shard)).text().count(b'scope="key"'))
+        counts.append(generate_latest(MoneyMetrics(MoneyDaemon(shard))).count(b'scope="key"'))
     # Three metrics of series with their rest; of the budget's rows seven, two of them with a rest; credits.
     assert counts[0] == counts[1] <= 3 * 101 + 8 * 100 + 2 + 1
 
