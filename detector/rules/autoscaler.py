@@ -111,6 +111,8 @@ class Autoscaler(Rule):
         columns = self._groups
         columns.grow(len(groups.index))
         self._advance(view.start)
+        if not len(groups.index) and not len(view.of("node").index):
+            return []
         if view.bucket.gap:
             return self._findings(view, groups)
         self._machines.advance(view)

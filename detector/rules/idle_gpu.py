@@ -132,6 +132,8 @@ class IdleGpu(Rule):
         self._hours.columns.grow(len(nodes.index))
         self._group_hours.columns.grow(len(groups.index))
         slots = self._advance(view.start)
+        if not len(nodes.index):
+            return []
         if view.bucket.gap:
             self._machines.columns.grow(len(nodes.index))
             self._missed |= slots

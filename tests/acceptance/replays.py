@@ -17,11 +17,11 @@ from curb import wiring
 from curb.config.file import load_file
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
-from curb.stream.log.protocol import Log
+from curb.stream.log.protocol import Log, TopicPartition
 from curb.stream.log.topics import ALERTS, SPEND, USAGE
 from curb.stream.records.spend import Alert
 
-#: Seconds between two looks at how far a replay is: each reads the whole log, beside the replay that is looked at.
+#: Seconds between two looks at how far a replay is.
 _POLL_S = 0.3
 
 
@@ -57,7 +57,8 @@ class Replay(NamedTuple):
         process = await self._start()
         output = asyncio.ensure_future(process.communicate())
         log = await self._open_log()
-        while not output.done() and await _messages(log) < progress:
+        count = _Count(log)
+        while not output.done() and await count.messages() < progress:
             await asyncio.wait({output}, timeout=_POLL_S)
         await log.close()
         struck = process.returncode is None
@@ -70,7 +71,7 @@ class Replay(NamedTuple):
     async def progress(self) -> int:
         """How many messages of usage and of spend the log holds."""
         log = await self._open_log()
-        found = await _messages(log)
+        found = await _Count(log).messages()
         await log.close()
         return found
 
@@ -80,8 +81,20 @@ class Replay(NamedTuple):
         return log
 
 
-async def _messages(log: Log) -> int:
-    return len([message for topic in (USAGE, SPEND) async for message in log.scan(topic)])
+class _Count:
+    """Counts the messages of usage and of spend on a log; each look reads what came since the last one."""
+
+    def __init__(self, log: Log) -> None:
+        self._log, self._found = log, 0
+        topics = (USAGE, SPEND)
+        self._next = {TopicPartition(topic, p): 0 for topic in topics for p in range(log.partitions(topic))}
+
+    async def messages(self) -> int:
+        for topic in (USAGE, SPEND):
+            async for message in self._log.scan(topic, dict(self._next)):
+                self._found += 1
+                self._next[TopicPartition(topic, message.partition)] = message.offset + 1
+        return self._found
 
 
 def write_config(path: Path, log: dict[str, Any], bucket_s: int, slack_url: str, token: str, channel: str) -> Path:

@@ -36,7 +36,7 @@ actions:
   actions:
     - {{kind: litellm_limits, name: throttle, base_url: "{url}", api_key: {admin}, new_principal_rpm: {limit}}}
   routes:
-    - {{match: {{kind: [budget]}}, act: [throttle], lease_minutes: 0.5}}
+    - {{match: {{kind: [budget]}}, act: [throttle], lease_minutes: 0.25}}
   limits: {{shave_unmarked: true}}
 """
 

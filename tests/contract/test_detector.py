@@ -29,6 +29,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, SPEND, USAGE
 from curb.stream.records.spend import Alert, UsageRecord
 from tests.fakes.spend import T0, usage
+from tests.sizes import size
 
 SETTINGS = DetectorSettings(
     bucket_s=300,
@@ -38,7 +39,7 @@ SETTINGS = DetectorSettings(
 )
 
 
-def stream(days: float = 4.0, seed: int = 1) -> list[UsageRecord]:
+def stream(days: float = 2.5, seed: int = 1) -> list[UsageRecord]:
     """Three keys at a steady pace; late and doubled records; a runaway on the last day; a newcomer; a new model."""
     rng = random.Random(seed)
     records = []
@@ -200,7 +201,7 @@ def drive(stage: Stage, messages: Sequence[Message], cuts: Sequence[tuple[int, s
 
 @pytest.mark.timeout(900)
 @given(cuts=CUTS, shard_cuts=CUTS)
-@settings(max_examples=12)
+@settings(max_examples=size(4, 12))
 def test_crashes_and_flushes_change_nothing(cuts: list[tuple[int, str]], shard_cuts: list[tuple[int, str]]) -> None:
     alerts, totals = straight()
     rollup = Stage(lambda: Rollup(SETTINGS, USAGE, 1, name=USAGE))
@@ -216,7 +217,7 @@ def test_crashes_and_flushes_change_nothing(cuts: list[tuple[int, str]], shard_c
 
 @pytest.mark.timeout(900)
 @given(cuts=st.lists(st.integers(1, len(RECORDS) - 1), max_size=60, unique=True), flushes=st.sets(st.integers(0, 60)))
-@settings(max_examples=12)
+@settings(max_examples=size(4, 12))
 def test_how_records_are_packed_into_messages_changes_nothing(cuts: list[int], flushes: set[int]) -> None:
     alerts, totals = straight()
     pipeline = Pipeline(SETTINGS)
@@ -247,10 +248,10 @@ def test_a_restored_shard_is_the_same_to_the_bit() -> None:
 @pytest.mark.parametrize("cost", [0.0, 0.2])
 def test_flat_spend_is_quiet(cost: float) -> None:
     pipeline = Pipeline(DetectorSettings(bucket_s=300))
-    for step in range(288 * 6):
+    for step in range(288 * 4):
         at = T0 + 300 * step
         pipeline.feed(encode_lines([usage(f"{step}", at, cost, received_at=at + 300)]))
-    pipeline.tick(T0 + 6 * 86400)
+    pipeline.tick(T0 + 4 * 86400)
     assert pipeline.alerts == []
 
 

@@ -14,6 +14,7 @@ from curb.actions.ledger.ledger import ActionState
 from curb.actions.lifecycle.lease import ActionWorker
 from tests.fakes.chaos import REFUSALS
 from tests.fakes.chaos_story import Story
+from tests.sizes import size
 
 #: Where a process can die between two steps of an action: each gets its share of the stories.
 ARROWS = (
@@ -74,7 +75,7 @@ def the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", range(size(1, PARTS)))
 async def test_it_ends_restored_or_as_the_ledger_says(part: int) -> None:
     """To see one again: `await a_story(SEED).run()`."""
     seen: Counter[tuple[str, str]] = Counter()

@@ -124,10 +124,10 @@ def test_dollars_that_are_no_new_usage_raise_nothing_even_in_time(scored: bool) 
             scope="account", tags=tags, bucket_start=start, effective_cost=usd, events=1, unscored_cost=unscored
         )
 
-    for minute in range(6 * 1440):
+    for minute in range(4 * 1440):
         start = t0 + 60 * minute
-        burst = 50.0 if minute >= 6 * 1440 - 60 else 0.0
+        burst = 50.0 if minute >= 4 * 1440 - 60 else 0.0
         lines = [part(start, 0.1 + burst, 0.0 if scored else burst), SpendTick(at=start + 90.0)]
         alerts += shard.process(Message(SPEND, encode_lines(lines), partition=0, offset=minute))
     assert bool(alerts) == scored
-    assert shard.totals("account")[0][1] == pytest.approx(6 * 144 + 3000)
+    assert shard.totals("account")[0][1] == pytest.approx(4 * 144 + 3000)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from curb.cli.main import app
 from curb.connectors.history.recognise import looks_like
+from tests.sizes import size
 
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 CONFIG = "log: {{kind: embedded, directory: {path}/log}}\nstate_dir: {path}/state\nhttp: {{port: 1}}\n"
@@ -59,7 +60,7 @@ def totals(config: Path) -> tuple[float, int]:
 
 @pytest.mark.parametrize("form", ["jsonl", "array", "csv"])
 def test_spend_logs_of_any_form_count_once(tmp_path: Path, config: Path, form: str) -> None:
-    path, logs = tmp_path / "spend", rows(96)
+    path, logs = tmp_path / "spend", rows(24)
     if form == "jsonl":
         path.write_text("\n".join(map(json.dumps, logs)))
     elif form == "array":
@@ -71,12 +72,12 @@ def test_spend_logs_of_any_form_count_once(tmp_path: Path, config: Path, form: s
             writer.writerows(logs)
     first = curb("backfill", path, "-c", config)
     assert first.exit_code == 0, first.output
-    assert "96 records ($24.00) appended" in " ".join(first.output.split())
-    assert totals(config) == (24.0, 96)
+    assert "24 records ($6.00) appended" in " ".join(first.output.split())
+    assert totals(config) == (6.0, 24)
     again = tmp_path / "renamed.jsonl"
     again.write_text("\n".join(map(json.dumps, logs)))
-    assert "96 were on the log" in " ".join(curb("backfill", again, "-c", config).output.split())
-    assert totals(config) == (24.0, 96)
+    assert "24 were on the log" in " ".join(curb("backfill", again, "-c", config).output.split())
+    assert totals(config) == (6.0, 24)
 
 
 def events(hours: int) -> list[str]:
@@ -101,7 +102,7 @@ def events(hours: int) -> list[str]:
 
 def test_what_was_backfilled_comes_out_for_a_backtest(tmp_path: Path, config: Path) -> None:
     source, out = tmp_path / "events.jsonl", tmp_path / "out.jsonl.gz"
-    source.write_text("\n".join(events(200)))
+    source.write_text("\n".join(events(size(100, 200))))
     assert curb("backfill", source, "-c", config).exit_code == 0
     assert curb("export", "-c", config, "-o", out).exit_code == 0
     found = []

@@ -16,6 +16,7 @@ from curb.stream.log.codec import encode
 from curb.stream.log.topics import COSTS
 from curb.stream.records.spend import Alert, CostRecord
 from tests.fakes.spend import T0, usage
+from tests.sizes import size
 
 #: Days of minutes are judged one by one: a minute of work, and more beside others.
 pytestmark = pytest.mark.timeout(600)
@@ -68,7 +69,7 @@ def finite(alert: Alert) -> bool:
 def test_odd_but_steady_spend_raises_nothing(name: str, spend: Spend) -> None:
     """Beside a series that is always there, so that silence of the odd one is no gap of the feed."""
     subject = pipeline(bucket_s=300)
-    alerts = run(subject, T0, T0 + 9 * DAY, lambda at: [steady(at), *spend(at)], 300)
+    alerts = run(subject, T0, T0 + size(5, 9) * DAY, lambda at: [steady(at), *spend(at)], 300)
     assert alerts == [], name
     status = subject.shard.top(2)
     assert len(status) == 2
@@ -79,7 +80,7 @@ def test_odd_but_steady_spend_raises_nothing(name: str, spend: Spend) -> None:
 def test_credits_of_a_bill_raise_nothing(usd: Callable[[int], float]) -> None:
     subject = pipeline(bucket_s=300, scopes=(Scope(name="account", group_by=("api_key",), sources=("costs",)),))
     total = 0.0
-    for at in range(T0, T0 + 9 * DAY, HOUR):
+    for at in range(T0, T0 + size(4, 9) * DAY, HOUR):
         record = CostRecord(
             id=f"{at}", charge_period_start=at, received_at=at + 1, effective_cost=usd(at), tags={"api_key": "k"}
         )
@@ -116,13 +117,13 @@ def test_what_is_no_number_is_a_dead_letter_and_leaves_the_rest_alone(cost: byte
 
 def test_a_single_huge_spike_is_one_episode_that_clears_within_twenty_minutes() -> None:
     subject = pipeline()
-    at_spike = T0 + 5 * DAY
+    at_spike = T0 + size(3, 5) * DAY
 
     def spend(at: int) -> list[tuple[str, float]]:
         return [("flat", 500.0 if at == at_spike else 0.1), steady(at)]
 
     assert run(subject, T0, at_spike, spend) == []
-    everything = run(subject, at_spike, at_spike + 2 * DAY, spend)
+    everything = run(subject, at_spike, at_spike + size(6 * HOUR, 2 * DAY), spend)
     alerts = [each for each in everything if each.tier != "soft"]  # the soft cap has an alert of its own
     assert len(episodes(alerts)) == 1
     assert alerts[0].tags == {"api_key": "flat"}
@@ -190,15 +191,15 @@ def test_a_thousand_new_series_in_a_minute_are_counted_to_the_cent() -> None:
     assert len(episodes(alerts)) <= 1
 
 
-def test_a_series_that_returns_after_a_month_is_neither_forgotten_nor_alarming() -> None:
+def test_a_series_that_returns_after_weeks_is_neither_forgotten_nor_alarming() -> None:
     subject = pipeline(bucket_s=300)
-    back = T0 + 35 * DAY
+    back = T0 + size(16, 35) * DAY
     run(subject, T0, T0 + 4 * DAY, lambda at: [steady(at), steady(at, "other", 1.0)], 300)
     quiet = run(subject, T0 + 4 * DAY, back, lambda at: [steady(at)] if at % 3600 == 0 else [], 300)
     assert {alert.kind for alert in quiet} <= {"feed"}
     alerts = run(subject, back, back + 2 * HOUR, lambda at: [steady(at), steady(at, "other", 1.0)], 300)
     assert subject.shard.series_count == 2
-    # As much as a month ago, but out of nothing: at most one notice, and never a page.
+    # As much as before, but out of nothing: at most one notice, and never a page.
     assert len(episodes(each for each in alerts if each.tier != "digest")) <= 1
     assert all(each.tier != "page" for each in alerts)
     assert all(finite(each) for each in alerts)
@@ -206,16 +207,16 @@ def test_a_series_that_returns_after_a_month_is_neither_forgotten_nor_alarming()
 
 def test_the_future_does_not_change_what_was_said() -> None:
     def past(at: int) -> list[tuple[str, float]]:
-        loop = at >= T0 + 4 * DAY + 6 * HOUR
+        loop = at >= T0 + 3 * DAY + 6 * HOUR
         return [("k", (25.0 if loop else 1.0) * steady(at)[1]), steady(at, "other", 0.5)]
 
-    middle = T0 + 4 * DAY + 8 * HOUR
+    middle = T0 + 3 * DAY + 8 * HOUR
     one, other = pipeline(bucket_s=300), pipeline(bucket_s=300)
     first, second = run(one, T0, middle, past, 300), run(other, T0, middle, past, 300)
     assert first
     assert first == second
-    quiet = run(one, middle, middle + DAY, lambda at: [], 300)
-    wild = run(other, middle, middle + DAY, lambda at: [("k", 1e6), ("brand-new", 1e5)], 300)
+    quiet = run(one, middle, middle + 6 * HOUR, lambda at: [], 300)
+    wild = run(other, middle, middle + 6 * HOUR, lambda at: [("k", 1e6), ("brand-new", 1e5)], 300)
     assert quiet != wild
     assert first == second
     assert [each for each in quiet if each.updated_at <= middle] == []
