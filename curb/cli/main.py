@@ -19,6 +19,7 @@ from curb.cli.common import ConfigOption, JsonOption, ask, load, person
 from curb.cli.connectors import app as connectors_app
 from curb.cli.drill import drill
 from curb.cli.init.command import init
+from curb.cli.preflight.command import preflight
 from curb.cli.prices import app as prices_app
 from curb.cli.reconcile import reconcile
 from curb.config.file import CurbConfig
@@ -321,6 +322,9 @@ def forecast(
         typer.echo(f"forecast: {error}", err=True)
         raise typer.Exit(2) from None
     raise typer.Exit(code)
+
+
+app.command()(preflight)
 
 
 @app.command()

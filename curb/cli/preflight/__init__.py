@@ -1,0 +1,1 @@
+"""`curb preflight`: whether a run fits its budgets, before it starts."""
