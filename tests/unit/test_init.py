@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from curb.config.file import load_text, variables
 from curb.connectors.pricing.book import shipped_book
 from curb.detector.budgets.rows import matches
 from curb.detector.rules.caps import Config as CapConfig
+from curb.detector.state.scopes import DEFAULT_SCOPES
+from curb.wiring import make_attribution
 from tests.fakes.spend import T0, usage
 
 HOSTILE = ["a\nmode: auto", "${HOME}", '"]}', "*", "ü 🙂 \x85\x07", "yes", "  - x: y # z"]
@@ -115,6 +118,17 @@ def test_the_file_loads_and_is_in_shadow_mode(answers: Answers) -> None:
     assert (config.http.host == "0.0.0.0") == answers.is_remote == (config.http.token is not None)
     assert [each.kind for each in config.actions.notifiers][-1] == "console"
     assert config.log.kind == ("kafka" if answers.kafka else "embedded")
+
+
+def test_over_partitions_the_fleet_is_one_series() -> None:
+    config = loaded(text_of(replace(LITELLM, kafka="a:9092"), spend((0, "search", "k1", 4.0))))
+    *usual, fleet = config.detector.scopes
+    assert tuple(usual) == DEFAULT_SCOPES
+    record = usage("r", T0, tags={"team": "ads"})
+    tags = make_attribution(config).verdict(record, "litellm").tags
+    assert fleet.series(tags) == (("fleet", "all"),)
+    budgets = {each.name: each for each in config.detector.budgets}
+    assert (budgets["fleet-day"].scope, budgets["fleet-day"].shared) == ("fleet", False)
 
 
 def test_secrets_stay_references() -> None:

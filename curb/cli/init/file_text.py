@@ -14,6 +14,7 @@ from curb.cli.init.answers import API_TOKEN, TOKENS, Answers
 from curb.cli.init.proposal import ProposedAmounts
 from curb.config.file import variables
 from curb.detector.rules.caps import DayOneCaps
+from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
 from curb.stream.money import usd
 
 #: Keys without a limit that a comment names. By hand: a reminder, not a list.
@@ -133,28 +134,55 @@ def _connectors(answers: Answers) -> list[str]:
     return lines
 
 
+def _fleet(answers: Answers) -> tuple[list[str], list[str], str]:
+    """Attribution, scopes, and the scope of the fleet.
+
+    Partitions of Kafka share series out by their first tag, so a sum over all teams needs a tag that all records carry.
+    """
+    if not answers.kafka:
+        return [], [], "team"
+    fleet = Scope(name="fleet", group_by=("fleet",), sources=("usage", "gpu"), detect=False, role="total")
+    attribution = [
+        "# A tag that all records carry, so that all spend is summed in one place.",
+        "attribution:",
+        "  rules:",
+        "    - {tags: {fleet: all}, override: true}",
+        "",
+    ]
+    scopes = ["  # The shipped scopes, and one for all spend.", "  scopes:"]
+    for scope in (*DEFAULT_SCOPES, fleet):
+        given = scope.model_dump(mode="json", exclude_defaults=True)
+        scopes.append(f"    - {yaml.safe_dump(given, default_flow_style=True, sort_keys=False, width=1_000).strip()}")
+    return attribution, scopes, fleet.name
+
+
 def _detector(draft: Draft) -> list[str]:
     amounts = draft.amounts
+    attribution, scopes, fleet = _fleet(draft.answers)
+    # A parent must be of tags that its children have.
+    shared, parent = (True, "fleet-month") if fleet == "team" else (False, "")
     return [
-        *wrap(f"The amounts are proposed {amounts.source}.", 118, initial_indent="# ", subsequent_indent="# "),
+        *attribution,
+        *wrap(f"Amounts: {amounts.source}.", 118, initial_indent="# ", subsequent_indent="# "),
         "detector:",
         f"  time_zone: {quoted(draft.answers.time_zone)}",
         "  rules:",
         "    # A notice while a key that is not known yet spends more than this within an hour. Dollars.",
         f"    {DayOneCaps.name}:",
         f"      usd_per_hour: {amounts.key_hour_usd:g}",
+        *scopes,
         "  budgets:",
         "    # All spend together.",
-        *_budget("fleet-month", "team", amounts.fleet_month_usd, "month", shared=True),
+        *_budget("fleet-month", fleet, amounts.fleet_month_usd, "month", shared=shared),
         "    # A cap on a day of all spend together.",
-        *_budget("fleet-day", "team", amounts.fleet_day_usd, "day", shared=True),
+        *_budget("fleet-day", fleet, amounts.fleet_day_usd, "day", shared=shared),
         "    # A cap on a day of each key; every key has the whole amount to itself.",
         *_budget("each-key-day", "key", amounts.key_day_usd, "day"),
         *(["    # The teams that spend most."] if amounts.teams else []),
         *(
             line
             for each in amounts.teams
-            for line in _budget(each.name, "team", each.amount_usd, "month", team=each.team, parent="fleet-month")
+            for line in _budget(each.name, "team", each.amount_usd, "month", team=each.team, parent=parent)
         ),
     ]
 
