@@ -21,9 +21,9 @@ class NextStep(NamedTuple):
     command: str = ""
 
 
-def page_url(config: CurbConfig) -> str:
-    """Where the page is, as seen from the daemon's own machine."""
-    host = "127.0.0.1" if config.http.host in _ALL else config.http.host
+def page_url(config: CurbConfig, of_all: str = "127.0.0.1") -> str:
+    """Where the page is; `of_all` is the host where the daemon listens on all addresses."""
+    host = of_all if config.http.host in _ALL else config.http.host
     return f"http://{f'[{host}]' if ':' in host else host}:{config.http.port}/"
 
 
@@ -31,7 +31,7 @@ def next_steps(config: CurbConfig, *, running: bool, path: str = "curb.yaml") ->
     """From here to spend on the page, for the configuration in the file `path`; a running daemon is not started."""
     steps = [] if running else [NextStep("start Curb, and leave it running", f"curb run -c {path}")]
     for each in config.connectors:
-        steps += _sending(each, page_url(config))
+        steps += _sending(each, page_url(config, "THIS-MACHINE"))
     if not config.connectors:
         steps.append(NextStep("add a connector: nothing can be seen without one", "docs/reference/configuration.md"))
     if any(each.looks_back for each in config.connectors):

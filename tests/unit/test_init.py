@@ -249,6 +249,12 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path: Path, arguments: lis
     assert list(tmp_path.iterdir()) == []
 
 
+def test_questions_without_an_answer_end_it(tmp_path: Path) -> None:
+    result = run(tmp_path, input="otlp\n")
+    assert (result.exit_code, list(tmp_path.iterdir())) == (130, [])
+    assert "interrupted, nothing was written" in result.output
+
+
 @pytest.mark.parametrize("at", ["look_at_gateway", "look_at_log"])
 def test_an_interruption_leaves_nothing(tmp_path: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def interrupted(*given: object) -> None:

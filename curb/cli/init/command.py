@@ -36,8 +36,9 @@ from curb.wiring import load_prices
 
 #: For the check of a file whose variables are not set yet: an address of Apprise, which any other secret may be too.
 _STAND_IN = "json://localhost"
-#: Written and all that was tried works; written and a test failed; nothing was written.
-_OK, _TEST_FAILED, _NOT_WRITTEN = 0, 1, 2
+#: Written and all that was tried works; written and a test failed; nothing was written, because of an answer or of
+#: Ctrl-C.
+_OK, _TEST_FAILED, _NOT_WRITTEN, _INTERRUPTED = 0, 1, 2, 130
 
 Ask = Callable[[str, str], str]
 
@@ -119,6 +120,9 @@ def init(
         if not yes and given.slack != "none" and not send_test:
             send_test = typer.confirm("Send a test message to Slack?", default=False)
         done = _Init(config, given, days, console).run(force=force, send_test=send_test)
+    except typer.Abort:
+        typer.echo("\ninit: interrupted, nothing was written", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     except (WrongAnswerError, ConfigErrors, PermanentError, OSError) as error:
         typer.echo(f"init: {error}", err=True)
         raise typer.Exit(_NOT_WRITTEN) from None
