@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,9 +36,8 @@ def enforced_limits(row: Row, above: Iterable[Row], now: float) -> dict[str, flo
 
 def spent_budget(row: Row, now: float) -> bool:
     """True when its budget, that of its tier or one of its budget windows is spent, so that every call is refused."""
-    metadata = row.get("metadata")
-    if isinstance(metadata, Mapping) and metadata.get("throttle_on_budget_exceeded"):
-        return False  # slowed down and not refused
+    if _slows_down(row):
+        return False
     budget, spend = own_limits(row, now).get("max_budget"), _number(row.get("spend")) or 0.0
     if budget is not None and spend >= budget:
         return True
@@ -49,6 +48,68 @@ def spent_budget(row: Row, now: float) -> bool:
         and (_number(_table(usage, str(window.get("budget_duration"))).get("current_spend")) or 0.0) >= limit
         for window in row.get("budget_limits") or ()
     )
+
+
+def budget_left(row: Row, now: float, within_s: float = 0.0) -> float | None:
+    """Dollars until its budget, that of its tier or a budget window refuses every call; None without any of them.
+
+    A budget that starts again within the next `within_s` seconds may be spent once more. Never below 0.
+    """
+    if _slows_down(row):
+        return None
+    left = []
+    budget, spend = own_limits(row, now).get("max_budget"), _number(row.get("spend")) or 0.0
+    if budget is not None:
+        again = _starts_again(row, now, within_s)
+        left.append(max(0.0, budget - spend) + (budget if again else 0.0))
+    for window in row.get("budget_limits") or ():
+        limit = _number(window.get("max_budget")) if isinstance(window, Mapping) else None
+        if limit is not None:
+            used = _table(row.get("budget_limits_usage"), str(window.get("budget_duration"))).get("current_spend")
+            left.append(max(0.0, limit - (_number(used) or 0.0)))
+    return min(left, default=None)
+
+
+def _starts_again(row: Row, now: float, within_s: float) -> bool:
+    tier = _table(row, "litellm_budget_table")
+    try:
+        at = datetime.fromisoformat(str(row.get("budget_reset_at") or tier.get("budget_reset_at")))
+    except ValueError:
+        return False
+    return now <= (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() <= now + within_s
+
+
+def _slows_down(row: Row) -> bool:
+    """True for a budget that slows calls down when it is spent, and refuses none."""
+    metadata = row.get("metadata")
+    return isinstance(metadata, Mapping) and bool(metadata.get("throttle_on_budget_exceeded"))
+
+
+def is_refused(row: Row) -> bool:
+    """True when no call passes for a reason that every kind of subject may have."""
+    return row.get("status") in {"revoked", "deleted", "expired"} or row.get("rpm_limit") == 0
+
+
+async def rows_above(row: Row, read: Callable[[str, str, str], Awaitable[Row]]) -> list[Row]:
+    """What is enforced on the calls of a key together with its own limits: team, membership, user, organisation.
+
+    `read(path, query, value)` gives an answer of the admin API, or an empty one for what cannot be read: a limit of the
+    key replaces none of theirs. The budget of a user binds the keys without a team.
+    """
+    team_id, user_id, above = row.get("team_id"), row.get("user_id"), [row.get("litellm_project_table")]
+    organization = row.get("organization_id") or row.get("org_id")
+    if team_id:
+        team = await read("team/info", "team_id", str(team_id))
+        above.append(info := team.get("team_info"))
+        organization = organization or (info.get("organization_id") if isinstance(info, Mapping) else None)
+        members = [each for each in team.get("team_memberships") or () if isinstance(each, Mapping)]
+        above += [each for each in members if user_id and each.get("user_id") == user_id]
+    if user_id:
+        user = await read("v2/user/info", "user_id", str(user_id))
+        above.append({**user, "max_budget": None} if team_id else user)
+    if organization:
+        above.append(await read("organization/info", "organization_id", str(organization)))
+    return [each for each in above if isinstance(each, Mapping)]
 
 
 def soft_budget(row: Row) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import aiohttp
 from yarl import URL
 
 from curb.actions.calls.http import exchange, exchange_object
-from curb.actions.levers.litellm_enforced import own_limits
+from curb.actions.levers.litellm_enforced import Row, is_refused, own_limits, rows_above
 from curb.stream.clock import Clock
-from curb.stream.errors import TransientError
+from curb.stream.errors import PermanentError, TransientError
 
 #: Rows of one page. By definition of LiteLLM, its most.
 _PAGE_SIZE = 100
@@ -31,6 +33,8 @@ class GatewayKey(NamedTuple):
     in_unseen_tier: bool
     spent_usd: float
     blocked: bool
+    #: All that the list says of it.
+    row: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def unlimited(self) -> bool:
@@ -53,6 +57,9 @@ class LitellmKeys:
     ) -> None:
         self._base, self._http, self._clock, self._timeout_s = URL(base_url), http, clock, timeout_s
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        #: Answers about teams, users and organisations: many keys share one.
+        self._seen: dict[tuple[str, str], Row] = {}
+        self._tiers: dict[str, Row] = {}
 
     async def reach(self) -> None:
         """Ask whether the proxy lives, without the key. Raises TransientError or PermanentError."""
@@ -80,6 +87,36 @@ class LitellmKeys:
                 break
         return KeyList(keys[:most], max(total, len(keys)))
 
+    async def with_tier(self, key: GatewayKey) -> GatewayKey:
+        """The key with the limits of its budget tier, which the list may leave out. Raises as `read` does."""
+        if not key.in_unseen_tier:
+            return key
+        tier_id = str(key.row.get("budget_id"))
+        if tier_id not in self._tiers:
+            answer = await self._get("key/info", "key", key.id)
+            info = answer.get("info")
+            tier = info.get("litellm_budget_table") if isinstance(info, Mapping) else None
+            self._tiers[tier_id] = tier if isinstance(tier, Mapping) else {}
+        return _key({**key.row, "litellm_budget_table": self._tiers[tier_id]}, self._clock.now())
+
+    async def above(self, key: GatewayKey) -> list[Row]:
+        """The rows whose limits hold for the key as well: its team and so on. Raises TransientError."""
+        return await rows_above(key.row, self._readable)
+
+    async def _readable(self, path: str, query: str, value: str) -> Row:
+        if (path, value) not in self._seen:
+            try:
+                self._seen[path, value] = await self._get(path, query, value)
+            except PermanentError:
+                self._seen[path, value] = {}
+        return self._seen[path, value]
+
+    async def _get(self, path: str, query: str, value: str) -> dict[str, Any]:
+        url = (self._base / path).with_query({query: value})
+        return await exchange_object(
+            self._http, self._clock, "GET", url, timeout_s=self._timeout_s, headers=self._headers
+        )
+
     async def _page(self, page: int) -> dict[str, Any]:
         query = {"page": str(page), "size": str(_PAGE_SIZE), "return_full_object": "true"}
         url = (self._base / "key/list").with_query(query)
@@ -98,8 +135,18 @@ def _key(row: Mapping[str, Any], now: float) -> GatewayKey:
         limits=own_limits(row, now),
         in_unseen_tier=bool(row.get("budget_id")) and not tier_is_shown,
         spent_usd=float(spend) if isinstance(spend, int | float) and not isinstance(spend, bool) else 0.0,
-        blocked=row.get("blocked") is True,
+        blocked=row.get("blocked") is True or is_refused(row) or _is_over(row, now),
+        row=row,
     )
+
+
+def _is_over(row: Mapping[str, Any], now: float) -> bool:
+    """True for a key whose time is over."""
+    try:
+        at = datetime.fromisoformat(str(row.get("expires")))
+    except ValueError:
+        return False
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() <= now
 
 
 def _whole(value: object) -> int:

@@ -13,7 +13,15 @@ from yarl import URL
 from curb.actions.action import ActionContext, DriftError, Effect, HoldsNothing, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import another, arrows, is_another, swap, tightened
 from curb.actions.calls.http import NotFoundError, exchange
-from curb.actions.levers.litellm_enforced import enforced_limits, soft_budget, spent_budget, temporary_increase
+from curb.actions.levers.litellm_enforced import (
+    Row,
+    enforced_limits,
+    is_refused,
+    rows_above,
+    soft_budget,
+    spent_budget,
+    temporary_increase,
+)
 from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
@@ -105,11 +113,6 @@ def _made_at(row: dict[str, Any]) -> str:
 def is_blocked(row: dict[str, Any], subject: Subject) -> bool:
     """True when none of its calls passes, by whatever means."""
     return is_refused(row) or all(row.get(name) == value for name, value in subject.block.items())
-
-
-def is_refused(row: dict[str, Any]) -> bool:
-    """True when no call passes for a reason that every kind of subject may have."""
-    return row.get("status") in {"revoked", "deleted", "expired"} or row.get("rpm_limit") == 0
 
 
 #: Rows of one page. By definition of LiteLLM, its most.
@@ -272,30 +275,13 @@ class LitellmLimits(HoldsNothing):
     async def _read(self, path: str, query: str, value: str) -> dict[str, Any]:
         return await self._exchange("GET", (self._base / path).with_query({query: value}))
 
-    async def _above(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """What is enforced on the subject's calls together with its own limits: its team and so on.
+    async def _above(self, row: dict[str, Any]) -> list[Row]:
+        """What is enforced on the subject's calls together with its own limits: its team and so on."""
+        return await rows_above(row, self._readable)
 
-        Those that cannot be read are left out: a limit of the subject replaces none of theirs.
-        """
-        team_id, user_id, above = row.get("team_id"), row.get("user_id"), [row.get("litellm_project_table")]
-        organization = row.get("organization_id") or row.get("org_id")
-        if team_id:
-            team = await self._readable("team/info", "team_id", team_id)
-            above.append(info := team.get("team_info"))
-            organization = organization or (info.get("organization_id") if isinstance(info, dict) else None)
-            members = [each for each in team.get("team_memberships") or () if isinstance(each, dict)]
-            above += [each for each in members if user_id and each.get("user_id") == user_id]
-        if user_id:
-            user = await self._readable("v2/user/info", "user_id", user_id)
-            # The budget of a user binds the keys without a team.
-            above.append(user | {"max_budget": None} if team_id else user)
-        if organization:
-            above.append(await self._readable("organization/info", "organization_id", organization))
-        return [each for each in above if isinstance(each, dict)]
-
-    async def _readable(self, path: str, query: str, value: Any) -> dict[str, Any]:
+    async def _readable(self, path: str, query: str, value: str) -> dict[str, Any]:
         try:
-            return await self._read(path, query, str(value))
+            return await self._read(path, query, value)
         except PermanentError:
             return {}
 
@@ -327,7 +313,7 @@ class TeamLimits(LitellmLimits):
         "GET /organization/info",
     )
 
-    async def _above(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    async def _above(self, row: dict[str, Any]) -> list[Row]:
         """Its organisation."""
         return await super()._above({"organization_id": row.get("organization_id")})
 
@@ -350,7 +336,7 @@ class UserLimits(LitellmLimits):
 
     permissions: ClassVar[tuple[str, ...]] = ("GET /v2/user/info", "POST /user/update")
 
-    async def _above(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    async def _above(self, row: dict[str, Any]) -> list[Row]:
         """Nothing: its keys may belong to any team."""
         return []
 
@@ -362,7 +348,7 @@ class CustomerBlock(LitellmLimits):
 
     verbs: ClassVar[frozenset[Verb]] = frozenset({"block"})
 
-    async def _above(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    async def _above(self, row: dict[str, Any]) -> list[Row]:
         """Nothing: it calls with the keys of others."""
         return []
 

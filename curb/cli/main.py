@@ -18,6 +18,7 @@ from curb.cli.budgets import app as budgets_app
 from curb.cli.common import ConfigOption, JsonOption, ask, load, person
 from curb.cli.connectors import app as connectors_app
 from curb.cli.drill import drill
+from curb.cli.exposure import exposure
 from curb.cli.init.command import init
 from curb.cli.preflight.command import preflight
 from curb.cli.prices import app as prices_app
@@ -353,6 +354,7 @@ past.register(app)
 explain.register(app)
 acting.register(knowledge.plan_app, actions_app)
 app.command()(drill)
+app.command()(exposure)
 
 
 def main() -> None:

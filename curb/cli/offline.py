@@ -60,7 +60,7 @@ async def spend_totals(config: CurbConfig, scope: str) -> list[dict[str, Any]]:
     """Dollars and events per series of `scope`, summed without rounding from every part on the log."""
     parts: dict[tuple[tuple[str, str], ...], list[float]] = defaultdict(list)
     events: dict[tuple[tuple[str, str], ...], int] = defaultdict(int)
-    async for record in _sums(config):
+    async for record in partial_sums(config):
         if record.scope == scope:
             series = tuple(record.tags.items())
             parts[series].append(record.effective_cost)
@@ -72,12 +72,12 @@ async def spend_totals(config: CurbConfig, scope: str) -> list[dict[str, Any]]:
 async def unit_costs(config: CurbConfig, resolved: Resolved) -> list[dict[str, Any]]:
     """Dollars per unit over everything on the log."""
     sums = UnitSums(resolved, run_gap_s=config.detector.jobs.gap_minutes * 60)
-    async for record in _sums(config):
+    async for record in partial_sums(config):
         sums.add(record)
     return sums.rows()
 
 
-async def _sums(config: CurbConfig) -> AsyncIterator[SpendPartial]:
+async def partial_sums(config: CurbConfig) -> AsyncIterator[SpendPartial]:
     """Every partial sum on the log."""
     async with wiring.open_log(config, WallClock()) as log:
         async for message in log.scan(SPEND):

@@ -38,6 +38,8 @@ class LitellmAdmin:
         self.deleted: Rows = {}
         #: Team → memberships, each with its own budget table.
         self.memberships: dict[str, list[dict[str, Any]]] = {}
+        #: What `/key/info` shows of a key and the list does not, such as its budget tier.
+        self.hidden: Rows = {}
         self.faults = Faults()
         #: Bodies of updates, and who sent them.
         self.updates: list[tuple[str, dict[str, Any]]] = []
@@ -81,7 +83,7 @@ class LitellmAdmin:
 
     async def _key_info(self, request: web.Request) -> web.Response:
         key = request.query["key"]
-        return _answer(self.keys | self.deleted, key, lambda row: {"key": key, "info": row})
+        return _answer(self.keys | self.deleted, key, lambda row: {"key": key, "info": row | self.hidden.get(key, {})})
 
     async def _key_update(self, request: web.Request) -> web.Response:
         name, values = await self._update(request, "key")

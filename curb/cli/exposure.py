@@ -1,0 +1,247 @@
+"""`curb exposure`: what every key could burn in an hour with the limits its gateway enforces now, no limit first."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple
+
+import aiohttp
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from curb.actions.levers.litellm_enforced import Row, budget_left, enforced_limits
+from curb.actions.levers.litellm_keys import GatewayKey, LitellmKeys
+from curb.actions.levers.litellm_limits import Config as LitellmConfig
+from curb.actions.notify.wording import clean
+from curb.cli import offline
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load
+from curb.config.file import CurbConfig
+from curb.stream.clock import WallClock
+from curb.stream.errors import PermanentError
+from curb.stream.money import usd
+from curb.stream.records.spend import SpendPartial
+from curb.stream.time import HOUR_S
+
+#: Keys that are read. By hand: fifty pages.
+_MOST_KEYS = 5000
+#: Keys looked at at a time: each may ask for a team, a user and an organisation.
+_AT_A_TIME = 8
+#: The tag that holds the hash of a key.
+_KEY_TAG = "api_key"
+
+#: none: nothing bounds its dollars. unknown: it has limits, and nothing says what a request of it costs. refused: no
+#: call of it passes.
+Bound = Literal["none", "unknown", "limited", "refused"]
+_ORDER: tuple[Bound, ...] = ("none", "unknown", "limited", "refused")
+
+
+@dataclass
+class KeyUse:
+    """What the log says of one key, or of all."""
+
+    usd: float = 0.0
+    requests: int = 0
+    tokens: int = 0
+    _hours: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, part: SpendPartial) -> None:
+        """Count a partial sum."""
+        self.usd += part.effective_cost
+        self.requests += part.requests
+        self.tokens += part.input_tokens + part.output_tokens
+        # What is known for a longer time only is spread evenly.
+        self._hours[int(part.bucket_start // HOUR_S)] += part.effective_cost * min(1.0, HOUR_S / max(1, part.covers_s))
+
+    @property
+    def top_hour_usd(self) -> float:
+        """Dollars of its most expensive hour."""
+        return max(self._hours.values(), default=0.0)
+
+    def price(self, unit: Literal["requests", "tokens"]) -> float | None:
+        """Mean dollars of a request or a token; None where there was none."""
+        count = getattr(self, unit)
+        return self.usd / count if count and self.usd > 0 else None
+
+
+class Exposure(NamedTuple):
+    """One key: the most dollars of an hour, and which limit makes it so."""
+
+    key: GatewayKey
+    team: str
+    bound: Bound
+    #: Dollars of an hour; only where it is limited or refused.
+    usd: float | None
+    why: str
+    limits: dict[str, float]
+    top_hour_usd: float
+    #: Of its team's limits alone, by which all its keys together are bound; None where they bound no dollars.
+    team_usd: float | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        own = ("team", "bound", "usd", "why", "limits", "top_hour_usd")
+        return {"api_key": self.key.id, "name": self.key.name, **{name: getattr(self, name) for name in own}}
+
+
+def exposure(
+    config: ConfigOption = DEFAULT_CONFIG,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of keys to show.")] = 30,
+    json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object with every key.")] = False,
+) -> None:
+    """Rank what every LiteLLM key could burn in an hour with the limits that are enforced now, no limit first.
+
+    Limits are those of the key, its budget tier, team, membership, user and organisation; a request costs what the
+    key's requests cost on average on the log. It only reads. Exit code 1 when the gateway or the log cannot be read.
+    """
+    loaded = load(config)
+    levers = {str(each.base_url): each for each in loaded.actions.actions if isinstance(each, LitellmConfig)}
+    if not levers:
+        typer.echo("exposure: no action of kind litellm_limits is configured, so no gateway is known", err=True)
+        raise typer.Exit(2)
+    console = Console(stderr=json_lines)
+    found = ask(_all(loaded, list(levers.values()), console))
+    if json_lines:
+        print(msgspec.json.encode({"total": total(found), "keys": [each.as_data() for each in found]}).decode())
+        return
+    console.print(_table(found[:top]))
+    if len(found) > top:
+        console.print(f"  {len(found) - top} more keys; see --top or --json")
+    console.print(Text(sentence(found)), soft_wrap=True)
+
+
+async def _all(config: CurbConfig, levers: Sequence[LitellmConfig], console: Console) -> list[Exposure]:
+    """Every key of every gateway, the most exposed first. Raises TransientError or PermanentError."""
+    uses = await _uses(offline.partial_sums(config), _scope_of_keys(config))
+    found: list[Exposure] = []
+    async with aiohttp.ClientSession(headers={"User-Agent": "curb"}) as http:
+        for lever in levers:
+            reader = LitellmKeys(
+                str(lever.base_url), lever.api_key.get_secret_value(), http, WallClock(), lever.timeout_s
+            )
+            with Progress(console=console, transient=True) as progress:
+                found += await _of_gateway(reader, uses, progress)
+    return sorted(found, key=lambda each: (_ORDER.index(each.bound), -(each.usd or 0.0), -each.top_hour_usd))
+
+
+def _scope_of_keys(config: CurbConfig) -> str:
+    """The scope whose sums say what keys spend."""
+    scopes = [each for each in config.detector.scopes if _KEY_TAG in each.group_by and "usage" in each.sources]
+    if not scopes:
+        raise PermanentError(f"no scope of usage has the tag {_KEY_TAG}, so nothing says what a request costs")
+    return min(scopes, key=lambda each: len(each.group_by)).name
+
+
+async def _uses(parts: AsyncIterator[SpendPartial], scope: str) -> dict[str, KeyUse]:
+    """Use by key, and of all together under ""."""
+    found: dict[str, KeyUse] = defaultdict(KeyUse)
+    async for part in parts:
+        if part.scope == scope:
+            found[part.tags.get(_KEY_TAG, "")].add(part)
+            found[""].add(part)
+    return found
+
+
+async def _of_gateway(reader: LitellmKeys, uses: Mapping[str, KeyUse], progress: Progress) -> list[Exposure]:
+    task = progress.add_task("keys", total=None)
+    keys = await reader.read(_MOST_KEYS, lambda done, total: progress.update(task, completed=done, total=total))
+    task = progress.add_task("their teams, users and organisations", total=len(keys.keys))
+    turn = asyncio.Semaphore(_AT_A_TIME)
+
+    async def one(key: GatewayKey) -> Exposure:
+        async with turn:
+            whole = await reader.with_tier(key)
+            above = await reader.above(whole)
+        progress.advance(task)
+        return expose(whole, above, uses.get(key.id, KeyUse()), uses.get("", KeyUse()), WallClock().now())
+
+    return list(await asyncio.gather(*(one(key) for key in keys.keys)))
+
+
+def expose(key: GatewayKey, above: Sequence[Row], own: KeyUse, fleet: KeyUse, now: float) -> Exposure:
+    """What one key could burn. Prices of a request and a token are its own means, else those of all keys."""
+    limits = enforced_limits(key.row, above, now)
+    teams = [each for each in above if "team_alias" in each]
+    team = str((teams[0].get("team_alias") if teams else "") or key.row.get("team_id") or "")
+    refused = key.blocked or any(each.get("blocked") is True for each in above)
+    if refused:
+        return Exposure(key, team, "refused", 0.0, "blocked or expired", limits, own.top_hour_usd)
+    use = own if own.price("requests") is not None else fleet
+    bounds = list(_bounds(limits, [key.row, *above], use, now))
+    team_usd = None
+    if teams:
+        of_team = _bounds(enforced_limits(teams[0], (), now), teams[:1], use, now)
+        team_usd = min((most for most, _ in of_team), default=None)
+    if bounds:
+        most, why = min(bounds)
+        why += "" if use is own or why == "budget" else ", at the mean price of all keys"
+        return Exposure(key, team, "limited", most, why, limits, own.top_hour_usd, team_usd)
+    if any(name in limits for name in ("rpm_limit", "tpm_limit")):
+        return Exposure(
+            key, team, "unknown", None, "no request was seen yet that has a price", limits, own.top_hour_usd
+        )
+    return Exposure(key, team, "none", None, "no limit", limits, own.top_hour_usd)
+
+
+def _bounds(limits: Mapping[str, float], rows: Iterable[Row], use: KeyUse, now: float) -> Iterable[tuple[float, str]]:
+    """Dollars of an hour by each limit that bounds them, with its name. Parallel requests bound none."""
+    units: tuple[tuple[str, Literal["requests", "tokens"]], ...] = (("rpm_limit", "requests"), ("tpm_limit", "tokens"))
+    for name, unit in units:
+        price = use.price(unit)
+        if name in limits and price is not None:
+            yield 60 * limits[name] * price, name
+    left = [each for row in rows if (each := budget_left(row, now, HOUR_S)) is not None]
+    if left:
+        yield min(left), "budget"
+
+
+def total(found: Sequence[Exposure]) -> dict[str, Any]:
+    """All keys together: keys of a team at most what the team's own limits allow."""
+    by_team: dict[str, list[Exposure]] = defaultdict(list)
+    for each in found:
+        by_team[each.team or f"key {each.key.id}"].append(each)
+    limited = 0.0
+    for group in by_team.values():
+        of_team = [each.team_usd for each in group if each.team_usd is not None]
+        # The most expensive of its keys may use all that the team has.
+        limited += min(sum(each.usd or 0.0 for each in group), max(of_team, default=math.inf))
+    counts = {bound: sum(each.bound == bound for each in found) for bound in _ORDER}
+    unbounded = sum(each.top_hour_usd for each in found if each.bound in ("none", "unknown"))
+    return {"limited_usd": limited, "top_hours_of_others_usd": unbounded, "keys": counts}
+
+
+def sentence(found: Sequence[Exposure]) -> str:
+    """The total for people."""
+    sums = total(found)
+    counts = sums["keys"]
+    open_keys = counts["none"]
+    first = f"{open_keys} of {len(found)} keys have no limit on dollars" + (
+        f" (their most expensive hours so far: {usd(sums['top_hours_of_others_usd'])})" if open_keys else ""
+    )
+    unknown = f"; {counts['unknown']} have limits and no price yet" if counts["unknown"] else ""
+    return f"{first}{unknown}. The other {counts['limited']} could burn {usd(sums['limited_usd'])} in an hour together."
+
+
+def _table(found: Sequence[Exposure]) -> Table:
+    table = Table(title="Exposure in an hour", title_justify="left", header_style="bold")
+    for name in ("key", "team", "$ could burn", "because of", "limits", "$ most in an hour so far"):
+        table.add_column(name, justify="right" if name.startswith("$") else "left", overflow="fold")
+    for each in found:
+        style = {"none": "bold red", "unknown": "yellow"}.get(each.bound, "")
+        limits = ", ".join(f"{name} {value:,g}" for name, value in each.limits.items())
+        table.add_row(
+            Text(clean(each.key.name, 40)),
+            Text(clean(each.team, 40)),
+            Text("no limit" if each.bound == "none" else "?" if each.usd is None else usd(each.usd), style),
+            Text("" if each.bound == "none" else each.why),
+            Text(limits),
+            usd(each.top_hour_usd),
+        )
+    return table
