@@ -6,9 +6,6 @@ from typing import NamedTuple
 
 from curb.config.file import CurbConfig
 from curb.connectors.connector import ConnectorConfig
-from curb.connectors.tokens.litellm import Config as LiteLLMConfig
-from curb.connectors.tokens.otel_genai import Config as OtelConfig
-from curb.connectors.tokens.usage_jsonl import Config as UsageJsonl
 
 #: Hosts that stand for all addresses of a machine: nobody can call them by that name.
 _ALL = ("0.0.0.0", "::", "")
@@ -47,14 +44,14 @@ def next_steps(config: CurbConfig, *, running: bool, path: str = "curb.yaml") ->
 
 
 def _sending(connector: ConnectorConfig, base: str) -> list[NextStep]:
-    """How usage gets to a connector that is pushed to."""
+    """How usage gets to a connector that is pushed to. Known by its kind: the modules of others are not loaded."""
     url = f"{base}v1/ingest/{connector.name}"
-    if isinstance(connector, LiteLLMConfig):
+    if connector.kind == "litellm":
         what = "let LiteLLM send its calls: in its config.yaml, a generic_api callback to this endpoint, with the token"
         return [NextStep(what, url)]
-    if isinstance(connector, OtelConfig):
+    if connector.kind == "otel_genai":
         return [NextStep("let applications export, with the token as bearer", f"OTEL_EXPORTER_OTLP_ENDPOINT={url}")]
-    if isinstance(connector, UsageJsonl) and connector.token is not None:
+    if connector.kind == "usage_jsonl" and getattr(connector, "token", None) is not None:
         what = "post usage as JSON lines, with the token as bearer"
         return [NextStep(what, f'curl -H "Authorization: Bearer $TOKEN" --data-binary @usage.jsonl {url}')]
     return []

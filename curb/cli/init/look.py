@@ -9,14 +9,13 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import aiohttp
 
 from curb.actions.action import ActionContext
 from curb.actions.levers.litellm_keys import KeyList, LitellmKeys
 from curb.actions.notify.protocol import Notice
-from curb.actions.slack.notifier import Config as SlackConfig
 from curb.cli.init.answers import Answers
 from curb.cli.init.spend import PastSpend, read_past
 from curb.config.file import CurbConfig, EmbeddedSettings
@@ -154,9 +153,8 @@ async def look_at_chat(config: CurbConfig, *, send_test: bool) -> list[Check]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PAGE_S)) as http:
         context = ActionContext(WallClock(), http)
         for settings in config.actions.notifiers:
-            if isinstance(settings, SlackConfig):
-                calls = settings.calls(context)
-                call = calls.ask("auth.test", lambda client: client.auth_test())
+            if settings.kind == "slack":  # a kind is loaded where it is configured
+                call = cast(Any, settings).calls(context).ask("auth.test", lambda client: client.auth_test())
                 checks.append(await _tried(f"use the token of {settings.name} (Slack auth.test)", call, _CALL_S))
             if send_test and settings.kind != "console":
                 notice = Notice(f"curb-init-{uuid.uuid4()}", _test_alert(WallClock().now()))
