@@ -220,10 +220,11 @@ class Worker:
                     wait_s = min(wait_s, _ON_THE_WAY_S if held == before else 0.0)
                 for message in await reader.fetch(_FETCH, wait_s):
                     self._hold(message)
-            if behind:  # without a backlog what came is processed in the order it came
+            if behind and held <= _HOLD:  # without a backlog what came is processed in the order it came
                 behind = await reader.lag()
             before = self._count_held()
-            await self._process_held(behind.keys(), commit_at)
+            # However long the log took to answer: a turn that begins late works for half an interval all the same.
+            await self._process_held(behind.keys(), max(commit_at, loop.time() + self._commit_interval_s / 2))
             held = self._count_held()
             if loop.time() < commit_at:
                 continue

@@ -13,6 +13,8 @@ from curb.detector.state.rule import Finding, RuleContext
 from curb.stream.records.spend import PlannedActivity
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, gpu, saved
 
+pytestmark = pytest.mark.long
+
 Rows = Callable[[int], list[Row]]
 RowsOrGap = Callable[[int], list[Row] | None]
 RAMP, OVER = T0 + 5 * DAY + 8 * HOUR, T0 + 5 * DAY + 14 * HOUR

@@ -17,6 +17,8 @@ from curb.stream.log.topics import COMMANDS, COSTS
 from curb.stream.records.spend import Alert, CostRecord, Silence
 from curb.stream.time import DAY_S, HOUR_S
 
+pytestmark = pytest.mark.long
+
 #: Usage, of which there is none, is judged by the hour here as well, because minutes of silence take their time.
 SETTINGS = DetectorSettings(scopes=BILL_SCOPES, bucket_s=HOUR_S)
 #: A Tuesday.

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tests.fakes.budgets import DAY, HOUR, Fed, a_budget, settings_of
 from tests.fakes.spend import T0
 
+pytestmark = pytest.mark.long
+
 usd = st.floats(min_value=-20, max_value=200, allow_nan=False, width=32)
 
 

@@ -16,6 +16,8 @@ from curb.detector.state.rule import Finding, RuleContext
 from curb.detector.state.view import Demand, View
 from tests.fakes.views import DAY, T0, Fleet, Row, saved, usage
 
+pytestmark = pytest.mark.long
+
 STEP_S = 900
 BEGIN = T0 + 8 * DAY
 #: Requests of a step, and those of them that users explain, by days since BEGIN.

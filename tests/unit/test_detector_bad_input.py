@@ -19,7 +19,7 @@ from tests.fakes.spend import T0, usage
 from tests.sizes import size
 
 #: Days of minutes are judged one by one: a minute of work, and more beside others.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 DAY, HOUR = 86400, 3600
 KEY = Scope(name="key", group_by=("api_key",))

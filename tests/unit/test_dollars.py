@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from curb.detector.heads.past import DollarsHead, ScoreSettings, Step
 from curb.detector.state.bucket import Scores
 
+pytestmark = pytest.mark.long
+
 Floats = NDArray[np.float64]
 
 MONDAY = 1_741_564_800  # 10 March 2025, 00:00 UTC

@@ -52,6 +52,8 @@ from curb.views.explanation import (
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.memory_log import MemoryLog
 
+pytestmark = pytest.mark.long
+
 HOUR, DAY = 3600.0, 86400.0
 KEY = an_alert().tags
 SETTINGS = DetectorSettings()

@@ -19,6 +19,8 @@ from curb.stream.log.protocol import Message
 from curb.stream.records.spend import Alert
 from tests.fakes.spend import T0, usage
 
+pytestmark = pytest.mark.long
+
 DAY = 86400
 SETTINGS = DetectorSettings(bucket_s=300)
 START = int(T0 // SLOT_S)

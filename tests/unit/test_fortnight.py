@@ -25,6 +25,8 @@ from curb.stream.records.spend import Alert, SpendRecord
 from tests.fakes.fortnight import HOURS, Part, run
 from tests.house.yaml_blocks import Block, configurations, environment, with_local_files
 
+pytestmark = pytest.mark.long
+
 TAGS = ("team", "project", "api_key", "env", "model", "region", "group", "node")
 
 

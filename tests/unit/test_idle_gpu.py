@@ -14,6 +14,8 @@ from curb.detector.state.rule import Finding, RuleContext
 from curb.stream.records.spend import PlannedActivity
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, gpu, saved
 
+pytestmark = pytest.mark.long
+
 Rows = Callable[[int], list[Row] | None]
 
 

@@ -13,6 +13,8 @@ from curb.detector.state.rule import Finding, RuleContext
 from curb.stream.records.spend import PlannedActivity
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
+pytestmark = pytest.mark.long
+
 Rows = Callable[[int], list[Row]]
 RowsOrGap = Callable[[int], list[Row] | None]
 #: (begin in hours of the stream, hours, dollars) of each run.

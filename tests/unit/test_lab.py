@@ -19,6 +19,8 @@ from curb.evaluate import lab
 from curb.evaluate.backtest import AlertLife
 from tests.fakes.alerts import T0, an_alert
 
+pytestmark = pytest.mark.long
+
 HOUR, DAY = 3600.0, 86400.0
 SCORE = ScoreSettings()
 #: Two days count, after three of warm-up.

@@ -13,6 +13,8 @@ from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.policy_gate import PolicyHouse, id_of, ladder
 from tests.unit.test_runner_killed import KillableLog, KilledError, Killer
 
+pytestmark = pytest.mark.long
+
 ROLES: dict[str, Any] = {"finance": {"people": ["fred"]}}
 RUNGS = (
     {"do": "shave_to_normal", "lease_minutes": 600, "verify_within_minutes": 10},

@@ -14,6 +14,8 @@ from curb.detector.state.rule import Finding, Rule, RuleContext
 from curb.detector.state.view import Demand, View
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
+pytestmark = pytest.mark.long
+
 STEP_S = 300
 BORN = T0 + 4 * DAY
 

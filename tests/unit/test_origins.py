@@ -11,6 +11,8 @@ from curb.detector.rules.new_origin import NewOrigins
 from curb.detector.state.rule import Finding, RuleContext
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
+pytestmark = pytest.mark.long
+
 STEP_S = 300
 LATER = T0 + 2 * DAY + 9 * HOUR
 Rows = Callable[[int], Iterable[Row]]

@@ -14,6 +14,8 @@ from curb.stream.log.topics import COSTS
 from curb.stream.records.spend import Alert, CostRecord
 from curb.stream.time import DAY_S, HOUR_S
 
+pytestmark = pytest.mark.long
+
 
 def at(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()

@@ -21,6 +21,8 @@ from curb.stream.records.spend import Alert, UsageRecord
 from curb.stream.work.worker import Worker
 from tests.fakes.memory_log import MemoryLog
 
+pytestmark = pytest.mark.long
+
 BUCKET_S = 900
 SETTINGS = DetectorSettings(bucket_s=BUCKET_S)
 START = 1_750_032_000  # a Monday

@@ -18,6 +18,8 @@ from curb.stream.log.topics import SPEND, USAGE
 from curb.stream.records.spend import Alert, SpendMessage, SpendPartial, SpendScored, UsageRecord
 from tests.fakes.spend import T0, usage
 
+pytestmark = pytest.mark.long
+
 DAY, HOUR = 86400, 3600
 
 

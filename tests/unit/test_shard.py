@@ -25,6 +25,8 @@ from curb.stream.records.spend import (
 )
 from tests.fakes.spend import T0
 
+pytestmark = pytest.mark.long
+
 KEY = Scope(name="key", group_by=("api_key",))
 DAY = 86400
 

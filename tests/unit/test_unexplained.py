@@ -18,6 +18,8 @@ from curb.detector.state.rule import Finding, RuleContext
 from curb.detector.state.view import Raised
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, saved, usage
 
+pytestmark = pytest.mark.long
+
 STEP_S = 300
 BEGIN = T0 + 4 * DAY + 10 * HOUR
 Rows = Callable[[int], Iterable[Row] | None]

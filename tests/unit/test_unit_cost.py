@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from curb.detector.heads.window_score import SILENT
 from curb.detector.rules.unit_cost import UnitCost, UnitCostScores
 
+pytestmark = pytest.mark.long
+
 Floats = NDArray[np.float64]
 #: At a moment: requests and dollars of every series.
 Minute = Callable[[int], tuple[Floats, Floats]]
