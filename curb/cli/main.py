@@ -23,6 +23,7 @@ from curb.cli.init.command import init
 from curb.cli.preflight.command import preflight
 from curb.cli.prices import app as prices_app
 from curb.cli.reconcile import reconcile
+from curb.cli.report import report
 from curb.config.file import CurbConfig
 from curb.logs import setup
 from curb.stream.errors import PermanentError, TransientError
@@ -349,6 +350,7 @@ def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> 
 
 
 app.command()(reconcile)
+app.command()(report)
 knowledge.register(app)
 past.register(app)
 explain.register(app)

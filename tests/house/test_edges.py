@@ -64,7 +64,7 @@ EDGES: dict[str, dict[str, str]] = {
     },
     "curb": {
         "__main__": "cli",
-        "cli": "run backfill export feed bill_backtest demo evaluate serve views config wiring logs format",
+        "cli": "run backfill export feed bill_backtest demo evaluate report serve views config wiring logs format",
         "run": "daemon config",
         "demo": "daemon feed evaluate serve views config logs format",
         "feed": "wiring evaluate config",
@@ -73,6 +73,7 @@ EDGES: dict[str, dict[str, str]] = {
         "export": "wiring config",
         "daemon": "wiring serve views config",
         "serve": "wiring views config format",
+        "report": "wiring views config format",
         "wiring": "views config",
         "views": "evaluate format",
         "evaluate": "",

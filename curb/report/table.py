@@ -1,0 +1,132 @@
+"""A report in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curb.format import printable, tags_text
+from curb.report import wording
+from curb.report.figures import SpendReport
+from curb.stream.money import usd
+
+#: Anomalies that are shown one by one, most dollars first: enough for a screen. By hand.
+_MOST_ANOMALIES = 10
+
+
+def show(console: Console, report: SpendReport, most: int) -> None:
+    """The groups that spend most, budgets, anomalies, pairs and notes."""
+    console.print(Text(f"Spend {report.first_day} to {report.last_day} ({report.time_zone})", "bold"))
+    for line in wording.headline(report):
+        console.print(Text(f"  {line}"), soft_wrap=True)
+    console.print(_groups(report, most))
+    if report.budgets:
+        console.print(_budgets(report, most))
+        if len(report.budgets) > most:
+            console.print(f"  {len(report.budgets) - most} more budgets; see --top and --format json")
+    if report.anomalies:
+        console.print(_anomalies(report))
+        if len(report.anomalies) > _MOST_ANOMALIES:
+            console.print(f"  {len(report.anomalies) - _MOST_ANOMALIES} more; see --format json")
+    if report.budget_alerts:
+        console.print(f"  {report.budget_alerts} alerts on budgets")
+    if report.pairs:
+        console.print(_pairs(report))
+    for note in report.notes:
+        console.print(Text(f"  {printable(note)}", "yellow"), soft_wrap=True)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        name = column.removeprefix(">")
+        right = column != name
+        table.add_column(Text(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
+    return table
+
+
+def _groups(report: SpendReport, most: int) -> Table:
+    kpis = list(report.total.kpis)
+    title = f"By {', '.join(map(printable, report.by))}"
+    columns = [
+        ">$ spend",
+        ">change",
+        ">share",
+        ">$ / request",
+        ">$ / 1k tokens",
+        *(f">$ / {printable(k)}" for k in kpis),
+    ]
+    table = _table(title, *map(printable, report.by), *columns, ">$ over")
+    rows, others, rest = wording.shortened(report, most)
+    shown = wording.cents([row.spend_usd for row in rows] + [rest] * bool(others), report.total.spend_usd)
+    for row, cents in zip(rows, shown, strict=False):
+        table.add_row(
+            *(Text(wording.value_name(value)) for value in row.tags.values()),
+            wording.dollars(cents),
+            wording.change(row.change, before=row.before_usd, after=row.spend_usd),
+            wording.percent(row.share),
+            wording.each(row.requests),
+            wording.each(row.tokens),
+            *(wording.each(row.kpis.get(name)) for name in kpis),
+            usd(row.excess_usd) if row.alerts else "",
+        )
+    blank = [""] * (len(report.by) - 1)
+    if others:
+        table.add_row(f"{others:,} others", *blank, wording.dollars(shown[-1]))
+    total = report.total
+    table.add_section()
+    table.add_row(
+        "all",
+        *blank,
+        usd(total.spend_usd) if report.groups else usd(0.0),
+        wording.change(total.change, before=total.before_usd, after=total.spend_usd),
+        "",
+        wording.each(total.requests),
+        wording.each(total.tokens),
+        *(wording.each(total.kpis[name]) for name in kpis),
+        usd(total.excess_usd) if total.alerts else "",
+        style="bold",
+    )
+    return table
+
+
+def _budgets(report: SpendReport, most: int) -> Table:
+    table = _table(
+        "Budgets", "budget", "periods", ">$ budget", ">$ spent", ">used", ">over", ">$ forecast now", ">likely over"
+    )
+    for row in report.budgets[:most]:
+        whole = "" if row.complete else ", running"
+        table.add_row(
+            Text(f"{row.name} ") + tags_text(row.tags),
+            f"{row.periods} × {row.period}{whole}" if row.periods > 1 else f"{row.period}{whole}",
+            usd(row.amount_usd),
+            usd(row.spent_usd),
+            wording.percent(row.spent_usd / row.amount_usd if row.amount_usd else None),
+            f"{row.over}×" if row.over else "",
+            "" if row.forecast_usd is None else usd(row.forecast_usd),
+            "" if row.breach_probability is None else f"{row.breach_probability:.0%}",
+        )
+    return table
+
+
+def _anomalies(report: SpendReport) -> Table:
+    table = _table("Anomalies", "fired (UTC)", "tier", "kind", "whose", ">$ over", "verdict")
+    for row in report.anomalies[:_MOST_ANOMALIES]:
+        table.add_row(
+            row.fired_at[:16].replace("T", " "),
+            row.tier,
+            row.kind,
+            tags_text(row.tags),
+            usd(row.excess_usd),
+            (row.verdict or "").replace("_", " "),
+        )
+    return table
+
+
+def _pairs(report: SpendReport) -> Table:
+    table = _table("Estimated and billed", "pair", ">days", ">$ estimated", ">$ billed", ">ratio")
+    for row in report.pairs:
+        ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+        table.add_row(Text(printable(row.pair)), str(row.days), usd(row.estimated_usd), usd(row.billed_usd), ratio)
+    return table
