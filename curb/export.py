@@ -2,41 +2,94 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import msgspec
 
 from curb import wiring
 from curb.config.file import CurbConfig
+from curb.detector.rollup.dedupe import DedupeSettings, RecentIds
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.topics import COMMANDS, GPU, USAGE
 from curb.stream.records.knowledge import read_knowledge
 from curb.stream.records.spend import GpuRecord, PlannedActivity, SpendRecord, UsageRecord
+from curb.stream.time import DAY_S
+
+#: Seconds. Ids are remembered for the whole of an export: a duplicate may come weeks later.
+_FOR_EVER_S = 1e12
+#: Bytes of lines in memory before they are written to the files of their days. Chosen by hand.
+_BUFFER_BYTES = 64 << 20
+
+
+class _Spool:
+    """Lines by the day on which they came to be known, in temporary files: one day at a time is sorted in memory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._waiting: dict[int, list[bytes]] = defaultdict(list)
+        self._bytes = 0
+        self.count = 0
+
+    def add(self, known_at: float, raw: bytes) -> None:
+        """Take a line that came to be known at a time (epoch seconds)."""
+        entry = b"%b %d %b\n" % (repr(known_at).encode(), self.count, raw)
+        self._waiting[int(known_at // DAY_S)].append(entry)
+        self.count += 1
+        self._bytes += len(entry)
+        if self._bytes > _BUFFER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        for day, entries in self._waiting.items():
+            with (self._directory / str(day)).open("ab") as file:
+                file.writelines(entries)
+        self._waiting.clear()
+        self._bytes = 0
+
+    def write(self, out: IO[bytes]) -> None:
+        """Write every line in order."""
+        self._flush()
+        for day in sorted(int(path.name) for path in self._directory.iterdir()):
+            with (self._directory / str(day)).open("rb") as file:
+                parts = (entry.split(b" ", 2) for entry in file)
+                ordered = sorted((float(known_at), int(number), raw) for known_at, number, raw in parts)
+            out.writelines(raw for _, _, raw in ordered)
 
 
 async def export(config: CurbConfig, span: tuple[float, float], tags: Mapping[str, str], out: IO[bytes]) -> int:
-    """Write every record whose charge begins within `span` and that has all `tags`, once; the number of records."""
-    found: list[tuple[float, int, bytes]] = []
-    seen: set[str] = set()
-    async with wiring.open_log(config, WallClock()) as log:
-        for topic, kind in ((USAGE, UsageRecord), (GPU, GpuRecord)):
-            async for message in log.scan(topic):
-                for record in decode_lines(message.value, kind, lambda *_: None):
-                    wanted = span[0] <= record.charge_period_start < span[1] and tags.items() <= record.tags.items()
-                    if wanted and record.id not in seen:
-                        seen.add(record.id)
-                        found.append((_known_at(record), len(found), msgspec.json.encode(line(record))))
-        async for message in log.scan(COMMANDS):
-            for plan in read_knowledge(message.value, lambda *_: None):
-                if isinstance(plan, PlannedActivity) and span[0] <= plan.at < span[1]:
-                    found.append((plan.at, len(found), msgspec.json.encode(plan_line(plan))))
-    found.sort()
-    for _, _, raw in found:
-        out.write(raw + b"\n")
-    return len(found)
+    """Write every record whose charge begins within `span` and that has all `tags`, once; the number of records.
+
+    Memory is that of a day of records, and eight bytes for each id.
+    """
+    with TemporaryDirectory(prefix="curb-export-") as directory:
+        spool = _Spool(Path(directory))
+        async with wiring.open_log(config, WallClock()) as log:
+            for topic, kind in ((USAGE, UsageRecord), (GPU, GpuRecord)):
+                ids = RecentIds(DedupeSettings(window_s=_FOR_EVER_S, min_ids=0))
+                ids.begin_slice(0.0)
+                async for message in log.scan(topic):
+                    records = decode_lines(message.value, kind, lambda *_: None)
+                    wanted = [each for each in records if _is_wanted(each, span, tags)]
+                    fresh = ids.first_seen([each.id for each in wanted]) if wanted else None
+                    for at, record in enumerate(wanted):
+                        if fresh is None or fresh[at]:
+                            spool.add(_known_at(record), msgspec.json.encode(line(record)))
+            async for message in log.scan(COMMANDS):
+                for plan in read_knowledge(message.value, lambda *_: None):
+                    if isinstance(plan, PlannedActivity) and span[0] <= plan.at < span[1]:
+                        spool.add(plan.at, msgspec.json.encode(plan_line(plan)))
+        spool.write(out)
+    return spool.count
+
+
+def _is_wanted(record: SpendRecord, span: tuple[float, float], tags: Mapping[str, str]) -> bool:
+    return span[0] <= record.charge_period_start < span[1] and tags.items() <= record.tags.items()
 
 
 def line(record: SpendRecord) -> dict[str, Any]:

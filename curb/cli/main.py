@@ -24,6 +24,7 @@ from curb.cli.preflight.command import preflight
 from curb.cli.prices import app as prices_app
 from curb.cli.reconcile import reconcile
 from curb.cli.report import report
+from curb.cli.tune import tune
 from curb.config.file import CurbConfig
 from curb.logs import setup
 from curb.stream.errors import PermanentError, TransientError
@@ -351,6 +352,7 @@ def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> 
 
 app.command()(reconcile)
 app.command()(report)
+app.command()(tune)
 knowledge.register(app)
 past.register(app)
 explain.register(app)

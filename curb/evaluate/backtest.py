@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
@@ -142,8 +142,18 @@ def stream_step(records: Iterable[SpendRecord]) -> int:
     return max(10, math.gcd(3600, step)) if step else 60
 
 
-def replay(path: Path, settings: DetectorSettings, bucket_s: int = 0, progress: Any = None) -> Backtest:
-    """Run the stream at `path` through a fresh pipeline. `bucket_s` 0 means: the step of the stream."""
+def replay(
+    path: Path,
+    settings: DetectorSettings,
+    bucket_s: int = 0,
+    progress: Any = None,
+    *,
+    change: Callable[[Iterator[Event]], Iterator[Event]] | None = None,
+) -> Backtest:
+    """Run the stream at `path` through a fresh pipeline. `bucket_s` 0 means: the step of the stream.
+
+    `progress` is called with the bytes read, and what it raises ends the run. `change` may add or drop events.
+    """
     file = events_file(path)
     step_s = step_of(file)
     bucket_s = bucket_s or step_s
@@ -153,7 +163,9 @@ def replay(path: Path, settings: DetectorSettings, bucket_s: int = 0, progress: 
     started = time.perf_counter()
     with file.open("rb") as raw:
         events = read_events(raw, file, result, step_s)
-        feed(pipeline, settings, events, result, lambda: progress and progress(raw.tell()))
+        feed(
+            pipeline, settings, change(events) if change else events, result, lambda: progress and progress(raw.tell())
+        )
     _forget_the_end(result)
     result.seconds, result.pipeline = time.perf_counter() - started, pipeline
     return result
