@@ -469,6 +469,8 @@ def _notes(charges: Charges, money: Money, kpis: Sequence[Kpi], now: float, *, c
         )
     elif not compares:
         notes.append(f"nothing is compared: the log holds nothing before {iso(charges.oldest)}")
+    if charges.budgets.sums and charges.budgets.start + DAY_S < charges.oldest < span.start + DAY_S:
+        notes.append(f"budgets whose period began before {iso(charges.oldest)} count only from then on")
     if span.end > now:
         notes.append(f"the period is not over: it ends at {iso(span.end)}")
     elif charges.newest < span.end - DAY_S:

@@ -241,6 +241,18 @@ async def test_budgets_in_their_own_periods() -> None:
     assert (quarter.complete, quarter.spent_usd, quarter.amount_usd) == (False, pytest.approx(140.003), 500.0)
 
 
+async def test_a_budget_whose_period_is_not_whole_on_the_log_is_named() -> None:
+    budget = {"name": "org", "scope": "team", "shared": True, "amount_usd": 100, "period": "quarter"}
+    detector = DetectorSettings.model_validate({"budgets": [budget]})
+    november = span_of("month", "2026-11-01", None, 0.0, UTC)
+    records = [usage("a", at(20), 1.0), usage("b", at(2, month=11), 2.0)]
+    short, _ = await a_report(await a_log(records), detector=detector, span=november)
+    assert short.budgets[0].spent_usd == 3.0
+    assert any("count only from then on" in note for note in short.notes)
+    whole, _ = await a_report(await a_log([usage("c", at(1, 1.0), 1.0), *records]), detector=detector, span=november)
+    assert not any("count only" in note for note in whole.notes)
+
+
 async def test_a_running_budget_has_a_forecast() -> None:
     budget = {"name": "org", "scope": "team", "shared": True, "amount_usd": 100, "period": "month"}
     detector = DetectorSettings.model_validate(
