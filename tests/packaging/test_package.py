@@ -80,7 +80,12 @@ def test_the_wheel_holds_one_package_with_its_data(built: Path) -> None:
         names = set(wheel.namelist())
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"curb"}
     assert {f"curb/{room}/__init__.py" for room in ROOMS} <= names
-    data = ["connectors/pricing/data/prices.json.gz", "demo/data/requests_10min.csv.gz", "serve/templates/base.html"]
+    data = [
+        "connectors/pricing/data/prices.json.gz",
+        "demo/data/requests_10min.csv.gz",
+        "report/templates/report.html",
+        "serve/templates/base.html",
+    ]
     assert {f"curb/{each}" for each in ["py.typed", *data]} <= names
 
 
