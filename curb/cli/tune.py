@@ -108,22 +108,22 @@ def _recorded(source: Path | None, config: CurbConfig, days: float) -> Iterator[
             count = ask(export(config, (WallClock().now() - days * DAY_S, float("inf")), {}, file))
         if not count:
             raise ValueError("the log holds no usage; give a recorded directory, or see curb backfill")
-        yield path, ask(_verdicts(config))
+        yield path, ask(verdicts(config))
 
 
-async def _verdicts(config: CurbConfig) -> list[JudgedAlert]:
+async def verdicts(config: CurbConfig) -> list[JudgedAlert]:
     """Alerts on the log with the newest verdict of a person."""
     from curb.evaluate.tune import JudgedAlert
 
     async with wiring.open_log(config, WallClock()) as log:
         view = await LogView().load(log)
-        verdicts: dict[str, str] = {}
+        newest: dict[str, str] = {}
         async for message in log.scan(COMMANDS):
             for record in read_knowledge(message.value, lambda *_: None):
                 if isinstance(record, Feedback):
-                    verdicts[record.alert_id] = record.verdict
+                    newest[record.alert_id] = record.verdict
     found = []
-    for alert_id, verdict in verdicts.items():
+    for alert_id, verdict in newest.items():
         alert = view.alerts.get(alert_id)
         if alert is not None and alert.kind not in ("budget", "feed", "pricing"):
             end = max(alert.resolved_at or alert.updated_at, alert.started_at + 1)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from curb import wiring
 from curb.cli.main import app
-from curb.config.file import load_file
+from curb.cli.tune import verdicts
+from curb.config.file import CurbConfig, load_file
 from curb.evaluate import tune
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS
+from curb.stream.records.knowledge import knowledge_message
+from curb.stream.records.spend import Feedback
+from tests.fakes.alerts import T0, an_alert
+from tests.fakes.memory_log import MemoryLog
 from tests.unit.test_tune import stream
 
 
@@ -52,6 +63,28 @@ def test_ctrl_c_shows_what_was_measured(recording: Path, tmp_path: Path, monkeyp
     assert (len(found["tried"]), found["settings_left"], found["interrupted"]) == (1, 1, True)
     assert found["tried"][0]["setting"]["notice_at_risk_usd"] == 5.0
     assert sum(of for _, of in found["tried"][0]["by_shape"].values()) == len(found["incidents"])
+
+
+async def test_verdicts_are_read_from_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MemoryLog()
+    alerts = [
+        an_alert(alert_id="real", fired_at=T0 + 60, started_at=T0, resolved_at=T0 + 900.0, tags={"api_key": "k1"}),
+        an_alert(alert_id="launch", fired_at=T0, started_at=T0, tags={"api_key": "k2"}),
+        an_alert(alert_id="money", fired_at=T0, kind="budget"),
+        an_alert(alert_id="nobody", fired_at=T0),
+    ]
+    said = [("real", "not_an_anomaly"), ("real", "real"), ("launch", "planned"), ("money", "real"), ("gone", "real")]
+    feedback = [Feedback(id=f"f{n}", at=T0 + n, alert_id=each, verdict=what) for n, (each, what) in enumerate(said)]  # type: ignore[arg-type]
+    await log.append([Message(ALERTS, encode_lines(alerts), key=b""), *map(knowledge_message, feedback)])
+
+    @asynccontextmanager
+    async def opened(*_: object) -> AsyncIterator[MemoryLog]:
+        yield log
+
+    monkeypatch.setattr(wiring, "open_log", opened)
+    found = {each.tags["api_key"]: each for each in await verdicts(CurbConfig())}
+    assert {key: each.real for key, each in found.items()} == {"k1": True, "k2": False}, "the newest verdict counts"
+    assert (found["k1"].start, found["k1"].end) == (T0, T0 + 900.0)
 
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
