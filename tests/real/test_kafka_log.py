@@ -81,6 +81,16 @@ async def leave(reader: Any) -> None:
     await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
 
 
+async def test_reaching_the_cluster_makes_no_topic(
+    settings: KafkaSettings, open_log: OpenLog, admin: AIOKafkaAdminClient
+) -> None:
+    log = KafkaLog(settings, "init", WallClock())
+    assert await log.reach() == (0, len(TOPICS))
+    assert not any(name.startswith(settings.topic_prefix) for name in await admin.list_topics())
+    await open_log("a")
+    assert await log.reach() == (len(TOPICS), len(TOPICS))
+
+
 async def test_open_makes_the_topics(open_log: OpenLog, settings: KafkaSettings, admin: AIOKafkaAdminClient) -> None:
     log = await open_log("a")
     assert {topic: log.partitions(topic) for topic in TOPICS} == {

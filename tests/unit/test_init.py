@@ -24,6 +24,7 @@ from curb.connectors.pricing.book import shipped_book
 from curb.detector.budgets.rows import matches
 from curb.detector.rules.caps import Config as CapConfig
 from curb.detector.state.scopes import DEFAULT_SCOPES
+from curb.serve.next_steps import next_steps
 from curb.wiring import make_attribution
 from tests.fakes.spend import T0, usage
 
@@ -163,6 +164,29 @@ def test_keys_without_a_limit_are_named() -> None:
     assert "# The gateway has 3 keys; 1 of 3 read have no limit of their own." in text
     assert "# Without a limit: batch-bot." in text
     assert "# 1 have a budget at the gateway, $50.00 together." in text
+
+
+def test_senders_on_other_machines_see_a_name_for_this_one() -> None:
+    remote = loaded(text_of(Answers(gateway="litellm", litellm_url="http://litellm:4000")))
+    steps = {each.command: each.what for each in next_steps(remote, running=True)}
+    assert "http://THIS-MACHINE:8088/v1/ingest/litellm" in steps
+    assert steps["http://127.0.0.1:8088/"] == "look at the page, with the token as password"
+    assert "curb backfill -c curb.yaml --days 30" in steps
+    (first, *_) = next_steps(loaded(text_of(Answers(gateway="otlp"))), running=False, path="my.yaml")
+    assert first.command == "curb run -c my.yaml"
+
+
+@pytest.mark.parametrize(
+    ("answers", "step"),
+    [
+        (Answers(gateway="otlp"), "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:8088/v1/ingest/otel"),
+        (Answers(gateway="other"), "--data-binary @usage.jsonl http://127.0.0.1:8088/v1/ingest/gateway"),
+        (Answers(gateway="none"), "docs/reference/configuration.md"),
+        (Answers(gateway="file", usage_file="u.jsonl"), "curb connectors check gateway"),
+    ],
+)
+def test_every_gateway_has_its_steps(answers: Answers, step: str) -> None:
+    assert any(step in each.command for each in next_steps(loaded(text_of(answers)), running=True))
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
