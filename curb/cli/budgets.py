@@ -13,7 +13,7 @@ from curb import wiring
 from curb.cli import budget_table, offline
 from curb.cli import common as asking
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
-from curb.config.file import CurbConfig, EmbeddedSettings
+from curb.config.file import CurbConfig
 from curb.detector.settings import DetectorSettings
 from curb.stream.clock import WallClock
 from curb.views import budget_history
@@ -41,7 +41,7 @@ def budgets(
     if context.invoked_subcommand is not None:
         return
     loaded = asking.load(config)
-    counted = asking.ask(running(loaded)) if source is None else recorded(source, loaded.detector)
+    counted = asking.ask(_running(loaded)) if source is None else recorded(source, loaded.detector)
     if json_lines:
         for _, row in budget_table.tree(counted.rows):
             print(msgspec.json.encode(row).decode())
@@ -65,7 +65,7 @@ def what_if(
         names = ", ".join(each.name for each in loaded.detector.budgets) or "none"
         typer.echo(f"no budget {name}; configured: {names}", err=True)
         raise typer.Exit(2) from None
-    counted = asking.ask(_from_log(loaded, settings)) if source is None else recorded(source, settings)
+    counted = asking.ask(on_the_log(loaded, settings)) if source is None else recorded(source, settings)
     found = budget_history.what_if(settings, counted)
     if json_lines:
         print(msgspec.json.encode(found.as_data()).decode())
@@ -73,22 +73,18 @@ def what_if(
     budget_table.show_what_if(Console(), found)
 
 
-async def running(config: CurbConfig, *, only_existing: bool = False) -> budget_history.Counted:
-    """Where budgets stand, from the daemon, else from the log. Raises TransientError or PermanentError.
-
-    With `only_existing` an embedded log that is not there is not made: nothing is counted then.
-    """
+async def _running(config: CurbConfig) -> budget_history.Counted:
+    """From the daemon, else from the log."""
     try:
         rows = (await offline.daemon_status(config))["budgets"]
     except offline.NotReachableError as error:
         typer.echo(f"{error}; counted from the log", err=True)
-        if only_existing and isinstance(config.log, EmbeddedSettings) and not config.log.directory.is_dir():
-            return budget_history.Counted([], {}, {}, None)
-        return await _from_log(config, config.detector)
+        return await on_the_log(config, config.detector)
     return budget_history.Counted(rows, {}, {}, WallClock().now())
 
 
-async def _from_log(config: CurbConfig, settings: DetectorSettings) -> budget_history.Counted:
+async def on_the_log(config: CurbConfig, settings: DetectorSettings) -> budget_history.Counted:
+    """Where the budgets of `settings` stand by the log. Raises TransientError or PermanentError."""
     async with wiring.open_log(config, WallClock()) as log:
         return await budget_history.from_log(log, settings)
 

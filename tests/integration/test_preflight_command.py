@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from curb.cli import offline
 from curb.cli.main import app
 from curb.stream.time import iso
 from tests.fakes.spend import T0
@@ -134,8 +136,20 @@ def test_mistakes_are_one_line_and_exit_code_2(directory: Path, arguments: list[
 def test_without_a_daemon_and_a_log_it_says_nothing_fits(directory: Path) -> None:
     result = run(directory, "--tag", "team=search", "--usd", "1", recorded=False)
     assert result.exit_code == 2
-    assert "no daemon answers, and no spend is on the log" in result.output
+    assert "no daemon answers at http://127.0.0.1:9/v1/status" in result.output
+    assert "and there is no log in" in result.output
     assert not (directory / "data").exists()
+
+
+def test_a_daemon_that_runs_is_asked_and_may_be_behind(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def status(_: object) -> dict[str, Any]:
+        return {"budgets": [], "ready": False}
+
+    monkeypatch.setattr(offline, "daemon_status", status)
+    result = run(directory, "--tag", "team=search", "--usd", "299", recorded=False)
+    assert result.exit_code == 0, result.output
+    assert "$299.00 leaves $1.00 of search-week" in result.output
+    assert "the daemon is behind its log" in result.output
 
 
 def test_a_hostile_tag_is_shown_as_data(directory: Path) -> None:

@@ -15,20 +15,20 @@ from rich.text import Text
 
 from curb import wiring
 from curb.actions.notify.wording import clean
-from curb.cli import budgets
+from curb.cli import budgets, offline
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, load
 from curb.cli.preflight.cost import ANY, GpuHours, RunCost, calls_cost, gpu_cost
 from curb.cli.preflight.fit import BudgetFit, Compared, FitVerdict, PlannedRun, compare
 from curb.cli.preflight.manifest import JobRequest, ManifestError, read_jobs
-from curb.config.file import CurbConfig
+from curb.config.file import CurbConfig, EmbeddedSettings
 from curb.format import tags_text
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.money import usd
 from curb.stream.records.spend import UsageRecord
 from curb.stream.time import iso
-from curb.views.budget_history import Counted
 
+_START = "start `curb run`, or give a recording (--from)"
 #: Exit codes; 2 is an error, as everywhere.
 _CODES: dict[FitVerdict, int] = {"fits": 0, "over": 1, "crosses": 3}
 _ERROR = 2
@@ -103,15 +103,14 @@ def preflight(
         ask = _Ask(
             _pairs(tag or []), dollars, gpu, count, hours, instance, model, input_tokens, output_tokens, requests, runs
         )
-        counted = _counted(loaded, source)
-        now = (counted.until or WallClock().now()) if source is not None else WallClock().now()
+        rows, now, behind = _standing(loaded, source)
         costs = _costs(loaded, ask, file, now)
         planned = [PlannedRun(cost.usd, cost.hours, _tags(loaded, tags), cost.sources) for cost, tags in costs]
     except (_Wrong, ManifestError, OSError, PermanentError, TransientError) as error:
         typer.echo(f"preflight: {error}", err=True)
         raise typer.Exit(_ERROR) from None
-    found = compare(planned, counted.rows, loaded.detector, now)
-    answer = _Answer([cost for cost, _ in costs], found, _missing(loaded, planned))
+    found = compare(planned, rows, loaded.detector, now)
+    answer = _Answer([cost for cost, _ in costs], found, _missing(loaded, planned), behind)
     if json_lines:
         print(msgspec.json.encode(answer.as_data()).decode())
     else:
@@ -119,16 +118,30 @@ def preflight(
     raise typer.Exit(_CODES[found.verdict])
 
 
-def _counted(config: CurbConfig, source: Path | None) -> Counted:
-    """Where budgets stand. Raises _Wrong where there is nothing to compare with, rather than saying that it fits."""
-    if source is not None:
-        return budgets.recorded(source, config.detector)
+def _standing(config: CurbConfig, source: Path | None) -> tuple[list[dict[str, Any]], float, bool]:
+    """Where budgets stand, when (epoch seconds), and whether more may be spent than is counted yet.
+
+    Raises _Wrong where there is nothing to compare with, rather than saying that it fits.
+    """
+    now = WallClock().now()
     if not config.detector.budgets:
         raise _Wrong("no budget is configured (detector.budgets), so there is nothing to compare with")
-    counted = asyncio.run(budgets.running(config, only_existing=True))
+    if source is not None:
+        recorded = budgets.recorded(source, config.detector)
+        return recorded.rows, recorded.until or now, False
+    try:
+        status = asyncio.run(offline.daemon_status(config))
+    except offline.NotReachableError as error:
+        log = config.log
+        if isinstance(log, EmbeddedSettings) and not log.directory.is_dir():  # opening it would make it
+            raise _Wrong(f"{error}, and there is no log in {log.directory}: {_START}") from None
+        typer.echo(f"{error}; counted from the log", err=True)
+    else:
+        return status["budgets"], now, not status["ready"]
+    counted = asyncio.run(budgets.on_the_log(config, config.detector))
     if counted.until is None:
-        raise _Wrong("no daemon answers, and no spend is on the log: start `curb run`, or give a recording (--from)")
-    return counted
+        raise _Wrong(f"no daemon answers, and no spend is on the log: {_START}")
+    return counted.rows, now, False
 
 
 def _costs(config: CurbConfig, ask: _Ask, file: Path | None, now: float) -> list[tuple[RunCost, dict[str, str]]]:
@@ -202,6 +215,8 @@ class _Answer(NamedTuple):
     costs: list[RunCost]
     compared: Compared
     required: list[str]
+    #: The daemon has not read all that is on the log yet.
+    behind: bool
 
     @property
     def usd(self) -> float:
@@ -210,6 +225,8 @@ class _Answer(NamedTuple):
     def warnings(self) -> list[str]:
         """Prices that are not sure, and tags without which no budget holds the run."""
         found = [cost.doubt for cost in self.costs if cost.doubt]
+        if self.behind:
+            found.append("the daemon is behind its log: more may be spent than is counted here")
         for tag, names in self.compared.missing.items():
             what = f"not compared with {', '.join(names)}" if self.compared.fits else "nobody's budget holds it"
             found.append(f"no {tag}: {what}")
