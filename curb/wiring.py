@@ -92,6 +92,7 @@ def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.Cl
             clock,
             poll_interval_s=source.poll_interval_s,
             attribution=made.attribution,
+            first_read_is_past=True,
         )
         made.runners.append(runner)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,17 +21,22 @@ from curb.stream.errors import PermanentError, TransientError, place_of
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import CURSORS
+from curb.stream.records.spend import CostRecord, SpendRecord
 from curb.stream.retry import RetryPolicy
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
+#: Seconds after its period from which a row of a source's first read is its past: sources that report by the hour come
+#: within one. By hand.
+_PAST_S = 3600.0
 
 
 class PullRunner:
     """One connector, read until `stop` is set. The cursor is kept in `curb.cursors` under the connector's name.
 
     `last_success` is when a read last returned and everything it gave was on the log (epoch seconds), or None.
+    With `first_read_is_past`, old rows of the first read, before there is a cursor, are taken as history.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class PullRunner:
         limits: IntakeLimits = DEFAULT_LIMITS,
         attribution: Attribution | None = None,
         rng: random.Random | None = None,
+        first_read_is_past: bool = False,
     ) -> None:
         self.name = name
         self.last_success: float | None = None
@@ -61,6 +67,8 @@ class PullRunner:
         #: How far its bill is complete, as last reported.
         self._marked: float | None = None
         self._loaded = False
+        #: Whether what is read now may have been there before Curb was.
+        self._first_read, self._first_read_is_past = False, first_read_is_past
         self._failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -96,11 +104,14 @@ class PullRunner:
         """Read once, append, then save the cursor; whether there is more to read at once."""
         if not self._loaded:
             self._cursor = await self._load()
-            self._loaded = True
+            self._loaded, self._first_read = True, self._first_read_is_past and self._cursor is None
         read = asyncio.wait_for(self._connector.read(self._cursor), self._read_timeout_s)
         batch = await _unless(stop or asyncio.Event(), read)
         if batch is None:
             return False
+        if self._first_read:
+            _mark_past(batch.records)
+            self._first_read = batch.more
         now = self._clock.now()
         appended = await append_batch(
             self._log,
@@ -143,6 +154,14 @@ class PullRunner:
         self.health.failed(kind, detail, self._clock.now())
         extra = {"connector": self.name, "kind": kind, "detail": detail}
         logger.log(level, "connector read failed", extra=extra)
+
+
+def _mark_past(records: Sequence[SpendRecord]) -> None:
+    """Mark rows that are old when a source is first read: they teach, and are no sign of a source that is late."""
+    for record in records:
+        age = record.received_at - max(record.charge_period_start, record.charge_period_end)
+        if age > _PAST_S and not isinstance(record, CostRecord):
+            record.backfilled = True
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

@@ -13,8 +13,9 @@ from curb.connectors.connector import Batch
 from curb.connectors.intake.runner import PullRunner
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.log.protocol import Message
 from curb.stream.log.topics import CURSORS
-from curb.stream.records.spend import UsageRecord
+from curb.stream.records.spend import CostRecord, SpendRecord, UsageRecord
 from curb.stream.retry import RetryPolicy
 from tests.fakes.memory_log import MemoryLog
 
@@ -151,6 +152,35 @@ async def test_an_outage_of_a_thousand_failures_goes_on() -> None:
     reads: list[int] = []
     await run_for(make(script, log, clock), clock, *[8.0] * 1100, reads=reads, script=script)
     assert reads[-1] == 1101
+
+
+async def test_old_rows_of_the_first_read_are_history() -> None:
+    def rows(page: int) -> list[SpendRecord]:
+        def row(kind: type[SpendRecord], name: str, age_s: float) -> SpendRecord:
+            return kind(
+                id=f"{name}-{page}",
+                charge_period_start=NOW - age_s - 300,
+                charge_period_end=NOW - age_s,
+                received_at=NOW,
+                effective_cost=1.0,
+                tags={"team": "a"},
+            )
+
+        return [row(UsageRecord, "old", 7200), row(UsageRecord, "late", 1800), row(CostRecord, "bill", 7200)]
+
+    async def marked(saved: bool, is_past: bool) -> list[str]:
+        log, pages = MemoryLog(), [rows(page) for page in (1, 2, 3)]
+        if saved:
+            await log.append([Message(CURSORS, b'"0"', key=b"c")])
+        script = Script(Batch(pages[0], "1", more=True), Batch(pages[1], "2"), Batch(pages[2], "3"))
+        runner = PullRunner(script, "c", log, ManualClock(NOW), first_read_is_past=is_past)
+        for _ in pages:
+            await runner.step()
+        return [each.id for page in pages for each in page if each.backfilled]
+
+    assert await marked(saved=False, is_past=True) == ["old-1", "old-2"]
+    assert await marked(saved=True, is_past=True) == []
+    assert await marked(saved=False, is_past=False) == []
 
 
 async def test_stop_gives_up_a_read_in_flight() -> None:
