@@ -268,6 +268,8 @@ class Rollup:
 
     def _watch_window(self) -> None:
         """Report how far back ids are known; warn once when that is less than a source may repeat."""
+        if not self._received_at:  # nothing came yet
+            return
         window_s = self._ids.window_s(self._received_at)
         metrics.DEDUPE_WINDOW.labels(input=self._name).set(window_s)
         short = window_s < self._overlap_s
