@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from curb.actions.kinds import ACTIONS, NOTIFIERS
+from curb.cli.lazy import LazyGroup
 from curb.cli.main import app
 from curb.config.file import CurbConfig
 from curb.connectors.kinds import KINDS
@@ -273,7 +274,8 @@ def all_commands() -> list[tuple[str, Any]]:
 
 def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
     yield name, command
-    for child, each in getattr(command, "commands", {}).items():
+    for child, listed in getattr(command, "commands", {}).items():
+        each = command.load(child) if isinstance(command, LazyGroup) else listed
         if not each.hidden:
             yield from _walk(f"{name} {child}", each)
 

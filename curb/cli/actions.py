@@ -14,10 +14,11 @@ from rich.text import Text
 
 from curb import wiring
 from curb.actions.action import Action
+from curb.actions.ledger.ledger import ActionState
 from curb.actions.lifecycle.preview import PreviewLine, preview, read_memory
 from curb.actions.lifecycle.reaper import Reaper
 from curb.actions.notify import wording
-from curb.cli import offline
+from curb.cli import offline, render
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, person
 from curb.config.file import CurbConfig
 from curb.format import tags_text
@@ -27,17 +28,9 @@ from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.spend import Command, LedgerEntry
 
+app = typer.Typer(no_args_is_help=True, help="Actions on the ledger: list, show, approve, undo.")
 console = Console()
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only show what would be restored; change nothing.")]
-
-
-def register(plan_app: typer.Typer, actions_app: typer.Typer) -> None:
-    """Add the commands to `curb plan` and to `curb actions`."""
-    plan_app.callback(invoke_without_command=True)(plan)
-    actions_app.command()(approve)
-    actions_app.command()(deny)
-    actions_app.command()(leave)
-    actions_app.command("restore-all")(restore_all)
 
 
 def plan(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False) -> None:
@@ -56,6 +49,54 @@ def plan(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, json_lin
     _show(lines)
 
 
+@app.command("list")
+def actions_list(
+    config: ConfigOption = DEFAULT_CONFIG,
+    every: Annotated[bool, typer.Option("--all", help="Also finished actions.")] = False,
+    json_lines: JsonOption = False,
+) -> None:
+    """List actions in force or planned; with --all every action on the ledger."""
+    view = ask(offline.load_view(load(config)))
+    entries = [e[-1] for e in view.actions.values() if every or e[-1].state in render.OPEN_STATES]
+    render.actions(console, entries, json_lines)
+
+
+@app.command("show")
+def actions_show(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    json_lines: JsonOption = False,
+) -> None:
+    """Show the history of one action: plan, values before and after, lease, effect, people."""
+    view = ask(offline.load_view(load(config)))
+    if action_id not in view.actions:
+        typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
+        raise typer.Exit(1)
+    render.action_life(console, view.actions[action_id], json_lines)
+
+
+@app.command("undo")
+def actions_undo(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Undo an action now. Only values that are still Curb's are restored; anything else is reported as drift."""
+    loaded = load(config)
+    view = ask(offline.load_view(loaded))
+    if action_id not in view.actions:
+        typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
+        raise typer.Exit(1)
+    if dry_run:
+        state = ActionState(view.actions[action_id])
+        is_held = state.is_held
+        said = would_restore(state.last) if is_held else f"nothing to undo: it is {state.last.state}"
+        return console.print(said, soft_wrap=True)
+    ask(offline.send_command(loaded, "undo", {"action_id": action_id}, by=person()))
+    typer.echo("undo requested; a running daemon carries it out at once")
+
+
+@app.command()
 def approve(
     action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
     config: ConfigOption = DEFAULT_CONFIG,
@@ -64,6 +105,7 @@ def approve(
     _answer(load(config), action_id, "approve")
 
 
+@app.command()
 def deny(
     action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
     config: ConfigOption = DEFAULT_CONFIG,
@@ -72,6 +114,23 @@ def deny(
     _answer(load(config), action_id, "deny")
 
 
+@app.command()
+def leave(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Leave an action's change in force for good: Curb no longer tries to give it back, and never undoes it.
+
+    For what cannot be given back, with the daemon up or down. Nothing is changed at the gateway.
+    """
+    entry = ask(_leave(load(config), action_id, person()))
+    if entry is None:
+        typer.echo(f"{action_id} is not in force; see: curb actions list", err=True)
+        raise typer.Exit(1)
+    console.print(Text(f"{entry.action_id}  {entry.detail}"))
+
+
+@app.command("restore-all")
 def restore_all(
     config: ConfigOption = DEFAULT_CONFIG,
     yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
@@ -102,21 +161,6 @@ def restore_all(
     if left:
         typer.echo("some limits are not restored; a running daemon or reaper goes on trying", err=True)
         raise typer.Exit(1)
-
-
-def leave(
-    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-) -> None:
-    """Leave an action's change in force for good: Curb no longer tries to give it back, and never undoes it.
-
-    For what cannot be given back, with the daemon up or down. Nothing is changed at the gateway.
-    """
-    entry = ask(_leave(load(config), action_id, person()))
-    if entry is None:
-        typer.echo(f"{action_id} is not in force; see: curb actions list", err=True)
-        raise typer.Exit(1)
-    console.print(Text(f"{entry.action_id}  {entry.detail}"))
 
 
 def would_restore(entry: LedgerEntry) -> Text:

@@ -26,11 +26,6 @@ from curb.views.explanation import Explanation, NoSuchAlertError, read_log
 from curb.views.explanation import explain as explained
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `curb`."""
-    app.command()(explain)
-
-
 def explain(
     alert_id: Annotated[str, typer.Argument(help="The id from `curb alerts`, or from a back-test's output.")],
     config: ConfigOption = DEFAULT_CONFIG,

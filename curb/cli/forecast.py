@@ -8,21 +8,23 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from curb import wiring
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, load
 from curb.cli.offline import NotReachableError, daemon_json
 from curb.config.file import CurbConfig
 from curb.detector.forecast.pool import PoolSettings
 from curb.format import tags_text
 from curb.stream.clock import WallClock
-from curb.stream.errors import PermanentError
+from curb.stream.errors import PermanentError, TransientError
 from curb.stream.money import usd
 from curb.views.forecast import DaySums, Question, answer_all, read_events, read_log, report
 
@@ -32,6 +34,30 @@ if TYPE_CHECKING:
 _PANELS, _PANEL_PX, _DPI = 4, (600, 300), 100
 # Okabe and Ito's palette: distinct for every kind of colour vision; line styles differ as well.
 _SPENT, _COMING, _BUDGET, _INK, _GREY, _PALE = "#0072B2", "#0072B2", "#CC79A7", "#1d1c1d", "#6b6f76", "#e6e8eb"
+
+
+def forecast(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Recorded events, a directory or a file. Default: the running daemon, or its log."),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    scope: Annotated[str, typer.Option("--scope", help="The scope whose series to forecast.")] = "team",
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of series, most dollars first.")] = 20,
+    quick: Annotated[bool, typer.Option("--quick", help="No fits (Holt-Winters, Prophet): a fast answer.")] = False,
+    chart: Annotated[Path | None, typer.Option("--chart", help="Write a PNG of the first four here.")] = None,
+    json_lines: JsonOption = False,
+) -> None:
+    """Forecast the cost of each tag at the end of its period, with an interval, and when its budget is exceeded."""
+    loaded = CurbConfig() if source is not None and not config.exists() else load(config)
+    try:
+        code = run_forecast(
+            loaded, source, scope=scope, top=top, quick=quick, chart=chart, json_lines=json_lines, console=Console()
+        )
+    except (OSError, PermanentError, TransientError) as error:
+        typer.echo(f"forecast: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
 
 
 def run_forecast(

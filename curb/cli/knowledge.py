@@ -19,6 +19,7 @@ from rich.table import Column, Table
 
 from curb import wiring
 from curb.cli import common as asking
+from curb.cli.actions import plan
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
 from curb.cli.offline import load_view
 from curb.config.file import CurbConfig
@@ -30,8 +31,9 @@ from curb.stream.records.spend import Knowledge
 from curb.stream.time import iso
 from curb.views import knowledge_input as entries
 
-#: Without a command of its own it shows what would be done now, see `acting.py`.
+#: Without a command of its own it shows what would be done now.
 plan_app = typer.Typer()
+plan_app.callback(invoke_without_command=True)(plan)
 silence_app = typer.Typer(no_args_is_help=True, help="Mute matching alerts until a date.")
 increase_app = typer.Typer(no_args_is_help=True, help="Raise a budget until a date.")
 console = Console()
@@ -56,15 +58,6 @@ class AlertVerdict(StrEnum):
     REAL = "real"
     NOT_AN_ANOMALY = "not-an-anomaly"
     PLANNED = "planned"
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to `curb`."""
-    app.add_typer(plan_app, name="plan")
-    app.add_typer(silence_app, name="silence")
-    app.add_typer(increase_app, name="increase")
-    app.command()(annotate)
-    app.command()(feedback)
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------

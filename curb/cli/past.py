@@ -1,4 +1,4 @@
-"""Commands on the past: `backfill` gives an installation its history, `export` writes what is on the log."""
+"""Commands on recorded usage: the demo, a replay, a back-test, `backfill` for history, `export` of the log."""
 
 from __future__ import annotations
 
@@ -13,11 +13,81 @@ import typer
 from rich.console import Console
 
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load
-from curb.cli.offline import NotReachableError, daemon_status
+from curb.cli.offline import NotReachableError, daemon_status, run_replay
+from curb.config.file import CurbConfig
 from curb.logs import setup
 from curb.stream.time import DAY_S
 
 console = Console()
+
+
+def demo(
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="A demo's trace and configuration; default: the ones shipped with Curb."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where the results are written.")] = Path("demo-out"),
+    speed: Annotated[
+        float | None,
+        typer.Option("--speed", min=10, max=1000, help="Event seconds per second; default: 240, or 600 with --quick."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Less history and a shorter incident: checks an installation in seconds.")
+    ] = False,
+) -> None:
+    """Show one incident from start to end on real traffic: an agent loop, the alert, the throttle, the restore."""
+    from curb.demo.run import run_demo
+
+    raise typer.Exit(asyncio.run(run_demo(directory, out, speed, console, quick=quick)))
+
+
+def replay(
+    source: Annotated[Path, typer.Argument(help="A usage file (.jsonl or .jsonl.gz), or a directory of them.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    form: Annotated[str, typer.Option("--format", help="`auto`, `curb` or `event_stream`.")] = "auto",
+    notify: Annotated[bool, typer.Option("--notify", help="Send alerts to the configured notifiers.")] = False,
+) -> None:
+    """Feed recorded usage through the configured log, rollup and detector, in event time, then stop.
+
+    A replay takes no action, and sends no message without --notify. Use it to try a configuration on recorded days;
+    `curb backfill` gives an installation its history. It can be interrupted at any point and started again: it
+    continues where it was, and no sum or alert is lost or doubled.
+    """
+    loaded = load(config)
+    setup("warning", "text")
+    raise typer.Exit(ask(run_replay(loaded, source, form, console, notify=notify)))
+
+
+def backtest(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            help="A directory with events.jsonl.gz, or the file itself; or a bill: a folder per delivery, named by its "
+            "time (2026-10-01T06-00-00Z), with the files as the vendor lays them."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the alerts, one JSON object a line.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Settings to test; default: the shipped ones.")
+    ] = None,
+    bucket_s: Annotated[
+        int, typer.Option("--bucket-s", min=0, help="Bucket length in seconds; 0 takes the step of the stream.")
+    ] = 0,
+) -> None:
+    """Replay a recorded stream in memory, in arrival order, and write every alert Curb would have raised."""
+    from curb.bill_backtest import deliveries, run_bill_backtest
+    from curb.evaluate.backtest import run_backtest
+
+    setup("error", "text")  # the summary counts unreadable lines
+    loaded = load(config) if config else CurbConfig()
+    try:
+        if directory.is_dir() and deliveries(directory):
+            run_bill_backtest(directory, out, loaded, console)
+        else:
+            run_backtest(directory, out, loaded.detector, bucket_s, console)
+    except (OSError, ValueError) as error:
+        typer.echo(f"backtest: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def _moment(text: str | None, otherwise: float) -> float:
@@ -122,9 +192,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise typer.BadParameter(f"{text!r} is not name=value")
     return name, value
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(backfill)
-    app.command()(export)

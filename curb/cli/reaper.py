@@ -6,18 +6,52 @@ import asyncio
 import contextlib
 import logging
 import signal
+from typing import Annotated
 
 import aiohttp
+import typer
+from rich.console import Console
 
 from curb import wiring
 from curb.actions.lifecycle.reaper import Reaper
+from curb.cli.actions import DryRunOption, would_restore
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load
 from curb.config.file import CurbConfig
+from curb.logs import setup
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Log
 from curb.stream.records.spend import LedgerEntry
 
+console = Console()
 logger = logging.getLogger(__name__)
+
+
+def reaper(
+    config: ConfigOption = DEFAULT_CONFIG,
+    every: Annotated[float, typer.Option("--every", min=1, help="Seconds between two checks of the ledger.")] = 30.0,
+    grace: Annotated[
+        float,
+        typer.Option("--grace", min=0, help="Seconds to wait after a lease; a running daemon is faster."),
+    ] = 120.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Check once, for cron; exit code 1 when a lease is still overdue.")
+    ] = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Restore limits at the end of their lease, also while the daemon is dead. It never sets a limit of its own.
+
+    Run it beside the daemon, with the same configuration, where the same fault does not stop both. It needs the log
+    and the gateways. With --dry-run it checks once and lists overdue leases; exit code 1 when there is one.
+    """
+    loaded = load(config)
+    if dry_run:
+        found = ask(overdue(loaded, grace_s=grace))
+        for entry in found:
+            console.print(would_restore(entry), soft_wrap=True)
+        raise typer.Exit(1 if found else 0)
+    setup(loaded.logging.level, loaded.logging.format)
+    raise typer.Exit(asyncio.run(run_reaper(loaded, every_s=every, grace_s=grace, once=once)))
 
 
 async def overdue(config: CurbConfig, *, grace_s: float) -> list[LedgerEntry]:

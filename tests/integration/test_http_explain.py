@@ -9,15 +9,13 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-import typer
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from typer.testing import CliRunner
 
 from curb import wiring
-from curb.cli import explain as command
-from curb.cli import knowledge
 from curb.cli.explain import from_daemon
+from curb.cli.main import app
 from curb.cli.offline import NotReachableError
 from curb.config.file import CurbConfig, load_file
 from curb.serve.http_explain import add_routes
@@ -106,9 +104,6 @@ def test_without_a_daemon_the_log_is_read(tmp_path: Path, unused_tcp_port: int) 
     asyncio.run(_append(load_file(path), an_alert(reason="far more than its users explain")))
 
     def run(*arguments: str) -> Any:
-        app = typer.Typer()
-        command.register(app)
-        knowledge.register(app)
         return CliRunner().invoke(app, ["explain", *arguments, "-c", str(path)])
 
     result = run("a1")

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from curb.cli import knowledge
+from curb.cli.main import app
 
 _CONFIG = """
 log: {{directory: {directory}}}
@@ -21,16 +20,14 @@ detector:
 
 
 class Shell:
-    """`curb` with only these commands, on a log of its own."""
+    """`curb` on a log of its own."""
 
     def __init__(self, directory: Path) -> None:
         self.config = directory / "curb.yaml"
         self.config.write_text(_CONFIG.format(directory=directory / "data"), encoding="utf-8")
-        self._app = typer.Typer()
-        knowledge.register(self._app)
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        result = CliRunner().invoke(self._app, [*arguments, "-c", str(self.config)])
+        result = CliRunner().invoke(app, [*arguments, "-c", str(self.config)])
         assert result.exit_code == code, result.output
         return result.output.strip()
 

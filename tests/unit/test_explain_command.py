@@ -13,13 +13,11 @@ from typing import Any
 
 import msgspec
 import pytest
-import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from curb.cli import explain as command
-from curb.cli import knowledge
 from curb.cli.explain_table import show
+from curb.cli.main import app
 from curb.detector.budgets.budget import Budget
 from curb.detector.settings import DetectorSettings
 from curb.evaluate.backtest import replay
@@ -311,9 +309,6 @@ def alert_id(recording: Path) -> str:
 
 
 def curb(*arguments: str) -> Any:
-    app = typer.Typer()
-    command.register(app)
-    knowledge.register(app)
     return CliRunner().invoke(app, ["explain", *arguments])
 
 
