@@ -1,4 +1,4 @@
-"""The rule on caps in dollars: what a key may spend within an hour while nothing is known of its past."""
+"""The rule on caps in dollars: what a key may spend within an hour while little is known of its past."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.rule import NOT_MEASURED, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import View
 from curb.stream.money import usd
+from curb.stream.time import HOUR_S
 
 
 class Params(NamedTuple):
@@ -18,6 +19,8 @@ class Params(NamedTuple):
 
     #: Minutes of the dollars that are compared with the cap; at least one step. By definition of an hour.
     window_min: float = 60.0
+    #: Hours with spend from which a young key's own hours say something. By hand: before, it is still growing.
+    known_hours: int = 4
 
 
 P = Params()
@@ -32,6 +35,14 @@ class Config(RuleConfig):
         gt=0,
         description="Dollars of one key within an hour. A notice; it works from the first minute of an installation.",
     )
+    times_own_hour: float = Field(
+        default=6.0,
+        gt=1,
+        description="A key with at least four hours of spend has a lower cap: so many times its most expensive hour.",
+    )
+    least_usd_per_hour: float = Field(
+        default=20.0, gt=0, description="Dollars within an hour below which that lower cap never is."
+    )
     until_days: float = Field(
         default=3.0, ge=0, description="Keys known for longer than this many days are judged by their past instead."
     )
@@ -43,7 +54,7 @@ CAPS = Family(
     Docs(
         "day-one cap",
         "a key that spends much before its past is known",
-        "$250 within an hour, in the first three days of a key",
+        "$250 within an hour, or six times its most expensive hour and $20, in the first three days of a key",
         "notice",
     ),
     needs_warmup=True,
@@ -54,8 +65,9 @@ CAPS = Family(
 class DayOneCaps(Rule):
     """A notice while a young principal spends more within an hour than any should without being known.
 
-    State: dollars of the last hour.
-    Update: an exponential average over an hour, so that a burst counts for its dollars.
+    State: dollars of the last hour; the most of any earlier hour, and how many there were.
+    Update: an exponential average over an hour, so that a burst counts for its dollars. An hour counts as earlier when
+    another has passed since, and not while an alert is open: a runaway does not raise its own cap.
     Score: the dollars as a multiple of the cap.
     Source: our own, no paper.
     """
@@ -68,28 +80,49 @@ class DayOneCaps(Rule):
     def __init__(self, config: Config, context: RuleContext) -> None:
         self._settings, step_min = config, context.step_s / 60
         self._share = step_min / max(P.window_min, step_min)
-        self._hour = Columns({"usd": Column()}, 64)
+        amounts = {name: Column() for name in ("usd", "peak", "peak_before", "most", "hours")}
+        #: `open` is the running hour, in hours since the epoch.
+        self._hour = Columns({**amounts, "open": Column(dtype=np.int64)}, 64)
         self.parts = {"hour": self._hour}
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind runaway."""
-        subjects, cap = view.principals, self._settings.usd_per_hour
+        subjects, settings = view.principals, self._settings
         self._hour.grow(len(subjects.index))
         spent = self._hour["usd"]
         if view.bucket.gap:
             return []
         spent += subjects.amounts.cost - self._share * spent
-        over = (spent > cap) & (subjects.age_days < self._settings.until_days)
+        self._learn(view.bucket.end // HOUR_S, spent, subjects.frozen | subjects.firing)
+        own = np.maximum(settings.least_usd_per_hour, settings.times_own_hour * self._hour["most"])
+        known = self._hour["hours"] >= P.known_hours
+        cap = np.minimum(settings.usd_per_hour, np.where(known, own, np.inf))
+        over = (spent > cap) & (subjects.age_days < settings.until_days)
         return [
             Finding(
                 series=int(subjects.index[row]),
                 family=CAPS,
                 kind="runaway",
                 tier="notice",
-                score=float(spent[row] / cap),
-                words=f"{usd(float(spent[row]))} within about an hour, over the cap of {usd(cap)} for a key that is"
-                f" known for {24 * float(subjects.age_days[row]):.1f} h: its past does not say yet what is usual",
+                score=float(spent[row] / cap[row]),
+                words=f"{usd(float(spent[row]))} within about an hour, over the cap of {usd(float(cap[row]))} for a key"
+                f" that is known for {24 * float(subjects.age_days[row]):.1f} h"
+                + (
+                    f" and never spent more than {usd(float(self._hour['most'][row]))} in an hour"
+                    if cap[row] < settings.usd_per_hour
+                    else ": its past does not say yet what is usual"
+                ),
             )
             for row in np.flatnonzero(over).tolist()
             if not view.is_planned(int(subjects.index[row]))
         ]
+
+    def _learn(self, hour: int, spent: Floats, frozen: Bools) -> None:
+        """Follow the most of the running hour; at its end, what the hour before it had is of the past."""
+        peak, before, most = self._hour["peak"], self._hour["peak_before"], self._hour["most"]
+        ends = self._hour["open"] < hour
+        most[...] = np.where(ends, np.maximum(most, before), most)
+        self._hour["hours"][...] += ends & (before > 0)
+        before[...] = np.where(ends, peak, before)
+        peak[...] = np.maximum(np.where(ends, 0.0, peak), np.where(frozen, 0.0, spent))
+        self._hour["open"][...] = hour

@@ -43,6 +43,36 @@ def test_a_slow_one_is_found_when_its_hour_is_over_the_cap(step_s: int) -> None:
 
 
 @MINUTES
+@pytest.mark.parametrize(("times", "tiers"), [(5.0, set()), (7.0, {"notice"})])
+def test_a_key_of_half_a_day_has_a_cap_by_its_own_hours(step_s: int, times: float, tiers: set[str]) -> None:
+    """It spends $5 an hour for half a day, and then so many times as much for three hours."""
+    fleet, rule = Fleet(step_s=step_s), DayOneCaps(Config(), RuleContext(step_s))
+    begins = int(fleet.now + 43200)
+    list(fleet.run(rule, begins, lambda start: [usage("k", 5.0 * step_s / 3600)]))
+    burns = [usage("k", 5.0 * times * step_s / 3600)]
+    found = [(at - begins, each) for at, some in fleet.run(rule, begins + 10800, lambda start: burns) for each in some]
+    assert {each.tier for _, each in found} == tiers
+    for _, each in found[:1]:
+        assert "never spent more than $5." in each.words
+
+
+def test_cents_and_a_first_hour_have_no_cap_of_their_own() -> None:
+    def loop(before_usd: float, before_h: int, burn_usd: float) -> list[Finding]:
+        fleet, rule = Fleet(step_s=300), DayOneCaps(Config(), RuleContext(300))
+        begins = fleet.now + 3600 * before_h
+        list(fleet.run(rule, begins, lambda start: [usage("k", before_usd / 12)]))
+        return [
+            each
+            for _, some in fleet.run(rule, begins + 7200, lambda start: [usage("k", burn_usd / 12)])
+            for each in some
+        ]
+
+    assert loop(0.01, 12, 15.0) == []
+    assert loop(1.0, 2, 100.0) == []
+    assert loop(1.0, 12, 100.0)
+
+
+@MINUTES
 def test_from_the_third_day_on_the_past_judges(step_s: int) -> None:
     assert findings(6000.0, step_s, hours=2, after_days=3.0) == []
     assert findings(6000.0, step_s, hours=2, after_days=2.5)
