@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.rule import Finding, Rule, RuleContext
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
 from curb.detector.state.view import View
+from curb.stream.records.spend import AlertKind, Tier
 from curb.stream.settings import Settings
 
 #: A Monday, midnight UTC.
@@ -127,7 +128,9 @@ def faults(rule: type[Rule], table: Sequence[type[Rule]] = RULES, rows: Rows | N
     `table` holds the other rules. `rows` gives the rows of the bucket that starts at a time (epoch seconds), None for a
     gap, for four days from `T0`; on them the rule must find something. Without them it runs on `ordinary` rows.
     """
-    found = [*_undeclared(rule), *_taken(rule, [each for each in table if each is not rule])]
+    found = list(_incomplete(rule))
+    found = found or [*_undeclared(rule), *_taken(rule, [each for each in table if each is not rule])]
+    found = found or list(_not_made(rule))
     return found or [*_broken(rule, rows or ordinary, must_find=rows is not None), *_noisy(rule)]
 
 
@@ -157,10 +160,20 @@ def ordinary(start: int) -> Iterable[Row] | None:
     return rows
 
 
-def _undeclared(rule: type[Rule]) -> Iterator[str]:
+def _incomplete(rule: type[Rule]) -> Iterator[str]:
+    """What is not there at all, so that nothing else of the rule can be read."""
     called = getattr(rule, "name", "")
     if not isinstance(called, str) or not called.isidentifier():
         yield f"{rule.__name__}.name is missing: a word under which its state is saved"
+    if not rule.part:
+        yield f"{rule.__name__}.part is missing: what it looks at, in few words"
+    if not (isinstance(rule.config, type) and issubclass(rule.config, Settings)):
+        yield f"{rule.__name__}.config is no Settings"
+    for method in sorted(rule.__abstractmethods__):
+        yield f"{rule.__name__}.{method} is missing: a rule needs `__init__(config, context)` and `close(view)`"
+
+
+def _undeclared(rule: type[Rule]) -> Iterator[str]:
     for family in rule.families:
         if not family.name:
             yield f"a family of {rule.__name__} has no name: alerts carry it as their channel"
@@ -169,9 +182,6 @@ def _undeclared(rule: type[Rule]) -> Iterator[str]:
         points = family.confidence.points
         if not points or list(points) != sorted(points) or not all(0 < share <= 1 for _, share in points):
             yield f"family {family.name} has no confidence: shares over 0 up to 1, by rising score (or NOT_MEASURED)"
-    if not issubclass(rule.config, Settings):
-        yield f"{rule.__name__}.config is no Settings"
-        return
     for key, field in rule.config.model_fields.items():
         if not field.description:
             yield f"setting {key} of {rule.__name__} has no description"
@@ -182,6 +192,14 @@ def _undeclared(rule: type[Rule]) -> Iterator[str]:
         part = getattr(part, each, None)
     if rule.settings_at and not isinstance(part, rule.config):
         yield f"{rule.__name__}.settings_at: there is no {path_of(rule)} of its config below detector"
+
+
+def _not_made(rule: type[Rule]) -> Iterator[str]:
+    try:
+        rule(rule.config(), RuleContext(900, warmup_s=DAY))
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        made = f"{rule.__name__}(config, context) with a {rule.config.__name__} as `config`"
+        yield f"{made} fails: {error}; `config` of the class names its settings"
 
 
 def _taken(rule: type[Rule], others: Sequence[type[Rule]]) -> Iterator[str]:
@@ -237,8 +255,17 @@ def _unsound(rule: type[Rule], found: Sequence[Finding], series: int) -> Iterato
             yield f"it finds series {finding.series}, of {series}"
         elif not np.isfinite(finding.score):
             yield f"a finding of {finding.family.name} has the score {finding.score}"
+        elif finding.tier not in get_args(Tier):
+            yield f"a finding of {finding.family.name} has the tier {finding.tier!r}: {_one_of(Tier)}"
+        elif finding.kind not in get_args(AlertKind):
+            yield f"a finding of {finding.family.name} has the kind {finding.kind!r}: {_one_of(AlertKind)}"
         elif not finding.words:
             yield f"a finding of {finding.family.name} has no words"
+
+
+def _one_of(values: Any) -> str:
+    """The values of a Literal, for people."""
+    return f"it must be one of {', '.join(get_args(values))}"
 
 
 def _noisy(rule: type[Rule]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_a_rule_keeps_its_promises(rule: type[Rule]) -> None:
 class Counts(Rule):
     """Sound: a digest line while a principal has had more than a thousand requests in a bucket."""
 
-    name = "mine"
+    name, part = "mine", "what is mine"
     families = (MINE,)
 
     def __init__(self, config: RuleConfig, context: RuleContext) -> None:
@@ -63,6 +63,44 @@ def many(start: int) -> list[Row]:
 
 class Nameless(Counts):
     name = ""
+
+
+class Unset(Rule):
+    part, families = "what is mine", (MINE,)
+
+    def __init__(self, config: Any, context: RuleContext) -> None:
+        self.at = config.at
+
+    def close(self, view: View) -> Sequence[Finding]:
+        return []
+
+
+class WithoutSettings(Unset):
+    name = "mine"
+
+
+class WithoutClose(Rule):
+    name, part, families = "mine", "what is mine", (MINE,)
+
+    def __init__(self, config: RuleConfig, context: RuleContext) -> None: ...
+
+
+class WithoutPart(Counts):
+    part = ""
+
+
+class OddConfig(Counts):
+    config: Any = dict
+
+
+class Loud(Counts):
+    def found(self, series: int, score: float) -> Finding:
+        return super().found(series, score)._replace(tier=cast(Any, "loud"))
+
+
+class UnknownKind(Counts):
+    def found(self, series: int, score: float) -> Finding:
+        return super().found(series, score)._replace(kind=cast(Any, "verbosity"))
 
 
 class WithoutConfidence(Counts):
@@ -148,6 +186,13 @@ def test_a_sound_rule_has_no_faults() -> None:
     ("rule", "why"),
     [
         (Nameless, "name is missing"),
+        (Unset, "name is missing"),
+        (WithoutSettings, "`config` of the class names its settings"),
+        (WithoutClose, "close is missing"),
+        (WithoutPart, "part is missing"),
+        (OddConfig, "config is no Settings"),
+        (Loud, "the tier 'loud': it must be one of page, notice, digest, soft"),
+        (UnknownKind, "the kind 'verbosity': it must be one of runaway, abusive, unit_cost"),
         (WithoutConfidence, "has no confidence"),
         (WithoutDocs, "has no docs line"),
         (Taken, "channel errors is declared twice"),
