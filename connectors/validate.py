@@ -14,6 +14,7 @@ from curb.stream import metrics
 from curb.stream.log.codec import encode
 from curb.stream.records.knowledge import refusal
 from curb.stream.records.spend import CostRecord, GpuRecord, PlannedActivity, SpendRecord, UsageRecord
+from curb.stream.time import DAY_S
 
 #: 2015-01-01T00:00:00Z: no gateway or bill Curb reads is older.
 OLDEST = 1_420_070_400.0
@@ -105,9 +106,11 @@ def check(record: SpendRecord, *, limits: IntakeLimits = DEFAULT_LIMITS) -> Reje
         return Rejected("negative_cost", "effective_cost is below 0")
     if record.charge_period_start < OLDEST:
         return Rejected("too_old", "charge_period_start is before 2015")
-    ahead_s = _MAX_PREPAID_S if isinstance(record, CostRecord) else limits.max_future_s
-    if record.charge_period_start > record.received_at + ahead_s:
-        return Rejected("in_the_future", f"charge_period_start is more than {ahead_s:g} s ahead")
+    is_bill = isinstance(record, CostRecord)
+    if record.charge_period_start > record.received_at + (_MAX_PREPAID_S if is_bill else limits.max_future_s):
+        # What is less than a day ahead was dated by its receipt, see `date_by_receipt`.
+        days = (_MAX_PREPAID_S if is_bill else max(limits.max_future_s, MAX_SKEW_S)) / DAY_S
+        return Rejected("in_the_future", f"charge_period_start is more than {days:g} d ahead of its receipt")
     for name, count in _counts(record):
         if not 0 <= count <= MAX_COUNT:
             return Rejected("invalid", f"{name} is not between 0 and 2^53")

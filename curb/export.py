@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -19,7 +18,7 @@ from curb.stream.log.codec import decode_lines
 from curb.stream.log.topics import COMMANDS, GPU, USAGE
 from curb.stream.records.knowledge import read_knowledge
 from curb.stream.records.spend import GpuRecord, PlannedActivity, SpendRecord, UsageRecord
-from curb.stream.time import DAY_S
+from curb.stream.time import DAY_S, moment
 
 #: Seconds. Ids are remembered for the whole of an export: a duplicate may come weeks later.
 _FOR_EVER_S = 1e12
@@ -130,4 +129,4 @@ def plan_line(plan: PlannedActivity) -> dict[str, Any]:
 
 
 def _text(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+    return moment(at).isoformat().replace("+00:00", "Z")

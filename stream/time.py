@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, overload
 from zoneinfo import ZoneInfo
 
 HOUR_S, DAY_S = 3600, 86_400
 
+#: Epoch seconds of the first and the last moment shown: a day inside the years 1 to 9999, which datetime ends at, so
+#: that every time zone can show them.
+_FIRST_S, _LAST_S = -62_135_510_400.0, 253_402_214_400.0
+
 Period = Literal["day", "week", "month", "quarter", "custom"]
+
+
+def moment(at: float, zone: tzinfo = UTC) -> datetime:
+    """Epoch seconds on the clock of `zone`, for any number: what lies outside the years 1 to 9999 is their end.
+
+    Times come from others, who may send milliseconds or NaN; showing them must not fail. NaN is the first moment.
+    """
+    return datetime.fromtimestamp(min(at, _LAST_S) if at > _FIRST_S else _FIRST_S, zone)
 
 
 @overload
@@ -23,13 +35,13 @@ def iso(at: float | None, timespec: str = "seconds") -> str | None: ...
 
 
 def iso(at: float | None, timespec: str = "seconds") -> str | None:
-    """RFC 3339 in UTC of epoch seconds, such as 2026-03-01T18:00:00Z; None for None."""
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+    """RFC 3339 in UTC of epoch seconds, such as 2026-03-01T18:00:00Z; None for None. Any number has a text."""
+    return None if at is None else moment(at).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def utc(at: float) -> str:
     """A moment for people, to the minute, such as "2026-03-01 18:00 UTC"."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return moment(at).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def period_around(

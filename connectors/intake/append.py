@@ -35,6 +35,8 @@ class Appended(NamedTuple):
     #: Records dated by their receipt because they were dated ahead of it, and the most they were ahead.
     skewed: int = 0
     skew_s: float = 0.0
+    #: The latest begin of an accepted charge, epoch seconds; None without one.
+    newest: float | None = None
 
 
 async def append_batch(
@@ -77,7 +79,8 @@ async def append_batch(
         if alert.revision == 1:
             metrics.ALERTS.labels(kind=alert.kind, tier=alert.tier).inc()
     dead = refused.total()
-    return Appended(len(batch.records) + len(plans), dead, batch.dead, batch.skewed, batch.skew_s)
+    newest = max((record.charge_period_start for record in batch.records), default=None)
+    return Appended(len(batch.records) + len(plans), dead, batch.dead, batch.skewed, batch.skew_s, newest)
 
 
 def report_messages(report: IntakeReport, log: Log) -> list[Message]:

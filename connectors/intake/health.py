@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from curb.stream.records.spend import SpendRecord
 
 
 @dataclass
@@ -15,18 +12,17 @@ class Health:
 
     records: int = 0
     dead: int = 0
-    #: The latest begin of a charge that came: how far the source's own data reach.
+    #: The latest begin of a charge that is on the log: how far the source's own data reach.
     newest_charge_at: float | None = None
     #: Failures by whether a retry can help: transient, permanent, unexpected.
     errors: Counter[str] = field(default_factory=Counter)
     last_error: str = ""
     last_error_at: float | None = None
 
-    def heard(self, records: Sequence[SpendRecord], accepted: int, dead: int) -> None:
-        """Something came and is on the log."""
+    def heard(self, newest: float | None, accepted: int, dead: int) -> None:
+        """Something came and is on the log; `newest` is the latest begin of an accepted charge, None without one."""
         self.records += accepted
         self.dead += dead
-        newest = max((record.charge_period_start for record in records), default=None)
         if newest is not None and (self.newest_charge_at is None or newest > self.newest_charge_at):
             self.newest_charge_at = newest
 

@@ -157,7 +157,7 @@ class _Inbox:
                 self._log, batch, source=source.name, at=at, limits=source.limits, attribution=source.attribution
             )
             door.appended()
-        source.health.heard(batch.records, appended.accepted, appended.dead)
+        source.health.heard(appended.newest, appended.accepted, appended.dead)
         if refused := door.refused(batch):
             return door.report(appended) if isinstance(door, PlainDoor) else door.problem(400, refused)
         # A source that counts nothing must not look healthy.

@@ -130,7 +130,7 @@ class PullRunner:
         self.last_success = now
         metrics.CONNECTOR_LAST_SUCCESS.labels(connector=self.name).set(now)
         metrics.RECORDS_READ.labels(connector=self.name).inc(appended.accepted)
-        self.health.heard(batch.records, appended.accepted, appended.dead)
+        self.health.heard(appended.newest, appended.accepted, appended.dead)
         return batch.more
 
     @property

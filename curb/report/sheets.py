@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -15,7 +15,7 @@ from curb.report.figures import GroupRow, Quotient, SpendReport
 from curb.report.span import midnight
 from curb.report.wording import amount
 from curb.stream.records.spend import UNTAGGED
-from curb.stream.time import HOUR_S, period_around
+from curb.stream.time import HOUR_S, moment, period_around
 
 #: Starts of a cell that a spreadsheet takes for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -189,4 +189,4 @@ def _known(value: str) -> str:
 
 
 def _utc(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment(at).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -74,7 +74,7 @@ async def _records(log: Log) -> tuple[dict[str, Health], dict[str, float]]:
         for (key, _), value in last.items():
             name = key.decode()
             found = decode_lines(value, cast(Any, SpendRecord), lambda *_: None)
-            health[name].heard(found, 0, 0)
+            health[name].heard(max((each.charge_period_start for each in found), default=None), 0, 0)
             received[name] = max([received.get(name, 0.0), *(record.received_at for record in found)])
     return health, received
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curb.stream.errors import PermanentError
+from curb.stream.time import moment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -208,7 +208,7 @@ def _tick_spacing_s(span_s: float) -> float:
 
 
 def _clock(at: float, _: Any = None) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%H:%M")
+    return moment(at).strftime("%H:%M")
 
 
 def _dollars(value: float, _: Any = None) -> str:

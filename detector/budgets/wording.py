@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from curb.detector.budgets.budget import Budget
 from curb.detector.state.wording import duration, subject
 from curb.stream.money import usd
 from curb.stream.records.spend import BudgetStatus, Cause
+from curb.stream.time import moment
 
 #: Subjects named in a sentence. Chosen by hand.
 _SHOWN = 3
@@ -36,7 +36,7 @@ def spent(name: str, status: BudgetStatus, rate: float, left_s: float) -> str:
 
 def spent_by_its_end(name: str, status: BudgetStatus) -> str:
     """Spend of a period that is over, as far as it is billed."""
-    began = datetime.fromtimestamp(status.period_start, UTC).strftime("%Y-%m-%d")
+    began = moment(status.period_start).strftime("%Y-%m-%d")
     return (
         f"{name} spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for the "
         f"{status.period} that began on {began} UTC ({100 * status.spent_usd / status.amount_usd:.0f} %) and is over. "
@@ -46,7 +46,7 @@ def spent_by_its_end(name: str, status: BudgetStatus) -> str:
 
 def spent_in_all(name: str, status: BudgetStatus) -> str:
     """Spend of a period that is over."""
-    began = datetime.fromtimestamp(status.period_start, UTC).strftime("%Y-%m-%d %H:%M")
+    began = moment(status.period_start).strftime("%Y-%m-%d %H:%M")
     return (
         f"{name} spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for the "
         f"{status.period} that began on {began} UTC ({100 * status.spent_usd / status.amount_usd:.0f} %) and is over."
@@ -95,7 +95,7 @@ def outlook(status: BudgetStatus, zone: ZoneInfo) -> str:
     likely = f"{100 * (status.breach_probability or 0.0):.0f} % likely to be over"
     if status.breach_at is None:
         return f"At this pace the period ends at {usd(status.forecast_usd)}, {likely}."
-    day = datetime.fromtimestamp(status.breach_at, zone).strftime("%Y-%m-%d %H:%M")
+    day = moment(status.breach_at, zone).strftime("%Y-%m-%d %H:%M")
     return f"At this pace it is spent on {day} {zone.key} and the period ends at {usd(status.forecast_usd)}, {likely}."
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from curb.detector.state import wording as explain
 from curb.stream.money import usd
 from curb.stream.records.spend import UNTAGGED, Cause
+from curb.stream.time import moment
 
 _WHOLE = 0.995
 #: Characters of a name that are shown; names of models are long.
@@ -57,8 +57,8 @@ def incident(about: Summary, zone: ZoneInfo) -> str:
 
 def since(at: float, now: float, zone: ZoneInfo) -> str:
     """The moment `at` on the clock, with the day where it was another one than `now`'s."""
-    moment, today = datetime.fromtimestamp(at, zone), datetime.fromtimestamp(now, zone).date()
-    return moment.strftime("%H:%M %Z" if moment.date() == today else "%Y-%m-%d %H:%M %Z")
+    began, today = moment(at, zone), moment(now, zone).date()
+    return began.strftime("%H:%M %Z" if began.date() == today else "%Y-%m-%d %H:%M %Z")
 
 
 def where(causes: Sequence[Cause], own: Mapping[str, str]) -> str:

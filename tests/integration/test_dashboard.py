@@ -15,6 +15,7 @@ from rich.console import Console
 
 from curb.cli import render
 from curb.config.file import CurbConfig, load_text
+from curb.connectors.intake.health import Health
 from curb.detector.day_one import Watched
 from curb.detector.incidents.feeds import FeedAlerts
 from curb.detector.state.registry import SeriesStatus
@@ -116,6 +117,18 @@ async def test_an_empty_page_and_an_empty_status_show_the_same_next_steps() -> N
             assert shown in text
             assert shown in printed
     assert "failing requests that cost: at once" in text
+
+
+@pytest.mark.parametrize("at", [-1.0, 4e9 * 1000, 1e18, -1e18, float("inf"), float("nan")])
+async def test_a_strange_time_of_others_breaks_no_page(daemon: Any, at: float) -> None:
+    health = Health(last_error="invalid", last_error_at=at, newest_charge_at=at)
+    source = SimpleNamespace(name="gw", last_success=at, health=health, notes=tuple)
+    daemon.connectors = SimpleNamespace(runners=[], sources={"gw": source})
+    async with TestClient(TestServer(make_app(cast(Running, daemon), Doors()))) as client:
+        for path in ("/", "/v1/connectors", "/v1/status"):
+            headers = login() if path == "/" else {"Authorization": f"Bearer {TOKEN}"}
+            async with client.get(path, headers=headers) as answer:
+                assert answer.status == 200, await answer.text()
 
 
 async def test_a_page_with_spend_shows_no_next_steps(browser: TestClient[Any, Any]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
 from curb.connectors.connector import Batch
 from curb.connectors.intake.append import MESSAGE_BYTES, append_batch, record_messages
+from curb.connectors.intake.health import Health
 from curb.connectors.validate import IntakeLimits, check, clean_tags
 from curb.stream import metrics
 from curb.stream.log.protocol import TopicPartition
@@ -61,7 +63,7 @@ async def test_the_type_picks_the_topic() -> None:
 
 async def test_an_empty_batch_appends_nothing() -> None:
     log = MemoryLog()
-    assert await append_batch(log, Batch([], ""), source="s", at=NOW) == (0, 0, [], 0, 0.0)
+    assert await append_batch(log, Batch([], ""), source="s", at=NOW) == (0, 0, [], 0, 0.0, None)
     assert log.messages == {}
 
 
@@ -89,6 +91,19 @@ async def test_what_is_days_ahead_is_an_error_of_units_and_a_bill_has_no_clock()
     batch = Batch([usage(charge_period_start=NOW + 90_000), cost(charge_period_start=NOW + 400)], "")
     appended = await append_batch(log, batch, source="s", at=NOW)
     assert (appended.accepted, appended.dead, appended.skewed) == (1, 1, 0)  # what is paid ahead counts in its period
+
+
+async def test_a_refused_record_says_the_real_limit_and_is_not_the_newest() -> None:
+    far = [usage(2, charge_period_start=(NOW + 86_401) * each) for each in (1, 1000)]
+    appended = await append_batch(MemoryLog(), Batch([usage(), *far], cursor="1"), source="gw", at=NOW)
+    details = [msgspec.json.decode(each.value)["detail"] for each in appended.letters]
+    assert details == ["charge_period_start is more than 1 d ahead of its receipt"] * 2
+    assert appended.newest == NOW - 60
+    health = Health()
+    health.heard(appended.newest, appended.accepted, appended.dead)
+    only_refused = await append_batch(MemoryLog(), Batch(far, cursor="1"), source="gw", at=NOW)
+    health.heard(only_refused.newest, only_refused.accepted, only_refused.dead)
+    assert (health.records, health.dead, health.newest_charge_at) == (1, 4, NOW - 60)
 
 
 async def test_what_was_not_appended_is_reported() -> None:

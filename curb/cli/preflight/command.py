@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -26,7 +25,7 @@ from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.money import usd
 from curb.stream.records.spend import UsageRecord
-from curb.stream.time import iso
+from curb.stream.time import iso, moment
 
 _START = "start `curb run`, or give a recording (--from)"
 #: Exit codes; 2 is an error, as everywhere.
@@ -302,7 +301,7 @@ def _table(fits: list[BudgetFit]) -> Table:
         cap = " (hard cap) " if each.hard else " "
         table.add_row(
             Text(each.name, "bold") + Text(cap) + tags_text(each.tags),
-            datetime.fromtimestamp(each.period_end, UTC).strftime("%Y-%m-%d"),
+            moment(each.period_end).strftime("%Y-%m-%d"),
             usd(each.amount_usd),
             usd(each.spent_usd),
             usd(each.left_usd),
