@@ -19,7 +19,7 @@ from curb.actions.lifecycle.preview import PreviewLine, preview, read_memory
 from curb.actions.lifecycle.reaper import Reaper
 from curb.actions.notify import wording
 from curb.cli import offline, render
-from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, person
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, load_log, person
 from curb.config.file import CurbConfig
 from curb.format import tags_text
 from curb.stream.clock import WallClock
@@ -56,7 +56,7 @@ def actions_list(
     json_lines: JsonOption = False,
 ) -> None:
     """List actions in force or planned; with --all every action on the ledger."""
-    view = ask(offline.load_view(load(config)))
+    view = ask(offline.load_view(load_log(config)))
     entries = [e[-1] for e in view.actions.values() if every or e[-1].state in render.OPEN_STATES]
     render.actions(console, entries, json_lines)
 
@@ -68,7 +68,7 @@ def actions_show(
     json_lines: JsonOption = False,
 ) -> None:
     """Show the history of one action: plan, values before and after, lease, effect, people."""
-    view = ask(offline.load_view(load(config)))
+    view = ask(offline.load_view(load_log(config)))
     if action_id not in view.actions:
         typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
         raise typer.Exit(1)
@@ -82,7 +82,7 @@ def actions_undo(
     dry_run: DryRunOption = False,
 ) -> None:
     """Undo an action now. Only values that are still Curb's are restored; anything else is reported as drift."""
-    loaded = load(config)
+    loaded = load_log(config)
     view = ask(offline.load_view(loaded))
     if action_id not in view.actions:
         typer.echo(f"no action {action_id} on the ledger; see: curb actions list --all", err=True)
@@ -102,7 +102,7 @@ def approve(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Approve a proposed action. `actions.approvers` lists who may, by user name."""
-    _answer(load(config), action_id, "approve")
+    _answer(load_log(config), action_id, "approve")
 
 
 @app.command()
@@ -111,7 +111,7 @@ def deny(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Deny a proposed action; Curb does not propose it again for this alert."""
-    _answer(load(config), action_id, "deny")
+    _answer(load_log(config), action_id, "deny")
 
 
 @app.command()

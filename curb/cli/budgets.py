@@ -40,7 +40,7 @@ def budgets(
     """
     if context.invoked_subcommand is not None:
         return
-    loaded = asking.load(config)
+    loaded = asking.load_figures(config)
     counted = asking.ask(_running(loaded)) if source is None else recorded(source, loaded.detector)
     if json_lines:
         for _, row in budget_table.tree(counted.rows):
@@ -58,7 +58,7 @@ def what_if(
     json_lines: JsonOption = False,
 ) -> None:
     """Show the alerts another amount would have raised on recorded spend; changes nothing and sends no message."""
-    loaded = asking.load(config)
+    loaded = asking.load_figures(config)
     try:
         settings = budget_history.what_if_settings(loaded.detector, name, amount)
     except KeyError:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Set
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from curb.config.errors import ConfigErrors
-from curb.config.file import CurbConfig, load_file
+from curb.config.file import FIGURE_PARTS, LOG_PARTS, CurbConfig, load_file
 from curb.stream.errors import PermanentError, TransientError
 
 T = TypeVar("T")
@@ -23,13 +23,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object
 DEFAULT_CONFIG = Path("curb.yaml")
 
 
-def load(path: Path) -> CurbConfig:
-    """The configuration; its errors are printed, exit code 2."""
+def load(path: Path, needs: Set[str] | None = None) -> CurbConfig:
+    """The configuration, or the parts of it in `needs`; its errors are printed, exit code 2."""
     try:
-        return load_file(path)
+        return load_file(path, needs)
     except ConfigErrors as errors:
         typer.echo(f"{path}: {errors}", err=True)
         raise typer.Exit(2) from None
+
+
+def load_log(path: Path) -> CurbConfig:
+    """The configuration as far as the log needs it: other parts may be wrong, or lack their secrets on this machine."""
+    return load(path, LOG_PARTS)
+
+
+def load_figures(path: Path) -> CurbConfig:
+    """The configuration as far as sums and forecasts of the log need it; other parts may lack their secrets."""
+    return load(path, FIGURE_PARTS)
 
 
 def ask(work: Coroutine[Any, Any, T]) -> T:

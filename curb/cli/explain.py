@@ -44,7 +44,7 @@ def explain(
     console = Console()
     try:
         if directory is None:
-            explanation = asking.ask(_from_daemon_or_log(asking.load(config), alert_id))
+            explanation = asking.ask(_from_daemon_or_log(asking.load_figures(config), alert_id))
         else:
             explanation = _recorded(directory, config, alert_id)
     except NoSuchAlertError as error:
@@ -62,7 +62,7 @@ def explain(
 
 
 def _recorded(directory: Path, config: Path, alert_id: str) -> Explanation:
-    settings = (asking.load(config) if config.exists() else CurbConfig()).detector
+    settings = (asking.load_figures(config) if config.exists() else CurbConfig()).detector
     columns = (TextColumn("back-test"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     try:
         size = events_file(directory).stat().st_size

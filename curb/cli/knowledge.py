@@ -132,7 +132,7 @@ def increase_add(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Raise a budget until a date; it falls back by itself."""
-    loaded = asking.load(config)
+    loaded = asking.load_figures(config)
     known = sorted(each.name for each in loaded.detector.budgets)
     if budget not in known:
         _refuse(f"no budget {budget!r}; there are: {', '.join(known) or 'none'}")
@@ -177,7 +177,7 @@ def feedback(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Give feedback on an alert. It changes what Curb learns and when it alerts again."""
-    if alert_id not in asking.ask(load_view(asking.load(config))).alerts:
+    if alert_id not in asking.ask(load_view(asking.load_log(config))).alerts:
         typer.echo(f"no alert {alert_id} on the log yet; the feedback is kept", err=True)
     _append_new(
         config, entries.FeedbackInput, {"alert_id": alert_id, "verdict": verdict.value.replace("-", "_"), "note": note}
@@ -192,12 +192,12 @@ def _append_new(config: Any, kind: type[entries.Input], given: dict[str, Any]) -
         record = entries.accept(kind, given, at=WallClock().now(), by=asking.person())
     except entries.NotAcceptedError as error:
         _refuse(str(error))
-    asking.ask(_append(asking.load(config), record))
+    asking.ask(_append(asking.load_log(config), record))
     typer.echo(record.id)
 
 
 def _end(config: Any, kind: type[Any], record_id: str) -> None:
-    loaded, now = asking.load(config), WallClock().now()
+    loaded, now = asking.load_log(config), WallClock().now()
     found = asking.ask(_known(loaded, kind, now))
     record = next((each for each in found if each.id == record_id), None)
     if record is None:
@@ -207,7 +207,7 @@ def _end(config: Any, kind: type[Any], record_id: str) -> None:
 
 
 def _list(config: Any, kind: type[Any], columns: Sequence[str], json_lines: bool) -> None:
-    found = asking.ask(_known(asking.load(config), kind, WallClock().now()))
+    found = asking.ask(_known(asking.load_log(config), kind, WallClock().now()))
     if json_lines:
         for record in found:
             typer.echo(msgspec.json.encode(record).decode())

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from curb.cli import offline, render
-from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, person
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, load_figures, load_log, person
 from curb.config.file import CurbConfig
 from curb.logs import setup
 from curb.stream.errors import PermanentError
@@ -56,7 +56,7 @@ def alerts(
     json_lines: JsonOption = False,
 ) -> None:
     """List alerts on the log, most dollars at risk first; works with the daemon up or down."""
-    view = ask(offline.load_view(load(config)))
+    view = ask(offline.load_view(load_log(config)))
     render.alerts(console, list(view.alerts.values()) if every else view.firing(), json_lines)
 
 
@@ -74,7 +74,7 @@ def spend(
 
     With --by and --unit: dollars per request, per 1,000 tokens, per customer, per run of a training job.
     """
-    loaded = load(config)
+    loaded = load_figures(config)
     if by is None and unit is None:
         return render.spend(console, ask(offline.spend_totals(loaded, scope or "key")), json_lines)
     tags = tuple(tag.strip() for tag in (by or "team").split(",") if tag.strip())
@@ -91,12 +91,12 @@ def halt(
     reason: Annotated[str, typer.Option("--reason", help="Kept on the log.")] = "",
 ) -> None:
     """Stop new actions at once, also after a restart. Actions in force still end with their lease."""
-    _command(load(config), "halt", {"reason": reason}, "halted: nothing new is throttled until `curb resume`")
+    _command(load_log(config), "halt", {"reason": reason}, "halted: nothing new is throttled until `curb resume`")
 
 
 def resume(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Allow new actions again after `curb halt`."""
-    _command(load(config), "resume", {}, "resumed")
+    _command(load_log(config), "resume", {}, "resumed")
 
 
 def _command(config: CurbConfig, kind: str, args: dict[str, str], said: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load, load_log
 from curb.cli.offline import NotReachableError, daemon_status, run_replay
 from curb.config.file import CurbConfig
 from curb.logs import setup
@@ -175,7 +175,7 @@ def export(
     """
     from curb.export import export as run
 
-    loaded = load(config)
+    loaded = load_log(config)
     wanted = dict(_pair(each) for each in tag or [])
     span = (_moment(since, 0.0), _moment(until, float("inf")))
     if out is None:

@@ -32,7 +32,7 @@ def reconcile(
 
     Reads the log, with the daemon up or down.
     """
-    loaded = asking.load(config)
+    loaded = asking.load_figures(config)
     found = asking.ask(_read(loaded, days=days))
     shown = reconciliation_rows(found, loaded.reconcile)
     if json_lines:

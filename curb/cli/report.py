@@ -13,7 +13,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load_figures
 from curb.report import sheets, table
 from curb.report.charges import Charges, Money
 from curb.report.figures import SpendReport, make_report
@@ -60,7 +60,7 @@ def report(
     Reads the log, with the daemon up or down. The rows of every format add up to the total of the log. `focus` writes
     the charges themselves as FOCUS 1.2: a row per day, provider, model or service, and tags.
     """
-    loaded = load(config)
+    loaded = load_figures(config)
     tags = list(dict.fromkeys(tag.strip() for each in by or ["team"] for tag in each.split(",") if tag.strip()))
     try:
         kpis = [read_kpi(path) for path in kpi or []]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -31,6 +31,8 @@ from curb.stream.kinds import KindError, Kinds
 from curb.stream.settings import Settings
 from curb.views.unit_costs import DEFAULT_UNIT_COSTS, WantedUnitCost, resolve
 
+#: Stands for an unset variable while the rest is checked: long enough for a token, so that no other error follows.
+_STAND_IN = "not-set:"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -82,7 +84,7 @@ def parse_yaml(text: str) -> dict[str, Any]:
 def expand_environment(
     data: dict[str, Any], errors: list[ConfigError], environment: Mapping[str, str] = os.environ
 ) -> dict[str, Any]:
-    """A copy of `data` with variables filled in; an unset variable is an error with its path."""
+    """A copy of `data` with variables filled in; an unset variable is an error with its path, and has a stand-in."""
     expanded: dict[str, Any] = _expand(data, "", errors, environment)
     return expanded
 
@@ -103,7 +105,7 @@ def _expand(value: Any, path: str, errors: list[ConfigError], environment: Mappi
         found = environment.get(name, default)
         if found is None:
             errors.append(ConfigError(path, f"environment variable {name} is not set", f"export {name}=... first"))
-            return ""
+            return f"{_STAND_IN}{name}"
         return found
 
     return _VARIABLE.sub(fill, value)
@@ -268,42 +270,70 @@ class CurbConfig(Settings):
     actions: ActionsSettings = Field(default=ActionsSettings(), description="Notifiers, actions, routes and limits.")
 
 
-def load_file(path: Path) -> CurbConfig:
-    """Read and check a configuration file. Raises ConfigErrors with every error found."""
+#: What commands need that only read the log and append to it.
+LOG_PARTS = frozenset({"log", "instance"})
+#: What commands need that also sum or forecast what is on the log.
+FIGURE_PARTS = LOG_PARTS | {"detector", "reconcile"}
+
+
+def load_file(path: Path, needs: Set[str] | None = None) -> CurbConfig:
+    """Read and check a configuration file, or of its parts those in `needs`, as `load_text` does.
+
+    Raises ConfigErrors with every error found.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         hint = "curb run -c FILE; deploy/curb.example.yaml is a commented start"
         raise ConfigErrors([ConfigError("", f"cannot read {path}: {error}", hint)]) from None
-    return load_text(text)
+    return load_text(text, needs=needs)
 
 
-def load_text(text: str, environment: Mapping[str, str] = os.environ) -> CurbConfig:
+def load_text(text: str, environment: Mapping[str, str] = os.environ, *, needs: Set[str] | None = None) -> CurbConfig:
     """Check a configuration given as YAML text. Raises ConfigErrors with every error found.
 
-    `environment` holds the variables that `${NAME}` stands for; default: those of this process.
+    `environment` holds the variables that `${NAME}` stands for; default: those of this process. `needs` names the parts
+    (top-level keys) that must be right, None for all: in the others an unset variable has a stand-in, and what cannot
+    be used is left out, so that a machine without the secrets of the daemon can still read its log.
     """
+    unneeded: Set[str] = frozenset() if needs is None else CurbConfig.model_fields.keys() - needs
     errors: list[ConfigError] = []
     data = expand_environment(parse_yaml(text), errors, environment)
     log = data.get("log")
     if isinstance(log, dict) and "kind" not in log:
         data["log"] = {"kind": "kafka" if "bootstrap_servers" in log else "embedded", **log}
-    data["connectors"] = _kinds(data.get("connectors"), "connectors", CONNECTORS, errors)
+    data["connectors"] = _kinds(data.get("connectors"), "connectors", CONNECTORS, errors, unneeded)
     if any(each.reads_bills for each in data["connectors"]):
         _add_bill_scopes(data)
     actions = data.get("actions")
     if isinstance(actions, dict):
         actions = data["actions"] = dict(actions)
-        actions["actions"] = _kinds(actions.get("actions"), "actions.actions", ACTIONS, errors)
-        actions["notifiers"] = _kinds(actions.get("notifiers"), "actions.notifiers", NOTIFIERS, errors)
-    try:
-        config = _derived(CurbConfig.model_validate(data), errors)
-    except ValidationError as error:
-        known = {found.path for found in errors}
-        errors += [found for found in from_validation(error, CurbConfig) if found.path not in known]
-    if errors:
+        actions["actions"] = _kinds(actions.get("actions"), "actions.actions", ACTIONS, errors, unneeded)
+        actions["notifiers"] = _kinds(actions.get("notifiers"), "actions.notifiers", NOTIFIERS, errors, unneeded)
+    config = _validated(data, errors, unneeded)
+    errors = [error for error in errors if _part(error.path) not in unneeded]
+    if errors or config is None:
         raise ConfigErrors(errors)
     return config
+
+
+def _validated(data: dict[str, Any], errors: list[ConfigError], unneeded: Set[str]) -> CurbConfig | None:
+    """The configuration, without the unneeded parts that are wrong; None and `errors` where a needed one is."""
+    try:
+        return _derived(CurbConfig.model_validate(data), errors)
+    except ValidationError as error:
+        found = from_validation(error, CurbConfig)
+        wrong = {_part(each.path) for each in found}
+        if wrong <= unneeded:
+            return _validated({key: value for key, value in data.items() if key not in wrong}, errors, unneeded)
+        known = {each.path for each in errors}
+        errors += [each for each in found if each.path not in known]
+        return None
+
+
+def _part(path: str) -> str:
+    """The top-level key of a path."""
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
 def _add_bill_scopes(data: dict[str, Any]) -> None:
@@ -370,7 +400,7 @@ def _unknown_tags(config: CurbConfig) -> list[ConfigError]:
     ]
 
 
-def _kinds(items: Any, path: str, table: Kinds[C], errors: list[ConfigError]) -> list[C]:
+def _kinds(items: Any, path: str, table: Kinds[C], errors: list[ConfigError], unneeded: Set[str]) -> list[C]:
     if items is None:
         return []
     if not isinstance(items, list):
@@ -380,7 +410,7 @@ def _kinds(items: Any, path: str, table: Kinds[C], errors: list[ConfigError]) ->
     names: set[str] = set()
     for index, item in enumerate(items):
         here = f"{path}[{index}]"
-        config = _one(item, here, table, errors)
+        config = _one(item, here, table, errors, unneeded=_part(path) in unneeded)
         if config is None:
             continue
         name = str(getattr(config, "name", ""))
@@ -391,7 +421,7 @@ def _kinds(items: Any, path: str, table: Kinds[C], errors: list[ConfigError]) ->
     return configs
 
 
-def _one(item: Any, path: str, table: Kinds[C], errors: list[ConfigError]) -> C | None:
+def _one(item: Any, path: str, table: Kinds[C], errors: list[ConfigError], *, unneeded: bool) -> C | None:
     if not isinstance(item, dict) or not isinstance(item.get("kind"), str):
         errors.append(ConfigError(path, "needs a `kind`", f"one of: {', '.join(table.names())}"))
         return None
@@ -402,4 +432,6 @@ def _one(item: Any, path: str, table: Kinds[C], errors: list[ConfigError]) -> C 
         errors.append(ConfigError(f"{path}.kind", str(error), ""))
     except ValidationError as error:
         errors += from_validation(error, kind, prefix=path)
+        # Either the error is shown, or nothing of this entry is needed but its kind and name.
+        return kind.model_construct(**{"name": "", **item}) if unneeded else None
     return None

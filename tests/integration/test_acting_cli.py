@@ -160,3 +160,39 @@ def test_show_says_why_who_before_after_and_what_it_saved(curb: Shell) -> None:
     assert "why alert a1 team=search; rung 1 shave_to_normal: its normal level (p95)" in said
     assert "who approved by fred before {'rpm_limit': 500} after {'rpm_limit': 20}" in said
     assert "saved $114.50 rejected 990 requests" in said
+
+
+_LOG_ONLY = (
+    "halt --reason x",
+    "resume",
+    "alerts",
+    "spend",
+    "spend --by team --unit requests",
+    "report",
+    "budgets",
+    "reconcile",
+    "silence list",
+    "actions list",
+    "actions show {id}",
+    "actions undo {id}",
+    "actions approve {id}",
+    "actions deny {id}",
+)
+
+
+def test_commands_on_the_log_need_no_secret_of_the_daemon(curb: Shell) -> None:
+    text = curb.config.read_text(encoding="utf-8").replace("sk-1", "'${CURB_UNSET_LEVER}'")
+    text += "connectors: [{kind: usage_jsonl, name: gw, token: '${CURB_UNSET_TOKEN}'}]\n"
+    text += "http: {port: 9, token: '${CURB_UNSET_API}'}\n"
+    curb.config.write_text(text, encoding="utf-8")
+    proposed = an_entry("proposed")
+    curb.on_log(alert_message(an_alert()), proposed)
+    (entry,) = decode_lines(proposed.value, LedgerEntry, lambda *_: None)
+    for words in _LOG_ONLY:
+        curb(*words.format(id=entry.action_id).split())
+    assert "no spend in this scope yet" in curb("forecast", code=1)
+    assert [c.kind for c in curb.told()] == ["halt", "resume", "undo", "approve", "deny"]
+    for words in ("check-config", "run", "reaper --once", "actions restore-all", "plan", "drill limits --tag a=b"):
+        assert "CURB_UNSET_LEVER is not set" in curb(*words.split(), code=2)
+    curb.config.write_text("log: {directory: '${CURB_UNSET_LOG}'}\n", encoding="utf-8")
+    assert "CURB_UNSET_LOG is not set" in curb("halt", code=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from curb.config.errors import ConfigErrors
-from curb.config.file import CurbConfig, load_file, load_text
+from curb.config.file import FIGURE_PARTS, LOG_PARTS, CurbConfig, load_file, load_text
 
 
 def errors_of(text: str) -> dict[str, str]:
@@ -126,3 +126,51 @@ def test_what_is_not_a_mapping_is_one_clear_error(text: str) -> None:
 def test_a_missing_file_says_where_to_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors, match=r"curb\.example\.yaml"):
         load_file(tmp_path / "none.yaml")
+
+
+_OF_THE_DAEMON = """
+log: {directory: data}
+http: {port: 9000, token: "${UNSET_API}", tokens: [{name: a, token: "${UNSET_A}", roles: [read]}]}
+connectors:
+  - {kind: usage_jsonl, name: gw, token: "${UNSET_INGEST}"}
+  - {kind: focus_file, name: bill, url: /none, storage: {secret_access_key_file: /none/key}}
+actions:
+  actions: [{kind: litellm_limits, name: limits, base_url: "${UNSET_URL}", api_key_file: /none/key}]
+  notifiers: [{kind: slack, name: screen, token: "${UNSET_SLACK}", channel: C0123456789}]
+  routes: [{notify: [screen], ladder: [{do: notify}, {do: shave_to_normal, act: [limits]}]}]
+"""
+
+
+@pytest.mark.parametrize("needs", [LOG_PARTS, FIGURE_PARTS])
+def test_a_machine_without_the_secrets_reads_the_log(needs: frozenset[str]) -> None:
+    config = load_text(_OF_THE_DAEMON, {}, needs=needs)
+    assert str(getattr(config.log, "directory", "")) == "data"
+    assert config.http.port == 9000
+    whole = load_text(
+        _OF_THE_DAEMON.replace("${UNSET_URL}", "http://a")
+        .replace("api_key_file", "api_key")
+        .replace("_key_file", "_key"),
+        _Any(),
+    )
+    assert config.detector.scopes == whole.detector.scopes
+
+
+class _Any(dict[str, str]):
+    """An environment where every variable is set."""
+
+    def get(self, name: str, default: object = None) -> str:  # type: ignore[override]
+        return f"secret-of-{name}"
+
+
+def test_what_a_command_needs_must_be_right() -> None:
+    for text, needs, path in [
+        ("log: {directory: '${UNSET_LOG}'}", LOG_PARTS, "log.directory"),
+        ("log: {directry: a}", LOG_PARTS, "log.directry"),
+        ("lgo: {directory: a}", LOG_PARTS, "lgo"),
+        ("detector: {time_zone: '${UNSET_ZONE}'}", FIGURE_PARTS, "detector.time_zone"),
+        (_OF_THE_DAEMON, None, "connectors[0].token"),
+    ]:
+        with pytest.raises(ConfigErrors) as raised:
+            load_text(text, {}, needs=needs)
+        assert path in {error.path for error in raised.value.errors}
+    assert load_text("detector: {time_zone: '${UNSET_ZONE}'}", {}, needs=LOG_PARTS) == CurbConfig()
