@@ -138,6 +138,19 @@ class RecentIds:
             if not aged:
                 self._forgotten_until = self._slices[1].since
             del self._slices[0], counts[0]
+        self._join_old(received_at - self._settings.window_s)
+
+    def _join_old(self, until: float) -> None:
+        """Make small slices that ended before `until` one: they are kept for their number, and each costs a look-up."""
+        least, at = self._settings.min_ids // _SLICES, 0
+        while at + 2 < len(self._slices) and self._slices[at + 2].since <= until:
+            older, newer = self._slices[at : at + 2]
+            if older.offered + newer.offered > least:
+                at += 1
+                continue
+            older.offered += newer.offered
+            older.runs += newer.runs
+            del self._slices[at + 1]
 
     def offer(self, count: int) -> None:
         """So many ids are about to be looked up, in one call or more."""

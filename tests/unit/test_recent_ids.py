@@ -91,6 +91,19 @@ def test_a_backfill_that_goes_back_six_hours_counts_nothing_twice(tmp_path: Path
 
 
 @pytest.mark.usefixtures("small_runs")
+def test_months_of_little_traffic_are_few_slices(tmp_path: Path) -> None:
+    """Each slice costs every look-up: one an hour would be 9,000 in a year."""
+    ids = RecentIds(DedupeSettings(min_ids=600), "in/0", tmp_path)
+    hours = 1000
+    for hour in range(hours):
+        assert not any(seen(ids, [f"{hour}-{number}" for number in range(2)], hour * HOUR))
+    slices = ids.dump().slices
+    assert len(slices) < 30
+    assert sum(len(each.runs) for each in slices) < 40
+    assert all(seen(ids, [f"{hours - back}-1" for back in range(1, 299)], hours * HOUR))
+    assert ids.window_s(hours * HOUR) == DedupeSettings().window_s
+
+
 def test_a_crash_goes_back_to_the_ids_of_its_snapshot(tmp_path: Path) -> None:
     ids = RecentIds(DedupeSettings(min_ids=0), "in/0", tmp_path)
     for minute in range(300):
