@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
@@ -54,7 +56,9 @@ class Kinds(Mapping[str, str], Generic[C]):
         if added:
             return self._checked(kind, added[0].value, f"kind {kind!r} of the package {packages}")
         if kind not in self._shipped:
-            raise KindError(f"unknown kind {kind!r}; there are: {', '.join(self.names())}")
+            close = difflib.get_close_matches(kind, self.names(), n=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise KindError(f"unknown kind {kind!r}; {meant}there are: {', '.join(self.names())}")
         return self._checked(kind, self._shipped[kind], f"kind {kind!r}")
 
     def _checked(self, kind: str, path: str, subject: str) -> type[C]:
@@ -65,7 +69,12 @@ class Kinds(Mapping[str, str], Generic[C]):
             hint = "its reference page names the extra to install"
             raise KindError(f"{subject} needs the Python module {error.name!r}; {hint}") from None
         except (ImportError, AttributeError) as error:
-            raise KindError(f"{subject} cannot be imported from {path}: {error}") from None
+            raise KindError(f"{subject} cannot be imported from {path}: {_first_line(error)}") from None
+        except SyntaxError as error:
+            where = f"{error.filename}, line {error.lineno}"
+            raise KindError(f"{subject} cannot be imported from {path}: {error.msg} in {where}") from None
+        except Exception as error:  # noqa: BLE001 - a module of others may raise anything
+            raise KindError(f"{subject} cannot be imported from {path}: {_said(error)}") from None
         if not (isinstance(config, type) and issubclass(config, self._base)):
             raise KindError(f"{subject}: {path} is not a subclass of {self._base.__module__}.{self._base.__name__}")
         if absent := sorted(getattr(config, "__abstractmethods__", ())):
@@ -74,6 +83,16 @@ class Kinds(Mapping[str, str], Generic[C]):
         if field is None or kind not in get_args(field.annotation):
             raise KindError(f'{subject}: {path} needs the field kind: Literal["{kind}"]')
         return config
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _said(error: Exception) -> str:
+    """An error of somebody's module in one line, with its file and line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {_first_line(error)} in {frame.filename}, line {frame.lineno}"
 
 
 def _points(group: str) -> tuple[metadata.EntryPoint, ...]:

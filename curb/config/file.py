@@ -15,7 +15,7 @@ from curb.actions.kinds import ACTIONS, NOTIFIERS
 from curb.actions.policy.routing import VERBS
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
-from curb.config.errors import ConfigError, ConfigErrors, from_validation
+from curb.config.errors import ConfigError, ConfigErrors, from_validation, unknown, without_consequences
 from curb.config.owners import known_tags, unreachable_owners, with_owners
 from curb.config.pairs import with_scope
 from curb.connectors.connector import ConnectorConfig
@@ -24,6 +24,7 @@ from curb.connectors.kinds import KINDS as CONNECTORS
 from curb.connectors.pricing.book import PricesSettings
 from curb.detector.bills.derived import BILL_SCOPES
 from curb.detector.reconcile.reconciler import ReconcileSettings
+from curb.detector.rules.table import own_rules
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.scopes import DEFAULT_SCOPES
 from curb.stream.kafka.connection import KafkaSettings
@@ -71,7 +72,7 @@ def parse_yaml(text: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise ConfigErrors([ConfigError("", f"not valid YAML{where}: {problem}", "check the indentation")]) from None
+        raise ConfigErrors([ConfigError("", f"not valid YAML{where}: {problem}", _yaml_hint(text, mark))]) from None
     if loader.twice:
         raise ConfigErrors(loader.twice)
     if data is None:
@@ -79,6 +80,14 @@ def parse_yaml(text: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigErrors([ConfigError("", "must be a mapping of keys", "start with `log:` or `connectors:`")])
     return data
+
+
+def _yaml_hint(text: str, mark: Any) -> str:
+    line = text.splitlines()[mark.line] if mark is not None and mark.line < len(text.splitlines()) else ""
+    variable = _VARIABLE.match(line, max(0, mark.column - 1)) if line else None
+    if variable is None:
+        return "check the indentation"
+    return f'inside {{ }} and [ ] a variable needs quotes: "{variable[0]}"'
 
 
 def expand_environment(
@@ -299,10 +308,12 @@ def load_text(text: str, environment: Mapping[str, str] = os.environ, *, needs: 
     unneeded: Set[str] = frozenset() if needs is None else CurbConfig.model_fields.keys() - needs
     errors: list[ConfigError] = []
     data = expand_environment(parse_yaml(text), errors, environment)
+    unset = {error.path for error in errors}
     log = data.get("log")
     if isinstance(log, dict) and "kind" not in log:
         data["log"] = {"kind": "kafka" if "bootstrap_servers" in log else "embedded", **log}
     data["connectors"] = _kinds(data.get("connectors"), "connectors", CONNECTORS, errors, unneeded)
+    _own_rules(data, errors)
     if any(each.reads_bills for each in data["connectors"]):
         _add_bill_scopes(data)
     actions = data.get("actions")
@@ -311,7 +322,7 @@ def load_text(text: str, environment: Mapping[str, str] = os.environ, *, needs: 
         actions["actions"] = _kinds(actions.get("actions"), "actions.actions", ACTIONS, errors, unneeded)
         actions["notifiers"] = _kinds(actions.get("notifiers"), "actions.notifiers", NOTIFIERS, errors, unneeded)
     config = _validated(data, errors, unneeded)
-    errors = [error for error in errors if _part(error.path) not in unneeded]
+    errors = without_consequences((each for each in errors if _part(each.path) not in unneeded), unset)
     if errors or config is None:
         raise ConfigErrors(errors)
     return config
@@ -350,6 +361,26 @@ def _add_bill_scopes(data: dict[str, Any]) -> None:
     taken = {each.get("name") for each in given if isinstance(each, dict)}
     added = [scope.model_dump() for scope in BILL_SCOPES if scope.name not in taken]
     data["detector"] = {**detector, "scopes": [*given, *added]}
+
+
+def _own_rules(data: dict[str, Any], errors: list[ConfigError]) -> None:
+    """Check `detector.rules` here, each by the settings of its rule, so that errors have their whole path."""
+    detector = data.get("detector")
+    rules = detector.get("rules") if isinstance(detector, dict) else None
+    if not isinstance(rules, dict):
+        return
+    known = own_rules()
+    made: dict[str, Settings] = {}
+    for name, given in rules.items():
+        path = f"detector.rules.{name}"
+        if name not in known:
+            errors.append(unknown("detector.rules", str(name), known))
+            continue
+        try:
+            made[name] = known[name].model_validate(given)
+        except ValidationError as error:
+            errors += from_validation(error, known[name], prefix=path)
+    data["detector"] = {**data["detector"], "rules": made}
 
 
 def _derived(config: CurbConfig, errors: list[ConfigError]) -> CurbConfig:

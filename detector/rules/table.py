@@ -94,9 +94,14 @@ def _config(rule: type[Rule], settings: DetectorPart) -> Settings:
     return config
 
 
+def own_rules() -> dict[str, type[Settings]]:
+    """The settings of each rule that is set in `detector.rules`, by the name of the rule."""
+    return {rule.name: rule.config for rule in RULES if not rule.settings_at}
+
+
 def _of_own_rules(given: Any) -> Any:
     """Each mapping as the settings of its rule. Raises ValueError for a rule that is not in the table."""
-    own = {rule.name: rule.config for rule in RULES if not rule.settings_at}
+    own = own_rules()
     if not isinstance(given, dict):
         raise ValueError("must be a mapping of rules to their settings")
     for name in given:

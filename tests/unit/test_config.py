@@ -174,3 +174,65 @@ def test_what_a_command_needs_must_be_right() -> None:
             load_text(text, {}, needs=needs)
         assert path in {error.path for error in raised.value.errors}
     assert load_text("detector: {time_zone: '${UNSET_ZONE}'}", {}, needs=LOG_PARTS) == CurbConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "connectors: [{kind: usage_jsonl, name: c, token: '${UNSET_A}'}]",
+            {"connectors[0].token": "environment variable UNSET_A is not set|export UNSET_A=... first"},
+        ),
+        (
+            "http: {port: '${UNSET_A}', prot: 1}",
+            {
+                "http.port": "environment variable UNSET_A is not set|export UNSET_A=... first",
+                "http.prot": "unknown key|did you mean `port`?",
+            },
+        ),
+        (
+            "detector: {rules: {day_one_cap: {usd_per_hou: 3, until_days: x}}}",
+            {
+                "detector.rules.day_one_cap.usd_per_hou": "unknown key|did you mean `usd_per_hour`?",
+                "detector.rules.day_one_cap.until_days": "Input should be a valid number|",
+            },
+        ),
+        ("detector: {rules: {day_one: {}}}", {"detector.rules.day_one": "unknown key|did you mean `day_one_cap`?"}),
+        (
+            "actions: {notifiers: [{kind: consol, name: c}], routes: [{notify: [c]}]}",
+            {"actions.notifiers[0].kind": "unknown kind 'consol'; did you mean console?|"},
+        ),
+        (
+            "actions: {notifiers: [{kind: slack, name: c}], routes: [{notify: [c]}]}\n"
+            "attribution: {owners: [{match: {team: a}, team: a, slack_channel: C0123456789}]}",
+            {"actions.notifiers[0].token": "is missing|add this key", "actions.notifiers[0].channel": "is missing|"},
+        ),
+        (
+            "actions: {notifiers: [{kind: console, name: c}], routes: [{notify: c}]}",
+            {"actions.routes[0].notify": "must be a list|write a list: [c]"},
+        ),
+        ("detector: {scopes: [{name: a}]}", {"detector.scopes[0].group_by": "is missing|add this key"}),
+        ("detector: {scopes: []}", {"detector.scopes": "Tuple should have at least 1 item|"}),
+    ],
+)
+def test_each_mistake_is_one_error_that_says_how_to_mend_it(text: str, said: dict[str, str]) -> None:
+    with pytest.raises(ConfigErrors) as raised:
+        load_text(text, {})
+    found = {error.path: error for error in raised.value.errors}
+    assert found.keys() == said.keys()
+    assert len(found) == len(raised.value.errors)
+    for path, words in said.items():
+        message, hint = words.split("|")
+        assert found[path].message.startswith(message)
+        assert found[path].hint.startswith(hint)
+
+
+@pytest.mark.parametrize("text", ["a: {amount_usd: ${AMT}}", "log:\n  x: [a, ${AMT}]", "a: {b: http://${AMT}/}"])
+def test_a_variable_without_quotes_inside_brackets_is_a_hint(text: str) -> None:
+    assert 'a variable needs quotes: "${AMT}"' in errors_of(text)[""]
+    assert "check the indentation" in errors_of("a: {b: c, d")[""]
+
+
+def test_a_secret_where_a_list_belongs_is_not_shown() -> None:
+    text = "actions: {notifiers: [{kind: apprise, name: a, urls: hunter2}]}"
+    assert "hunter2" not in str(errors_of(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,27 @@ def test_a_broken_kind_says_which_promise_it_breaks(install: Install, target: st
     install(f"toy = {target}", module="acme_broken", code=TOY)
     with pytest.raises(KindError, match=f"kind 'toy' of the package acme-curb.*{said}"):
         KINDS.config("toy")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("a = 1\nclass Config(\n", r"'\(' was never closed in \S+acme_bad\.py, line 2"),
+        ("a = 1\n\nb = unknown", r"NameError: name 'unknown' is not defined in \S+acme_bad\.py, line 3"),
+        ("raise ImportError('no\\nway')", r"cannot be imported from acme_bad:Config: \S*"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line_with_its_place(
+    install: Install, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "acme_bad", raising=False)
+    install("bad = acme_bad:Config", module="acme_bad", code=code)
+    with pytest.raises(ConfigErrors) as raised:
+        load_text("connectors: [{kind: bad, name: x}]")
+    (error,) = raised.value.errors
+    assert error.path == "connectors[0].kind"
+    assert re.search(said, error.message)
+    assert "\n" not in error.message
 
 
 def test_a_package_cannot_replace_a_shipped_kind(install: Install) -> None:
