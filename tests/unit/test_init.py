@@ -227,6 +227,15 @@ def test_with_yes_nothing_is_asked(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["curb.yaml"]
 
 
+@pytest.mark.parametrize("known", [{}, {"CURB_LITELLM_URL": "http://localhost:4000"}])
+def test_a_usage_file_alone_chooses_files(tmp_path: Path, known: dict[str, str]) -> None:
+    done = run(tmp_path, "--yes", "--usage-file", "/x/*.jsonl", "--port", "9099", **known)
+    assert done.exit_code == 0, done.output
+    config = loaded((tmp_path / "curb.yaml").read_text())
+    assert [(each.kind, str(each.path)) for each in config.connectors] == [("usage_jsonl", "/x/*.jsonl")]
+    assert config.http.port == 9099
+
+
 def test_questions_fill_in_what_no_flag_says(tmp_path: Path) -> None:
     result = run(tmp_path, input="otlp\nbot\nSLACK_BOT\nC0123456789\n$2,500\nn\n")
     assert result.exit_code == 0, result.output
@@ -261,6 +270,10 @@ def test_json_is_one_object(tmp_path: Path) -> None:
     [
         (["--gateway", "smtp"], "must be one of: litellm, file, otlp, other, none"),
         (["--gateway", "file"], "--usage-file is needed"),
+        (["--gateway", "other", "--usage-file", "u"], "--usage-file means nothing here, as the gateway is other"),
+        (["--gateway", "file", "--usage-file", "u", "--litellm-url", "http://l"], "--litellm-url means nothing here"),
+        (["--usage-file", "u", "--litellm-key-env", "KEY"], "--litellm-key-env means nothing here"),
+        (["--slack-env", "HOOK"], "--slack-env means nothing here, as --slack is none"),
         (["--gateway", "litellm", "--litellm-url", "nowhere"], "--litellm-url must be like"),
         (["--slack", "bot"], "--slack-channel must be"),
     ],

@@ -53,6 +53,8 @@ class Answers:
     #: Dollars of all spend in a month, where they are known.
     monthly_usd: float | None = None
     time_zone: str = "UTC"
+    #: Where Curb listens.
+    port: int = 8088
 
     @property
     def is_remote(self) -> bool:
@@ -125,6 +127,25 @@ def channel(given: str) -> str:
     return given
 
 
-def default_gateway(given_url: str | None) -> Gateway:
-    """LiteLLM where its address is known, else JSON lines that are posted."""
+def default_gateway(given_url: str | None, given_file: str | None) -> Gateway:
+    """Files where they are given, LiteLLM where its address is known, else JSON lines that are posted."""
+    if given_file:
+        return "file"
     return "litellm" if given_url or os.environ.get(LITELLM_URL) else "other"
+
+
+def fitting(gateway: Gateway, chat: Chat, flags: Mapping[str, object]) -> None:
+    """Raises WrongAnswerError for a flag that was given and means nothing with the gateway or the chat."""
+    unfit: dict[str, str] = {}
+    if gateway != "litellm":
+        unfit |= dict.fromkeys(("--litellm-url", "--litellm-key-env"), "--gateway litellm")
+    if gateway != "file":
+        unfit["--usage-file"] = "--gateway file"
+    if chat == "none":
+        unfit["--slack-env"] = "--slack webhook or --slack bot"
+    if chat != "bot":
+        unfit["--slack-channel"] = "--slack bot"
+    for flag, needed in unfit.items():
+        if flags[flag] is not None:
+            chosen = f"--slack is {chat}" if flag.startswith("--slack") else f"the gateway is {gateway}"
+            raise WrongAnswerError(f"{flag} means nothing here, as {chosen}: give {needed} with it, or leave it out")

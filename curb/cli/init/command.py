@@ -72,6 +72,7 @@ ChannelOption = Annotated[
 MonthOption = Annotated[
     float | None, typer.Option("--monthly-usd", help="Dollars of a month of all spend, if there is a budget.")
 ]
+PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="Where Curb listens: page, API and inbox.")]
 ZoneOption = Annotated[str, typer.Option("--time-zone", help="Days and months follow it.")]
 DaysOption = Annotated[
     float, typer.Option("--days", min=0.1, max=7, help="Days of LiteLLM's spend logs that amounts come from.")
@@ -95,6 +96,7 @@ def init(
     slack_channel: ChannelOption = None,
     monthly_usd: MonthOption = None,
     time_zone: ZoneOption = "UTC",
+    port: PortOption = 8088,
     days: DaysOption = 7.0,
     yes: YesOption = False,
     force: ForceOption = False,
@@ -116,7 +118,7 @@ def init(
             raise WrongAnswerError("--json asks nothing: give --yes as well")
         if config.exists() and not force:
             raise WrongAnswerError(f"{config} is there already: --force overwrites it, --config FILE writes another")
-        given = said.checked(replace(_answers(flags, _nothing if yes else _asked), time_zone=time_zone))
+        given = said.checked(replace(_answers(flags, _nothing if yes else _asked), time_zone=time_zone, port=port))
         if not yes and given.slack != "none" and not send_test:
             send_test = typer.confirm("Send a test message to Slack?", default=False)
         done = _Init(config, given, days, console).run(force=force, send_test=send_test)
@@ -150,6 +152,13 @@ class _Flags(NamedTuple):
     slack_channel: str | None
     monthly_usd: float | None
 
+    def by_name(self) -> dict[str, object]:
+        """Flags as people write them; an address from the environment is no flag."""
+        found = {f"--{name.replace('_', '-')}": value for name, value in self._asdict().items()}
+        if self.litellm_url == os.environ.get(said.LITELLM_URL):
+            found["--litellm-url"] = None
+        return found
+
 
 def _nothing(question: str, default: str) -> str:
     return default
@@ -166,7 +175,7 @@ def _answers(flags: _Flags, ask: Ask) -> Answers:
     def value(flag: str | None, question: str, default: str) -> str:
         return flag if flag is not None else ask(question, default)
 
-    usual = said.default_gateway(flags.litellm_url)
+    usual = said.default_gateway(flags.litellm_url, flags.usage_file)
     gateway: Any = said.one_of(
         value(flags.gateway, "Gateway: litellm, file, otlp, other or none", usual), said.Gateway, "--gateway"
     )
@@ -182,6 +191,7 @@ def _answers(flags: _Flags, ask: Ask) -> Answers:
         kafka = ask("Kafka brokers (empty: a directory on this machine)", "")
     directory = flags.log_dir or "curb-data"
     chat: Any = said.one_of(value(flags.slack, "Slack: none, webhook or bot", "none"), said.Chat, "--slack")
+    said.fitting(gateway, chat, flags.by_name())
     found = replace(found, kafka=kafka or "", log_directory=directory, slack=chat)
     if chat != "none":
         usual_env = said.SLACK_WEBHOOK if chat == "webhook" else said.SLACK_TOKEN

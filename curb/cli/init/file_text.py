@@ -80,14 +80,14 @@ def _http(answers: Answers) -> list[str]:
             "# The proxy must reach Curb, so it listens on all addresses; reading then needs the token.",
             "http:",
             "  host: 0.0.0.0",
-            "  port: 8088",
+            f"  port: {answers.port}",
             f"  token: ${{{API_TOKEN}}}",
         ]
     return [
         "# The page, the API and the inbox, for this machine only. For others: host 0.0.0.0, and a token.",
         "http:",
         "  host: 127.0.0.1",
-        "  port: 8088",
+        f"  port: {answers.port}",
     ]
 
 
