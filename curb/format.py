@@ -1,8 +1,11 @@
-"""Tags as text: never markup, and no control characters."""
+"""Tags as text, never markup and without control characters; and what several commands say in the same words."""
 
 from __future__ import annotations
 
 from rich.text import Text
+
+#: Below a table whose forecasts are "–".
+TOO_LITTLE_NOTE = "–: too little history for a forecast, which needs one whole day of spend"
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curb.format import tags_text
+from curb.format import TOO_LITTLE_NOTE, tags_text
 from curb.stream.money import usd
 from curb.stream.time import iso
 from curb.views.budget_history import Crossing, WhatIf, caps
@@ -35,11 +35,13 @@ def show(console: Console, rows: Sequence[dict[str, Any]], now: float | None, *,
             usd(row["spent_usd"]),
             usd(row["amount_usd"] - row["spent_usd"]),
             bar(row, now),
-            "" if row.get("forecast_usd") is None else usd(row["forecast_usd"]),
+            "–" if row.get("forecast_usd") is None else usd(row["forecast_usd"]),
             "" if row.get("breach_at") is None else iso(row["breach_at"])[5:16].replace("T", " "),
             "" if probability is None else f"{probability:.0%}",
         )
     console.print(table)
+    if any(row.get("forecast_usd") is None for row in shown):
+        console.print(f"  {TOO_LITTLE_NOTE}", soft_wrap=True)
     if len(shown) < len(rows):
         console.print(f"  {len(rows) - len(shown)} more have spent nothing; see --all")
     _notes(console, shown)

@@ -22,7 +22,7 @@ from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, load_figur
 from curb.cli.offline import NotReachableError, daemon_json
 from curb.config.file import CurbConfig
 from curb.detector.forecast.pool import PoolSettings
-from curb.format import tags_text
+from curb.format import TOO_LITTLE_NOTE, tags_text
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.money import usd
@@ -131,13 +131,15 @@ def show(console: Console, rows: Sequence[dict[str, Any]], known_until: str) -> 
             f"{each['period']}, {each['period_end']}",
             usd(each["spent_usd"]),
             usd(each["imputed_usd"]) if each.get("imputed_usd") else "",
-            Text(usd(each["forecast_usd"]), "bold"),
-            f"{usd(each['low_usd'])} – {usd(each['high_usd'])}",
+            Text("–" if each["forecast_usd"] is None else usd(each["forecast_usd"]), "bold"),
+            "–" if each["low_usd"] is None else f"{usd(each['low_usd'])} – {usd(each['high_usd'])}",
             "" if each["budget"] is None else Text(f"{usd(each['budget_usd'])} {each['budget']}"),
             _breach(each),
-            f"{each['method']}, {each['past_errors']} past",
+            "" if each["forecast_usd"] is None else f"{each['method']}, {each['past_errors']} past",
         )
     console.print(table)
+    if any(each["forecast_usd"] is None for each in rows):
+        console.print(TOO_LITTLE_NOTE, style="yellow", soft_wrap=True)
     missing = sorted({name for each in rows for name in each["missing"]})
     if missing:
         what = "long histories are forecast by simpler methods alone"
@@ -145,6 +147,8 @@ def show(console: Console, rows: Sequence[dict[str, Any]], known_until: str) -> 
 
 
 def _breach(each: dict[str, Any]) -> Text:
+    if each["budget"] is not None and each["breach_probability"] is None:
+        return Text("–")
     if each["breach_probability"] is None:
         return Text("")
     chance = f"{each['breach_probability']:.0%}"
@@ -198,19 +202,22 @@ def _panel(axes: Axes, each: dict[str, Any]) -> None:
     if each["coming_usd"]:
         days, sums = [*days, ahead[0]], [*sums, spent]
     axes.plot(days, sums, color=_SPENT, lw=2.4, label="spent")
-    rest = coming[-1] or 1.0
-    # What was not seen of the days that are over is expected, not spent.
-    so_far = spent + each.get("imputed_usd", 0.0)
-    low, high = ((each[name] - so_far) / rest for name in ("low_usd", "high_usd"))
-    under, over_it = ([so_far + share * x for x in coming] for share in (low, high))
-    x = ahead[: len(coming)]
-    axes.fill_between(x, under, over_it, color=_GREY, alpha=0.2, lw=0, label="80 % interval")
-    axes.plot(x, [so_far + usd_ahead for usd_ahead in coming], color=_COMING, lw=2, ls=(0, (4, 2)), label="forecast")
+    known = each["forecast_usd"] is not None
+    if known:
+        rest = coming[-1] or 1.0
+        # What was not seen of the days that are over is expected, not spent.
+        so_far = spent + each.get("imputed_usd", 0.0)
+        low, high = ((each[name] - so_far) / rest for name in ("low_usd", "high_usd"))
+        under, over_it = ([so_far + share * x for x in coming] for share in (low, high))
+        x, line = ahead[: len(coming)], [so_far + usd_ahead for usd_ahead in coming]
+        axes.fill_between(x, under, over_it, color=_GREY, alpha=0.2, lw=0, label="80 % interval")
+        axes.plot(x, line, color=_COMING, lw=2, ls=(0, (4, 2)), label="forecast")
     if each["budget_usd"] is not None:
         axes.axhline(each["budget_usd"], color=_BUDGET, lw=1.8, ls="-.", label="budget")
     _style(axes, begin, (end - begin).days)
     name = " ".join(f"{key}={value}" for key, value in each["tags"].items()) or each["scope"]
-    axes.set_title(f"{name}: {usd(each['forecast_usd'])}".replace("$", r"\$"), loc="left", size=11, color=_INK)
+    shown = usd(each["forecast_usd"]) if known else "too little history"
+    axes.set_title(f"{name}: {shown}".replace("$", r"\$"), loc="left", size=11, color=_INK)
 
 
 def _style(axes: Axes, begin: date, days: int) -> None:

@@ -384,6 +384,13 @@ def _budgets(
         budget = counted.budgets[number]
         used = [spent / amount if amount else 0.0 for _, _, amount, spent in periods]
         forecast = forecasts.get((budget.name, who), {})
+        complete, spent_usd = all(end <= until for _, end, _, _ in periods), math.fsum(spent for *_, spent in periods)
+        # Sums of buckets, on which forecasts stand, are a little behind the charges.
+        least = 0.0 if complete else spent_usd
+        expected, low, high = (
+            None if (value := forecast.get(name)) is None else max(value, least)
+            for name in ("forecast_usd", "low_usd", "high_usd")
+        )
         rows.append(
             BudgetRow(
                 name=budget.name,
@@ -392,13 +399,13 @@ def _budgets(
                 periods=len(periods),
                 over=sum(each > 1 for each in used),
                 amount_usd=math.fsum(amount for _, _, amount, _ in periods),
-                spent_usd=math.fsum(spent for *_, spent in periods),
+                spent_usd=spent_usd,
                 most_used=max(used),
-                complete=all(end <= until for _, end, _, _ in periods),
+                complete=complete,
                 forecast_until=forecast.get("period_end"),
-                forecast_usd=forecast.get("forecast_usd"),
-                forecast_low_usd=forecast.get("low_usd"),
-                forecast_high_usd=forecast.get("high_usd"),
+                forecast_usd=expected,
+                forecast_low_usd=low,
+                forecast_high_usd=high,
                 breach_probability=forecast.get("breach_probability"),
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
@@ -33,6 +34,8 @@ from curb.stream.time import iso, period_around
 
 #: Past days shown with a forecast.
 _SHOWN_DAYS = 60
+#: The method of a forecast that is not made.
+TOO_LITTLE = "too_little_history"
 #: Seconds. Offsets of time zones are multiples of it, so events of a quarter of an hour share their day.
 _QUARTER_S = 900
 
@@ -116,13 +119,21 @@ def _together(members: Sequence[SeriesDays], tags: Mapping[str, str]) -> SeriesD
     for member in members:
         usd[member.days.first_day - first :] += np.nan_to_num(member.days.usd)
     today = Today(sum(member.today.usd for member in members), members[0].today.elapsed)
-    return SeriesDays(members[0].scope, dict(tags), DailySpend(first, usd), today)
+    oldest = min(members, key=lambda member: member.days.first_day)
+    return SeriesDays(members[0].scope, dict(tags), DailySpend(first, usd, oldest.days.seen), today)
 
 
 def row(question: Question, found: Forecast) -> dict[str, Any]:
-    """One forecast for people and programs. Dollars; dates are local days; `breach_date` only with a budget."""
+    """One forecast for people and programs. Dollars; dates are local days; `breach_date` only with a budget.
+
+    `forecast_usd` and what follows from it are None, and `method` is `TOO_LITTLE`, without a whole day of history.
+    """
     series, budget_usd = question.series, question.budget_usd
-    breach = None if budget_usd is None else found.breach_date(budget_usd)
+    is_over = budget_usd is not None and found.spent_usd > budget_usd
+    # Without a whole day of history nothing is claimed of the days to come, as in the status of budgets.
+    known = found.has_history
+    breach = found.breach_date(budget_usd) if budget_usd is not None and (known or is_over) else None
+    likely = found.breach_probability(budget_usd) if budget_usd is not None and (known or is_over) else None
     return {
         "scope": series.scope,
         "tags": series.tags,
@@ -131,15 +142,15 @@ def row(question: Question, found: Forecast) -> dict[str, Any]:
         "period_end": day_of(found.period.end_day).isoformat(),
         "spent_usd": found.spent_usd,
         "imputed_usd": found.imputed_usd,
-        "forecast_usd": found.expected_usd,
-        "low_usd": found.low_usd,
-        "high_usd": found.high_usd,
-        "method": found.method,
+        "forecast_usd": found.expected_usd if known else None,
+        "low_usd": found.low_usd if known else None,
+        "high_usd": found.high_usd if known else None,
+        "method": found.method if known else TOO_LITTLE,
         "past_errors": found.n_errors,
         "missing": list(found.missing),
         "budget": question.budget,
         "budget_usd": budget_usd,
-        "breach_probability": None if budget_usd is None else found.breach_probability(budget_usd),
+        "breach_probability": likely,
         "breach_date": None if breach is None else breach.isoformat(),
         "first_day": day_of(max(series.days.first_day, series.days.end_day - _SHOWN_DAYS)).isoformat(),
         "past_usd": np.nan_to_num(series.days.usd[-_SHOWN_DAYS:]).tolist(),
@@ -192,21 +203,27 @@ class DaySums:
         )
         self._day = cache(lambda quarter: local_hour(quarter * _QUARTER_S, zone).day)
         self.now = 0.0
+        self._oldest = math.inf
 
     def add(self, scope: str, tags: tuple[tuple[str, str], ...], start: float, usd: float, end: float) -> None:
         """Count dollars of a charge from `start` to `end` (epoch seconds)."""
         self._sums[scope, tags][self._day(int(start) // _QUARTER_S)] += usd
         self.now = max(self.now, end)
+        self._oldest = min(self._oldest, start)
 
     def series(self) -> list[SeriesDays]:
         """All series up to `now`, with the day of `now` as today."""
         hour, first = local_hour(int(self.now), self._zone), min(min(days) for days in self._sums.values())
         elapsed = (hour.of_day + hour.fraction) / 24
+        # The first day is seen from its first charge on.
+        begin = local_hour(int(self._oldest), self._zone)
+        seen = np.ones(hour.day - first)
+        seen[:1] = 1 - (begin.of_day + begin.fraction) / 24
         return [
             SeriesDays(
                 scope,
                 dict(tags),
-                DailySpend(first, np.array([by_day.get(day, 0.0) for day in range(first, hour.day)])),
+                DailySpend(first, np.array([by_day.get(day, 0.0) for day in range(first, hour.day)]), seen),
                 Today(by_day.get(hour.day, 0.0), elapsed),
             )
             for (scope, tags), by_day in self._sums.items()

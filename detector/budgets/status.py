@@ -21,6 +21,9 @@ _CAUSES = 5
 _OUTLOOK = ("forecast_usd", "forecast_low_usd", "forecast_high_usd", "breach_at", "breach_probability")
 
 
+_BREACH = ("breach_at", "breach_probability")
+
+
 class BudgetRest(NamedTuple):
     """Rows of one budget taken together; `tags` are the names of tags that tell them apart."""
 
@@ -91,15 +94,25 @@ class BudgetView:
         )
 
     def _outlooks(self, rows: Ints, now: float) -> list[dict[str, Any]]:
-        """The forecast by row, made for all rows of one budget at a time: they share a calendar."""
+        """The forecast by row, made for all rows of one budget at a time: they share a calendar.
+
+        A row without a whole day of history has none, as in `curb forecast`.
+        """
         found: list[dict[str, Any]] = [{}] * len(rows)
         budgets = self._rows["budget"][rows]
         for budget in np.unique(budgets).tolist():
             at = np.flatnonzero(budgets == budget)
-            outlook = self._forecast(self._pace(int(budget), rows[at], now))
-            for place, values in zip(at.tolist(), zip(*(each.tolist() for each in outlook), strict=True), strict=True):
+            pace = self._pace(int(budget), rows[at], now)
+            outlook = self._forecast(pace)
+            known_days = np.isfinite(pace.daily_usd).sum(axis=0).tolist()
+            is_spent = (pace.spent_usd >= pace.amount_usd).tolist()
+            for n, values in enumerate(zip(*(each.tolist() for each in outlook), strict=True)):
                 known = (None if np.isnan(value) else value for value in values)  # NaN: no breach
-                found[place] = dict(zip(_OUTLOOK, known, strict=True))
+                of = dict(zip(_OUTLOOK, known, strict=True))
+                if not known_days[n]:
+                    # The pace of an hour says nothing of a period. That the amount is spent stays true.
+                    of = {name: of[name] for name in _BREACH if is_spent[n]}
+                found[int(at[n])] = of
         return found
 
     def _pace(self, budget: int, rows: Ints, now: float) -> Pace:

@@ -239,6 +239,13 @@ class Forecast:
     #: Outcomes of the days still to come, as multiples of the expected, ascending, and the weight of each.
     outcomes: tuple[float, ...] = field(repr=False, default=())
     weights: tuple[float, ...] = field(repr=False, default=())
+    #: Whole days with spend that it learned from.
+    known_days: int = 0
+
+    @property
+    def has_history(self) -> bool:
+        """False while no whole day of spend is known: then the days still to come cannot be forecast."""
+        return self.known_days > 0 or not self.daily_usd
 
     def during(self, today: Today) -> Forecast:
         """This forecast, made at midnight, within the day that follows."""
@@ -318,6 +325,7 @@ def forecast(days: DailySpend, period: Period, today: Today = _NOTHING_TODAY, *,
         daily_usd=tuple(expect(cleaned, method, ahead)[before:].tolist()),
         outcomes=tuple(outcomes.tolist()),
         weights=tuple(weights.tolist()),
+        known_days=cleaned.known_days,
     )
     return at_midnight.during(Today() if before else today)
 

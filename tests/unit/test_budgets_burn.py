@@ -36,7 +36,7 @@ def test_a_fast_burn_pages_within_the_hour_and_ends_when_it_is_calm() -> None:
     assert opened.fired_at - T0 == 1800 + 30
     assert opened.explanation.startswith(
         "team a has spent $15.00 within 1h, 15.0 times the even pace of budget b; $15.00 of the $720.00 for this month "
-        "have been spent. At this pace"
+        "have been spent."
     )
     assert all(alert.alert_id == opened.alert_id and alert.status == "firing" for alert in news)
     (*_, ended) = burn(fed, 0.0, HOUR, HOUR)

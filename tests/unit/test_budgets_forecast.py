@@ -78,6 +78,17 @@ def test_it_is_always_a_number(daily: list[float], days: int) -> None:
     assert 0.0 <= found["breach_probability"] <= 1.0
 
 
+def test_a_quarter_of_an_hour_is_no_history() -> None:
+    fed = Fed(settings_of(a_budget(amount_usd=100, period="day")), ("team", "a"))
+    for minute in range(0, 15, 5):
+        fed.spend(T0 + 60 * minute, 0.5)
+    status = fed.status()
+    assert (status.spent_usd, status.forecast_usd, status.breach_at, status.breach_probability) == (1.5, *[None] * 3)
+    fed.spend(T0 + 900, 100.0)
+    status = fed.status()
+    assert (status.forecast_usd, status.breach_probability) == (None, 1.0)
+
+
 def test_rows_remember_their_days_across_gaps_and_late_dollars() -> None:
     fed = Fed(settings_of(a_budget(amount_usd=3000, period="month")), ("team", "a"))
     for day in range(4):

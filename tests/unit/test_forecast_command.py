@@ -125,6 +125,26 @@ def test_budgets_bring_their_period_and_amount() -> None:
     assert found["breach_probability"] > 0.9
 
 
+def test_a_quarter_of_an_hour_is_too_little_history(tmp_path: Path) -> None:
+    settings = DetectorSettings(budgets=(Budget(name="day", scope="team", amount_usd=100.0, period="day"),))
+    sums = DaySums("UTC")
+    sums.add("team", (("team", "search"),), now(1.5), 1.66, now(1.5) + 900)
+    asked, _ = report(sums, settings, "team", 10)
+    (found,) = answer_all(asked, PoolSettings(), quick=True)
+    unknown = ("forecast_usd", "low_usd", "high_usd", "breach_probability", "breach_date")
+    assert [found[name] for name in unknown] == [None] * 5
+    assert (found["spent_usd"], found["method"]) == (1.66, "too_little_history")
+    console = Console(file=io.StringIO(), width=200)
+    show(console, [found], "now")
+    assert "too little history" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert draw([found]).startswith(b"\x89PNG")
+    # The rest of the first day is not a whole day either; the next one is.
+    sums.add("team", (("team", "search"),), now(2.1), 1.0, now(2.1))
+    assert answer_all(report(sums, settings, "team", 10)[0], PoolSettings(), quick=True)[0]["forecast_usd"] is None
+    sums.add("team", (("team", "search"),), now(3.1), 1.0, now(3.1))
+    assert answer_all(report(sums, settings, "team", 10)[0], PoolSettings(), quick=True)[0]["forecast_usd"] is not None
+
+
 def test_the_table_holds_what_people_need() -> None:
     settings = DetectorSettings(budgets=(Budget(name="cap", scope="team", match={"team": "b"}, amount_usd=100),))
     asked = questions([series("[red]a", 1.0), series("b", 5.0)], settings, now(10.5), "team")

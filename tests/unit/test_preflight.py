@@ -51,6 +51,15 @@ def only(*runs: PlannedRun, rows: list[dict[str, Any]] | None = None, of: Detect
     return fit
 
 
+def test_too_little_history_forecasts_nothing_and_crosses_nothing() -> None:
+    new = row(spent_usd=1.66, forecast_usd=None)
+    fit = only(run(900.0), rows=[new])
+    assert (fit.verdict, fit.forecast_usd, fit.forecast_with_usd) == ("fits", None, None)
+    assert only(run(999.0), rows=[new]).verdict == "over"
+    # Of two partitions one knows a whole day: no total is claimed.
+    assert only(run(1.0), rows=[new, row()]).forecast_usd is None
+
+
 # --- the verdict ------------------------------------------------------------------------------------------------------
 
 

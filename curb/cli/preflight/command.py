@@ -20,7 +20,7 @@ from curb.cli.preflight.cost import ANY, GpuHours, RunCost, calls_cost, gpu_cost
 from curb.cli.preflight.fit import BudgetFit, Compared, FitVerdict, PlannedRun, compare
 from curb.cli.preflight.manifest import JobRequest, ManifestError, read_jobs
 from curb.config.file import CurbConfig, EmbeddedSettings
-from curb.format import tags_text
+from curb.format import TOO_LITTLE_NOTE, tags_text
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.money import usd
@@ -254,9 +254,9 @@ class _Answer(NamedTuple):
             )
         if verdict == "crosses":
             until = iso(tight.period_end)[:10]
-            alone = ", which it is without it as well" if tight.forecast_usd > tight.amount_usd else ""
+            alone = ", which it is without it as well" if (tight.forecast_usd or 0.0) > tight.amount_usd else ""
             return (
-                f"It fits now, but {name} is forecast at {usd(tight.forecast_with_usd)} of {usd(tight.amount_usd)} by "
+                f"It fits now, but {name} is forecast at {_usd(tight.forecast_with_usd)} of {usd(tight.amount_usd)} by "
                 f"{until}: over{alone}."
             )
         return (
@@ -269,6 +269,8 @@ class _Answer(NamedTuple):
             console.print(Text(f"{usd(cost.usd)}  ", "bold") + Text(clean(cost.what, 200)), soft_wrap=True)
         if self.compared.fits:
             console.print(_table(self.compared.fits))
+            if any(each.forecast_usd is None for each in self.compared.fits):
+                console.print(TOO_LITTLE_NOTE, style="yellow", soft_wrap=True)
         for warning in self.warnings():
             console.print(Text(warning, "yellow"), soft_wrap=True)
         console.print(Text(self.sentence(), _STYLES[self.compared.verdict]), soft_wrap=True)
@@ -287,7 +289,11 @@ class _Answer(NamedTuple):
 
 
 def _tightness(fit: BudgetFit) -> float:
-    return max(fit.forecast_with_usd, fit.with_usd, fit.later_usd) / fit.amount_usd
+    return max(fit.forecast_with_usd or 0.0, fit.with_usd, fit.later_usd) / fit.amount_usd
+
+
+def _usd(value: float | None) -> str:
+    return "–" if value is None else usd(value)
 
 
 def _table(fits: list[BudgetFit]) -> Table:
@@ -305,9 +311,9 @@ def _table(fits: list[BudgetFit]) -> Table:
             usd(each.amount_usd),
             usd(each.spent_usd),
             usd(each.left_usd),
-            usd(each.forecast_usd),
+            _usd(each.forecast_usd),
             usd(each.with_usd),
-            usd(each.forecast_with_usd),
+            _usd(each.forecast_with_usd),
             Text(each.verdict, _STYLES[each.verdict]),
         )
     return table

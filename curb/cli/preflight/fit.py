@@ -44,8 +44,8 @@ class BudgetFit:
     period_end: float
     amount_usd: float
     spent_usd: float
-    #: Of the period without the runs; what is spent where nothing is forecast.
-    forecast_usd: float
+    #: Of the period without the runs; None where there is too little history for a forecast.
+    forecast_usd: float | None
     #: What of the runs falls into this period, and at most into a later one.
     run_usd: float = 0.0
     later_usd: float = 0.0
@@ -61,16 +61,16 @@ class BudgetFit:
         return self.spent_usd + self.run_usd
 
     @property
-    def forecast_with_usd(self) -> float:
-        """Forecast of the period, with the runs."""
-        return self.forecast_usd + self.run_usd
+    def forecast_with_usd(self) -> float | None:
+        """Forecast of the period, with the runs; None where there is none."""
+        return None if self.forecast_usd is None else self.forecast_usd + self.run_usd
 
     @property
     def verdict(self) -> FitVerdict:
         most = self.amount_usd + _ROUNDING_USD
         if self.with_usd > most or self.later_usd > most:
             return "over"
-        return "crosses" if self.forecast_with_usd > most else "fits"
+        return "crosses" if (self.forecast_with_usd or 0.0) > most else "fits"
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
@@ -162,8 +162,10 @@ def _row(
     same = [row for row in rows if row.get("id") == own]
     found: Mapping[str, Any] | None = same[0] if same else None
     if len(same) > 1:  # a shared budget over several partitions of Kafka: each counts its part
-        sums = {name: sum(row.get(name) or 0.0 for row in same) for name in ("spent_usd", "forecast_usd")}
-        found = {**same[0], **sums}
+        spent = sum(row["spent_usd"] for row in same)
+        parts = [row.get("forecast_usd") for row in same]
+        known = [part for part in parts if part is not None]
+        found = {**same[0], "spent_usd": spent, "forecast_usd": sum(known) if len(known) == len(parts) else None}
     if found is None and scope.identified_by and not budget.shared:
         telling = {tag: series.get(tag) for tag in (scope.identified_by, *scope.also_by)}
         alike = (row for row in rows if row["name"] == budget.name)
@@ -183,10 +185,10 @@ def _without(
     zone = ZoneInfo("UTC" if set(scope.sources) == {"costs"} else budget.time_zone or settings.time_zone)
     start, end = period_around(now, budget.period, zone, budget.length_days, budget.anchor)
     amount = base_usd(budget, settings.exchange_rates, start, zone)
-    spent = forecast = 0.0
+    spent, forecast = 0.0, None
     if row is not None and row["period_end"] > now:
         start, end, amount = row["period_start"], row["period_end"], row["amount_usd"]
         spent = row["spent_usd"]
-        forecast = max(spent, row.get("forecast_usd") or 0.0)
+        forecast = None if row.get("forecast_usd") is None else max(spent, row["forecast_usd"])
     tags = dict(row["tags"]) if row is not None else subject(budget, series)
     return BudgetFit(budget.name, budget.period, tags, budget.hard, start, end, amount, spent, forecast)
