@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ from curb.stream.time import iso
 from curb.views.budget_history import Crossing, WhatIf, caps
 
 _BAR_CELLS = 10
+#: Rows of one budget that are shown one by one unless all are asked for; one of keys may have thousands. By hand.
+_MOST_OF_BUDGET = 5
+#: Characters; a narrower output leaves the bar and what is left out, so that names stay whole.
+_WIDE = 100
 
 
 def show(console: Console, rows: Sequence[dict[str, Any]], now: float | None, *, every: bool = True) -> None:
@@ -24,22 +29,34 @@ def show(console: Console, rows: Sequence[dict[str, Any]], now: float | None, *,
         return
     shown = [row for row in rows if every or row["spent_usd"]] or list(rows)
     table = Table(title="Budgets", title_justify="left", header_style="bold")
-    for name in ("budget", "$ spent", "$ left", "used, | even pace", "$ forecast", "over on (UTC)", "likely"):
+    wide = console.width >= _WIDE
+    used = ["$ left", "used, | even pace"] if wide else ["used"]
+    for name in ("budget", "$ spent", *used, "$ forecast", "over on (UTC)", "likely"):
         right = name.startswith("$")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "budget")
     tags_of = {row["id"]: row["tags"] for row in shown}
+    parents = {row.get("parent_id") for row in shown}
+    of: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for depth, row in tree(shown):
+        of[row["name"]].append(row)
+        if not every and len(of[row["name"]]) > _MOST_OF_BUDGET and row["id"] not in parents:
+            continue
         probability = row.get("breach_probability")
         table.add_row(
             Text("  " * depth) + _name(row, tags_of.get(row.get("parent_id"), {})),
             usd(row["spent_usd"]),
-            usd(row["amount_usd"] - row["spent_usd"]),
-            bar(row, now),
+            *([usd(row["amount_usd"] - row["spent_usd"]), bar(row, now)] if wide else [_used(row)]),
             "–" if row.get("forecast_usd") is None else usd(row["forecast_usd"]),
             "" if row.get("breach_at") is None else iso(row["breach_at"])[5:16].replace("T", " "),
             "" if probability is None else f"{probability:.0%}",
         )
     console.print(table)
+    for name, found in of.items():
+        rest = [row for row in found[_MOST_OF_BUDGET:] if row["id"] not in parents]
+        if rest and not every:
+            spent = usd(sum(row["spent_usd"] for row in rest))
+            text = f"  {name}: {len(rest):,} more of {len(found):,}, {spent} spent together; see --all"
+            console.print(Text(text), soft_wrap=True)
     if any(row.get("forecast_usd") is None for row in shown):
         console.print(f"  {TOO_LITTLE_NOTE}", soft_wrap=True)
     if len(shown) < len(rows):
@@ -87,6 +104,11 @@ def tree(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]
             yield from walk(row["id"], depth + 1)
 
     return walk(None, 0)
+
+
+def _used(row: dict[str, Any]) -> Text:
+    share = row["spent_usd"] / row["amount_usd"]
+    return Text(f"{share:.0%}", "red" if share >= 1 else "yellow" if share >= 0.8 else "green")
 
 
 def bar(row: dict[str, Any], now: float | None) -> Text:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from itertools import groupby
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curb.format import printable, tags_text
+from curb.format import TOO_LITTLE_NOTE, printable, tags_text
 from curb.report import wording
 from curb.report.figures import SpendReport
 from curb.stream.money import usd
 
 #: Anomalies that are shown one by one, most dollars first: enough for a screen. By hand.
 _MOST_ANOMALIES = 10
+#: Rows of one budget that are shown one by one, most dollars first; a budget of keys may have thousands. By hand.
+_MOST_OF_BUDGET = 5
+#: Characters; a narrower output leaves columns out, so that names stay whole.
+_WIDE = 100
 
 
 def show(console: Console, report: SpendReport, most: int) -> None:
@@ -20,11 +27,16 @@ def show(console: Console, report: SpendReport, most: int) -> None:
     console.print(Text(f"Spend {report.first_day} to {report.last_day} ({report.time_zone})", "bold"))
     for line in wording.headline(report):
         console.print(Text(f"  {line}"), soft_wrap=True)
-    console.print(_groups(report, most))
+    wide = console.width >= _WIDE
+    console.print(_groups(report, most, wide=wide))
+    if not wide:
+        console.print(
+            f"  below {_WIDE} columns, share and $ / 1k tokens are left out; see --format csv", soft_wrap=True
+        )
     if report.budgets:
-        console.print(_budgets(report, most))
-        if len(report.budgets) > most:
-            console.print(f"  {len(report.budgets) - most} more budgets; see --top and --format json")
+        console.print(_budgets(report))
+        if any(row.forecast_usd is None and not row.complete for row in report.budgets):
+            console.print(f"  {TOO_LITTLE_NOTE}", soft_wrap=True)
     if report.anomalies:
         console.print(_anomalies(report))
         if len(report.anomalies) > _MOST_ANOMALIES:
@@ -46,15 +58,15 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _groups(report: SpendReport, most: int) -> Table:
+def _groups(report: SpendReport, most: int, *, wide: bool) -> Table:
     kpis = list(report.total.kpis)
     title = f"By {', '.join(map(printable, report.by))}"
     columns = [
         ">$ spend",
         ">change",
-        ">share",
+        *[">share"] * wide,
         ">$ / request",
-        ">$ / 1k tokens",
+        *[">$ / 1k tokens"] * wide,
         *(f">$ / {printable(k)}" for k in kpis),
     ]
     table = _table(title, *map(printable, report.by), *columns, ">$ over")
@@ -65,9 +77,9 @@ def _groups(report: SpendReport, most: int) -> Table:
             *(Text(wording.value_name(value)) for value in row.tags.values()),
             wording.dollars(cents),
             wording.change(row.change, before=row.before_usd, after=row.spend_usd),
-            wording.percent(row.share),
+            *[wording.percent(row.share)] * wide,
             wording.each(row.requests),
-            wording.each(row.tokens),
+            *[wording.each(row.tokens)] * wide,
             *(wording.each(row.kpis.get(name)) for name in kpis),
             usd(row.excess_usd) if row.alerts else "",
         )
@@ -81,9 +93,9 @@ def _groups(report: SpendReport, most: int) -> Table:
         *blank,
         usd(total.spend_usd) if report.groups else usd(0.0),
         wording.change(total.change, before=total.before_usd, after=total.spend_usd),
-        "",
+        *[""] * wide,
         wording.each(total.requests),
-        wording.each(total.tokens),
+        *[wording.each(total.tokens)] * wide,
         *(wording.each(total.kpis[name]) for name in kpis),
         usd(total.excess_usd) if total.alerts else "",
         style="bold",
@@ -91,22 +103,40 @@ def _groups(report: SpendReport, most: int) -> Table:
     return table
 
 
-def _budgets(report: SpendReport, most: int) -> Table:
-    table = _table(
-        "Budgets", "budget", "periods", ">$ budget", ">$ spent", ">used", ">over", ">$ forecast now", ">likely over"
+def _budgets(report: SpendReport) -> Table:
+    over, likely = (
+        any(row.over for row in report.budgets),
+        any(row.breach_probability is not None for row in report.budgets),
     )
-    for row in report.budgets[:most]:
-        whole = "" if row.complete else ", running"
-        table.add_row(
-            Text(f"{row.name} ") + tags_text(row.tags),
-            f"{row.periods} × {row.period}{whole}" if row.periods > 1 else f"{row.period}{whole}",
-            usd(row.amount_usd),
-            usd(row.spent_usd),
-            wording.percent(row.spent_usd / row.amount_usd if row.amount_usd else None),
-            f"{row.over}×" if row.over else "",
-            "" if row.forecast_usd is None else usd(row.forecast_usd),
-            "" if row.breach_probability is None else f"{row.breach_probability:.0%}",
-        )
+    columns = [">$ budget", ">$ spent", ">used", *[">over"] * over, ">$ forecast", *[">likely over"] * likely]
+    table = _table("Budgets", "budget", *columns)
+    for _, group in groupby(report.budgets, key=lambda row: row.name):
+        rows = list(group)
+        for row in rows[:_MOST_OF_BUDGET]:
+            periods = f"{row.periods} × {row.period}" if row.periods > 1 else row.period
+            whole = "" if row.complete else ", running"
+            none = "" if row.complete else "–"
+            table.add_row(
+                Text(f"{row.name} ") + tags_text(row.tags) + Text(f" ({periods}{whole})", "dim"),
+                usd(row.amount_usd),
+                usd(row.spent_usd),
+                wording.percent(row.spent_usd / row.amount_usd if row.amount_usd else None),
+                *[f"{row.over}×" if row.over else ""] * over,
+                none if row.forecast_usd is None else usd(row.forecast_usd),
+                *["" if row.breach_probability is None else f"{row.breach_probability:.0%}"] * likely,
+            )
+        if rest := rows[_MOST_OF_BUDGET:]:
+            times = sum(row.over for row in rest)
+            table.add_row(
+                f"{rows[0].name}: {len(rest):,} more of {len(rows):,}",
+                "",
+                usd(math.fsum(row.spent_usd for row in rest)),
+                "",
+                *[f"{times}×" if times else ""] * over,
+                "",
+                *[""] * likely,
+                style="dim",
+            )
     return table
 
 

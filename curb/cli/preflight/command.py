@@ -31,6 +31,8 @@ _START = "start `curb run`, or give a recording (--from)"
 #: Exit codes; 2 is an error, as everywhere.
 _CODES: dict[FitVerdict, int] = {"fits": 0, "over": 1, "crosses": 3}
 _ERROR = 2
+#: Characters; a narrower output leaves columns out, so that names and amounts stay whole.
+_WIDE = 130
 _STYLES: dict[FitVerdict, str] = {"fits": "green", "crosses": "yellow", "over": "bold red"}
 
 TagOption = Annotated[
@@ -268,7 +270,7 @@ class _Answer(NamedTuple):
         for cost in self.costs:
             console.print(Text(f"{usd(cost.usd)}  ", "bold") + Text(clean(cost.what, 200)), soft_wrap=True)
         if self.compared.fits:
-            console.print(_table(self.compared.fits))
+            console.print(_table(self.compared.fits, wide=console.width >= _WIDE))
             if any(each.forecast_usd is None for each in self.compared.fits):
                 console.print(TOO_LITTLE_NOTE, style="yellow", soft_wrap=True)
         for warning in self.warnings():
@@ -296,22 +298,23 @@ def _usd(value: float | None) -> str:
     return "–" if value is None else usd(value)
 
 
-def _table(fits: list[BudgetFit]) -> Table:
+def _table(fits: list[BudgetFit], *, wide: bool) -> Table:
     table = Table(title="Budgets that would count it", title_justify="left", header_style="bold")
-    names = ("budget", "until", "$ amount", "$ spent", "$ left", "$ forecast", "$ spent with it", "$ forecast with it")
+    left = ("$ left", "$ forecast") if wide else ()
+    names = ("budget", *["until"] * wide, "$ amount", "$ spent", *left, "$ spent\nwith it", "$ forecast\nwith it", "")
     for name in names:
         right = name.startswith("$")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    table.add_column("")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "budget")
     for each in sorted(fits, key=_tightness, reverse=True):
         cap = " (hard cap) " if each.hard else " "
+        until = moment(each.period_end).strftime("%Y-%m-%d")
+        name = Text(each.name, "bold") + Text(cap) + tags_text(each.tags)
         table.add_row(
-            Text(each.name, "bold") + Text(cap) + tags_text(each.tags),
-            moment(each.period_end).strftime("%Y-%m-%d"),
+            name if wide else name + Text(f" until {until}", "dim"),
+            *[until] * wide,
             usd(each.amount_usd),
             usd(each.spent_usd),
-            usd(each.left_usd),
-            _usd(each.forecast_usd),
+            *([usd(each.left_usd), _usd(each.forecast_usd)] if wide else []),
             usd(each.with_usd),
             _usd(each.forecast_with_usd),
             Text(each.verdict, _STYLES[each.verdict]),
