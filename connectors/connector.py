@@ -55,6 +55,8 @@ class Batch(NamedTuple):
     skew_s: float = 0.0
     #: Events that are no usage, by name, such as the spans of other libraries: counted, not kept.
     ignored: Mapping[str, int] = MappingProxyType({})
+    #: What the sender should look at although it is kept, one sentence each; names of fields, never content.
+    warnings: Sequence[str] = ()
 
 
 @runtime_checkable

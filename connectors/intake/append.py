@@ -37,6 +37,8 @@ class Appended(NamedTuple):
     skew_s: float = 0.0
     #: The latest begin of an accepted charge, epoch seconds; None without one.
     newest: float | None = None
+    #: What the sender should look at although it is kept.
+    warnings: Sequence[str] = ()
 
 
 async def append_batch(
@@ -80,7 +82,9 @@ async def append_batch(
             metrics.ALERTS.labels(kind=alert.kind, tier=alert.tier).inc()
     dead = refused.total()
     newest = max((record.charge_period_start for record in batch.records), default=None)
-    return Appended(len(batch.records) + len(plans), dead, batch.dead, batch.skewed, batch.skew_s, newest)
+    return Appended(
+        len(batch.records) + len(plans), dead, batch.dead, batch.skewed, batch.skew_s, newest, batch.warnings
+    )
 
 
 def report_messages(report: IntakeReport, log: Log) -> list[Message]:

@@ -194,11 +194,14 @@ class PlainDoor:
     def report(self, appended: Appended) -> web.Response:
         """What was kept, each refused line with its reason, and what should be looked at."""
         content: dict[str, Any] = {"accepted": appended.accepted, "dead": appended.dead}
+        warnings = list(appended.warnings)
         if appended.skewed:
-            content["warnings"] = [
+            warnings.append(
                 f"{appended.skewed} events are dated up to {appended.skew_s:.0f} s ahead of the receipt and count at "
                 "the receipt: the sender's clock is off"
-            ]
+            )
+        if warnings:
+            content["warnings"] = warnings
         if not appended.dead:
             return web.json_response(content)
         errors = [_error(msgspec.json.decode(letter.value, type=DeadLetter)) for letter in appended.letters]

@@ -12,11 +12,15 @@ import msgspec
 from curb.connectors.connector import Batch
 from curb.connectors.decode import UNFORESEEN, Letters, Rejected, decode, unforeseen
 from curb.connectors.pricing.book import PriceBook
-from curb.connectors.validate import check_plan, validate
+from curb.connectors.validate import check_plan, clean, shorten, validate
 from curb.stream.clock import WallClock
 from curb.stream.records.spend import GpuRecord, PlannedActivity, SpendRecord, UsageRecord
 
 DEFAULT_LINE_BYTES = 1024 * 1024
+#: Suspicious lines that are named in one answer: a sender repeats the same mistake in every line.
+MAX_DOUBTS = 5
+#: Unknown fields that are named of one line, and characters of each name: they come from the sender.
+_MAX_FIELDS, _MAX_FIELD_CHARS = 5, 64
 #: DCGM's "no value" for 64-bit integers, and all that lies above any real reading.
 _BLANK = 9.2e18
 #: An RFC 3339 time with its zone.
@@ -29,6 +33,8 @@ class LineFormat(NamedTuple):
     name: str
     decoder: msgspec.json.Decoder[Any]
     record: Callable[[Any, str, float], SpendRecord | PlannedActivity | Rejected | None]
+    #: What is suspicious about a decoded line that is kept, given its text; "" for nothing.
+    doubt: Callable[[Any, bytes], str] = lambda event, line: ""
 
 
 def parse_lines(
@@ -48,7 +54,7 @@ def parse_lines(
     records: list[SpendRecord] = []
     locations: list[str] = []
     plans: list[PlannedActivity] = []
-    letters, ignored = Letters(source, at), 0
+    letters, ignored, doubts = Letters(source, at), 0, list[str]()
     for number, line in enumerate(lines, first_line):
         if not line or line.isspace():
             continue
@@ -61,6 +67,8 @@ def parse_lines(
             continue
         try:
             record = form.record(event, source, at)
+            if doubt := form.doubt(event, line):
+                doubts.append(f"line {number} {doubt}")
         except UNFORESEEN as error:
             record = unforeseen(error)
         if record is None:
@@ -75,7 +83,20 @@ def parse_lines(
         else:
             plans.append(record)
     left_out = {"lines that are no usage": ignored} if ignored else {}
-    return Batch(records, cursor="", dead=letters.messages(), locations=locations, plans=plans, ignored=left_out)
+    return Batch(
+        records,
+        cursor="",
+        dead=letters.messages(),
+        locations=locations,
+        plans=plans,
+        ignored=left_out,
+        warnings=_first(doubts),
+    )
+
+
+def _first(doubts: list[str]) -> list[str]:
+    more = [f"{len(doubts) - MAX_DOUBTS} more lines are like these"] if len(doubts) > MAX_DOUBTS else []
+    return [*doubts[:MAX_DOUBTS], *more]
 
 
 def _refused_plan(plan: PlannedActivity) -> Rejected | None:
@@ -239,7 +260,26 @@ def curb_format(prices: PriceBook, default_tags: dict[str, str]) -> LineFormat:
             prices.price_usage(usage)
         return usage
 
-    return LineFormat("curb", msgspec.json.Decoder(CurbLine), record)
+    return LineFormat("curb", msgspec.json.Decoder(CurbLine), record, _doubt)
+
+
+#: The names of a line's fields; their values stay unread, as those of unknown fields are.
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _doubt(event: CurbLine, line: bytes) -> str:
+    """A line that counts as $0 and has a field Curb does not read: its cost, tokens or model may be misspelt."""
+    has_tokens = event.input_tokens or event.output_tokens
+    has_model = event.request_model or "model" in event.tags
+    if event.effective_cost is not None or (has_tokens and has_model) or event.errors:
+        return ""
+    unknown = [name for name in _FIELDS.decode(line) if name not in CurbLine.__struct_fields__]
+    if not unknown:
+        return ""
+    named = ", ".join(shorten(clean(name), _MAX_FIELD_CHARS) for name in unknown[:_MAX_FIELDS])
+    absent = ["cost", *([] if has_tokens else ["tokens"]), *([] if has_model else ["model"])]
+    lacks = f"{', '.join(absent[:-1])} or {absent[-1]}"
+    return f"has the unknown field{'s' if len(unknown) > 1 else ''} {named} and no {lacks}: it counts as $0"
 
 
 def _epoch(value: float | datetime) -> float:

@@ -235,6 +235,15 @@ class AcceptedAnswer(TypedDict):
     warning: NotRequired[str]
 
 
+class IngestAnswer(TypedDict):
+    """How many events are on the log, and how many were refused. OTLP is answered in its own form."""
+
+    accepted: int
+    dead: int
+    #: What the sender should look at although it counts: a clock that is off, a line without cost.
+    warnings: NotRequired[list[str]]
+
+
 class CommandInput(msgspec.Struct):
     """A request by a person. `args` are those of the kind: `action_id`, `alert_id`, `until`, `reason`."""
 

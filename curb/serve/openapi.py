@@ -152,7 +152,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/ingest/{name}",
         "pushing",
         "Push usage to a connector, in its own format; 207 where a part is refused.",
-        dict[str, Any],
+        answers.IngestAnswer,
         dict[str, Any],
         errors=(404, 408, 413, 415, 503),
         token="connector",

@@ -18,7 +18,7 @@ from curb.connectors.connector import Context
 from curb.connectors.intake.body import Bodies
 from curb.connectors.intake.inbox import InboxSource, add_routes
 from curb.connectors.pricing.book import PriceBook
-from curb.connectors.tokens import litellm
+from curb.connectors.tokens import litellm, usage_jsonl
 from curb.stream.clock import ManualClock
 from tests.fakes import litellm_usage
 from tests.fakes.memory_log import MemoryLog
@@ -162,6 +162,21 @@ async def test_a_clock_that_is_off_is_a_warning(client: Client, log: MemoryLog) 
     assert (answer["accepted"], answer["dead"]) == (1, 0)
     assert "3000 s ahead" in answer["warnings"][0]
     assert log.records()[0].charge_period_start == NOW
+
+
+async def test_a_line_that_counts_as_nothing_is_a_warning(log: MemoryLog) -> None:
+    context = Context(ManualClock(NOW), cast(aiohttp.ClientSession, None), PriceBook.load())
+    settings = {"kind": "usage_jsonl", "name": "gw", "token": TOKEN}
+    built = usage_jsonl.Config.model_validate(settings).build(context).source
+    app = web.Application()
+    source = InboxSource("gw", built, SecretStr(TOKEN), max_body_bytes=1024)
+    add_routes(app, {"gw": source}, log, ManualClock(NOW))
+    line = {"id": "a", "charge_period_start": NOW - 60, "effective_cots": 5}
+    async with TestClient(TestServer(app)) as client, client.post(PATH, json=line, headers=AUTH) as response:
+        assert response.status == 200
+        answer = await response.json()
+    said = "line 1 has the unknown field effective_cots and no cost, tokens or model: it counts as $0"
+    assert answer == {"accepted": 1, "dead": 0, "warnings": [said]}
 
 
 async def test_while_curb_is_behind_a_request_is_refused_before_its_body_is_read(

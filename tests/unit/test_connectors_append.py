@@ -63,7 +63,7 @@ async def test_the_type_picks_the_topic() -> None:
 
 async def test_an_empty_batch_appends_nothing() -> None:
     log = MemoryLog()
-    assert await append_batch(log, Batch([], ""), source="s", at=NOW) == (0, 0, [], 0, 0.0, None)
+    assert await append_batch(log, Batch([], ""), source="s", at=NOW) == (0, 0, [], 0, 0.0, None, ())
     assert log.messages == {}
 
 

@@ -35,6 +35,32 @@ def push(body: bytes, **settings: Any) -> Batch:
     return built.parse(body, location="here", at=NOW)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"effective_cots": 5}, "the unknown field effective_cots and no cost, tokens or model:"),
+        ({"cost": 5, "x\u202ey": "a" * 99}, "the unknown fields cost, xy and no cost, tokens or model:"),
+        ({"input_tokns": 5, "request_model": "gpt-4o"}, "the unknown field input_tokns and no cost or tokens:"),
+        ({"modle": "gpt-4o", "input_tokens": 5}, "the unknown field modle and no cost or model:"),
+        ({"effective_cost": 0.0, "note": "free"}, ""),
+        ({"request_model": "gpt-4o", "input_tokens": 5, "note": "priced by the book"}, ""),
+        ({"request_model": "gpt-4o", "errors": 1, "note": "a failed call"}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_misspelt_cost_is_a_warning(fields: dict[str, object], said: str) -> None:
+    line = json.dumps({"id": "a", "charge_period_start": BEFORE, "tags": {"team": "a"}, **fields})
+    batch = push(line.encode())
+    assert len(batch.records) == 1
+    assert [each.startswith(f"line 1 has {said}") for each in batch.warnings] == ([True] if said else [])
+
+
+def test_warnings_are_few_and_a_strange_line_has_one_as_well() -> None:
+    line = b'{"id": "a%d", "charge_period_start": 1749999000, "cots": 1e999}'
+    batch = push(b"\n".join(line % number for number in range(8)))
+    assert (len(batch.records), len(batch.warnings), batch.warnings[-1]) == (8, 6, "3 more lines are like these")
+
+
 class Follower:
     """Reads as the runner does, always from the last cursor, each time with a fresh connector if told so."""
 
