@@ -200,7 +200,7 @@ def in_short(methods: Sequence[Mapping[str, Any]]) -> str:
     head = (
         "mean of all streams",
         "incidents found",
-        "of their dollars lost before",
+        "share of their cost spent before the alert",
         "false alerts a day",
         "median delay",
     )
