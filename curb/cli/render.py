@@ -260,9 +260,11 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
     halted = f"  HALTED: no new actions (by {found.get('halted_by', '')})" if found["halted"] else ""
     ready = "ready" if found["ready"] else "catching up"
     console.print(f"{found['instance']}: {ready}, mode {found['mode']}{halted}", markup=False)
-    console.print(
-        f"now {found['now']}, data closed up to {found['event_time'] or 'nothing yet'}, {found['series']} series"
-    )
+    first_in_s = found.get("first_bucket_in_s")
+    closed = f"data closed up to {found['event_time']}" if found["event_time"] else "nothing yet"
+    if first_in_s is not None:
+        closed = f"spend received; the first bucket closes in {first_in_s:.0f} s"
+    console.print(f"now {found['now']}, {closed}, {found['series']} series")
     next_steps(console, found.get("next_steps", ()))
     for name, last in found["connectors"].items():
         console.print(f"  connector {name}: last heard {last or 'never'}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import Field, SecretStr, SerializeAsAny, ValidationError
+from pydantic import Field, PrivateAttr, SecretStr, SerializeAsAny, ValidationError
 
 from curb.actions.kinds import ACTIONS, NOTIFIERS
 from curb.actions.policy.routing import VERBS
@@ -277,6 +277,17 @@ class CurbConfig(Settings):
     )
     detector: DetectorSettings = Field(default=DetectorSettings(), description="Sums, scores, budgets and alerts.")
     actions: ActionsSettings = Field(default=ActionsSettings(), description="Notifiers, actions, routes and limits.")
+    _variables: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def variable(self, path: str) -> str:
+        """The environment variable that stands at a path, such as `connectors[0].token`; "" where there is none."""
+        return self._variables.get(path, "")
+
+    def with_variables(self, variables: Mapping[str, str]) -> CurbConfig:
+        """A copy that knows at which paths environment variables stand."""
+        copy = self.model_copy()
+        copy._variables = dict(variables)
+        return copy
 
 
 #: What commands need that only read the log and append to it.
@@ -307,7 +318,8 @@ def load_text(text: str, environment: Mapping[str, str] = os.environ, *, needs: 
     """
     unneeded: Set[str] = frozenset() if needs is None else CurbConfig.model_fields.keys() - needs
     errors: list[ConfigError] = []
-    data = expand_environment(parse_yaml(text), errors, environment)
+    given = parse_yaml(text)
+    data = expand_environment(given, errors, environment)
     unset = {error.path for error in errors}
     log = data.get("log")
     if isinstance(log, dict) and "kind" not in log:
@@ -325,7 +337,19 @@ def load_text(text: str, environment: Mapping[str, str] = os.environ, *, needs: 
     errors = without_consequences((each for each in errors if _part(each.path) not in unneeded), unset)
     if errors or config is None:
         raise ConfigErrors(errors)
-    return config
+    return config.with_variables(dict(_variables_in(given)))
+
+
+def _variables_in(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Path and name of each variable that is a whole value."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _variables_in(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _variables_in(item, f"{path}[{index}]")
+    elif isinstance(value, str) and (match := _VARIABLE.fullmatch(value)):
+        yield path, match[1]
 
 
 def _validated(data: dict[str, Any], errors: list[ConfigError], unneeded: Set[str]) -> CurbConfig | None:

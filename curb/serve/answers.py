@@ -141,6 +141,8 @@ class StatusAnswer(TypedDict):
     series: int
     #: Empty once there is spend.
     next_steps: list[NextStepAnswer]
+    #: Seconds until the first spend is summed, once it has come; null before and after.
+    first_bucket_in_s: float | None
     threshold_rise: dict[str, float]
     connectors: dict[str, str | None]
     notes: dict[str, list[str]]

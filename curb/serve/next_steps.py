@@ -27,8 +27,9 @@ def page_url(config: CurbConfig, of_all: str = "127.0.0.1") -> str:
 def next_steps(config: CurbConfig, *, running: bool, path: str = "curb.yaml") -> list[NextStep]:
     """From here to spend on the page, for the configuration in the file `path`; a running daemon is not started."""
     steps = [] if running else [NextStep("start Curb, and leave it running", f"curb run -c {path}")]
-    for each in config.connectors:
-        steps += _sending(each, page_url(config, "THIS-MACHINE"))
+    for number, each in enumerate(config.connectors):
+        variable = config.variable(f"connectors[{number}].token") or "TOKEN"
+        steps += _sending(each, page_url(config, "THIS-MACHINE"), variable)
     if not config.connectors:
         steps.append(NextStep("add a connector: nothing can be seen without one", "docs/reference/configuration.md"))
     if any(each.looks_back for each in config.connectors):
@@ -43,8 +44,11 @@ def next_steps(config: CurbConfig, *, running: bool, path: str = "curb.yaml") ->
     ]
 
 
-def _sending(connector: ConnectorConfig, base: str) -> list[NextStep]:
-    """How usage gets to a connector that is pushed to. Known by its kind: the modules of others are not loaded."""
+def _sending(connector: ConnectorConfig, base: str, variable: str) -> list[NextStep]:
+    """How usage gets to a connector that is pushed to; its token is in the environment variable `variable`.
+
+    Known by its kind: the modules of others are not loaded.
+    """
     url = f"{base}v1/ingest/{connector.name}"
     if connector.kind == "litellm":
         what = "let LiteLLM send its calls: in its config.yaml, a generic_api callback to this endpoint, with the token"
@@ -53,5 +57,5 @@ def _sending(connector: ConnectorConfig, base: str) -> list[NextStep]:
         return [NextStep("let applications export, with the token as bearer", f"OTEL_EXPORTER_OTLP_ENDPOINT={url}")]
     if connector.kind == "usage_jsonl" and getattr(connector, "token", None) is not None:
         what = "post usage as JSON lines, with the token as bearer"
-        return [NextStep(what, f'curl -H "Authorization: Bearer $TOKEN" --data-binary @usage.jsonl {url}')]
+        return [NextStep(what, f'curl -H "Authorization: Bearer ${variable}" --data-binary @usage.jsonl {url}')]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from msgspec import to_builtins
@@ -39,6 +40,7 @@ def status(daemon: Running) -> dict[str, Any]:
     budgets = [{"tags": tags, **to_builtins(budget)} for shard in shards for tags, budget in shard.budgets()]
     actions = daemon.action_state()
     series = sum(shard.series_count for shard in shards)
+    first_in_s = None if series else _first_bucket_in_s(daemon)
     return {
         "instance": daemon.config.instance,
         "now": iso(daemon.clock.now()),
@@ -49,7 +51,11 @@ def status(daemon: Running) -> dict[str, Any]:
         "halted_by": "" if actions["halted"] is None else _who_and_why(actions["halted"]),
         "series": series,
         # While nothing was spent yet: from here to spend on the page.
-        "next_steps": [] if series else [step._asdict() for step in next_steps(daemon.config, running=True)],
+        "next_steps": [step._asdict() for step in next_steps(daemon.config, running=True)]
+        if not series and first_in_s is None
+        else [],
+        # Spend came, and nothing of it is summed yet.
+        "first_bucket_in_s": first_in_s,
         # The highest of all partitions: where statistics alert too often, what they need more of a score.
         "threshold_rise": {
             tier: round(max((getattr(shard.raised, tier) for shard in shards), default=0.0), 2)
@@ -71,6 +77,19 @@ def status(daemon: Running) -> dict[str, Any]:
         "proposed": actions["proposed"],
         "problems": actions["problems"],
     }
+
+
+def _first_bucket_in_s(daemon: Running) -> float | None:
+    """Seconds until the bucket of the first record closes; None where nothing came, or where it is closed."""
+    settings = daemon.config.detector
+    found = []
+    for shard in daemon.shards():
+        if shard.feeds.first_at is None:
+            continue
+        end = (shard.feeds.first_at // settings.bucket_s + 1) * settings.bucket_s
+        if shard.event_time is None or shard.event_time < end:
+            found.append(max(0.0, end + settings.grace_s - daemon.clock.now()))
+    return math.ceil(min(found)) if found else None
 
 
 def judged(daemon: Running) -> list[dict[str, Any]]:

@@ -105,6 +105,8 @@ class FeedAlerts:
         self._at = self._unheard_until = 0.0
         #: Sources and scopes of which something came since the last bucket.
         self._changed: set[str] = set()
+        #: When the first record of usage or of a GPU that was counted came, epoch seconds; None before.
+        self.first_at: float | None = None
 
     @property
     def firing(self) -> list[Alert]:
@@ -135,6 +137,8 @@ class FeedAlerts:
         if source is None:
             source = self._sources[name] = KnownSource(tally.kind, at, at)
         source.note(tally, at)
+        if tally.counted and tally.kind != "costs" and self.first_at is None:
+            self.first_at = tally.last_at
         self._changed.add(name)
         _measure(name, tally)
 
@@ -265,6 +269,9 @@ class FeedAlerts:
         self._sources, self._scopes, self._topics = state.sources, state.scopes, state.topics
         self._alerts, self._ticks = state.alerts, state.ticks
         self._at, self._unheard_until = state.at, state.unheard_until
+        usage = [each for each in self._sources.values() if each.kind != "costs"]
+        counted = [each.last_at for each in usage if any(tally.counted for tally in each.hours.values())]
+        self.first_at = min(counted, default=None)
 
 
 def _newer(hours: Mapping[int, _T], hour: int) -> dict[int, _T]:

@@ -25,7 +25,7 @@ from curb.serve.running import Running
 from curb.serve.slack_people import Doors
 from curb.stream.clock import ManualClock
 from curb.stream.records.reconciliation import Reconciliation
-from curb.stream.records.spend import BudgetStatus, LedgerEntry, Plan
+from curb.stream.records.spend import BudgetStatus, LedgerEntry, Plan, SourceTally
 from curb.views.alerts_and_actions import LogView
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.memory_log import MemoryLog
@@ -129,6 +129,37 @@ async def test_a_strange_time_of_others_breaks_no_page(daemon: Any, at: float) -
             headers = login() if path == "/" else {"Authorization": f"Bearer {TOKEN}"}
             async with client.get(path, headers=headers) as answer:
                 assert answer.status == 200, await answer.text()
+
+
+async def test_until_the_first_bucket_closes_spend_is_received() -> None:
+    shard = Shard()
+    shard.event_time, shard.series_count, shard.feeds = None, 0, FeedAlerts(())  # type: ignore[assignment]
+    daemon = a_daemon(guarded=False, shards=lambda: [shard])
+    text, printed = await shown(daemon)
+    assert "No spend yet" in text
+    assert "nothing yet, 0 series" in printed
+    assert "No spend yet" in printed
+    # The bucket of the first record ends 20 s after T0 and waits 30 s for late records.
+    shard.feeds.note(SourceTally(source="gw", hour=int(T0), counted=1, last_at=T0 - 30))
+    shard.feeds.note(SourceTally(source="gw", hour=int(T0), counted=1, last_at=T0 + 25))
+    text, printed = await shown(daemon)
+    assert "No spend yet" not in text + printed
+    assert "pend received; the first bucket closes in 50 s" in text
+    assert "spend received; the first bucket closes in 50 s, 0 series" in printed
+    shard.event_time = T0 + 20
+    assert "spend received" not in (await shown(daemon))[1]
+
+
+async def shown(daemon: Any) -> tuple[str, str]:
+    """The page, and what `curb status` prints."""
+    async with TestClient(TestServer(make_app(cast(Running, daemon), Doors()))) as client:
+        async with client.get("/") as answer:
+            text = html.unescape(await answer.text())
+        async with client.get("/v1/status") as answer:
+            found = await answer.json()
+    console = Console(record=True, width=200, file=io.StringIO())
+    render.status(console, found, json_lines=False)
+    return text, console.export_text()
 
 
 async def test_a_page_with_spend_shows_no_next_steps(browser: TestClient[Any, Any]) -> None:

@@ -176,6 +176,13 @@ def test_senders_on_other_machines_see_a_name_for_this_one() -> None:
     assert first.command == "curb run -c my.yaml"
 
 
+def test_the_token_is_the_variable_that_the_configuration_names() -> None:
+    text = "connectors: [{kind: focus_file, name: bill, url: /bill}, {kind: usage_jsonl, name: gw, token: %s}]"
+    for token, shown in (("'${CURB_GW_TOKEN}'", "$CURB_GW_TOKEN"), ("long-enough", "$TOKEN")):
+        config = load_text(text % token, {"CURB_GW_TOKEN": "long-enough"})
+        assert any(f'"Authorization: Bearer {shown}"' in each.command for each in next_steps(config, running=True))
+
+
 @pytest.mark.parametrize(
     ("answers", "step"),
     [
