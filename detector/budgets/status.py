@@ -13,8 +13,10 @@ from curb.detector.budgets.burn import BurnWindows
 from curb.detector.budgets.daily import DailyHistory
 from curb.detector.budgets.outlook import Forecast, Pace
 from curb.detector.budgets.rows import BudgetRows
+from curb.detector.forecast.days import WHOLE_SHARE
 from curb.detector.state.columns import Ints
 from curb.stream.records.spend import BudgetStatus, Cause
+from curb.stream.time import DAY_S
 
 #: Causes named in an alert. Chosen by hand, so that the text stays short.
 _CAUSES = 5
@@ -104,12 +106,15 @@ class BudgetView:
             at = np.flatnonzero(budgets == budget)
             pace = self._pace(int(budget), rows[at], now)
             outlook = self._forecast(pace)
-            known_days = np.isfinite(pace.daily_usd).sum(axis=0).tolist()
+            known_days = np.isfinite(pace.daily_usd).sum(axis=0)
+            # The first day is among them only later: it counts as in `curb forecast`, if most of it was seen.
+            since = self._rows["since"][rows[at]]
+            has_history = ((known_days > 0) | (since <= pace.day_end - (1 + WHOLE_SHARE) * DAY_S)).tolist()
             is_spent = (pace.spent_usd >= pace.amount_usd).tolist()
             for n, values in enumerate(zip(*(each.tolist() for each in outlook), strict=True)):
                 known = (None if np.isnan(value) else value for value in values)  # NaN: no breach
                 of = dict(zip(_OUTLOOK, known, strict=True))
-                if not known_days[n]:
+                if not has_history[n]:
                     # The pace of an hour says nothing of a period. That the amount is spent stays true.
                     of = {name: of[name] for name in _BREACH if is_spent[n]}
                 found[int(at[n])] = of

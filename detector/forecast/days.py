@@ -21,7 +21,7 @@ _EMPTY_SHARE, _GAP_DAYS, _GAP_RARE, _GAP_LOOK_DAYS = 0.02, 7, 0.15, 28
 #: Known days before a run of empty days, at least, to call it a gap: a week.
 _MIN_LOOK_DAYS = 7
 #: A day of which a smaller share was seen is not compared with others. Chosen by hand.
-_WHOLE_SHARE = 0.75
+WHOLE_SHARE = 0.75
 #: The first day of a series is left out when more than so many days are known: it rarely began at midnight.
 _FIRST_DAY_COUNTS_UNTIL = 3
 
@@ -59,7 +59,7 @@ class DailySpend:
     @property
     def whole(self) -> Floats:
         """Dollars of the days of which enough was seen to compare them; NaN for the others."""
-        return np.where(self.shares < _WHOLE_SHARE, np.nan, self.usd)
+        return np.where(self.shares < WHOLE_SHARE, np.nan, self.usd)
 
 
 @dataclass(frozen=True)

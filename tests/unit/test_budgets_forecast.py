@@ -89,6 +89,18 @@ def test_a_quarter_of_an_hour_is_no_history() -> None:
     assert (status.forecast_usd, status.breach_probability) == (None, 1.0)
 
 
+@pytest.mark.parametrize(("hour", "known"), [(0, True), (5, True), (7, False)])
+def test_a_first_day_counts_if_most_of_it_was_seen(hour: int, known: bool) -> None:
+    fed = Fed(settings_of(a_budget(amount_usd=100, period="day")), ("team", "a"))
+    fed.spend(T0 + hour * HOUR, 0.5)
+    fed.spend(T0 + 23 * HOUR, 0.5)
+    assert fed.status().forecast_usd is None
+    fed.spend(T0 + DAY + HOUR, 0.5)
+    assert (fed.status().forecast_usd is not None) == known
+    fed.spend(T0 + 2 * DAY + HOUR, 0.5)
+    assert fed.status().forecast_usd is not None
+
+
 def test_rows_remember_their_days_across_gaps_and_late_dollars() -> None:
     fed = Fed(settings_of(a_budget(amount_usd=3000, period="month")), ("team", "a"))
     for day in range(4):
