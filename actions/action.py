@@ -13,6 +13,7 @@ from pydantic import Field
 from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
+from curb.stream.kinds import without
 from curb.stream.records.spend import Alert, Plan
 from curb.stream.settings import Settings
 
@@ -108,6 +109,21 @@ class ActionConfig(Settings):
     @abstractmethod
     def build(self, context: ActionContext) -> Action:
         """The configured action; whoever calls this closes it."""
+
+
+def open_action(config: ActionConfig, context: ActionContext) -> Action:
+    """The action that `config` builds. Raises PermanentError saying which promise of this page is not kept."""
+    action = config.build(context)
+    missing = without(action, Action, "plan", "apply", "verify", "undo", "close")
+    # Both are read when an action is planned or listed, long after the start.
+    missing += [
+        f"{type(action).__name__} does not declare {name}"
+        for name in ("verbs", "permissions")
+        if getattr(action, name, None) is None
+    ]
+    if missing:
+        raise PermanentError(f"action {config.name} of kind {config.kind}: {'; '.join(missing)}")
+    return action
 
 
 class RateConfig(ActionConfig):

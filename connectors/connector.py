@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr
 
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
+from curb.stream.kinds import without
 from curb.stream.log.protocol import Message
 from curb.stream.records.spend import Alert, PlannedActivity, SpendRecord
 from curb.stream.settings import Settings
@@ -184,11 +185,11 @@ def open_source(config: ConnectorConfig, context: Context) -> Source:
     source = config.build(context)
     match source:
         case Pull():
-            missing = _missing(source.connector, "read", "close")
+            missing = without(source.connector, Connector, "read", "close")
         case Push():
             missing = _missing_push(source)
         case PushWithBackfill():
-            missing = _missing_push(source.push) + _missing(source.backfill.connector, "read", "close")
+            missing = _missing_push(source.push) + without(source.backfill.connector, Connector, "read", "close")
         case _:
             missing = [f"build(context) returns {type(source).__name__}, not Pull, Push or PushWithBackfill"]
     if missing:
@@ -197,12 +198,7 @@ def open_source(config: ConnectorConfig, context: Context) -> Source:
 
 
 def _missing_push(push: Push) -> list[str]:
-    return [] if isinstance(push.source, Receiver) else _missing(push.source, "parse")
-
-
-def _missing(part: object, *methods: str) -> list[str]:
-    absent = [method for method in methods if not callable(getattr(part, method, None))]
-    return [f"{type(part).__name__} has no method {', '.join(absent)}"] if absent else []
+    return [] if isinstance(push.source, Receiver) else without(push.source, PushSource, "parse")
 
 
 class Check(NamedTuple):

@@ -6,13 +6,16 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
 
-from curb.actions.action import Action, ActionContext, Chart
+from curb.actions.action import Action, ActionContext, Chart, open_action
+from curb.actions.kinds import ACTIONS, NOTIFIERS
 from curb.actions.lifecycle.runner import ActionsRunner
-from curb.actions.notify.protocol import Notifier
+from curb.actions.notify.protocol import Notifier, open_notifier
+from curb.config.errors import ConfigError
 from curb.config.file import CurbConfig, EmbeddedSettings
 from curb.config.owners import known_tags
 from curb.config.pairs import marks
@@ -21,6 +24,7 @@ from curb.connectors.connector import Pull, Push, PushWithBackfill, open_source
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.inbox import InboxSource
 from curb.connectors.intake.runner import PullRunner
+from curb.connectors.kinds import KINDS as CONNECTORS
 from curb.connectors.pricing.book import PriceBook, PricesSettings
 from curb.detector.bills.derived import usage_settings
 from curb.detector.bills.lanes import ShardWithBills
@@ -29,7 +33,7 @@ from curb.detector.reconcile.reconciler import Reconciler
 from curb.detector.rollup.relay import CommandRelay
 from curb.detector.rollup.rollup import Rollup
 from curb.stream.clock import Clock
-from curb.stream.errors import PermanentError
+from curb.stream.errors import PermanentError, TransientError, place_of
 from curb.stream.kafka.log import KafkaLog
 from curb.stream.log.embedded import EmbeddedLog
 from curb.stream.log.protocol import Log, TopicPartition
@@ -221,7 +225,7 @@ def make_actions(
 
 def make_action_map(config: CurbConfig, clock: Clock, http: aiohttp.ClientSession) -> dict[str, Action]:
     """Every configured action by name."""
-    return {each.name: each.build(ActionContext(clock, http)) for each in config.actions.actions}
+    return {each.name: open_action(each, ActionContext(clock, http)) for each in config.actions.actions}
 
 
 def make_replay_notifiers(
@@ -234,4 +238,50 @@ def make_replay_notifiers(
 
 def make_notifiers(config: CurbConfig, context: ActionContext) -> dict[str, Notifier]:
     """Every configured notifier by name."""
-    return {each.name: each.build(context) for each in config.actions.notifiers}
+    return {each.name: open_notifier(each, context) for each in config.actions.notifiers}
+
+
+async def faults_of_own_kinds(config: CurbConfig, clock: Clock) -> list[ConfigError]:
+    """Build what installed packages add, and close it again: the promises of each seam that are not kept.
+
+    Shipped kinds keep theirs; building them may need what only the daemon's machine has.
+    """
+    found: list[ConfigError] = []
+    async with aiohttp.ClientSession() as http:
+        sources, acting = connector_context(config, clock, http), ActionContext(clock, http)
+        makers: list[tuple[str, Callable[[], Any]]] = [
+            *(
+                (f"connectors[{number}]", partial(open_source, each, sources))
+                for number, each in enumerate(config.connectors)
+                if each.kind not in CONNECTORS
+            ),
+            *(
+                (f"actions.actions[{number}]", partial(open_action, each, acting))
+                for number, each in enumerate(config.actions.actions)
+                if each.kind not in ACTIONS
+            ),
+            *(
+                (f"actions.notifiers[{number}]", partial(open_notifier, each, acting))
+                for number, each in enumerate(config.actions.notifiers)
+                if each.kind not in NOTIFIERS
+            ),
+        ]
+        for path, make in makers:
+            try:
+                await _close(make())
+            except (PermanentError, TransientError) as error:
+                found.append(ConfigError(path, str(error)))
+            except Exception as error:  # noqa: BLE001 - a class of others may raise anything
+                what = f"cannot be built and closed: {type(error).__name__} at {place_of(error)}"
+                found.append(ConfigError(path, what))
+    return found
+
+
+async def _close(built: Any) -> None:
+    match built:
+        case Push():
+            return
+        case Pull(connector=part) | PushWithBackfill(backfill=Pull(connector=part)):
+            await part.close()
+        case _:
+            await built.close()

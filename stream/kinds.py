@@ -85,6 +85,19 @@ class Kinds(Mapping[str, str], Generic[C]):
         return config
 
 
+def without(part: object, seam: type, *names: str) -> list[str]:
+    """A clause that names the methods of a seam that a part lacks; empty where it has all of them.
+
+    A class that inherits from the Protocol has its empty methods, which do nothing: they count as absent.
+    """
+    absent = [
+        name
+        for name in names
+        if not callable(getattr(part, name, None)) or getattr(type(part), name, None) is getattr(seam, name)
+    ]
+    return [f"{type(part).__name__} has no method {', '.join(absent)}"] if absent else []
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 

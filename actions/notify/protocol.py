@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from pydantic import Field, model_validator
 
 from curb.actions.action import ActionContext
+from curb.stream.errors import PermanentError
+from curb.stream.kinds import without
 from curb.stream.records.spend import TIER_RANK, Alert, LedgerEntry, Tier
 from curb.stream.settings import Settings, TimeZone
 
@@ -179,3 +181,15 @@ class NotifierConfig(Settings):
     @abstractmethod
     def build(self, context: ActionContext) -> Notifier:
         """The configured notifier; whoever calls this closes it."""
+
+
+def open_notifier(config: NotifierConfig, context: ActionContext) -> Notifier:
+    """The notifier that `config` builds. Raises PermanentError saying which promise of this page is not kept."""
+    notifier = config.build(context)
+    missing = without(notifier, Notifier, "send", "find", "close")
+    if hasattr(notifier, "reply") or hasattr(notifier, "find_reply"):
+        # With one of the two its threads would be left out.
+        missing += without(notifier, Threads, "reply", "find_reply")
+    if missing:
+        raise PermanentError(f"notifier {config.name} of kind {config.kind}: {'; '.join(missing)}")
+    return notifier

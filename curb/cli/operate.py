@@ -10,11 +10,13 @@ from rich.console import Console
 
 from curb.cli import offline, render
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, load_figures, load_log, person
+from curb.config.errors import ConfigErrors
 from curb.config.file import CurbConfig
 from curb.logs import setup
+from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError
 from curb.views.unit_costs import WantedUnitCost, resolve
-from curb.wiring import load_prices
+from curb.wiring import faults_of_own_kinds, load_prices
 
 console = Console()
 
@@ -36,6 +38,9 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG) -> None:
     except PermanentError as error:
         typer.echo(f"{config}: {error}", err=True)
         raise typer.Exit(2) from None
+    if faults := asyncio.run(faults_of_own_kinds(loaded, WallClock())):
+        typer.echo(f"{config}: {ConfigErrors(faults)}", err=True)
+        raise typer.Exit(2)
     render.config_summary(console, config, loaded, book)
 
 

@@ -8,16 +8,23 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import aiohttp
 import pytest
+from typer.testing import CliRunner
 
 from curb.actions.kinds import ACTIONS, NOTIFIERS
+from curb.cli.main import app
 from curb.config.errors import ConfigErrors
 from curb.config.file import load_text
+from curb.stream.clock import ManualClock
+from curb.stream.errors import PermanentError
 from curb.stream.kinds import KindError
 from curb.testing.actions import ACTION_PROMISES, ActionBench
 from curb.testing.notifiers import NOTIFIER_PROMISES, NotifierBench
+from curb.wiring import make_actions
+from tests.fakes.memory_log import MemoryLog
 from tests.house.test_size import code_lines
 from tests.house.tree import ROOT
 
@@ -153,3 +160,38 @@ def test_a_wrong_config_is_refused_with_what_is_missing(changes: dict[str, str],
 def test_without_the_package_the_kind_is_unknown() -> None:
     with pytest.raises(KindError, match="unknown kind 'my_chat'; there are: alertmanager, apprise, console"):
         NOTIFIERS.config("my_chat")
+
+
+CHECKED = [
+    ("write-an-action.md", {"async def undo(": "async def undone("}, "actions.actions[0]", "has no method undo"),
+    ("write-an-action.md", {"async def verify(": "async def check("}, "actions.actions[0]", "has no method verify"),
+    ("write-an-action.md", {"    verbs:": "    words:"}, "actions.actions[0]", "does not declare verbs"),
+    ("write-a-notifier.md", {"async def find(": "async def look("}, "actions.notifiers[0]", "has no method find"),
+    ("write-a-notifier.md", {"async def send(": "async def post("}, "actions.notifiers[0]", "has no method send"),
+]
+
+
+@pytest.mark.parametrize(("page", "changes", "path", "said"), CHECKED)
+def test_check_config_refuses_a_kind_without_a_method(
+    page: str, changes: dict[str, str], path: str, said: str, install: Install, tmp_path: Path
+) -> None:
+    file = tmp_path / "curb.yaml"
+    file.write_text(blocks(page)["example"], encoding="utf-8")
+    install(page, changes)
+    result = CliRunner().invoke(app, ["check-config", "-c", str(file)])
+    assert result.exit_code == 2, result.output
+    assert f"{path}: " in result.output
+    assert said in result.output
+    assert "Traceback" not in result.output
+    config, clock, http = load_text(blocks(page)["example"]), ManualClock(0.0), cast(aiohttp.ClientSession, None)
+    with pytest.raises(PermanentError, match=said):
+        make_actions(config, MemoryLog(), clock, http)
+
+
+@pytest.mark.parametrize("page", ["write-an-action.md", "write-a-notifier.md"])
+def test_check_config_takes_a_kind_that_keeps_its_promises(page: str, install: Install, tmp_path: Path) -> None:
+    file = tmp_path / "curb.yaml"
+    file.write_text(blocks(page)["example"], encoding="utf-8")
+    install(page)
+    result = CliRunner().invoke(app, ["check-config", "-c", str(file)])
+    assert result.exit_code == 0, result.output

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from curb.connectors.connector import (
     Batch,
+    Connector,
     ConnectorConfig,
     Context,
     Pull,
@@ -44,6 +45,11 @@ class Half:
         return Batch((), "1")
 
 
+class Inherits(Connector):
+    async def read(self, cursor: str | None) -> Batch:
+        return Batch((), "1")
+
+
 def config(source: Any) -> ConnectorConfig:
     class Config(ConnectorConfig):
         kind: Literal["toy"]
@@ -66,6 +72,7 @@ def test_each_of_the_three_ways_is_accepted(source: Source) -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
+        (Pull(Inherits(), 60), "Inherits has no method close"),  # type: ignore[abstract]
         (Reader(), r"build\(context\) returns Reader, not Pull, Push or PushWithBackfill"),
         (Pull(cast(Any, Half()), 60), "Half has no method close"),
         (Pull(cast(Any, Parser()), 60), "Parser has no method read, close"),
