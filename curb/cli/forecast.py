@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANELS, _PANEL_PX, _DPI = 4, (600, 300), 100
+#: Characters; a narrower table leaves columns out, so that names and amounts stay whole.
+_WIDE = 130
 # Okabe and Ito's palette: distinct for every kind of colour vision; line styles differ as well.
 _SPENT, _COMING, _BUDGET, _INK, _GREY, _PALE = "#0072B2", "#0072B2", "#CC79A7", "#1d1c1d", "#6b6f76", "#e6e8eb"
 
@@ -121,21 +123,29 @@ def show(console: Console, rows: Sequence[dict[str, Any]], known_until: str) -> 
         console.print("no spend in this scope yet")
         return
     table = Table(title=f"Forecast, known up to {known_until}", title_justify="left", header_style="bold", expand=False)
-    for column in ("series", "until", "$ spent", "$ imputed", "$ forecast", "$ 80 % interval", "$ budget"):
-        table.add_column(column, justify="right" if column.startswith("$") else "left", overflow="fold")
-    for column in ("over", "method"):
-        table.add_column(column, overflow="fold")
+    wide = console.width >= _WIDE
+    more = (["until"], ["$ imputed"], ["$ budget"], ["method"]) if wide else ([], [], [], [])
+    until, imputed, budget, method = more
+    columns = ["series", *until, "$ spent", *imputed, "$ forecast", "$ 80 % interval", *budget, "over", *method]
+    for column in columns:
+        right = column.startswith("$")
+        table.add_column(
+            column, justify="right" if right else "left", overflow="fold", no_wrap=right and column not in budget
+        )
     for each in rows:
+        period = f"{each['period']}, {each['period_end']}"
+        of = "" if each["budget"] is None else f"{usd(each['budget_usd'])} {each['budget']}"
+        name = tags_text(each["tags"])
         table.add_row(
-            tags_text(each["tags"]),
-            f"{each['period']}, {each['period_end']}",
+            name if wide else name + Text(f"\n{period}" + (f"\nbudget {of}" if of else ""), "dim"),
+            *[period] * wide,
             usd(each["spent_usd"]),
-            usd(each["imputed_usd"]) if each.get("imputed_usd") else "",
+            *[usd(each["imputed_usd"]) if each.get("imputed_usd") else ""] * wide,
             Text("–" if each["forecast_usd"] is None else usd(each["forecast_usd"]), "bold"),
             "–" if each["low_usd"] is None else f"{usd(each['low_usd'])} – {usd(each['high_usd'])}",
-            "" if each["budget"] is None else Text(f"{usd(each['budget_usd'])} {each['budget']}"),
+            *[Text(of)] * wide,
             _breach(each),
-            "" if each["forecast_usd"] is None else f"{each['method']}, {each['past_errors']} past",
+            *["" if each["forecast_usd"] is None else f"{each['method']}, {each['past_errors']} past"] * wide,
         )
     console.print(table)
     if any(each["forecast_usd"] is None for each in rows):

@@ -13,8 +13,8 @@ from curb.detector.budgets.burn import BurnWindows
 from curb.detector.budgets.daily import DailyHistory
 from curb.detector.budgets.outlook import Forecast, Pace
 from curb.detector.budgets.rows import BudgetRows
-from curb.detector.forecast.days import WHOLE_SHARE
 from curb.detector.state.columns import Ints
+from curb.detector.state.local_time import WHOLE_SHARE
 from curb.stream.records.spend import BudgetStatus, Cause
 from curb.stream.time import DAY_S
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curb.detector.state.columns import Floats
+from curb.detector.state.local_time import WHOLE_SHARE
 
 #: Day 0.
 _EPOCH = date(1970, 1, 1)
@@ -20,8 +21,6 @@ _CHARGE_RATIO, _AROUND_DAYS = 2.0, 7
 _EMPTY_SHARE, _GAP_DAYS, _GAP_RARE, _GAP_LOOK_DAYS = 0.02, 7, 0.15, 28
 #: Known days before a run of empty days, at least, to call it a gap: a week.
 _MIN_LOOK_DAYS = 7
-#: A day of which a smaller share was seen is not compared with others. Chosen by hand.
-WHOLE_SHARE = 0.75
 #: The first day of a series is left out when more than so many days are known: it rarely began at midnight.
 _FIRST_DAY_COUNTS_UNTIL = 3
 

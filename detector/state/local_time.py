@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+#: A day of which a smaller share was seen is not compared with others. Chosen by hand.
+WHOLE_SHARE = 0.75
+
 
 @dataclass(frozen=True)
 class LocalHour:
