@@ -103,6 +103,10 @@ def _groups(report: SpendReport, most: int, *, wide: bool) -> Table:
     return table
 
 
+def _spaced(text: Text) -> Text:
+    return text + Text(" ") if text else text
+
+
 def _budgets(report: SpendReport) -> Table:
     over, likely = (
         any(row.over for row in report.budgets),
@@ -117,7 +121,7 @@ def _budgets(report: SpendReport) -> Table:
             whole = "" if row.complete else ", running"
             none = "" if row.complete else "–"
             table.add_row(
-                Text(f"{row.name} ") + tags_text(row.tags) + Text(f" ({periods}{whole})", "dim"),
+                Text(f"{row.name} ") + _spaced(tags_text(row.tags)) + Text(f"({periods}{whole})", "dim"),
                 usd(row.amount_usd),
                 usd(row.spent_usd),
                 wording.percent(row.spent_usd / row.amount_usd if row.amount_usd else None),

@@ -310,7 +310,7 @@ def _table(fits: list[BudgetFit], *, wide: bool) -> Table:
         until = moment(each.period_end).strftime("%Y-%m-%d")
         name = Text(each.name, "bold") + Text(cap) + tags_text(each.tags)
         table.add_row(
-            name if wide else name + Text(f" until {until}", "dim"),
+            name if wide else name + Text(f"\nuntil {until}", "dim"),
             *[until] * wide,
             usd(each.amount_usd),
             usd(each.spent_usd),
