@@ -268,20 +268,24 @@ async def faults_of_own_kinds(config: CurbConfig, clock: Clock) -> list[ConfigEr
         ]
         for path, make in makers:
             try:
-                await _close(make())
+                await _make_and_close(make)
             except (PermanentError, TransientError) as error:
                 found.append(ConfigError(path, str(error)))
-            except Exception as error:  # noqa: BLE001 - a class of others may raise anything
-                what = f"cannot be built and closed: {type(error).__name__} at {place_of(error)}"
-                found.append(ConfigError(path, what))
     return found
 
 
-async def _close(built: Any) -> None:
-    match built:
-        case Push():
-            return
-        case Pull(connector=part) | PushWithBackfill(backfill=Pull(connector=part)):
-            await part.close()
-        case _:
-            await built.close()
+async def _make_and_close(make: Callable[[], Any]) -> None:
+    try:
+        match make():
+            case Push():
+                return
+            case Pull(connector=part) | PushWithBackfill(backfill=Pull(connector=part)):
+                await part.close()
+            case part:
+                await part.close()
+    except (PermanentError, TransientError):
+        raise
+    except Exception as error:
+        # A class of others may raise anything.
+        what = f"cannot be built and closed: {type(error).__name__} at {place_of(error)}"
+        raise PermanentError(what) from error

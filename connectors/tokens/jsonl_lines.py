@@ -83,15 +83,8 @@ def parse_lines(
         else:
             plans.append(record)
     left_out = {"lines that are no usage": ignored} if ignored else {}
-    return Batch(
-        records,
-        cursor="",
-        dead=letters.messages(),
-        locations=locations,
-        plans=plans,
-        ignored=left_out,
-        warnings=_first(doubts),
-    )
+    dead, warnings = letters.messages(), _first(doubts)
+    return Batch(records, "", dead=dead, locations=locations, plans=plans, ignored=left_out, warnings=warnings)
 
 
 def _first(doubts: list[str]) -> list[str]:

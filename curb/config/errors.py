@@ -61,7 +61,7 @@ def from_validation(error: ValidationError, model: type[BaseModel], prefix: str 
 
 
 def unknown(path: str, name: str, known: Collection[str]) -> ConfigError:
-    """The error of a key that does not exist, with the one that was meant, or those there are."""
+    """The error of a key that does not exist, with the key that was meant, or those there are."""
     return ConfigError(f"{path}.{name}", _MESSAGES["extra_forbidden"], _meant(name, known))
 
 

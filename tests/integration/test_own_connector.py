@@ -63,15 +63,24 @@ async def test_it_keeps_every_promise(installed: Path, promise: PullPromise, tmp
     await promise(bench(), tmp_path / "run")
 
 
-def test_check_config_refuses_it_without_a_method(installed: Path, tmp_path: Path) -> None:
-    assert "async def close(" in KIND
-    (installed / "acme_curb.py").write_text(KIND.replace("async def close(", "async def end("), encoding="utf-8")
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        ("async def close(", "async def end(", "connector acme of kind acme: "),
+        ("-> Pull:\n", "-> Pull:\n        {}['no']\n", "cannot be built and closed: KeyError at "),
+    ],
+)
+def test_check_config_refuses_what_cannot_be_used(
+    installed: Path, tmp_path: Path, good: str, bad: str, said: str
+) -> None:
+    assert good in KIND
+    (installed / "acme_curb.py").write_text(KIND.replace(good, bad), encoding="utf-8")
     file = tmp_path / "curb.yaml"
     file.write_text(f"connectors: [{{kind: acme, name: acme, url: http://a, key: b}}]\nstate_dir: {tmp_path}\n")
     result = CliRunner().invoke(app, ["check-config", "-c", str(file)])
     assert result.exit_code == 2, result.output
-    assert "connectors[0]: connector acme of kind acme: " in result.output
-    assert "has no method close" in result.output
+    assert f"connectors[0]: {said}" in result.output
+    assert "Traceback" not in result.output
 
 
 async def test_it_is_configured_and_run_like_any_other(installed: Path, tmp_path: Path) -> None:
