@@ -96,6 +96,19 @@ def test_an_environment_whose_python_is_gone_is_made_again(checkout: Checkout) -
     assert (code, ".venv has no Python that runs; making it again" in said) == (0, True), said
 
 
+def test_an_environment_of_uv_is_made_again_where_uv_is_gone(checkout: Checkout) -> None:
+    (checkout.tools / "uv").unlink()
+    python = checkout.root / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\n[ "$2" != pip ]\n')  # runs, and has no pip
+    python.chmod(0o755)
+    checkout.program("python3.99", '#!/bin/sh\n[ "$2" != venv ] && echo "$0"\n')  # makes no environment
+    code, said = checkout.setup(PYTHON=str(checkout.tools / "python3.99"))
+    assert (code, ".venv has no pip, as uv makes it; making it again" in said) == (1, True), said
+    assert "cannot create environments" in said
+    assert not python.exists()
+
+
 def test_two_at_once_do_the_work_once(checkout: Checkout) -> None:
     go = checkout.root / "go"
     os.mkfifo(go)
