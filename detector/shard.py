@@ -154,6 +154,7 @@ class Shard:
             if isinstance(part, PricingHole):
                 self._arrivals.add(Arrival(due, source, hole=part))
             elif isinstance(part, SourceTally | ScopeTally):
+                self.feeds.arrived(part)
                 self._arrivals.add(Arrival(due, source, tally=part))
             elif isinstance(part, list):
                 parts = part if self._past is None else self._past.without(part, source)

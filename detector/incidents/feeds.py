@@ -123,6 +123,11 @@ class FeedAlerts:
             self._unheard_until = max(self._unheard_until, tick.at)
         self._ticks[tick.source] = max(tick.at, self._ticks.get(tick.source, 0.0))
 
+    def arrived(self, tally: Tally) -> None:
+        """Notice the first spend at once; it is counted when its bucket closes."""
+        if self.first_at is None and isinstance(tally, SourceTally) and tally.counted and tally.kind != "costs":
+            self.first_at = tally.last_at
+
     def note(self, tally: Tally) -> None:
         """Count a tally; the next bucket that closes reports what is wrong."""
         if isinstance(tally, ScopeTally):
@@ -137,8 +142,6 @@ class FeedAlerts:
         if source is None:
             source = self._sources[name] = KnownSource(tally.kind, at, at)
         source.note(tally, at)
-        if tally.counted and tally.kind != "costs" and self.first_at is None:
-            self.first_at = tally.last_at
         self._changed.add(name)
         _measure(name, tally)
 
@@ -269,9 +272,6 @@ class FeedAlerts:
         self._sources, self._scopes, self._topics = state.sources, state.scopes, state.topics
         self._alerts, self._ticks = state.alerts, state.ticks
         self._at, self._unheard_until = state.at, state.unheard_until
-        usage = [each for each in self._sources.values() if each.kind != "costs"]
-        counted = [each.last_at for each in usage if any(tally.counted for tally in each.hours.values())]
-        self.first_at = min(counted, default=None)
 
 
 def _newer(hours: Mapping[int, _T], hour: int) -> dict[int, _T]:

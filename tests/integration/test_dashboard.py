@@ -140,8 +140,8 @@ async def test_until_the_first_bucket_closes_spend_is_received() -> None:
     assert "nothing yet, 0 series" in printed
     assert "No spend yet" in printed
     # The bucket of the first record ends 20 s after T0 and waits 30 s for late records.
-    shard.feeds.note(SourceTally(source="gw", hour=int(T0), counted=1, last_at=T0 - 30))
-    shard.feeds.note(SourceTally(source="gw", hour=int(T0), counted=1, last_at=T0 + 25))
+    shard.feeds.arrived(SourceTally(source="gw", hour=int(T0), counted=1, last_at=T0 - 30))
+    shard.feeds.arrived(SourceTally(source="gw", hour=int(T0), counted=1, last_at=T0 + 25))
     text, printed = await shown(daemon)
     assert "No spend yet" not in text + printed
     assert "pend received; the first bucket closes in 50 s" in text
