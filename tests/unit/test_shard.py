@@ -20,6 +20,7 @@ from curb.stream.records.spend import (
     Feedback,
     PlannedActivity,
     PricingHole,
+    SourceTally,
     SpendPartial,
     SpendTick,
 )
@@ -59,6 +60,16 @@ def test_a_bucket_closes_at_its_end_and_grace() -> None:
     assert subject.event_time == T0 + 60
     send(subject, tick(T0 + 10))
     assert subject.event_time == T0 + 60
+
+
+@pytest.mark.parametrize(("kind", "seen"), [("usage", T0 + 5.0), ("gpu", T0 + 5.0), ("costs", None)])
+def test_the_first_spend_is_seen_before_its_bucket_closes(kind: Any, seen: float | None) -> None:
+    subject = shard()
+    send(subject, SourceTally(source="gw", hour=T0, refused={"not_json": 1}, last_at=T0 + 1.0))
+    assert subject.feeds.first_at is None
+    for at in (T0 + 5.0, T0 + 9.0):
+        send(subject, SourceTally(source="gw", kind=kind, hour=T0, counted=1, last_at=at))
+    assert (subject.feeds.first_at, subject.event_time) == (seen, None)
 
 
 def test_totals_hold_open_closed_and_late_sums() -> None:
