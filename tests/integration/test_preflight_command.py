@@ -20,6 +20,7 @@ CONFIG = """
 log: {{kind: embedded, directory: {directory}/data}}
 http: {{port: 9}}
 connectors:
+  - {{kind: usage_jsonl, name: meter, token: "${{NOT_SET_IN_CI}}"}}
   - kind: dcgm
     name: gpus
     targets: [{{url: "http://gpu:9400/metrics"}}]

@@ -19,7 +19,7 @@ from curb.cli.common import DEFAULT_CONFIG, ConfigOption, load
 from curb.cli.preflight.cost import ANY, GpuHours, RunCost, calls_cost, gpu_cost
 from curb.cli.preflight.fit import BudgetFit, Compared, FitVerdict, PlannedRun, compare
 from curb.cli.preflight.manifest import JobRequest, ManifestError, read_jobs
-from curb.config.file import CurbConfig, EmbeddedSettings
+from curb.config.file import FIGURE_PARTS, CurbConfig, EmbeddedSettings
 from curb.format import TOO_LITTLE_NOTE, tags_text
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
@@ -27,6 +27,8 @@ from curb.stream.money import usd
 from curb.stream.records.spend import UsageRecord
 from curb.stream.time import iso, moment
 
+#: What of the configuration must be right: the secrets of gateways and notifiers are not in a CI job.
+_PARTS = FIGURE_PARTS | {"attribution", "prices", "http"}
 _START = "start `curb run`, or give a recording (--from)"
 #: Exit codes; 2 is an error, as everywhere.
 _CODES: dict[FitVerdict, int] = {"fits": 0, "over": 1, "crosses": 3}
@@ -99,7 +101,7 @@ def preflight(
     It asks the running daemon, or else counts the log, and changes nothing. Exit code 0: it fits. 1: with it, a budget
     is exceeded. 3: it fits now, and by the forecast the budget is exceeded before its period ends. 2: an error.
     """
-    loaded = load(config)
+    loaded = load(config, _PARTS)
     try:
         ask = _Ask(
             _pairs(tag or []), dollars, gpu, count, hours, instance, model, input_tokens, output_tokens, requests, runs
