@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from curb.connectors.bills.guard import Refusal
-from curb.stream.records.revisions import alert_id_of, fingerprint_of, resolved, revised
+from curb.stream.records.revisions import alert_id_of, fingerprint_of, first_without_spend, resolved, revised
 from curb.stream.records.spend import Alert
 
 SCOPE, CHANNEL = "connectors", "feed/delivery"
@@ -41,25 +41,14 @@ def next_alert(before: FeedAlert, source: str, refusals: Sequence[Refusal], at: 
 
 def _opened(source: str, at: float) -> Alert:
     fingerprint = fingerprint_of(CHANNEL, source)
-    return Alert(
+    return first_without_spend(
+        alert_id_of(fingerprint, at),
+        at,
         fingerprint=fingerprint,
-        alert_id=alert_id_of(fingerprint, at),
-        revision=1,
-        status="firing",
         kind="feed",
         tier="notice",
         scope=SCOPE,
         tags={"connector": source},
-        fired_at=at,
-        updated_at=at,
-        started_at=at,
-        expected_usd=0.0,
-        actual_usd=0.0,
-        excess_usd=0.0,
-        usd_per_hour=0.0,
-        expected_usd_per_hour=0.0,
-        dollars_at_risk=0.0,
-        score=0.0,
         channel=CHANNEL,
         money="billed",
         confidence=1.0,

@@ -26,6 +26,7 @@ from curb.cli.actions import OpenedActions, opened
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load, person
 from curb.config.file import CurbConfig
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.records.revisions import first_without_spend
 from curb.stream.records.spend import Alert, LedgerEntry, Plan
 
 console = Console()
@@ -65,27 +66,7 @@ def _verb(do: str) -> Verb:
 def _alert(tags: dict[str, str], now: float) -> Alert:
     """What stands for the probe's incident."""
     name = f"drill-{uuid.uuid4().hex[:12]}"
-    return Alert(
-        fingerprint=name,
-        alert_id=name,
-        revision=1,
-        status="firing",
-        kind="runaway",
-        tier="page",
-        scope="drill",
-        tags=tags,
-        fired_at=now,
-        updated_at=now,
-        started_at=now,
-        expected_usd=0.0,
-        actual_usd=0.0,
-        excess_usd=0.0,
-        usd_per_hour=0.0,
-        expected_usd_per_hour=0.0,
-        dollars_at_risk=0.0,
-        score=0.0,
-        channel="drill",
-    )
+    return first_without_spend(name, now, kind="runaway", tier="page", scope="drill", tags=tags, channel="drill")
 
 
 async def run_drill(config: CurbConfig, name: str, tags: dict[str, str], rate: TargetRate, *, yes: bool) -> int:

@@ -26,6 +26,27 @@ def alert_id_of(fingerprint: str, fired_at: float) -> str:
     return f"{fingerprint}-{int(fired_at)}"
 
 
+def first_without_spend(alert_id: str, at: float, *, fingerprint: str = "", **fields: Any) -> Alert:
+    """The first revision of an alert that is about no dollars; without a `fingerprint` it is about nothing else."""
+    return Alert(
+        fingerprint=fingerprint or alert_id,
+        alert_id=alert_id,
+        revision=1,
+        status="firing",
+        fired_at=at,
+        updated_at=at,
+        started_at=at,
+        expected_usd=0.0,
+        actual_usd=0.0,
+        excess_usd=0.0,
+        usd_per_hour=0.0,
+        expected_usd_per_hour=0.0,
+        dollars_at_risk=0.0,
+        score=0.0,
+        **fields,
+    )
+
+
 def revised(alert: Alert, at: float, **changes: Any) -> Alert:
     """The next revision of an alert."""
     return msgspec.structs.replace(alert, revision=alert.revision + 1, updated_at=at, **changes)

@@ -1,4 +1,7 @@
-"""A thousand stories in which anything goes wrong at any moment: each ends restored or as the ledger says."""
+"""Stories in which anything goes wrong at any moment: each ends restored or as the ledger says.
+
+250 of them, a thousand with CURB_TEST_LONG=1.
+"""
 
 from __future__ import annotations
 

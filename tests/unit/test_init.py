@@ -65,7 +65,7 @@ def one_price_book(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_amounts_follow_the_spend_of_the_last_days() -> None:
     seen = spend((0, "search", "k1", 4.0), (1, "search", "k1", 6.0), (30, "ads", "k2", 2.0), (48, "ads", "k2", 8.0))
     found = propose(seen, None)
-    # $20 in two days: $10 a day, 31 days, a third more. The dearest hour of a key is $8, its day $10, the day $10.
+    # $20 in two days: $10 a day, 31 days, a third more. A key's most expensive hour is $8, its day $10, the day $10.
     assert found.fleet_month_usd == 500.0
     assert (found.fleet_day_usd, found.key_day_usd, found.key_hour_usd) == (20.0, 20.0, 20.0)
     assert [(each.team, each.amount_usd) for each in found.teams] == [("search", 300.0), ("ads", 300.0)]

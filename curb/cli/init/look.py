@@ -27,6 +27,7 @@ from curb.connectors.tokens.litellm_backfill import Backfill, BackfillSettings
 from curb.stream.clock import Clock, WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.kafka.log import KafkaLog
+from curb.stream.records.revisions import first_without_spend
 from curb.stream.records.spend import Alert
 
 #: Seconds for one answer of the gateway, and for one page of its spend logs. By hand, as the daemon waits.
@@ -165,26 +166,13 @@ async def look_at_chat(config: CurbConfig, *, send_test: bool) -> list[Check]:
 
 def _test_alert(now: float) -> Alert:
     """An alert that says that it is none."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    return Alert(
-        fingerprint=name,
-        alert_id=name,
-        revision=1,
-        status="firing",
+    return first_without_spend(
+        f"test-{uuid.uuid4().hex[:12]}",
+        now,
         kind="feed",
         tier="digest",
         scope="test",
         tags={"test": "curb init"},
-        fired_at=now,
-        updated_at=now,
-        started_at=now,
-        expected_usd=0.0,
-        actual_usd=0.0,
-        excess_usd=0.0,
-        usd_per_hour=0.0,
-        expected_usd_per_hour=0.0,
-        dollars_at_risk=0.0,
-        score=0.0,
         channel="test",
         explanation="This is a test message of curb init. Nothing is wrong, and there is nothing to do.",
     )
