@@ -92,9 +92,5 @@ class Pipeline:
             if message.topic == DEAD_LETTER:
                 self._dead_letters.append(msgspec.json.decode(message.value, type=DeadLetter))
             elif message.topic == SPEND:
-                self._alerts += [_alert(each) for each in self.shard.process(message)]
-
-
-def _alert(message: Message) -> Alert:
-    assert message.topic == ALERTS
-    return msgspec.json.decode(message.value, type=Alert)
+                found = (each for each in self.shard.process(message) if each.topic == ALERTS)
+                self._alerts += [msgspec.json.decode(each.value, type=Alert) for each in found]

@@ -123,7 +123,7 @@ class Shard:
     time = 0.0
 
     def process(self, message: Message) -> Sequence[Message]:
-        """Count partial sums; at a tick, close what is due. Returns alerts."""
+        """Count partial sums; at a tick, close what is due. Returns alerts, and what ceilings must know."""
         return [each for step in self.steps(message) for each in step]
 
     def steps(self, message: Message) -> Iterator[Sequence[Message]]:
@@ -146,8 +146,11 @@ class Shard:
                 if self._past is not None:
                     self._past.advance(part)
                 self._known_at = max(self._known_at, part.known_at)
+                before = self._closed_until
                 for alerts in self._pass(self._watermark.advance(part)):
                     yield self._messages(alerts)
+                if self._past is None and self._closed_until is not None and self._closed_until != before:
+                    yield self._fast.peaks(float(self._closed_until))
                 continue
             # Buckets that its own input had passed are late, however far the other inputs are.
             due = max(self._edge(self._watermark.of(source)), self._closed_until or 0)

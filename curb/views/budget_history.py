@@ -13,7 +13,7 @@ from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.evaluate import backtest
 from curb.stream.log.protocol import Log
-from curb.stream.log.topics import SPEND
+from curb.stream.log.topics import ALERTS, SPEND
 from curb.stream.records.spend import Alert
 
 
@@ -70,6 +70,8 @@ async def from_log(log: Log, settings: DetectorSettings) -> Counted:
     async for message in log.scan(SPEND):
         shard = shards.setdefault(message.partition or 0, Shard(settings))
         for each in shard.process(message):
+            if each.topic != ALERTS:
+                continue
             alert = msgspec.json.decode(each.value, type=Alert)
             newest[alert.alert_id] = alert
             found = crossings.setdefault(alert.alert_id, [])

@@ -15,7 +15,11 @@ from curb.detector.state import wording as words
 from curb.detector.state.reader import PartialSum
 from curb.detector.state.registry import Shown
 from curb.detector.state.scopes import Scope
+from curb.stream.log.codec import encode
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import PEAKS
 from curb.stream.money import usd
+from curb.stream.records.peaks import PrincipalPeak
 from curb.stream.records.revisions import alert_id_of, fingerprint_of, needs_revision, resolved, revised
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Baseline
 from curb.stream.settings import Settings
@@ -55,6 +59,8 @@ class FastDump(msgspec.Struct):
 
     keys: list[tuple[str, bytes]] = []
     firing: dict[str, Firing] = {}
+    #: The day whose peaks were reported.
+    reported: int = -1
 
 
 class FastLane:
@@ -68,8 +74,10 @@ class FastLane:
         #: The number of each principal; None for a principal that no limit can be put on.
         self._numbers: dict[tuple[str, bytes], int | None] = {}
         self._firing: dict[int, Firing] = {}
-        #: The newest slot.
-        self._slot = 0
+        #: The newest slot, and the day whose peaks were reported.
+        self._slot, self._reported = 0, -1
+        #: The principal of each alert of the heads that fires; None where it is about no principal of the lane.
+        self._spoils: dict[str, int | None] = {}
 
     @property
     def firing(self) -> list[Alert]:
@@ -103,6 +111,7 @@ class FastLane:
     def close(self, at: float, incidents: Sequence[Alert]) -> list[Alert]:
         """A bucket has closed at `at` (epoch seconds), with these alerts of the heads firing."""
         revisions = []
+        self._spoil([each for each in incidents if _is_loud(each)])
         for number, firing in list(self._firing.items()):
             by = firing.confirmed_by or next((each.alert_id for each in incidents if _confirms(each, firing.alert)), "")
             was_known, firing.confirmed_by = firing.confirmed_by == by, by
@@ -115,6 +124,49 @@ class FastLane:
                 self._test.judge(number, confirmed=bool(by))
                 del self._firing[number]
         return revisions
+
+    def _spoil(self, incidents: Sequence[Alert]) -> None:
+        """What these alerts are about is no honest spend: it raises no ceiling."""
+        self._spoils = {each.alert_id: self._spoils.get(each.alert_id, -1) for each in incidents}
+        for alert in incidents:
+            if self._spoils[alert.alert_id] == -1:
+                self._spoils[alert.alert_id] = self._number_of(alert)
+            if (number := self._spoils[alert.alert_id]) is not None:
+                self._test.spoil([number], int(alert.started_at // DAY_S))
+
+    def _number_of(self, alert: Alert) -> int | None:
+        known = self._numbers.get((alert.scope, msgspec.json.encode(alert.tags)))
+        if known is not None:
+            return known
+        shown = (
+            number
+            for number, (scope, raw) in enumerate(self._keys)
+            if scope == alert.scope
+            and self._shown(scope, msgspec.json.decode(raw, type=dict[str, str])).items() <= alert.tags.items()
+        )
+        return next(shown, None)
+
+    def peaks(self, at: float) -> list[Message]:
+        """What is new about the highest minutes of principals at `at` (epoch seconds), for the log."""
+        if not self._keys:
+            return []
+        day = int(at // DAY_S)
+        self._test.begin_day(day)
+        new_day, self._reported = day > self._reported, max(day, self._reported)
+        messages = []
+        for peak in self._test.new_peaks(new_day=new_day):
+            scope, raw = self._keys[peak.number]
+            record = PrincipalPeak(
+                scope=scope,
+                tags=self._shown(scope, msgspec.json.decode(raw, type=dict[str, str])),
+                at=at,
+                highest_per_minute=peak.before,
+                today_per_minute=peak.today,
+                known_days=round(peak.known_days, 3),
+                usd_per_request=peak.usd_per_request,
+            )
+            messages.append(Message(PEAKS, encode(record), key=scope.encode() + b" " + raw))
+        return messages
 
     def _revision(self, number: int, firing: Firing, at: float, *, confirmed_now: bool) -> Alert | None:
         """The next revision of a soft alert, if one is due."""
@@ -202,7 +254,7 @@ class FastLane:
     def dump(self) -> tuple[FastDump, dict[str, NDArray[Any]]]:
         """What `load` takes."""
         firing = {str(number): each for number, each in self._firing.items()}
-        return FastDump(self._keys, firing), self._test.dump()
+        return FastDump(self._keys, firing, self._reported), self._test.dump()
 
     def load(self, dump: FastDump, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go on where `dump` was made."""
@@ -211,9 +263,14 @@ class FastLane:
         if dump.keys:
             self._test.load(arrays)
         self._firing = {int(number): each for number, each in dump.firing.items()}
+        self._reported = dump.reported
+
+
+def _is_loud(alert: Alert) -> bool:
+    """Whether an alert of the heads says that spend is not as it should be."""
+    return alert.tier in ("notice", "page") and alert.kind in _CONFIRMS
 
 
 def _confirms(alert: Alert, soft: Alert) -> bool:
     """Whether an alert of the heads is about the same principal."""
-    loud = alert.tier in ("notice", "page") and alert.kind in _CONFIRMS
-    return loud and alert.scope == soft.scope and soft.tags.items() <= alert.tags.items()
+    return _is_loud(alert) and alert.scope == soft.scope and soft.tags.items() <= alert.tags.items()

@@ -1,7 +1,7 @@
 """The sequential test of the fast lane: per principal, requests and dollars in slots of seconds.
 
-State. Per principal the highest honest minute (decayed over 28 days), the size of a usual burst, the sums of two
-overlapping minutes, and two cumulative sums W, one of requests and one of dollars.
+State. Per principal the highest honest minute (decayed over 28 days; and that of each day, for ceilings), the size of a
+usual burst, the sums of two overlapping minutes, and two cumulative sums W, one of requests and one of dollars.
 
 Update. With m in a slot, W becomes max(0, W + m/q * ln(rho) - b * s * (rho - 1)). The quantum q is the size-weighted
 mean minute, sum(M^2) / sum(M), so that a key which works in bursts needs several of them. The rate b, in quanta a
@@ -15,7 +15,7 @@ Source. Page, "Continuous inspection schemes", 1954: the likelihood ratio of a P
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +30,11 @@ SLOT_S = 5
 _SLOTS = 60 // SLOT_S
 #: Requests, then dollars.
 _KINDS = 2
+#: Days of which the highest minute is kept. By hand: a month and a day, so that a month's end is seen once.
+_DAYS = 32
+#: Times what was last reported of a day from which it is reported again. By hand: seven lines for a doubling.
+_GROWN = 1.1
+_DAY_SLOTS = int(DAY_S) // SLOT_S
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,16 @@ class Trip(NamedTuple):
     kind: str
 
 
+class Peak(NamedTuple):
+    """The highest honest minute of one principal, in requests: of the days before this one, and of this day so far."""
+
+    number: int
+    before: float
+    today: float
+    known_days: float
+    usd_per_request: float | None
+
+
 class FastTest:
     """Columns over principals, which are numbered by the caller from 0."""
 
@@ -99,6 +114,12 @@ class FastTest:
                 #: Highest honest minute; the highest of the excursion, which counts once it is over.
                 "peak": kinds,
                 "held": kinds,
+                #: Requests of the highest honest minute of each day, a ring.
+                "days": Column((_DAYS,), np.float32),
+                #: The day until which nothing counts in it, since an alert fired.
+                "spoiled": Column(dtype=np.int64, fill=-1),
+                #: The highest minute before this day, and that of this day, as last reported.
+                "reported": Column((2,)),
                 #: Sums of minutes and of their squares, decayed.
                 "sum1": kinds,
                 "sum2": kinds,
@@ -113,6 +134,8 @@ class FastTest:
             },
             64,
         )
+        #: The newest day of the ring, counted from the epoch.
+        self.day = -1
 
     def grow(self, n: int) -> None:
         """Make room for `n` principals."""
@@ -127,6 +150,7 @@ class FastTest:
     def step(self, slot: int, index: Ints, amounts: Floats) -> list[Trip]:
         """Count requests and dollars, shape (2, rows), of distinct principals in one slot (its number)."""
         columns, params = self.columns, self._params
+        self.begin_day(slot // _DAY_SLOTS)
         for phase in range(2):
             self._to_minutes(phase, slot, index, amounts)
         last = columns["last"][index]
@@ -253,11 +277,72 @@ class FastTest:
         columns = self.columns
         columns["peak"][:, index] = np.maximum(columns["peak"][:, index], columns["held"][:, index])
         columns["honest_top"][index] = np.maximum(columns["honest_top"][index], columns["top"][index])
+        clean = index[columns["spoiled"][index] < self.day]
+        today = columns["days"][self.day % _DAYS]
+        today[clean] = np.maximum(today[clean], columns["held"][0, clean])
         columns["held"][:, index], columns["top"][index] = 0.0, 0.0
 
+    def begin_day(self, day: int) -> None:
+        """Make room for the minutes of a new day, and of those passed over."""
+        for new in range(max(self.day + 1, day - _DAYS + 1), day + 1):
+            self.columns["days"][new % _DAYS] = 0.0
+        self.day = max(self.day, day)
+
+    def spoil(self, numbers: Sequence[int], since: int) -> None:
+        """An alert fires on these principals: no minute from the day `since` on says what they need."""
+        self.columns["spoiled"][list(numbers)] = self.day
+        for day in range(max(since, self.day - _DAYS + 1), self.day + 1):
+            self.columns["days"][day % _DAYS][list(numbers)] = 0.0
+
+    def highest_minutes(self) -> tuple[Floats, Floats]:
+        """Requests of the highest minute of the days before this one, and of this day so far, by principal."""
+        days, today = self.columns["days"], self.day % _DAYS
+        before = np.delete(days, today, axis=0).max(axis=0).astype(np.float64)
+        open_too = ~self.columns["doubted"] & (self.columns["spoiled"] < self.day)
+        running = np.where(open_too, self.columns["held"][0], 0.0)
+        return before, np.maximum(days[today], running)
+
+    def known_days(self, numbers: Ints) -> Floats:
+        """Days since the first spend."""
+        first = self.columns["first"][numbers]
+        days: Floats = np.where(first < 0, 0.0, np.maximum(0.0, self.day - first / _DAY_SLOTS))
+        return days
+
+    def new_peaks(self, *, new_day: bool) -> list[Peak]:
+        """What ceilings must know and was not reported: on a new day all that changed, else who needs more than ever.
+
+        Within a day a principal is reported again when its minute has grown by a tenth.
+        """
+        before, today = self.highest_minutes()
+        reported = self.columns["reported"]
+        if new_day:
+            found = np.flatnonzero((before != reported[0]) | (self.columns["days"][(self.day - 1) % _DAYS] > 0))
+        else:
+            found = np.flatnonzero((today > before) & (today >= _GROWN * np.maximum(reported[1], before)))
+        found = found[before[found] > 0]
+        reported[0, found], reported[1, found] = before[found], today[found]
+        days = self.known_days(found)
+        rows = zip(found.tolist(), before[found].tolist(), today[found].tolist(), days.tolist(), strict=True)
+        return [Peak(*row, self.usd_per_request(row[0])) for row in rows]
+
+    def usd_per_request(self, number: int) -> float | None:
+        """What a request costs on average; None where requests cost nothing."""
+        requests, usd = self.columns["sum1"][:, number].tolist()
+        return usd / requests if requests > 0 and usd > 0 else None
+
     def dump(self) -> dict[str, NDArray[Any]]:
-        return self.columns.dump("fast")
+        return self.columns.dump("fast") | {"fast.day": np.array([self.day], np.int64)}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go on where `dump` was made."""
+        arrays = dict(arrays)
+        if "fast.day" not in arrays:  # of before the ring: the decayed highest minute stands for all days
+            peak = arrays["fast.peak"]
+            self.day = int(arrays["fast.last"].max(initial=-1)) // _DAY_SLOTS
+            arrays["fast.days"] = np.zeros((_DAYS, peak.shape[-1]), np.float32)
+            arrays["fast.days"][(self.day - 1) % _DAYS] = peak[0]
+            arrays["fast.spoiled"] = np.full(peak.shape[-1], -1, np.int64)
+            arrays["fast.reported"] = np.zeros((2, peak.shape[-1]))
+        else:
+            self.day = int(arrays["fast.day"][0])
         self.columns.load("fast", arrays)

@@ -15,6 +15,7 @@ CURSORS = "curb.cursors"
 STATE = "curb.state"
 DEAD_LETTER = "curb.dead_letter"
 RECONCILED = "curb.reconciled"
+PEAKS = "curb.peaks"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ TOPICS: dict[str, TopicSpec] = {
     DEAD_LETTER: TopicSpec(),
     # Keys: a pair of sources for how it stands, "pair/YYYY-MM-DD" for each of its days.
     RECONCILED: TopicSpec(compacted=True),
+    # Keys: a principal, "scope" and its tags.
+    PEAKS: TopicSpec(compacted=True),
 }
 
 #: Written by sources, read by the rollup.
