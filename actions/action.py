@@ -141,4 +141,6 @@ class RateConfig(ActionConfig):
         """Requests per minute to set for a target rate to shave to, rounded up."""
         if rate.requests_per_minute is None:
             return max(self.floor_rpm, self.new_principal_rpm)
-        return max(self.floor_rpm, math.ceil(rate.requests_per_minute * self.headroom))
+        headroom = 1.0 if rate.standing else self.headroom
+        limit = math.ceil(rate.requests_per_minute * headroom)
+        return max(self.floor_rpm, limit if rate.at_most is None else min(limit, rate.at_most))

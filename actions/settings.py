@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from curb.actions.action import ActionConfig
+from curb.actions.action import ActionConfig, RateConfig
 from curb.actions.notify.protocol import NotifierConfig, NotifyConfig
 from curb.actions.policy.limits import ActionLimits
 from curb.actions.policy.roles import Approver
 from curb.actions.policy.route import Mode, Route
+from curb.actions.policy.standing import StandingPolicy
 from curb.stream.settings import Settings
 
 
@@ -40,6 +41,11 @@ class ActionsSettings(Settings):
         ge=0,
         description="When the burn was normal for so long, the highest rung above the first is undone.",
     )
+    standing: tuple[StandingPolicy, ...] = Field(
+        default=(),
+        description="Ceilings that stand: a limit above all that a key ever needed, renewed while Curb runs. They "
+        "count in none of `limits` but never_touch, never_touch_targets and criticality.",
+    )
     limits: ActionLimits = Field(default_factory=ActionLimits, description="Blast radius.")
     warmup_days: float = Field(
         default=3.0, ge=0, description="Nothing known for less is acted on, except new_principal and budget alerts."
@@ -67,15 +73,29 @@ class ActionsSettings(Settings):
                 raise ValueError(
                     f"routes[{number}]: mode approve, and nobody may approve; name people in `actions.approvers`"
                 )
+        _unique("standing policy", [policy.name for policy in self.standing])
+        for number, policy in enumerate(self.standing):
+            here = f"standing[{number}]"
+            _require(f"{here}.act", (policy.act,), actions, "actions")
+            _require(f"{here}.approvers", policy.approvers, list(self.approvers), "approvers")
+            config = next(config for config in self.actions if config.name == policy.act)
+            if not isinstance(config, RateConfig):
+                raise ValueError(f"{here}.act: {policy.act!r} of kind {config.kind} limits no rate of requests")
+            if policy.mode_within(self.mode) == "approve" and not self.approvers:
+                raise ValueError(f"{here}: mode approve, and nobody may approve; name people in `actions.approvers`")
         _require("telling.digest.notify", self.telling.digest.notify, notifiers, "notifiers")
         return self
 
 
 def _names(what: str, configs: Sequence[ActionConfig | NotifierConfig]) -> list[str]:
-    names = [config.name for config in configs]
+    return _unique(what, [config.name for config in configs])
+
+
+def _unique(what: str, names: list[str]) -> list[str]:
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"two {what}s are named {name!r}; give each its own name")
+            kinds = what.replace("policy", "policie") + "s"
+            raise ValueError(f"two {kinds} are named {name!r}; give each its own name")
     return names
 
 

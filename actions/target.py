@@ -20,6 +20,10 @@ class TargetRate(NamedTuple):
     usd_per_hour: float | None = None
     #: Where the figures come from, a clause for people.
     why: str = ""
+    #: A ceiling: `requests_per_minute` is the limit itself, and nothing but that limit is set.
+    standing: bool = False
+    #: No limit is above this many requests per minute, headroom or not.
+    at_most: int | None = None
 
 
 def normal_usd_per_hour(alert: Alert) -> float:

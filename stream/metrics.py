@@ -116,6 +116,7 @@ ALERTS = Counter("curb_alerts_total", "Alerts opened.", ["kind", "tier"])
 ALERTS_FIRING = Gauge("curb_alerts_firing", "Alerts firing now.")
 ACTIONS = Counter("curb_actions_total", "Ledger entries written.", ["action", "state"])
 LEASES_OPEN = Gauge("curb_leases_open", "Actions in force now.")
+CEILINGS = Gauge("curb_ceilings", "Standing ceilings in force now; not among curb_leases_open.")
 LEASES_REFUSED = Gauge(
     "curb_leases_refused", "Actions that should be over and cannot be given back so far.", ["action"]
 )

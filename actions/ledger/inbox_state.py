@@ -19,6 +19,8 @@ ALERT_PREFIX = b"actions/alerts/"
 UNDO_PREFIX = b"actions/undo/"
 APPROVALS_PREFIX = b"actions/answers/"
 SNOOZE_PREFIX = b"actions/snooze/"
+ALLOWED_PREFIX = b"actions/ceilings/allowed/"
+RAISED_PREFIX = b"actions/ceilings/raised/"
 HALTED_KEY = b"actions/halted"
 COMMANDS_KEY = b"actions/commands"
 #: Command ids remembered, so that a repeated command does nothing. By hand: far more than people send in a day.
@@ -57,6 +59,14 @@ class AlertFact(msgspec.Struct, frozen=True):
         )
 
 
+class HonestMinute(msgspec.Struct, frozen=True):
+    """A minute that a person has called honest, so that a ceiling is above it before the day is over."""
+
+    per_minute: float
+    at: float
+    by: str
+
+
 class Inbox:
     """The latest value per key under `actions/` of curb.state, decoded."""
 
@@ -66,6 +76,10 @@ class Inbox:
         #: Approvals and denials per action id, in the order in which they were given.
         self.approvals: dict[str, list[Command]] = {}
         self.snoozes: dict[str, Command] = {}
+        #: What a person has said about the ceilings of each policy, by its digest; and who may need more, by
+        #: fingerprint.
+        self.allowed: dict[str, Command] = {}
+        self.raised: dict[str, HonestMinute] = {}
         self.halted: Command | None = None
         #: When a halt was lifted last, by this machine's clock: what was before it freezes nothing.
         self.resumed_at = 0.0
@@ -91,6 +105,10 @@ class Inbox:
             _put(self.approvals, key[len(APPROVALS_PREFIX) :].decode(), value, list[Command])
         elif key.startswith(SNOOZE_PREFIX):
             _put(self.snoozes, key[len(SNOOZE_PREFIX) :].decode(), value, Command)
+        elif key.startswith(ALLOWED_PREFIX):
+            _put(self.allowed, key[len(ALLOWED_PREFIX) :].decode(), value, Command)
+        elif key.startswith(RAISED_PREFIX):
+            _put(self.raised, key[len(RAISED_PREFIX) :].decode(), value, HonestMinute)
         elif key == HALTED_KEY:
             command = msgspec.json.decode(value, type=Command) if value else None
             self.halted = command if command is not None and command.kind == "halt" else None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from curb.stream.records.spend import ActionsMessage, LedgerEntry, LedgerState, NoticeEntry
+from curb.stream.time import DAY_S
 
 #: States in which the action may be in force and still has to be undone.
 OPEN: frozenset[LedgerState] = frozenset({"planned", "applied", "effective", "ineffective"})
@@ -20,6 +21,8 @@ SOMEBODY = "somebody else"
 REAPER = "curb-reaper"
 #: `by` of what Curb did by itself; anything else is a person.
 CURB_ITSELF = frozenset({"curb", REAPER})
+#: Seconds for which a person's word against a ceiling counts. By hand: a week.
+RESPECTED_S = 7 * DAY_S
 #: States in which the change is in force.
 IN_FORCE: frozenset[LedgerState] = frozenset({"applied", "effective", "ineffective"})
 
@@ -82,6 +85,11 @@ class ActionState:
         return self.is_open or self.is_stuck
 
     @property
+    def is_standing(self) -> bool:
+        """A ceiling, or a question about ceilings."""
+        return bool(self.last.standing)
+
+    @property
     def is_refused(self) -> bool:
         """It should be over, and giving it back was in vain so far."""
         return self.is_stuck or (self.is_open and self.last.tries > 0)
@@ -122,7 +130,8 @@ class Ledger:
         # Whoever is about to end a lease may not know yet that the reaper, or a person, has ended it.
         is_about_to_end = entry.overdue or entry.ending
         still_held = entry.state in OPEN or entry.detail.startswith(NOT_UNDONE)
-        comes_late = is_about_to_end and still_held and state.entries and not state.is_held
+        is_renewal = entry.renewals > 0 and entry.state in OPEN
+        comes_late = (is_about_to_end or is_renewal) and still_held and state.entries and not state.is_held
         if entry in state.entries or comes_late:
             return
         if state.entries and _repeats(state.last, entry):
@@ -204,11 +213,27 @@ class Ledger:
         entries: list[ActionsMessage] = [state.last for state in self.for_alert(alert_id)]
         return entries + [kept[-1] for (_, about_id, _), kept in self._notices.items() if about_id == alert_id]
 
+    def standing(self, action: str = "") -> dict[str, list[ActionState]]:
+        """Ceilings, and questions about them, of one action or all, by fingerprint, oldest first."""
+        found: dict[str, list[ActionState]] = {}
+        for state in self._actions.values():
+            if state.is_standing and (not action or state.last.plan.action == action):
+                found.setdefault(state.last.fingerprint, []).append(state)
+        return found
+
+    def drop(self, action_id: str) -> None:
+        """Forget one action. The log keeps it."""
+        state = self._actions.pop(action_id, None)
+        if state is not None:
+            left = [other for other in self._of_alert.pop(state.last.alert_id, []) if other != action_id]
+            if left:
+                self._of_alert[state.last.alert_id] = left
+
     def forget(self, before: float, keep_alerts: frozenset[str]) -> None:
         """Drop what ended before `before`, except for the alerts that are still worked on. The log keeps it all."""
         for alert_id, action_ids in list(self._of_alert.items()):
             states = [self._actions[action_id] for action_id in action_ids]
-            if alert_id in keep_alerts or any(s.is_held or s.last.at >= before for s in states):
+            if alert_id in keep_alerts or any(s.is_held or s.is_standing or s.last.at >= before for s in states):
                 continue
             for action_id in action_ids:
                 del self._actions[action_id]
@@ -219,7 +244,9 @@ class Ledger:
 
 
 def _repeats(last: LedgerEntry, entry: LedgerEntry) -> bool:
-    """Whether an entry only says once more that giving back was in vain: of months of tries the newest is kept."""
+    """Whether an entry only says the same once more: of months of tries or renewals the newest is kept."""
+    if entry.renewals > last.renewals > 0:
+        return entry.state == last.state and entry.tries == last.tries == 0 and not last.command_id
     return entry.tries > last.tries > 0 and entry.state == last.state and not last.command_id
 
 

@@ -8,21 +8,23 @@ alert lasts. Loading folds both; an entry that is found twice counts once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
-from curb.actions.ledger.inbox_state import Inbox, state_message
-from curb.actions.ledger.ledger import IN_FORCE, OPEN, Ledger
+from curb.actions.ledger.inbox_state import RAISED_PREFIX, Inbox, state_message
+from curb.actions.ledger.ledger import IN_FORCE, OPEN, RESPECTED_S, Ledger
 from curb.stream import metrics
 from curb.stream.errors import TransientError
 from curb.stream.log.codec import UNREADABLE, decode_lines, encode
 from curb.stream.log.protocol import Log, Message
-from curb.stream.log.topics import ACTIONS, STATE
+from curb.stream.log.topics import ACTIONS, ALERTS, PEAKS, STATE
 from curb.stream.records.dead_letters import dead_letter, reason_for
-from curb.stream.records.spend import ActionsMessage, LedgerEntry
+from curb.stream.records.peaks import PrincipalPeak
+from curb.stream.records.spend import ActionsMessage, Alert, LedgerEntry
 
 #: What is kept per action, and per (channel, alert, part): the entries that matter, oldest first.
 KEPT_PREFIX = b"actions/ledger/"
@@ -41,6 +43,9 @@ class Memory:
         self.in_doubt = False
         self.inbox = Inbox()
         self.ledger = Ledger()
+        #: The highest minutes of principals, as the log has them, a new list when they were read again; None
+        #: before that.
+        self.peaks: list[PrincipalPeak] | None = None
         #: Actions on a target that a higher rung of the same alert wants: undone first, and why. In memory only: who
         #: wants it finds it held again after a restart.
         self.make_way: dict[str, str] = {}
@@ -82,7 +87,9 @@ class Memory:
         messages = [Message(ACTIONS, encode(message), key=key.encode())]
         # A late word about an alert that is over and forgotten: nobody would delete what was kept of it.
         may_be_in_force = isinstance(message, LedgerEntry) and message.state in (*OPEN, "failed")
-        if message.alert_id in self.inbox.alerts or may_be_in_force:
+        # What became of a ceiling counts for days: `forget_ceilings` deletes it.
+        is_standing = isinstance(message, LedgerEntry) and bool(message.standing)
+        if message.alert_id in self.inbox.alerts or may_be_in_force or is_standing:
             messages.append(state_message(kept_key(message), [*self.ledger.before(message), message]))
         try:
             await self._log.append(messages)
@@ -101,10 +108,47 @@ class Memory:
             metrics.NOTICES.labels(channel=message.channel, state=message.state).inc()
         self.publish_gauges()
 
+    async def keep(self, key: bytes, record: Any, *more: Message) -> None:
+        """Append a fact that is not from an alert or a command, and what goes with it; on return it is durable."""
+        message = state_message(key, record)
+        try:
+            await self._log.append([message, *more])
+        except TransientError:
+            self.in_doubt = True
+            raise
+        self.inbox.set(message.key, message.value)
+
+    async def publish(self, alert: Alert) -> None:
+        """Append an alert about a ceiling. It is known when it has been read like any other."""
+        await self._log.append([Message(ALERTS, encode(alert), key=alert.fingerprint.encode())])
+
+    async def read_peaks(self) -> None:
+        """The highest minutes of all principals, as the log has them now; what cannot be read is left out."""
+        table = await self._log.table(PEAKS)
+        peaks = []
+        for value in table.values():
+            with contextlib.suppress(*UNREADABLE):
+                peaks.append(msgspec.json.decode(value, type=PrincipalPeak))
+        self.peaks = peaks
+
+    def forget_ceilings(self, now: float) -> list[Message]:
+        """Drops what is over of ceilings and does not count any more; the messages that delete it from the log."""
+        gone = []
+        for states in self.ledger.standing().values():
+            for state in states:
+                newest_counts = state is states[-1] and state.last.at >= now - RESPECTED_S
+                if not (state.is_held or state.is_pending or newest_counts):
+                    self.ledger.drop(state.last.action_id)
+                    gone.append(state_message(kept_key(state.last), None))
+        old = [name for name, raised in self.inbox.raised.items() if raised.at < now - RESPECTED_S]
+        return gone + [state_message(RAISED_PREFIX + name.encode(), None) for name in old]
+
     def publish_gauges(self) -> None:
-        metrics.LEASES_OPEN.set(len(self.ledger.open_actions()))
+        open_actions = self.ledger.open_actions()
+        metrics.LEASES_OPEN.set(sum(not state.is_standing for state in open_actions))
+        metrics.CEILINGS.set(sum(state.is_standing for state in open_actions))
         metrics.SAVING.clear()
-        for state in self.ledger.open_actions():
+        for state in open_actions:
             metrics.SAVING.labels(action=state.last.plan.action).inc(state.last.saved_usd or 0.0)
         metrics.LEASES_REFUSED.clear()
         for action, count in Counter(s.last.plan.action for s in self.ledger.actions() if s.is_refused).items():

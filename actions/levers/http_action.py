@@ -205,7 +205,7 @@ class HttpAction(HoldsNothing):
             constant: Constant | None = getattr(field, rate.verb)
             return constant
         if not isinstance(field.shave, str):
-            figure = field.shave
+            figure = None if rate.standing else field.shave
         elif field.shave == "requests_per_minute":
             figure = self._config.rpm_for(rate) * field.times
         else:

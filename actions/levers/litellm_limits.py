@@ -213,6 +213,8 @@ class LitellmLimits(HoldsNothing):
         """The limits to set that are below what holds."""
         config = self._config
         wanted: dict[str, float] = {"rpm_limit": config.rpm_for(rate)}
+        if rate.standing:  # the others are for minutes: a budget would be spent in days
+            return tightened(row, wanted)
         wanted |= {"tpm_limit": config.tpm} if config.tpm is not None else {}
         wanted |= {"max_parallel_requests": config.parallel} if config.parallel is not None else {}
         if config.allow_usd is not None:

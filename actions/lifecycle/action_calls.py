@@ -14,12 +14,13 @@ from curb.actions.ledger.ledger import ActionState, action_id_for
 from curb.actions.ledger.memory import Memory
 from curb.actions.lifecycle.give_back import undo_backoff
 from curb.actions.policy.routing import Act
+from curb.actions.policy.standing import Ceiling, StandingPolicy, ceilings
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import Alert, LedgerEntry, LedgerState, Plan
 from curb.stream.retry import RetryPolicy
-from curb.stream.time import utc
+from curb.stream.time import HOUR_S, utc
 
 T = TypeVar("T")
 
@@ -51,6 +52,35 @@ class ActionCalls:
         self._rejected: dict[str, int] = {}
         #: When the lease of each action is over at the latest, on the clock that nobody can set.
         self._lease_ends: dict[str, float] = {}
+        self._ceilings: dict[str, Ceiling] = {}
+        self._ceilings_of: tuple[object, float] = (None, 0.0)
+
+    def ceilings(self) -> dict[str, Ceiling]:
+        """What each principal that opted in should have at this action, by fingerprint."""
+        now = self.clock.now()
+        known_of, at = self._ceilings_of
+        if known_of is not self.memory.peaks or now >= at + HOUR_S:
+            self._ceilings = ceilings(self.memory.peaks or (), self.settings.standing, self.name, now)
+            self._ceilings_of = (self.memory.peaks, now)
+        return self._ceilings
+
+    def ceiling_of(self, alert: Alert) -> int | None:
+        """Requests per minute of the ceiling on an alert's subject, where it would stand but for the alert's action."""
+        for fingerprint, ceiling in self.ceilings().items():
+            if alert.tags.get(ceiling.policy.by) == ceiling.value and self.may_set(ceiling.policy):
+                return self.limit_of(fingerprint, ceiling)
+        return None
+
+    def may_set(self, policy: StandingPolicy) -> bool:
+        """Whether ceilings of a policy are set now: by mode, or since somebody approved them."""
+        mode = policy.mode_within(self.settings.mode)
+        said = self.memory.inbox.allowed.get(policy.digest)
+        return mode == "auto" or (mode == "approve" and said is not None and said.kind == "approve")
+
+    def limit_of(self, fingerprint: str, ceiling: Ceiling) -> int:
+        """Requests per minute that it should be, with what a person has raised."""
+        raised = self.memory.inbox.raised.get(fingerprint)
+        return ceiling.limit(raised.per_minute if raised is not None else 0.0)
 
     def take_over(self) -> None:
         """Another process may have acted since: trust nothing but the ledger."""
@@ -65,16 +95,26 @@ class ActionCalls:
         self._rejected.pop(action_id, None)
         self._lease_ends.pop(action_id, None)
 
+    def renewed(self, action_id: str) -> None:
+        """Its lease ends later than was counted."""
+        self._lease_ends.pop(action_id, None)
+
     def lease_is_over(self, entry: LedgerEntry) -> bool:
         """By the wall clock, or by the seconds counted: a clock that is set back lengthens no lease."""
+        left_s = self.lease_left_s(entry)
+        return left_s is not None and left_s <= 0
+
+    def lease_left_s(self, entry: LedgerEntry) -> float | None:
+        """Seconds until it is over by either; None for what has no end."""
         if entry.lease_expires_at is None:
-            return False
+            return None
         left_s = entry.lease_expires_at - self.clock.now()
         if left_s <= 0:
-            return True
+            return left_s
         if entry.lease_s is not None:
             left_s = min(left_s, entry.lease_s)
-        return self.clock.steady() >= self._lease_ends.setdefault(entry.action_id, self.clock.steady() + left_s)
+        ends = self._lease_ends.setdefault(entry.action_id, self.clock.steady() + left_s)
+        return min(left_s, ends - self.clock.steady())
 
     # --- calls ---
 
@@ -115,7 +155,9 @@ class ActionCalls:
         episode = 1 + sum(attempt.last.plan.target == plan.target for attempt in attempts)
         if act is not None:
             fields |= {"rung": act.rung, "do": act.do}
-        if state == "planned":
+        if state == "planned" and fields.get("standing"):
+            plan = msgspec.structs.replace(plan, note=f"ceiling of {fields['standing']}, renewed while Curb runs")
+        elif state == "planned":
             plan = noted(plan, alert, fields.get("lease_expires_at"))
         entry = LedgerEntry(
             action_id=action_id_for(alert.alert_id, self.name, episode, plan.target),
@@ -125,8 +167,7 @@ class ActionCalls:
             fingerprint=alert.fingerprint,
             plan=plan,
             tags=dict(alert.tags),
-            **measured(alert),
-            **fields,
+            **(measured(alert) | fields),
         )
         await self.memory.record(entry)
         return entry

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from curb.actions.ledger.ledger import ActionState
 from curb.actions.lifecycle.action_calls import ActionCalls, measured, noted
+from curb.actions.lifecycle.ceilings import Ceilings
 from curb.actions.lifecycle.propose import SOON_S, Proposal, Proposals, makes_way
 from curb.actions.policy.guards import allowed
 from curb.actions.policy.roles import may_approve, may_deny
@@ -24,8 +25,9 @@ logger = logging.getLogger(__name__)
 class Approvals:
     """The approvals and denials of one configured action's proposals."""
 
-    def __init__(self, calls: ActionCalls, is_due: Proposals) -> None:
+    def __init__(self, calls: ActionCalls, is_due: Proposals, ceilings: Ceilings) -> None:
         self._calls, self._proposals, self._memory, self._settings = calls, is_due, calls.memory, calls.settings
+        self._ceilings = ceilings
 
     def are_due(self, state: ActionState) -> bool:
         """Whether something is to be done about a proposal, or about an answer that came too late for it."""
@@ -61,9 +63,23 @@ class Approvals:
             if why:
                 await self._calls.record(state, "proposed", detail=f"{command.by} may not deny it: {why}", **said)
             else:
+                await self._ceilings.answered(state, command)
                 await self._calls.record(state, "denied", detail=f"denied by {command.by}", **said)
+        elif state.is_standing:
+            await self._allow(state, command)
         else:
             await self._approve(state, command)
+
+    async def _allow(self, state: ActionState, command: Command) -> None:
+        """An approval of ceilings, or of a higher one: it changes nothing by itself."""
+        alert = self._memory.inbox.alerts[state.last.alert_id].alert
+        if why := self._ceilings.refusal_of(state.last, command, alert):
+            detail = f"{command.by} may not approve it: {why}"
+            await self._calls.record(state, "proposed", by=command.by, command_id=command.id, detail=detail)
+            return
+        await self._ceilings.answered(state, command)
+        said = {"by": command.by, "command_id": command.id, "approved_by": command.by}
+        await self._calls.record(state, "approved", detail=f"approved by {command.by}", **said)
 
     async def _approve(self, state: ActionState, command: Command) -> None:
         entry, alert = state.last, self._memory.inbox.alerts[state.last.alert_id].alert

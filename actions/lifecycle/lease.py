@@ -23,6 +23,7 @@ from curb.actions.ledger.ledger import NOT_APPLIED, SOMEBODY, ActionState
 from curb.actions.ledger.memory import Memory
 from curb.actions.lifecycle.action_calls import ActionCalls
 from curb.actions.lifecycle.answer import Approvals
+from curb.actions.lifecycle.ceilings import Ceilings
 from curb.actions.lifecycle.give_back import NotGivenBackError, in_vain, why_ending
 from curb.actions.lifecycle.propose import Proposals
 from curb.actions.policy.guards import must_not_touch
@@ -66,7 +67,8 @@ class ActionWorker:
         self._action, self._memory, self._clock, self._settings = action, memory, clock, settings
         self._calls = ActionCalls(name, action, memory, clock, settings, call_timeout_s=call_timeout_s)
         self._proposals = Proposals(self._calls)
-        self._approvals = Approvals(self._calls, self._proposals)
+        self._ceilings = Ceilings(self._calls)
+        self._approvals = Approvals(self._calls, self._proposals, self._ceilings)
         self._backoff = self._calls.backoff
         #: Actions whose target did not read back when last looked at.
         self._missed: set[str] = set()
@@ -108,6 +110,18 @@ class ActionWorker:
                 advanced_at = self._clock.steady()
             else:
                 await self._advance(self._memory.ledger.for_alert(alert.alert_id))
+        await self._look_at_ceilings(advanced_at)
+
+    async def _look_at_ceilings(self, advanced_at: float) -> None:
+        """Ceilings come last: nothing burns where they are due."""
+        for ceiling in self._ceilings.due():
+            if not await self._guarded(self._ceilings.key(ceiling), partial(self._ceilings.consider, ceiling)):
+                return
+            await self._advance(self._ceilings.states(ceiling))
+            if self._clock.steady() - advanced_at >= _AT_MOST_S:
+                self._ceilings.look_again()  # the next pass goes on with the others
+                return
+        await self._guarded(self._ceilings.ASK, self._ceilings.ask)
 
     async def _advance_all(self) -> None:
         await self._advance(self._memory.ledger.actions())
@@ -163,7 +177,8 @@ class ActionWorker:
             return "apply", lambda: self._begin(state)
         if entry.state == "applied":
             return "verify", lambda: self._verify(state)
-        return ("watch", lambda: self._watch(state)) if entry.read_back else None
+        is_watched = entry.read_back and (not state.is_standing or self._ceilings.must_renew(entry))
+        return ("watch", lambda: self._watch(state)) if is_watched else None
 
     def _why_undo(self, state: ActionState) -> tuple[str, str] | None:
         """Who wants it undone and why, or None."""
@@ -175,7 +190,9 @@ class ActionWorker:
             return reason
         if self._calls.lease_is_over(entry):
             return "curb", "the lease ended"
-        is_over = not inbox.is_firing(entry.alert_id)
+        if state.is_standing and (over := self._ceilings.why_end(state)):
+            return "curb", over
+        is_over = not state.is_standing and not inbox.is_firing(entry.alert_id)
         if is_over and (entry.state == "planned" or self._settings.restore_on_resolve):
             return "curb", "the alert is resolved"
         if entry.state == "planned" and (marked := must_not_touch(entry, self._settings.limits)):
@@ -274,11 +291,11 @@ class ActionWorker:
         effect = await self._calls.read_back(entry)
         now_known: dict[str, Any] = {} if burn is None else {"usd_per_hour_after": burn}
         if fell and effect.in_force:
-            self._backoff.postpone(f"{entry.action_id}/watch", _WATCH_S)
+            self._watch_later(entry)
             await self._calls.record(state, "effective", detail=effect.detail, read_back=True, **now_known)
         elif is_late:
             what = self._why_ineffective(entry, applied_at, effect)
-            self._backoff.postpone(f"{entry.action_id}/watch", _WATCH_S)
+            self._watch_later(entry)
             await self._calls.record(state, "ineffective", detail=what.strip(), read_back=effect.in_force, **now_known)
         elif is_canary and effect.in_force:
             await self._calls.record(state, "applied", detail="reads back as planned", read_back=True)
@@ -306,6 +323,11 @@ class ActionWorker:
             bound = max(bound, FALLEN_BURN * before)
         return alert.updated_at > applied_at and alert.usd_per_hour <= bound, alert.usd_per_hour
 
+    def _watch_later(self, entry: LedgerEntry) -> None:
+        """A ceiling is looked at when its lease is to be renewed."""
+        if not entry.standing:
+            self._backoff.postpone(f"{entry.action_id}/watch", _WATCH_S)
+
     async def _watch(self, state: ActionState) -> None:
         """Whether what is in force still is: what somebody changed is theirs, and reported when two looks agree."""
         entry = state.last
@@ -313,7 +335,9 @@ class ActionWorker:
         key = f"{entry.action_id}/watch"
         if effect.in_force:
             self._missed.discard(entry.action_id)
-            self._backoff.postpone(key, _WATCH_S)
+            self._watch_later(entry)
+            if state.is_standing:
+                await self._ceilings.renew(state)
         elif entry.action_id not in self._missed:
             self._missed.add(entry.action_id)
             self._backoff.postpone(key, _READ_BACK_AGAIN_S)
@@ -346,6 +370,7 @@ class ActionWorker:
     def _let_go(self, state: ActionState) -> None:
         """It is over."""
         entry, key = state.last, f"{state.last.action_id}/undo"
+        self._ceilings.let_go(state, makes_way=entry.action_id in self._memory.make_way)
         self._calls.let_go(entry.action_id)
         self._calls.undo_backoff.reset(key)
         self._in_vain_since.pop(entry.action_id, None)

@@ -59,8 +59,8 @@ class Proposals:
         if why := self.refusal(alert, act):
             await self._skip(alert, attempts, act, why)
             return
-        if act.mode == "auto" and (soft := self._soft_caps(alert, act)):
-            self.request_way(alert, act, soft)  # else the target would be read as the soft cap left it
+        if act.mode == "auto" and (lower := self._lower(alert, act)):
+            self.request_way(alert, act, lower)  # else the target would be read as they left it
             return
         try:
             proposal = await self.proposal(alert, act)
@@ -76,12 +76,11 @@ class Proposals:
         """What this action did for the alert since it has its tier."""
         return of_tier(self._memory.ledger.attempts(alert.alert_id, self._calls.name), alert)
 
-    def _soft_caps(self, alert: Alert, act: Act) -> list[ActionState]:
-        """Soft caps in force on the subject of an alert that asks for more."""
-        if act.rung == 0:
-            return []
+    def _lower(self, alert: Alert, act: Act) -> list[ActionState]:
+        """Ceilings, and soft caps, in force on the subject of an alert that asks for more."""
         mine = (state for state in self._memory.ledger.open_actions() if state.last.plan.action == self._calls.name)
-        return [state for state in mine if state.last.rung == 0 and state.last.tags == alert.tags]
+        lower = [state for state in mine if state.last.rung < min(1, act.rung)]
+        return [state for state in lower if _is_about(state, alert)]
 
     def refusal(self, alert: Alert, act: Act) -> str:
         """Why nothing may start for this alert now, or ""."""
@@ -119,10 +118,14 @@ class Proposals:
             found = to_budget(original, self._calls.clock.now())
             if found is None:
                 return "the alert carries no budget that still runs"
-            return _with_headroom(found, act.headroom)
+            return self._below_ceiling(_with_headroom(found, act.headroom), alert)
         if act.verb == "shave":
-            return _with_headroom(to_normal(original), act.headroom)
+            return self._below_ceiling(_with_headroom(to_normal(original), act.headroom), alert)
         return TargetRate(act.verb, why="it must not go on" if act.verb == "block" else "it can go on later")
+
+    def _below_ceiling(self, rate: TargetRate, alert: Alert) -> TargetRate:
+        """The same, at most the ceiling that stands when nothing else does: the lowest of them is enforced."""
+        return rate._replace(at_most=self._calls.ceiling_of(alert))
 
     def _within_guards(
         self, alert: Alert, act: Act, rate: TargetRate, every: list[Plan], held: frozenset[str]
@@ -260,13 +263,19 @@ def _with_headroom(rate: TargetRate, headroom: float) -> TargetRate:
     )
 
 
+def _is_about(state: ActionState, alert: Alert) -> bool:
+    """Whether a soft cap or a ceiling is on the subject of an alert; a ceiling may know fewer tags of it."""
+    tags = state.last.tags
+    return tags.items() <= alert.tags.items() if state.is_standing else tags == alert.tags
+
+
 def makes_way(holder: ActionState, alert: Alert, act: Act) -> bool:
     """Whether a higher rung may have the target: the holder is of a lower rung of the same alert, and did not help.
 
-    So does what began before the tier of the alert rose. A soft cap makes way for every alert.
+    So does what began before the tier of the alert rose. A soft cap makes way for every alert, and a ceiling for both.
     """
     last = holder.last
-    of_this = last.alert_id == alert.alert_id or last.rung == 0
+    of_this = last.alert_id == alert.alert_id or last.rung <= 0
     is_before = last.alert_id == alert.alert_id and not of_tier([holder], alert)
     return holder.is_open and of_this and (last.rung < act.rung or is_before)
 

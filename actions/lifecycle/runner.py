@@ -61,6 +61,8 @@ _KEEP_S = 24 * 3600.0
 _LOG_RETRY_S = 0.5
 #: Seconds, the cap. By hand: half a minute after the log is back, work goes on.
 _LOG_RETRY_CAP_S = 30.0
+#: Seconds between two reads of the highest minutes of principals. By hand: they change once a day and with growth.
+_PEAKS_S = 60.0
 #: Newest actions that `view` shows. By hand: a page.
 _RECENT = 50
 
@@ -102,6 +104,8 @@ class ActionsRunner:
         #: be forgotten; when that was, on the steady clock.
         self._newest = self._newest_before = 0.0
         self._looked_at = clock.steady()
+        #: When peaks were read last, likewise.
+        self._peaks_at = clock.steady()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Running steps are finished; leases stay, the next start goes on with them.
@@ -182,6 +186,8 @@ class ActionsRunner:
         reader = self._reader
         if self._memory.in_doubt and self._memory.active:
             await self._read_again()
+        if self._memory.active and self._clock.steady() >= self._peaks_at + _PEAKS_S:
+            await self._read_peaks()
         messages = await reader.fetch(500, timeout_s)
         updates = read_messages(messages, self._memory.inbox, now=self._clock.now())
         if self._memory.active:
@@ -198,6 +204,14 @@ class ActionsRunner:
             self._memory.caught_up = not await reader.lag()
         self._memory.publish_gauges()
         return bool(messages)
+
+    async def _read_peaks(self) -> None:
+        """By which ceilings are set; without a policy nobody needs them."""
+        if self._settings.standing:
+            await self._memory.read_peaks()
+        else:
+            self._memory.peaks = []
+        self._peaks_at = self._clock.steady()
 
     async def _read_again(self) -> None:
         """Memory from the log, while no step runs that could write to either."""
@@ -236,6 +250,7 @@ class ActionsRunner:
         gone += [state_message(APPROVALS_PREFIX + each.encode(), None) for each in self._dealt_with()]
         over = [alert_id for alert_id in memory.inbox.snoozes if alert_id not in keep]
         gone += [state_message(SNOOZE_PREFIX + alert_id.encode(), None) for alert_id in over]
+        gone += memory.forget_ceilings(self._clock.now())
         if self._clock.steady() - self._looked_at >= _KEEP_S:
             # What had ended at the last look, and a day has passed since in this process: a backlog is read faster than
             # time passes, and unevenly, so that an alert that was over long ago may go on in what is read next.
@@ -265,6 +280,7 @@ class ActionsRunner:
                 for worker in self._action_workers:
                     worker.take_over()
                 await self._memory.load(self._clock.now())
+                await self._read_peaks()
                 self._memory.active, self._memory.caught_up = self._owns_alerts, False
             self._report_orphans()
             logger.info("actions runner is active", extra={"open_leases": len(self._memory.ledger.open_actions())})
@@ -336,9 +352,11 @@ class _Passes:
 
 
 def _view(memory: Memory, settings: ActionsSettings, problems: dict[str, str]) -> dict[str, Any]:
-    """Keys: active, mode, halted (None or by, at, reason), open, proposed, recent (newest first), firing, problems."""
+    """Keys: active, mode, halted (None or by, at, reason), open, proposed, ceilings, recent (newest first), firing,
+    problems."""
     halted = memory.inbox.halted
-    states = sorted(memory.ledger.actions(), key=lambda state: state.last.at, reverse=True)
+    every = sorted(memory.ledger.actions(), key=lambda state: state.last.at, reverse=True)
+    states = [state for state in every if not state.is_standing or state.is_pending]
     return {
         "active": memory.active,
         "mode": settings.mode,
@@ -347,6 +365,7 @@ def _view(memory: Memory, settings: ActionsSettings, problems: dict[str, str]) -
         else {"by": halted.by, "at": halted.at, "reason": halted.args.get("reason", "")},
         "open": [_row(state) for state in states if state.is_held],
         "proposed": [_row(state) for state in states if state.is_pending],
+        "ceilings": [_row(state) for state in every if state.is_standing and state.is_held],
         "recent": [_row(state) for state in states[:_RECENT]],
         "firing": [alert.alert_id for alert in memory.inbox.firing()],
         "problems": dict(problems),

@@ -39,6 +39,8 @@ from curb.stream.time import DAY_S
 
 #: Of what only would have been done, or was not, a digest does not speak.
 _NOTHING_DONE = frozenset({"planned", "skipped", "proposed"})
+#: Of ceilings it speaks where one is not as it should be.
+_LOST = frozenset({"ineffective", "drift", "failed"})
 
 
 class Due(NamedTuple):
@@ -85,6 +87,8 @@ def compose(
 def _done(ledger: Ledger, since: float, until: float) -> Iterable[LedgerEntry]:
     """The newest entry of every action that had one in these hours."""
     for state in ledger.actions():
+        if state.is_standing and state.last.state not in _LOST:
+            continue  # they come, are renewed and go by themselves
         entries = [entry for entry in state.entries if since <= entry.at < until]
         if entries and entries[-1].state not in _NOTHING_DONE:
             yield entries[-1]

@@ -23,11 +23,13 @@ _KINDS = {
     "budget": "Budget",
     "pricing": "Pricing hole",
     "feed": "Feed problem",
+    "ceiling": "Ceiling",
 }
 _STEPS = {
     "planned": "Planned",
     "proposed": "Waiting for approval",
     "denied": "Not done",
+    "approved": "Approved",
     "shadow": "Would be done (shadow mode)",
     "restored": "Undone",
     "failed": "Failed",
@@ -35,7 +37,7 @@ _STEPS = {
     "skipped": "Skipped",
 }
 #: Kinds whose dollars are no rate: what was spent, what was priced by fallback, what was not counted or scored.
-_NO_RATE = frozenset({"budget", "pricing", "feed"})
+_NO_RATE = frozenset({"budget", "pricing", "feed", "ceiling"})
 #: An action in force says what it did, and whether that helped.
 _DONE = {"pause": "Paused", "block": "Blocked"}
 #: Summaries of plans start with one of these.

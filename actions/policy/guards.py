@@ -15,7 +15,7 @@ from curb.stream.records.spend import Alert, LedgerEntry, Plan, waits_for_warmup
 from curb.stream.time import HOUR_S
 
 #: What people should know of and nothing should be stopped for.
-_ONLY_NOTIFIED = frozenset({"growth", "pricing", "feed"})
+_ONLY_NOTIFIED = frozenset({"growth", "pricing", "feed", "ceiling"})
 
 
 class LimitSettings(Protocol):
@@ -119,11 +119,18 @@ def allowed(
 
 def must_not_touch(entry: LedgerEntry, limits: ActionLimits) -> str:
     """Why what was planned must not be carried out any more: people marked it since, or ""."""
-    if any(fnmatchcase(entry.plan.target, glob) for glob in limits.never_touch_targets):
+    if never_changed(entry.plan, limits):
         return "never_touch: it is one of limits.never_touch_targets by now"
     if any(tags_match(matcher, entry.tags) for matcher in limits.never_touch):
         return "never_touch: a matcher of limits.never_touch fits its tags by now"
     return "critical: it is marked critical by now" if criticality(entry.tags, limits) == "critical" else ""
+
+
+def never_changed(plan: Plan, limits: ActionLimits) -> str:
+    """Why the target of a plan is never changed, or ""; its own mark counts as well."""
+    if any(fnmatchcase(plan.target, glob) for glob in limits.never_touch_targets):
+        return f"never_touch: {plan.target} is one of limits.never_touch_targets"
+    return ""
 
 
 def freeze(ledger: Ledger, limits: ActionLimits, *, resumed_at: float, now: float) -> str:
@@ -135,7 +142,9 @@ def freeze(ledger: Ledger, limits: ActionLimits, *, resumed_at: float, now: floa
         if _crowded(begun, limits.freeze_after + 1, resumed_at, now):
             return f"frozen: more than {limits.freeze_after} actions were begun within an hour (limits.freeze_after)"
     if limits.freeze_after_failures is not None:
-        failures = [(at, state.last.alert_id) for state in ledger.actions() for at in _failures(state)]
+        # What people undo of ceilings is their choice, and says nothing about an incident.
+        judged = (state for state in ledger.actions() if not state.is_standing)
+        failures = [(at, state.last.alert_id) for state in judged for at in _failures(state)]
         if _crowded(failures, limits.freeze_after_failures, resumed_at, now):
             return (
                 f"frozen: actions on {limits.freeze_after_failures} alerts were undone by people or ineffective "
@@ -168,8 +177,8 @@ def _crowded(events: list[tuple[float, str]], count: int, after: float, now: flo
 
 def _why_not(plan: Plan, alert: Alert, act: Intent, ledger: Ledger, settings: LimitSettings) -> str:
     limits = settings.limits
-    if any(fnmatchcase(plan.target, glob) for glob in limits.never_touch_targets):
-        return f"never_touch: {plan.target} is one of limits.never_touch_targets"
+    if why := never_changed(plan, limits):
+        return why
     if why := _unmarked(plan, alert, act, settings):
         return why
     too_much = alert.share is not None and 100.0 * alert.share > limits.max_percent_of_traffic

@@ -117,7 +117,8 @@ def decide(alert: Alert, settings: RouteSettings) -> Decision:
         if not _matches(route.match, alert, settings.limits):
             continue
         notify.update(dict.fromkeys(route.notify))
-        if ladder := _ladder(route, settings, frozenset(taken)):
+        # What is about a ceiling carries its own question.
+        if alert.kind != "ceiling" and (ladder := _ladder(route, settings, frozenset(taken))):
             ladders.append(ladder)
         taken.update(route.names())
         if not route.continue_:

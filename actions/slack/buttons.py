@@ -25,7 +25,7 @@ _CONFIRM_MAX, _LABEL_MAX = 300, 75
 #: Actions with buttons; `curb actions` lists all. By hand: a message stays readable.
 _MOST_ACTIONS = 4
 #: What is no spend cannot be an anomaly of spend, nor planned.
-_NO_SPEND = frozenset({"budget", "pricing", "feed"})
+_NO_SPEND = frozenset({"budget", "pricing", "feed", "ceiling"})
 _LABELS: dict[Verb, str] = {
     "approve": "Approve",
     "deny": "Deny",

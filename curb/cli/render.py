@@ -121,7 +121,8 @@ def actions(console: Console, entries: Sequence[LedgerEntry], json_lines: bool) 
     table = _table("Actions", "id", "state", "what", "original", "now", "ends")
     for entry in entries:
         plan, tried = entry.plan, f"\ntried {entry.tries}×" if entry.tries else ""
-        about = [plan.summary, plan.target, f"by {entry.approved_by or entry.by}", entry.detail]
+        policy = f"ceiling of {entry.standing}" if entry.standing else ""
+        about = [plan.summary, plan.target, policy, f"by {entry.approved_by or entry.by}", entry.detail]
         table.add_row(
             entry.action_id,
             Text(entry.state + tried),
@@ -278,7 +279,8 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
     for subject, problem in found["problems"].items():
         console.print(Text(f"  out of reach: {subject}: {problem}", "red"))
     waiting = f", {len(found['proposed'])} wait for an approval" if found.get("proposed") else ""
-    console.print(f"{found['firing']} alerts firing, {len(found['leases'])} leases open{waiting}")
+    standing = f", {found['ceilings']} ceilings in force" if found.get("ceilings") else ""
+    console.print(f"{found['firing']} alerts firing, {len(found['leases'])} leases open{standing}{waiting}")
     later = [each for each in found.get("judged", ()) if each["in_s"] > 0]
     for each in later:
         console.print(Text(f"  judged in {duration(each['in_s'])}: {each['what']}", "dim"), soft_wrap=True)

@@ -155,6 +155,7 @@ class StatusAnswer(TypedDict):
     firing: int
     leases: list[dict[str, Any]]
     proposed: list[dict[str, Any]]
+    ceilings: int
     problems: dict[str, str]
 
 

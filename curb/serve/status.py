@@ -75,6 +75,8 @@ def status(daemon: Running) -> dict[str, Any]:
         "firing": len(daemon.view.firing()),
         "leases": actions["open"],
         "proposed": actions["proposed"],
+        # Standing ceilings, which are not among the leases.
+        "ceilings": len(actions["ceilings"]),
         "problems": actions["problems"],
     }
 

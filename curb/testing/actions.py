@@ -22,7 +22,7 @@ from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
-from curb.actions.action import Action, ActionConfig, ActionContext, DriftError, GoneError
+from curb.actions.action import Action, ActionConfig, ActionContext, DriftError, GoneError, RateConfig
 from curb.actions.kinds import ACTIONS
 from curb.actions.policy.guards import raises_a_limit
 from curb.actions.target import TargetRate
@@ -292,6 +292,30 @@ async def only_what_is_declared_is_called(bench_class: type[ActionBench]) -> Non
         hold(called == declared, f"{of.name}: calls {sorted(called)}, and `permissions` says {sorted(declared)}")
 
 
+async def a_ceiling_is_the_limit_itself(bench_class: type[ActionBench]) -> None:
+    """For kinds that limit a rate: no headroom counts, nothing but that limit is set, and undo restores."""
+    entry = bench_class().config("http://127.0.0.1:1/")
+    if not isinstance(_config(entry), RateConfig):
+        return
+    alert, rate = next((each for each in bench_class().cases if each[1].verb == "shave"), (None, TargetRate()))
+    if alert is None:
+        return
+    ceiling = TargetRate("shave", rate.requests_per_minute or 7.0, standing=True)
+    found = []
+    for headroom in (1.0, 5.0):
+        async with opened(bench_class, headroom=headroom) as of:
+            world, plans = of.bench.world(), await of.action.plan(alert, ceiling)
+            found.append([plan.after for plan in plans])
+            for plan in plans:
+                await of.action.apply(plan)
+                hold((await of.action.verify(plan)).in_force, f"{of.name}: a ceiling does not read back: {plan.after}")
+                await of.action.undo(plan, None)
+            of.unchanged(world, "undo() of a ceiling did not restore")
+            high = await of.action.plan(alert, ceiling._replace(requests_per_minute=10.0**7))
+            hold(all(not raises_a_limit(plan) for plan in high), f"{of.name}: a ceiling raises a limit: {high}")
+    hold(found[0] == found[1] != [], f"{of.name}: `headroom` changes a ceiling, or there is none: {found}")
+
+
 async def a_fault_is_transient(bench_class: type[ActionBench], *, fault: str, call: str) -> None:
     """Also: the wait the other side asks for is passed on, no secret is shown, and the same call works later."""
     async with opened(bench_class) as of:
@@ -382,6 +406,7 @@ ACTION_PROMISES: Mapping[str, ActionPromise] = (
             an_unknown_subject_is_permanent,
             only_what_is_declared_is_called,
             an_undo_whose_answer_got_lost_can_be_repeated,
+            a_ceiling_is_the_limit_itself,
             a_configuration_refuses_unknown_keys_and_hides_secrets,
         )
     }

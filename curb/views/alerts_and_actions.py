@@ -39,7 +39,10 @@ class LogView:
             if isinstance(record, Alert):
                 self._take_alert(record)
             elif isinstance(record, LedgerEntry):
-                self.actions.setdefault(record.action_id, []).append(record)
+                entries = self.actions.setdefault(record.action_id, [])
+                if entries and record.renewals > entries[-1].renewals > 0:
+                    entries.pop()  # of months of renewals the newest is kept
+                entries.append(record)
                 _trim(self.actions)
             if self._changed is not None:
                 self._changed(record)

@@ -8,7 +8,8 @@ import msgspec
 
 from curb.stream.records.base import Record
 
-#: `proposed` waits for a person's answer; `denied` was refused by a person, or not answered in time.
+#: `proposed` waits for a person's answer; `denied` was refused by a person, or not answered in time; `approved` changes
+#: nothing by itself: it allows ceilings.
 LedgerState = Literal[
     "planned",
     "shadow",
@@ -21,6 +22,7 @@ LedgerState = Literal[
     "skipped",
     "proposed",
     "denied",
+    "approved",
 ]
 
 
@@ -66,8 +68,8 @@ class LedgerEntry(Record, tag="action", tag_field="type", kw_only=True):
     usd_per_hour_after: float | None = None
     #: Tags of the alert.
     tags: dict[str, str] = msgspec.field(default_factory=dict)
-    #: Rung 0 is a soft cap.
     #: Which rung of the alert's ladder asked for it, from 1, what that rung wants, and where its figures come from.
+    #: Rung 0 is a soft cap, -1 a ceiling.
     rung: int = 1
     do: str = ""
     why: str = ""
@@ -108,6 +110,10 @@ class LedgerEntry(Record, tag="action", tag_field="type", kw_only=True):
     saved_usd: float | None = None
     #: Requests turned away so far, where the target counts them.
     rejected: int | None = None
+    #: Of a ceiling: the policy that wants it, its requests per minute, and how often its lease was renewed.
+    standing: str = ""
+    limit_per_minute: int | None = None
+    renewals: int = 0
 
 
 class NoticeEntry(Record, tag="notice", tag_field="type", kw_only=True):

@@ -335,7 +335,7 @@ SpendMessage = SpendPartial | SpendScored | SpendTick | PricingHole | Tally | Kn
 Tier = Literal["page", "notice", "digest", "soft"]
 #: Order of tiers, the most urgent highest.
 TIER_RANK: dict[Tier, int] = {"soft": -1, "digest": 0, "notice": 1, "page": 2}
-AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget", "pricing", "feed"]
+AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget", "pricing", "feed", "ceiling"]
 
 
 class Baseline(Record, kw_only=True):

@@ -16,6 +16,12 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
+from curb.stream.clock import WallClock
+from curb.stream.log.codec import encode
+from curb.stream.log.embedded import EmbeddedLog
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import PEAKS
+from curb.stream.records.peaks import PrincipalPeak
 from tests.acceptance.daemons import Daemon, curb, curb_json
 from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
 from tests.ports import free_port
@@ -150,3 +156,43 @@ async def test_a_limit_comes_back_while_the_daemon_is_dead(world: World) -> None
     assert await world.reap(grace_s=0) == (0, "")
     assert await ledger(daemon) == lived
     assert [body for _, body in world.gateway.updates] == [{"rpm_limit": NEW_LIMIT}, {"rpm_limit": OLD_LIMIT}]
+
+
+_STANDING = """
+log: {log}
+http: {{port: {port}}}
+commit_interval_s: 0.1
+actions:
+  mode: auto
+  actions:
+    - {{kind: litellm_limits, name: throttle, base_url: "{url}", api_key: {admin}}}
+  standing:
+    - {{name: keys, act: throttle, match: {{team: a}}, lease_minutes: 0.1}}
+"""
+
+
+async def test_a_ceiling_is_renewed_while_the_daemon_lives_and_comes_back_when_it_is_dead(tmp_path: Path) -> None:
+    gateway, port, config = LitellmAdmin({"k": {"rpm_limit": OLD_LIMIT}}), free_port(), tmp_path / "curb.yaml"
+    log = EmbeddedLog(tmp_path / "data", WallClock())
+    await log.open()
+    peak = PrincipalPeak(
+        scope="key", tags={"team": "a", "api_key": "k"}, at=time.time(), highest_per_minute=30.0, known_days=9.0
+    )
+    await log.append([Message(PEAKS, encode(peak), key=b"key k")])
+    await log.close()
+    async with TestServer(gateway.app()) as server:
+        values = {"url": str(server.make_url("/")), "admin": ADMIN_KEY}
+        config.write_text(_STANDING.format(log=json.dumps({"directory": str(tmp_path / "data")}), port=port, **values))
+        daemon = Daemon(config, port)
+        await daemon.start()
+        async with asyncio.timeout(60):
+            while "renewed" not in str(await curb_json("actions", "list", "-c", str(config))):
+                await asyncio.sleep(0.1)
+        assert gateway.keys["k"]["rpm_limit"] == 60
+        await daemon.kill()
+        async with running_reaper(daemon), asyncio.timeout(60):
+            while gateway.keys["k"]["rpm_limit"] != OLD_LIMIT:
+                await asyncio.sleep(0.1)
+        (ceiling,) = await curb_json("actions", "list", "--all", "-c", str(config))
+    assert (ceiling["state"], ceiling["by"], ceiling["do"]) == ("restored", "curb-reaper", "ceiling")
+    assert [body for _, body in gateway.updates] == [{"rpm_limit": 60}, {"rpm_limit": OLD_LIMIT}]

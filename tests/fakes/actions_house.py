@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from curb.actions.action import Action, ActionConfig, ActionContext
+from curb.actions.action import Action, ActionConfig, ActionContext, RateConfig
 from curb.actions.ledger.ledger import action_id_for
 from curb.actions.lifecycle.runner import ActionsRunner
 from curb.actions.notify.protocol import Notifier, NotifierConfig
@@ -28,6 +28,13 @@ MARKED: dict[str, Any] = {"criticality": [{"match": {}, "is": "non_critical"}]}
 
 class NamedAction(ActionConfig):
     """A configured action of which only the name counts."""
+
+    def build(self, context: ActionContext) -> Action:
+        raise AssertionError("the house has its own gateway")
+
+
+class NamedRate(RateConfig):
+    """The same, of a kind that limits a rate of requests."""
 
     def build(self, context: ActionContext) -> Action:
         raise AssertionError("the house has its own gateway")

@@ -209,16 +209,17 @@ class Gate:
     async def plan(self, alert: Alert, rate: TargetRate) -> Sequence[Plan]:
         await self.trouble.at(f"before plan {self.name}")
         subjects = [subject for subject in self._of(alert) if subject in self.values]
-        plans = tuple(self._plan(subject, len(subjects)) for subject in subjects if self._is_above(subject))
+        to = int(rate.requests_per_minute or 0) if rate.standing else self.to
+        plans = tuple(self._plan(subject, len(subjects), to) for subject in subjects if self._is_above(subject, to))
         await self.trouble.at(f"after plan {self.name}")
         return plans
 
-    def _is_above(self, subject: str) -> bool:
+    def _is_above(self, subject: str, to: int) -> bool:
         found = self.values[subject]
-        return found is None or found > self.to
+        return found is None or found > to
 
-    def _plan(self, subject: str, population: int) -> Plan:
-        before, after = {"n": self.values[subject]}, {"n": self.to}
+    def _plan(self, subject: str, population: int, to: int) -> Plan:
+        before, after = {"n": self.values[subject]}, {"n": to}
         target = f"{self.name}/{subject}"
         return Plan(
             action=self.name,

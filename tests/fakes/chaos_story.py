@@ -15,10 +15,12 @@ from curb.actions.lifecycle.runner import ActionsRunner
 from curb.actions.settings import ActionsSettings
 from curb.stream.clock import ManualClock
 from curb.stream.errors import TransientError
+from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
-from curb.stream.log.topics import STATE
+from curb.stream.log.topics import PEAKS, STATE
+from curb.stream.records.peaks import PrincipalPeak
 from curb.stream.records.spend import Alert, LedgerEntry, Plan
-from tests.fakes.actions_house import NamedAction, NamedNotifier
+from tests.fakes.actions_house import NamedAction, NamedNotifier, NamedRate
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
 from tests.fakes.chaos import ChaoticLog, Gate, KilledError, Trouble, decoded
 from tests.fakes.gateway import Channel
@@ -33,20 +35,27 @@ SUBJECTS = {
 }
 LIMITS = {"k1": None, "k2": 500, "k3": 60, "k4": None, "k5": 700}
 JOBS = {"search-1": 4, "search-2": 2, "search-3": 9, "search-4": 1, "pay-1": 3, "ads-1": 5}
-_CALM_STEPS, _CALM_S = 14, 600.0
+_CALM_STEPS, _CALM_S, _WEEK_S = 14, 600.0, 8 * 86400.0
+#: Highest minutes that a key may have; no ceiling looks like what the gate or a person sets.
+_HIGHEST = (8.0, 9.0, 15.0, 25.0)
+_POLICY = {"name": "keys", "act": "gate", "match": {"team": "search"}, "floor_rpm": 16, "lease_minutes": 30}
 _LADDER = [
     {"do": "shave_to_normal", "act": ["gate"], "lease_minutes": 30, "verify_within_minutes": 5},
     {"do": "pause", "act": ["jobs"], "lease_minutes": 20, "verify_within_minutes": 5},
 ]
 
 
-def settings(mode: str, *, ladder: bool) -> ActionsSettings:
-    """One action on keys and one on jobs; everything else at its default but the marks and who approves."""
+def settings(mode: str, *, ladder: bool, standing: bool = False) -> ActionsSettings:
+    """One action on keys and one on jobs; everything else at its default but the marks and who approves.
+
+    `standing`: the keys of `search` have ceilings as well.
+    """
     what: dict[str, Any] = {"ladder": _LADDER} if ladder else {"act": ["gate"], "lease_minutes": 30}
     return ActionsSettings.model_validate(
         {
             "mode": mode,
-            "actions": [NamedAction(kind="x", name="gate"), NamedAction(kind="x", name="jobs")],
+            "actions": [NamedRate(kind="x", name="gate"), NamedAction(kind="x", name="jobs")],
+            "standing": [_POLICY] if standing else [],
             "notifiers": [NamedNotifier(kind="x", name="chat")],
             "routes": [{"notify": ["chat"], **what}],
             "approvers": {"owners": {"people": ["ana"]}},
@@ -73,12 +82,14 @@ class Story:
         ladder: bool,
         kill_first_at: str = "",
         refuse_first_at: tuple[str, str] = ("", ""),
+        standing: bool = False,
     ) -> None:
+        self.standing = standing
         self.trouble = Trouble(seed, kill_first_at, refuse_first_at)
         self.rng, self.mode = self.trouble.rng, mode
         self.log, self.clock = ChaoticLog(self.trouble), ManualClock(T0)
         self.trouble.steady = self.clock.steady
-        self.settings = settings(mode, ladder=ladder)
+        self.settings = settings(mode, ladder=ladder, standing=standing)
         self.gate = Gate("gate", "shave", LIMITS, 10, lambda alert: [alert.tags["api_key"]])
         self.jobs = Gate(
             "jobs", "pause", dict(JOBS), 0, lambda alert: [j for j in JOBS if j.startswith(alert.tags["team"])]
@@ -105,6 +116,8 @@ class Story:
         for _ in range(self.rng.randint(8, 24)):
             await self.clock.advance(self.rng.choice([1.0, 20.0, 60.0, 60.0, 300.0, 900.0]))
             await self._alerts()
+            if self.standing and self.rng.random() < 0.3:
+                await self._use(self.rng.choice(_HIGHEST))
             if self.rng.random() < 0.3:
                 await self._person()
             if self.rng.random() < 0.08:
@@ -175,9 +188,24 @@ class Story:
         self.clock.jump(self.clock.steady() - self.clock.now())
         for alert_id in list(self.firing):
             await self._resolve(alert_id)
+        if self.standing:
+            await self._use(0.0)  # nobody wants a ceiling any more
+            await self._command("resume")
         for _ in range(_CALM_STEPS):
             await self.clock.advance(_CALM_S)
             await self._live(1)
+        if self.standing:  # what a person undid counts for a week
+            await self.clock.advance(_WEEK_S)
+            await self._live(3)
+
+    async def _use(self, highest: float) -> None:
+        """Every key has a highest minute, and today one that comes near its ceiling."""
+        for team, key in SUBJECTS.values():
+            tags, now = {"team": team, "project": "p", "api_key": key}, self.clock.now()
+            peak = PrincipalPeak(
+                scope="key", tags=tags, at=now, highest_per_minute=highest, today_per_minute=1.7 * highest, known_days=9
+            )
+            await self.log.say(Message(PEAKS, encode(peak), key=key.encode()))
 
     # --- the incidents ---
 
@@ -279,7 +307,7 @@ class Story:
         checks = {
             "it is not planned": entry.state == "planned",
             "Curb is halted": facts.halted is None,
-            "the alert is over": facts.is_firing(entry.alert_id),
+            "the alert is over": bool(entry.standing) or facts.is_firing(entry.alert_id),
             "it raises a limit": found is None or plan.after["n"] < found,
             f"{team} is not marked non_critical": team == "search",
             "nobody approved it": self.mode != "approve" or self._is_approved(entry),
@@ -290,6 +318,9 @@ class Story:
 
     def _is_approved(self, entry: LedgerEntry) -> bool:
         """By who may, for it or for the ask that it belongs to."""
+        if entry.standing:
+            asks = {e.action_id for e in decoded(self.log) if isinstance(e, LedgerEntry) and e.do == "allow ceilings"}
+            return entry.approved_by == "ana" and bool(asks & self.approved)
         return entry.approved_by == "ana" and (
             entry.action_id in self.approved
             or any(
@@ -343,7 +374,7 @@ class Story:
         undone: set[tuple[str, str]] = set()
         begun: set[str] = set()
         for entry in entries:
-            about = (entry.alert_id, entry.plan.target)
+            about = (entry.fingerprint if entry.standing else entry.alert_id, entry.plan.target)
             if entry.state == "planned" and entry.action_id not in begun:
                 begun.add(entry.action_id)
                 if about in undone:
@@ -381,13 +412,15 @@ _ENDS = {"restored", "drift", "failed"}
 #: What may come after each state; a reaper and a daemon may both say that it is restored, with the same word.
 NEXT: dict[str, set[str]] = {
     "": {"planned", "shadow", "skipped", "proposed", "failed"},
-    "proposed": {"planned", "denied"},
+    "proposed": {"planned", "denied", "approved"},
     "denied": set(),
+    "approved": set(),
     "planned": {"applied", "skipped", *_ENDS},
     "applied": {"effective", "ineffective", *_ENDS},
     "effective": _ENDS,
     "ineffective": {*_ENDS, "effective"},
-    "restored": set(),
+    # By a reaper; then a person changes the target, and a daemon that had not heard of it looks.
+    "restored": {"drift"},
     "drift": set(),
     "failed": set(),
     "shadow": set(),

@@ -42,6 +42,7 @@ class PolicyGate:
         after: dict[str, Any] = {"blocked": True}
         if rate.verb == "shave":
             after = {"rpm": 10 if rate.requests_per_minute is None else max(1, math.ceil(rate.requests_per_minute))}
+            after["rpm"] = min(after["rpm"], after["rpm"] if rate.at_most is None else rate.at_most)
             if found["rpm"] is not None and found["rpm"] <= after["rpm"]:
                 return None
         if all(found[field] == value for field, value in after.items()):

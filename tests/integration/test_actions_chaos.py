@@ -15,7 +15,8 @@ import pytest
 from curb.actions.calls import bounded as calls
 from curb.actions.ledger.ledger import ActionState
 from curb.actions.lifecycle.lease import ActionWorker
-from tests.fakes.chaos import REFUSALS
+from curb.stream.records.spend import LedgerEntry
+from tests.fakes.chaos import REFUSALS, decoded
 from tests.fakes.chaos_story import Story
 from tests.sizes import size
 
@@ -68,7 +69,10 @@ def a_story(seed: int) -> Story:
     ladder = seed % 4 > 1
     points, turn = REFUSED_AT["jobs" if ladder else "gate"], seed // 4
     refused_at = points[turn % len(points)], list(REFUSALS)[turn // len(points) % len(REFUSALS)]
-    return Story(seed, mode, ladder=ladder, kill_first_at=ARROWS[seed % len(ARROWS)], refuse_first_at=refused_at)
+    arrow = ARROWS[seed % len(ARROWS)]
+    return Story(
+        seed, mode, ladder=ladder, kill_first_at=arrow, refuse_first_at=refused_at, standing=seed % 5 in (2, 3)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +87,14 @@ async def test_it_ends_restored_or_as_the_ledger_says(part: int) -> None:
     """To see one again: `await a_story(SEED).run()`."""
     seen: Counter[tuple[str, str]] = Counter()
     done: Counter[str] = Counter()
+    ceilings: Counter[str] = Counter()
     for seed in range(part * STORIES // PARTS, (part + 1) * STORIES // PARTS):
         story = a_story(seed)
         await story.run()
         assert not story.wrong, f"story {seed}: " + "; ".join(story.wrong)
         seen += story.trouble.seen
+        entries = (entry for entry in decoded(story.log) if isinstance(entry, LedgerEntry) and entry.standing)
+        ceilings += Counter(f"{entry.do} {entry.state}" for entry in entries)
         done += Counter(f"{change.verb} {gate.name}" for gate in (story.gate, story.jobs) for change in gate.changes)
     killed = {point for point, what in seen if what == "kill"}
     assert len(killed & set(ARROWS)) > len(ARROWS) - 6
@@ -96,6 +103,8 @@ async def test_it_ends_restored_or_as_the_ledger_says(part: int) -> None:
     assert min(refused[point] for point in REFUSED_AT["gate"]) >= 4, refused
     assert sum(refused[point] for point in REFUSED_AT["jobs"]) >= 14, refused
     assert min(done[what] for what in ("apply gate", "undo gate", "apply jobs", "undo jobs")) > 5
+    assert min(ceilings[f"ceiling {state}"] for state in ("shadow", "planned", "effective", "restored", "drift")) > 5
+    assert min(ceilings[each] for each in ("allow ceilings approved", "raise ceiling proposed")) > 1
 
 
 async def test_a_defect_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

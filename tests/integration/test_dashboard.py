@@ -58,7 +58,7 @@ class Shard:
 def a_daemon(**changes: Any) -> Any:
     """A daemon as far as the pages see it."""
     config = CurbConfig.model_validate({"http": {"token": TOKEN} if changes.pop("guarded", True) else {}})
-    empty = {"halted": None, "open": [], "proposed": [], "problems": {}}
+    empty = {"halted": None, "open": [], "proposed": [], "ceilings": [], "problems": {}}
     base = {
         "config": config,
         "log": MemoryLog(),
