@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import aiohttp
 from pydantic import Field
@@ -91,6 +91,28 @@ class Action(Protocol):
     async def undo(self, plan: Plan, outcome: Outcome | None) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class Enforced(NamedTuple):
+    """The limit that a gateway enforces on one subject now."""
+
+    #: Requests, and dollars, that pass within an hour at most; None: nothing limits them.
+    requests_per_hour: float | None = None
+    usd_per_hour: float | None = None
+    #: Why the gateway does not know the subject, or "".
+    unknown: str = ""
+
+
+@runtime_checkable
+class ReadsLimits(Protocol):
+    """An action that can also say what is enforced, for `curb exposure`. It only reads."""
+
+    @property
+    def subject_tags(self) -> tuple[str, ...]:
+        """Tags that name a subject."""
+
+    async def enforced(self, subjects: Sequence[Mapping[str, str]]) -> list[Enforced]:
+        """What holds for each subject, which are given by their tags. Raises as the other calls do."""
 
 
 class HoldsNothing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ import msgspec
 from pydantic import Field, HttpUrl
 from yarl import URL
 
-from curb.actions.action import ActionContext, DriftError, Effect, HoldsNothing, Outcome
+from curb.actions.action import ActionContext, DriftError, Effect, Enforced, HoldsNothing, Outcome
 from curb.actions.calls.http import exchange
 from curb.actions.levers.envoy_routes import DescriptorPlace, Held, Routes, bucket_for, held, written
 from curb.actions.levers.locked_file import edit_text, read_text
@@ -122,6 +122,31 @@ class Envoy(HoldsNothing):
         await self._edit(plan, plan.after, plan.before, lambda found: DriftError(changed, found=found))
         await self._must_hold(await self._read(), self._subject(plan))
         self._refused_before.pop(plan.target, None)
+
+    @property
+    def subject_tags(self) -> tuple[str, ...]:
+        return (self._config.tag,)
+
+    async def enforced(self, subjects: Sequence[Mapping[str, str]]) -> list[Enforced]:
+        """What the file says, which Envoy is asked about once: its answer holds the whole file."""
+        routes, found, asked = await self._read(), list[Enforced](), False
+        for tags in subjects:
+            try:
+                subject = self._config.subject(tags[self._config.tag])
+            except PermanentError as error:
+                found.append(Enforced(unknown=str(error)))
+                continue
+            if not asked:
+                await self._must_hold(routes, subject)
+                asked = True
+            bound = routes.limit(subject) or routes.limit(None)
+            if routes.block(subject) is not None:
+                found.append(Enforced(0.0))
+            elif bound is None:
+                found.append(Enforced())
+            else:
+                found.append(Enforced(60.0 * bound.requests_per_minute))
+        return found
 
     def _subject(self, plan: Plan) -> str:
         return self._config.subject(plan.target.removeprefix(f"envoy/{self._config.name}/"))

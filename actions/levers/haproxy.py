@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from curb.actions.action import ActionContext, Effect, HoldsNothing, Outcome
+from curb.actions.action import ActionContext, Effect, Enforced, HoldsNothing, Outcome
 from curb.actions.calls.compare_and_swap import arrows, swap, tightened
 from curb.actions.levers.locked_file import edit_text, read_text
 from curb.actions.levers.subjects import SubjectConfig
@@ -205,6 +205,22 @@ class Haproxy(HoldsNothing):
             await self._set(subject, change.back["runtime"])
         self._refused_before.pop(plan.target, None)
         change.raise_drift()
+
+    @property
+    def subject_tags(self) -> tuple[str, ...]:
+        return (self._config.tag,)
+
+    async def enforced(self, subjects: Sequence[Mapping[str, str]]) -> list[Enforced]:
+        """What the running process has, else its default."""
+        return [await self._enforced(tags[self._config.tag]) for tags in subjects]
+
+    async def _enforced(self, tag: str) -> Enforced:
+        try:
+            found = (await self._found(self._config.subject(tag)))["runtime"]
+        except PermanentError as error:
+            return Enforced(unknown=str(error))
+        rpm = found if found is not None else self._config.default_rpm
+        return Enforced(None if rpm is None else 60.0 * rpm)
 
     def _subject(self, plan: Plan) -> str:
         return self._config.subject(plan.target.removeprefix(f"haproxy/{self._config.name}/"))

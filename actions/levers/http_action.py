@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -13,7 +13,7 @@ import msgspec
 from jmespath.exceptions import JMESPathError
 from pydantic import Field, SecretStr, model_validator
 
-from curb.actions.action import ActionContext, DriftError, Effect, HoldsNothing, Outcome, RateConfig
+from curb.actions.action import ActionContext, DriftError, Effect, Enforced, HoldsNothing, Outcome, RateConfig
 from curb.actions.calls.compare_and_swap import another, arrows, is_another, swap
 from curb.actions.calls.http import NoSuchRouteError, NotFoundError, exchange
 from curb.actions.levers.http_templates import TAG, fill_body, fill_url, origin, placeholders
@@ -163,6 +163,29 @@ class HttpAction(HoldsNothing):
             identity=identity,
         )
         return (plan,)
+
+    @property
+    def subject_tags(self) -> tuple[str, ...]:
+        return tuple(self._tags)
+
+    async def enforced(self, subjects: Sequence[Mapping[str, str]]) -> list[Enforced]:
+        """What the fields hold that Curb would set to a figure of the rung."""
+        return [await self._enforced({name: tags[name] for name in self._tags}) for tags in subjects]
+
+    async def _enforced(self, tags: dict[str, str]) -> Enforced:
+        try:
+            found, _ = await self._read(tags)
+        except PermanentError as error:
+            return Enforced(unknown=str(error))
+        limits: dict[str, float] = {}
+        for name, field in self._config.fields.items():
+            if field.block is not None and found[name] == field.block:
+                return Enforced(0.0)
+            if isinstance(field.shave, str) and _is_number(found[name]):
+                figure = found[name] / field.times
+                limits[field.shave] = min(figure, limits.get(field.shave, math.inf))
+        requests = limits.get("requests_per_minute")
+        return Enforced(None if requests is None else 60.0 * requests, limits.get("usd_per_hour"))
 
     async def apply(self, plan: Plan) -> Outcome:
         if plan.identity and is_another(plan, (await self._read(_tags_of(plan)))[1]):

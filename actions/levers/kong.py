@@ -11,7 +11,16 @@ import aiohttp
 from pydantic import Field, HttpUrl, SecretStr
 from yarl import URL
 
-from curb.actions.action import ActionContext, DriftError, Effect, GoneError, HoldsNothing, Outcome, RateConfig
+from curb.actions.action import (
+    ActionContext,
+    DriftError,
+    Effect,
+    Enforced,
+    GoneError,
+    HoldsNothing,
+    Outcome,
+    RateConfig,
+)
 from curb.actions.calls.compare_and_swap import Swap, arrows, swap
 from curb.actions.calls.http import NoSuchRouteError, NotFoundError, exchange, exchange_object
 from curb.actions.levers.http_templates import fill_url
@@ -19,9 +28,12 @@ from curb.actions.target import TargetRate, Verb
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import OTHER, UNTAGGED, Alert, Plan
+from curb.stream.time import DAY_S, HOUR_S
 
 #: Shortest first. Kong refuses a longer period with a lower limit than a shorter one.
 PERIODS = ("second", "minute", "hour", "day", "month", "year")
+#: Seconds of each, by definition.
+_PERIOD_S = {"second": 1.0, "minute": 60.0, "hour": HOUR_S, "day": DAY_S, "month": 30 * DAY_S, "year": 365 * DAY_S}
 PLUGIN = "rate-limiting"
 _SCOPES = ("consumer", "consumer_group", "service", "route")
 
@@ -148,6 +160,41 @@ class Kong(HoldsNothing):
             general = [each for each in plugins if each.get("enabled", True) and gives_way(each, scope, within)]
             plans.append(self._add(general, value, scope, rpm))
         return [plan for plan in plans if plan is not None]
+
+    @property
+    def subject_tags(self) -> tuple[str, ...]:
+        return (self._config.tag,)
+
+    async def enforced(self, subjects: Sequence[Mapping[str, str]]) -> list[Enforced]:
+        """Of the plugins that may count for a subject, that with the highest limit: not every route has each."""
+        plugins = [each for each in await self._plugins() if each["name"] == PLUGIN and each.get("enabled", True)]
+        return [await self._enforced(plugins, tags[self._config.tag]) for tags in subjects]
+
+    async def _enforced(self, plugins: list[dict[str, Any]], value: str) -> Enforced:
+        try:
+            entity = await self._ask("GET", f"/{self._config.entity}s/{{value}}", value=value)
+        except PermanentError as error:
+            return Enforced(unknown=str(error))
+        scope: dict[str, str] = {self._config.entity: str(entity.get("id", ""))}
+        within = {"service": entity["service"]["id"]} if entity.get("service") else {}
+        exact = [plugin for plugin in plugins if scope_of(plugin) == scope]
+        narrower = [each for each in plugins if scope.items() < scope_of(each).items()]
+        general = [each for each in plugins if gives_way(each, scope, within)]
+        # One for everything counts where none for the subject does; those for some routes leave the others open.
+        always = exact or [each for each in general if not scope_of(each)]
+        if not always:
+            return Enforced()
+        counting = [*always, *narrower, *([] if exact else general)]
+        most = max((self._per_hour(each) for each in counting), key=lambda each: each.requests_per_hour or math.inf)
+        return most
+
+    def _per_hour(self, plugin: dict[str, Any]) -> Enforced:
+        """What a plugin lets pass within an hour, on all nodes."""
+        shared = (plugin.get("config") or {}).get("policy", "local") != "local"
+        nodes = 1 if shared else self._config.nodes
+        limits = {period: limit for period, limit in limits_of(plugin).items() if limit is not None}
+        hours = (nodes * limit * max(1.0, HOUR_S / _PERIOD_S[period]) for period, limit in limits.items())
+        return Enforced(min(hours, default=None))
 
     async def apply(self, plan: Plan) -> Outcome:
         scope, plugin_id = _target(plan)

@@ -1,11 +1,14 @@
-"""`curb exposure`: what every key could burn in an hour with the limits its gateway enforces now, no limit first."""
+"""`curb exposure`: what every key could burn in an hour with the limits its gateway enforces now, no limit first.
+
+LiteLLM lists its keys; of the other gateways the keys are those that have spent, by the log.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,6 +20,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from curb.actions.action import ActionContext, Enforced, RateConfig, ReadsLimits
+from curb.actions.ledger.ledger import ActionState
 from curb.actions.levers.litellm_enforced import Row, budget_left, enforced_limits
 from curb.actions.levers.litellm_keys import GatewayKey, LitellmKeys
 from curb.actions.levers.litellm_limits import Config as LitellmConfig
@@ -27,7 +32,7 @@ from curb.config.file import CurbConfig
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError
 from curb.stream.money import usd
-from curb.stream.records.spend import SpendPartial
+from curb.stream.records.spend import OTHER, UNTAGGED, SpendPartial
 from curb.stream.time import HOUR_S
 
 #: Keys that are read. By hand: fifty pages.
@@ -35,7 +40,7 @@ _MOST_KEYS = 5000
 #: Keys looked at at a time: each may ask for a team, a user and an organisation.
 _AT_A_TIME = 8
 #: The tag that holds the hash of a key.
-_KEY_TAG = "api_key"
+_KEY_TAGS = ("api_key",)
 
 #: none: nothing bounds its dollars. unknown: it has limits, and nothing says what a request of it costs. refused: no
 #: call of it passes.
@@ -71,6 +76,12 @@ class KeyUse:
         return self.usd / count if count and self.usd > 0 else None
 
 
+#: Use by the values of some tags.
+Uses = Mapping[tuple[str, ...], KeyUse]
+#: Under which the use of all together is kept.
+_FLEET: tuple[str, ...] = ()
+
+
 class Exposure(NamedTuple):
     """One key: the most dollars of an hour, and which limit makes it so."""
 
@@ -84,10 +95,13 @@ class Exposure(NamedTuple):
     top_hour_usd: float
     #: Of its team's limits alone, by which all its keys together are bound; None where they bound no dollars.
     team_usd: float | None = None
+    #: The action by whose gateway it is limited, and what of it is Curb's own: a ceiling or a throttle.
+    gateway: str = ""
+    by_curb: str = ""
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
-        own = ("team", "bound", "usd", "why", "limits", "top_hour_usd")
+        own = ("team", "bound", "usd", "why", "limits", "top_hour_usd", "gateway", "by_curb")
         return {"api_key": self.key.id, "name": self.key.name, **{name: getattr(self, name) for name in own}}
 
 
@@ -96,60 +110,128 @@ def exposure(
     top: Annotated[int, typer.Option("--top", min=1, help="Number of keys to show.")] = 30,
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object with every key.")] = False,
 ) -> None:
-    """Rank what every LiteLLM key could burn in an hour with the limits that are enforced now, no limit first.
+    """Rank what every key could burn in an hour with the limits that are enforced now, no limit first.
 
-    Limits are those of the key, its budget tier, team, membership, user and organisation; a request costs what the
-    key's requests cost on average on the log. It only reads. Exit code 1 when the gateway or the log cannot be read.
+    On LiteLLM limits are those of the key, its budget tier, team, membership, user and organisation. On Envoy, HAProxy,
+    Kong and kind http, every key that has spent is looked at. A request costs what the key's requests cost on average
+    on the log. It only reads. Exit code 1 when a gateway or the log cannot be read.
     """
     loaded = load(config)
-    levers = {str(each.base_url): each for each in loaded.actions.actions if isinstance(each, LitellmConfig)}
-    if not levers:
-        typer.echo("exposure: no action of kind litellm_limits is configured, so no gateway is known", err=True)
+    kinds = [each for each in loaded.actions.actions if isinstance(each, RateConfig)]
+    if not kinds:
+        typer.echo("exposure: no action limits a rate of requests, so no gateway is known", err=True)
         raise typer.Exit(2)
     console = Console(stderr=json_lines)
-    found = ask(_all(loaded, list(levers.values()), console))
+    found = ask(_all(loaded, kinds, console))
     if json_lines:
         print(msgspec.json.encode({"total": total(found), "keys": [each.as_data() for each in found]}).decode())
         return
-    console.print(_table(found[:top]))
+    console.print(_table(found[:top], gateways=len({each.gateway for each in found}) > 1))
     if len(found) > top:
         console.print(f"  {len(found) - top} more keys; see --top or --json")
     console.print(Text(sentence(found)), soft_wrap=True)
 
 
-async def _all(config: CurbConfig, levers: Sequence[LitellmConfig], console: Console) -> list[Exposure]:
+async def _all(config: CurbConfig, kinds: Sequence[RateConfig], console: Console) -> list[Exposure]:
     """Every key of every gateway, the most exposed first. Raises TransientError or PermanentError."""
-    uses = await _uses(offline.partial_sums(config), _scope_of_keys(config))
+    proxies = {str(each.base_url): each for each in kinds if isinstance(each, LitellmConfig)}
     found: list[Exposure] = []
     async with aiohttp.ClientSession(headers={"User-Agent": "curb"}) as http:
-        for lever in levers:
+        readers = {
+            each.name: action
+            for each in kinds
+            if not isinstance(each, LitellmConfig)
+            and isinstance(action := each.build(ActionContext(WallClock(), http)), ReadsLimits)
+        }
+        if not proxies and not readers:
+            raise PermanentError("no configured action can say what its gateway enforces")
+        named = {_KEY_TAGS} if proxies else set()
+        uses = await _uses(config, named | {each.subject_tags for each in readers.values()})
+        for lever in proxies.values():
             reader = LitellmKeys(
                 str(lever.base_url), lever.api_key.get_secret_value(), http, WallClock(), lever.timeout_s
             )
             with Progress(console=console, transient=True) as progress:
-                found += await _of_gateway(reader, uses, progress)
+                keys = await _of_gateway(reader, uses[_KEY_TAGS], progress)
+            found += [each._replace(gateway=lever.name) for each in keys]
+        for name, action in readers.items():
+            found += await of_subjects(name, action, uses[action.subject_tags])
+    held = await _held(config)
+    found = [each._replace(by_curb=held.get((each.gateway, each.key.id), "")) for each in _known(found)]
     return sorted(found, key=lambda each: (_ORDER.index(each.bound), -(each.usd or 0.0), -each.top_hour_usd))
 
 
-def _scope_of_keys(config: CurbConfig) -> str:
-    """The scope whose sums say what keys spend."""
-    scopes = [each for each in config.detector.scopes if _KEY_TAG in each.group_by and "usage" in each.sources]
+def _known(found: Sequence[Exposure]) -> Iterator[Exposure]:
+    """Without keys that a gateway does not know, where another one does."""
+    known = {each.key.id for each in found if each.bound != "unknown" or each.limits}
+    return (each for each in found if each.bound != "unknown" or each.limits or each.key.id not in known)
+
+
+def _scope_of(config: CurbConfig, tags: tuple[str, ...]) -> str:
+    """The scope whose sums say what the subjects of these tags spend."""
+    scopes = [each for each in config.detector.scopes if {*tags} <= {*each.group_by} and "usage" in each.sources]
     if not scopes:
-        raise PermanentError(f"no scope of usage has the tag {_KEY_TAG}, so nothing says what a request costs")
+        raise PermanentError(f"no scope of usage has {' and '.join(tags)}, so nothing says what a request costs")
     return min(scopes, key=lambda each: len(each.group_by)).name
 
 
-async def _uses(parts: AsyncIterator[SpendPartial], scope: str) -> dict[str, KeyUse]:
-    """Use by key, and of all together under ""."""
-    found: dict[str, KeyUse] = defaultdict(KeyUse)
-    async for part in parts:
-        if part.scope == scope:
-            found[part.tags.get(_KEY_TAG, "")].add(part)
-            found[""].add(part)
+async def _uses(config: CurbConfig, wanted: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], Uses]:
+    """For each of these sets of tags, use by their values; of all together under ()."""
+    scopes = {tags: _scope_of(config, tags) for tags in wanted}
+    found: dict[tuple[str, ...], Uses] = {tags: defaultdict(KeyUse) for tags in scopes}
+    async for part in offline.partial_sums(config):
+        for tags, scope in scopes.items():
+            if part.scope == scope:
+                found[tags][tuple(part.tags.get(tag, "") for tag in tags)].add(part)
+                found[tags][_FLEET].add(part)
     return found
 
 
-async def _of_gateway(reader: LitellmKeys, uses: Mapping[str, KeyUse], progress: Progress) -> list[Exposure]:
+async def of_subjects(name: str, action: ReadsLimits, uses: Uses) -> list[Exposure]:
+    """The exposure of every subject of a gateway that has spent."""
+    values = [each for each in uses if each and not {*each} & {"", UNTAGGED, OTHER}]
+    tags = [dict(zip(action.subject_tags, each, strict=True)) for each in values]
+    limits = await action.enforced(tags)
+    fleet = uses.get(_FLEET, KeyUse())
+    return [_expose(name, "+".join(each), uses[each], fleet, limit) for each, limit in zip(values, limits, strict=True)]
+
+
+def _expose(gateway: str, subject: str, own: KeyUse, fleet: KeyUse, limit: Enforced) -> Exposure:
+    key = GatewayKey(subject, subject, {}, in_unseen_tier=False, spent_usd=own.usd, blocked=False)
+    named = {"requests_per_hour": limit.requests_per_hour, "usd_per_hour": limit.usd_per_hour}
+    shown = {name: value for name, value in named.items() if value is not None}
+    found = Exposure(key, "", "none", None, "no limit", shown, own.top_hour_usd, gateway=gateway)
+    if limit.unknown:
+        return found._replace(bound="unknown", why=limit.unknown)
+    if limit.requests_per_hour == 0:
+        return found._replace(bound="refused", usd=0.0, why="blocked")
+    bounds = [(limit.usd_per_hour, "usd_per_hour")] if limit.usd_per_hour is not None else []
+    if limit.requests_per_hour is not None:
+        price = own.price("requests")
+        why = "requests" if price is not None else "requests, at the mean price of all keys"
+        price = price if price is not None else fleet.price("requests")
+        if price is None and not bounds:
+            return found._replace(bound="unknown", why="no request was seen yet that has a price")
+        bounds += [(limit.requests_per_hour * price, why)] if price is not None else []
+    if not bounds:
+        return found
+    most, why = min(bounds)
+    return found._replace(bound="limited", usd=most, why=why)
+
+
+async def _held(config: CurbConfig) -> dict[tuple[str, str], str]:
+    """What Curb holds itself, by action and key."""
+    view, found = await offline.load_view(config), {}
+    for entries in view.actions.values():
+        last = entries[-1]
+        if ActionState(entries).in_force:
+            what = "ceiling" if last.standing else "throttle"
+            for value in last.tags.values():
+                found[last.plan.action, value] = what
+    return found
+
+
+async def _of_gateway(reader: LitellmKeys, uses: Uses, progress: Progress) -> list[Exposure]:
     task = progress.add_task("keys", total=None)
     keys = await reader.read(_MOST_KEYS, lambda done, total: progress.update(task, completed=done, total=total))
     task = progress.add_task("their teams, users and organisations", total=len(keys.keys))
@@ -160,7 +242,8 @@ async def _of_gateway(reader: LitellmKeys, uses: Mapping[str, KeyUse], progress:
             whole = await reader.with_tier(key)
             above = await reader.above(whole)
         progress.advance(task)
-        return expose(whole, above, uses.get(key.id, KeyUse()), uses.get("", KeyUse()), WallClock().now())
+        own, fleet = uses.get((key.id,), KeyUse()), uses.get(_FLEET, KeyUse())
+        return expose(whole, above, own, fleet, WallClock().now())
 
     return list(await asyncio.gather(*(one(key) for key in keys.keys)))
 
@@ -206,7 +289,7 @@ def total(found: Sequence[Exposure]) -> dict[str, Any]:
     """All keys together: keys of a team at most what the team's own limits allow."""
     by_team: dict[str, list[Exposure]] = defaultdict(list)
     for each in found:
-        by_team[each.team or f"key {each.key.id}"].append(each)
+        by_team[each.team or f"key {each.key.id} at {each.gateway}"].append(each)
     limited = 0.0
     for group in by_team.values():
         of_team = [each.team_usd for each in group if each.team_usd is not None]
@@ -229,19 +312,24 @@ def sentence(found: Sequence[Exposure]) -> str:
     return f"{first}{unknown}. The other {counts['limited']} could burn {usd(sums['limited_usd'])} in an hour together."
 
 
-def _table(found: Sequence[Exposure]) -> Table:
+def _table(found: Sequence[Exposure], *, gateways: bool) -> Table:
     table = Table(title="Exposure in an hour", title_justify="left", header_style="bold")
-    for name in ("key", "team", "$ could burn", "because of", "limits", "$ most in an hour so far"):
+    names = ("key", "team", "$ could burn", "because of", "limits", "$ most in an hour so far")
+    for name in (*names, *(("gateway",) if gateways else ())):
         table.add_column(name, justify="right" if name.startswith("$") else "left", overflow="fold")
     for each in found:
         style = {"none": "bold red", "unknown": "yellow"}.get(each.bound, "")
-        limits = ", ".join(f"{name} {value:,g}" for name, value in each.limits.items())
+        own = (
+            name if " " in name or name == "blocked" else f"{name} {value:,g}" for name, value in each.limits.items()
+        )
+        limits = ", ".join([*own, *([f"{each.by_curb} by Curb"] if each.by_curb else [])])
         table.add_row(
             Text(clean(each.key.name, 40)),
             Text(clean(each.team, 40)),
             Text("no limit" if each.bound == "none" else "?" if each.usd is None else usd(each.usd), style),
-            Text("" if each.bound == "none" else each.why),
-            Text(limits),
+            Text("" if each.bound == "none" else clean(each.why, 120)),
+            Text(clean(limits, 80)),
             usd(each.top_hour_usd),
+            *((each.gateway,) if gateways else ()),
         )
     return table

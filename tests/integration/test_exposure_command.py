@@ -105,4 +105,4 @@ async def test_without_a_gateway_there_is_nothing_to_rank(tmp_path: Path) -> Non
     (tmp_path / "curb.yaml").write_text("{}", encoding="utf-8")
     result = await asyncio.to_thread(CliRunner().invoke, app, ["exposure", "-c", str(tmp_path / "curb.yaml")])
     assert result.exit_code == 2
-    assert "no action of kind litellm_limits" in result.output
+    assert "no action limits a rate of requests" in result.output
