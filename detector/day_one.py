@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +99,7 @@ def why_no_alert(scores: Scores, i: int, age_days: float, settings: DetectorSett
 
 def watched(
     scores: Scores,
-    series: Sequence[tuple[str, dict[str, str]]],
+    subject: Callable[[int], tuple[str, dict[str, str]]],
     age_days: Floats,
     left_out: Sequence[bool],
     settings: DetectorSettings,
@@ -108,7 +108,7 @@ def watched(
     """Series that are far over what is expected of them and not left out (they alert, or are not judged)."""
     return [
         Watched(
-            *series[i],
+            *subject(i),
             float(scores.rate[i]),
             float(scores.expected_fast[i]),
             why_no_alert(scores, i, float(age_days[i]), settings, raised),

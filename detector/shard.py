@@ -406,8 +406,7 @@ class Shard:
         n = len(scores.rate)
         left_out = self._scoring.incidents.firing_mask(n) | ~registry["detect"][:n] | registry["planned"][:n]
         age_days = np.maximum(0.0, (self._closed_until - registry["first_seen"][:n]) / DAY_S)
-        series = [self.subject(i) for i in range(n)]
-        return watched(scores, series, age_days, left_out.tolist(), self._settings, self.raised)[:count]
+        return watched(scores, self.subject, age_days, left_out.tolist(), self._settings, self.raised)[:count]
 
     def totals(self, scope: str) -> list[tuple[dict[str, str], float]]:
         """Tags and dollars of all time of every series of a scope, with sums that wait to be scored."""
