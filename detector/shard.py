@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -373,6 +373,10 @@ class Shard:
         """Scope and tags of series `i`."""
         return self._registry.scopes[i], self._registry.tags[i]
 
+    def number_of(self, scope: str, tags: Mapping[str, str]) -> int | None:
+        """The number of a series, None if there is none."""
+        return self._registry.find(scope, msgspec.json.encode(tags))
+
     def top(self, count: int, scope: str | None = None) -> list[SeriesStatus]:
         """The series that burn most now, of one scope or all; by rate, then by total."""
         rate, expected = self._burn()
@@ -382,8 +386,8 @@ class Shard:
 
     def money(self) -> SeriesMoney:
         """Dollars and burn of every series."""
-        charged, total = (self._registry[column].copy() for column in ("charged_usd", "total_usd"))
-        return SeriesMoney(self._registry.scopes, self._registry.tags, charged, total, *self._burn())
+        charged, total, today = (self._registry[each].copy() for each in ("charged_usd", "total_usd", "today_usd"))
+        return SeriesMoney(self._registry.scopes, self._registry.tags, charged, total, *self._burn(), today)
 
     def _burn(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """$/h of every series, and what is expected; both 0 until it is scored."""

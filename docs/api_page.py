@@ -20,6 +20,7 @@ _TOKENS = {
     "api": "With a token of `http.token` or `http.tokens`; where there is none, reading only, from this machine.",
     "connector": "With the `token` of the connector.",
     "slack": "Signed by Slack.",
+    "session": "With the cookie of a sign-in whose token may `operate`, and the form token of the page.",
 }
 _INTRODUCTION = """The daemon serves this document for machines at `/openapi.json` (OpenAPI 3.1).
 

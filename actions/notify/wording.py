@@ -123,15 +123,20 @@ def minutes(amount: float) -> str:
     return f"{amount:g} min" if amount < 60 or amount % 60 else f"{amount / 60:g} h"
 
 
+def kind_words(alert: Alert) -> str:
+    """Its kind, such as "Runaway spend"."""
+    return _KINDS.get(alert.kind, alert.kind)
+
+
 def title(alert: Alert) -> str:
     state = "resolved" if alert.status == "resolved" else alert.tier
     said = dollars(alert)
-    return f"{_KINDS.get(alert.kind, alert.kind)} ({state}): {f'{said}, ' if said else ''}{subject(alert)}"
+    return f"{kind_words(alert)} ({state}): {f'{said}, ' if said else ''}{subject(alert)}"
 
 
 def name(alert: Alert) -> str:
     """What an alert is called as long as it lasts: no figure, no state."""
-    return f"Curb: {_KINDS.get(alert.kind, alert.kind)}, {subject(alert)} (alert {alert.alert_id})"
+    return f"Curb: {kind_words(alert)}, {subject(alert)} (alert {alert.alert_id})"
 
 
 def figures(alert: Alert, telling: NotifyConfig = _TELLING) -> list[tuple[str, str]]:

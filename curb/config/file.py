@@ -189,8 +189,8 @@ class HttpSettings(Settings):
     port: int = Field(default=8088, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     token: SecretStr | None = Field(
         default=None,
-        description="Bearer token of /v1 (not of the inbox, nor of what Slack signs). Without it /v1 only reads, "
-        "only on loopback.",
+        description="Bearer token of /v1 (not of the inbox, nor of what Slack signs), and to sign in at the dashboard. "
+        "Without it /v1 only reads, only on loopback.",
     )
     tokens: list[TokenSettings] = Field(default=[], description="More tokens, each for what its roles allow.")
     open_paths: list[Literal["healthz", "readyz", "metrics"]] = Field(

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 
 from curb.config.file import HttpSettings, Role
-from curb.serve import dashboard
+from curb.serve.pages.paths import is_open, is_page
+from curb.serve.pages.sessions import Session, Sessions
+from curb.serve.pages.sign_in import asks_to_sign_in
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: What a role includes beside itself.
@@ -26,24 +28,42 @@ _READS = frozenset({"GET", "HEAD"})
 _CHECKED_ELSEWHERE = ("/v1/ingest/", "/v1/slack/")
 
 
+#: The name of `http.token`, which has none of its own.
+_UNNAMED = "operator"
+
+
 class Access:
     """Checks every request before its handler, and before its body is read."""
 
-    def __init__(self, settings: HttpSettings) -> None:
-        self._tokens: list[tuple[bytes, frozenset[str]]] = []
+    def __init__(self, settings: HttpSettings, sessions: Sessions | None = None) -> None:
+        self._sessions = sessions
+        self._tokens: list[tuple[bytes, str, frozenset[str]]] = []
         if settings.token:
-            self._add(settings.token.get_secret_value(), ["operate"])
+            self._add(_UNNAMED, settings.token.get_secret_value(), ["operate"])
         for each in settings.tokens:
-            self._add(each.token.get_secret_value(), each.roles)
+            self._add(each.name, each.token.get_secret_value(), each.roles)
         #: Without a token that may read, whoever is on this machine may read.
-        self._trusts_loopback = not any("read" in roles for _, roles in self._tokens)
+        self._trusts_loopback = not any("read" in roles for _, _, roles in self._tokens)
         self._open = frozenset(f"/{name}" for name in settings.open_paths)
         self._names = frozenset({"localhost", settings.host.lower()})
         self._allowed_names = tuple(name.lower() for name in settings.allowed_hosts)
         self._checks_names = bool(self._allowed_names) or _is_local(settings.host)
 
-    def _add(self, token: str, roles: Iterable[Role]) -> None:
-        self._tokens.append((token.encode(), frozenset(roles).union(*(_INCLUDES[role] for role in roles))))
+    def _add(self, name: str, token: str, roles: Iterable[Role]) -> None:
+        self._tokens.append((token.encode(), name, frozenset(roles).union(*(_INCLUDES[role] for role in roles))))
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether there is a token to sign in with."""
+        return not self._trusts_loopback
+
+    def known(self, token: str) -> tuple[str, frozenset[str]]:
+        """The name of a token and what it may do; nothing for an unknown one."""
+        name, found = "", frozenset[str]()
+        for known, of, roles in self._tokens:
+            if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), known):
+                name, found = name or of, found | roles
+        return name, found
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -51,7 +71,13 @@ class Access:
         path = request.path
         if path.startswith(_CHECKED_ELSEWHERE):
             return await handler(request)
-        roles = self._roles(request)
+        if is_open(path):
+            # A form of another site must not sign anybody in or out.
+            if request.method not in _READS and self._from_another_site(request):
+                return _problem(403, "refused: another site asks for it")
+            return await handler(request)
+        session = self._session(request)
+        roles = self._roles(request) if session is None else session.roles
         if path in self._open:
             # What probes and Prometheus call it is theirs to say, unless it is only for this machine.
             if path != "/healthz" and "read" not in roles and self._checks_names and not self._is_own_name(request):
@@ -70,28 +96,28 @@ class Access:
             return _problem(403, "refused: another site asks for it")
         return await handler(request)
 
+    def _session(self, request: web.Request) -> Session | None:
+        """The session of a page's request that no other site makes."""
+        if self._sessions is None or not is_page(request.path) or self._from_another_site(request):
+            return None
+        return self._sessions.of(request)
+
     def _roles(self, request: web.Request) -> frozenset[str]:
         """What the request's token may do."""
         given = request.headers.get(hdrs.AUTHORIZATION, "")
-        if given.startswith("Basic ") and request.method in _READS and dashboard.is_page(request.path):
-            if self._from_another_site(request):
+        if is_page(request.path):
+            # A browser sends a password by itself, also where another site asks for it: pages are read with it.
+            if request.method not in _READS or self._from_another_site(request):
                 return frozenset()
-            token = _password(given)
-        else:
-            scheme, _, token = given.partition(" ")
-            if scheme != "Bearer":
-                return frozenset()
-        found: frozenset[str] = frozenset()
-        for known, roles in self._tokens:
-            if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), known):
-                found |= roles
-        return found
+            if given.startswith("Basic "):
+                return self.known(_password(given))[1]
+        scheme, _, token = given.partition(" ")
+        return self.known(token)[1] if scheme == "Bearer" else frozenset()
 
     def _asks_for_token(self, request: web.Request) -> web.Response:
-        # A browser asks its user for a name and a password; the password is the token.
-        asks = dashboard.is_page(request.path) and not self._trusts_loopback
-        headers = {hdrs.WWW_AUTHENTICATE: 'Basic realm="curb", charset="UTF-8"'} if asks else {}
-        return web.json_response({"error": "missing or wrong bearer token"}, status=401, headers=headers)
+        if is_page(request.path) and self.has_readers:
+            return asks_to_sign_in(request)
+        return web.json_response({"error": "missing or wrong bearer token"}, status=401)
 
     def _is_own_name(self, request: web.Request) -> bool:
         host = request.headers.get(hdrs.HOST, "")
@@ -102,19 +128,17 @@ class Access:
         if name is None:
             return False
         # A page can make its own name an address of this machine, but not an address.
-        return (
-            name in self._names
-            or name.endswith(".localhost")
-            or _is_address(name)
-            or any(fnmatchcase(name, allowed) for allowed in self._allowed_names)
-        )
+        return name in self._names or name.endswith(".localhost") or _is_address(name) or self._is_allowed(name)
+
+    def _is_allowed(self, name: str | None) -> bool:
+        return name is not None and any(fnmatchcase(name, allowed) for allowed in self._allowed_names)
 
     def _from_another_site(self, request: web.Request) -> bool:
         """Whether a browser says that a page of another site asks; a link that is followed does not count."""
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None:
             place = urlsplit(origin).netloc
-            if place != request.headers.get(hdrs.HOST) and _name_in(place) not in self._allowed_names:
+            if place != request.headers.get(hdrs.HOST) and not self._is_allowed(_name_in(place)):
                 return True
         site, mode = request.headers.get("Sec-Fetch-Site"), request.headers.get("Sec-Fetch-Mode")
         return site == "cross-site" and mode != "navigate"

@@ -11,11 +11,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from curb.connectors.intake.body import HELD_BYTES, Bodies, BodyRefusedError
 from curb.connectors.intake.inbox import add_routes
-from curb.serve import dashboard, http_explain, http_knowledge, slack_people
+from curb.serve import http_explain, http_knowledge, slack_people
 from curb.serve.access import Access, Handler
 from curb.serve.connector_rows import of_daemon
 from curb.serve.money_metrics import MoneyMetrics
 from curb.serve.openapi import document
+from curb.serve.pages import history, incident, overview, presses, series, sign_in
+from curb.serve.pages.frame import Pages, add_static_routes
+from curb.serve.pages.sessions import Sessions
 from curb.serve.problems import as_problems, checked_filters
 from curb.serve.running import Running
 from curb.serve.status import readiness, status
@@ -26,6 +29,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.spend import Command
 from curb.views.budget_history import rows_of
+from curb.views.burn import BurnOverTime
 from curb.views.reconciliation import reconciliation_rows
 
 #: Alerts and actions in one answer, unless ?limit= says otherwise.
@@ -39,8 +43,10 @@ def make_app(daemon: Running, doors: slack_people.Doors) -> web.Application:
     bodies = Bodies(http.body_timeout_s, max(HELD_BYTES, 4 * body_bytes))
     api = _Api(daemon, bodies)
     scopes = [scope.name for scope in daemon.config.detector.scopes]
+    sessions = Sessions(daemon.clock)
+    access = Access(http, sessions)
     app = web.Application(
-        middlewares=[guarded, as_problems, Access(http).check, checked_filters(scopes)], client_max_size=body_bytes
+        middlewares=[guarded, as_problems, access.check, checked_filters(scopes)], client_max_size=body_bytes
     )
     app.router.add_get("/healthz", api.healthz)
     app.router.add_get("/readyz", api.readyz)
@@ -58,12 +64,24 @@ def make_app(daemon: Running, doors: slack_people.Doors) -> web.Application:
     app.router.add_get("/v1/unit-costs", api.unit_costs)
     app.router.add_get("/v1/reconciliation", api.reconciliation)
     app.router.add_post("/v1/commands", api.command)
-    dashboard.add_routes(app, daemon)
+    _add_pages(app, Pages(daemon, sessions), bodies)
+    sign_in.add_routes(app, sessions, access.known, bodies)
     http_knowledge.add_routes(app, daemon, bodies)
     http_explain.add_routes(app, daemon)
     slack_people.add_routes(app, doors, bodies)
     add_routes(app, daemon.connectors.sources, daemon.log, daemon.clock, bodies, lambda: _busy_s(daemon))
     return app
+
+
+def _add_pages(app: web.Application, pages: Pages, bodies: Bodies) -> None:
+    daemon = pages.daemon
+    burn = BurnOverTime(daemon.shards, daemon.recent)
+    overview.add_routes(app, pages, burn)
+    incident.add_routes(app, pages, daemon.recent)
+    series.add_routes(app, pages, burn)
+    history.add_routes(app, pages)
+    presses.add_routes(app, pages, bodies)
+    add_static_routes(app)
 
 
 def _busy_s(daemon: Running) -> float:

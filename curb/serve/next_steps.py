@@ -40,7 +40,7 @@ def next_steps(config: CurbConfig, *, running: bool, path: str = "curb.yaml") ->
     ]
     return [
         *steps,
-        NextStep("look at the page" + (", with the token as password" if config.http.token else ""), page_url(config)),
+        NextStep("look at the page" + (", and sign in with the token" if config.http.token else ""), page_url(config)),
     ]
 
 

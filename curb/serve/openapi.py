@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from curb.serve import answers
+from curb.serve.pages.sessions import COOKIE
 from curb.stream.records import spend as records
 from curb.stream.records.spend import Alert, LedgerEntry
 from curb.views import knowledge_input as inputs
@@ -95,6 +96,18 @@ def _knowledge(path: str, what: str, asked: Any, record: Any, *, ends: bool) -> 
     return tuple(found)
 
 
+#: Path, content and errors.
+_PAGES: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+    ("/", "The dashboard.", ()),
+    ("/alerts", "Alerts, newest first.", (400,)),
+    ("/alerts/{alert_id}", "The page of an incident, with its buttons.", (404,)),
+    ("/series", "The explorer of series.", (400,)),
+    ("/series/one", "The page of one series.", (400, 404)),
+    ("/actions", "Actions and leases.", (400,)),
+    ("/actions/{action_id}", "The history of an action.", (404,)),
+    ("/config", "The configuration in force, without secrets.", ()),
+)
+
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/healthz", "process", "Whether the process answers.", answers.HealthAnswer, token=""),
     Operation(
@@ -170,8 +183,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", "/v1/slack/{name}", "pushing", "Slack's signed requests.", errors=(404,), token="slack", media="*/*"
     ),
-    Operation("GET", "/", "pages", "The dashboard.", media="text/html"),
-    Operation("GET", "/alerts/{alert_id}", "pages", "The page of an alert.", errors=(404,), media="text/html"),
+    *(Operation("GET", path, "pages", what, errors=errors, media="text/html") for path, what, errors in _PAGES),
     Operation(
         "GET",
         "/alerts/{alert_id}/chart.png",
@@ -180,6 +192,31 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(404, 503),
         media="image/png",
     ),
+    Operation(
+        "POST",
+        "/press",
+        "pages",
+        "A button of a page; sends the browser back to it.",
+        status=303,
+        errors=(400, 404, 408, 409, 413, 415, 503),
+        token="session",
+        media="text/html",
+    ),
+    Operation("GET", "/sign-in", "pages", "The form to sign in.", token="", media="text/html"),
+    Operation(
+        "POST",
+        "/sign-in",
+        "pages",
+        "Exchange a token for a cookie.",
+        status=303,
+        errors=(400, 403, 408, 413, 415),
+        token="",
+        media="text/html",
+    ),
+    Operation("POST", "/sign-out", "pages", "End a sign-in.", status=303, errors=(403,), token="", media="text/html"),
+    Operation("GET", "/page.css", "pages", "The style of the pages.", token="", media="text/css"),
+    Operation("GET", "/page.js", "pages", "The script of the pages.", token="", media="text/javascript"),
+    Operation("GET", "/page.svg", "pages", "The icon of the pages.", token="", media="image/svg+xml"),
 )
 
 
@@ -208,6 +245,7 @@ def document(scopes: Sequence[str] = ()) -> dict[str, Any]:
             "securitySchemes": {
                 "api": {"type": "http", "scheme": "bearer", "description": "`http.token`, or one of `http.tokens`."},
                 "connector": {"type": "http", "scheme": "bearer", "description": "The `token` of the connector."},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
                 "slack": {"type": "apiKey", "in": "header", "name": "X-Slack-Signature"},
             },
         },
@@ -236,7 +274,7 @@ def _operation(one: Operation, schemas: dict[int, Any], scopes: Sequence[str]) -
         responses["503"] = {"description": "Not ready", "content": {_JSON: answer}}
     if one.token == "connector":
         responses["207"] = {"description": "A part was refused", "content": {_JSON: {"schema": {"type": "object"}}}}
-    refused = {*one.errors, *({401} if one.token else ()), *({403, 421} if one.token == "api" else ())}
+    refused = {*one.errors, *({401} if one.token else ()), *({403, 421} if one.token in ("api", "session") else ())}
     refused |= {400} if one.checks_filters or one.token == "connector" else set()
     reference = {"$ref": _REF.format(name="Problem")}
     for status in sorted(refused):

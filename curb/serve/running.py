@@ -12,6 +12,7 @@ from curb.stream.log.protocol import Log
 from curb.stream.records.reconciliation import Reconciliation
 from curb.views.alerts_and_actions import LogView
 from curb.views.forecast_runner import ForecastRunner
+from curb.views.recent_burn import RecentBurn
 from curb.views.unit_view import UnitView
 from curb.wiring import Connectors
 
@@ -33,6 +34,8 @@ class Running(Protocol):
     def units(self) -> UnitView: ...
     @property
     def forecasts(self) -> ForecastRunner: ...
+    @property
+    def recent(self) -> RecentBurn: ...
 
     def shards(self) -> Sequence[Shard]:
         """The detector's shards that this process owns."""

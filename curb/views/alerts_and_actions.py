@@ -1,9 +1,10 @@
-"""Alerts and actions folded from the log: the newest revision of each alert, every entry of each action."""
+"""Alerts, actions and feedback folded from the log: the newest revision of each alert, every entry of each action."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 from curb.stream.errors import TransientError
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Log, Message, TopicPartition
-from curb.stream.log.topics import ACTIONS, ALERTS
-from curb.stream.records.spend import ActionsMessage, Alert, LedgerEntry, NoticeEntry
+from curb.stream.log.topics import ACTIONS, ALERTS, COMMANDS
+from curb.stream.records.knowledge import read_knowledge
+from curb.stream.records.spend import ActionsMessage, Alert, Feedback, LedgerEntry, NoticeEntry
 
 logger = logging.getLogger(__name__)
 
 #: Alerts and actions kept in memory; older ones stay on the log.
 _KEEP = 10_000
+#: Moments of an alert whose burn is kept; of more, every second is dropped. By hand: more than a picture shows.
+_MOST_MOMENTS = 500
 
 
 class LogView:
@@ -26,10 +30,21 @@ class LogView:
     def __init__(self, changed: Callable[[Alert | LedgerEntry | NoticeEntry], None] | None = None) -> None:
         self.alerts: OrderedDict[str, Alert] = OrderedDict()
         self.actions: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
+        #: By alert: what people said of it, oldest first.
+        self.feedback: OrderedDict[str, list[Feedback]] = OrderedDict()
+        #: By alert: time of each revision, $/h, $/h expected, one after the other.
+        self._burns: OrderedDict[str, array[float]] = OrderedDict()
         self._changed = changed
 
     def apply(self, message: Message) -> None:
-        """Take in one message of the alerts or actions topic; what cannot be read is skipped and logged."""
+        """Take in one message of alerts, actions or commands; what cannot be read is skipped and logged."""
+        if message.topic == COMMANDS:  # the runner reports what of them cannot be read
+            for each in read_knowledge(message.value, lambda *_: None):
+                if isinstance(each, Feedback):
+                    kept = [said for said in self.feedback.get(each.alert_id, []) if said.id != each.id]
+                    self.feedback[each.alert_id] = [*kept, each]
+                    _trim(self.feedback)
+            return
         kind = Alert if message.topic == ALERTS else ActionsMessage
 
         def skip(number: int, line: bytes, why: str) -> None:
@@ -52,6 +67,26 @@ class LogView:
         if known is None or known.revision <= alert.revision:
             self.alerts[alert.alert_id] = alert
             _trim(self.alerts)
+            self._note_burn(alert)
+
+    def _note_burn(self, alert: Alert) -> None:
+        burn = self._burns.setdefault(alert.alert_id, array("d"))
+        if not burn or burn[-3] < alert.updated_at:
+            burn.extend((alert.updated_at, alert.usd_per_hour, alert.expected_usd_per_hour))
+        if len(burn) > 3 * _MOST_MOMENTS:
+            kept = [burn[i : i + 3] for i in range(0, len(burn), 6)]
+            self._burns[alert.alert_id] = array("d", (value for each in kept for value in each))
+        _trim(self._burns)
+
+    def burn_of(self, alert_id: str) -> list[tuple[float, float, float]]:
+        """Time, $/h and $/h expected at the revisions of an alert, oldest first."""
+        burn = self._burns.get(alert_id, array("d"))
+        return [(burn[i], burn[i + 1], burn[i + 2]) for i in range(0, len(burn), 3)]
+
+    def entries_of(self, alert_id: str) -> list[LedgerEntry]:
+        """Every entry of the actions on an alert, in order of time."""
+        found = [entry for entries in self.actions.values() for entry in entries if entry.alert_id == alert_id]
+        return sorted(found, key=lambda entry: entry.at)
 
     def firing(self) -> list[Alert]:
         """Alerts that fire now, most dollars at risk first."""
@@ -60,7 +95,7 @@ class LogView:
 
     async def load(self, log: Log) -> LogView:
         """Take in everything that is on the log now."""
-        for topic in (ALERTS, ACTIONS):
+        for topic in (ALERTS, ACTIONS, COMMANDS):
             async for message in log.scan(topic):
                 self.apply(message)
         return self
@@ -77,11 +112,13 @@ class LogView:
     async def _follow(self, log: Log, group: str, stop: asyncio.Event) -> None:
         self.alerts.clear()
         self.actions.clear()
+        self.feedback.clear()
+        self._burns.clear()
 
-        start = {TopicPartition(ALERTS, 0): 0, TopicPartition(ACTIONS, 0): 0}
-        reader = await log.reader(group, [ALERTS, ACTIONS])
+        topics = [ALERTS, ACTIONS, COMMANDS]
+        reader = await log.reader(group, topics)
         try:
-            reader.seek(start)
+            reader.seek({TopicPartition(topic, 0): 0 for topic in topics})
             while not stop.is_set():
                 for message in await reader.fetch(500, 0.5):
                     self.apply(message)

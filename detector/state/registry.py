@@ -44,6 +44,7 @@ class SeriesMoney(NamedTuple):
     #: 5-minute averages.
     usd_per_hour: NDArray[np.float64]
     expected_usd_per_hour: NDArray[np.float64]
+    today_usd: NDArray[np.float64]
 
 
 class SeriesRegistry:

@@ -23,7 +23,7 @@ from curb.demo.trace import default_directory
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.evaluate import backtest
-from curb.serve.dashboard import _templates
+from curb.serve.pages.overview import _templates
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert
 from curb.views.explanation import Recorded, explain

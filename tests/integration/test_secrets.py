@@ -40,9 +40,20 @@ CONFIG: dict[str, Any] = {
         ],
     },
 }
-GETS = ("/", "/alerts/none", "/healthz", "/readyz", "/metrics", "/v1/status", "/v1/alerts", "/v1/alerts/none")
+FORMS = ("/press", "/sign-in")
+PAGES = ("/alerts", "/series", "/actions", "/config", "/sign-in", "/page.css")
+GETS = (*PAGES, "/", "/alerts/none", "/healthz", "/readyz", "/metrics", "/v1/status", "/v1/alerts", "/v1/alerts/none")
 MORE_GETS = ("/v1/actions", "/v1/actions/none", "/v1/connectors", "/v1/budgets", "/v1/plans", "/v1/none", "/none")
-POSTS = ("/v1/commands", "/v1/plans", "/v1/silences", "/v1/feedback", "/v1/ingest/meter", "/v1/slack/on-call")
+POSTS = (
+    "/v1/commands",
+    "/v1/plans",
+    "/v1/silences",
+    "/v1/feedback",
+    "/v1/ingest/meter",
+    "/v1/slack/on-call",
+    "/press",
+    "/sign-in",
+)
 
 
 def config() -> CurbConfig:

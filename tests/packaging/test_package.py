@@ -84,7 +84,9 @@ def test_the_wheel_holds_one_package_with_its_data(built: Path) -> None:
         "connectors/pricing/data/prices.json.gz",
         "demo/data/requests_10min.csv.gz",
         "report/templates/report.html",
-        "serve/templates/base.html",
+        "serve/pages/templates/base.html",
+        "serve/pages/static/page.css",
+        "serve/pages/static/page.js",
     ]
     assert {f"curb/{each}" for each in ["py.typed", *data]} <= names
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from curb.detector.settings import DetectorSettings
+from curb.detector.state.registry import SeriesMoney
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import BudgetStatus
@@ -35,6 +37,11 @@ class Shard:
     def top(self, count: int) -> list[Row]:
         return list(self.rows[:count])
 
+    def money(self) -> SeriesMoney:
+        rates = [np.array([row[column] for row in self.rows], np.float64) for column in (2, 3)]
+        none = np.zeros(len(self.rows))
+        return SeriesMoney([row.scope for row in self.rows], [row.tags for row in self.rows], none, none, *rates, none)
+
 
 def recent(shard: Shard, hours: float) -> RecentBurn:
     """What is remembered after so many hours of a look every minute."""
@@ -51,6 +58,14 @@ def test_the_burn_is_remembered_every_two_minutes_for_eight_hours() -> None:
     assert len(found) == 241
     assert (found[-1].at, found[-1].usd_per_hour, found[-1].expected_usd_per_hour) == (T0 - 120, 5.0, 4.0)
     assert found[0].at == T0 - 120 - 8 * 3600
+
+
+def test_the_burn_of_a_whole_scope_is_remembered_for_a_day() -> None:
+    shard = Shard(Row("key", {"api_key": "a"}, 5.0, 4.0), Row("key", {"api_key": "b"}, 1.0, 0.5), Row("team", {}, 6, 4))
+    found = recent(shard, 30).totals("key")
+    assert (found[-1].at, found[-1].usd_per_hour, found[-1].expected_usd_per_hour) == (T0 - 120, 6.0, 4.5)
+    assert found[0].at == T0 - 120 - 24 * 3600
+    assert recent(shard, 1).totals("nothing") == []
 
 
 def test_a_series_that_is_gone_is_forgotten() -> None:

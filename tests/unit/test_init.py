@@ -170,7 +170,7 @@ def test_senders_on_other_machines_see_a_name_for_this_one() -> None:
     remote = loaded(text_of(Answers(gateway="litellm", litellm_url="http://litellm:4000")))
     steps = {each.command: each.what for each in next_steps(remote, running=True)}
     assert "http://THIS-MACHINE:8088/v1/ingest/litellm" in steps
-    assert steps["http://127.0.0.1:8088/"] == "look at the page, with the token as password"
+    assert steps["http://127.0.0.1:8088/"] == "look at the page, and sign in with the token"
     assert "curb backfill -c curb.yaml --days 30" in steps
     (first, *_) = next_steps(loaded(text_of(Answers(gateway="otlp"))), running=False, path="my.yaml")
     assert first.command == "curb run -c my.yaml"

@@ -1,0 +1,73 @@
+"""Signing in at the dashboard: a form takes a token once, and a cookie stands for it; signing out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import urlencode, urlsplit
+
+from aiohttp import web
+
+from curb.actions.notify.wording import clean
+from curb.connectors.intake.body import Bodies
+from curb.serve.pages.forms import read_form
+from curb.serve.pages.frame import html, local_path, see_other
+from curb.serve.pages.sessions import COOKIE, LONGEST_NAME, Sessions, give_cookie
+
+#: The name of a token and what it may do.
+Known = Callable[[str], tuple[str, frozenset[str]]]
+#: Added to the address when a browser that came from another site is sent here again.
+_AGAIN = "from_link"
+
+
+def add_routes(app: web.Application, sessions: Sessions, known: Known, bodies: Bodies) -> None:
+    """Add `GET` and `POST /sign-in`, and `POST /sign-out`."""
+    door = _Door(sessions, known, bodies)
+    app.router.add_get("/sign-in", door.form)
+    app.router.add_post("/sign-in", door.sign_in)
+    app.router.add_post("/sign-out", door.sign_out)
+
+
+def asks_to_sign_in(request: web.Request) -> web.Response:
+    """401 with the form, or for a link on another site the same page once more.
+
+    A browser keeps the cookie from a request that another site caused; a page of our own may cause it.
+    """
+    came_by_link = request.headers.get("Sec-Fetch-Site") == "cross-site" and _AGAIN not in request.query
+    again = f"{request.path}?{urlencode([*request.query.items(), (_AGAIN, '1')])}" if came_by_link else ""
+    return html("sign_in.html", code=401, next=local_path(request.path_qs), again=again, problem="")
+
+
+class _Door:
+    def __init__(self, sessions: Sessions, known: Known, bodies: Bodies) -> None:
+        self._sessions, self._known, self._bodies = sessions, known, bodies
+
+    async def form(self, request: web.Request) -> web.Response:
+        return html("sign_in.html", next=local_path(request.query.get("next", "/")), again="", problem="")
+
+    async def sign_in(self, request: web.Request) -> web.Response:
+        form = await read_form(request, self._bodies)
+        target = local_path(form["next"])
+        name, roles = self._known(form["token"])
+        if "read" not in roles:
+            problem = "This token may not read pages." if roles else "This is not a token of this server."
+            return html("sign_in.html", code=403, next=target, again="", problem=problem)
+        person = clean(form["name"], LONGEST_NAME).strip().replace("(", "").replace(")", "")
+        answer = see_other(target)
+        key = self._sessions.open(f"{name} ({person})" if person else name, roles)
+        give_cookie(answer, key, secure=_by_https(request))
+        return answer
+
+    async def sign_out(self, request: web.Request) -> web.Response:
+        session = self._sessions.of(request)
+        form = await read_form(request, self._bodies)
+        if session is not None and session.is_form_of(form["form_token"]):
+            self._sessions.close(request)
+        answer = see_other("/")
+        answer.del_cookie(COOKIE, path="/")
+        return answer
+
+
+def _by_https(request: web.Request) -> bool:
+    """Whether the browser speaks TLS, with a proxy or with this server."""
+    origin = urlsplit(request.headers.get("Origin", ""))
+    return request.secure or origin.scheme == "https" or request.headers.get("X-Forwarded-Proto") == "https"
