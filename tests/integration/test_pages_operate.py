@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import msgspec
 import pytest
@@ -13,12 +13,22 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from curb.config.file import CurbConfig
 from curb.serve.api import make_app
+from curb.serve.pages.what_to_do import WHAT_TO_DO
 from curb.serve.running import Running
 from curb.serve.slack_people import Doors
 from curb.stream.log.protocol import TopicPartition
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.knowledge import knowledge_message, read_commands, read_knowledge
-from curb.stream.records.spend import BudgetIncrease, Command, Feedback, LedgerEntry, Plan, PlannedActivity, Silence
+from curb.stream.records.spend import (
+    AlertKind,
+    BudgetIncrease,
+    Command,
+    Feedback,
+    LedgerEntry,
+    Plan,
+    PlannedActivity,
+    Silence,
+)
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.integration.test_dashboard import BUDGET, HOSTILE, a_daemon
 
@@ -384,6 +394,10 @@ async def test_the_incident_has_a_chart_with_the_limit_and_what_would_have_been(
     text = await page(browser, "/alerts/a1")
     for shown in ('class="line actual"', 'class="line expected"', "What to do", "rpm 600 → 20", "Approve", "Undo"):
         assert shown in text
+
+
+def test_every_kind_of_alert_says_what_to_do() -> None:
+    assert set(WHAT_TO_DO) == set(get_args(AlertKind))
 
 
 async def test_no_page_needs_a_script_or_a_style_of_its_own(browser: Browser) -> None:

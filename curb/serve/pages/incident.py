@@ -24,8 +24,6 @@ from curb.views.explanation import Mark, Point, usual_range
 from curb.views.recent_burn import RecentBurn
 
 _REFRESH_S = 10
-#: What is no spend cannot be an anomaly of spend, nor planned.
-_NO_SPEND = frozenset({"budget", "pricing", "feed"})
 #: Figures that follow from two others.
 _LATER = frozenset({"Over expected", "Money"})
 #: Hours that planned work is proposed for. By hand: a working day.
@@ -65,7 +63,8 @@ class _Incident:
             actions=[action_row(entry, view) for entry in newest if entry.plan.target],
             ledger=ledger,
             said=view.feedback.get(alert.alert_id, []),
-            is_spend=alert.kind not in _NO_SPEND,
+            # What is no spend cannot be an anomaly of spend, nor planned.
+            is_spend=wording.has_rate(alert),
             suggested_usd=max(1, math.ceil(rate * _PLANNED_H)),
             chart=self._chart(alert, ledger),
             series_href=series_href(alert.scope, alert.tags),

@@ -40,4 +40,8 @@ WHAT_TO_DO: dict[AlertKind, tuple[str, ...]] = {
         "See the source's last error at the bottom of the first page, and curb connectors check.",
         "Repair it first; what was late is counted when it comes.",
     ),
+    "ceiling": (
+        "The key will reach its standing ceiling soon: then its requests are refused.",
+        "If the growth is wanted, approve the higher ceiling that Curb proposes on the first page.",
+    ),
 }
