@@ -53,7 +53,7 @@ def to_budget(alert: Alert, at: float) -> TargetRate | None:
     budget = alert.budget
     if budget is None or budget.period_end <= at or alert.usd_per_hour <= 0:
         return None
-    left_usd = max(0.0, budget.amount_usd - budget.spent_usd)
+    left_usd = max(0.0, budget.amount_usd - budget.counted_usd)
     usd_per_hour = min(alert.usd_per_hour, left_usd * 3600.0 / (budget.period_end - at))
     now = alert.requests_per_minute
     # At the alert's dollars per request.

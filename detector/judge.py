@@ -41,6 +41,8 @@ class Scoring:
         self.budget = BudgetController(settings.alerts.budget, settings.time_zone, families)
         self._root_cause = RootCause(settings.scopes, registry)
         self._stepped = False
+        #: Dollars that calls without usage are estimated at in the bucket that closed last, by series.
+        self.estimated_usd: dict[int, float] = {}
 
     def grow(self, first_seen: int) -> None:
         """Make room for the series that came since; they were first seen at `first_seen` (epoch seconds)."""
@@ -78,6 +80,7 @@ class Scoring:
         for rule in self._rules:
             findings = list(rule.name_kinds(view, findings))
         findings = with_feedback(findings, self._knowledge, self._registry, bucket.at, settings.score.notice_threshold)
+        self.estimated_usd = _estimated(view)
         self._root_cause.close(view)
         before = {alert.alert_id: alert.tier for alert in self.incidents.firing}
         alerts = self.incidents.close(view, findings, self.head.baseline, self._root_cause.causes)
@@ -129,6 +132,18 @@ class Scoring:
         for rule in self._rules:
             if f"rule.{rule.name}" in arrays:
                 rule.load(arrays[f"rule.{rule.name}"])
+
+
+def _estimated(view: View) -> dict[int, float]:
+    """The estimate for calls without usage of each principal, and of the sums that it is a part of."""
+    if view.estimated_usd is None:
+        return {}
+    found: dict[int, float] = {}
+    for row in np.flatnonzero(view.estimated_usd > 0).tolist():
+        number = int(view.principals.index[row])
+        for series in (number, *view.registry.wholes(number)):
+            found[series] = found.get(series, 0.0) + float(view.estimated_usd[row])
+    return found
 
 
 def _unplanned(amounts: Amounts, planned_usd: NDArray[np.float64]) -> Amounts:

@@ -582,7 +582,7 @@ class Shard:
             for alert in alerts:
                 self._budgets.incident(alert)
             bucket = replace(bucket, amounts=counted)  # announced, scored or not, money is spent
-            alerts += self._budgets.close(bucket)
+            alerts += self._budgets.close(bucket, self._scoring.estimated_usd)
             alerts += self._pricing.close(bucket.at)
             alerts += self.feeds.close(bucket.at)
             alerts += self._fast.close(bucket.at, self._scoring.incidents.firing)

@@ -80,7 +80,7 @@ def excess_rate(alert: Alert) -> float:
     """
     budget = alert.budget
     if alert.kind == "budget" and budget is not None:
-        return max(0.0, alert.usd_per_hour) if budget.spent_usd >= budget.amount_usd else 0.0
+        return max(0.0, alert.usd_per_hour) if budget.counted_usd >= budget.amount_usd else 0.0
     return max(0.0, alert.usd_per_hour - alert.expected_usd_per_hour)
 
 

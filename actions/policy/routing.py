@@ -212,4 +212,4 @@ def budget_left(alert: Alert) -> float | None:
     budget = alert.budget
     if budget is None or budget.amount_usd <= 0:
         return None
-    return max(0.0, 1.0 - budget.spent_usd / budget.amount_usd)
+    return max(0.0, 1.0 - budget.counted_usd / budget.amount_usd)

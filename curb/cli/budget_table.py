@@ -84,6 +84,11 @@ def _notes(console: Console, rows: Sequence[dict[str, Any]]) -> None:
         if added:
             text = Text(f"  {row['name']} ") + tags_text(row["tags"]) + Text(f": {usd(row['amount_usd'])} with ")
             console.print(text + Text(", ".join(added)))
+    for row in rows:
+        if round(row.get("estimated_usd", 0.0), 2) > 0:
+            counts = "counted for the hard cap" if row.get("hard") else "not counted"
+            more = f": calls without usage cost about {usd(row['estimated_usd'])} more, an estimate, {counts}"
+            console.print(Text(f"  {row['name']} ") + tags_text(row["tags"]) + Text(more))
     late = [row for row in rows if row.get("counted_from", 0.0) > row["period_start"]]
     if late:
         since = iso(min(row["counted_from"] for row in late))

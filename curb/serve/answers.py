@@ -55,6 +55,7 @@ class BudgetAnswer(TypedDict):
     amount_usd: float
     spent_usd: float
     threshold: float
+    estimated_usd: NotRequired[float]
     id: NotRequired[str]
     parent_id: NotRequired[str | None]
     scope: NotRequired[str]

@@ -88,7 +88,7 @@ class BudgetAmounts:
     def cross(self, row: int) -> list[float]:
         """Mark the thresholds (percent) that a row has reached as fired; returns the new ones."""
         fired = self.fired.setdefault(row, [])
-        spent, amount = float(self._rows["spent_usd"][row]), float(self._rows["amount_usd"][row])
+        spent, amount = self._rows.counted_usd(row), float(self._rows["amount_usd"][row])
         thresholds = self._rows.budget(row).thresholds
         new = [each for each in thresholds if each not in fired and spent >= amount * each / 100]
         fired += new
@@ -101,7 +101,7 @@ class BudgetAmounts:
 
     def rearm(self, row: int) -> list[float]:
         """Thresholds (percent) that are out of reach since the amount was raised; they may fire again."""
-        spent, amount = float(self._rows["spent_usd"][row]), float(self._rows["amount_usd"][row])
+        spent, amount = self._rows.counted_usd(row), float(self._rows["amount_usd"][row])
         freed = [each for each in self.fired.get(row, []) if spent < amount * each / 100]
         for each in freed:
             self.fired[row].remove(each)

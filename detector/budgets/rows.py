@@ -58,6 +58,8 @@ class BudgetRows:
             {
                 "budget": Column(dtype=np.int64),
                 "spent_usd": Column(),
+                #: Dollars of the open period that calls without usage are estimated at; they are not in `spent_usd`.
+                "estimated_usd": Column(),
                 "period_start": Column(),
                 "period_end": Column(),
                 #: Counting began here; earlier spend is not known.
@@ -209,6 +211,24 @@ class BudgetRows:
         self.links["usd"][...] += cost[self.links["series"]]
         return usd
 
+    def estimate(self, usd: Mapping[int, float]) -> None:
+        """Count what calls without usage of a closed bucket are estimated at, by series."""
+        for series, each in usd.items():
+            if series < self.matched:
+                first, count = int(self._of_series["first"][series]), int(self._of_series["count"][series])
+                np.add.at(self["estimated_usd"], self.links["row"][first : first + count], each)
+
+    def counted_usd(self, row: int) -> float:
+        """Dollars that count for the thresholds of a row: hard caps count estimates as well."""
+        estimated = self["estimated_usd"][row] if self.budget(row).hard else 0.0
+        return float(self["spent_usd"][row] + estimated)
+
+    def reached(self) -> Ints:
+        """Rows that are at or over their next threshold."""
+        hard = np.array([budget.hard for budget in self.budgets], np.bool_)[self["budget"]]
+        counted = self["spent_usd"] + np.where(hard, self["estimated_usd"], 0.0)
+        return np.flatnonzero(counted >= self["next_usd"])
+
     def late(self, index: Ints, cost: Floats, bucket: Ints) -> Late:
         """Count sums of closed buckets into the periods that are still open; returns them by row."""
         first, count = self._of_series["first"][index], self._of_series["count"][index]
@@ -224,7 +244,7 @@ class BudgetRows:
 
     def forget_period(self, rows: Ints) -> None:
         """Set the spend of `rows` to zero."""
-        self["spent_usd"][rows] = 0.0
+        self["spent_usd"][rows] = self["estimated_usd"][rows] = 0.0
         over = np.zeros(len(self), np.bool_)
         over[rows] = True
         self.links["usd"][over[self.links["row"]]] = 0.0

@@ -80,6 +80,7 @@ class BudgetView:
             amount_usd=float(rows["amount_usd"][row]),
             spent_usd=float(rows["spent_usd"][row]),
             threshold=threshold,
+            estimated_usd=float(rows["estimated_usd"][row]),
             id=rows.ids[row],
             parent_id=parent_id,
             scope=budget.scope,
@@ -160,6 +161,7 @@ class BudgetView:
             words.outlook(status, self._rows.zones[int(self._rows["budget"][row])]),
             words.users(self.causes(row), scope),
             words.with_it(below),
+            words.estimated(status),
             words.hard(status),
         )
         return " ".join([first, *(each for each in more if each)])

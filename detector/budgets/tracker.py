@@ -165,7 +165,7 @@ class Budgets:
             row = self._rows.open(each.budget, each.tags, start)
             self._take_new([row], start)
         same_period = bool(self._rows["period_start"][row] == period_start)
-        return same_period and bool(self._rows["spent_usd"][row] + usd >= self._rows["next_usd"][row])
+        return same_period and bool(self._rows.counted_usd(row) + usd >= self._rows["next_usd"][row])
 
     def _row_of(self, each: BudgetSubject) -> int:
         row = self._rows.find(each.id)
@@ -174,14 +174,18 @@ class Budgets:
 
     # --- as buckets close -----------------------------------------------------------------------------------------
 
-    def close(self, bucket: ClosedBucket) -> list[Alert]:
-        """Count a closed bucket; returns new alerts, revisions of firing ones, and those that end with their period."""
+    def close(self, bucket: ClosedBucket, estimated_usd: Mapping[int, float] | None = None) -> list[Alert]:
+        """Count a closed bucket; returns new alerts, revisions of firing ones, and those that end with their period.
+
+        `estimated_usd` is what calls without usage are estimated at, by series.
+        """
         self._match(bucket.start)
         revisions = self.roll(bucket.start, bucket.at)
         if not len(self._rows):
             return revisions
         self._amounts.apply_increases(self._amounts.increases.expire(bucket.end))
         usd = self._rows.add(bucket.cost)
+        self._rows.estimate(estimated_usd or {})
         self._history.add(bucket.start, self._rows["budget"], usd)
         self._burn.add(bucket.start, usd)
         scores = bucket.scores
@@ -284,7 +288,7 @@ class Budgets:
     # --- thresholds -----------------------------------------------------------------------------------------------
 
     def _cross(self, moment: Moment, *, early: bool = False) -> list[Alert]:
-        reached = np.flatnonzero(self._rows["spent_usd"] >= self._rows["next_usd"]).tolist()
+        reached = self._rows.reached().tolist()
         crossed = {row: self._amounts.cross(row) for row in reached}
         roots = {row: self._root(row, crossed) for row in crossed}
         below: dict[int, list[str]] = {}
@@ -351,7 +355,7 @@ class Budgets:
     def _settles(self, row: int, alert: Alert) -> bool:
         """Whether a page that fired before its bucket closed is counted now: it gets the figures of the bucket."""
         rows, share = self._rows, _threshold_of(alert) / 100
-        counted = row in self._early and rows["spent_usd"][row] >= rows["amount_usd"][row] * share
+        counted = row in self._early and rows.counted_usd(row) >= rows["amount_usd"][row] * share
         if counted:
             self._early.remove(row)
         return bool(counted)

@@ -115,6 +115,14 @@ def with_it(below: Sequence[str]) -> str:
     return f"Crossed with it: {_and(named)}." if named else ""
 
 
+def estimated(status: BudgetStatus) -> str:
+    """What calls without usage are estimated at; empty without any."""
+    if round(status.estimated_usd, 2) <= 0:
+        return ""
+    counts = "they count for this hard cap" if status.hard else "they are not counted"
+    return f"Calls without usage cost about {usd(status.estimated_usd)} more (an estimate; {counts})."
+
+
 def hard(status: BudgetStatus) -> str:
     """Says that actions may throttle now; empty otherwise."""
     return "This is a hard cap: actions may throttle." if status.hard and status.threshold >= 100 else ""

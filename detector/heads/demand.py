@@ -140,13 +140,13 @@ class UnexplainedHead(Rule):
         else:
             self._windows.add(usd / self._step_min, organic * unit_usd / self._step_min)
             self._recurring.follow(view.start // 60, self._burns(), usd - organic * unit_usd)
-        value, excess, raw = score_windows(
+        ratio, excess, raw = score_windows(
             self._windows, self._tail, self._floors, self._floors.usd, self._series["mean"]
         )
         score = np.where(mature, raw, SILENT) - np.where(self._demand.knows_users, 0.0, self._settings.userless_penalty)
         findings = self._decide(view, score, excess)
         if not view.bucket.gap:
-            self._learn(view, usd, value, score)
+            self._learn(view, usd, ratio, score)
         return findings
 
     def forget(self, view: View, over: Bools) -> None:
@@ -200,11 +200,13 @@ class UnexplainedHead(Rule):
             )
         return findings
 
-    def _learn(self, view: View, usd: Floats, value: Floats, score: Floats) -> None:
+    def _learn(self, view: View, usd: Floats, ratio: Floats, score: Floats) -> None:
         subjects = view.principals
         amounts, age_days = subjects.amounts, subjects.age_days
         trusted = trust(score, subjects.frozen, age_days)
-        self._tail.learn(value, np.where(usd > 0, trusted * self._step_s / DAY_S, 0.0))
+        days = np.where(usd > 0, trusted * self._step_s / DAY_S, 0.0)
+        taught = np.flatnonzero(days > 0)
+        self._tail.learn_of(taught, np.log(ratio[:, taught]), days)
         # While its spend is in doubt, neither the price of a request nor its users are those of an ordinary day.
         doubted = subjects.frozen | (trusted < 1)
         self._demand.learn(usd, amounts.requests, amounts.users, age_days, doubted)

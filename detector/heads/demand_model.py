@@ -95,17 +95,21 @@ class DemandModel:
 
     def organic(self, requests: Floats, users: Floats) -> Floats:
         """The requests of a step that its users explain; all of them where users are not known."""
-        state = self.columns
-        steps = np.maximum(state["steps"], 1.0)
-        x, y = state["x"] / steps, state["y"] / steps
-        variance = state["xx"] / steps - x * x
-        seen = variance > P.least_variance
-        slope = (state["xy"] / steps - x * y) / np.where(seen, variance, 1.0)
-        exponent = np.where(seen, np.clip(slope, P.exponent_min, P.exponent_max), P.exponent_usual)
-        explained = np.exp((np.log(np.maximum(users, P.nobody)) - y) / exponent + x)
-        usable = self.knows_users | ((users > 0) & (state["steps"] >= P.fit_least_steps))
+        usable = self.knows_users | ((users > 0) & (self.columns["steps"] >= P.fit_least_steps))
         usable &= requests >= P.least_requests
-        return np.where(usable, np.minimum(explained, P.organic_max_ratio * requests), requests)
+        rows = np.flatnonzero(usable)
+        organic = requests.copy()
+        if len(rows):
+            state = {name: self.columns[name][rows] for name in ("steps", "x", "y", "xx", "xy")}
+            steps = np.maximum(state["steps"], 1.0)
+            x, y = state["x"] / steps, state["y"] / steps
+            variance = state["xx"] / steps - x * x
+            seen = variance > P.least_variance
+            slope = (state["xy"] / steps - x * y) / np.where(seen, variance, 1.0)
+            exponent = np.where(seen, np.clip(slope, P.exponent_min, P.exponent_max), P.exponent_usual)
+            explained = np.exp((np.log(np.maximum(users[rows], P.nobody)) - y) / exponent + x)
+            organic[rows] = np.minimum(explained, P.organic_max_ratio * requests[rows])
+        return organic
 
     def mature(self, age_days: Floats) -> Bools:
         """Whether enough was seen of a series to judge it."""

@@ -20,7 +20,15 @@ from curb.detector.heads.hour_z import Hourly
 from curb.detector.heads.peaks import Peaks
 from curb.detector.heads.profile import Profile
 from curb.detector.heads.tail import Tail
-from curb.detector.heads.window_score import SILENT, Floors, RatioByWindow, UsdByWindow, score_windows, trust
+from curb.detector.heads.window_score import (
+    SILENT,
+    Floors,
+    RatioByWindow,
+    UsdByWindow,
+    WindowScores,
+    score_windows,
+    trust,
+)
 from curb.detector.heads.windows import WINDOWS_MIN, Windows
 from curb.detector.state.bucket import Scores
 from curb.detector.state.columns import Bools, Column, Columns, Floats, Parts
@@ -251,12 +259,12 @@ class DollarsHead(Parts):
         self._recent.push(usd_per_min, self._count())
         self._fast(expected, step.requests / self._step_min)
         age_days = np.maximum(0.0, (step.start + self._step_s - self._series["first_seen"]) / DAY_S)
-        value, excess, raw = self._channels(age_days)
+        ratio, excess, raw = self._channels(age_days)
         looking = self._looking(step.start)
         raw[:, looking] = SILENT
         scores = self._decide(raw - self._peaks.penalty, excess, age_days)
         if not step.gap:
-            self._learn(step, value, raw, age_days, looking)
+            self._learn(step, ratio, raw, age_days, looking)
         return scores
 
     def skip(self, steps: int, start: int) -> None:
@@ -340,8 +348,8 @@ class DollarsHead(Parts):
             held = self._series[name]
             held += share * (value - held)
 
-    def _channels(self, age_days: Floats) -> tuple[Floats, Floats, Floats]:
-        """Log ratio, excess dollars and score before the penalty, each of shape (windows, series)."""
+    def _channels(self, age_days: Floats) -> WindowScores:
+        """The windows, scored before the penalty."""
         settings = self._settings
         young = np.where(age_days < settings.settled_days, P.young_factor, 1.0)
         needed = self._floors.usd * np.where(age_days < settings.warmup_days, P.cold_factor, young)
@@ -365,9 +373,11 @@ class DollarsHead(Parts):
             requests_rate=self._series["requests_fast"].copy(),
         )
 
-    def _learn(self, step: Step, value: Floats, raw: Floats, age_days: Floats, looking: Bools) -> None:
+    def _learn(self, step: Step, ratio: Floats, raw: Floats, age_days: Floats, looking: Bools) -> None:
         trusted = trust(raw - self._peaks.penalty, step.frozen, age_days)
-        self._tail.learn(value, np.where(step.cost > 0, trusted * self._step_s / DAY_S, 0.0))
+        days = np.where(step.cost > 0, trusted * self._step_s / DAY_S, 0.0)
+        taught = np.flatnonzero(days > 0)
+        self._tail.learn_of(taught, np.log(ratio[:, taught]), days)
         self._peaks.learn(raw)
         usd_per_min = step.cost / self._step_min
         self._profile.learn_mean(usd_per_min, 1440 * age_days, self._step_min, step.frozen, looking)

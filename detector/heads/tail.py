@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curb.detector.state.columns import Column, Columns, Floats
+from curb.detector.state.columns import Column, Columns, Floats, Ints
 from curb.detector.state.histogram import chunks, cumulated, find_share
 
 
@@ -84,17 +84,22 @@ class Tail:
 
     def surprise(self, value: Floats) -> Floats:
         """-log10 of the probability of a value so high, shape (channels, series); 0 up to the 99th percentile."""
-        high, low = self.columns["high"], self.columns["low"]
-        gap = np.clip(high - np.maximum(low, 0.0), P.gap_min, P.gap_max)
-        z = np.clip(P.z_high + P.z_gap * (value - high) / gap, P.z_high, P.z_max)
-        return np.where(value > high, P.log10_e * (z * z / 2 + np.log(P.root_two_pi * z)), 0.0)
+        return _surprise(value, self.columns["high"], self.columns["low"])
+
+    def surprise_of(self, channel: Ints, series: Ints, value: Floats) -> Floats:
+        """The same of single values, each of one channel of one series."""
+        return _surprise(value, self.columns["high"][channel, series], self.columns["low"][channel, series])
 
     def learn(self, value: Floats, days: Floats) -> None:
         """Add the values, each worth `days`, shape (series,); 0 adds nothing."""
-        taught = np.nonzero(days > 0)[0]
+        taught = np.flatnonzero(days > 0)
+        self.learn_of(taught, value[:, taught], days)
+
+    def learn_of(self, taught: Ints, value: Floats, days: Floats) -> None:
+        """The same of the series in `taught` alone: values of shape (channels, taught); `days` of shape (series,)."""
         if taught.size == 0:
             return
-        bins = np.clip(_place(value[:, taught]), 0, P.bins - 1).astype(np.intp)
+        bins = np.clip(_place(value), 0, P.bins - 1).astype(np.intp)
         channel = np.arange(self._channels)[:, None]
         self.columns["weight"][channel, bins, taught] += days[taught].astype(np.float32)
 
@@ -108,6 +113,12 @@ class Tail:
                 mass = cumulated(weight[channel, :, some] + _PRIOR)
                 high[channel, some] = _percentile(mass, 0.99)
                 low[channel, some] = _percentile(mass, 0.90)
+
+
+def _surprise(value: Floats, high: Floats, low: Floats) -> Floats:
+    gap = np.clip(high - np.maximum(low, 0.0), P.gap_min, P.gap_max)
+    z = np.clip(P.z_high + P.z_gap * (value - high) / gap, P.z_high, P.z_max)
+    return np.where(value > high, P.log10_e * (z * z / 2 + np.log(P.root_two_pi * z)), 0.0)
 
 
 def _percentile(mass: NDArray[np.float32], share: float) -> Floats:

@@ -55,24 +55,40 @@ class Floors:
         self.ratios = np.array(ratios)[:, None]
 
 
-def score_windows(
-    windows: Windows, tail: Tail, floors: Floors, needed_usd: Floats, mean: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """Log ratio, excess dollars and score without any penalty, each of shape (windows, series).
+class WindowScores(NamedTuple):
+    """Each of shape (windows, series)."""
+
+    #: Actual over expected dollars, both padded; its logarithm is the value whose tail is learned.
+    ratio: Floats
+    #: Excess dollars.
+    excess: Floats
+    #: Without any penalty.
+    score: Floats
+
+
+def score_windows(windows: Windows, tail: Tail, floors: Floors, needed_usd: Floats, mean: Floats) -> WindowScores:
+    """Score every window of every series.
 
     `needed_usd` is the excess below which nothing counts now, `mean` the usual dollars per minute of each series.
     """
     actual, expected = np.maximum(windows.actual, 0.0), windows.expected
     minutes = windows.minutes
     pad = np.maximum(P.pad_floor_share * floors.usd / minutes, P.pad_mean_share * mean)
-    value = np.log((actual + pad) / (expected + pad))
+    ratio = (actual + pad) / (expected + pad)
     excess = (actual - expected) * minutes
-    partner_ratio = 1 + P.partner_ratio_share * (floors.ratios - 1)
-    valid = (excess >= needed_usd) & (actual >= floors.ratios * expected)
-    valid &= actual[_PARTNER] >= partner_ratio * expected[_PARTNER]
-    valid &= excess[_PARTNER] >= P.partner_floor_share * floors.usd[_PARTNER]
-    score = tail.surprise(value) - _LOG_TESTS + np.log10(np.maximum(excess, floors.usd) / floors.usd)
-    return value, excess, np.where(valid, score, SILENT)
+    score = np.full(excess.shape, SILENT)
+    # Nearly always few: only they are worth logarithms.
+    window, series = np.nonzero((excess >= needed_usd) & (actual >= floors.ratios * expected))
+    if not len(series):
+        return WindowScores(ratio, excess, score)
+    partner, partner_ratio = _PARTNER[window], 1 + P.partner_ratio_share * (floors.ratios[window, 0] - 1)
+    valid = actual[partner, series] >= partner_ratio * expected[partner, series]
+    valid &= excess[partner, series] >= P.partner_floor_share * floors.usd[partner, 0]
+    window, series = window[valid], series[valid]
+    usd = floors.usd[window, 0]
+    surprise = tail.surprise_of(window, series, np.log(ratio[window, series]))
+    score[window, series] = surprise - _LOG_TESTS[window, 0] + np.log10(np.maximum(excess[window, series], usd) / usd)
+    return WindowScores(ratio, excess, score)
 
 
 def trust(score: Floats, frozen: Bools, age_days: Floats) -> Floats:

@@ -57,13 +57,13 @@ class RunningExcess:
         scores, state = bucket.scores, self._columns
         over = scores.rate > _OVER_RATIO * scores.expected_fast
         state["since"][over & (state["since"] < 0)] = bucket.start
-        running = state["since"] >= 0
+        running = np.flatnonzero(state["since"] >= 0)
         state["expected_usd"][running] += scores.expected_rate[running] * bucket.hours
         state["actual_usd"][running] += bucket.cost[running]
         state["failed"][running] += bucket.amounts.errors[running]
         state["pause_s"][...] = np.where(over, 0.0, state["pause_s"] + (bucket.end - bucket.start))
-        ends = running & (state["pause_s"] >= _PAUSE_S)
-        ends[np.fromiter(kept, np.intp)] = False
+        ends = running[state["pause_s"][running] >= _PAUSE_S]
+        ends = np.setdiff1d(ends, np.fromiter(kept, np.intp), assume_unique=True)
         state["since"][ends] = -1
         for column in ("expected_usd", "actual_usd", "failed"):
             state[column][ends] = 0.0

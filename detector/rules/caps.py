@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.state.columns import Bools, Column, Columns, Floats
@@ -21,6 +23,8 @@ class Params(NamedTuple):
     window_min: float = 60.0
     #: Hours with spend from which a young key's own hours say something. By hand: before, it is still growing.
     known_hours: int = 4
+    #: Dollars of an estimate that is worth naming. By hand: a cent.
+    least_estimate_usd: float = 0.01
 
 
 P = Params()
@@ -80,7 +84,7 @@ class DayOneCaps(Rule):
     def __init__(self, config: Config, context: RuleContext) -> None:
         self._settings, step_min = config, context.step_s / 60
         self._share = step_min / max(P.window_min, step_min)
-        amounts = {name: Column() for name in ("usd", "peak", "peak_before", "most", "hours")}
+        amounts = {name: Column() for name in ("usd", "peak", "peak_before", "most", "hours", "estimated")}
         #: `open` is the running hour, in hours since the epoch.
         self._hour = Columns({**amounts, "open": Column(dtype=np.int64)}, 64)
         self.parts = {"hour": self._hour}
@@ -93,29 +97,33 @@ class DayOneCaps(Rule):
         if view.bucket.gap:
             return []
         spent += subjects.amounts.cost - self._share * spent
+        estimated = self._hour["estimated"]
+        estimated += (0.0 if view.estimated_usd is None else view.estimated_usd) - self._share * estimated
         self._learn(view.bucket.end // HOUR_S, spent, subjects.frozen | subjects.firing)
         own = np.maximum(settings.least_usd_per_hour, settings.times_own_hour * self._hour["most"])
         known = self._hour["hours"] >= P.known_hours
         cap = np.minimum(settings.usd_per_hour, np.where(known, own, np.inf))
-        over = (spent > cap) & (subjects.age_days < settings.until_days)
+        counted = spent + estimated
+        over = (counted > cap) & (subjects.age_days < settings.until_days)
         return [
             Finding(
                 series=int(subjects.index[row]),
                 family=CAPS,
                 kind="runaway",
                 tier="notice",
-                score=float(spent[row] / cap[row]),
-                words=f"{usd(float(spent[row]))} within about an hour, over the cap of {usd(float(cap[row]))} for a key"
-                f" that is known for {24 * float(subjects.age_days[row]):.1f} h"
-                + (
-                    f" and never spent more than {usd(float(self._hour['most'][row]))} in an hour"
-                    if cap[row] < settings.usd_per_hour
-                    else ": its past does not say yet what is usual"
-                ),
+                score=float(counted[row] / cap[row]),
+                words=f"{usd(float(counted[row]))} within about an hour{_estimate(float(estimated[row]))}, over the cap"
+                f" of {usd(float(cap[row]))} for a key that is known for {24 * float(subjects.age_days[row]):.1f} h"
+                + self._why(row, float(cap[row])),
             )
             for row in np.flatnonzero(over).tolist()
             if not view.is_planned(int(subjects.index[row]))
         ]
+
+    def _why(self, row: int, cap: float) -> str:
+        if cap < self._settings.usd_per_hour:
+            return f" and never spent more than {usd(float(self._hour['most'][row]))} in an hour"
+        return ": its past does not say yet what is usual"
 
     def _learn(self, hour: int, spent: Floats, frozen: Bools) -> None:
         """Follow the most of the running hour; at its end, what the hour before it had is of the past."""
@@ -126,3 +134,13 @@ class DayOneCaps(Rule):
         before[...] = np.where(ends, peak, before)
         peak[...] = np.maximum(np.where(ends, 0.0, peak), np.where(frozen, 0.0, spent))
         self._hour["open"][...] = hour
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where `dump` was made; earlier versions estimated nothing."""
+        super().load({"hour.estimated": np.zeros_like(arrays["hour.usd"]), **arrays})
+
+
+def _estimate(estimated_usd: float) -> str:
+    if estimated_usd < P.least_estimate_usd:
+        return ""
+    return f" (of which about {usd(estimated_usd)} are an estimate for calls without usage)"

@@ -73,6 +73,8 @@ class ErrorRate(Rule):
         return self._judge(view.principals, self._rates) + self._judge(view.jobs(), self._jobs)
 
     def _judge(self, subjects: Subjects, rates: Columns) -> list[Finding]:
+        if not len(subjects.index):
+            return []
         amounts, settings = subjects.amounts, self._settings
         rates.grow(len(subjects.index))
         for name, value in (("requests", amounts.requests), ("errors", amounts.errors), ("usd", amounts.cost)):

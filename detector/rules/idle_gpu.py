@@ -18,7 +18,7 @@ from curb.detector.rules.machines import Machines
 from curb.detector.rules.on_hours import SLOTS, OnHours, slots_of
 from curb.detector.state import wording as explain
 from curb.detector.state.columns import Bools, Column, Columns, Floats
-from curb.detector.state.local_time import local_hour
+from curb.detector.state.local_time import LocalHour, local_hour
 from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Subjects, View
 
@@ -131,9 +131,10 @@ class IdleGpu(Rule):
         self._stretches.grow(len(nodes.index))
         self._hours.columns.grow(len(nodes.index))
         self._group_hours.columns.grow(len(groups.index))
-        slots = self._advance(view.start)
+        hour = self._advance(view.start)
         if not len(nodes.index):
             return []
+        slots = slots_of(round(3600 * (hour.of_day + hour.fraction)), self._step_s)
         if view.bucket.gap:
             self._machines.columns.grow(len(nodes.index))
             self._missed |= slots
@@ -148,8 +149,8 @@ class IdleGpu(Rule):
         self._learn(group_of, before, out, slots)
         return self._findings(view, nodes)
 
-    def _advance(self, start: int) -> Bools:
-        """Close the local day if `start` is in another one; the slots of the bucket."""
+    def _advance(self, start: int) -> LocalHour:
+        """Close the local day if `start` is in another one; the local hour of the bucket."""
         hour = local_hour(start, self._zone)
         if hour.day != self._day:
             if self._day is not None:
@@ -158,7 +159,7 @@ class IdleGpu(Rule):
                 self._stretches["longest_min"][...] *= P.keep_longest
             self._day = hour.day
             self._missed[...] = False
-        return slots_of(round(3600 * (hour.of_day + hour.fraction)), self._step_s)
+        return hour
 
     def _out_of_hours(self, nodes: Subjects, groups: Subjects, group_of: NDArray[np.intp], slots: Bools) -> Bools:
         """Nodes for which this is not a time of day to be on."""

@@ -140,7 +140,9 @@ class Jobs(Rule):
         """Findings on the runs that go on: of kind runaway for notices, growth for digest lines."""
         jobs = view.jobs()
         self._jobs.grow(len(jobs.index))
-        if not view.bucket.gap and len(jobs.index):
+        if not len(jobs.index):
+            return []
+        if not view.bucket.gap:
             self._advance(view, jobs)
         if view.stream_days < self._warmup_days:
             return []

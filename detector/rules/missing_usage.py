@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
+from curb.detector.state import wording as explain
 from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.rule import NOT_MEASURED, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import View
@@ -24,6 +25,8 @@ class Params(NamedTuple):
 
 
 P = Params()
+#: Models that are named in an alert.
+_MODELS = 2
 
 
 class Config(RuleConfig):
@@ -79,7 +82,7 @@ class MissingUsage(Rule):
         self.parts = {"now": self._now, "past": self._past, "missing": self._missing}
 
     def close(self, view: View) -> list[Finding]:
-        """Findings of kind feed."""
+        """Findings of kind feed; sets `view.estimated_usd`."""
         subjects = view.principals
         amounts, count = subjects.amounts, len(subjects.index)
         for columns in (self._now, self._past, self._missing):
@@ -91,7 +94,8 @@ class MissingUsage(Rule):
             held += share * (value / self._step_min - held)
         usual, unit_usd = self._usual()
         fires, over, usd_per_hour = self._judge(usual, unit_usd)
-        self._missing["usd"][...] = np.where(fires, self._missing["usd"] + amounts.unmetered * unit_usd, 0.0)
+        view.estimated_usd = np.where(fires, amounts.unmetered * unit_usd, 0.0)
+        self._missing["usd"][...] = np.where(fires, self._missing["usd"] + view.estimated_usd, 0.0)
         if not view.bucket.gap:
             self._learn(good, amounts.unmetered, amounts.cost, ~fires & ~subjects.frozen)
         return [
@@ -101,7 +105,7 @@ class MissingUsage(Rule):
                 kind="feed",
                 tier="notice",
                 score=float(over[row] / self._settings.over_usual),
-                words=self._words(row, usual[row], usd_per_hour[row]),
+                words=self._words(row, usual[row], usd_per_hour[row], _models(view, int(subjects.index[row]))),
                 excess_usd=float(self._missing["usd"][row]),
                 lasting=True,
             )
@@ -134,11 +138,24 @@ class MissingUsage(Rule):
             held = past[name]
             held += weight * (value / self._step_min - held)
 
-    def _words(self, row: int, usual: float, usd_per_hour: float) -> str:
+    def _words(self, row: int, usual: float, usd_per_hour: float, models: str) -> str:
         now = self._now
         share = now["unmetered"][row] / max(now["requests"][row], 1e-9)
         return (
-            f"{share:.0%} of its successful requests report neither tokens nor a cost, usually {usual:.0%}; they cost"
-            f" about ${usd_per_hour:,.2f}/h by the usual dollars per request (an estimate): make the client or the"
-            " gateway ask for usage in streams (stream_options.include_usage)"
+            f"{share:.0%} of its successful requests{models} report neither tokens nor a cost, usually {usual:.0%};"
+            f" they cost about ${usd_per_hour:,.2f}/h by the usual dollars per request (an estimate): make the client"
+            " or the gateway ask for usage in streams (stream_options.include_usage)"
         )
+
+
+def _models(view: View, principal: int) -> str:
+    """The models of the calls without usage in this bucket, most calls first; empty where origins are not counted."""
+    origins, registry = view.of("origin"), view.registry
+    blind = [
+        (float(count), int(origins.index[row]))
+        for row in np.flatnonzero(origins.amounts.unmetered > 0).tolist()
+        if (count := origins.amounts.unmetered[row]) and registry.above(int(origins.index[row])) == principal
+    ]
+    names = list(dict.fromkeys(registry.tags[series].get("model", "") for _, series in sorted(blind, reverse=True)))
+    named = [explain.short(name) for name in names if name][:_MODELS]
+    return f" to {' and '.join(named)}" if named else ""

@@ -74,6 +74,8 @@ class NewCharge(Rule):
     def close(self, view: View) -> list[Finding]:
         """Findings of kind runaway."""
         subjects, settings = view.of("bill"), self._settings
+        if not len(subjects.index):
+            return []
         self._sums.grow(len(subjects.index))
         usd = self._sums["usd"]
         new = subjects.age_days <= P.new_days
@@ -98,6 +100,8 @@ class NewCharge(Rule):
     def name_kinds(self, view: View, findings: Sequence[Finding]) -> Sequence[Finding]:
         """What is new and took the place of another part is a line for the digest, whichever rule found it."""
         subjects = view.of("bill")
+        if not findings or not len(subjects.index):
+            return findings
         moved = (subjects.age_days <= P.new_days) & (self._sums["moved"] > 0)
         renamed = set(subjects.index[moved].tolist())
         return [

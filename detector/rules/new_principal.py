@@ -108,7 +108,8 @@ class NewPrincipal(Rule):
         self._jobs = Columns({name: Column() for name in ("usd", "requests", "tokens")}, 64)
         self.parts = {"sums": self._sums, "jobs": self._jobs}
         self._fleet = np.zeros(P.bins)
-        self._usual_usd = 0.0
+        #: The dollars of a day of each key of the fleet, or what they were read as; see `_usual_usd`.
+        self._fleet_usd = np.zeros(1)
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind abusive."""
@@ -134,7 +135,10 @@ class NewPrincipal(Rule):
 
     def _strange_jobs(self, view: View) -> list[Finding]:
         """A new job is not reported, unless its prompts are like nothing the fleet has."""
-        jobs, usual = view.jobs(), self._usual_tokens()
+        jobs = view.jobs()
+        if not len(jobs.index):
+            return []
+        usual = self._usual_tokens()
         self._jobs.grow(len(jobs.index))
         for name, value in (
             ("usd", jobs.amounts.cost),
@@ -191,7 +195,7 @@ class NewPrincipal(Rule):
 
     def _by_sum(self, row: int, subjects: Subjects, usd: float) -> Finding | None:
         """Users are not known: a first day that costs more than that of most keys has to do."""
-        if subjects.age_days[row] > 1.0 or usd < max(self._settings.unknown_usd, self._usual_usd):
+        if subjects.age_days[row] > 1.0 or usd < max(self._settings.unknown_usd, self._usual_usd()):
             return None
         return self._finding(row, subjects, "page", f"new, and ${usd:,.0f} in its first day", usd)
 
@@ -208,6 +212,10 @@ class NewPrincipal(Rule):
         at = int(np.searchsorted(np.cumsum(self._fleet), P.high_share * total))
         return float(np.exp(P.width * (at + 1)))
 
+    def _usual_usd(self) -> float:
+        """What all but the largest keys of the fleet cost in a day: the 95th percentile."""
+        return float(np.percentile(self._fleet_usd, 95))
+
     def _learn(self, view: View, subjects: Subjects) -> None:
         """The fleet is what is known for longer and not under suspicion; every series counts alike."""
         known = (subjects.amounts.requests > 0) & ~subjects.frozen & (subjects.age_days >= P.settled_days)
@@ -216,19 +224,19 @@ class NewPrincipal(Rule):
         bins = np.clip(np.log(np.maximum(size, 1.0)) / P.width, 0, P.bins - 1).astype(np.intp)
         settled = subjects.age_days >= P.settled_days
         if settled.any():
-            self._usual_usd = float(np.percentile(self._sums["usd"][settled], 95))
+            self._fleet_usd = self._sums["usd"][settled]
         self._fleet *= np.exp(-view.step_s / 86400 / P.forget_days)
         np.add.at(self._fleet, bins, 1.0)
 
     def dump(self) -> dict[str, NDArray[Any]]:
         """The parts, and what the fleet is used to."""
-        return {**super().dump(), "fleet": self._fleet, "usual": np.array([self._usual_usd])}
+        return {**super().dump(), "fleet": self._fleet, "usual": np.array([self._usual_usd()])}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go on where `dump` was made."""
         super().load(arrays)
         self._fleet = np.array(arrays["fleet"])
-        self._usual_usd = float(arrays["usual"][0])
+        self._fleet_usd = np.array(arrays["usual"])
 
 
 def _times_usual(size: float, usual: float) -> str:

@@ -106,6 +106,7 @@ class SilentFeed(Rule):
         )
         #: The feed of each series of a kind, by its row there; follows from the registry.
         self._feed_of: dict[_Kind, NDArray[np.intp]] = {}
+        self._wholes = np.zeros(0, np.intp)
         self.parts = {"feeds": self._feeds}
         self._newest: int | None = None
 
@@ -153,11 +154,14 @@ class SilentFeed(Rule):
 
     def _missing(self, active: Bools) -> Bools:
         """Feeds of teams whose whole kind is missing: this says nothing about the team."""
-        missing = np.zeros(len(active), np.bool_)
-        for (kind, name), row in self._keys.items():
-            whole = self._keys[kind, _ALL]
-            missing[row] = name != _ALL and not active[whole]
+        missing: Bools = ~self._feeds["whole"] & ~active[self._whole_of()]
         return missing
+
+    def _whole_of(self) -> NDArray[np.intp]:
+        """The feed of the whole kind of each feed."""
+        if len(self._wholes) < len(self._keys):
+            self._wholes = np.array([self._keys[kind, _ALL] for kind, _ in self._keys], np.intp)
+        return self._wholes
 
     def _learn(self, active: Bools, missing: Bools, passed_min: float) -> None:
         feeds = self._feeds
@@ -242,7 +246,7 @@ class SilentFeed(Rule):
         super().load(arrays)
         keys = msgspec.msgpack.decode(arrays["keys"].tobytes(), type=list[tuple[_Kind, str]])
         self._keys = {key: row for row, key in enumerate(keys)}
-        self._feed_of = {}
+        self._feed_of, self._wholes = {}, np.zeros(0, np.intp)
 
 
 def _first(tags: Mapping[str, str]) -> tuple[str, str]:

@@ -38,7 +38,7 @@ class Amounts(NamedTuple):
 
     def of(self, index: NDArray[np.intp]) -> Amounts:
         """Those of some series."""
-        return Amounts(*(amount[index] for amount in self))
+        return Amounts(*[amount.take(index) for amount in self])
 
 
 #: Names of the sums, in the order of the rows in which they are kept.

@@ -35,24 +35,33 @@ class Columns:
         self._columns = dict(columns)
         self._capacity = max(1, capacity)
         self._arrays: dict[str, NDArray[Any]] = {}
+        #: What is given out: made once for each size, since it is asked for a hundred times a bucket.
+        self._views: dict[str, NDArray[Any]] = {}
         self._clear()
 
     def _clear(self) -> None:
         self.n = 0
         self._arrays = {name: _fresh(column, self._capacity) for name, column in self._columns.items()}
+        self._view()
+
+    def _view(self) -> None:
+        self._views = {name: array[..., : self.n] for name, array in self._arrays.items()}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._arrays[name][..., : self.n]
+        return self._views[name]
 
     def grow(self, n: int) -> None:
         """Use `n` series; those that are new hold the fill values. Capacity grows by a quarter at least."""
+        if n <= self.n:
+            return
         if n > self._capacity:
             self._capacity = max(n, self._capacity + self._capacity // 4)
             for name, column in self._columns.items():
                 array = _fresh(column, self._capacity)
                 array[..., : self.n] = self._arrays[name][..., : self.n]
                 self._arrays[name] = array
-        self.n = max(self.n, n)
+        self.n = n
+        self._view()
 
     def reset(self, which: NDArray[np.bool_]) -> None:
         """Set the series in `which`, shape (series,), to the fill values."""

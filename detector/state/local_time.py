@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 #: A day of which a smaller share was seen is not compared with others. Chosen by hand.
@@ -29,6 +30,7 @@ class LocalHour:
         return self.of_week % 24
 
 
+@lru_cache(maxsize=64)  # every part asks for the same moments of a bucket
 def local_hour(at: int, zone: ZoneInfo) -> LocalHour:
     """The local hour of `at` (epoch seconds)."""
     offset = datetime.fromtimestamp(at, zone).utcoffset()

@@ -170,6 +170,15 @@ class SeriesRegistry:
                 return self._numbers.get((scope.name, raw), -1)
         return -1
 
+    def wholes(self, number: int) -> list[int]:
+        """The sums that a series is a part of, such as its team, as far as they are known here."""
+        tags, found = self.tags[number], []
+        for scope in self._configured.values():
+            if scope.role == "total" and set(scope.group_by) <= tags.keys():
+                raw = msgspec.json.encode({tag: tags[tag] for tag in scope.group_by})
+                found.append(self._numbers.get((scope.name, raw), -1))
+        return [each for each in found if each >= 0]
+
     def _add(self, series: Sequence[tuple[str, bytes, int]]) -> None:
         """Number new series: their scopes, tags and when they were first seen."""
         begin = len(self.scopes)

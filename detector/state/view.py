@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -89,7 +89,11 @@ class View:
     demand: Demand | None = None
     #: Dollars of the bucket on what was new to its principal, over `principals`, by tag; set by the rule on origins.
     new_usd: Mapping[str, Floats] | None = None
+    #: Dollars that calls without usage are estimated at in this bucket, over `principals`; set by the rule on missing
+    #: usage. They are in no amount.
+    estimated_usd: Floats | None = None
     raised: Raised = NOT_RAISED
+    _of_role: dict[Role, Subjects] = field(default_factory=dict)
 
     @property
     def start(self) -> int:
@@ -121,15 +125,22 @@ class View:
 
     def of(self, role: Role) -> Subjects:
         """The series of a role."""
-        return self._subjects(self.registry.of_role(role))
+        found = self._of_role.get(role)
+        if found is None:
+            found = self._of_role[role] = self._subjects(self.registry.of_role(role))
+        return found
 
     def jobs(self) -> Subjects:
         """Series that a tag such as job sets apart from their principal."""
+        return self._jobs
+
+    @cached_property
+    def _jobs(self) -> Subjects:
         return self._subjects(np.flatnonzero(self.registry["planned"]))
 
     def _subjects(self, index: NDArray[np.intp]) -> Subjects:
-        first_seen = self.registry["first_seen"][index]
+        first_seen = self.registry["first_seen"].take(index)
         age_days = np.maximum(0.0, (self.bucket.end - first_seen) / DAY_S)
         return Subjects(
-            index, self.bucket.amounts.of(index), first_seen, age_days, self.frozen[index], self.firing[index]
+            index, self.bucket.amounts.of(index), first_seen, age_days, self.frozen.take(index), self.firing.take(index)
         )

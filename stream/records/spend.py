@@ -359,6 +359,8 @@ class BudgetStatus(Record, kw_only=True):
     spent_usd: float
     #: Percent of `amount_usd` that was crossed.
     threshold: float
+    #: What calls without usage are estimated at; not in `spent_usd`, and counted for the thresholds of hard caps.
+    estimated_usd: float = 0.0
     #: One budget on one subject, and the one above it in the tree; `scope` is that of the series it counts.
     id: str = ""
     parent_id: str | None = None
@@ -382,6 +384,11 @@ class BudgetStatus(Record, kw_only=True):
     forecast_high_usd: float | None = None
     breach_at: float | None = None
     breach_probability: float | None = None
+
+    @property
+    def counted_usd(self) -> float:
+        """What counts for the thresholds."""
+        return self.spent_usd + (self.estimated_usd if self.hard else 0.0)
 
 
 class Cause(Record, kw_only=True):

@@ -112,7 +112,8 @@ def test_the_score_is_surprise_less_the_chances_plus_the_dollars() -> None:
     tail.columns.grow(1)
     for _ in range(5000):
         made.add(one(1.0), one(0.2))
-    value, excess, score = (each[:, 0] for each in score_windows(made, tail, FLOORS, FLOORS.usd, one(0.0)))
+    ratio, excess, score = (each[:, 0] for each in score_windows(made, tail, FLOORS, FLOORS.usd, one(0.0)))
+    value = np.log(ratio)
     assert excess == pytest.approx([0.8 * minutes for minutes in (5, 30, 120, 480, 1440)])
     # The pad is a quarter of the dollar floor: $0.25 in five minutes.
     assert value[0] == pytest.approx(math.log(1.05 / 0.25))
@@ -127,8 +128,8 @@ def test_the_pad_grows_with_the_mean_of_large_series() -> None:
     made, tail = windows(), Tail(5, 1)
     tail.columns.grow(1)
     made.add(one(10.0), one(2.0))
-    value = score_windows(made, tail, FLOORS, FLOORS.usd, one(20.0))[0]
-    assert value[0, 0] == pytest.approx(math.log(11 / 3))
+    ratio = score_windows(made, tail, FLOORS, FLOORS.usd, one(20.0)).ratio
+    assert ratio[0, 0] == pytest.approx(11 / 3)
 
 
 @pytest.mark.parametrize(
@@ -470,3 +471,25 @@ def test_seven_bursts_are_remembered() -> None:
     assert recurring.columns["sums"][:, 0].tolist() == pytest.approx([18, 17, 16, 15, 14, 13, 12])
     assert recurring.columns["starts"][0, 0] == NOON + 180 * 8
     assert not recurring.usual(0)
+
+
+def test_scores_of_the_few_windows_that_count_are_those_of_the_whole_formula() -> None:
+    rng, count = np.random.default_rng(5), 400
+    made, tail = Windows(1.0, count), Tail(5, count)
+    for columns in (made.columns, tail.columns):
+        columns.grow(count)
+    tail.columns["high"][...] = rng.uniform(0.1, 1.5, (5, count))
+    tail.columns["low"][...] = tail.columns["high"] * rng.uniform(0.2, 1.0, (5, count))
+    for _ in range(40):
+        made.add(rng.lognormal(-2, 2, count), rng.lognormal(-1.5, 1, count))
+    mean = rng.lognormal(-3, 1, count)
+    found = score_windows(made, tail, FLOORS, FLOORS.usd, mean)
+    partner = [0, 0, 0, 1, 2]
+    tests = np.log10(5 * 43200 / np.array([5, 30, 120, 480, 1440]))[:, None]
+    valid = (found.excess >= FLOORS.usd) & (made.actual >= FLOORS.ratios * made.expected)
+    valid &= made.actual[partner] >= (1 + 0.4 * (FLOORS.ratios - 1)) * made.expected[partner]
+    valid &= found.excess[partner] >= 0.3 * FLOORS.usd[partner]
+    dollars = np.log10(np.maximum(found.excess, FLOORS.usd) / FLOORS.usd)
+    whole = np.where(valid, tail.surprise(np.log(found.ratio)) - tests + dollars, -9.0)
+    assert 20 < np.count_nonzero(valid) < valid.size - 20, np.count_nonzero(valid)
+    assert np.array_equal(found.score, whole)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from curb.detector.pipeline import Pipeline
+from curb.detector.rules.caps import Config as Caps
+from curb.detector.rules.caps import DayOneCaps
 from curb.detector.rules.missing_usage import Config, MissingUsage
+from curb.detector.settings import DetectorSettings
 from curb.detector.state.rule import Finding, RuleContext
+from curb.stream.records.spend import Alert, UsageRecord
 from curb.testing.rules import Fleet, Row, usage
 
 MINUTES = pytest.mark.parametrize("step_s", [60, 300])
@@ -41,7 +47,7 @@ def test_ten_times_the_calls_without_usage_are_reported_within_the_hour(step_s: 
     minutes, finding = found
     assert minutes <= 15
     assert (finding.kind, finding.tier) == ("feed", "notice")
-    assert "of its successful requests report neither tokens nor a cost, usually 0%" in finding.words
+    assert "of its successful requests to m report neither tokens nor a cost, usually 0%" in finding.words
     assert "an estimate" in finding.words
 
 
@@ -86,3 +92,63 @@ def test_cheap_or_few_calls_are_not_reported(step_s: int) -> None:
 def test_failed_requests_are_not_missing_usage() -> None:
     failed = usage("a", 0.0, requests=100.0, errors=100.0)
     assert first(300, [metered("a", 4, 300)], [failed]) is None
+
+
+def test_the_model_is_named() -> None:
+    fleet = Fleet(step_s=300)
+    rule, before = MissingUsage(Config(), RuleContext(300)), [metered("a", 4, 300)]
+    begins = int(fleet.now + 86400)
+    list(fleet.run(rule, begins, lambda start: before))
+    (first, *_) = [
+        found[0] for _, found in fleet.run(rule, begins + 3600, lambda start: [blind("a", 40, 300)]) if found
+    ]
+    assert "of its successful requests to m report neither" in first.words
+
+
+def test_the_estimate_counts_for_the_cap_of_a_young_key() -> None:
+    fleet = Fleet(step_s=300)
+    rule, cap = MissingUsage(Config(), RuleContext(300)), DayOneCaps(Caps(usd_per_hour=30.0), RuleContext(300))
+    begins, said = int(fleet.now + 86400), []
+    while fleet.now < begins + 2 * 3600:
+        rows = [metered("a", 4, 300), *([blind("a", 60, 300)] if fleet.now >= begins else [])]
+        view = fleet.view(rows)
+        rule.close(view)
+        said += cap.close(view)
+    # 60 calls a minute at a cent each are $36 an hour, beside the $2.40 that came with usage.
+    assert said
+    assert "are an estimate for calls without usage), over the cap of" in said[-1].words
+
+
+def test_the_estimate_counts_for_hard_caps_of_a_key_and_its_team_and_for_no_other_budget() -> None:
+    """A key of $2.40 an hour whose calls come without usage after a day, ten times as many."""
+    budgets = [
+        {"name": name, "scope": scope, "amount_usd": 80.0, "period": "month", "thresholds": [100], "hard": hard}
+        for name, scope, hard in (("key", "key", True), ("team", "team", True), ("soft", "key", False))
+    ]
+    pipeline = Pipeline(DetectorSettings.model_validate({"bucket_s": 900, "budgets": budgets}))
+    alerts, begins = list[Alert](), 1_750_032_000
+    for at in range(begins, begins + 30 * 3600, 900):
+        metered_then = at < begins + 24 * 3600
+        record = UsageRecord(
+            id=str(at),
+            charge_period_start=float(at),
+            received_at=float(at + 900),
+            effective_cost=0.6 if metered_then else 0.0,
+            tags={"team": "a", "project": "p", "api_key": "k", "model": "m"},
+            source="gateway",
+            requests=60 if metered_then else 600,
+            input_tokens=60_000 if metered_then else 0,
+        )
+        pipeline.feed([msgspec.json.encode(record)])
+        pipeline.tick(at + 900.0)
+        alerts += pipeline.alerts
+    crossed = {each.budget.name: each for each in reversed(alerts) if each.budget and each.channel == "budget/100"}
+    assert crossed.keys() == {"key", "team"}
+    for alert in crossed.values():
+        assert alert.budget is not None
+        assert alert.budget.spent_usd == pytest.approx(57.6) == alert.actual_usd
+        assert 80.0 - 57.6 <= alert.budget.estimated_usd <= 80.0 - 57.6 + 12.0
+        assert "(an estimate; they count for this hard cap)" in alert.explanation
+    missing = [each for each in alerts if each.channel.startswith("missing_usage")]
+    assert len({each.alert_id for each in missing}) == 1
+    assert "an estimate" in missing[0].explanation
