@@ -25,7 +25,7 @@ class Params(NamedTuple):
 
 
 P = Params()
-#: Models that are named in an alert.
+#: Models that are named in an alert. By hand: a sentence stays short.
 _MODELS = 2
 
 
