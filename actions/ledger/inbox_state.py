@@ -17,6 +17,7 @@ from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Command, Tier
 
 ALERT_PREFIX = b"actions/alerts/"
 UNDO_PREFIX = b"actions/undo/"
+EXTEND_PREFIX = b"actions/extend/"
 APPROVALS_PREFIX = b"actions/answers/"
 SNOOZE_PREFIX = b"actions/snooze/"
 ALLOWED_PREFIX = b"actions/ceilings/allowed/"
@@ -73,6 +74,8 @@ class Inbox:
     def __init__(self, table: Mapping[bytes, bytes] | None = None) -> None:
         self.alerts: dict[str, AlertFact] = {}
         self.undo_requests: dict[str, Command] = {}
+        #: The newest wish for a longer lease, by action id.
+        self.extensions: dict[str, Command] = {}
         #: Approvals and denials per action id, in the order in which they were given.
         self.approvals: dict[str, list[Command]] = {}
         self.snoozes: dict[str, Command] = {}
@@ -101,6 +104,8 @@ class Inbox:
             _put(self.alerts, key[len(ALERT_PREFIX) :].decode(), value, AlertFact)
         elif key.startswith(UNDO_PREFIX):
             _put(self.undo_requests, key[len(UNDO_PREFIX) :].decode(), value, Command)
+        elif key.startswith(EXTEND_PREFIX):
+            _put(self.extensions, key[len(EXTEND_PREFIX) :].decode(), value, Command)
         elif key.startswith(APPROVALS_PREFIX):
             _put(self.approvals, key[len(APPROVALS_PREFIX) :].decode(), value, list[Command])
         elif key.startswith(SNOOZE_PREFIX):
@@ -209,6 +214,8 @@ def _note_command(command: Command, inbox: Inbox, draft: dict[bytes, Any], *, no
     elif action_id := command.args.get("action_id"):
         if command.kind in ("undo", "leave"):
             draft[UNDO_PREFIX + action_id.encode()] = command
+        elif command.kind == "extend":
+            draft[EXTEND_PREFIX + action_id.encode()] = command
         else:
             key = APPROVALS_PREFIX + action_id.encode()
             draft[key] = [*draft.get(key, inbox.approvals.get(action_id, [])), command][:_MOST_APPROVALS]

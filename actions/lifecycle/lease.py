@@ -28,6 +28,7 @@ from curb.actions.lifecycle.give_back import NotGivenBackError, in_vain, why_end
 from curb.actions.lifecycle.propose import Proposals
 from curb.actions.policy.guards import must_not_touch
 from curb.actions.policy.ladder import FALLEN_BURN, NORMAL_BURN, climb
+from curb.actions.policy.roles import is_one_of
 from curb.actions.policy.routing import decide
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import normal_usd_per_hour
@@ -170,6 +171,9 @@ class ActionWorker:
         command = self._memory.inbox.undo_requests.get(entry.action_id)
         if command is not None and command.kind == "leave":
             return "leave", lambda: self._leave(state, command)
+        wish = self._memory.inbox.extensions.get(entry.action_id)
+        if wish is not None and state.in_force and command is None and not state.has_answered(wish.id):
+            return "extend", lambda: self._extend(state, wish)
         if reason := self._why_undo(state):
             by, why = reason
             return ("undo", lambda: self._undo(state, by, why)) if self._undo_is_due(entry, command) else None
@@ -377,6 +381,30 @@ class ActionWorker:
         self.problems.pop(key, None)
         self._memory.make_way.pop(entry.action_id, None)
         self._memory.calm_since.pop(entry.alert_id, None)
+
+    async def _extend(self, state: ActionState, command: Command) -> None:
+        """One more lease of the same length from now, because a person asks; or why not, on the ledger."""
+        entry, now = state.last, self._clock.now()
+        said: dict[str, Any] = {"by": command.by, "command_id": command.id}
+        if entry.lease_s is None or (why := self._why_not_longer(entry, command.by)):
+            why = "its lease has no length" if entry.lease_s is None else why
+            await self._calls.record(state, entry.state, detail=f"not extended for {command.by}: {why}", **said)
+            return
+        said["lease_expires_at"] = now + entry.lease_s
+        await self._calls.record(state, entry.state, detail=f"extended by {command.by}", **said)
+        self._calls.renewed(entry.action_id)
+
+    def _why_not_longer(self, entry: LedgerEntry, by: str) -> str:
+        """Why a lease may not be extended, or ""."""
+        if self._memory.inbox.halted:
+            return "halted: the kill switch is on"
+        if entry.ending or entry.tries or self._calls.lease_is_over(entry):
+            return "it is being given back"
+        if entry.rung < 1:
+            return "soft caps and ceilings end by themselves"
+        if entry.approved_by and not is_one_of(by, entry.approvers):
+            return f"it was approved, and that takes one of: {', '.join(entry.approvers)}"
+        return ""
 
     async def _leave(self, state: ActionState, command: Command) -> None:
         """A person says that it stays as it is."""

@@ -33,6 +33,7 @@ from curb.actions.action import Action
 from curb.actions.ledger.inbox_state import (
     ALERT_PREFIX,
     APPROVALS_PREFIX,
+    EXTEND_PREFIX,
     HALTED_KEY,
     SNOOZE_PREFIX,
     UNDO_PREFIX,
@@ -247,6 +248,10 @@ class ActionsRunner:
             state = memory.ledger.action(action_id)
             if state is None or not state.is_held or command.id in answered:
                 gone.append(state_message(UNDO_PREFIX + action_id.encode(), None))
+        for action_id, command in memory.inbox.extensions.items():
+            state = memory.ledger.action(action_id)
+            if state is None or not state.is_held or state.has_answered(command.id):
+                gone.append(state_message(EXTEND_PREFIX + action_id.encode(), None))
         gone += [state_message(APPROVALS_PREFIX + each.encode(), None) for each in self._dealt_with()]
         over = [alert_id for alert_id in memory.inbox.snoozes if alert_id not in keep]
         gone += [state_message(SNOOZE_PREFIX + alert_id.encode(), None) for alert_id in over]

@@ -1,4 +1,4 @@
-"""`curb plan`, `curb actions approve`, `deny`, `leave` and `restore-all`: previews, answers, and giving back."""
+"""`curb plan`, and `curb actions` with `approve`, `deny`, `extend`, `leave` and `restore-all`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from curb import wiring
 from curb.actions.action import Action
-from curb.actions.ledger.ledger import ActionState
+from curb.actions.ledger.ledger import IN_FORCE, ActionState
 from curb.actions.lifecycle.preview import PreviewLine, preview, read_memory
 from curb.actions.lifecycle.reaper import Reaper
 from curb.actions.notify import wording
@@ -112,6 +112,22 @@ def deny(
 ) -> None:
     """Deny a proposed action; Curb does not propose it again for this alert."""
     _answer(load_log(config), action_id, "deny")
+
+
+@app.command()
+def extend(
+    action_id: Annotated[str, typer.Argument(help="The id from `curb actions list`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Extend an action in force by one more lease of its length, from now. What was approved takes an approver."""
+    loaded = load_log(config)
+    entries = ask(offline.load_view(loaded)).actions.get(action_id)
+    if entries is None or entries[-1].state not in IN_FORCE:
+        typer.echo(f"{action_id} is not in force; see: curb actions list", err=True)
+        raise typer.Exit(1)
+    by = person()
+    ask(offline.send_command(loaded, "extend", {"action_id": action_id}, by=by))
+    typer.echo(f"extend by {by} is on the log; see the result: curb actions show {action_id}")
 
 
 @app.command()

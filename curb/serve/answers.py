@@ -251,7 +251,7 @@ class IngestAnswer(TypedDict):
 class CommandInput(msgspec.Struct):
     """A request by a person. `args` are those of the kind: `action_id`, `alert_id`, `until`, `reason`."""
 
-    kind: Literal["halt", "resume", "undo", "leave", "approve", "deny", "snooze"]
+    kind: Literal["halt", "resume", "undo", "leave", "extend", "approve", "deny", "snooze"]
     by: str = "api"
     args: dict[str, str] = {}
 

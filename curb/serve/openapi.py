@@ -149,7 +149,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST",
         "/v1/commands",
         "acting",
-        "Halt, resume, undo, leave, approve, deny or snooze.",
+        "Halt, resume, undo, leave, extend, approve, deny or snooze.",
         answers.AcceptedAnswer,
         answers.CommandInput,
         status=202,

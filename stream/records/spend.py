@@ -465,11 +465,11 @@ class Command(Record, kw_only=True):
     """A request by a person."""
 
     id: str
-    kind: Literal["halt", "resume", "undo", "leave", "approve", "deny", "snooze"]
+    kind: Literal["halt", "resume", "undo", "leave", "extend", "approve", "deny", "snooze"]
     at: float
     by: str
-    #: For undo, approve and deny: {"action_id": ...}; for halt: {"reason": ...}; for snooze: {"alert_id": ...,
-    #: "until": ...}, in seconds since the Unix epoch.
+    #: For undo, leave, extend, approve and deny: {"action_id": ...}; for halt: {"reason": ...}; for snooze:
+    #: {"alert_id": ..., "until": ...}, in seconds since the Unix epoch.
     args: dict[str, str] = msgspec.field(default_factory=dict)
 
 

@@ -132,6 +132,14 @@ def test_an_answer_is_a_command_by_whoever_gives_it(curb: Shell) -> None:
     assert "x1 is not a proposal any more, it is applied" in curb("actions", "approve", "x1", code=1)
 
 
+def test_an_action_in_force_is_extended(curb: Shell) -> None:
+    curb.on_log(an_entry("planned"))
+    assert "x1 is not in force" in curb("actions", "extend", "x1", code=1)
+    curb.on_log(an_entry("applied", at=time.time() + 1))
+    assert f"extend by {getpass.getuser()} is on the log" in curb("actions", "extend", "x1")
+    assert [(command.kind, command.args) for command in curb.told()] == [("extend", {"action_id": "x1"})]
+
+
 def test_restoring_everything_asks_first_and_says_what_is_still_held(curb: Shell) -> None:
     curb.on_log(an_entry("planned"), an_entry("applied", at=time.time() + 1))
     assert "Restore 1?" in curb("actions", "restore-all", answer="n\n", code=1)

@@ -233,7 +233,7 @@ async def test_without_signing_in_nothing_is_pressed(browser: Browser, daemon: A
 # --- what presses write ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("verb", "action_id"), [("undo", "x1"), ("leave", "x1"), ("approve", "x2"), ("deny", "x2")])
+@pytest.mark.parametrize(("verb", "action_id"), [("undo", "x1"), ("extend", "x1"), ("approve", "x2"), ("deny", "x2")])
 async def test_an_answer_is_a_command_of_whoever_gave_it_and_counts_once(
     browser: Browser, daemon: Any, verb: str, action_id: str
 ) -> None:
@@ -322,6 +322,8 @@ async def test_feedback_is_on_the_page_once(browser: Browser, daemon: Any) -> No
         ({"verb": "undo", "action_id": "none"}, 404, "No such action"),
         ({"verb": "undo", "action_id": "x2"}, 409, "not in force any more"),
         ({"verb": "approve", "action_id": "x1"}, 409, "no answer any more"),
+        ({"verb": "extend", "action_id": "x2"}, 409, "not in force"),
+        ({"verb": "leave", "action_id": "x2"}, 409, "not in force any more"),
         ({"verb": "real", "alert_id": "none"}, 404, "No such alert"),
         ({"verb": "snooze", "hours": "0"}, 400, "time is not a number"),
         ({"verb": "snooze", "hours": "-1"}, 400, "time is not a number"),

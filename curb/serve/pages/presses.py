@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 from aiohttp import web
 
+from curb.actions.ledger.ledger import IN_FORCE
 from curb.actions.notify import wording
 from curb.connectors.intake.body import Bodies
 from curb.serve.pages.forms import Form, read_form
@@ -74,6 +75,7 @@ class Presses:
             "deny": on_action,
             "undo": on_action,
             "leave": on_action,
+            "extend": on_action,
             "halt": self._switch,
             "resume": self._switch,
             "snooze": on_alert,
@@ -118,10 +120,12 @@ class Presses:
         last = found[-1]
         if verb in ("undo", "leave") and last.state not in HELD:
             raise RefusedPressError(409, f"It is not in force any more: {wording.step(last)}.")
+        if verb == "extend" and last.state not in IN_FORCE:
+            raise RefusedPressError(409, f"It is not in force: {wording.step(last)}.")
         if verb in ("approve", "deny") and last.state != "proposed":
             raise RefusedPressError(409, f"It waits for no answer any more: {wording.step(last)}.")
         # Undone is undone, whoever asks; of an approval it matters who gave it.
-        who = asked.by if verb in ("approve", "deny") else ""
+        who = asked.by if verb in ("approve", "deny", "extend") else ""
         command = self._command(asked, {"action_id": action_id}, action_id, asked.form["seen"] or seen(last), who)
         return _Taken(command, f"Noted: {_WORDS[verb]}. What comes of it is in the ledger below in a moment.")
 
@@ -198,6 +202,7 @@ _WORDS = {
     "deny": "denied",
     "undo": "it is to be undone",
     "leave": "it is left in force for good",
+    "extend": "it is to be extended",
     "halt": "halted; nothing new is begun, and leases still end",
     "resume": "resumed",
 }
