@@ -108,6 +108,10 @@ COMMANDS = {
         "curb.cli.exposure:exposure",
         "Rank what every LiteLLM key could burn in an hour with the limits that are enforced now, no limit first.",
     ),
+    "verify-limits": LazyCommand(
+        "curb.cli.verify_limits:verify_limits",
+        "Try whether LiteLLM enforces requests and tokens a minute and budgets, with real calls on keys of Curb's own.",
+    ),
     "actions": LazyCommand(
         "curb.cli.actions:app",
         "Actions on the ledger: list, show, approve, undo.",
