@@ -411,6 +411,14 @@ async def test_no_page_needs_a_script_or_a_style_of_its_own(browser: Browser) ->
         assert "http" not in await page(browser, path), "nothing from elsewhere"
 
 
+async def test_no_value_can_turn_around_what_a_person_reads(browser: Browser, daemon: Any) -> None:
+    alert = an_alert(revision=3, tags={"team": "a\u202eb\x1b[31m"}, explanation="x\u2066y\x00", channel="c\u200f")
+    daemon.view.apply(alert_message(alert))
+    await sign_in(browser)
+    for path in ("/", "/alerts", "/alerts/a1"):
+        assert not re.search("[\u202e\x1b\u2066\x00\u200f]", await page(browser, path)), path
+
+
 async def test_one_series_and_its_alerts(browser: Browser) -> None:
     await sign_in(browser)
     text = await page(browser, "/series/one?scope=team&tag=team%3Dsearch")

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
 
 from curb.actions.notify import wording
 from curb.detector.state.wording import duration
-from curb.format import tags_text
+from curb.format import printable, tags_text
 from curb.serve.pages.paths import is_page
 from curb.serve.pages.sessions import Session, Sessions
 from curb.serve.running import Running
@@ -143,9 +144,20 @@ def percent(part: float) -> str:
     return f"{100 * min(1.0, max(0.0, part)):.1f}%"
 
 
+def _visible(value: Any) -> Any:
+    """Text without control and formatting characters: none can turn around what a person reads."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "\n".join(map(printable, value.split("\n")))
+
+
 def _templates() -> Environment:
     templates = Environment(
-        loader=PackageLoader("curb.serve.pages"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("curb.serve.pages"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
     )
     templates.filters |= {"usd": usd_or_dash, "time": when, "tags": tags_text, "percent": percent}
     templates.filters |= {"after": lambda seconds: f"after {duration(seconds)}", "lasts": duration}
