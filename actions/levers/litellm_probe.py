@@ -210,6 +210,8 @@ def _tried(limit: Limit, set_to: str, calls: list[ProbeCall], allowed: int, leas
         verdict, why = "late", f"{passed} calls passed before the first was refused; {allowed} should have"
     elif passed < least:
         verdict, why = "early", f"{passed} of {allowed} calls passed: something else refuses them"
+    elif not passed:
+        verdict, why = "enforced", "the first call was refused: it would be over the limit"
     else:
         verdict, why = "enforced", f"{passed} calls passed, the next was refused"
     return Tried(limit, set_to, verdict, len(calls), passed, allowed, why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from curb.detector.incidents.feed_sources import TOO_LATE, Figures, Habit
 from curb.detector.state import wording as explain
 from curb.stream.money import usd
-from curb.stream.records.spend import OTHER
+from curb.stream.records.spend import OTHER, ScopeTally
 
 #: Characters of the name of a source that are shown.
 _SHOWN = 64
@@ -73,11 +73,14 @@ def quiet(name: str, habit: Habit, known_s: float) -> tuple[str, str]:
     return seen, "Look whether the sender runs, `curb connectors list` for errors, and `curb connectors check NAME`."
 
 
-def folded(scope: str, dollars: float, of_all: float, records: int) -> tuple[str, str]:
-    """Spend that the cardinality guard put together."""
+def folded(tally: ScopeTally, of_all: float) -> tuple[str, str]:
+    """Spend of an hour that the cardinality guard put together."""
+    dollars = tally.folded_usd
+    largest = ", ".join(f"{explain.short(values, _SHOWN)} {usd(each)}" for values, each in tally.largest)
     seen = (
-        f"scope {scope}: {usd(dollars)} of {usd(of_all)} of an hour ({min(1.0, dollars / of_all):.1%}; {records:,} "
-        f"records) are in {OTHER}: new tag values came faster than detector.guard allows, or there are too many"
+        f"scope {tally.scope}: {usd(dollars)} of {usd(of_all)} of an hour ({min(1.0, dollars / of_all):.1%}; "
+        f"{tally.folded:,} records) are in {OTHER}: new tag values came faster than detector.guard allows, or there are"
+        f" too many{'; the largest so far, at most: ' + largest if largest else ''}"
     )
     return seen, "Raise detector.guard, or leave tags with a value per request out of the scope."
 

@@ -135,6 +135,7 @@ class FeedAlerts:
             known = hours.setdefault(tally.hour, ScopeTally(scope=tally.scope, hour=tally.hour))
             for name in ("folded", "folded_usd", "untagged", "untagged_usd"):
                 setattr(known, name, getattr(known, name) + getattr(tally, name))
+            known.largest = tally.largest or known.largest
             return
         name = tally.source if tally.source in self._sources or len(self._sources) < _MAX_SOURCES else OTHER
         at = self._at or float(tally.hour)
@@ -189,17 +190,18 @@ class FeedAlerts:
 
     def _folded(self, scope: str, hour: int) -> _Problem | None:
         """Dollars in `__other__`; in the hour before as well, so that an alert does not end with its hour."""
-        found: list[tuple[float, float, int]] = []
+        found: list[tuple[float, ScopeTally]] = []
         for start in (hour, hour - HOUR_S):
             tally = self._scopes[scope].get(start)
             of_all = self._scope_usd(scope, start, start)
             if tally is not None and tally.folded_usd > _LOST_SHARE * of_all > 0:
-                found.append((tally.folded_usd, of_all, tally.folded))
+                found.append((of_all, tally))
         if not found:
             return None
-        usd, of_all, records = found[0]
+        of_all, tally = found[0]
+        usd = tally.folded_usd
         many = usd >= _NOTICE_USD and usd >= 10 * _LOST_SHARE * of_all
-        return _Problem("notice" if many else "digest", OTHER, *words.folded(scope, usd, of_all, records), usd=usd)
+        return _Problem("notice" if many else "digest", OTHER, *words.folded(tally, of_all), usd=usd)
 
     def _scope_usd(self, scope: str, first: int, last: int) -> float:
         hours = [self._topics.get(topic, {}) for topic in self._topics_of.get(scope, ())]

@@ -49,7 +49,7 @@ from curb.stream import metrics
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COSTS, GPU, USAGE
 from curb.stream.records.dead_letters import Reason
-from curb.stream.records.spend import PricingHole, SpendTick
+from curb.stream.records.spend import PricingHole, ScopeTally, SpendTick
 
 logger = logging.getLogger(__name__)
 #: Topic → the word for its records in a scope's `sources`.
@@ -60,6 +60,8 @@ _BATCH, _MAX_ROWS = 1000, 300_000
 #: Seconds of a slot of the fast lane, see `detector.fast.lane.SLOT_S`; and the age up to which a record is in time for
 #: it. By hand: requests of a minute are, rows of a minute that are dated to their start are not.
 _SLOT_S, _RECENT_S = 5, 55.0
+#: Folded values that are named in an alert. By hand: a sentence stays short.
+_NAMED = 3
 
 
 class _Chunk(NamedTuple):
@@ -521,6 +523,9 @@ class Rollup:
 
     def _add_tallies(self, lines: PartialLines) -> None:
         for tally in self._tallies.take():
+            if isinstance(tally, ScopeTally) and tally.folded:
+                largest = self._table.largest_folded(_NAMED).get(tally.scope, [])
+                tally.largest = [(" / ".join(tags.values()), usd) for tags, usd in largest]
             lines.add(owner(tally, self._partitions), tally)
 
     def _moment(self, time: float) -> tuple[float, float]:

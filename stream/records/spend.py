@@ -256,6 +256,8 @@ class ScopeTally(Record, tag="scope_tally", tag_field="type", kw_only=True):
     #: In `__other__`: folded by the cardinality guard.
     folded: int = 0
     folded_usd: float = 0.0
+    #: The largest of what is folded: the values of its tags, and dollars, at most, since the process began.
+    largest: list[tuple[str, float]] = msgspec.field(default_factory=list)
     #: In a series that lacks a tag of the scope.
     untagged: int = 0
     untagged_usd: float = 0.0

@@ -9,25 +9,35 @@ import json
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from curb.actions.notify import wording
 from curb.actions.notify.protocol import Notice
 from curb.actions.slack.blocks import blocks
 from curb.cli import explain_table, render
+from curb.config.file import CurbConfig
 from curb.demo.recording import demo_recording
 from curb.demo.trace import default_directory
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.evaluate import backtest
-from curb.serve.pages.overview import _templates
+from curb.serve.api import make_app
+from curb.serve.running import Running
+from curb.serve.slack_people import Doors
+from curb.stream.clock import ManualClock
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert
+from curb.views.alerts_and_actions import LogView
 from curb.views.explanation import Recorded, explain
-from tests.fakes.alerts import an_entry
+from curb.views.recent_burn import RecentBurn
+from tests.fakes.alerts import alert_message, an_entry
+from tests.fakes.memory_log import MemoryLog
 
 pytestmark = pytest.mark.timeout(600)
 BUCKET_S = 300
@@ -111,13 +121,9 @@ def surfaces(alert: Alert) -> dict[str, str]:
     render.alerts(Console(file=listed, width=300), [alert], json_lines=False)
     found = explain(alert.alert_id, Recorded(revisions=[alert], alerts={alert.alert_id: alert}), SETTINGS)
     explain_table.show(Console(file=explained, width=300), found)
-    page = _templates().get_template("alert.html")
-    done = [an_entry(1, "restored", saved_usd=1.5)]
-    values = {"alert": alert, "figures": wording.figures(alert), "actions": done, "chart": False, "refresh_s": 30}
     return {
         "Slack": json.dumps(blocks(notice), ensure_ascii=False),
         "text": "\n".join(wording.plain_lines(notice)),
-        "page": html.unescape(page.render(**values)),
         "curb alerts": listed.getvalue(),
         "curb explain": explained.getvalue(),
     }
@@ -144,3 +150,82 @@ def test_totals_are_those_of_the_records(stream: Stream) -> None:
         assert total == pytest.approx(stream.sum(tags, -math.inf, math.inf)), tags
     everything = stream.sum({}, -math.inf, math.inf)
     assert math.fsum(total for _, total in totals) == pytest.approx(everything)
+
+
+def daemon_of(stream: Stream) -> Running:
+    """A daemon that has processed the stream, as far as the HTTP API reads it."""
+    view, clock = LogView(), ManualClock(max(alert.updated_at for alert in stream.alerts))
+    for alert in stream.alerts:
+        view.apply(alert_message(alert))
+    nothing: dict[str, Any] = {"halted": None, "open": [], "proposed": [], "ceilings": [], "problems": {}}
+    return cast(
+        "Running",
+        SimpleNamespace(
+            config=CurbConfig.model_validate({"detector": {"bucket_s": BUCKET_S, "budgets": BUDGETS}}),
+            log=MemoryLog(),
+            view=view,
+            clock=clock,
+            lag_s=dict,
+            caught_up=lambda: {"detector": True},
+            connectors=SimpleNamespace(runners=[], sources={}),
+            action_state=lambda: nothing,
+            shards=lambda: [stream.shard],
+            recent=RecentBurn(list, clock),
+            reconciliations=list,
+        ),
+    )
+
+
+async def test_the_api_the_pages_and_the_metrics_show_the_same_dollars(stream: Stream) -> None:
+    async with TestClient(TestServer(make_app(daemon_of(stream), Doors()))) as client:
+        async with client.get("/v1/alerts", params={"limit": "10000"}) as answer:
+            alerts = {each["alert_id"]: each for each in await answer.json()}
+        async with client.get("/v1/budgets") as answer:
+            budgets = (await answer.json())["budgets"]
+        async with client.get("/metrics") as answer:
+            families = {each.name: each for each in text_string_to_metric_families(await answer.text())}
+        pages = {}
+        for alert in stream.alerts:
+            async with client.get(f"/alerts/{alert.alert_id}") as answer:
+                pages[alert.alert_id] = html.unescape(await answer.text())
+    assert alerts.keys() == {alert.alert_id for alert in stream.alerts}
+    for alert in stream.alerts:
+        shown = alerts[alert.alert_id]
+        wanted = (of_budget if alert.kind == "budget" else of_series)(stream, alert)
+        figures = {
+            usd(shown["excess_usd"]),
+            usd(shown["actual_usd"]),
+            usd(abs(shown["expected_usd"] - shown["actual_usd"])),
+        }
+        assert wanted[-1] in figures, alert.channel
+        assert all(words in pages[alert.alert_id] for words in wanted), alert.channel
+    assert len(budgets) > 2
+    for row in budgets:
+        assert row["spent_usd"] == pytest.approx(stream.sum(row["tags"], row["period_start"], row["period_end"]))
+    samples = families["curb_spend_usd"].samples
+    keys = {each.labels["tag_api_key"]: each.value for each in samples if each.labels["scope"] == "key"}
+    shown_alone = [key for key in keys if key != "__other__"]
+    assert len(shown_alone) > 3
+    for key in shown_alone:
+        assert keys[key] == pytest.approx(stream.sum({"api_key": key}, -math.inf, math.inf))
+    teams = [each for each in samples if each.labels["scope"] == "team"]
+    assert math.fsum(each.value for each in teams) == pytest.approx(stream.sum({}, -math.inf, math.inf))
+    firing = {alert.alert_id: alert for alert in stream.alerts if alert.status == "firing"}
+    for each in families["curb_alert_excess_usd"].samples:
+        alert = firing[each.labels["alert_id"]]
+        end = (alert.updated_at - SETTINGS.grace_s) // BUCKET_S * BUCKET_S
+        if alert.kind != "budget":
+            assert each.value == pytest.approx(
+                max(0.0, stream.sum(alert.tags, alert.started_at, end) - alert.expected_usd)
+            )
+
+
+def test_an_action_is_shown_with_the_dollars_of_its_ledger(stream: Stream) -> None:
+    alert, printed = stream.alerts[0], io.StringIO()
+    entries = [
+        an_entry(1, state, alert_id=alert.alert_id, saved_usd=usd_)
+        for state, usd_ in (("applied", None), ("restored", 12.34))
+    ]
+    render.action_life(Console(file=printed, width=300), entries, json_lines=False)
+    assert "saved    $12.34" in printed.getvalue()
+    assert f"alert {alert.alert_id}" in printed.getvalue()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,15 @@ class Hasty(ManualClock):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(0)
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Until another process did something."""
+    for _ in range(600):
+        if done():
+            return
+        time.sleep(0.05)
+    raise TimeoutError
 
 
 @asynccontextmanager
@@ -157,3 +170,23 @@ def test_the_command(tmp_path: Path) -> None:
         assert curb("--model", MODEL, "--action", "other", "--yes").exit_code == 2
         table = curb("--model", MODEL, "--yes", "--wait", "1", "--calls", "5")
         assert "The probe keys are deleted." in table.output
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_key_is_deleted_when_the_process_is_stopped(tmp_path: Path, sent: signal.Signals) -> None:
+    proxy = LitellmProxy(ignores={"rpm_limit", "tpm_limit", "max_budget"})
+    with serving(proxy) as url:
+        config = tmp_path / "curb.yaml"
+        action = {"kind": "litellm_limits", "name": "throttle", "base_url": url, "api_key": ADMIN_KEY}
+        config.write_text(json.dumps({"actions": {"actions": [action]}}))
+        options = ["--model", MODEL, "--yes", "--wait", "600"]
+        curb = subprocess.Popen([sys.executable, "-m", "curb", "verify-limits", "-c", str(config), *options])
+        try:
+            wait_until(lambda: len(proxy.made) == 3 and len(proxy.keys) == 1)  # between calls for the budget
+            curb.send_signal(sent)
+            assert curb.wait(20) != 0
+        finally:
+            curb.kill()
+            curb.wait()
+    assert len(proxy.made) == 3
+    assert proxy.keys == {}

@@ -235,10 +235,13 @@ def test_dollars_in_other_are_reported_by_scope() -> None:
     house.feeds.tick(SpendTick(at=house.at, source="curb.usage/0", effective_cost=100.0))
     house.feeds.note(ScopeTally(scope="key", hour=T0, folded=7, folded_usd=0.9))
     assert house.minutes(1) == []
-    house.feeds.note(ScopeTally(scope="key", hour=T0, folded=9, folded_usd=2.1, untagged_usd=5.0))
+    house.feeds.note(
+        ScopeTally(scope="key", hour=T0, folded=9, folded_usd=2.1, untagged_usd=5.0, largest=[("a / k9", 1.5)])
+    )
     (alert,) = house.minutes(1)
     assert (alert.scope, alert.tags, alert.tier) == ("scope", {"scope": "key"}, "digest")
     assert "$3.00 of $100.00 of an hour (3.0%; 16 records) are in __other__" in alert.explanation
+    assert "; the largest so far, at most: a / k9 $1.50" in alert.explanation
     (row,) = house.feeds.scope_rows()
     assert (row.scope, row.usd, row.folded_usd, row.untagged_usd) == ("key", 100.0, 3.0, 5.0)
     assert row.problems == [alert.explanation]

@@ -147,6 +147,8 @@ def test_folded_and_untagged_dollars_are_counted_by_scope() -> None:
     lines = tallies(subject, message(record("a", key="k1"), record("b", cost=2.0, key="k2"), bare))
     found = {each.scope: each for each in lines if isinstance(each, ScopeTally)}
     assert (found["key"].folded, found["key"].folded_usd, found["key"].hour) == (2, 6.0, T0)
+    assert [usd for _, usd in found["key"].largest] == [4.0, 2.0]
+    assert found["key"].largest[1][0].endswith(" / k2")
     # The second key is of the same team and model; the record without tags makes new ones.
     assert (found["team"].folded, found["team"].folded_usd) == (1, 4.0)
     # Of the origin scope, the first record lacks a region, and has a series.
