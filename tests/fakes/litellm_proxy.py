@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -23,12 +24,13 @@ class LitellmProxy:
     ):
         self.workers, self.ignores, self.behind, self.price_usd = workers, ignores or set(), behind, price_usd
         self.keys: dict[str, dict[str, Any]] = {}
-        #: Every key that was made, and how often each was called.
+        #: Every key that was made.
         self.made: list[dict[str, Any]] = []
-        self.calls: dict[str, int] = {}
         self.faults = Faults()
         #: Answers of the model, instead of 200: (status, body).
         self.broken: tuple[int, Any] | None = None
+        #: Called with every call that passes.
+        self.on_call: Callable[[], None] = lambda: None
         self._worker = itertools.cycle(range(workers))
 
     def app(self) -> web.Application:
@@ -75,6 +77,7 @@ class LitellmProxy:
         if "max_budget" not in self.ignores and spent >= row["max_budget"]:
             return _error(422, "budget_exceeded")
         row["passed"][worker] += 1
+        self.on_call()
         return web.json_response({"choices": [], "usage": {"total_tokens": TOKENS}})
 
 
