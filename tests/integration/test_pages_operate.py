@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import msgspec
@@ -29,6 +30,7 @@ from curb.stream.records.spend import (
     PlannedActivity,
     Silence,
 )
+from curb.views.explanation import Point
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.integration.test_dashboard import BUDGET, HOSTILE, a_daemon
 
@@ -409,6 +411,16 @@ async def test_no_page_needs_a_script_or_a_style_of_its_own(browser: Browser) ->
         assert not re.search(r"<script(?! src=)|\son\w+=|\sstyle=|<style|javascript:", text), path
     for path in ("/page.css", "/page.js"):
         assert "http" not in await page(browser, path), "nothing from elsewhere"
+
+
+async def test_the_usual_range_is_that_of_the_hours_before(daemon: Any) -> None:
+    before = [Point(T0 - 7 * 3600 + 120 * i, 10.0 + i % 3, 11.0) for i in range(190)]
+    daemon.recent = SimpleNamespace(points=lambda alert: before, totals=lambda scope: [])
+    async with TestClient(TestServer(make_app(cast(Running, daemon), Doors()))) as browser:
+        await sign_in(browser)
+        text = await page(browser, "/alerts/a1")
+    assert 'class="band"' in text
+    assert "usual range" in text
 
 
 async def test_no_value_can_turn_around_what_a_person_reads(browser: Browser, daemon: Any) -> None:

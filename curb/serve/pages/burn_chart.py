@@ -138,7 +138,7 @@ class _Plot:
         at = math.ceil(self._first / step) * step
         while at <= self._first + self._span:
             x = self._x(at)
-            if 0.03 <= x <= 0.97:  # a label at the edge would leave the picture
+            if 0.06 <= x <= 0.94:  # a label at the edge would leave the picture
                 text = moment(at).strftime("%d %b" if step >= DAY_S else "%H:%M")
                 y = _TOP + _HEIGHT + 18
                 yield f'<text class="tick" x="{100 * x:.2f}%" y="{y}">{escape(text)}</text>'

@@ -76,7 +76,8 @@ class _Incident:
             return {"svg": None, "why_not": "This alert is about no rate of spend, so there is no line to draw."}
         points = self._points(alert)
         leases, without = _leases(ledger, points), _without(ledger, points)
-        band = usual_range([point for point in points if point.at < alert.started_at])
+        # Of all that is remembered from before it, not of the part that is drawn.
+        band = usual_range([point for point in self._recent.points(alert) if point.at < alert.started_at])
         chart = BurnChart(points, band, without, _marks(alert, ledger), leases)
         return {
             "svg": draw(chart, "Dollars per hour of this series against the expected, with what Curb did"),
