@@ -62,7 +62,7 @@ LAG_SECONDS = Gauge(
 )
 INGEST_REFUSED = Counter(
     "curb_ingest_refused_total",
-    "Push requests answered 503 because Curb was behind.",
+    "Push requests answered 503 because Curb was behind, or overloaded mostly by this source.",
     ["connector"],
 )
 HTTP_CONNECTIONS = Gauge("curb_http_connections", "Open connections to the HTTP port.")

@@ -7,6 +7,7 @@ import hmac
 import logging
 import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from curb.connectors.intake.append import Appended, append_batch, letters_report
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.body import ENCODINGS, Bodies, BodyRefusedError
 from curb.connectors.intake.health import Health
+from curb.connectors.intake.overload import Overload
 from curb.connectors.validate import DEFAULT_LIMITS, IntakeLimits
 from curb.stream import metrics
 from curb.stream.clock import Clock
@@ -72,9 +74,12 @@ def add_routes(
 ) -> None:
     """Add `POST /v1/ingest/{name}`, and paths below it, for these sources, by name, to the daemon's application.
 
-    While `behind_s` is not 0, requests are refused: what is on the log waits for so long already.
+    While `behind_s` is not 0, requests are refused: what is on the log waits for so long already. While the event loop
+    is late, so are those of the source that sends most.
     """
-    inbox = _Inbox(sources, log, clock, bodies or Bodies(), behind_s)
+    overload = Overload(time.monotonic)
+    app.cleanup_ctx.append(overload.watch)
+    inbox = _Inbox(sources, log, clock, bodies or Bodies(), behind_s, overload)
     app.router.add_post("/v1/ingest/{name}", inbox.receive)
     app.router.add_post("/v1/ingest/{name}/{path:.+}", inbox.receive)
 
@@ -87,9 +92,12 @@ class _Inbox:
         clock: Clock,
         bodies: Bodies,
         behind_s: Callable[[], float],
+        overload: Overload,
     ) -> None:
         self._sources, self._log, self._clock = sources, log, clock
-        self._bodies, self._behind_s = bodies, behind_s
+        self._bodies, self._behind_s, self._overload = bodies, behind_s, overload
+        #: Of each source one body is worked on in a turn of the loop, so that a flood leaves turns to all others.
+        self._turns = {name: asyncio.Lock() for name in sources}
 
     async def receive(self, request: web.Request) -> web.Response:
         """200 with counts, 207 some refused, 400 nothing kept, 401, 404, 413 too large, 415, 503 the log is away
@@ -103,7 +111,9 @@ class _Inbox:
         if door is None:
             return _problem(404, "this push connector has no such path")
         if behind_s := self._behind_s():
-            return self._busy(behind_s, source, door)
+            return self._busy(f"Curb is {behind_s:.0f} s behind", source, door)
+        if self._overload.refuses(source.name):
+            return self._busy("Curb cannot keep up, and most of it comes from here", source, door)
         started = asyncio.get_running_loop().time()
         try:
             response = await self._ingest(request, source, door)
@@ -116,16 +126,19 @@ class _Inbox:
         metrics.INGEST_SECONDS.labels(connector=source.name).observe(asyncio.get_running_loop().time() - started)
         return response
 
-    def _busy(self, behind_s: float, source: InboxSource, door: Door) -> web.Response:
+    def _busy(self, why: str, source: InboxSource, door: Door) -> web.Response:
         """Nothing was read of the body, so that refusing costs nothing."""
         metrics.INGEST_REFUSED.labels(connector=source.name).inc()
-        detail = f"Curb is {behind_s:.0f} s behind, send again later"
+        detail = f"{why}, send again later"
         source.health.failed("transient", detail, self._clock.now())
         return door.problem(503, detail, {hdrs.RETRY_AFTER: str(math.ceil(_RETRY_AFTER_S))})
 
     async def _ingest(self, request: web.Request, source: InboxSource, door: Door) -> web.Response:
         try:
             async with self._bodies.read(request, source.max_body_bytes) as body:
+                self._overload.took(source.name, len(body))
+                async with self._turns[source.name]:
+                    await asyncio.sleep(0)
                 return await self._take(body, source, door)
         except BodyRefusedError as refused:
             return await self._refuse(refused, source, door)

@@ -20,11 +20,15 @@ from typing import NamedTuple
 from aiohttp import web
 
 from curb.serve.connections import Connection, Connections, Patience
+from curb.serve.gate import Newcomer
 from curb.stream import metrics
 
 logger = logging.getLogger(__name__)
-#: Connections that the kernel holds until they are accepted; those that many clients open at once.
-_BACKLOG = 512
+#: Connections that the kernel holds until they are accepted; it may allow fewer. When they are too many it drops what
+#: comes, and clients try again after a second.
+_BACKLOG = 4096
+#: Accepted in one turn of the loop; what else waits has its turn too.
+_AT_A_TIME = 64
 #: A kept connection without a request is closed after this (seconds); longer than load balancers keep theirs.
 _KEEP_S = 620.0
 #: How long (seconds) the rest of a refused body is read, so that its sender sees the answer.
@@ -82,7 +86,7 @@ class Port:
         )
         self._sockets: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
-        #: Accepted, and not connected yet.
+        #: Being passed on to the server.
         self._coming: set[asyncio.Task[None]] = set()
         self._spare: int | None = None
 
@@ -128,8 +132,8 @@ class Port:
                 await asyncio.sleep(_AFTER_ERROR_S)
                 continue
             # While the loop is busy, many wait; one for each of its turns would leave a probe behind all of them.
-            for _ in range(_BACKLOG):
-                self._take(accepted, str(address[0]))
+            for _ in range(_AT_A_TIME):
+                await self._take(accepted, str(address[0]))
                 try:
                     accepted, address = listening.accept()
                 except OSError:  # none waits, or what the next turn meets as well
@@ -137,24 +141,37 @@ class Port:
                 accepted.setblocking(False)
             await asyncio.sleep(0)
 
-    def _take(self, accepted: socket.socket, peer: str) -> None:
-        if not self.connections.make_room(peer, coming=len(self._coming)):
-            _refuse(accepted)
-            return
-        task = asyncio.create_task(self._connect(accepted, peer), name="connect")
+    async def _take(self, accepted: socket.socket, peer: str) -> None:
+        """Into the gate, as soon as a place may be had; meanwhile the others wait with the kernel."""
+        while (wait_s := self.connections.make_room(peer)) != 0.0:
+            if wait_s is None:
+                _refuse(accepted)
+                return
+            try:
+                await asyncio.sleep(wait_s)
+            except asyncio.CancelledError:
+                accepted.close()
+                raise
+        Newcomer(accepted, peer, self.connections, self._pass_on)
+
+    def _pass_on(self, newcomer: Newcomer, read: bytes) -> None:
+        """A request is there: to the server with it."""
+        task = asyncio.create_task(self._connect(newcomer, read), name="connect")
         self._coming.add(task)
         task.add_done_callback(self._coming.discard)
 
-    async def _connect(self, accepted: socket.socket, peer: str) -> None:
+    async def _connect(self, newcomer: Newcomer, read: bytes) -> None:
+        protocol = partial(self._protocol, newcomer, read)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(partial(self._protocol, peer), accepted)
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, newcomer.socket)
         except OSError:  # gone already
-            accepted.close()
+            self.connections.leave(newcomer)
+            newcomer.socket.close()
 
-    def _protocol(self, peer: str) -> Connection:
+    def _protocol(self, newcomer: Newcomer, read: bytes) -> Connection:
         server = self._runner.server
         assert server is not None
-        return Connection(server(), peer, self.connections)
+        return Connection(server(), newcomer.peer, self.connections, read, newcomer)
 
     def _failed(self, error: OSError, listening: socket.socket) -> None:
         """Without a descriptor, take the spare one to refuse the client that waits; else it would wait on."""

@@ -27,7 +27,7 @@ async def hello(_: web.Request) -> web.Response:
 
 async def take(request: web.Request) -> web.Response:
     try:
-        async with Bodies(timeout_s=0.2).read(request, 1000) as body:
+        async with Bodies(timeout_s=0.2).read(request, 100_000) as body:
             return web.Response(body=body)
     except BodyRefusedError as refused:
         return web.Response(status=refused.status, text=refused.detail)
@@ -81,10 +81,36 @@ async def test_half_open_connections_do_not_keep_others_out(port: Port) -> None:
         writer.close()
 
 
-async def test_a_body_that_does_not_come_is_answered(port: Port) -> None:
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n"
-    assert (await ask(port, head + b"123")).startswith(b"HTTP/1.1 408 ")
-    assert (await ask(port, head + b"123456789")).endswith(b"123456789")
+async def test_a_body_that_does_not_come_is_answered() -> None:
+    port = Port(application(), Place("127.0.0.1", 0, MOST, Patience(head_s=60.0, body_s=0.2)))
+    await port.open()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    assert (await ask(port, head % 9 + b"123")).startswith(b"HTTP/1.1 408 ")
+    assert (await ask(port, head % 40_000 + b"x" * 35_000)).startswith(b"HTTP/1.1 408 "), "passed on, and then slow"
+    assert (await ask(port, head % 9 + b"123456789")).endswith(b"123456789")
+    assert (await ask(port, head % 40_000 + b"x" * 40_000)).startswith(b"HTTP/1.1 200 ")
+    await port.close()
+
+
+async def test_requests_come_in_pieces_one_after_the_other_and_expecting_a_word(port: Port) -> None:
+    reader, writer = await send(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Le")
+    await asyncio.sleep(0)
+    for piece in (b"ngth: 4\r\n\r\nab", b"cd" + GET[:9], GET[9:]):
+        writer.write(piece)
+        await writer.drain()
+    async with asyncio.timeout(20):
+        answers = await reader.read()
+    assert b"abcd" in answers
+    assert answers.endswith(b"hello")
+    writer.close()
+    reader, writer = await send(
+        port, b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    )
+    async with asyncio.timeout(20):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 100 ")
+        writer.write(b"ok")
+        await reader.readuntil(b"\r\n\r\nok")
+    writer.close()
 
 
 async def test_slow_clients_are_swept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from curb.serve.connections import Connection, Connections, Patience
+from curb.serve.gate import Newcomer, is_there
 
 PATIENCE = Patience(head_s=10.0, body_s=20.0)
 
@@ -149,7 +151,10 @@ def test_the_rest_of_a_body_is_no_next_head(port: Port) -> None:
 def test_a_new_one_takes_the_place_of_the_one_that_waited_longest(port: Port) -> None:
     opened = [port.open(f"10.0.0.{n}") for n in range(4)]
     opened[0][0].begin(request())
-    assert port.table.make_room("10.0.0.9")
+    rest_s = port.table.make_room("10.0.0.9")
+    assert rest_s == pytest.approx(0.25), "it had no time yet to send what it has"
+    port.at += 0.25
+    assert port.table.make_room("10.0.0.9") == 0.0
     assert [pipe.ended for _, pipe in opened] == ["", "aborted", "", ""]
     assert len(port.table) == 3
     opened[1][0].connection_lost(None)
@@ -160,18 +165,74 @@ def test_without_one_that_waits_a_new_one_is_refused(port: Port) -> None:
     opened = [port.open(f"10.0.0.{n}") for n in range(4)]
     for connection, _ in opened:
         connection.begin(request())
-    assert not port.table.make_room("10.0.0.9")
+    assert port.table.make_room("10.0.0.9") is None
     opened[2][0].end()
-    assert port.table.make_room("10.0.0.9")
+    port.at += 1
+    assert port.table.make_room("10.0.0.9") == 0.0
     assert [pipe.ended for _, pipe in opened] == ["", "", "aborted", ""]
 
 
 def test_who_holds_most_places_gives_up_its_own(port: Port) -> None:
     other, others_pipe = port.open("10.0.0.2")
     mine = [port.open("10.0.0.1") for _ in range(3)]
-    assert port.table.make_room("10.0.0.1")
+    port.at += 1
+    assert port.table.make_room("10.0.0.1") == 0.0
     assert (others_pipe.ended, mine[0][1].ended) == ("", "aborted")
     assert other.waits
+
+
+def test_who_sends_something_keeps_its_place_before_who_does_not(port: Port) -> None:
+    opened = [port.open(f"10.0.0.{n}") for n in range(4)]
+    port.at += 1
+    opened[0][0].data_received(b"GET / HTTP/1.1")
+    assert port.table.make_room("10.0.0.9") == 0.0
+    assert [pipe.ended for _, pipe in opened] == ["", "aborted", "", ""]
+
+
+async def test_what_came_while_the_loop_was_busy_is_read_before_a_place_is_given_away(port: Port) -> None:
+    pairs = [socket.socketpair() for _ in range(3)]
+    passed: list[bytes] = []
+    for ours, _ in pairs:
+        ours.setblocking(False)
+        Newcomer(ours, "10.0.0.1", port.table, lambda newcomer, read: passed.append(read))
+    port.table.most = 3
+    whole, gone, silent = (theirs for _, theirs in pairs)
+    whole.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    gone.close()
+    port.at += 1
+    assert port.table.make_room("10.0.0.9") == 0.0
+    assert (passed, len(port.table)) == ([b"GET / HTTP/1.1\r\n\r\n"], 2)
+    port.table.most = 2
+    assert port.table.make_room("10.0.0.9") == 0.0
+    assert silent.recv(10) == b""
+    port.table.most = 1
+    assert port.table.make_room("10.0.0.9") is None, "it is on its way to the server"
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("read", "there"),
+    [
+        (b"", False),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", False),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", True),
+        (b"GET / HTTP/1.1\nHost: x\n\n", True),
+        (b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab", False),
+        (b"POST / HTTP/1.1\r\ncontent-length:3\r\n\r\nabc", True),
+        (b"POST / HTTP/1.1\r\nContent-Length: 900000\r\n\r\n" + bytes(1000), False),
+        (b"POST / HTTP/1.1\r\nContent-Length: 900000\r\n\r\n" + bytes(33_000), True),
+        (b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n", True),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", True),
+        (b"POST / HTTP/1.1\r\nContent-Length: 9\r\nContent-Length: 8\r\n\r\n", True),
+        (b"POST / HTTP/1.1\r\nContent-Length: nine\r\n\r\n", True),
+        (b"POST / HTTP/1.1\r\nX: 1\r\n\r\nContent-Length: 9\r\n\r\n", True),
+        (b"X" * 33_000, True),
+    ],
+)
+def test_a_request_is_passed_on_when_it_is_there(read: bytes, there: bool) -> None:
+    assert is_there(read) is there
 
 
 async def test_a_request_is_in_hand_while_its_handler_runs(port: Port) -> None:
@@ -189,6 +250,7 @@ async def test_a_request_is_in_hand_while_its_handler_runs(port: Port) -> None:
     assert connection.waits
     # It has now waited for the shorter time.
     port.table.most = 2
+    port.at += 1
     port.table.make_room("10.0.0.9")
     assert (cast(Pipe, other.transport).ended, pipe.ended) == ("aborted", "")
 

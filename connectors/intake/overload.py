@@ -1,0 +1,75 @@
+"""Who is refused while the event loop is busy: the source that sends most, so that all others are heard.
+
+A flood that is larger than the machine can parse delays budgets, actions and probes alike, since they share a loop. It
+is turned away before its bodies are read, for as long as the loop stays late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+from aiohttp import web
+
+#: Seconds between two looks at how late the loop is.
+_PULSE_S = 0.05
+#: Seconds over which lateness, and the bytes of sources, are averaged. By hand: a snapshot or a burst is shorter.
+_OVER_S = 2.0
+#: Mean seconds by which the loop is late from which on it is overloaded. By hand: an action takes ten turns.
+_LATE_S = 0.1
+#: Bytes a second below which no source is a flood: some 7,000 events a second. By hand.
+_FLOOD = 1_000_000
+#: Share of all bytes above which a source is the flood. By definition: most of them.
+_MOST = 0.5
+
+
+class Overload:
+    """How late the loop is, and how much each source sent lately. `now` gives monotonic seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.late_s = 0.0
+        self._bytes: defaultdict[str, float] = defaultdict(float)
+        self._at = now()
+
+    def beat(self, late_s: float) -> None:
+        """The loop was late by so much at one look."""
+        passed_s = _PULSE_S + late_s
+        keep = math.exp(-passed_s / _OVER_S)
+        self.late_s = self.late_s * keep + late_s * (1 - keep)
+
+    def took(self, source: str, count: int) -> None:
+        """A source's body of so many bytes was read."""
+        self._forget()
+        self._bytes[source] += count
+
+    def refuses(self, source: str) -> bool:
+        """Whether the loop is overloaded, and mostly by this source."""
+        if self.late_s < _LATE_S:
+            return False
+        self._forget()
+        own = self._bytes.get(source, 0.0)
+        return own > _FLOOD * _OVER_S and own > _MOST * sum(self._bytes.values())
+
+    def _forget(self) -> None:
+        now = self._now()
+        keep, self._at = math.exp(-(now - self._at) / _OVER_S), now
+        for source in self._bytes:
+            self._bytes[source] *= keep
+
+    async def watch(self, _: web.Application) -> AsyncIterator[None]:
+        """Look at the loop while an application runs; for its `cleanup_ctx`."""
+        pulse = asyncio.create_task(self._pulse(), name="pulse")
+        yield
+        pulse.cancel()
+        with suppress(asyncio.CancelledError):
+            await pulse
+
+    async def _pulse(self) -> None:
+        while True:
+            due = self._now() + _PULSE_S
+            await asyncio.sleep(_PULSE_S)
+            self.beat(max(0.0, self._now() - due))
