@@ -143,8 +143,9 @@ class MissingUsage(Rule):
         share = now["unmetered"][row] / max(now["requests"][row], 1e-9)
         return (
             f"{share:.0%} of its successful requests{models} report neither tokens nor a cost, usually {usual:.0%};"
-            f" they cost about ${usd_per_hour:,.2f}/h by the usual dollars per request (an estimate): make the client"
-            " or the gateway ask for usage in streams (stream_options.include_usage)"
+            f" they cost about ${usd_per_hour:,.2f}/h by the usual dollars per request,"
+            f" ${self._missing['usd'][row]:,.2f} so far (an estimate): make the client or the gateway ask for usage in"
+            " streams (stream_options.include_usage)"
         )
 
 

@@ -61,6 +61,7 @@ def test_the_estimate_is_the_calls_at_the_usual_dollars_per_request(step_s: int)
     ends = [found[0] for _, found in fleet.run(rule, begins + 4 * 3600, lambda start: after) if found]
     # 40 a minute at a cent each: $24 an hour, counted from the first finding on.
     assert ends[-1].excess_usd is not None
+    assert f"${ends[-1].excess_usd:,.2f} so far (an estimate)" in ends[-1].words
     assert 0.01 * 40 * 60 * 3.7 <= ends[-1].excess_usd <= 0.01 * 40 * 60 * 4 + 1e-6
 
 
