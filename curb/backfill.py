@@ -28,13 +28,14 @@ from curb.connectors.tokens.litellm import Config as LiteLLMConfig
 from curb.connectors.tokens.litellm import LiteLLM
 from curb.connectors.tokens.usage_jsonl import Config as UsageJsonl
 from curb.connectors.tokens.usage_jsonl import line_format
+from curb.connectors.validate import validate
 from curb.feed import settle, until
 from curb.stream.clock import Clock, WallClock
 from curb.stream.errors import PermanentError
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Log
 from curb.stream.log.topics import COSTS, GPU, USAGE
-from curb.stream.records.spend import CostRecord, SpendRecord
+from curb.stream.records.spend import CostRecord, DeadLetter, SpendRecord
 from curb.stream.time import DAY_S, grid_of
 
 #: Records from whose starts the period of a file's rows is known. Chosen by hand.
@@ -61,6 +62,8 @@ class Counts:
 
     records: int = 0
     known: int = 0
+    #: Dead letters: lines that cannot be read, and records that the log does not take.
+    refused: int = 0
     outside: int = 0
     usd: float = 0.0
     first: float = math.inf
@@ -91,8 +94,9 @@ class KnownIds:
 class _Past:
     """Passes a connector through: what lies in the span and is not on the log, marked as read from the past."""
 
-    def __init__(self, inner: Connector, span: Span, known: KnownIds, counts: Counts) -> None:
+    def __init__(self, inner: Connector, name: str, clock: Clock, span: Span, known: KnownIds, counts: Counts) -> None:
         self._inner, self._span, self._known, self.counts = inner, span, known, counts
+        self._name, self._clock = name, clock
         self._period_s: float | None = None
         #: The batch that was given last: until it is on the log it may be asked for again.
         self._given: tuple[str | None, Batch] | None = None
@@ -100,7 +104,9 @@ class _Past:
     async def read(self, cursor: str | None) -> Batch:
         if self._given is not None and self._given[0] == cursor:
             return self._given[1]
-        batch = await self._inner.read(cursor)
+        # Only what the log takes is counted.
+        batch = validate(await self._inner.read(cursor), source=self._name, at=self._clock.now())
+        self.counts.refused += sum(msgspec.json.decode(each.value, type=DeadLetter).count for each in batch.dead)
         if self._period_s is None and batch.records:
             self._period_s = period_of(batch.records[:_PROBE])
         kept = [at for at, record in enumerate(batch.records) if self._wanted(record)]
@@ -265,7 +271,7 @@ async def _append(
     config: CurbConfig, log: Log, clock: Clock, source: HistorySource, span: Span, known: KnownIds, progress: Progress
 ) -> None:
     bar = progress.add_task(source.what, total=None)
-    past = _Past(source.connector, span, known, source.counts)
+    past = _Past(source.connector, source.name, clock, span, known, source.counts)
     attribution = wiring.make_attribution(config)
     await attribution.open(log)
     runner = PullRunner(past, source.name, log, clock, attribution=attribution)

@@ -146,6 +146,7 @@ def backfill(
         console.print(
             f"{each.what}: {counts.records:,} records (${counts.usd:,.2f}) appended, {counts.known:,} were on the log, "
             f"{counts.outside:,} lay outside the span"
+            + (f"; {counts.refused:,} could not be read and are dead letters" if counts.refused else "")
         )
     console.print("the running daemon learns them now" if runs else "learned: the daemon starts with this past")
 

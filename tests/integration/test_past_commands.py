@@ -80,6 +80,20 @@ def test_spend_logs_of_any_form_count_once(tmp_path: Path, config: Path, form: s
     assert totals(config) == (6.0, 24)
 
 
+def test_lines_that_cannot_be_counted_are_named_and_their_neighbours_count(tmp_path: Path, config: Path) -> None:
+    odd = ({"spend": 1e308}, {"startTime": "yesterday"}, {"startTime": None}, {"prompt_tokens": "many"})
+    logs = [json.dumps(row) for row in rows(12)]
+    for number, change in enumerate(odd):
+        logs.insert(3 * number, json.dumps(rows(1)[0] | {"request_id": f"odd-{number}"} | change))
+    logs[5:5] = ['{"request_id":', "[" * 50_000, "\x00\x01"]
+    path = tmp_path / "spend.jsonl"
+    path.write_text("\n".join(logs))
+    answer = " ".join(curb("backfill", path, "-c", config).output.split())
+    assert "12 records ($3.00) appended" in answer
+    assert "7 could not be read and are dead letters" in answer
+    assert totals(config) == (3.0, 12)
+
+
 def events(hours: int) -> list[str]:
     first = NOW - timedelta(hours=hours)
     return [
