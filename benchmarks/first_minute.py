@@ -87,7 +87,10 @@ def _step(test: FastTest, slot: int, requests: Ints, usd: Floats) -> list[int]:
     index = np.flatnonzero(requests)
     if not len(index):
         return []
-    return [trip.number for trip in test.step(_EPOCH + slot, index, np.array([requests[index], usd[index]]))]
+    return [
+        trip.number
+        for trip in test.step(_EPOCH + slot, index, np.array([requests[index], usd[index], requests[index]]))
+    ]
 
 
 def burn(drawn: Stream, saved: FastTest, start: int, times: float, rng: np.random.Generator) -> list[float]:

@@ -151,6 +151,7 @@ def _floats(record: SpendRecord) -> Iterator[tuple[str, float]]:
 def _counts(record: SpendRecord) -> Iterator[tuple[str, int]]:
     yield "requests", record.requests
     yield "errors", record.errors
+    yield "refused", record.refused
     yield "users", record.users
     yield "input_tokens", record.input_tokens
     yield "output_tokens", record.output_tokens

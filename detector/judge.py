@@ -54,9 +54,18 @@ class Scoring:
         return self.head.first_seen[index]
 
     def close(
-        self, start: int, amounts: Amounts, gap: bool, stream_since: float, at: float
+        self,
+        start: int,
+        amounts: Amounts,
+        gap: bool,
+        stream_since: float,
+        at: float,
+        soft_in_a_row: Mapping[int, int],
     ) -> tuple[ClosedBucket, list[Alert]]:
-        """Judge the bucket that starts at `start`, at `at` (epoch seconds), then learn from it."""
+        """Judge the bucket that starts at `start`, at `at` (epoch seconds), then learn from it.
+
+        `soft_in_a_row` counts the soft alerts of a series, see `View`.
+        """
         settings, n = self._settings, len(self._registry)
         if amounts.unscored_cost.any():
             amounts = amounts._replace(cost=amounts.cost - amounts.unscored_cost)
@@ -73,7 +82,17 @@ class Scoring:
         bucket = ClosedBucket(start, end, at, amounts, scores, gap)
         firing = self.incidents.firing_mask(n)
         self.budget.start(start, int(np.count_nonzero(self._registry["detect"])))
-        view = View(bucket, self._registry, self._knowledge, stream_since, frozen, firing, raised=self.budget.raised)
+        raised = self.budget.raised
+        view = View(
+            bucket,
+            self._registry,
+            self._knowledge,
+            stream_since,
+            frozen,
+            firing,
+            raised=raised,
+            soft_in_a_row=soft_in_a_row,
+        )
         findings: list[Finding] = []
         for rule in self._rules:
             findings += rule.close(view)
@@ -157,6 +176,7 @@ def _unplanned(amounts: Amounts, planned_usd: NDArray[np.float64]) -> Amounts:
         cost=amounts.cost - planned_usd,
         requests=amounts.requests * rest,
         errors=amounts.errors * rest,
+        refused=amounts.refused * rest,
         input_tokens=np.where(announced, 0.0, amounts.input_tokens),
         output_tokens=np.where(announced, 0.0, amounts.output_tokens),
     )

@@ -26,7 +26,7 @@ from curb.stream.records.spend import Alert, SpendTick
 #: The amounts as `spread` cuts them: dollars, whole counts, then what belongs to samples or is of no past.
 _ORDER = [
     AMOUNTS.index(name)
-    for name in ("cost", "requests", "errors", "users", "input_tokens", "output_tokens", "unmetered")
+    for name in ("cost", "requests", "errors", "users", "input_tokens", "output_tokens", "unmetered", "refused")
 ]
 _ORDER += [at for at in range(len(AMOUNTS)) if at not in _ORDER]
 _BACK = np.argsort(_ORDER)

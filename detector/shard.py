@@ -96,7 +96,7 @@ class Shard:
         #: What became of the records of each source that this partition keeps.
         self.feeds = FeedAlerts(settings.scopes)
         self._homes = Homes(settings.scopes, self._registry)
-        self._fast = FastLane(settings.fast, settings.scopes, self._homes.shown)
+        self._fast = FastLane(settings.fast, settings.scopes, settings.bucket_s, self._homes.shown)
         # Sums of buckets that did not close yet: of everything; of what only counts; of what is only judged.
         self._open, self._counted, self._judged = OpenBuckets(), OpenBuckets(), OpenBuckets()
         self._watermark = Watermark(settings.max_skew_s)
@@ -575,9 +575,9 @@ class Shard:
             self.history.grow(self._registry.scopes)
             self.history.close(start, counted.cost, gap)
             judged = Amounts(*(sums + self._judged.pop(start, n)))
-            bucket, alerts = self._scoring.close(
-                start, judged, gap, self._stream_since, self._judged_at(start + bucket_s)
-            )
+            at = self._judged_at(start + bucket_s)
+            in_a_row = self._fast.in_a_row(at, self._registry.find)
+            bucket, alerts = self._scoring.close(start, judged, gap, self._stream_since, at, in_a_row)
             self._scores = bucket.scores
             for alert in alerts:
                 self._budgets.incident(alert)

@@ -221,6 +221,7 @@ class CurbLine(msgspec.Struct):
     request_model: str = ""
     requests: int = 1
     errors: int = 0
+    refused: int = 0
     users: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -243,6 +244,7 @@ def curb_format(prices: PriceBook, default_tags: dict[str, str]) -> LineFormat:
             request_model=event.request_model or event.tags.get("model", ""),
             requests=event.requests,
             errors=event.errors,
+            refused=event.refused,
             users=event.users,
             input_tokens=event.input_tokens,
             output_tokens=event.output_tokens,

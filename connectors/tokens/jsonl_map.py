@@ -23,6 +23,7 @@ FieldName = Literal[
     "request_model",
     "requests",
     "errors",
+    "refused",
     "users",
     "input_tokens",
     "output_tokens",
@@ -30,7 +31,7 @@ FieldName = Literal[
     "cache_creation_input_tokens",
 ]
 _COUNTS = frozenset(
-    {"requests", "errors", "users", "input_tokens", "output_tokens"}
+    {"requests", "errors", "refused", "users", "input_tokens", "output_tokens"}
     | {"cache_read_input_tokens", "cache_creation_input_tokens"}
 )
 

@@ -26,7 +26,7 @@ from curb.connectors.tokens.litellm_events.cost import (
     set_cost,
     used_by,
 )
-from curb.connectors.tokens.litellm_events.payload import Metadata, Payload, Read, read_event, read_row
+from curb.connectors.tokens.litellm_events.payload import Metadata, Payload, Read, read_event, read_row, refused
 from curb.connectors.tokens.litellm_events.person import person
 from curb.stream import metrics
 from curb.stream.records.spend import UsageRecord
@@ -158,6 +158,7 @@ class LiteLLM:
             request_model=_model(payload),
             requests=1,
             errors=1 if failed else 0,
+            refused=1 if failed and refused(payload) else 0,
             input_tokens=used.input if absurd is None else absurd,
             output_tokens=used.output,
         )

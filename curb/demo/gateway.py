@@ -369,5 +369,9 @@ def _report(request: Request, verdict: Admission) -> dict[str, Any]:
     }
     if not admitted:
         report["error_str"] = verdict.message
-        report["error_information"] = {"error_code": str(verdict.status), "error_class": verdict.error_type}
+        report["error_information"] = {
+            "error_code": str(verdict.status),
+            "error_class": verdict.error_type,
+            "error_rate_limit_category": "litellm_rate_limit",
+        }
     return report

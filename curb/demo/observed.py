@@ -11,6 +11,8 @@ from curb.serve.running import Running
 from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
 from curb.views.alerts_and_actions import LogView
 
+#: Who hears of an alert, from nobody on.
+_LOUDNESS = {"soft": 0, "digest": 1, "notice": 2, "page": 3}
 #: Event seconds after which a page without an action is not waited for any more.
 _LONGEST_WAIT_S = 1200.0
 
@@ -57,14 +59,17 @@ class Observed:
         return values
 
     def incident(self, view: LogView) -> tuple[Alert | None, list[LedgerEntry]]:
-        """The newest revision of the alert Curb acted on (else the first on the key), and its ledger."""
-        on_key = [a for a in view.alerts.values() if a.tags.get("api_key") == self.key.api_key and a.kind != "budget"]
-        during = [a for a in on_key if a.fired_at >= self.stage.loop.start]
+        """The newest revision of the loudest alert Curb acted on (else the loudest on the key), and its ledger."""
         acted = {entry.alert_id for entries in view.actions.values() for entry in entries}
-        alert = next((a for a in during if a.alert_id in acted), during[0] if during else None)
+        alert = max(self._alerts(view), key=lambda a: (a.alert_id in acted, _LOUDNESS[a.tier]), default=None)
         if alert is None:
             return None, []
         return alert, [e for entries in view.actions.values() for e in entries if e.alert_id == alert.alert_id]
+
+    def _alerts(self, view: LogView) -> list[Alert]:
+        """Alerts on the key since the loop began, oldest first."""
+        on_key = [a for a in view.alerts.values() if a.tags.get("api_key") == self.key.api_key and a.kind != "budget"]
+        return sorted((a for a in on_key if a.fired_at >= self.stage.loop.start), key=lambda a: a.fired_at)
 
     def waits(self, view: LogView, now: float) -> bool:
         """Whether the key has a page on which nothing was planned yet, or only planned."""
@@ -75,26 +80,35 @@ class Observed:
 
     def summary(self, view: LogView, tally: Tally, without: Tally, limit_now: Any) -> dict[str, Any]:
         """The figures a person can repeat to a colleague. Seconds of event time after the loop began; dollars."""
-        alert, ledger = self.incident(view)
-        at = {entry.state: entry.at for entry in reversed(ledger)}
-        before = next((entry.plan.before for entry in ledger), {})
+        alerts = self._alerts(view)
+        ids = {alert.alert_id for alert in alerts}
+        actions = [entries for entries in view.actions.values() if entries[0].alert_id in ids]
+        ledger = sorted((entry for entries in actions for entry in entries), key=lambda entry: entry.at)
+        first = {entry.state: entry for entry in reversed(ledger)}
+        last = {entry.state: entry for entry in ledger}
+        before = ledger[0].plan.before if ledger else {}
         begin, alias = self.stage.loop.start, self.key.alias
-        after = {entry.state: entry.plan.after for entry in ledger}.get("applied", {})
         actual, untouched = tally.total(alias), without.total(alias)
+        saved = [entries[-1].saved_usd for entries in actions if entries[-1].saved_usd is not None]
+
+        def after(at: float | None) -> float | None:
+            return None if at is None else round(at - begin, 1)
+
         return {
             "key": self.key.alias,
-            "detected_after_s": None if alert is None else round(alert.fired_at - begin, 1),
-            "throttled_after_s": round(at["applied"] - begin, 1) if "applied" in at else None,
-            "verified_after_s": round(at["effective"] - begin, 1) if "effective" in at else None,
-            "restored_after_s": round(at["restored"] - begin, 1) if "restored" in at else None,
-            "effect_verified": "effective" in at,
-            "restored": "restored" in at and limit_now == before.get("rpm_limit", "unknown"),
+            "detected_after_s": after(alerts[0].fired_at if alerts else None),
+            "notified_after_s": after(next((alert.fired_at for alert in alerts if alert.tier != "soft"), None)),
+            "throttled_after_s": after(first["applied"].at if "applied" in first else None),
+            "verified_after_s": after(first["effective"].at if "effective" in first else None),
+            "restored_after_s": after(last["restored"].at if "restored" in last else None),
+            "effect_verified": "effective" in first,
+            "restored": "restored" in last and limit_now == before.get("rpm_limit", "unknown"),
             "rpm_limit_before": before.get("rpm_limit"),
-            "rpm_limit_during": after.get("rpm_limit"),
+            "rpm_limit_during": first["applied"].plan.after.get("rpm_limit") if "applied" in first else None,
             "rpm_limit_after": limit_now,
             "lost_usd": round(actual.loop_usd, 2),
             "counterfactual_usd": round(untouched.loop_usd, 2),
-            "saved_usd": None if not ledger or ledger[-1].saved_usd is None else round(ledger[-1].saved_usd, 2),
+            "saved_usd": round(sum(saved), 2) if saved else None,
             "loop_requests_rejected": actual.loop_offered - actual.loop_admitted,
             "other_requests_rejected": (actual.rejected - (actual.loop_offered - actual.loop_admitted)),
             "alerts": len(view.alerts),

@@ -173,6 +173,7 @@ def _summarise(console: Console, summary: dict[str, object], out: Path, no_chart
         f"to {summary['rpm_limit_during']} requests a minute, the key's own normal level "
         f"(its limit was {summary['rpm_limit_before']})."
     )
+    console.print(f"On-call was notified after {minutes('notified_after_s')}.")
     verified = "The burn fell (verified)" if summary["effect_verified"] else "The effect could not be verified"
     back = f"the limit is back at {summary['rpm_limit_after']}" if summary["restored"] else "the limit is NOT back"
     console.print(f"{verified}; the lease ended and {back}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,8 @@ from pydantic import Field
 
 from curb.detector.fast.lane import SLOT_S, FastTest, Trip
 from curb.detector.state import wording as words
-from curb.detector.state.reader import PartialSum
+from curb.detector.state.columns import Floats, Ints
+from curb.detector.state.reader import PartialSum, ScoredSum
 from curb.detector.state.registry import Shown
 from curb.detector.state.scopes import Scope
 from curb.stream.log.codec import encode
@@ -27,6 +28,11 @@ from curb.stream.time import DAY_S
 
 #: Seconds after a soft alert opened in which the heads may confirm it. By hand: they take 10 to 16 minutes.
 _JUDGED_S = 1800.0
+#: By definition.
+_MINUTE_S = 60
+#: Seconds within which the next soft alert of a key belongs to the same burn, and for which a row of them counts.
+#: By hand: what was limited for an hour may return; after a quarter of an hour the burn itself shows.
+_IN_A_ROW_S, _ROW_COUNTS_S = 5400.0, 900.0
 #: Kinds of alerts that confirm a soft one. By definition: those about too much spend.
 _CONFIRMS = frozenset({"runaway", "abusive", "unit_cost"})
 
@@ -40,7 +46,7 @@ class Config(Settings):
         "within a minute; `bucket_s` must be a multiple of 5.",
     )
     min_usd_per_hour: float = Field(
-        default=10.0, ge=0, description="Fewer dollars an hour above the mean of the last day raise no soft alert."
+        default=20.0, ge=0, description="Fewer dollars an hour above the mean of the last day raise no soft alert."
     )
     soft_minutes: float = Field(
         default=10.0, gt=0, le=60, description="A soft alert ends after so many minutes, and with it its soft cap."
@@ -55,29 +61,39 @@ class Firing(msgspec.Struct):
 
 
 class FastDump(msgspec.Struct):
-    """State that is not an array: the principals in their order, and what fires."""
+    """State that is not an array: the principals in their order, what fires, and minutes that are not over."""
 
     keys: list[tuple[str, bytes]] = []
     firing: dict[str, Firing] = {}
     #: The day whose peaks were reported.
     reported: int = -1
+    minutes: dict[str, dict[str, list[float]]] = {}
+    rows: dict[str, tuple[int, float]] = {}
 
 
 class FastLane:
     """Judges the slots in partial sums. Its principals are numbered as they come."""
 
-    def __init__(self, settings: Config, scopes: Sequence[Scope], shown: Shown) -> None:
+    def __init__(self, settings: Config, scopes: Sequence[Scope], bucket_s: int, shown: Shown) -> None:
         """`shown` gives the tags of a series of a scope as people see them."""
         self._settings, self._scopes, self._shown = settings, {scope.name: scope for scope in scopes}, shown
+        #: Scopes whose minutes teach where they do not come in slots: longer buckets hide how high a minute was.
+        self._taught = {
+            each.name for each in scopes if each.role == "principal" and each.detect and bucket_s == _MINUTE_S
+        }
         self._test = FastTest(settings.min_usd_per_hour)
         self._keys: list[tuple[str, bytes]] = []
         #: The number of each principal; None for a principal that no limit can be put on.
         self._numbers: dict[tuple[str, bytes], int | None] = {}
         self._firing: dict[int, Firing] = {}
-        #: The newest slot, and the day whose peaks were reported.
-        self._slot, self._reported = 0, -1
+        #: The day whose peaks were reported.
+        self._reported = -1
         #: The principal of each alert of the heads that fires; None where it is about no principal of the lane.
         self._spoils: dict[str, int | None] = {}
+        #: Soft alerts of a principal in a row, and when the last of them opened.
+        self._rows: dict[int, tuple[int, float]] = {}
+        #: Sums of minutes that do not come in slots, by start and principal, until they are over.
+        self._minutes: dict[int, dict[int, list[float]]] = {}
 
     @property
     def firing(self) -> list[Alert]:
@@ -89,27 +105,40 @@ class FastLane:
         slots: dict[int, dict[int, list[float]]] = {}
         received: dict[int, float] = {}
         for part in parts:
-            if part.slot < 0 or not self._settings.enabled:
+            if not self._settings.enabled or (part.slot < 0 and not self._teaches(part)):
                 continue
             number = self._number(part.scope, bytes(part.tags))
             if number is None:
                 continue
-            slot = (part.bucket_start + part.slot) // SLOT_S
-            sums = slots.setdefault(slot, {}).setdefault(number, [0.0, 0.0])
-            sums[0] += part.requests
+            if part.slot < 0:
+                sums = self._minutes.setdefault(part.bucket_start, {}).setdefault(number, [0.0] * 3)
+            else:
+                slot = (part.bucket_start + part.slot) // SLOT_S
+                sums = slots.setdefault(slot, {}).setdefault(number, [0.0] * 3)
+                received[slot] = max(received.get(slot, 0.0), part.received_at)
+            sums[0] += part.requests - part.refused
             sums[1] += part.effective_cost
-            received[slot] = max(received.get(slot, 0.0), part.received_at)
+            sums[2] += part.users
         alerts = []
         for slot in sorted(slots):
-            self._slot = max(self._slot, slot)
-            sums_of = slots[slot]
-            index, amounts = np.array(list(sums_of), np.int64), np.array(list(sums_of.values())).T
-            for trip in self._test.step(slot, index, np.maximum(amounts, 0.0)):
+            for trip in self._test.step(slot, *_columns(slots[slot])):
                 alerts.append(self._open(trip, max(received[slot], trip.since)))
         return alerts
 
+    def in_a_row(self, at: float, find: Callable[[str, bytes], int | None]) -> dict[int, int]:
+        """How many soft alerts of a series opened in a row, the last within the quarter of an hour before `at`.
+
+        `find` gives the number of the series with a scope and tags.
+        """
+        self._rows = {number: row for number, row in self._rows.items() if at - row[1] <= _IN_A_ROW_S}
+        recent = {number: count for number, (count, last) in self._rows.items() if at - last <= _ROW_COUNTS_S}
+        found = {find(*self._keys[number]): count for number, count in recent.items()}
+        return {series: count for series, count in found.items() if series is not None}
+
     def close(self, at: float, incidents: Sequence[Alert]) -> list[Alert]:
         """A bucket has closed at `at` (epoch seconds), with these alerts of the heads firing."""
+        for start in sorted(start for start in self._minutes if start < at):
+            self._test.learn(start // SLOT_S, *_columns(self._minutes.pop(start)))
         revisions = []
         self._spoil([each for each in incidents if _is_loud(each)])
         for number, firing in list(self._firing.items()):
@@ -186,6 +215,10 @@ class FastLane:
         running = columns["minute"][:, number] >= (slot * SLOT_S - 120) // 60
         return float(np.where(running, columns["sum"][:, 1, number], 0.0).max()) * 60
 
+    def _teaches(self, part: PartialSum) -> bool:
+        """Whether a sum without slots is about one minute of a principal."""
+        return part.scope in self._taught and not isinstance(part, ScoredSum) and part.covers_s <= _MINUTE_S
+
     def _number(self, scope: str, raw_tags: bytes) -> int | None:
         key = (scope, raw_tags)
         if key not in self._numbers:
@@ -249,12 +282,16 @@ class FastLane:
             ),
         )
         self._firing[trip.number] = Firing(alert)
+        count, last = self._rows.get(trip.number, (0, at))
+        self._rows[trip.number] = (count + 1 if at - last <= _IN_A_ROW_S else 1, at)
         return alert
 
     def dump(self) -> tuple[FastDump, dict[str, NDArray[Any]]]:
         """What `load` takes."""
         firing = {str(number): each for number, each in self._firing.items()}
-        return FastDump(self._keys, firing, self._reported), self._test.dump()
+        minutes = {str(start): {str(at): list(each) for at, each in of.items()} for start, of in self._minutes.items()}
+        rows = {str(number): row for number, row in self._rows.items()}
+        return FastDump(self._keys, firing, self._reported, minutes, rows), self._test.dump()
 
     def load(self, dump: FastDump, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go on where `dump` was made."""
@@ -264,6 +301,13 @@ class FastLane:
             self._test.load(arrays)
         self._firing = {int(number): each for number, each in dump.firing.items()}
         self._reported = dump.reported
+        self._rows = {int(number): row for number, row in dump.rows.items()}
+        self._minutes = {int(start): {int(at): each for at, each in of.items()} for start, of in dump.minutes.items()}
+
+
+def _columns(sums: Mapping[int, list[float]]) -> tuple[Ints, Floats]:
+    """Numbers of principals, and their sums in columns; credits are no spend."""
+    return np.array(list(sums), np.int64), np.maximum(np.array(list(sums.values())).T, 0.0)
 
 
 def _is_loud(alert: Alert) -> bool:

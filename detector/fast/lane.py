@@ -1,16 +1,17 @@
-"""The sequential test of the fast lane: per principal, requests and dollars in slots of seconds.
+"""The test of the fast lane: per principal, requests and dollars in slots of seconds against its own highest minute.
 
-State. Per principal the highest honest minute (decayed over 28 days; and that of each day, for ceilings), the size of a
-usual burst, the sums of two overlapping minutes, and two cumulative sums W, one of requests and one of dollars.
+State. Per principal decayed sums S of requests, dollars and users (time constant a minute), the highest honest S of 28
+days, two overlapping minutes with the highest honest one (and that of each day, for ceilings), and sums of a week.
 
-Update. With m in a slot, W becomes max(0, W + m/q * ln(rho) - b * s * (rho - 1)). The quantum q is the size-weighted
-mean minute, sum(M^2) / sum(M), so that a key which works in bursts needs several of them. The rate b, in quanta a
-second, is that of its highest honest minute, which no past minute passed. Only slots with spend are visited: the
-second term is subtracted for all seconds since the last one, so the sum equals a test in every slot.
+Update. S falls by exp(-dt / 60 s) and gains what a slot brings. Only slots with spend are visited, as S falls between
+them. A new highest S counts as honest once its excursion is over, or after half an hour that raised no alert.
 
-Score. W over its threshold, which is at least `Params.threshold` and at least twice what honest spend ever reached.
+Score. S over c * H + z * sqrt(c * H * u), with H the highest honest S and u one request, or the dollars of four. c
+grows with the burstiness H / mean and falls with the days a principal is known: records are broken about 1 / days
+times a day. Users beyond their own highest minute explain requests and dollars in proportion.
 
-Source. Page, "Continuous inspection schemes", 1954: the likelihood ratio of a Poisson rate rho * b against b.
+Source. A Shewhart chart on exponentially weighted sums (Roberts, "Control chart tests based on geometric moving
+averages", 1959); limits from records instead of a distribution, as spend has no tail that one could trust.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from curb.stream.time import DAY_S
 #: Seconds of a slot. By definition: sources in moments are dated to the second, and ten seconds are two of them.
 SLOT_S = 5
 _SLOTS = 60 // SLOT_S
-#: Requests, then dollars.
-_KINDS = 2
+#: What is divided by, at least.
+_TINY = 1e-12
+#: Requests, dollars and, where sources report them, users; the first two are judged.
+_KINDS, _JUDGED = 3, 2
 #: Days of which the highest minute is kept. By hand: a month and a day, so that a month's end is seen once.
 _DAYS = 32
 #: Times what was last reported of a day from which it is reported again. By hand: seven lines for a doubling.
@@ -41,23 +44,37 @@ _DAY_SLOTS = int(DAY_S) // SLOT_S
 class Params:
     """Numbers of the test."""
 
-    #: Rate after a change, times the highest honest minute. By hand: W falls up to 2.2 times that minute.
-    rho: float = 4.0
-    #: W at which a change is called, nats. By hand, on one generated stream: 1 in e^12 per excursion.
-    threshold: float = 12.0
-    #: Times the highest W of honest spend. By hand: the next burst may be larger.
-    margin: float = 2.0
-    #: Seconds after which what was learned weighs 1/e. By definition of the history: 28 days.
+    #: Seconds of the sums that are judged. By definition: a minute.
+    window_s: float = 60.0
+    #: Times the highest honest sum at which a soft alert opens. Measured on a trace of a service: the highest minute of
+    #: a steady key passes twice that of all earlier days on 2 to 4 of 1,000 days.
+    times: float = 1.7
+    #: Highest sum over the mean from which a key counts as bursty; how fast `times` grows beyond it, and its most.
+    #: By hand, on the same trace: bursty keys break their records ten times as often.
+    bursty_from: float = 14.0
+    bursty_power: float = 0.5
+    most_times: float = 6.0
+    #: Standard deviations that a count may lie over its limit by chance. By hand: about 1 in 1,000 a slot.
+    z: float = 2.0
+    #: Requests' worth of dollars whose square root is their noise: lognormal costs with a sigma of 1 or so. By hand.
+    cost_units: float = 4.0
+    #: Users per request below which a source counts people, and not requests. By hand.
+    people: float = 0.5
+    #: Seconds after which highest minutes weigh 1/e. By definition of the history: 28 days.
     memory_s: float = 28 * DAY_S
-    #: Seconds of the mean dollars, for people. By definition: a day.
+    #: Seconds of the means by which burstiness is measured, and of the mean dollars, for people. By hand: a week has
+    #: its days off, a day is what people remember.
+    week_s: float = 7 * DAY_S
     mean_s: float = DAY_S
+    #: Slots without an alert after which what a principal does is its habit: half an hour. By hand.
+    habit_slots: int = 360
     #: Dollars of an excursion from which its rate says something. By hand: one expensive request is no rate, and ten
     #: minutes at `min_usd_per_hour` are worth more.
     least_usd: float = 1.0
     #: Seconds a key is known, and its minutes with spend, before it is judged. By hand.
     known_s: float = DAY_S
     minutes: int = 30
-    #: Factors of the threshold: not confirmed, and confirmed (down to 1). By hand.
+    #: Factors of the limit: not confirmed, and confirmed (down to 1). By hand.
     eased: float = 1.5
     tightened: float = 0.8
 
@@ -75,7 +92,7 @@ class Trip(NamedTuple):
     #: Sums of the excursion.
     requests: float
     usd: float
-    #: W by its threshold, and which of them: "requests" or "spend".
+    #: The sum by its limit, and which of them: "requests" or "spend".
     score: float
     kind: str
 
@@ -95,37 +112,37 @@ class FastTest:
 
     def __init__(self, min_usd_per_hour: float, params: Params = PARAMS) -> None:
         self._params, self._min_usd_per_hour = params, min_usd_per_hour
-        kinds = Column((_KINDS,))
+        kinds, judged = Column((_KINDS,)), Column((_JUDGED,))
         self.columns = Columns(
             {
-                "w": kinds,
-                #: The highest W of the excursion, and of all honest ones.
-                "top": Column(),
-                "honest_top": Column(),
+                #: The sums that are judged; their highest honest values, and those of the excursion.
+                "recent": kinds,
+                "high": kinds,
+                "held_high": kinds,
                 #: Slots: of the last spend, of the start of the excursion, of the first spend.
                 "last": Column(dtype=np.int64, fill=-1),
                 "since": Column(dtype=np.int64),
                 "first": Column(dtype=np.int64, fill=-1),
-                #: Sums of the excursion.
-                "over": kinds,
+                #: Whether the last slot was within what is usual; sums of the excursion.
+                "calm": Column(dtype=np.bool_, fill=True),
+                "over": judged,
                 #: Two minutes, half a minute apart: their numbers and sums.
                 "minute": Column((2,), np.int64, -1),
-                "sum": Column((2, _KINDS)),
+                "sum": Column((2, _JUDGED)),
                 #: Highest honest minute; the highest of the excursion, which counts once it is over.
-                "peak": kinds,
-                "held": kinds,
+                "peak": judged,
+                "held": judged,
                 #: Requests of the highest honest minute of each day, a ring.
                 "days": Column((_DAYS,), np.float32),
                 #: The day until which nothing counts in it, since an alert fired.
                 "spoiled": Column(dtype=np.int64, fill=-1),
                 #: The highest minute before this day, and that of this day, as last reported.
                 "reported": Column((2,)),
-                #: Sums of minutes and of their squares, decayed.
-                "sum1": kinds,
-                "sum2": kinds,
                 "minutes": Column(),
-                "mean_usd": Column(),
-                #: Factor of the threshold, learned from being right or wrong.
+                #: Sums of a week, and dollars of a day, decayed.
+                "week": kinds,
+                "day_usd": Column(),
+                #: Factor of the limit, learned from being right or wrong.
                 "factor": Column(fill=1.0),
                 #: Whether a soft alert fires, so that none is opened; and whether one waits to be judged, so that
                 #: nothing is learned.
@@ -141,46 +158,80 @@ class FastTest:
         """Make room for `n` principals."""
         self.columns.grow(n)
 
-    def threshold(self) -> Floats:
-        """W at which each principal trips."""
-        honest = self._params.margin * self.columns["honest_top"]
-        threshold: Floats = self.columns["factor"] * np.maximum(self._params.threshold, honest)
-        return threshold
+    def limit(self, index: Ints, slot: int) -> Floats:
+        """Sums of requests and dollars, shape (2, rows), at which these principals trip."""
+        columns, params = self.columns, self._params
+        high, week = columns["high"][:, index], columns["week"][:, index]
+        age_s = np.maximum((slot - columns["first"][index]) * SLOT_S, DAY_S)
+        mean_s = params.week_s * -np.expm1(-age_s / params.week_s)
+        mean = week[:_JUDGED] / mean_s * params.window_s
+        bursty = high[:_JUDGED] / np.maximum(mean, _TINY) / params.bursty_from
+        times = params.times * np.clip(bursty, 1.0, None) ** params.bursty_power
+        times = np.minimum(times, params.most_times) * (1 + DAY_S / age_s) * columns["factor"][index]
+        # One user a request is a source that does not count people.
+        people = week[2] < params.people * week[0]
+        explained = np.where(people, columns["recent"][2, index] / np.maximum(high[2], _TINY), 1.0)
+        usual = high[:_JUDGED] * times * np.maximum(explained, 1.0)
+        unit = np.stack([np.ones(len(index)), params.cost_units * week[1] / np.maximum(week[0], _TINY)])
+        limit: Floats = usual + params.z * np.sqrt(usual * unit)
+        return limit
 
     def step(self, slot: int, index: Ints, amounts: Floats) -> list[Trip]:
-        """Count requests and dollars, shape (2, rows), of distinct principals in one slot (its number)."""
+        """Count requests, dollars and users, shape (3, rows), of distinct principals in one slot (its number)."""
         columns, params = self.columns, self._params
         self.begin_day(slot // _DAY_SLOTS)
         for phase in range(2):
-            self._to_minutes(phase, slot, index, amounts)
-        last = columns["last"][index]
-        passed_s = np.where(last < 0, 0, np.maximum(0, slot - last)) * SLOT_S
-        quantum = self._quantum(index)
-        base = columns["peak"][:, index] / 60 / quantum
-        w = np.maximum(0.0, columns["w"][:, index] - base * passed_s * (params.rho - 1))
-        ended = (w == 0.0).all(axis=0)
-        self._end_excursions(index[ended & ~columns["doubted"][index]])
-        columns["since"][index[ended]] = slot
-        columns["over"][:, index[ended]] = 0.0
-        known = self._known(slot, index)
-        # What is young has no past to compare with: all of it is honest.
-        w = np.where(known, w + amounts / quantum * np.log(params.rho), 0.0)
-        columns["w"][:, index] = w
-        columns["over"][:, index] += amounts
-        columns["top"][index] = np.maximum(columns["top"][index], w.max(axis=0))
-        columns["last"][index] = np.maximum(last, slot)
-        first = columns["first"][index]
-        columns["first"][index] = np.where(first < 0, slot, first)
-        keep = np.exp(-passed_s / params.mean_s)
-        columns["mean_usd"][index] = columns["mean_usd"][index] * keep + amounts[1]
-        return self._trips(slot, index, w)
+            self._to_minutes(phase, slot, index, amounts[:_JUDGED])
+        passed_s = self._pass(slot, index, amounts)
+        recent = columns["recent"][:, index] * np.exp(-passed_s / params.window_s) + amounts
+        columns["recent"][:, index] = recent
+        usual = (recent[:_JUDGED] <= columns["high"][:_JUDGED, index]).all(axis=0)
+        began = columns["calm"][index] & ~usual
+        # What lasts without an alert is a habit.
+        habit = ~columns["calm"][index] & (slot - columns["since"][index] >= params.habit_slots)
+        columns["held_high"][:, index] = np.maximum(columns["held_high"][:, index], recent)
+        self._end_excursions(index[(usual | habit) & ~columns["doubted"][index]])
+        fresh = index[usual | began | habit]
+        columns["since"][fresh] = slot
+        columns["over"][:, fresh] = 0.0
+        columns["calm"][index] = usual
+        columns["over"][:, index] += amounts[:_JUDGED]
+        return self._trips(slot, index, recent[:_JUDGED])
 
-    def _trips(self, slot: int, index: Ints, w: Floats) -> list[Trip]:
+    def learn(self, slot: int, index: Ints, amounts: Floats) -> None:
+        """Learn what these principals did in a minute that was not counted in slots, as the past that is read."""
         columns = self.columns
-        score = w / self.threshold()[index]
-        judged = ~columns["firing"][index] & (columns["over"][1, index] >= self._params.least_usd)
-        over_s = (slot + 1 - columns["since"][index]) * SLOT_S
-        usd_per_hour = columns["over"][1, index] * 3600 / np.maximum(over_s, SLOT_S)
+        self.begin_day(slot // _DAY_SLOTS)
+        self._pass(slot, index, amounts)
+        columns["minutes"][index] += 1
+        honest = ~columns["doubted"][index]
+        index, amounts = index[honest], amounts[:, honest]
+        if slot // _DAY_SLOTS == self.day:
+            self._need(index, amounts[0])
+        for name, kinds in (("peak", _JUDGED), ("high", _KINDS)):
+            columns[name][:, index] = np.maximum(columns[name][:, index], amounts[:kinds])
+
+    def _pass(self, slot: int, index: Ints, amounts: Floats) -> Floats:
+        """Let time pass and add to the long sums; seconds since the last spend."""
+        columns, params = self.columns, self._params
+        last, first = columns["last"][index], columns["first"][index]
+        passed_s: Floats = np.where(last < 0, 0, np.maximum(0, slot - last)) * float(SLOT_S)
+        columns["first"][index] = np.where(first < 0, slot, np.minimum(first, slot))
+        columns["last"][index] = np.maximum(last, slot)
+        for name, memory_s, added in (
+            ("high", params.memory_s, 0.0),
+            ("peak", params.memory_s, 0.0),
+            ("week", params.week_s, amounts),
+            ("day_usd", params.mean_s, amounts[1]),
+        ):
+            columns[name][..., index] = columns[name][..., index] * np.exp(-passed_s / memory_s) + added
+        return passed_s
+
+    def _trips(self, slot: int, index: Ints, recent: Floats) -> list[Trip]:
+        columns, params = self.columns, self._params
+        score = recent / np.maximum(self.limit(index, slot), _TINY)
+        usd_per_hour = recent[1] * 3600 / params.window_s
+        judged = self._known(slot, index) & ~columns["firing"][index] & (columns["over"][1, index] >= params.least_usd)
         judged &= usd_per_hour - self.mean_usd_per_hour(index, slot) >= self._min_usd_per_hour
         found = np.flatnonzero(judged & (score >= 1.0).any(axis=0))
         trips = []
@@ -203,8 +254,7 @@ class FastTest:
     def _known(self, slot: int, index: Ints) -> Bools:
         """Whether a principal has a past."""
         columns, params = self.columns, self._params
-        first = columns["first"][index]
-        known: Bools = (first >= 0) & ((slot - first) * SLOT_S >= params.known_s)
+        known: Bools = (slot - columns["first"][index]) * SLOT_S >= params.known_s
         return known & (columns["minutes"][index] >= params.minutes)
 
     def mean_usd_per_hour(self, index: Ints, slot: int) -> Floats:
@@ -212,7 +262,7 @@ class FastTest:
         mean_s, first = self._params.mean_s, self.columns["first"][index]
         age_s = np.where(first < 0, 0, slot - first) * SLOT_S
         hours = np.maximum(mean_s * -np.expm1(-age_s / mean_s), 3600.0) / 3600
-        mean: Floats = self.columns["mean_usd"][index] / hours
+        mean: Floats = self.columns["day_usd"][index] / hours
         return mean
 
     def limit_per_minute(self, number: int, trip: Trip) -> float:
@@ -225,7 +275,6 @@ class FastTest:
     def end(self, number: int) -> None:
         """The soft alert is over; the next one may open."""
         self.columns["firing"][number] = False
-        self.columns["w"][:, number] = 0.0
 
     def judge(self, number: int, *, confirmed: bool) -> None:
         """Learn from whether a soft alert was right."""
@@ -234,17 +283,11 @@ class FastTest:
         columns["doubted"][number] = False
         if confirmed:
             columns["factor"][number] = max(1.0, factor * params.tightened)
-            columns["held"][:, number] = columns["top"][number] = 0.0
-            columns["sum"][..., number] = 0.0
+            for name in ("held", "held_high", "recent", "sum"):
+                columns[name][..., number] = 0.0
         else:
             columns["factor"][number] = factor * params.eased
             self._end_excursions(np.array([number], np.int64))
-
-    def _quantum(self, index: Ints) -> Floats:
-        """The size-weighted mean minute."""
-        sum1, sum2 = self.columns["sum1"][:, index], self.columns["sum2"][:, index]
-        quantum: Floats = np.where(sum1 > 0, sum2 / np.where(sum1 > 0, sum1, 1.0), np.inf)
-        return quantum
 
     def _to_minutes(self, phase: int, slot: int, index: Ints, amounts: Floats) -> None:
         """Add to the current minute of a phase; a minute that is over counts as past."""
@@ -253,34 +296,30 @@ class FastTest:
         known = columns["minute"][phase, index]
         over = (known < number) & (known >= 0)
         if over.any():
-            self._learn(phase, index[over], number - known[over])
+            self._end_minutes(phase, index[over])
         columns["sum"][phase][:, index[known < number]] = 0.0
         columns["minute"][phase, index] = np.maximum(known, number)
         # What is older than the minute counts in it: the sums of a minute are no exact figures.
         columns["sum"][phase][:, index] += amounts
 
-    def _learn(self, phase: int, index: Ints, minutes: Ints) -> None:
-        columns, sums = self.columns, self.columns["sum"][phase][:, index]
-        columns["held"][:, index] = np.maximum(columns["held"][:, index], sums)
-        if phase:
-            return
-        honest = ~columns["doubted"][index]
-        index, sums, keep = index[honest], sums[:, honest], np.exp(-60.0 * minutes[honest] / self._params.memory_s)
-        columns["sum1"][:, index] = columns["sum1"][:, index] * keep + sums
-        columns["sum2"][:, index] = columns["sum2"][:, index] * keep + sums * sums
-        columns["peak"][:, index] *= keep
-        columns["honest_top"][index] *= keep
-        columns["minutes"][index] += 1
+    def _end_minutes(self, phase: int, index: Ints) -> None:
+        columns = self.columns
+        columns["held"][:, index] = np.maximum(columns["held"][:, index], columns["sum"][phase][:, index])
+        if phase == 0:
+            columns["minutes"][index] += 1
 
     def _end_excursions(self, index: Ints) -> None:
         """What was spent in them was honest."""
-        columns = self.columns
-        columns["peak"][:, index] = np.maximum(columns["peak"][:, index], columns["held"][:, index])
-        columns["honest_top"][index] = np.maximum(columns["honest_top"][index], columns["top"][index])
-        clean = index[columns["spoiled"][index] < self.day]
-        today = columns["days"][self.day % _DAYS]
-        today[clean] = np.maximum(today[clean], columns["held"][0, clean])
-        columns["held"][:, index], columns["top"][index] = 0.0, 0.0
+        self._need(index, self.columns["held"][0, index])
+        for highest, held in (("peak", "held"), ("high", "held_high")):
+            best, seen = self.columns[highest], self.columns[held]
+            best[:, index] = np.maximum(best[:, index], seen[:, index])
+            seen[:, index] = 0.0
+
+    def _need(self, index: Ints, requests: Floats) -> None:
+        """So many requests a minute were needed on this day."""
+        clean, today = self.columns["spoiled"][index] < self.day, self.columns["days"][self.day % _DAYS]
+        today[index[clean]] = np.maximum(today[index[clean]], requests[clean])
 
     def begin_day(self, day: int) -> None:
         """Make room for the minutes of a new day, and of those passed over."""
@@ -327,7 +366,7 @@ class FastTest:
 
     def usd_per_request(self, number: int) -> float | None:
         """What a request costs on average; None where requests cost nothing."""
-        requests, usd = self.columns["sum1"][:, number].tolist()
+        requests, usd = self.columns["week"][:_JUDGED, number].tolist()
         return usd / requests if requests > 0 and usd > 0 else None
 
     def dump(self) -> dict[str, NDArray[Any]]:
@@ -336,13 +375,29 @@ class FastTest:
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go on where `dump` was made."""
         arrays = dict(arrays)
-        if "fast.day" not in arrays:  # of before the ring: the decayed highest minute stands for all days
-            peak = arrays["fast.peak"]
-            self.day = int(arrays["fast.last"].max(initial=-1)) // _DAY_SLOTS
-            arrays["fast.days"] = np.zeros((_DAYS, peak.shape[-1]), np.float32)
-            arrays["fast.days"][(self.day - 1) % _DAYS] = peak[0]
-            arrays["fast.spoiled"] = np.full(peak.shape[-1], -1, np.int64)
-            arrays["fast.reported"] = np.zeros((2, peak.shape[-1]))
-        else:
-            self.day = int(arrays["fast.day"][0])
+        if "fast.high" not in arrays:
+            arrays |= _of_before(arrays)
+        self.day = int(arrays["fast.day"][0])
         self.columns.load("fast", arrays)
+
+
+def _of_before(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What the state of the cumulative sums has for this test: the highest minutes, which stand for all days."""
+    peak, last = arrays["fast.peak"], arrays["fast.last"]
+    count = peak.shape[-1]
+    day = int(last.max(initial=-1)) // _DAY_SLOTS
+    days = np.zeros((_DAYS, count), np.float32)
+    days[(day - 1) % _DAYS] = peak[0]
+    kinds = np.zeros((_KINDS, count))
+    return {
+        "fast.recent": kinds,
+        "fast.high": np.concatenate([peak, kinds[_JUDGED:]]),
+        "fast.held_high": kinds,
+        "fast.calm": np.ones(count, np.bool_),
+        "fast.week": kinds,
+        "fast.day_usd": arrays["fast.mean_usd"],
+        "fast.day": np.array([day], np.int64),
+        "fast.days": days,
+        "fast.spoiled": np.full(count, -1, np.int64),
+        "fast.reported": np.zeros((2, count)),
+    }

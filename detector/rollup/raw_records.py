@@ -81,6 +81,7 @@ class HotRecord(msgspec.Struct, gc=False):
     users: _Count = 0
     input_tokens: _Count = 0
     output_tokens: _Count = 0
+    refused: _Count = 0
     gpu_utilization: float | None = None
     memory_used: float | None = None
     gpu_seconds: float = 0.0

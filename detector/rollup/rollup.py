@@ -352,6 +352,7 @@ class Rollup:
         fill(values[4], [each.input_tokens for each in records])
         fill(values[5], [each.output_tokens for each in records])
         metered = (values[0] != 0) | (values[4] + values[5] > 0)
+        fill(values[7], [each.refused for each in records])
         values[6] = np.where(metered, 0.0, np.maximum(values[1] - values[2], 0.0))
         if self._metrics:
             fill_metrics(values[COMMON:], records)

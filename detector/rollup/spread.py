@@ -45,7 +45,7 @@ class Pieces(NamedTuple):
 def pieces(rows: Rows, since: Floats, until: float, bucket_s: int, *, samples: bool) -> Pieces:
     """Cut the records into the buckets that start from `since` (per record) and before `until`, epoch seconds.
 
-    `values` are dollars, six whole counts, and either three rows about samples (`samples`) or dollars of another kind.
+    `values` are dollars, seven whole counts, and either three rows about samples (`samples`) or other dollars.
     The pieces of a record add up to it: dollars by their share of its time, counts by rounding down what is reached.
     """
     step, first, last = _steps(rows, bucket_s)
@@ -180,6 +180,9 @@ class Waiting:
         }
 
     def load(self, arrays: dict[str, NDArray[Any]]) -> None:
-        self._rows = Rows(arrays["series"], arrays["start"], arrays["duration"], arrays["values"])
+        values = arrays["values"]
+        if len(values) < len(self._rows.values):  # an older state has fewer rows that all kinds have
+            values = np.insert(values, COMMON - 1, 0.0, axis=0)
+        self._rows = Rows(arrays["series"], arrays["start"], arrays["duration"], values)
         self._since = arrays["since"].copy()
         self._merged, self._until = int(arrays["merged"][0]), float(arrays["merged"][1])

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: Rows of values that all kinds of records have: dollars, then requests, errors, users, input and output tokens, and
-#: requests without usage. GPUs have three more (samples, percents, GiB), bills one (dollars that are not scored).
-COMMON = 7
+#: Rows of values that all kinds of records have: dollars, then requests, errors, users, input and output tokens,
+#: requests without usage, and errors that were refusals. GPUs have three more (samples, percents, GiB), bills one
+#: (dollars that are not scored).
+COMMON = 8
 
 
 class Sums(NamedTuple):

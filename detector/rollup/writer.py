@@ -39,6 +39,7 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
     unscored_cost: float = 0.0
     counted_only: bool = False
     unmetered: int = 0
+    refused: int = 0
     received_at: float = 0.0
     covers_s: int = 0
     slot: int = -1
@@ -61,19 +62,19 @@ class PartialLines:
         self, sums: Sums, series: Sequence[OutputSeries], purpose: Purpose = "all", covers_s: int = 0
     ) -> list[_Partial]:
         """A line per sum, in their order; the rows of `sums.values` are those of `sums.COMMON`."""
-        cost, *counts, unmetered = sums.values[:COMMON]
+        cost, *counts, unmetered, refusals = sums.values[:COMMON]
         more = sums.values[COMMON:]
         columns = [column.astype(np.int64).tolist() for column in counts]
         if len(more) == 3:
             columns += [more[0].astype(np.int64).tolist(), more[1].tolist(), more[2].tolist()]
         elif len(more) == 1:
             columns += [[0] * len(cost)] * 3 + [more[0].tolist()]
-        missing = unmetered.astype(np.int64).tolist()
+        missing, refused = unmetered.astype(np.int64).tolist(), refusals.astype(np.int64).tolist()
         keys = (sums.series.tolist(), sums.bucket.tolist(), cost.tolist(), sums.events.tolist())
         lines, sizes, added = self._lines, self._sizes, list[_Partial]()
         received_at = self._received_at
         kind, counted_only = _Scored if purpose == "scored" else _Partial, purpose == "counted"
-        for number, bucket, usd, events, unknown, *counted in zip(*keys, missing, *columns, strict=True):
+        for number, bucket, usd, events, unknown, no, *counted in zip(*keys, missing, refused, *columns, strict=True):
             at = series[number]
             partition = at.partition
             size = sizes[partition] + at.tags_bytes + _NUMBERS_BYTES
@@ -82,7 +83,7 @@ class PartialLines:
                 size = at.tags_bytes + _NUMBERS_BYTES
             sizes[partition] = size
             line = kind(at.scope, at.tags, bucket, usd, events, *counted)
-            line.counted_only, line.unmetered = counted_only, unknown
+            line.counted_only, line.unmetered, line.refused = counted_only, unknown, no
             line.received_at, line.covers_s = received_at, covers_s
             lines[partition].append(line)
             added.append(line)

@@ -281,7 +281,10 @@ class Abuse(Rule):
         if view.bucket.gap:
             return []
         new = view.new_usd or dict.fromkeys(_NEW, np.zeros(count))
-        values = {name: getattr(subjects.amounts, name) for name in _AMOUNTS}
+        amounts = subjects.amounts
+        # What a limit refused says nothing about how a key is used: the limit may be Curb's.
+        reached = amounts._replace(requests=amounts.requests - amounts.refused, errors=amounts.errors - amounts.refused)
+        values = {name: getattr(reached, name) for name in _AMOUNTS}
         for name, value in (values | {f"new_{tag}": new[tag] for tag in _NEW}).items():
             held = self._hour[name]
             held *= 1 - self._share

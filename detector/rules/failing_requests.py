@@ -77,7 +77,9 @@ class ErrorRate(Rule):
             return []
         amounts, settings = subjects.amounts, self._settings
         rates.grow(len(subjects.index))
-        for name, value in (("requests", amounts.requests), ("errors", amounts.errors), ("usd", amounts.cost)):
+        # What a limit refused, one of Curb's perhaps, has cost nothing.
+        requests, errors = amounts.requests - amounts.refused, amounts.errors - amounts.refused
+        for name, value in (("requests", requests), ("errors", errors), ("usd", amounts.cost)):
             held = rates[name]
             held += self._share * (value / self._step_min - held)
         requests, errors = rates["requests"], rates["errors"]

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from curb.detector.heads.demand import UnexplainedHead
 from curb.detector.heads.past_findings import PastRule
 from curb.detector.rules.abuse import Abuse
+from curb.detector.rules.after_soft_cap import AfterSoftCap
 from curb.detector.rules.autoscaler import Autoscaler
 from curb.detector.rules.caps import DayOneCaps
 from curb.detector.rules.failing_requests import ErrorRate
@@ -46,6 +47,7 @@ RULES: tuple[type[Rule], ...] = (
     SilentFeed,
     MissingUsage,
     DayOneCaps,
+    AfterSoftCap,
     Abuse,
     PastRule,
 )

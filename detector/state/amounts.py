@@ -35,6 +35,8 @@ class Amounts(NamedTuple):
     unscored_cost: Floats
     #: Requests that ended well and reported neither tokens nor a cost.
     unmetered: Floats
+    #: Of the errors, those that a limit of the gateway refused: they reached no model and cost nothing.
+    refused: Floats
 
     def of(self, index: NDArray[np.intp]) -> Amounts:
         """Those of some series."""

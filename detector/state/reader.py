@@ -49,6 +49,7 @@ class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
     unscored_cost: _Usd = 0.0
     counted_only: bool = False
     unmetered: _Count = 0
+    refused: _Count = 0
     received_at: _Time = 0.0
     covers_s: Annotated[int, msgspec.Meta(ge=0, le=_LONGEST_S)] = 0
     slot: _Count = -1
@@ -99,6 +100,7 @@ _AMOUNTS = (
     "memory_used",
     "unscored_cost",
     "unmetered",
+    "refused",
 )
 _UNSCORED = _AMOUNTS.index("unscored_cost")
 _COLUMNS = tuple(attrgetter(name) for name in _AMOUNTS)

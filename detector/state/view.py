@@ -93,6 +93,8 @@ class View:
     #: usage. They are in no amount.
     estimated_usd: Floats | None = None
     raised: Raised = NOT_RAISED
+    #: Soft alerts of the fast lane in a row, by series; of the last quarter of an hour.
+    soft_in_a_row: Mapping[int, int] = field(default_factory=dict)
     _of_role: dict[Role, Subjects] = field(default_factory=dict)
 
     @property

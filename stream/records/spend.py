@@ -47,6 +47,8 @@ class SpendRecord(Record, kw_only=True):
     request_model: str = ""
     requests: int = 0
     errors: int = 0
+    #: Of the errors, those that a limit of the gateway refused: they reached no model.
+    refused: int = 0
     #: Distinct end users of the step, where the source knows them.
     users: int = 0
     #: Includes cached tokens (OTel GenAI).
@@ -156,6 +158,8 @@ class SpendSums(Record, kw_only=True):
     unscored_cost: float = 0.0
     #: Requests that ended well and reported neither tokens nor a cost.
     unmetered: int = 0
+    #: Of the errors, those that a limit of the gateway refused.
+    refused: int = 0
     #: The latest receipt when it was written; 0 in records of before this field.
     received_at: float = 0.0
     #: Seconds from `bucket_start` that the sum covers, where that is more than its bucket: spend of the past.

@@ -25,9 +25,12 @@ async def test_the_demo_tells_its_story_and_leaves_its_files(tmp_path: Path) -> 
     assert 0 < summary["lost_usd"] < 0.6 * summary["counterfactual_usd"]
 
     alerts = [json.loads(line) for line in (out / "alerts.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [a["status"] for a in alerts if a["kind"] == "runaway"] == ["resolved"]
-    ledger = [json.loads(line)["state"] for line in (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert ledger == ["planned", "applied", "effective", "restored"]
+    runaway = [alert for alert in alerts if alert["kind"] == "runaway"]
+    assert {alert["tier"] for alert in runaway} >= {"soft", "page"}
+    assert {alert["status"] for alert in runaway} == {"resolved"}
+    entries = [json.loads(line) for line in (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [each["state"] for each in entries] == ["planned", "applied", "effective", "restored"]
+    assert summary["detected_after_s"] <= 180, "the fast lane, in event time"
     message = json.loads((out / "slack.json").read_text(encoding="utf-8"))
     assert message["blocks"][0]["type"] == "header"
     shown = (out / "slack.md").read_text(encoding="utf-8")
@@ -37,5 +40,13 @@ async def test_the_demo_tells_its_story_and_leaves_its_files(tmp_path: Path) -> 
     assert "curb actions undo" in shown
     assert not set("<>") & set(shown)
     assert (out / "chart.png").read_bytes().startswith(_PNG)
-    for line in ("an agent starts to loop", "page: ", "plan: limit key", "verified: ", "restored", "The loop cost $"):
+    for line in (
+        "an agent starts to loop",
+        "soft: ",
+        "page: ",
+        "plan: limit key",
+        "verified: ",
+        "restored",
+        "The loop cost $",
+    ):
         assert line in said

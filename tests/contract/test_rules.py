@@ -221,7 +221,7 @@ def test_a_rule_of_the_table_is_made_with_its_settings(monkeypatch: pytest.Monke
     assert not isinstance(make_rules(off)[-1], Counts)
     with pytest.raises(ValueError, match=r"mine\.enabeld: Extra inputs"):
         DetectorSettings.model_validate({"rules": {"mine": {"enabeld": False}}})
-    with pytest.raises(ValueError, match="no rule 'other' is set here; there are: day_one_cap, mine"):
+    with pytest.raises(ValueError, match="no rule 'other' is set here; there are: after_soft_cap, day_one_cap, mine"):
         DetectorSettings.model_validate({"rules": {"other": {}}})
     with pytest.raises(ValueError, match="must be a mapping"):
         DetectorSettings.model_validate({"rules": ["mine"]})

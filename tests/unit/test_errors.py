@@ -82,6 +82,15 @@ def test_the_finding_is_of_the_key_whose_requests_fail() -> None:
     assert fleet.registry.tags[finding.series]["api_key"] == "k2"
 
 
+def test_what_a_limit_refused_has_cost_nothing() -> None:
+    fleet, rule = Fleet(step_s=300), ErrorRate(ErrorConfig(), RuleContext(300))
+    throttled = [usage(cost=5.0, requests=1000, errors=900, refused=900)]
+    assert all(found == [] for _, found in fleet.run(rule, T0 + HOUR, lambda _: throttled))
+    both = [usage(cost=5.0, requests=1000, errors=900, refused=600)]
+    *_, (_, (finding,)) = fleet.run(rule, T0 + 2 * HOUR, lambda _: both)
+    assert finding.words.startswith("74 % of its requests fail")
+
+
 @pytest.mark.parametrize("job", [None, "j"])
 def test_after_an_incident_its_errors_no_longer_count(job: str | None) -> None:
     fleet, rule = Fleet(step_s=60), ErrorRate(ErrorConfig(), RuleContext(60))

@@ -11,6 +11,7 @@ import pytest
 from curb.detector.bills.lanes import ShardWithBills
 from curb.detector.fast.alerts import Config
 from curb.detector.fast.lane import SLOT_S, FastTest, Trip
+from curb.detector.heads.demand import Config as DemandConfig
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
@@ -31,7 +32,7 @@ class Keys:
 
     def __init__(self, count: int = 1, seed: int = 1) -> None:
         self.rng, self.count = np.random.default_rng(seed), count
-        self.test, self.slot = FastTest(10.0), START
+        self.test, self.slot = FastTest(20.0), START
         self.test.grow(count)
 
     def steps(self, seconds: float, requests: Callable[[], np.ndarray], usd: float = 0.02) -> list[Trip]:
@@ -40,7 +41,9 @@ class Keys:
             amounts = requests()
             index = np.flatnonzero(amounts)
             if len(index):
-                found += self.test.step(self.slot, index, np.array([amounts[index], usd * amounts[index]]))
+                found += self.test.step(
+                    self.slot, index, np.array([amounts[index], usd * amounts[index], amounts[index]])
+                )
             self.slot += 1
         return found
 
@@ -113,20 +116,23 @@ def test_dearer_requests_trip_by_their_dollars_and_the_limit_is_what_they_may_co
 
 def test_what_was_wrong_raises_the_threshold_and_what_was_right_lowers_it_again(state: dict[str, np.ndarray]) -> None:
     keys = known(state)
-    before = keys.test.threshold().copy()
+    every = np.arange(keys.count)
+    before = keys.test.limit(every, keys.slot)
     number = keys.steps(60, keys.usual(100))[0].number
     keys.test.end(number)
     keys.test.judge(number, confirmed=False)
-    wrong = keys.test.threshold()[number]
-    assert wrong >= 1.5 * before[number]
+    wrong = keys.test.limit(every, keys.slot)[0, number]
+    assert wrong >= 1.5 * before[0, number]
     keys.test.judge(number, confirmed=True)
-    assert keys.test.threshold()[number] < wrong
+    assert keys.test.limit(every, keys.slot)[0, number] < wrong
 
 
 # --- through rollup and shard ---------------------------------------------------------------------------------------
 
 
-def events(seconds: float, per_s: Callable[[int], float], at: float = T0, lag_s: float = 1.0) -> Iterator[bytes]:
+def events(
+    seconds: float, per_s: Callable[[int], float], at: float = T0, lag_s: float = 1.0, source: str = "gateway"
+) -> Iterator[bytes]:
     """A key at one request every `1 / per_s` seconds for 2 cents, as lines of usage in portions of a minute."""
     rng = np.random.default_rng(3)
     for minute in range(int(seconds // 60)):
@@ -134,16 +140,21 @@ def events(seconds: float, per_s: Callable[[int], float], at: float = T0, lag_s:
         for second in range(60):
             moment = at + 60 * minute + second
             for number in range(rng.poisson(per_s(60 * minute + second))):
-                records.append(usage(f"{moment}-{number}", moment, 0.02, received_at=moment + lag_s, key="k"))
+                name = f"{moment}-{number}"
+                records.append(usage(name, moment, 0.02, received_at=moment + lag_s, key="k", source=source))
         yield encode_lines(records)
 
 
-def run(pipeline: Pipeline, lines: Iterator[bytes]) -> list[Alert]:
+def alerts_of(pipeline: Pipeline, lines: Iterator[bytes]) -> list[Alert]:
     for each in lines:
         if each:
             pipeline.feed(each)
     pipeline.tick()
-    return [alert for alert in pipeline.alerts if alert.tier == "soft"]
+    return list(pipeline.alerts)
+
+
+def run(pipeline: Pipeline, lines: Iterator[bytes]) -> list[Alert]:
+    return [alert for alert in alerts_of(pipeline, lines) if alert.tier == "soft"]
 
 
 def looping(at_s: float) -> Callable[[int], float]:
@@ -162,6 +173,39 @@ def test_a_soft_alert_opens_by_event_time_and_ends_by_itself() -> None:
     assert "its highest minute of 28 days" in first.explanation
     assert last.status == "resolved"
     assert 600 <= last.updated_at - first.fired_at <= 1000
+
+
+def test_a_burn_that_returns_after_each_soft_alert_is_a_notice_and_then_a_page() -> None:
+    onset = 1.1 * DAY
+    pipeline = Pipeline(DetectorSettings(bucket_s=60, unexplained=DemandConfig(enabled=False)))
+
+    def returns(second: int) -> float:
+        """Throttled by a cap of ten minutes, it burns again for a minute or two before it is capped again."""
+        return 4.0 if second >= onset and (second - onset) % 660 < 60 else 0.05
+
+    found = [alert for alert in alerts_of(pipeline, events(onset + 2400, returns)) if alert.channel == "after_soft_cap"]
+    assert [alert.tier for alert in found if alert.revision == 1] == ["notice"]
+    assert "page" in {alert.tier for alert in found}
+
+
+def test_history_by_the_minute_teaches_the_highest_minutes() -> None:
+    onset = 1.1 * DAY
+    pipeline = Pipeline(DetectorSettings(bucket_s=60))
+    run(pipeline, events(onset, looping(onset), lag_s=70.0, source="history"))
+    alerts = run(pipeline, events(300, looping(0), at=T0 + onset))
+    assert 0 < alerts[0].fired_at - (T0 + onset) <= 20
+
+
+def test_refused_calls_are_no_burn() -> None:
+    onset = 1.1 * DAY
+    pipeline = Pipeline(SETTINGS)
+    run(pipeline, events(onset, looping(onset)))
+    refused = [
+        usage(f"r-{second}", T0 + onset + second, 0.0, received_at=T0 + onset + second + 1, key="k")
+        for second in range(300)
+    ]
+    lines = [msgspec.structs.replace(each, requests=50, errors=50, refused=50) for each in refused]
+    assert run(pipeline, iter([encode_lines(lines)])) == []
 
 
 def test_a_source_that_is_late_is_not_judged_in_slots() -> None:

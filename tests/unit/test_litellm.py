@@ -156,6 +156,24 @@ def test_a_failure_is_an_error() -> None:
     assert (record.requests, record.errors, record.output_tokens) == (1, 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("information", "refused"),
+    [
+        ({"error_class": "ProxyRateLimitError", "error_rate_limit_category": "litellm_rate_limit"}, 1),
+        ({"error_class": "BudgetExceededError", "error_code": "422"}, 1),
+        ({"error_class": "RateLimitError", "error_rate_limit_category": "vendor_rate_limit"}, 0),
+        ({"error_class": "APIConnectionError"}, 0),
+        ({"error_rate_limit_category": 17}, 0),
+        ("odd", 0),
+    ],
+)
+def test_a_refusal_of_the_gateway_itself_is_known(information: Any, refused: int) -> None:
+    failure = event(status="failure", response_cost=0, completion_tokens=None, error_information=information)
+    record = one(failure)
+    assert (record.errors, record.refused) == (1, refused)
+    assert one(event(error_information=information)).refused == 0
+
+
 def test_events_that_share_one_of_their_ids_are_told_apart() -> None:
     events = [
         event(),

@@ -28,7 +28,7 @@ class Lane:
     """One key, minute by minute."""
 
     def __init__(self) -> None:
-        self.lane = FastLane(Config(), [SCOPE], lambda scope, tags: tags)
+        self.lane = FastLane(Config(), [SCOPE], 60, lambda scope, tags: tags)
         self.at = float(START)
         self.soft: list[Alert] = []
 
@@ -124,10 +124,14 @@ def test_it_goes_on_after_a_restart(lane: Lane) -> None:
     assert heir.peaks() == lane.peaks() != []
 
 
-def test_a_state_without_days_takes_the_decayed_minute_for_them() -> None:
+def test_a_state_of_cumulative_sums_keeps_its_highest_minutes() -> None:
     test = _stepped(FastTest(10.0), 2 * DAY, lambda: 3.0)
     arrays = {name: array.copy() for name, array in test.dump().items()}
-    older = {n: a for n, a in arrays.items() if n not in ("fast.day", "fast.days", "fast.spoiled", "fast.reported")}
+    new = {
+        f"fast.{name}" for name in ("day", "days", "spoiled", "reported", "high", "held_high", "recent", "week", "calm")
+    }
+    older = {name: array for name, array in arrays.items() if name not in new | {"fast.day_usd"}}
+    older["fast.mean_usd"] = arrays["fast.day_usd"]
     heir = FastTest(10.0)
     heir.load(older)
     heir.begin_day(test.day + 1)
@@ -137,5 +141,5 @@ def test_a_state_without_days_takes_the_decayed_minute_for_them() -> None:
 def _stepped(test: FastTest, seconds: int, requests: Callable[[], float]) -> FastTest:
     test.grow(1)
     for slot in range(START // SLOT_S, (START + seconds) // SLOT_S, 60):
-        test.step(slot, np.array([0]), np.array([[requests()], [0.1]]))
+        test.step(slot, np.array([0]), np.array([[requests()], [0.1], [1.0]]))
     return test

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curb.detector.rollup.spread import Rows, Waiting, coarse, pieces
+from curb.detector.rollup.sums import COMMON
 
 ALL = np.inf
 
@@ -56,7 +57,7 @@ def test_a_day_is_at_most_sixty_one_pieces_none_before_it() -> None:
 
 
 def test_samples_are_in_every_piece() -> None:
-    values = np.array([[6.0], [0], [0], [0], [0], [0], [0], [1.0], [50.0], [20.0]])
+    values = np.array([[6.0]] + [[0.0]] * (COMMON - 1) + [[1.0], [50.0], [20.0]])
     found = pieces(
         Rows(np.zeros((1, 1), np.int64), np.array([0.0]), np.array([180.0]), values),
         np.array([-np.inf]),
@@ -65,7 +66,7 @@ def test_samples_are_in_every_piece() -> None:
         samples=True,
     )
     assert found.values[0].tolist() == [2.0, 2.0, 2.0]
-    assert found.values[7:].tolist() == [[1.0] * 3, [50.0] * 3, [20.0] * 3]
+    assert found.values[COMMON:].tolist() == [[1.0] * 3, [50.0] * 3, [20.0] * 3]
 
 
 @given(

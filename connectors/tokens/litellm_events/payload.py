@@ -110,6 +110,14 @@ class ModelMap(msgspec.Struct):
     model_map_key: str | None = None
 
 
+class ErrorInformation(msgspec.Struct):
+    """Why a call failed."""
+
+    error_class: str | None = None
+    #: Who limited it: "litellm_rate_limit" and "litellm_batch_rate_limit" are the gateway itself.
+    error_rate_limit_category: str | None = None
+
+
 class Metadata(msgspec.Struct):
     """Whose call it was; in the spend logs also what the callback has beside it."""
 
@@ -131,6 +139,7 @@ class Metadata(msgspec.Struct):
     attempted_retries: int | None = None
     attempted_fallbacks: int | None = None
     original_model_group: str | None = None
+    error_information: ErrorInformation | None = None
 
 
 class Payload(msgspec.Struct):
@@ -153,6 +162,7 @@ class Payload(msgspec.Struct):
     request_tags: list[Any] | None = None
     end_user: str | None = None
     metadata: Metadata | None = None
+    error_information: ErrorInformation | None = None
 
 
 class _Row(msgspec.Struct):
@@ -190,6 +200,16 @@ _PAYLOADS = msgspec.json.Decoder(Payload)
 _ROWS = msgspec.json.Decoder(_Row)
 _METADATA = msgspec.json.Decoder(Metadata)
 _TAGS = msgspec.json.Decoder(list[Any])
+
+
+#: Classes of LiteLLM's own refusals in versions that do not say whose limit it was.
+_REFUSALS = frozenset({"BudgetExceededError", "ProxyRateLimitError"})
+
+
+def refused(payload: Payload) -> bool:
+    """Whether a limit or budget of the gateway refused the call, so that no model saw it."""
+    error = payload.error_information or ErrorInformation()
+    return (error.error_rate_limit_category or "").startswith("litellm_") or error.error_class in _REFUSALS
 
 
 def read_event(raw: bytes) -> Read | Rejected:
@@ -238,6 +258,7 @@ def read_row(raw: bytes) -> Read | Rejected:
         request_tags=tags,
         end_user=row.end_user,
         metadata=meta,
+        error_information=meta.error_information,
     )
     return Read(payload, dropped)
 
