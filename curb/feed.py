@@ -25,6 +25,7 @@ from curb.evaluate.backtest import on_time, stream_step
 from curb.stream.clock import EventClock, WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Log
+from curb.stream.records.spend import REPLAYED
 from curb.stream.work.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def _make_feed(config: CurbConfig, source: Path, form: str, clock: EventClock) -
     settings = UsageJsonl.model_validate(
         {
             "kind": "usage_jsonl",
-            "name": f"replay-{source.name.split('.')[0].lower()}"[:60],
+            "name": f"{REPLAYED}{source.name.split('.')[0].lower()}"[:60],
             "path": source,
             "format": _form(source, form),
         }

@@ -12,7 +12,7 @@ from curb.detector.incidents.feed_sources import TOO_LATE, Figures, KnownSource
 from curb.detector.state.scopes import Scope
 from curb.stream import metrics
 from curb.stream.records.revisions import alert_id_of, fingerprint_of, resolved, revised
-from curb.stream.records.spend import OTHER, TIER_RANK, Alert, ScopeTally, SourceTally, SpendTick, Tally, Tier
+from curb.stream.records.spend import OTHER, REPLAYED, TIER_RANK, Alert, ScopeTally, SourceTally, SpendTick, Tally, Tier
 from curb.stream.time import DAY_S, HOUR_S
 
 _T = TypeVar("_T")
@@ -319,7 +319,7 @@ def _clock(name: str, source: KnownSource, hour: int) -> _Problem | None:
 
 def _quiet(name: str, source: KnownSource, at: float) -> _Problem | None:
     habit, known_s = source.habit, at - source.first_at
-    if source.heard or known_s - habit.quiet_s < _KNOWN_S:
+    if name.startswith(REPLAYED) or source.heard or known_s - habit.quiet_s < _KNOWN_S:
         return None
     least_s = _QUIET_S if known_s >= DAY_S else _DAY_ONE_QUIET_S
     limit_s = max(least_s, _QUIET_FACTOR * habit.longest_s)

@@ -21,6 +21,8 @@ from curb.stream.records.base import Record
 UNTAGGED = "__untagged__"
 #: The tag value into which the cardinality guard folds new values past its limit.
 OTHER = "__other__"
+#: How the names of sources begin that are a recorded stream: it ends, and is then not missed.
+REPLAYED = "replay-"
 
 
 # --- raw records: curb.usage, curb.costs, curb.gpu ----------------------------------------------------------------

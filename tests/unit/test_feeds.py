@@ -164,6 +164,12 @@ def test_a_source_known_for_weeks_is_missed_louder() -> None:
     assert [each.tier for each in house.silence(90)] == ["digest", "notice"]
 
 
+def test_a_recorded_stream_ends_and_is_not_missed() -> None:
+    house = House()
+    house.minutes(2 * 24 * 60, source="replay-history")
+    assert house.silence(120) == []
+
+
 def test_a_young_source_is_not_missed() -> None:
     house = House()
     house.minutes(3 * 60)
