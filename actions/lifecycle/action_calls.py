@@ -27,6 +27,11 @@ T = TypeVar("T")
 #: Seconds between tries of a step. By hand: soon for a blip, and at least once a minute, since a lease may be ending.
 _POLICY = RetryPolicy(first_s=1.0, cap_s=60.0)
 
+#: Seconds for which a soft cap explains that a burn is low. By hand: three of ten minutes, and the pauses between.
+_SOFT_CAP_COUNTS_S = 3600.0
+#: States of a soft cap that was in force.
+_HELD = frozenset({"applied", "effective", "ineffective", "restored", "drift"})
+
 
 class ActionCalls:
     """What all steps of one action share. Nothing in it has to survive the process."""
@@ -147,6 +152,19 @@ class ActionCalls:
 
     # --- the ledger ---
 
+    def _before_soft_cap(self, target: str, alert: Alert) -> dict[str, Any]:
+        """The burn before a soft cap that held a target down until lately: what an action after it is measured by."""
+        since = self.clock.now() - _SOFT_CAP_COUNTS_S
+        capped = [state.last for state in self.memory.ledger.actions() if state.last.plan.target == target]
+        soft = [
+            each for each in capped if each.rung == 0 and each.state in _HELD and (each.measured_at or 0.0) >= since
+        ]
+        most = max(soft, key=lambda each: each.usd_per_hour_before or 0.0, default=None)
+        if most is None or (most.usd_per_hour_before or 0.0) <= alert.usd_per_hour:
+            return {}
+        rate = most.requests_per_minute_before
+        return {"usd_per_hour_before": most.usd_per_hour_before, "requests_per_minute_before": rate}
+
     async def start(
         self, alert: Alert, plan: Plan, state: LedgerState, act: Act | None = None, **fields: Any
     ) -> LedgerEntry:
@@ -159,6 +177,8 @@ class ActionCalls:
             plan = msgspec.structs.replace(plan, note=f"ceiling of {fields['standing']}, renewed while Curb runs")
         elif state == "planned":
             plan = noted(plan, alert, fields.get("lease_expires_at"))
+        if alert.tier != "soft" and not fields.get("standing"):
+            fields = self._before_soft_cap(plan.target, alert) | fields
         entry = LedgerEntry(
             action_id=action_id_for(alert.alert_id, self.name, episode, plan.target),
             state=state,

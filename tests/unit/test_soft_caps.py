@@ -46,6 +46,16 @@ async def test_a_page_takes_the_place_of_the_soft_cap_and_plans_from_the_origina
     assert house.policy_gate.keys["k1"]["rpm"] == 20, "the lease of the soft cap ends nothing"
 
 
+async def test_what_comes_after_a_soft_cap_is_measured_by_the_burn_before_it() -> None:
+    house = await opened(PolicyHouse(ladder(SHAVE, BLOCK)))
+    await house.say(alert_message(an_alert(**SOFT, usd_per_hour=40.0, requests_per_minute=90.0)))
+    await house.say(alert_message(an_alert(usd_per_hour=11.0, requests_per_minute=30.0)))
+    for _ in range(4):
+        await house.wait(2)
+    last = house.ledger()[-1]
+    assert (last.rung, last.usd_per_hour_before, last.requests_per_minute_before) == (1, 40.0, 90.0)
+
+
 @pytest.mark.parametrize(("mode", "state"), [("shadow", "shadow"), ("approve", "proposed")])
 async def test_it_follows_the_mode(mode: str, state: str) -> None:
     house = await opened(PolicyHouse(ladder({**SHAVE, "mode": mode}, approvers={"ops": {"people": ["ana"]}})))
