@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from curb.actions.notify.protocol import Notice
@@ -34,7 +35,9 @@ class Observed:
         if isinstance(record, Alert):
             self._newest[record.alert_id] = record
         elif isinstance(record, LedgerEntry) and record.state == "effective" and self._verified is None:
-            self._verified = (self._newest[record.alert_id], record.at)
+            alert = self._newest[record.alert_id]
+            if alert.tier != "soft":  # nobody gets a message about a soft one
+                self._verified = (alert, record.at)
 
     def sample(self, daemon: Running) -> None:
         """Remember what the detector expects of the key now."""
@@ -65,6 +68,14 @@ class Observed:
         if alert is None:
             return None, []
         return alert, [e for entries in view.actions.values() for e in entries if e.alert_id == alert.alert_id]
+
+    def limits(self, view: LogView) -> Iterator[tuple[float, float]]:
+        """From when to when each limit on the key was in force, in the order of time."""
+        ids = {alert.alert_id for alert in self._alerts(view)}
+        for entries in sorted(view.actions.values(), key=lambda entries: entries[0].at):
+            at = {entry.state: entry.at for entry in entries}
+            if entries[0].alert_id in ids and {"applied", "restored"} <= at.keys():
+                yield at["applied"], at["restored"]
 
     def _alerts(self, view: LogView) -> list[Alert]:
         """Alerts on the key since the loop began, oldest first."""

@@ -75,8 +75,11 @@ def _chart(observed: Observed, view: LogView, tally: Tally, without: Tally, summ
     at = {entry.state: entry.at for entry in reversed(ledger)}
     events = [(stage.loop.start, "loop starts"), (stage.loop.end, "loop fixed")]
     if alert is not None:
-        events.append((alert.fired_at, "detected"))
+        events.append((alert.fired_at, "on-call notified"))
     events += [(at[state], label) for state, label in _MARKS.items() if state in at]
+    leases = list(observed.limits(view))
+    if leases and leases[0][0] < at.get("applied", 0.0):
+        events.append((leases[0][0], "soft cap"))
     return spend_chart(
         [stage.live_start + 60 * minute for minute in range(minutes)],
         burn(tally.usd_per_minute(minutes, alias), 5),
@@ -85,7 +88,7 @@ def _chart(observed: Observed, view: LogView, tally: Tally, without: Tally, summ
         title=f"Key {alias}: one agent loop, with Curb and without",
         subtitle=f"the loop cost ${summary['lost_usd']:.2f} instead of ${summary['counterfactual_usd']:.2f}",
         events=sorted(events),
-        lease=(at["applied"], at["restored"]) if {"applied", "restored"} <= at.keys() else None,
+        leases=leases,
     )
 
 

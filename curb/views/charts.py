@@ -50,13 +50,13 @@ def spend_chart(
     title: str,
     subtitle: str = "",
     events: Sequence[tuple[float, str]] = (),
-    lease: tuple[float, float] | None = None,
+    leases: Sequence[tuple[float, float]] = (),
     budget_line: float | None = None,
 ) -> bytes:
     """A PNG of 1200 × 560.
 
     `minutes` are epoch seconds; every line has one value per minute, in dollars per hour. `expected_low` and
-    `expected_high` go together. `events` are (epoch seconds, label); `lease` (from, to) is shaded; `budget_line` is
+    `expected_high` go together. `events` are (epoch seconds, label); `leases` (from, to) are shaded; `budget_line` is
     in dollars per hour. Raises PermanentError when matplotlib is missing, ValueError for fewer than two minutes or
     lines of another length.
     """
@@ -69,8 +69,9 @@ def spend_chart(
     rows = _Labels(figure, lines.minutes, events)
     top = 1 - (78 + (rows.height_px if events else 8)) / _HEIGHT_PX
     axes = figure.add_axes((_LEFT, _BOTTOM, _RIGHT - _LEFT, top - _BOTTOM))
-    if lease:
-        axes.axvspan(lease[0], lease[1], color=_LEASE, alpha=0.10, lw=0, zorder=0, label="limit in force")
+    for number, (begin, end) in enumerate(leases):
+        label = "_" if number else "limit in force"
+        axes.axvspan(begin, end, color=_LEASE, alpha=0.10, lw=0, zorder=0, label=label)
     if budget_line is not None:
         axes.axhline(budget_line, color=_BUDGET, lw=1.8, ls="-.", zorder=2, label="budget, per hour")
     _draw_lines(axes, lines)

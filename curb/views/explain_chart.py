@@ -66,7 +66,7 @@ def draw(found: Explanation) -> bytes:
         title=_cut(f"{alert.tier} {alert.kind}: {tags_text(alert.tags)}", _TITLE_CHARS),
         subtitle=_cut(f"{alert.reason or alert.channel}  ·  {wording.over(alert, ' expected')}", 150),
         events=[(mark.at, _cut(mark.text, _LABEL_CHARS)) for mark in found.marks],
-        lease=_lease(found),
+        leases=_leases(found),
         budget_line=_budget_line(found, max(point.usd_per_hour for point in points)),
     )
 
@@ -81,14 +81,14 @@ def _budget_line(found: Explanation, highest: float) -> float | None:
     return usd_per_hour if 0 < usd_per_hour <= _HIGHEST_BUDGET * highest else None
 
 
-def _lease(found: Explanation) -> tuple[float, float] | None:
+def _leases(found: Explanation) -> list[tuple[float, float]]:
     """When a limit was in force, from the first that was set to the last that ended."""
     begins = [entry.at for entry in found.actions if entry.state == "applied"]
     if not begins:
-        return None
+        return []
     restored = [entry.at for entry in found.actions if entry.state == "restored"]
     ends = restored or [entry.lease_expires_at for entry in found.actions if entry.lease_expires_at is not None]
-    return min(begins), max(ends, default=found.points[-1].at)
+    return [(min(begins), max(ends, default=found.points[-1].at))]
 
 
 def _cut(text: str, longest: int) -> str:

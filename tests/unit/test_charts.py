@@ -41,7 +41,7 @@ def test_everything_drawn_is_a_png_of_1200_by_560() -> None:
         title="a $ and another $",
         subtitle="x_1^2",
         events=EVENTS,
-        lease=(T0 + 3660, T0 + 7000),
+        leases=[(T0 + 3660, T0 + 7000), (T0 + 7060, T0 + 7100)],
         budget_line=9,
     )
     bare = spend_chart(MINUTES, flat, flat, title="flat")
