@@ -229,7 +229,9 @@ class FastTest:
 
     def _trips(self, slot: int, index: Ints, recent: Floats) -> list[Trip]:
         columns, params = self.columns, self._params
-        score = recent / np.maximum(self.limit(index, slot), _TINY)
+        # Fewer dollars trip nothing, so a key that cost nothing so far is compared with them.
+        least = np.array([[_TINY], [max(self._min_usd_per_hour * params.window_s / 3600, _TINY)]])
+        score = recent / np.maximum(self.limit(index, slot), least)
         usd_per_hour = recent[1] * 3600 / params.window_s
         judged = self._known(slot, index) & ~columns["firing"][index] & (columns["over"][1, index] >= params.least_usd)
         judged &= usd_per_hour - self.mean_usd_per_hour(index, slot) >= self._min_usd_per_hour
@@ -268,7 +270,8 @@ class FastTest:
     def limit_per_minute(self, number: int, trip: Trip) -> float:
         """Requests of its highest honest minute, or fewer where requests have become more expensive."""
         requests, usd = self.columns["peak"][:, number].tolist()
-        if trip.requests > 0 and trip.usd > 0:
+        # Where nothing had a price, no request says what it may cost.
+        if trip.requests > 0 and trip.usd > 0 and usd > 0:
             return float(min(requests, usd * trip.requests / trip.usd))
         return float(requests)
 

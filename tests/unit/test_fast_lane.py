@@ -114,6 +114,17 @@ def test_dearer_requests_trip_by_their_dollars_and_the_limit_is_what_they_may_co
     assert keys.test.limit_per_minute(trips[0].number, trips[0]) < peak[0] / 10
 
 
+def test_a_key_whose_calls_were_free_is_held_to_its_own_requests() -> None:
+    keys = Keys()
+    for _ in range(40):
+        keys.steps(60, keys.usual(), usd=0.0)
+        keys.slot += 2400 // SLOT_S
+    trips = keys.steps(60, keys.usual(5), usd=2.0)
+    assert trips
+    assert trips[0].score < 1000, "a figure for people"
+    assert keys.test.limit_per_minute(0, trips[0]) == keys.test.columns["peak"][0, 0] > 10
+
+
 def test_what_was_wrong_raises_the_threshold_and_what_was_right_lowers_it_again(state: dict[str, np.ndarray]) -> None:
     keys = known(state)
     every = np.arange(keys.count)
