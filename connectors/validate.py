@@ -111,9 +111,8 @@ def check(record: SpendRecord, *, limits: IntakeLimits = DEFAULT_LIMITS) -> Reje
         # What is less than a day ahead was dated by its receipt, see `date_by_receipt`.
         days = (_MAX_PREPAID_S if is_bill else max(limits.max_future_s, MAX_SKEW_S)) / DAY_S
         return Rejected("in_the_future", f"charge_period_start is more than {days:g} d ahead of its receipt")
-    for name, count in _counts(record):
-        if not 0 <= count <= MAX_COUNT:
-            return Rejected("invalid", f"{name} is not between 0 and 2^53")
+    if why := _odd_count(record):
+        return Rejected("invalid", why)
     if not record.id or clean(record.id) != record.id:
         return Rejected("invalid", "id is empty or has control characters")
     record.id = bounded_id(record.id)
@@ -146,6 +145,16 @@ def _floats(record: SpendRecord) -> Iterator[tuple[str, float]]:
         yield "power_usage", record.power_usage or 0.0
     elif isinstance(record, CostRecord):
         yield "billed_cost", record.billed_cost
+
+
+def _odd_count(record: SpendRecord) -> str:
+    """Which count cannot be, or ""."""
+    for name, count in _counts(record):
+        if not 0 <= count <= MAX_COUNT:
+            return f"{name} is not between 0 and 2^53"
+    # What was refused is taken off the rest, so more than there is would hide other calls of the key.
+    is_more = record.refused > min(record.requests, record.errors)
+    return "refused is more than errors or requests" if is_more else ""
 
 
 def _counts(record: SpendRecord) -> Iterator[tuple[str, int]]:

@@ -164,6 +164,8 @@ def test_messages_of_large_records_are_split() -> None:
     [
         (usage(effective_cost=-0.01), "negative_cost"),
         (gpu(effective_cost=-0.01), "negative_cost"),
+        (usage(requests=9, errors=1, refused=2), "invalid"),
+        (usage(requests=1, errors=9, refused=2), "invalid"),
         (usage(effective_cost=2e9), "invalid"),
         (usage(charge_period_start=math.nan), "not_finite"),
         (usage(received_at=math.inf), "not_finite"),
