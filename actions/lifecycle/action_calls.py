@@ -71,10 +71,12 @@ class ActionCalls:
 
     def ceiling_of(self, alert: Alert) -> int | None:
         """Requests per minute of the ceiling on an alert's subject, where it would stand but for the alert's action."""
-        for fingerprint, ceiling in self.ceilings().items():
-            if alert.tags.get(ceiling.policy.by) == ceiling.value and self.may_set(ceiling.policy):
-                return self.limit_of(fingerprint, ceiling)
-        return None
+        limits = (
+            self.limit_of(fingerprint, ceiling)
+            for fingerprint, ceiling in self.ceilings().items()
+            if alert.tags.get(ceiling.policy.by) == ceiling.value and self.may_set(ceiling.policy)
+        )
+        return min(limits, default=None)
 
     def may_set(self, policy: StandingPolicy) -> bool:
         """Whether ceilings of a policy are set now: by mode, or since somebody approved them."""

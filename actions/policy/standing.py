@@ -33,7 +33,9 @@ class StandingPolicy(Settings):
         default_factory=dict, description="Tag → glob; all must match. Empty: every principal opted in."
     )
     by: str = Field(
-        default="api_key", description="Tag that names the principal; the tag by which the action finds its subject."
+        default="api_key",
+        min_length=1,
+        description="Tag that names the principal; the tag by which the action finds its subject.",
     )
     mode: Literal["inherit", "shadow", "approve", "auto"] = Field(
         default="inherit",
@@ -55,7 +57,7 @@ class StandingPolicy(Settings):
     )
     lease_minutes: float = Field(
         default=240.0,
-        gt=0,
+        ge=5,
         le=1440,
         description="Each ceiling is a lease of this length, renewed when half of it is over.",
     )

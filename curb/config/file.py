@@ -189,6 +189,7 @@ class HttpSettings(Settings):
     port: int = Field(default=8088, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     token: SecretStr | None = Field(
         default=None,
+        min_length=8,
         description="Bearer token of /v1 (not of the inbox, nor of what Slack signs), and to sign in at the dashboard. "
         "Without it /v1 only reads, only on loopback.",
     )
@@ -443,6 +444,8 @@ def _unknown_tags(config: CurbConfig) -> list[ConfigError]:
     matchers = {f"actions.routes[{i}].match.tags": route.match.tags for i, route in enumerate(config.actions.routes)}
     never = config.actions.limits.never_touch
     matchers |= {f"actions.limits.never_touch[{i}]": tags for i, tags in enumerate(never)}
+    for i, policy in enumerate(config.actions.standing):
+        matchers |= {f"actions.standing[{i}].match": policy.match, f"actions.standing[{i}].by": {policy.by: "*"}}
     marks = config.actions.limits.criticality
     matchers |= {f"actions.limits.criticality[{i}].match": rule.match for i, rule in enumerate(marks)}
     hint = f"alerts carry the tags of their scope: {', '.join(sorted(known))}; see detector.scopes"

@@ -212,6 +212,15 @@ def test_what_a_command_needs_must_be_right() -> None:
             {"actions.routes[0].notify": "must be a list|write a list: [c]"},
         ),
         ("detector: {scopes: [{name: a}]}", {"detector.scopes[0].group_by": "is missing|add this key"}),
+        ("http: {token: guessed}", {"http.token": "Value should have at least 8 items|"}),
+        (
+            "actions: {actions: [{kind: litellm_limits, name: a, base_url: 'http://gw:4000', api_key: k}], "
+            "standing: [{name: s, act: a, by: keys, match: {colour: red}}]}",
+            {
+                "actions.standing[0].by": "no scope has the tag keys, so this matches nothing|alerts carry",
+                "actions.standing[0].match": "no scope has the tag colour, so this matches nothing|alerts carry",
+            },
+        ),
         ("detector: {scopes: []}", {"detector.scopes": "Tuple should have at least 1 item|"}),
     ],
 )
