@@ -73,6 +73,10 @@ HTTP_CONNECTIONS_CLOSED = Counter(
     ["reason"],
 )
 HTTP_ACCEPT_ERRORS = Counter("curb_http_accept_errors_total", "Tries to accept a connection that failed.")
+HTTP_WRONG_TOKENS = Counter(
+    "curb_http_wrong_tokens_total",
+    "Requests to the API, to a page or to sign in with a token that is none of http.token and http.tokens.",
+)
 
 EVENTS_ROLLED_UP = Counter("curb_rollup_events_total", "Unique events summed into series.")
 EVENTS_DUPLICATE = Counter("curb_rollup_duplicates_total", "Events dropped because their id was seen before.")

@@ -19,6 +19,7 @@ from curb.config.file import HttpSettings, Role
 from curb.serve.pages.paths import is_open, is_page
 from curb.serve.pages.sessions import Session, Sessions
 from curb.serve.pages.sign_in import asks_to_sign_in
+from curb.stream import metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: What a role includes beside itself.
@@ -63,6 +64,8 @@ class Access:
         for known, of, roles in self._tokens:
             if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), known):
                 name, found = name or of, found | roles
+        if token and not found:
+            metrics.HTTP_WRONG_TOKENS.inc()
         return name, found
 
     @web.middleware
@@ -137,7 +140,7 @@ class Access:
         """Whether a browser says that a page of another site asks; a link that is followed does not count."""
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None:
-            place = urlsplit(origin).netloc
+            place = _place_in(origin)
             if place != request.headers.get(hdrs.HOST) and not self._is_allowed(_name_in(place)):
                 return True
         site, mode = request.headers.get("Sec-Fetch-Site"), request.headers.get("Sec-Fetch-Mode")
@@ -159,6 +162,14 @@ def _name_in(host: str) -> str | None:
     except ValueError:
         return None
     return name.rstrip(".") if name else None
+
+
+def _place_in(origin: str) -> str:
+    """The `name:port` of an origin, "" where it is none: that is nobody's."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _password(authorization: str) -> str:

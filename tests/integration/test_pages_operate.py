@@ -10,13 +10,15 @@ from typing import Any, cast, get_args
 
 import msgspec
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from curb.config.file import CurbConfig
 from curb.serve.api import make_app
+from curb.serve.pages.sessions import COOKIE, Sessions
 from curb.serve.pages.what_to_do import WHAT_TO_DO
 from curb.serve.running import Running
 from curb.serve.slack_people import Doors
+from curb.stream.clock import ManualClock
 from curb.stream.log.protocol import TopicPartition
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.knowledge import knowledge_message, read_commands, read_knowledge
@@ -168,6 +170,21 @@ async def test_a_session_ends_with_its_time_and_by_signing_out(browser: Browser,
         assert answer.status == 303
     async with browser.get("/") as answer:
         assert answer.status == 401
+
+
+def test_a_crowd_of_readers_signs_no_operator_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curb.serve.pages.sessions._MOST", 3)
+    sessions, read, operate = Sessions(ManualClock(T0)), frozenset({"read"}), frozenset({"read", "operate"})
+    on_call = sessions.open("on-call", operate)
+
+    def is_in(key: str) -> bool:
+        return sessions.of(make_mocked_request("GET", "/", headers={"Cookie": f"{COOKIE}={key}"})) is not None
+
+    readers = [sessions.open("viewer", read) for _ in range(5)]
+    assert is_in(on_call)
+    assert [is_in(reader) for reader in readers] == [False, False, False, True, True]
+    assert [is_in(sessions.open("on-call", operate)) for _ in range(3)] == [True, True, True]
+    assert not is_in(on_call)
 
 
 async def test_the_cookie_is_for_pages_only(browser: Browser) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from prometheus_client import REGISTRY
 
 from curb.config.file import HttpSettings
 from curb.serve.access import Access
 
-READER, OPERATOR, SENDER, OLD = "reader-token", "operator-token", "sender-token", "old"
+READER, OPERATOR, SENDER, OLD = "reader-token", "operator-token", "sender-token", "old-token"
 TOKENS = [
     {"name": "prometheus", "token": READER, "roles": ["read"]},
     {"name": "on-call", "token": OPERATOR, "roles": ["operate"]},
@@ -63,6 +64,17 @@ def basic(token: str) -> dict[str, str]:
 )
 async def test_a_token_may_do_what_its_roles_say(token: str, method: str, path: str, status: int) -> None:
     assert await ask({"token": OLD, "tokens": TOKENS}, method, path, **bearer(token)) == status
+
+
+async def test_guesses_are_counted() -> None:
+    def count() -> float:
+        return REGISTRY.get_sample_value("curb_http_wrong_tokens_total") or 0.0
+
+    before, settings = count(), {"tokens": TOKENS}
+    for headers in (bearer("wrong"), basic("wrong"), bearer(READER), bearer(SENDER), {}):
+        await ask(settings, "GET", "/", **headers)
+    assert Access(HttpSettings.model_validate(settings)).known("guess")[1] == frozenset()
+    assert count() - before == 3
 
 
 async def test_a_browser_may_send_the_token_as_a_password_to_read_pages() -> None:
@@ -130,6 +142,7 @@ async def test_probes_and_prometheus_may_use_any_name_where_curb_listens_for_all
 async def test_another_site_reads_nothing_and_its_links_may_be_followed() -> None:
     assert await ask({}, "GET", "/v1/status", Origin="http://evil.example") == 403
     assert await ask({}, "GET", "/v1/status", Origin="null") == 403
+    assert await ask({}, "GET", "/v1/status", Origin="http://[evil") == 403
     assert await ask({}, "GET", "/v1/status", Origin="http://127.0.0.1:8088") == 200
     cross = {"Sec_Fetch_Site": "cross-site"}
     assert await ask({}, "GET", "/alerts/a1/chart.png", Sec_Fetch_Mode="no-cors", **cross) == 403

@@ -54,10 +54,15 @@ class Sessions:
         for key in [key for key, session in self._sessions.items() if session.ends_at <= now]:
             del self._sessions[key]
         while len(self._sessions) >= _MOST:
-            self._sessions.popitem(last=False)
+            del self._sessions[self._first_for(roles)]
         key = secrets.token_urlsafe(32)
         self._sessions[key] = Session(by, roles, now + _LASTS_S)
         return key
+
+    def _first_for(self, roles: frozenset[str]) -> str:
+        """The first to come of those who may no more than the newcomer; where all may more, the first of all."""
+        may_no_more = (key for key, session in self._sessions.items() if session.roles <= roles)
+        return next(may_no_more, next(iter(self._sessions)))
 
     def of(self, request: web.Request) -> Session | None:
         """Who sends a request, if they are signed in."""
