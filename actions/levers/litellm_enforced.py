@@ -43,10 +43,9 @@ def spent_budget(row: Row, now: float) -> bool:
         return True
     usage = row.get("budget_limits_usage")
     return any(
-        isinstance(window, Mapping)
-        and (limit := _number(window.get("max_budget"))) is not None
+        (limit := _number(window.get("max_budget"))) is not None
         and (_number(_table(usage, str(window.get("budget_duration"))).get("current_spend")) or 0.0) >= limit
-        for window in row.get("budget_limits") or ()
+        for window in _windows(row)
     )
 
 
@@ -62,8 +61,8 @@ def budget_left(row: Row, now: float, within_s: float = 0.0) -> float | None:
     if budget is not None:
         again = _starts_again(row, now, within_s)
         left.append(max(0.0, budget - spend) + (budget if again else 0.0))
-    for window in row.get("budget_limits") or ():
-        limit = _number(window.get("max_budget")) if isinstance(window, Mapping) else None
+    for window in _windows(row):
+        limit = _number(window.get("max_budget"))
         if limit is not None:
             used = _table(row.get("budget_limits_usage"), str(window.get("budget_duration"))).get("current_spend")
             left.append(max(0.0, limit - (_number(used) or 0.0)))
@@ -87,7 +86,7 @@ def _slows_down(row: Row) -> bool:
 
 def is_refused(row: Row) -> bool:
     """True when no call passes for a reason that every kind of subject may have."""
-    return row.get("status") in {"revoked", "deleted", "expired"} or row.get("rpm_limit") == 0
+    return row.get("status") in ("revoked", "deleted", "expired") or row.get("rpm_limit") == 0
 
 
 async def rows_above(row: Row, read: Callable[[str, str, str], Awaitable[Row]]) -> list[Row]:
@@ -102,7 +101,8 @@ async def rows_above(row: Row, read: Callable[[str, str, str], Awaitable[Row]]) 
         team = await read("team/info", "team_id", str(team_id))
         above.append(info := team.get("team_info"))
         organization = organization or (info.get("organization_id") if isinstance(info, Mapping) else None)
-        members = [each for each in team.get("team_memberships") or () if isinstance(each, Mapping)]
+        listed = team.get("team_memberships")
+        members = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list | tuple) else []
         above += [each for each in members if user_id and each.get("user_id") == user_id]
     if user_id:
         user = await read("v2/user/info", "user_id", str(user_id))
@@ -126,6 +126,11 @@ def temporary_increase(row: Row, now: float) -> float:
         return 0.0
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
     return (_number(metadata.get("temp_budget_increase")) or 0.0) if until.timestamp() > now else 0.0
+
+
+def _windows(row: Row) -> list[Row]:
+    found = row.get("budget_limits")
+    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list | tuple) else []
 
 
 def _table(row: object, name: str) -> Row:

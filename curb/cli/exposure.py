@@ -279,7 +279,7 @@ def _bounds(limits: Mapping[str, float], rows: Iterable[Row], use: KeyUse, now: 
     for name, unit in units:
         price = use.price(unit)
         if name in limits and price is not None:
-            yield 60 * limits[name] * price, name
+            yield 60 * max(0.0, limits[name]) * price, name
     left = [each for row in rows if (each := budget_left(row, now, HOUR_S)) is not None]
     if left:
         yield min(left), "budget"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from curb.actions.levers.litellm_enforced import budget_left
+from curb.actions.levers.litellm_enforced import budget_left, is_refused, spent_budget
 from curb.actions.levers.litellm_keys import GatewayKey
 from curb.cli.exposure import Exposure, KeyUse, expose, sentence, total
 from curb.stream.records.spend import SpendPartial
@@ -44,6 +44,10 @@ def iso(seconds: float) -> str:
         ({"rpm_limit": 10, "tpm_limit": 100}, (), 6.0, "tpm_limit"),
         ({"rpm_limit": 10, "max_budget": 20.0, "spend": 15.0}, (), 5.0, "budget"),
         ({"max_budget": 20.0, "spend": 25.0}, (), 0.0, "budget"),
+        # A limit below 0 lets nothing pass, and pays nothing back.
+        ({"rpm_limit": -5}, (), 0.0, "rpm_limit"),
+        ({"rpm_limit": 10, "budget_limits": 5, "status": ["odd"]}, (), 60.0, "rpm_limit"),
+        ({"rpm_limit": 10, "budget_limits": [5, {"max_budget": "odd"}]}, (), 60.0, "rpm_limit"),
         # A limit of the team, a budget of the user without a team, and a budget that starts again within the hour.
         ({}, ({"team_alias": "ads", "rpm_limit": 5},), 30.0, "rpm_limit"),
         ({"rpm_limit": 10}, ({"max_budget": 8.0, "spend": 1.0},), 7.0, "budget"),
@@ -116,3 +120,8 @@ def test_what_is_known_by_the_day_is_no_expensive_hour() -> None:
 )
 def test_the_budget_that_is_left_is_the_lowest(row: dict[str, Any], left: float | None) -> None:
     assert budget_left(row, NOW) == left
+
+
+def test_odd_rows_break_nothing() -> None:
+    row = {"budget_limits": 5, "status": ["odd"], "spend": "much"}
+    assert (is_refused(row), spent_budget(row, NOW), budget_left(row, NOW)) == (False, False, None)
