@@ -187,6 +187,23 @@ def test_a_crowd_of_readers_signs_no_operator_out(monkeypatch: pytest.MonkeyPatc
     assert not is_in(on_call)
 
 
+async def test_who_presses_after_the_session_ended_signs_in_at_that_page(browser: Browser, daemon: Any) -> None:
+    await sign_in(browser)
+    form = await form_of(browser) | ON_ACTION
+    await daemon.clock.advance(12 * 3600 + 1)
+    for referer, then in (
+        ("http://curb/alerts/a1?x=1", "/alerts/a1?x=1"),
+        ("http://curb/press", "/"),
+        ("http://[", "/"),
+    ):
+        status, text = await press(browser, form, Referer=referer)
+        assert status == 401
+        assert "nothing was done" in text
+        assert f'name="next" value="{then}"' in text
+    assert (await sign_in(browser, next="/press")).headers["Location"] == "/"
+    assert commands(daemon) == []
+
+
 async def test_the_cookie_is_for_pages_only(browser: Browser) -> None:
     await sign_in(browser)
     async with browser.get("/v1/status") as answer:

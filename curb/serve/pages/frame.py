@@ -119,9 +119,10 @@ def _read(name: str) -> bytes:
 
 
 def local_path(given: str) -> str:
-    """`given` where it is the path of a page, else "/": nobody is sent to another site."""
+    """`given` where it is the path of a page to look at, else "/": nobody is sent to another site."""
     is_plain = given.isprintable() and "\\" not in given and not given.startswith("//") and len(given) <= 2000
-    return given if is_plain and is_page(given.partition("?")[0]) else "/"
+    path = given.partition("?")[0]
+    return given if is_plain and is_page(path) and not path.startswith("/press") else "/"
 
 
 def usd_or_dash(value: float | None) -> str:

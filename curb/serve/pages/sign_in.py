@@ -32,9 +32,21 @@ def asks_to_sign_in(request: web.Request) -> web.Response:
 
     A browser keeps the cookie from a request that another site caused; a page of our own may cause it.
     """
+    if request.method not in ("GET", "HEAD"):
+        problem = "You are not signed in any more, so nothing was done. Sign in, then repeat it."
+        return html("sign_in.html", code=401, next=_page_before(request), again="", problem=problem)
     came_by_link = request.headers.get("Sec-Fetch-Site") == "cross-site" and _AGAIN not in request.query
     again = f"{request.path}?{urlencode([*request.query.items(), (_AGAIN, '1')])}" if came_by_link else ""
     return html("sign_in.html", code=401, next=local_path(request.path_qs), again=again, problem="")
+
+
+def _page_before(request: web.Request) -> str:
+    """The page whose form was sent."""
+    try:
+        place = urlsplit(request.headers.get("Referer", ""))
+    except ValueError:
+        return "/"
+    return local_path(f"{place.path}?{place.query}" if place.query else place.path)
 
 
 class _Door:
