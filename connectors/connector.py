@@ -198,7 +198,10 @@ def open_source(config: ConnectorConfig, context: Context) -> Source:
 
 
 def _missing_push(push: Push) -> list[str]:
-    return [] if isinstance(push.source, Receiver) else without(push.source, PushSource, "parse")
+    missing = [] if isinstance(push.source, Receiver) else without(push.source, PushSource, "parse")
+    if not isinstance(push.token, SecretStr):
+        missing.append(f"Push(source, token) gets a {type(push.token).__name__} as token, not a SecretStr")
+    return missing
 
 
 class Check(NamedTuple):

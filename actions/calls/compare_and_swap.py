@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from curb.actions.action import DriftError
+from curb.actions.action import DriftError, GoneError
 from curb.stream.records.spend import Plan
 
 
@@ -42,6 +43,15 @@ def is_another(plan: Plan, identity: str) -> bool:
 def another(plan: Plan) -> DriftError:
     """What an undo raises then."""
     return DriftError(f"{plan.target} was deleted and made again under the same name, it is another one", found={})
+
+
+@contextmanager
+def gone_is_drift(plan: Plan) -> Iterator[None]:
+    """Around what an undo reads: a target that is gone ends the lease, as there is nothing left to give back."""
+    try:
+        yield
+    except GoneError as error:
+        raise DriftError(f"{plan.target} no longer exists", found=dict.fromkeys(plan.after)) from error
 
 
 def tightened(found: Mapping[str, Any], wanted: Mapping[str, float]) -> dict[str, float]:

@@ -22,7 +22,17 @@ from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 from pydantic import ValidationError
 
-from curb.actions.action import Action, ActionConfig, ActionContext, DriftError, GoneError, RateConfig
+from curb.actions.action import (
+    Action,
+    ActionConfig,
+    ActionContext,
+    DriftError,
+    Effect,
+    GoneError,
+    Outcome,
+    RateConfig,
+    open_action,
+)
 from curb.actions.kinds import ACTIONS
 from curb.actions.policy.guards import raises_a_limit
 from curb.actions.target import TargetRate
@@ -70,6 +80,10 @@ class ActionBench(ABC):
 
         False where the other side has nothing that distinguishes the two.
         """
+        return False
+
+    def delete(self) -> bool:
+        """Somebody deletes everything that an action changed; False where nothing can be deleted."""
         return False
 
     @abstractmethod
@@ -131,8 +145,11 @@ async def planned(bench: ActionBench, action: Action) -> list[Plan]:
     """The plans of all cases, one case after the other. AssertionError when they are not what a bench needs."""
     plans: list[Plan] = []
     for alert, rate in bench.cases:
-        hold(rate.verb in action.verbs, f"{rate.verb} is a case of the bench, and not in `verbs` of the action")
+        hold(not isinstance(action.verbs, str), "`verbs` is a str, no set: frozenset({...})")
+        has = f"the case is a TargetRate({rate.verb!r}), and `verbs` of the action has {sorted(action.verbs)}"
+        hold(rate.verb in action.verbs, has)
         found = await action.plan(alert, rate)
+        hold(isinstance(found, Sequence), f"plan() gives {type(found).__name__}, no list of Plan")
         hold(bool(found), f"plan() found nothing to do for the case {alert.tags} {rate.verb}")
         plans.extend(found)
     targets = [plan.target for plan in plans]
@@ -151,7 +168,7 @@ async def opened(bench_class: type[ActionBench], **changes: Any) -> AsyncIterato
         entry = bench.config(address) | changes
         patient = {"timeout_s": _PATIENT_S} if "timeout_s" in entry else {}
         context = ActionContext(ManualClock(T0), http)
-        action, hasty = (_config(each).build(context) for each in (entry | patient, entry))
+        action, hasty = (open_action(_config(each), context) for each in (entry | patient, entry))
         yield Opened(bench, action, hasty, f"kind {entry['kind']}")
         await action.close()
         await hasty.close()
@@ -181,8 +198,11 @@ async def plans_hold_what_they_change_and_raise_nothing(bench_class: type[Action
 async def apply_twice_is_once_and_reads_back(bench_class: type[ActionBench]) -> None:
     async with opened(bench_class) as of:
         for plan in await of.planned():
-            hold(not (await of.action.verify(plan)).in_force, f"{of.name}: verify() says in force before apply()")
-            await of.action.apply(plan)
+            effect = await of.action.verify(plan)
+            hold(isinstance(effect, Effect), f"{of.name}: verify() gives {type(effect).__name__}, no Effect")
+            hold(not effect.in_force, f"{of.name}: verify() says in force before apply()")
+            outcome = await of.action.apply(plan)
+            hold(isinstance(outcome, Outcome), f"{of.name}: apply() gives {type(outcome).__name__}, no Outcome")
             once = of.bench.world()
             await of.action.apply(plan)
             of.unchanged(once, "a second apply() changed something")
@@ -251,6 +271,16 @@ async def another_of_the_same_name_is_left_alone(bench_class: type[ActionBench])
             with raises(PermanentError, f"{of.name}: apply() {what}"):
                 await of.action.apply(plan)
             of.unchanged(world, f"apply() {what} changed it")
+
+
+async def a_deleted_target_ends_the_lease(bench_class: type[ActionBench]) -> None:
+    """Nothing is left to give back: an undo that raised anything but DriftError would be tried for ever."""
+    async with opened(bench_class) as of:
+        plan = (await of.planned())[0]
+        await of.action.apply(plan)
+        if plan.reversible and of.bench.delete():
+            with raises(DriftError, f"{of.name}: undo() of a target that somebody deleted"):
+                await of.action.undo(plan, None)
 
 
 async def a_plan_of_an_older_ledger_is_undone(bench_class: type[ActionBench]) -> None:
@@ -401,6 +431,7 @@ ACTION_PROMISES: Mapping[str, ActionPromise] = (
             what_is_lost_is_said,
             a_change_by_hand_is_drift,
             another_of_the_same_name_is_left_alone,
+            a_deleted_target_ends_the_lease,
             a_plan_of_an_older_ledger_is_undone,
             an_applied_plan_leaves_nothing_to_plan,
             an_unknown_subject_is_permanent,

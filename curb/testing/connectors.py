@@ -392,6 +392,7 @@ def _parse(bench: PushBench, directory: Path, body: bytes) -> tuple[str, Batch]:
         raise AssertionError(
             f"{name}: parse() raised {type(error).__name__}: {error}; bad content never does"
         ) from error
+    _hold(isinstance(batch, Batch), f"{name}: parse() gives {type(batch).__name__}, no Batch; it is no `async def`")
     return name, validate(batch, source=str(entry["name"]), at=bench.now)
 
 

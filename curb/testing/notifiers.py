@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from curb.actions.action import ActionContext
 from curb.actions.kinds import NOTIFIERS
-from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Reply, Threads
+from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Reply, Threads, open_notifier
 from curb.stream.clock import ManualClock
 from curb.stream.errors import TransientError
 from curb.testing.alerts import T0, an_alert
@@ -89,9 +89,8 @@ async def opened(bench_class: type[NotifierBench]) -> AsyncIterator[OpenedNotifi
     bench = bench_class()
     async with TestServer(bench.app()) as server, aiohttp.ClientSession() as http:
         entry = bench.config(str(server.make_url("/")))
-        notifier = (
-            NOTIFIERS.config(entry["kind"]).model_validate(entry).build(ActionContext(ManualClock(T0), http, draw))
-        )
+        config = NOTIFIERS.config(entry["kind"]).model_validate(entry)
+        notifier = open_notifier(config, ActionContext(ManualClock(T0), http, draw))
         yield OpenedNotifier(bench, notifier, f"kind {entry['kind']}")
         await notifier.close()
 

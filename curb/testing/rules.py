@@ -17,7 +17,7 @@ from curb.detector.settings import DetectorSettings
 from curb.detector.state.amounts import AMOUNTS, Amounts
 from curb.detector.state.bucket import ClosedBucket, Scores
 from curb.detector.state.registry import SeriesRegistry
-from curb.detector.state.rule import Finding, Rule, RuleContext
+from curb.detector.state.rule import Family, Finding, Rule, RuleContext
 from curb.detector.state.scopes import DEFAULT_SCOPES, Scope
 from curb.detector.state.view import View
 from curb.stream.records.spend import AlertKind, Tier
@@ -169,6 +169,8 @@ def _incomplete(rule: type[Rule]) -> Iterator[str]:
         yield f"{rule.__name__}.part is missing: what it looks at, in few words"
     if not (isinstance(rule.config, type) and issubclass(rule.config, Settings)):
         yield f"{rule.__name__}.config is no Settings"
+    if not (isinstance(rule.families, tuple) and all(isinstance(each, Family) for each in rule.families)):
+        yield f"{rule.__name__}.families is no tuple of Family: `families = (MINE,)`, with the comma"
     for method in sorted(rule.__abstractmethods__):
         yield f"{rule.__name__}.{method} is missing: a rule needs `__init__(config, context)` and `close(view)`"
 
@@ -221,7 +223,11 @@ def _broken(rule: type[Rule], rows: Rows, *, must_find: bool) -> Iterator[str]:
         view = fleet.view(given or (), gap=given is None)
         demand.close(view)
         before = [array.copy() for array in view.bucket.amounts]
-        found, again = list(once.close(view)), list(twice.close(view))
+        answer = once.close(view)
+        if not isinstance(answer, Sequence) or not all(isinstance(each, Finding) for each in answer):
+            yield f"{rule.__name__}.close gives {answer!r:.60}, no list of Finding; [] when there is nothing"
+            return
+        found, again = list(answer), list(twice.close(view))
         heard += len(found)
         if found != again:
             yield "it is not deterministic: two of it find different things in the same buckets"
@@ -244,7 +250,7 @@ def _broken(rule: type[Rule], rows: Rows, *, must_find: bool) -> Iterator[str]:
     if not _same(_copied(once), _copied(loaded)):
         yield "its state does not survive dump and load: loaded after two days, it ends with another state"
     if must_find and not heard:
-        yield "it finds nothing in the rows that were made for it"
+        yield "it finds nothing in the rows that were made for it: four days, a row for each bucket of 15 minutes"
 
 
 def _unsound(rule: type[Rule], found: Sequence[Finding], series: int) -> Iterator[str]:
@@ -253,6 +259,8 @@ def _unsound(rule: type[Rule], found: Sequence[Finding], series: int) -> Iterato
             yield f"it finds {finding.family.name}, which {rule.__name__}.families does not declare"
         elif not 0 <= finding.series < series:
             yield f"it finds series {finding.series}, of {series}"
+        elif not isinstance(finding.score, int | float):
+            yield f"a finding of {finding.family.name} has the score {finding.score!r}, which is no number: use float()"
         elif not np.isfinite(finding.score):
             yield f"a finding of {finding.family.name} has the score {finding.score}"
         elif finding.tier not in get_args(Tier):
@@ -275,7 +283,8 @@ def _noisy(rule: type[Rule]) -> Iterator[str]:
         sizes = []
         for _ in range(12 * 24):
             if steady.close(fleet.view([usage(cost=cost, requests=60.0 * cost, users=9.0 * cost)])):
-                yield f"it finds something in a steady ${cost:g} an hour"
+                rates = f"{60 * cost:g} requests of {9 * cost:g} users, no tokens"
+                yield f"it finds something in a steady ${cost:g} an hour ({rates})"
                 return
             sizes.append(sum(array.nbytes for array in steady.dump().values()))
         if sizes[-1] > 1.05 * sizes[len(sizes) // 2]:

@@ -105,6 +105,14 @@ WRONG_ACTIONS = [
     ("undo_restores_and_may_be_repeated", {"if found.back:": "if False:"}, "undo.. did not restore"),
     ("a_change_by_hand_is_drift", {"found.raise_drift()": "pass"}, "must raise DriftError, and raised nothing"),
     ("a_change_by_hand_is_drift", {"if found.back:": "if True:", "found.back)": "plan.before)"}, "overwrote a change"),
+    (
+        "a_deleted_target_ends_the_lease",
+        {"with gone_is_drift(plan):": "if True:"},
+        "must raise DriftError, not NotFound",
+    ),
+    ("apply_twice_is_once_and_reads_back", {"return Outcome(await": "return (await"}, "apply.. gives dict, no Outcome"),
+    ("apply_twice_is_once_and_reads_back", {"Effect(found == plan.after, found)": "True"}, "verify.. gives bool, no"),
+    ("plan_changes_nothing", {'"shave"': '"pause"'}, "TargetRate.'shave'., and `verbs` of the action has ..pause"),
     ("only_what_is_declared_is_called", {'"GET /keys/{key}", ': ""}, "`permissions` says"),
     ("a_configuration_refuses_unknown_keys_and_hides_secrets", {"token: SecretStr": "token: str"}, "make the field a"),
 ]

@@ -77,6 +77,7 @@ def test_each_of_the_three_ways_is_accepted(source: Source) -> None:
         (Pull(cast(Any, Half()), 60), "Half has no method close"),
         (Pull(cast(Any, Parser()), 60), "Parser has no method read, close"),
         (Push(cast(Any, Reader()), TOKEN), "Reader has no method parse"),
+        (Push(Parser(), cast(Any, "secret")), r"Push\(source, token\) gets a str as token, not a SecretStr"),
         (
             PushWithBackfill(Push(cast(Any, Reader()), TOKEN), Pull(cast(Any, Half()), 60)),
             "Reader has no method parse; Half has no method close",
