@@ -21,6 +21,7 @@ from tests.real.chromium import Chromium, chromium
 PAGES = ("/", "/series", "/series/one?scope=team&tag=team%3Dsearch", "/alerts", "/alerts/a1", "/actions", "/config")
 SIGN_IN = """
 document.querySelector('[name=token]').value = 'operator-token';
+document.querySelector('[name=name]').value = 'M'.repeat(64);
 document.querySelector('main form').submit();
 """
 
