@@ -20,6 +20,8 @@ from curb.stream.time import DAY_S
 
 #: Seconds after which a principal of which nothing was heard has no peak any more. By hand: two months.
 _FORGOTTEN_S = 60 * DAY_S
+#: Requests of a minute above which a record cannot be true. By definition: the most that one may count.
+_MOST = 2.0**53
 #: Share by which a ceiling must be off before it is set again. By hand: a tenth is within the factor.
 _MOVED = 0.1
 
@@ -128,7 +130,7 @@ def ceilings(
     A principal whose tags vary has several records: their sum is at least what it ever needed at one time.
     """
     found: dict[str, Ceiling] = {}
-    fresh = [peak for peak in peaks if now - peak.at < _FORGOTTEN_S]
+    fresh = [peak for peak in peaks if now - peak.at < _FORGOTTEN_S and 0 <= peak.highest_per_minute <= _MOST]
     for policy in policies:
         if policy.act != act:
             continue

@@ -345,6 +345,12 @@ def test_a_key_with_several_tags_has_one_ceiling_for_the_sum_of_its_peaks() -> N
     assert (ceiling.limit(), ceiling.tags) == (100, {"project": "p", "api_key": "k1"})
 
 
+@pytest.mark.parametrize("highest", [-5.0, 1e308])
+def test_a_peak_that_cannot_be_is_no_peak(highest: float) -> None:
+    found = ceilings([a_peak(highest=highest), a_peak("k2")], [StandingPolicy(name="keys", act="gate")], "gate", T0)
+    assert [(each.value, each.limit()) for each in found.values()] == [("k2", 40)]
+
+
 def test_a_peak_of_long_ago_counts_no_more() -> None:
     assert ceilings([a_peak()], [StandingPolicy(name="keys", act="gate")], "gate", T0 + 61 * 86400) == {}
 
