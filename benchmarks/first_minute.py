@@ -1,16 +1,20 @@
 """How soon the fast lane trips on a burn, and how often on nothing: `python -m benchmarks.first_minute --seeds 11 12`.
 
-Streams in slots of 5 seconds from drawn parameters: keys at a drifting rate, and keys that work in bursts. Burns start
-at random moments of the second half and add requests at so many times the key's mean. Beside each delay stands the
+Streams in slots of 5 seconds from drawn parameters: keys at a drifting rate, and keys that work in bursts; or, with
+`--rates FILE`, from the rates and burstiness of real clients in steps of ten minutes. Burns start at random moments of
+the second half and add requests at so many times the key's mean. Beside each delay stands the
 least that any test which knows the burn could reach, at one false alarm in 1,000 key-days.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +28,8 @@ _TIMES = (10, 20, 50, 100)
 _EPOCH, _SOFT, _LEAST_USD = 350_000_000, 120, 6.0
 #: Slots that a burn is followed for: a quarter of an hour.
 _FOLLOWED = 180
+#: Of recorded rates: seconds of a step, fewest steps of a client, and the share of ten seconds of a steady one.
+_STEP_S, _LEAST_ROWS, _STEADY = 600, 50, 0.3
 #: ln(1 / alpha) of one false alarm in 1,000 key-days of slots.
 _NATS = np.log(1000 * DAY_S / SLOT_S)
 
@@ -54,6 +60,39 @@ def stream(rng: np.random.Generator, keys: int, days: int) -> Stream:
     # The sum of lognormal requests, as a gamma of the same mean and variance.
     usd = np.array([each * rng.gamma(of + 1e-9) for each, of in zip(cost.tolist(), requests, strict=True)])
     return Stream(requests, np.where(requests > 0, usd, 0.0), kinds, mean, cost)
+
+
+def recorded(rng: np.random.Generator, keys: int, days: int, rates: Path) -> Stream:
+    """Keys with the rates of clients in a file: model, client, t_s, req_per_s, cv (of their gaps), in ten minutes.
+
+    A key with spend in 30 % of its ten seconds is steady. Numbers of requests are scaled by 0.2 to 3, and costs are
+    lognormal, for $3 to $200 an hour.
+    """
+    clients: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    with gzip.open(rates, "rt", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            at = (float(row["t_s"]), float(row["req_per_s"]), float(row["cv"]))
+            clients.setdefault((row["model"], row["client"]), []).append(at)
+    busy = [rows for _, rows in sorted(clients.items()) if len(rows) > _LEAST_ROWS]
+    slots = int(days * DAY_S // SLOT_S)
+    step = np.arange(slots) * SLOT_S // _STEP_S
+    found, costs, means, kinds = [], [], [], []
+    for at in rng.choice(len(busy), min(keys, len(busy)), replace=False).tolist():
+        rate, spread = np.zeros(int(days * DAY_S // _STEP_S)), np.ones(int(days * DAY_S // _STEP_S))
+        for t_s, per_s, cv in busy[at]:
+            if t_s < days * DAY_S:
+                rate[int(t_s // _STEP_S)], spread[int(t_s // _STEP_S)] = per_s, np.clip(cv**2, 1, 20)
+        mean = rate[step] * SLOT_S * np.exp(rng.uniform(np.log(0.2), np.log(3)))
+        beyond = np.maximum(spread[step] - 1, 0.05)
+        drawn = np.where(spread[step] > 1.05, rng.gamma(np.maximum(mean / beyond, 1e-12), beyond), mean)
+        requests = rng.poisson(drawn)
+        means.append(max(float(requests.mean()), 1e-9))
+        costs.append(float(np.exp(rng.uniform(np.log(3), np.log(200)))) * SLOT_S / 3600 / means[-1])
+        kinds.append("steady" if (requests.reshape(-1, 2).sum(axis=1) > 0).mean() > _STEADY else "bursts")
+        found.append(requests)
+    requests = np.array(found)
+    usd = np.array([each * rng.gamma(of + 1e-9) for each, of in zip(costs, requests, strict=True)])
+    return Stream(requests, np.where(requests > 0, usd, 0.0), kinds, np.array(means), np.array(costs))
 
 
 def _rhythm(rng: np.random.Generator, slots: int) -> Floats:
@@ -116,11 +155,11 @@ def optimum(mean: Floats, times: float) -> Floats:
 
 
 def measure(
-    seed: int, keys: int, days: int, burns: int
+    seed: int, keys: int, days: int, burns: int, rates: Path | None
 ) -> tuple[int, dict[tuple[int, str], list[tuple[float, float]]]]:
     """False alarms, and of every burn the delay and the optimum (seconds) by size and kind of key."""
     rng = np.random.default_rng(seed)
-    drawn = stream(rng, keys, days)
+    drawn = stream(rng, keys, days) if rates is None else recorded(rng, keys, days, rates)
     slots = drawn.requests.shape[1]
     starts = set(rng.choice(np.arange(slots // 2, slots - _FOLLOWED), burns, replace=False).tolist())
     test, firing, wrong = FastTest(Config().min_usd_per_hour), dict[int, int](), 0
@@ -145,12 +184,12 @@ def measure(
     return wrong, found
 
 
-def rows(seeds: list[int], keys: int, days: int, burns: int) -> Iterator[str]:
+def rows(seeds: list[int], keys: int, days: int, burns: int, rates: Path | None = None) -> Iterator[str]:
     """The table, as Markdown."""
     wrong: list[int] = []
     every: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for seed in seeds:
-        count, found = measure(seed, keys, days, burns)
+        count, found = measure(seed, keys, days, burns, rates)
         wrong.append(count)
         for each, delays in found.items():
             every.setdefault(each, []).extend(delays)
@@ -176,8 +215,9 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=40)
     parser.add_argument("--days", type=int, default=6)
     parser.add_argument("--burns", type=int, default=3)
+    parser.add_argument("--rates", type=Path, help="recorded rates of clients, CSV with gzip")
     given = parser.parse_args()
-    for row in rows(given.seeds, given.keys, given.days, given.burns):
+    for row in rows(given.seeds, given.keys, given.days, given.burns, given.rates):
         print(row)
 
 
