@@ -118,8 +118,8 @@ def _ledger_line(entry: LedgerEntry) -> str:
         "applied": f"applied until {until}: {_change(entry.plan.before, entry.plan.after)}",
         "effective": f"verified: the limit holds and works{burn}",
         "restored": f"restored, {entry.detail}: {_change(entry.plan.after, entry.plan.before)}",
-    }.get(entry.state, f"{entry.state}: {entry.plan.summary}")
-    return what if entry.state in ("planned", "applied", "effective", "restored") else f"{what} {entry.detail}".strip()
+    }.get(entry.state)
+    return what or " ".join(filter(None, (f"{entry.state}:", entry.plan.summary, entry.detail)))
 
 
 def _change(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -131,7 +131,8 @@ def faults(rule: type[Rule], table: Sequence[type[Rule]] = RULES, rows: Rows | N
     found = list(_incomplete(rule))
     found = found or [*_undeclared(rule), *_taken(rule, [each for each in table if each is not rule])]
     found = found or list(_not_made(rule))
-    return found or [*_broken(rule, rows or ordinary, must_find=rows is not None), *_noisy(rule)]
+    found = found or list(_broken(rule, rows or ordinary, must_find=rows is not None))
+    return found or list(_noisy(rule))
 
 
 def ordinary(start: int) -> Iterable[Row] | None:
@@ -223,7 +224,11 @@ def _broken(rule: type[Rule], rows: Rows, *, must_find: bool) -> Iterator[str]:
         view = fleet.view(given or (), gap=given is None)
         demand.close(view)
         before = [array.copy() for array in view.bucket.amounts]
-        answer = once.close(view)
+        try:
+            answer = once.close(view)
+        except (AttributeError, TypeError, ValueError, LookupError) as error:
+            yield f"{rule.__name__}.close fails: {error}; `config` of the class is {rule.config.__name__}"
+            return
         if not isinstance(answer, Sequence) or not all(isinstance(each, Finding) for each in answer):
             yield f"{rule.__name__}.close gives {answer!r:.60}, no list of Finding; [] when there is nothing"
             return
@@ -241,7 +246,8 @@ def _broken(rule: type[Rule], rows: Rows, *, must_find: bool) -> Iterator[str]:
         if fleet.now == T0 + 2 * DAY:
             loaded.load(_copied(once))
         elif fleet.now > T0 + 2 * DAY and list(loaded.close(view)) != found:
-            yield "its state does not survive dump and load: loaded after two days, it finds different things"
+            lost = "loaded after two days, it finds different things; are all columns in `parts`?"
+            yield f"its state does not survive dump and load: {lost}"
             return
         if view.bucket.end % (6 * HOUR) == 0 and fleet.now > T0 + 3 * DAY:
             over = np.ones(len(fleet.registry), np.bool_)

@@ -108,6 +108,11 @@ class Written(Counts):
         return super().found(series, score)._replace(score=cast(Any, "high"))
 
 
+class Configless(Counts):
+    def close(self, view: View) -> Sequence[Finding]:
+        return [self.found(0, cast(Any, RuleConfig()).limit)]
+
+
 class Silent(Counts):
     def close(self, view: View) -> Sequence[Finding]:
         super().close(view)
@@ -210,6 +215,7 @@ def test_a_sound_rule_has_no_faults() -> None:
         (Loud, "the tier 'loud': it must be one of page, notice, digest, soft"),
         (UnknownKind, "the kind 'verbosity': it must be one of runaway, abusive, unit_cost"),
         (Written, "the score 'high', which is no number"),
+        (Configless, "Configless.close fails: 'RuleConfig' object has no attribute 'limit'"),
         (Silent, "Silent.close gives None, no list of Finding"),
         (Bare, "Bare.families is no tuple of Family"),
         (WithoutConfidence, "has no confidence"),
