@@ -159,6 +159,11 @@ class RateConfig(ActionConfig):
         default=10, ge=1, description="Requests per minute for a subject whose normal level is not known."
     )
 
+    @property
+    def subject_tag(self) -> str:
+        """The tag by which it finds its subject, its key `tag`; "" where it has none."""
+        return str(getattr(self, "tag", ""))
+
     def rpm_for(self, rate: TargetRate) -> int:
         """Requests per minute to set for a target rate to shave to, rounded up."""
         if rate.requests_per_minute is None:

@@ -81,6 +81,9 @@ class ActionsSettings(Settings):
             config = next(config for config in self.actions if config.name == policy.act)
             if not isinstance(config, RateConfig):
                 raise ValueError(f"{here}.act: {policy.act!r} of kind {config.kind} limits no rate of requests")
+            if config.subject_tag not in ("", policy.by):
+                found = f"{policy.act!r} finds its subject by the tag {config.subject_tag!r}, not by {policy.by!r}"
+                raise ValueError(f"{here}.by: {found}; a limit for one would bind others")
             if policy.mode_within(self.mode) == "approve" and not self.approvers:
                 raise ValueError(f"{here}: mode approve, and nobody may approve; name people in `actions.approvers`")
         _require("telling.digest.notify", self.telling.digest.notify, notifiers, "notifiers")

@@ -143,6 +143,11 @@ class Config(RateConfig):
     )
     timeout_s: float = Field(default=10.0, gt=0, le=60, description="Longest wait for one answer of the proxy.")
 
+    @property
+    def subject_tag(self) -> str:
+        """That of its kind of subject, unless `tag` says otherwise."""
+        return self.tag or SUBJECTS[self.subject].tag
+
     @model_validator(mode="after")
     def _subject_has_the_limits(self) -> Config:
         asked = {"tpm_limit": self.tpm, "max_parallel_requests": self.parallel, "max_budget": self.allow_usd}

@@ -215,11 +215,15 @@ def test_what_a_command_needs_must_be_right() -> None:
         ("http: {token: guessed}", {"http.token": "Value should have at least 8 items|"}),
         (
             "actions: {actions: [{kind: litellm_limits, name: a, base_url: 'http://gw:4000', api_key: k}], "
-            "standing: [{name: s, act: a, by: keys, match: {colour: red}}]}",
+            "standing: [{name: s, act: a, match: {colour: red}}]}",
             {
-                "actions.standing[0].by": "no scope has the tag keys, so this matches nothing|alerts carry",
                 "actions.standing[0].match": "no scope has the tag colour, so this matches nothing|alerts carry",
             },
+        ),
+        (
+            "actions: {actions: [{kind: litellm_limits, name: a, base_url: 'http://gw:4000', api_key: k, "
+            "subject: team}], standing: [{name: s, act: a}]}",
+            {"actions": "standing[0].by: 'a' finds its subject by the tag 'team', not by 'api_key'|"},
         ),
         ("detector: {scopes: []}", {"detector.scopes": "Tuple should have at least 1 item|"}),
     ],
