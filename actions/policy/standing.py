@@ -59,7 +59,7 @@ class StandingPolicy(Settings):
     )
     lease_minutes: float = Field(
         default=240.0,
-        ge=5,
+        gt=0,
         le=1440,
         description="Each ceiling is a lease of this length, renewed when half of it is over.",
     )
