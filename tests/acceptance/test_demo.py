@@ -29,7 +29,9 @@ async def test_the_demo_tells_its_story_and_leaves_its_files(tmp_path: Path) -> 
     assert {alert["tier"] for alert in runaway} >= {"soft", "page"}
     assert {alert["status"] for alert in runaway} == {"resolved"}
     entries = [json.loads(line) for line in (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [each["state"] for each in entries] == ["planned", "applied", "effective", "restored"]
+    last = {each["action_id"]: each["state"] for each in entries}
+    assert "restored" in last.values(), "the soft cap, and what the page did"
+    assert set(last.values()) <= {"restored", "skipped"}
     assert summary["detected_after_s"] <= 180, "the fast lane, in event time"
     message = json.loads((out / "slack.json").read_text(encoding="utf-8"))
     assert message["blocks"][0]["type"] == "header"
