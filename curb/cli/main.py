@@ -106,7 +106,7 @@ COMMANDS = {
     ),
     "exposure": LazyCommand(
         "curb.cli.exposure:exposure",
-        "Rank what every LiteLLM key could burn in an hour with the limits that are enforced now, no limit first.",
+        "Rank what every key could burn in an hour with the limits that are enforced now, no limit first.",
     ),
     "verify-limits": LazyCommand(
         "curb.cli.verify_limits:verify_limits",

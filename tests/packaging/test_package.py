@@ -20,6 +20,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.house.tree import FLOORS, ROOT
+from tests.old_logs import unpack
 from tests.ports import free_port
 
 ROOMS = sorted(FLOORS.keys() - {"curb"})
@@ -103,8 +104,7 @@ def test_the_sdist_is_the_repository(built: Path) -> None:
 def from_sdist(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel that an installer makes of the sdist."""
     source, out = tmp_path_factory.mktemp("sdist"), tmp_path_factory.mktemp("wheel")
-    with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
-        sdist.extractall(source, filter="data")
+    unpack(next(built.glob("*.tar.gz")), source)
     build("wheel", next(source.iterdir()), out)
     return next(out.iterdir())
 
