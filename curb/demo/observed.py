@@ -9,11 +9,9 @@ from curb.actions.notify.protocol import Notice
 from curb.demo.stage import Stage
 from curb.demo.traffic import Tally
 from curb.serve.running import Running
-from curb.stream.records.spend import Alert, LedgerEntry, NoticeEntry
+from curb.stream.records.spend import TIER_RANK, Alert, LedgerEntry, NoticeEntry
 from curb.views.alerts_and_actions import LogView
 
-#: Who hears of an alert, from nobody on.
-_LOUDNESS = {"soft": 0, "digest": 1, "notice": 2, "page": 3}
 #: Event seconds after which a page without an action is not waited for any more.
 _LONGEST_WAIT_S = 1200.0
 
@@ -64,7 +62,7 @@ class Observed:
     def incident(self, view: LogView) -> tuple[Alert | None, list[LedgerEntry]]:
         """The newest revision of the loudest alert Curb acted on (else the loudest on the key), and its ledger."""
         acted = {entry.alert_id for entries in view.actions.values() for entry in entries}
-        alert = max(self._alerts(view), key=lambda a: (a.alert_id in acted, _LOUDNESS[a.tier]), default=None)
+        alert = max(self._alerts(view), key=lambda a: (a.alert_id in acted, TIER_RANK[a.tier]), default=None)
         if alert is None:
             return None, []
         return alert, [e for entries in view.actions.values() for e in entries if e.alert_id == alert.alert_id]

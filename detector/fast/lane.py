@@ -46,15 +46,15 @@ class Params:
 
     #: Seconds of the sums that are judged. By definition: a minute.
     window_s: float = 60.0
-    #: Times the highest honest sum at which a soft alert opens. Measured on a trace of a service: the highest minute of
-    #: a steady key passes twice that of all earlier days on 2 to 4 of 1,000 days.
+    #: Times the highest honest sum at which a soft alert opens. Chosen on a trace of a service: the highest minute of a
+    #: steady key passes twice that of all earlier days on 2 to 4 of 1,000 days, and a factor of 2 found less.
     times: float = 1.7
     #: Highest sum over the mean from which a key counts as bursty; how fast `times` grows beyond it, and its most.
     #: By hand, on the same trace: bursty keys break their records ten times as often.
     bursty_from: float = 14.0
     bursty_power: float = 0.5
     most_times: float = 6.0
-    #: Standard deviations that a count may lie over its limit by chance. By hand: about 1 in 1,000 a slot.
+    #: Standard deviations that a count may lie over its limit by chance. Chosen on the same trace.
     z: float = 2.0
     #: Requests' worth of dollars whose square root is their noise: lognormal costs with a sigma of 1 or so. By hand.
     cost_units: float = 4.0

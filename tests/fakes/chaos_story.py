@@ -199,7 +199,7 @@ class Story:
             await self._live(3)
 
     async def _use(self, highest: float) -> None:
-        """Every key has a highest minute, and today one that comes near its ceiling."""
+        """Every key has a highest minute, and comes near its ceiling today."""
         for team, key in SUBJECTS.values():
             tags, now = {"team": team, "project": "p", "api_key": key}, self.clock.now()
             peak = PrincipalPeak(

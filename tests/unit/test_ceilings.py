@@ -176,13 +176,18 @@ async def test_the_lowest_is_enforced_and_each_undo_returns_to_the_next() -> Non
     assert before == {500}
 
 
-async def test_a_throttle_that_would_allow_more_is_held_at_the_ceiling() -> None:
-    house = CeilingHouse(config())
-    await house.begin()
+async def page_that_allows_300(house: CeilingHouse) -> None:
+    """A page on the key, whose normal level is 300 requests a minute."""
     at = house.clock.now()
     many = Baseline(expected_usd_per_hour=2.0, requests_per_minute_p95=300.0, known_days=20.0)
     await house.say(alert_message(an_alert(tier="page", tags=TAGS, baseline=many, fired_at=at, updated_at=at)))
     await house.passes(3, 2.0)
+
+
+async def test_a_throttle_that_would_allow_more_is_held_at_the_ceiling() -> None:
+    house = CeilingHouse(config())
+    await house.begin()
+    await page_that_allows_300(house)
     assert (house.rpm(), house.policy_gate.aims[-1].at_most) == (40, 40)
 
 
@@ -190,10 +195,7 @@ async def test_of_two_policies_that_match_a_key_the_lower_ceiling_holds_a_thrott
     teams = {"name": "teams", "act": "gate", "by": "team", "factor": 10}
     house = CeilingHouse(config(standing=[teams, {"name": "keys", "act": "gate"}]))
     await house.begin()
-    at = house.clock.now()
-    many = Baseline(expected_usd_per_hour=2.0, requests_per_minute_p95=300.0, known_days=20.0)
-    await house.say(alert_message(an_alert(tier="page", tags=TAGS, baseline=many, fired_at=at, updated_at=at)))
-    await house.passes(3, 2.0)
+    await page_that_allows_300(house)
     assert (house.rpm(), house.policy_gate.aims[-1].at_most) == (40, 40)
 
 
