@@ -34,7 +34,9 @@ class Scoring:
     def __init__(self, settings: DetectorSettings, registry: SeriesRegistry, knowledge: Knowledge) -> None:
         self._settings, self._registry, self._knowledge = settings, registry, knowledge
         drift = Drift(settings.drift) if settings.drift.detector != "none" else None
-        self.head = DollarsHead(settings.score, settings.bucket_s, settings.time_zone, drift=drift)
+        self.head = DollarsHead(
+            settings.score, settings.bucket_s, settings.time_zone, drift=drift, holds=not settings.alerts.adopt
+        )
         self._rules = make_rules(settings)
         families = table.families(*self._rules)
         self.incidents = Incidents(settings.alerts, registry, settings.scopes, settings.time_zone, families, knowledge)

@@ -152,7 +152,7 @@ class Step:
     requests: Floats
     #: The whole fleet was silent: nothing is learned.
     gap: bool
-    #: Series with an open alert: they learn little, and not the incident.
+    #: Series with an open alert: they learn little or nothing, and not the incident.
     frozen: Bools
 
 
@@ -168,10 +168,18 @@ class DollarsHead(Parts):
     moments = ("newest",)
 
     def __init__(
-        self, settings: ScoreSettings, step_s: int, time_zone: str, capacity: int = 64, drift: Drift | None = None
+        self,
+        settings: ScoreSettings,
+        step_s: int,
+        time_zone: str,
+        capacity: int = 64,
+        drift: Drift | None = None,
+        *,
+        holds: bool = False,
     ) -> None:
         """`step_s` is the bucket length in seconds, `drift` what says when the level of a series moves at once.
 
+        With `holds`, series with an open alert keep their expectation, however long it is open.
         Raises ValueError if `step_s` is under 10 or does not divide an hour.
         """
         if step_s < 10 or 3600 % step_s:
@@ -181,7 +189,7 @@ class DollarsHead(Parts):
         self._step_min = step_s / 60
         self._zone = ZoneInfo(time_zone)
         self._floors = Floors(settings.floors_usd, settings.ratio_floors)
-        self._profile = Profile(capacity)
+        self._profile = Profile(capacity, holds=holds)
         self._windows = Windows(self._step_min, capacity)
         self._tail = Tail(len(WINDOWS_MIN), capacity)
         self._peaks = Peaks(len(WINDOWS_MIN), capacity)
@@ -191,19 +199,7 @@ class DollarsHead(Parts):
         hold_steps = math.ceil(settings.hold_minutes / self._step_min)
         self._held_score = Hold(hold_steps, SILENT, capacity)
         self._held_z = Hold(hold_steps, 0.0, capacity)
-        self._series = Columns(
-            {
-                "first_seen": Column(dtype=np.int64),
-                "frozen": Column(dtype=np.bool_),
-                "expected_now": Column(),
-                "expected_fast": Column(),
-                "requests_fast": Column(),
-                "hour_usd": Column(),
-                "hour_expected": Column(),
-                "hour_minutes": Column(),
-            },
-            capacity,
-        )
+        self._series = _by_series(capacity)
         #: Start of the newest step, and of the local hour that is open; None before the first step.
         self._newest: int | None = None
         self._open: LocalHour | None = None
@@ -422,3 +418,20 @@ class DollarsHead(Parts):
             self._profile.settle(self._drift.hour(ratio, whole & (usd + expected > 0)))
         for name in ("hour_usd", "hour_expected", "hour_minutes"):
             series[name][...] = 0.0
+
+
+def _by_series(capacity: int) -> Columns:
+    """What the head knows of each series beside its parts."""
+    return Columns(
+        {
+            "first_seen": Column(dtype=np.int64),
+            "frozen": Column(dtype=np.bool_),
+            "expected_now": Column(),
+            "expected_fast": Column(),
+            "requests_fast": Column(),
+            "hour_usd": Column(),
+            "hour_expected": Column(),
+            "hour_minutes": Column(),
+        },
+        capacity,
+    )

@@ -63,7 +63,9 @@ class Profile:
     Source: running means and an exponential level, in the spirit of Holt and Winters.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, holds: bool = False) -> None:
+        """With `holds`, what is known of a series stays as it is while an alert on it is open."""
+        self._holds = holds
         self.columns = Columns(
             {
                 # The hours take much of a series' memory: 255 visits are plenty, and so are the two digits that a
@@ -111,6 +113,8 @@ class Profile:
         """A closed hour: its dollars, what was expected, which series saw enough of it and which have an open alert."""
         known = self.columns["of_day_visits"][hour.of_day] > 0
         early = self.columns["of_day_visits"][hour.of_day] < P.clip_after_visits
+        if self._holds:
+            whole = whole & ~(frozen & known)
         limit = np.where(early, np.inf, P.clip_ratio * expected_usd + P.clip_usd)
         limit = np.where(frozen, np.minimum(limit, P.frozen_clip_ratio * expected_usd), limit)
         usd = np.clip(usd, 0.0, limit)

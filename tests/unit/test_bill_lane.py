@@ -101,6 +101,20 @@ def test_a_forgotten_fleet_is_told_once_and_stays_open(daily: bool) -> None:
     assert "Billed, data up to Thursday, 2026-06-25 00:00 UTC." in alert.explanation
 
 
+@pytest.mark.parametrize("daily", [False, True])
+def test_a_long_excess_is_all_excess(daily: bool) -> None:
+    bill, true_usd = Bill(12, daily=daily), 0.0
+    bill.read(0, 30, {})
+    for day in range(31, 43):
+        weekend = 0.8 if datetime.fromtimestamp(START + (day - 1) * DAY_S, UTC).weekday() >= 5 else 1.0
+        true_usd += 2 * 45.0 * weekend
+        bill.read(day - 1, day, {("a2", "Network"): 3 * 45.0})
+    (alert,) = bill.alerts.values()
+    assert alert.tags["service"] == "Network"
+    assert alert.status == "firing"
+    assert alert.excess_usd == pytest.approx(true_usd, rel=0.06 if daily else 0.03)
+
+
 def test_what_a_first_load_brings_is_the_baseline() -> None:
     bill = Bill(4)
     bill.read(0, 30, {})
