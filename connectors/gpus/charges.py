@@ -45,7 +45,9 @@ class NodeSettings(Settings):
 class GpuSettings(ConnectorConfig):
     """Prices and owners of GPUs."""
 
-    provider: str = Field("", description="Price list: aws, lambda or nebius; default: the most expensive.")
+    provider: str = Field(
+        "", description="Price list: aws, azure, coreweave, gcp, lambda or nebius; default: the most expensive."
+    )
     region: str = Field("", description="Region, where prices differ.")
     prices: tuple[GpuPriceOverride, ...] = Field(default=(), description="Own prices; they win over the listed ones.")
     nodes: tuple[NodeSettings, ...] = Field(default=(), description="Machines by name; the first that matches counts.")

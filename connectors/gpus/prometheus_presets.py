@@ -76,7 +76,13 @@ class PromQuery(Settings):
 
 
 def _increase(by: str, counter: str) -> str:
-    return f"{by} (increase({counter}[$step]))"
+    """What a counter counted in a step, also the first value of a series that is new.
+
+    `increase` does not see what a series counted before its first scrape. A series that is new on a target that was
+    scraped before began at 0 since then. Of a target that was away, or is new itself, nothing is assumed.
+    """
+    new = f"{counter} unless {counter} offset $step and on (instance, job) (up offset $step == 1)"
+    return f"{by} ({new} or increase({counter}[$step]))"
 
 
 PRESETS: dict[str, dict[str, dict[str, str]]] = {

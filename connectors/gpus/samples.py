@@ -19,11 +19,31 @@ METRICS = (BUSY, UTIL, MEMORY, POWER)
 #: DCGM's "no value" (blank, not found, not supported, not permitted), for floats and 64-bit integers; for 32 bits.
 _BLANK = 140_737_488_355_328.0
 _BLANK_32 = frozenset({2147483632.0, 2147483633.0, 2147483634.0, 2147483635.0})
-_PROFILE = re.compile(r"(?:(\d+)c\.)?(\d+)g\.")
-_EXPORTER = re.compile(r"^(?:nvidia-)?dcgm-exporter")
+#: Also as "MIG 1g.10gb+me", "nvidia.com/mig-1g.10gb.me" and "1c.3g.40gb", a part of an instance that is paid whole.
+_PROFILE = re.compile(r"(\d+)g\.(\d+)gb", re.IGNORECASE)
+#: Pods and containers that measure GPUs; the container of the Helm chart is called just "exporter".
+_EXPORTER = re.compile(r"\bdcgm\b|\b(?:gpu|nvidia)\b.*\bexporter\b")
 _POD_LABELS = frozenset({"pod", "pod_name", "exported_pod"})
-#: Compute slices of every GPU that can be cut, but the A30.
-_MIG_SLICES = 7
+#: Words of the name → compute slices, memory slices and GB as profiles count them. NVIDIA's MIG user guide, "Supported
+#: MIG Profiles". The first that fits counts.
+_CUT = (
+    (r"\bA30\b", 4, 4, 24),
+    (r"\bRTX PRO 6000\b", 4, 4, 96),
+    (r"\bA100\b.*\b80GB", 7, 8, 80),
+    (r"\bA100\b", 7, 8, 40),
+    (r"\b(?:GH200|H100)\b.*\b96GB", 7, 8, 96),
+    (r"\bGH200\b.*\b144GB", 7, 8, 144),
+    (r"\bGH200\b", 7, 8, 96),
+    (r"\bH100\b.*\bNVL\b|\bH100\b.*\b94GB", 7, 8, 94),
+    (r"\bH100\b.*\b64GB", 7, 8, 64),
+    (r"\bH100\b", 7, 8, 80),
+    (r"\bH200\b", 7, 8, 141),
+    (r"\bGB200\b", 7, 8, 186),
+    (r"\bB200\b", 7, 8, 180),
+    (r"\bG?B300\b", 7, 8, 269),
+)
+#: Compute slices of an instance → its memory slices of 8, where the size of the GPU is not known or cannot be.
+_MEMORY_SLICES = {1: 1, 2: 2, 3: 4, 4: 4, 7: 8}
 
 
 class Sample(NamedTuple):
@@ -141,17 +161,34 @@ def _holder(labels: Mapping[str, str], exported: bool) -> Holder | None:
     names = ("exported_pod",) if exported else ("pod", "pod_name")
     spaces = ("exported_namespace",) if exported else ("namespace", "pod_namespace")
     pod = next((labels[name] for name in names if labels.get(name)), "")
-    if pod and not _EXPORTER.match(pod):
+    if pod and not _is_exporter(pod, labels, exported):
         return Holder(next((labels[name] for name in spaces if labels.get(name)), ""), pod)
     job = labels.get("hpc_job", "")
     return Holder("", "", job) if job else None
 
 
-def slices(profile: str, model: str) -> float:
-    """The share of a GPU that a MIG profile such as 3g.40gb stands for, by its compute slices."""
-    match = _PROFILE.match(profile)
-    whole = 4 if re.search(r"\bA30\b", model) else _MIG_SLICES
-    return min(1.0, int(match[2]) / whole) if match else 1.0 / whole
+def _is_exporter(pod: str, labels: Mapping[str, str], exported: bool) -> bool:
+    """Whether a pod only measures: without its node's name an exporter gives its own as that of the host."""
+    container = labels.get("exported_container" if exported else "container", "")
+    named = _EXPORTER.search(pod) or _EXPORTER.search(container)
+    return bool(named) or container == "exporter" or labels.get("hostname") == pod
+
+
+def mig_share(profile: str, model: str) -> float:
+    """The share of a GPU that a MIG profile such as 3g.40gb takes from others: of compute or of memory, the larger.
+
+    An unknown profile is one compute slice.
+    """
+    name = re.sub(r"[-_]", " ", model.upper().partition(" MIG ")[0])
+    compute, memory, size_gb = next((cut for words, *cut in _CUT if re.search(words, name)), (7, 8, 0))
+    match = _PROFILE.search(profile)
+    if match is None:
+        return 1.0 / compute
+    slices, gb = int(match[1]), int(match[2])
+    parts = round(memory * gb / size_gb) if size_gb else 0
+    if not 0 < parts <= memory:
+        parts = _MEMORY_SLICES.get(slices, 0) if memory == 8 else slices
+    return min(1.0, max(slices / compute, parts / memory))
 
 
 def shares_of(gpu: Gpu) -> list[GpuShare]:
@@ -159,7 +196,7 @@ def shares_of(gpu: Gpu) -> list[GpuShare]:
     instances = {mig: part for mig, part in gpu.parts.items() if mig}
     if not instances:
         return _split(gpu, "", gpu.parts[""], 1.0, gpu.parts[""].values.get(POWER))
-    fractions = {mig: slices(part.profile, gpu.model) for mig, part in instances.items()}
+    fractions = {mig: mig_share(part.profile, gpu.model) for mig, part in instances.items()}
     over = max(1.0, sum(fractions.values()))
     power = gpu.parts[""].values.get(POWER) if "" in gpu.parts else None
     if power is None:  # each instance repeats the power of the whole GPU

@@ -22,6 +22,8 @@ _COLUMNS = {"provider", "instance_type", "gpu", "gpus", "region", "usd_per_hour"
 _BEGINNING = 0.0
 #: Prices change at midnight (UTC).
 _MEMORY = re.compile(r"^(\d+)GB$")
+#: A model whose name is several words, as one.
+_RTX_PRO = re.compile(r"RTX\W+PRO\W+(?:SERVER\W+)?(\d{4})")
 
 
 class GpuPriceOverride(Settings):
@@ -95,7 +97,7 @@ class GpuPrices:
         return self._model(name)
 
     def _find_model(self, name: str) -> str:
-        words = re.split(r"[^A-Z0-9]+", name.upper().partition(" MIG ")[0])
+        words = re.split(r"[^A-Z0-9]+", _RTX_PRO.sub(r"RTXPRO\1", name.upper().partition(" MIG ")[0]))
         family = next((word for word in words if word in self._families), None)
         if family is None:
             return name.strip()

@@ -24,7 +24,7 @@ from tests.fakes.prometheus import PrometheusServer
 
 #: 2025-06-01, and a month of hours later.
 JUNE, DAY_S = 1_748_736_000.0, 86_400.0
-H100_USD_PER_HOUR = 6.88
+H100_USD_PER_HOUR = 88.490000119 / 8
 
 
 # --- usage reports of model providers -------------------------------------------------------------------------------

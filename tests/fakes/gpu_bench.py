@@ -20,7 +20,7 @@ from curb.stream.records.spend import UNTAGGED, SpendRecord
 from tests.fakes.memory_log import MemoryLog
 
 NOW = 1_750_000_020.0
-H100_USD = 6.88
+H100_USD = 88.490000119 / 8
 PRICES = PriceBook.load()
 #: (namespace, pod) of a Deployment's pod and of another.
 WEB, BATCH = ("shop", "web-6d4cf56db6-7kx2p"), ("ml", "train-0")

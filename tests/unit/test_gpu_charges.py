@@ -15,7 +15,7 @@ from curb.connectors.gpus.dcgm import Config
 from curb.connectors.gpus.dcgm_text import parse
 from curb.connectors.gpus.kubernetes_api import NO_CLUSTER, Cluster, Pod
 from curb.connectors.gpus.owners import IDLE, OwnerSettings, owner_tags
-from curb.connectors.gpus.samples import Holder, Sample, gather, shares_of, value_of
+from curb.connectors.gpus.samples import Holder, Sample, gather, mig_share, shares_of, value_of
 from curb.detector.state.scopes import DEFAULT_SCOPES
 from curb.stream.clock import ManualClock
 from curb.stream.errors import TransientError
@@ -25,6 +25,7 @@ from tests.fakes.dcgm import BLANK, DcgmExporter, FakeGpu, line
 NOW = 1_750_000_000.0
 HOUR = 3600.0
 P5_USD = 55.04
+H100_USD = 88.490000119 / 8
 
 
 def charges(**settings: Any) -> GpuCharges:
@@ -76,7 +77,7 @@ def test_records_fit_the_default_scopes() -> None:
 
 def test_pods_that_share_a_gpu_are_counted_once() -> None:
     records = charged([FakeGpu(memory_mib=20480, power_w=300, pods=[WEB, BATCH])], seconds=60)
-    assert by(records, "team") == {"ml": pytest.approx(6.88 / 120), "shop": pytest.approx(6.88 / 120)}
+    assert by(records, "team") == {"ml": pytest.approx(H100_USD / 120), "shop": pytest.approx(H100_USD / 120)}
     assert sum(record.memory_used or 0 for record in records) == 20
     assert sum(record.power_usage or 0 for record in records) == 300
     # A percentage is no amount: both see how busy the GPU is.
@@ -90,10 +91,54 @@ def test_mig_instances_cost_their_slices_and_the_rest_is_idle() -> None:
         mig=[("1", "3g.40gb", 0.5, WEB), ("2", "1g.10gb", 0.0, None), ("3", "2g.20gb", 1.0, BATCH)],
     )
     records = charged([gpu], prices=[{"gpu": "A100-80GB", "usd_per_hour": 700}], seconds=36)
-    assert by(records, "team") == {"shop": pytest.approx(3), "ml": pytest.approx(2), IDLE: pytest.approx(2)}
+    # 3g.40gb has 3 of 7 compute slices and half of the memory, 1g.10gb a seventh of the compute.
+    assert by(records, "team") == {"shop": pytest.approx(3.5), "ml": pytest.approx(2), IDLE: pytest.approx(1.5)}
     busy = {record.tags["team"]: record.gpu_utilization for record in records if record.tags["team"] != IDLE}
     assert busy == {"shop": 50, "ml": 100}
-    assert sum(record.power_usage or 0 for record in records) == pytest.approx(300)
+    assert sum(record.power_usage or 0 for record in records) == pytest.approx(350 * 13 / 14)
+
+
+@pytest.mark.parametrize(
+    ("model", "profile", "share"),
+    [
+        ("NVIDIA A30", "1g.6gb", 1 / 4),
+        ("NVIDIA A30", "1g.6gb+me", 1 / 4),
+        ("NVIDIA A30", "2g.12gb+me", 1 / 2),
+        ("NVIDIA A30", "4g.24gb", 1.0),
+        ("NVIDIA A100-SXM4-40GB", "1g.5gb", 1 / 7),
+        ("NVIDIA A100-SXM4-40GB", "1g.10gb", 1 / 4),
+        ("NVIDIA A100-SXM4-40GB", "3g.20gb", 1 / 2),
+        ("NVIDIA A100-SXM4-40GB", "4g.20gb", 4 / 7),
+        ("NVIDIA A100 80GB PCIe", "1g.10gb", 1 / 7),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.20gb", "1g.20gb", 1 / 4),
+        ("NVIDIA A100-SXM4-80GB", "MIG 2g.20gb", 2 / 7),
+        ("NVIDIA H100 80GB HBM3", "1g.10gb+me", 1 / 7),
+        ("NVIDIA H100 80GB HBM3", "nvidia.com/mig-1g.20gb", 1 / 4),
+        ("NVIDIA H100 80GB HBM3", "mig-1g.10gb.me", 1 / 7),
+        ("NVIDIA H100 80GB HBM3", "1c.3g.40gb", 1 / 2),
+        ("NVIDIA H100 NVL", "1g.24gb", 1 / 4),
+        ("NVIDIA H100 NVL", "1g.12gb+me", 1 / 7),
+        ("NVIDIA GH200 480GB", "1g.24gb", 1 / 4),
+        ("NVIDIA H200", "1g.18gb", 1 / 7),
+        ("NVIDIA H200", "1g.35gb", 1 / 4),
+        ("NVIDIA H200", "3g.71gb", 1 / 2),
+        ("NVIDIA H200 NVL", "7g.141gb", 1.0),
+        ("NVIDIA B200", "1g.23gb", 1 / 7),
+        ("NVIDIA B200", "1g.45gb", 1 / 4),
+        ("NVIDIA B200", "4g.90gb", 4 / 7),
+        ("NVIDIA GB200", "1g.47gb", 1 / 4),
+        ("NVIDIA B300 SXM6 AC", "1g.67gb", 1 / 4),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "1g.24gb+gfx", 1 / 4),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "2g.48gb-me", 1 / 2),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "4g.96gb+gfx", 1.0),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "1g.24gb+me.all", 1 / 4),
+        ("NVIDIA Z900", "3g.96gb", 1 / 2),
+        ("NVIDIA Z900", "1g.96gb", 1 / 7),
+        ("", "odd", 1 / 7),
+    ],
+)
+def test_an_instance_costs_the_larger_of_its_compute_and_its_memory(model: str, profile: str, share: float) -> None:
+    assert mig_share(profile, model) == pytest.approx(share)
 
 
 def test_an_a30_has_four_slices() -> None:
@@ -125,7 +170,7 @@ def test_a_batch_job_is_an_owner() -> None:
 def test_an_unknown_gpu_is_charged_by_the_fallback_and_told_by_name() -> None:
     records = charged([FakeGpu(model="NVIDIA X9000", pods=[WEB])], seconds=HOUR)
     assert {(record.cost_source, record.request_model) for record in records} == {("fallback", "NVIDIA X9000")}
-    assert sum(record.effective_cost for record in records) == pytest.approx(6.88)
+    assert sum(record.effective_cost for record in records) == pytest.approx(6.99)
 
 
 def test_more_gpus_than_the_instance_has_cost_no_more_than_it() -> None:
@@ -172,7 +217,7 @@ def test_shares_and_idle_add_up_to_the_price_of_the_node(
         for number, (pods, profiles, util) in enumerate(gpus)
     ]
     records = charged(node, seconds=seconds, nodes=[{"match": "*", "instance": instance}])
-    prices = {"": len(gpus) * 6.88, "p5.48xlarge": 55.04, "p4d.24xlarge": 21.957642}
+    prices = {"": len(gpus) * H100_USD, "p5.48xlarge": 55.04, "p4d.24xlarge": 21.957642}
     assert sum(record.effective_cost for record in records) == pytest.approx(prices[instance] * seconds / 3600)
     assert len({record.id for record in records}) == len(records)
     assert all(record.effective_cost > 0 for record in records)
@@ -208,8 +253,29 @@ def test_what_prometheus_renamed_is_the_exporter_not_the_owner() -> None:
     found = gather(samples(text))
     assert list(found["u"].parts[""].holders) == [Holder("shop", "web-1")]
     assert not found["v"].parts[""].holders
-    alone = gather(samples(line("DCGM_FI_DEV_GPU_UTIL", 0, **(held | {"pod": "nvidia-dcgm-exporter-abcde"}))))
-    assert not alone["u"].parts[""].holders
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"pod": "nvidia-dcgm-exporter-abcde"},
+        {"pod": "gpu-operator-dcgm-x7k2p"},
+        {"pod": "prod-gpu-metrics-exporter-x7k2p"},
+        {"pod": "watcher-x7k2p", "container": "exporter"},
+        {"pod": "watcher-x7k2p", "container": "nvidia-dcgm-exporter"},
+        {"pod": "watcher-x7k2p", "Hostname": "watcher-x7k2p"},
+    ],
+)
+def test_an_exporter_under_any_name_holds_no_gpu(labels: dict[str, str]) -> None:
+    held = {"gpu": "0", "UUID": "u", "namespace": "monitoring", **labels}
+    (gpu,) = gather(samples(line("DCGM_FI_DEV_GPU_UTIL", 0, **held))).values()
+    assert not gpu.parts[""].holders
+
+
+def test_a_job_that_exports_models_holds_its_gpu() -> None:
+    held = {"gpu": "0", "UUID": "u", "namespace": "ml", "pod": "model-exporter-x7k2p", "container": "main"}
+    (gpu,) = gather(samples(line("DCGM_FI_DEV_GPU_UTIL", 0, **held))).values()
+    assert list(gpu.parts[""].holders) == [Holder("ml", "model-exporter-x7k2p")]
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
@@ -232,7 +298,7 @@ def test_what_prometheus_renamed_is_the_exporter_not_the_owner() -> None:
 def test_blank_and_impossible_values_are_no_values_but_the_gpu_is_paid_for(value: str) -> None:
     (record,) = charged([FakeGpu(util=value, pods=[WEB])], seconds=36)
     assert record.gpu_utilization is None
-    assert record.effective_cost == pytest.approx(0.0688)
+    assert record.effective_cost == pytest.approx(H100_USD / 100)
     assert value_of("DCGM_FI_DEV_GPU_UTIL", float(value)) is None
 
 

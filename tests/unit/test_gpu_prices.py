@@ -33,6 +33,12 @@ def own(**settings: Any) -> GpuPriceOverride:
         ("NVIDIA GH200 480GB", "GH200"),
         ("NVIDIA RTX A6000", "A6000"),
         ("NVIDIA H200", "H200"),
+        ("NVIDIA H100 NVL", "H100"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA B200", "B200"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTXPRO6000"),
         ("Quadro P620", "Quadro P620"),
         ("", ""),
     ],
@@ -44,16 +50,36 @@ def test_names_of_dcgm_are_found_in_the_list(name: str, model: str) -> None:
 def test_an_instance_is_priced_whole_and_a_gpu_by_the_dearest_vendor() -> None:
     price = LIST.price("NVIDIA H100 80GB HBM3", NOW, instance="p5.48xlarge")
     assert (price.usd_per_gpu_hour * 8, price.gpus, price.known) == (pytest.approx(55.04), 8, "priced")
-    assert LIST.price("NVIDIA H100 80GB HBM3", NOW).usd_per_gpu_hour == pytest.approx(6.88)
-    assert LIST.price("NVIDIA H100 80GB HBM3", NOW, provider="lambda").usd_per_gpu_hour == pytest.approx(3.99)
+    assert LIST.price("NVIDIA H100 80GB HBM3", NOW).usd_per_gpu_hour == pytest.approx(88.490000119 / 8)
+    assert LIST.price("NVIDIA H100 80GB HBM3", NOW, provider="lambda").usd_per_gpu_hour == pytest.approx(3.29)
     # The cheapest offer of a vendor is mostly GPU; the others are mostly processors.
-    assert LIST.price("NVIDIA L4", NOW, provider="aws").usd_per_gpu_hour == pytest.approx(4.6016 / 4)
+    assert LIST.price("NVIDIA L4", NOW, provider="aws").usd_per_gpu_hour == pytest.approx(0.8048)
+
+
+@pytest.mark.parametrize(
+    ("provider", "instance", "usd", "gpus"),
+    [
+        ("aws", "g4dn.12xlarge", 3.912, 4),
+        ("aws", "g5.48xlarge", 16.288, 8),
+        ("aws", "p6-b200.48xlarge", 113.9328, 8),
+        ("gcp", "a3-ultragpu-8g", 84.806908493, 8),
+        ("azure", "Standard_ND96isr_H100_v5", 98.32, 8),
+        ("lambda", "gpu_8x_a100_80gb_sxm4", 22.32, 8),
+        ("coreweave", "gd-8xl40s-i128", 18.0, 8),
+    ],
+)
+def test_the_instance_type_decides_whatever_the_exporter_calls_the_gpu(
+    provider: str, instance: str, usd: float, gpus: int
+) -> None:
+    for gpu in ("", "Graphics Device", "NVIDIA H100 80GB HBM3"):
+        price = LIST.price(gpu, NOW, instance=instance, provider=provider)
+        assert (price.usd_per_gpu_hour * gpus, price.gpus, price.known) == (pytest.approx(usd), gpus, "priced")
 
 
 def test_an_unknown_gpu_is_never_free() -> None:
     price = LIST.price("Quadro P620", NOW)
     assert price.known == "fallback"
-    assert price.usd_per_gpu_hour == pytest.approx(6.88)
+    assert price.usd_per_gpu_hour == pytest.approx(6.99)
     assert LIST.price("NVIDIA H100", NOW, provider="nobody").known == "fallback"
 
 
@@ -66,7 +92,7 @@ def test_own_prices_win_from_their_day_on() -> None:
         ]
     )
     at = [datetime(2026, month, 1, tzinfo=UTC).timestamp() for month in (1, 6)]
-    assert prices.price("H100", at[0] - 1).usd_per_gpu_hour == pytest.approx(6.88)
+    assert prices.price("H100", at[0] - 1).usd_per_gpu_hour == pytest.approx(88.490000119 / 8)
     assert [prices.price("H100", each).usd_per_gpu_hour for each in at] == [2.5, 2.0]
     # A discount on the GPU leaves the number of GPUs of the listed instance known.
     assert prices.price("H100", at[0], instance="p5.48xlarge")[:2] == (2.5, 8)
