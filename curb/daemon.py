@@ -91,7 +91,8 @@ class Daemon:
         self.slack = slack_people.make_doors(self.config, self.view, self.log, self.clock, self.http)
         http = self.config.http
         patience = Patience(http.head_timeout_s, http.body_timeout_s)
-        self._port = Port(make_app(self, self.slack), Place(http.host, http.port, http.max_connections, patience))
+        place = Place(http.host, http.port, http.max_connections, patience, "healthz" in http.open_paths)
+        self._port = Port(make_app(self, self.slack), place)
         await self._port.open()
         self.port = self._port.number
         logger.info("listening", extra={"host": self.config.http.host, "port": self.port})

@@ -208,8 +208,9 @@ class HttpSettings(Settings):
     max_connections: int = Field(
         default=512,
         ge=8,
-        description="Open connections; at most half of the descriptors allowed. For another one, the connection that "
-        "has waited longest is closed; where none waits, the new one is answered 503.",
+        description="Open connections, and as many again without a request so far; at most half of the descriptors "
+        "allowed. For another one, the connection that has waited longest is closed; where none waits, the new one is "
+        "answered 503.",
     )
     head_timeout_s: float = Field(
         default=10.0, gt=0, le=600, description="Seconds for the head of a request; then the connection is closed."

@@ -10,9 +10,10 @@ from curb.stream.records.spend import Alert, LedgerEntry
 
 
 class HealthAnswer(TypedDict):
-    """The process answers."""
+    """Whether the daemon's loop goes round, and for how many seconds it has stood still; 503 from ten seconds on."""
 
     ok: bool
+    stalled_s: float
 
 
 class ReadyAnswer(TypedDict):

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from curb.connectors.intake.body import HELD_BYTES, Bodies, BodyRefusedError
 from curb.connectors.intake.inbox import add_routes
 from curb.serve import http_explain, http_knowledge, slack_people
+from curb.serve.acceptor import health
 from curb.serve.access import Access, Handler
 from curb.serve.connector_rows import of_daemon
 from curb.serve.money_metrics import MoneyMetrics
@@ -106,7 +107,8 @@ class _Api:
         self._document = document([scope.name for scope in daemon.config.detector.scopes])
 
     async def healthz(self, request: web.Request) -> web.Response:
-        return web.json_response({"ok": True})
+        """The answer for who asks on a connection that it keeps, or with a token; the acceptor answers all others."""
+        return web.json_response(health(0.0)[1])
 
     async def readyz(self, request: web.Request) -> web.Response:
         ready = readiness(self._daemon)

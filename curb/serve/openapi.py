@@ -109,7 +109,9 @@ _PAGES: tuple[tuple[str, str, tuple[int, ...]], ...] = (
 )
 
 OPERATIONS: tuple[Operation, ...] = (
-    Operation("GET", "/healthz", "process", "Whether the process answers.", answers.HealthAnswer, token=""),
+    Operation(
+        "GET", "/healthz", "process", "Whether the daemon goes on; 503 where not.", answers.HealthAnswer, token=""
+    ),
     Operation(
         "GET", "/readyz", "process", "Whether the log was read once; 503 until then.", answers.ReadyAnswer, token=""
     ),

@@ -1,47 +1,52 @@
-"""The daemon's HTTP port: accepts no more connections than it can hold, and closes those of slow clients.
+"""The daemon's HTTP port: a process of its own accepts, and the daemon answers what it passes on.
 
-aiohttp accepts until no descriptor is left, and asyncio then logs every failed try. So the port accepts by itself and
-passes what it accepted to aiohttp.
+aiohttp accepts until no descriptor is left, and asyncio then logs every failed try. So `curb.serve.acceptor` accepts,
+and passes a connection on when a request of it is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import os
 import resource
 import socket
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from curb.serve.connections import Connection, Connections, Patience
-from curb.serve.gate import Newcomer
+from curb.serve.acceptor import BEAT_S, Order, refuse
+from curb.serve.channel import COUNTS, Frame, FrameReader
+from curb.serve.connections import Connections, Patience
+from curb.serve.watched import Connection, watcher
 from curb.stream import metrics
 
 logger = logging.getLogger(__name__)
 #: Connections that the kernel holds until they are accepted; it may allow fewer. When they are too many it drops what
 #: comes, and clients try again after a second.
 _BACKLOG = 4096
-#: Accepted in one turn of the loop; what else waits has its turn too.
-_AT_A_TIME = 64
 #: A kept connection without a request is closed after this (seconds); longer than load balancers keep theirs.
 _KEEP_S = 620.0
 #: How long (seconds) the rest of a refused body is read, so that its sender sees the answer.
 _LINGER_S = 5.0
 #: Answers in the making get so long (seconds) when the daemon stops.
 _FINISH_S = 10.0
+#: The acceptor gets so long (seconds) to pass on what it has when the daemon stops.
+_END_S = 5.0
 _SWEEP_EVERY_S = 1.0
-#: Rest (seconds) after an accept failed: the reason rarely ends at once.
-_AFTER_ERROR_S = 0.1
+#: Rest (seconds) before another acceptor is started after the first has ended.
+_AGAIN_S = 0.5
+#: How long (seconds) an address that is taken is tried: the acceptor of a daemon that was killed frees it in moments.
+_TAKEN_S = 3.0
 #: More descriptors than this are never needed, and some libraries walk through all that are allowed.
 _MOST_DESCRIPTORS = 65_536
-_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Place(NamedTuple):
@@ -51,6 +56,8 @@ class Place(NamedTuple):
     port: int
     max_connections: int
     patience: Patience
+    #: Whether anyone may ask `/healthz`, so that it is answered without the daemon.
+    open_health: bool = False
 
 
 def raise_descriptors() -> int:
@@ -64,6 +71,24 @@ def raise_descriptors() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+class _Coming:
+    """The place of a connection that is on its way to the server."""
+
+    waits = False
+
+    def __init__(self, peer: str, since: float) -> None:
+        self.peer, self.since = peer, since
+
+    def overdue(self, now: float, patience: Patience) -> str | None:
+        """Nobody waits for its client."""
+
+    def has_more(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Its task does that."""
+
+
 class Port:
     """One application behind listening sockets. Half of all descriptors are left to the rest of the daemon."""
 
@@ -74,7 +99,7 @@ class Port:
             extra = {"wanted": place.max_connections, "most": most}
             logger.warning("fewer connections than configured: too few descriptors are allowed", extra=extra)
         self.connections = Connections(most, place.patience, time.monotonic)
-        app.middlewares.insert(0, self.connections.watch)
+        app.middlewares.insert(0, watcher(self.connections))
         # Bodies are decompressed by who reads them, after the token was checked and within a bound.
         self._runner = web.AppRunner(
             app,
@@ -88,7 +113,11 @@ class Port:
         self._tasks: list[asyncio.Task[None]] = []
         #: Being passed on to the server.
         self._coming: set[asyncio.Task[None]] = set()
-        self._spare: int | None = None
+        self._acceptor: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        #: Connections of which the acceptor has no request yet.
+        self._at_the_gate = 0
+        self._closing = False
 
     @property
     def number(self) -> int:
@@ -96,13 +125,20 @@ class Port:
         found: int = self._sockets[0].getsockname()[1]
         return found
 
+    @property
+    def acceptor_pid(self) -> int | None:
+        """The process that accepts, while there is one."""
+        return self._acceptor.pid if self._acceptor is not None else None
+
     async def open(self) -> None:
         """Listen. Raises OSError where that is impossible."""
         await self._runner.setup()
-        self._spare = os.open(os.devnull, os.O_RDONLY)
         self._sockets = await _listen(self._place.host, self._place.port)
-        self._tasks = [asyncio.create_task(self._accept(each), name="accept") for each in self._sockets]
-        self._tasks.append(asyncio.create_task(self._sweep(), name="sweep"))
+        self._start_acceptor()
+        self._tasks = [
+            asyncio.create_task(work, name=name)
+            for name, work in (("arrivals", self._arrivals()), ("beat", self._beat()), ("sweep", self._sweep()))
+        ]
 
     async def serve(self) -> None:
         """Until `close`; raises what broke."""
@@ -110,93 +146,154 @@ class Port:
 
     async def close(self) -> None:
         """Accept no more, finish the answers in the making, close everything. May be called twice."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._coming, return_exceptions=True)
-        self._tasks.clear()
+        self._closing = True
         for each in self._sockets:
             each.close()
+        arrivals, *others = self._tasks or (None,)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if arrivals is not None:
+            with suppress(OSError):
+                if self._channel is not None:
+                    self._channel.shutdown(socket.SHUT_WR)
+            # What was passed on before is answered.
+            await asyncio.wait([arrivals], timeout=_END_S)
+            arrivals.cancel()
+            await asyncio.gather(arrivals, return_exceptions=True)
+        self._tasks.clear()
+        await asyncio.gather(*self._coming, return_exceptions=True)
+        await self._end_acceptor()
         self.connections.close_waiting()
         await self._runner.cleanup()
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+    def _start_acceptor(self) -> None:
+        """Start the process that accepts. It gets the listening sockets and one end of the channel."""
+        self._channel, theirs = socket.socketpair()
+        self._channel.setblocking(False)
+        listening = [each.fileno() for each in self._sockets]
+        patience = self._place.patience
+        order = Order(
+            listening, theirs.fileno(), self.connections.most, patience.head_s, patience.body_s, self._place.open_health
+        )
+        with theirs:
+            self._acceptor = subprocess.Popen(
+                [sys.executable, "-P", "-m", "curb.serve.acceptor", json.dumps(order._asdict())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *listening),
+            )
+
+    async def _end_acceptor(self) -> None:
+        """Close the channel, which ends it, and wait for it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is None:
+            return
+        try:
+            await asyncio.to_thread(acceptor.wait, _END_S)
+        except subprocess.TimeoutExpired:
+            acceptor.kill()
+            await asyncio.to_thread(acceptor.wait)
+
+    async def _beat(self) -> None:
+        """Show the acceptor that the loop goes round."""
         while True:
-            try:
-                accepted, address = await loop.sock_accept(listening)
-            except OSError as error:
-                self._failed(error, listening)
-                await asyncio.sleep(_AFTER_ERROR_S)
-                continue
-            # While the loop is busy, many wait; one for each of its turns would leave a probe behind all of them.
-            for _ in range(_AT_A_TIME):
-                await self._take(accepted, str(address[0]))
-                try:
-                    accepted, address = listening.accept()
-                except OSError:  # none waits, or what the next turn meets as well
-                    break
-                accepted.setblocking(False)
-            await asyncio.sleep(0)
+            if self._channel is not None:
+                # A full channel holds beats enough, and a closed channel is for `_arrivals`.
+                with suppress(OSError):
+                    self._channel.send(b".")
+            await asyncio.sleep(BEAT_S)
 
-    async def _take(self, accepted: socket.socket, peer: str) -> None:
-        """Into the gate, as soon as a place may be had; meanwhile the others wait with the kernel."""
+    async def _arrivals(self) -> None:
+        """Take what the acceptor passes on; start another one when it ends before the port is closed."""
+        while self._channel is not None:
+            await self._follow(self._channel)
+            if self._closing:
+                return
+            logger.error("the process that accepts connections has ended; another one is started")
+            metrics.HTTP_ACCEPT_ERRORS.inc()
+            await self._end_acceptor()
+            await asyncio.sleep(_AGAIN_S)
+            if not self._closing:
+                self._start_acceptor()
+
+    async def _follow(self, channel: socket.socket) -> None:
+        """Until the acceptor ends, or is cut off because it cannot be followed."""
+        frames, there = FrameReader(channel), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(channel.fileno(), there.set)
+        try:
+            while True:
+                await there.wait()
+                there.clear()
+                for frame in frames.read():
+                    await self._arrived(frame)
+                await asyncio.sleep(0)
+        except EOFError:
+            return
+        except OSError as error:
+            logger.error("connections are lost on their way", extra={"error": str(error)})
+        finally:
+            loop.remove_reader(channel.fileno())
+            frames.close()
+
+    async def _arrived(self, frame: Frame) -> None:
+        if frame.kind == COUNTS:
+            self._count(json.loads(frame.payload))
+        elif frame.connection is not None:
+            peer, _, read = frame.payload.partition(b"\0")
+            await self._take(frame.connection, peer.decode(), read)
+
+    async def _take(self, accepted: socket.socket, peer: str, read: bytes) -> None:
+        """To the server, as soon as a place may be had; meanwhile the others wait with the acceptor."""
         while (wait_s := self.connections.make_room(peer)) != 0.0:
             if wait_s is None:
-                _refuse(accepted)
+                refuse(accepted)
                 return
             try:
                 await asyncio.sleep(wait_s)
             except asyncio.CancelledError:
                 accepted.close()
                 raise
-        Newcomer(accepted, peer, self.connections, self._pass_on)
-
-    def _pass_on(self, newcomer: Newcomer, read: bytes) -> None:
-        """A request is there: to the server with it."""
-        task = asyncio.create_task(self._connect(newcomer, read), name="connect")
+        accepted.setblocking(False)
+        coming = _Coming(peer, self.connections.now())
+        self.connections.enter(coming, coming)
+        task = asyncio.create_task(self._connect(accepted, coming, read), name="connect")
         self._coming.add(task)
         task.add_done_callback(self._coming.discard)
 
-    async def _connect(self, newcomer: Newcomer, read: bytes) -> None:
-        protocol = partial(self._protocol, newcomer, read)
+    async def _connect(self, accepted: socket.socket, coming: _Coming, read: bytes) -> None:
+        protocol = partial(self._protocol, coming, read)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(protocol, newcomer.socket)
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, accepted)
         except OSError:  # gone already
-            self.connections.leave(newcomer)
-            newcomer.socket.close()
+            self.connections.leave(coming)
+            accepted.close()
 
-    def _protocol(self, newcomer: Newcomer, read: bytes) -> Connection:
+    def _protocol(self, coming: _Coming, read: bytes) -> Connection:
         server = self._runner.server
         assert server is not None
-        return Connection(server(), newcomer.peer, self.connections, read, newcomer)
+        return Connection(server(), coming.peer, self.connections, read, coming)
 
-    def _failed(self, error: OSError, listening: socket.socket) -> None:
-        """Without a descriptor, take the spare one to refuse the client that waits; else it would wait on."""
-        metrics.HTTP_ACCEPT_ERRORS.inc()
-        if error.errno in _NO_DESCRIPTOR and self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
-            with suppress(OSError):
-                _refuse(listening.accept()[0])
-        if self._spare is None:
-            with suppress(OSError):
-                self._spare = os.open(os.devnull, os.O_RDONLY)
-        extra = {"error": str(error), "connections": len(self.connections)}
-        logger.error("connections cannot be accepted", extra=extra)
+    def _count(self, counts: dict[str, Any]) -> None:
+        """Of the acceptor: what it holds, what it closed, and why it could not accept."""
+        self._at_the_gate = counts["open"]
+        for reason, count in counts["closed"].items():
+            metrics.HTTP_CONNECTIONS_CLOSED.labels(reason=reason).inc(count)
+        if counts["errors"]:
+            metrics.HTTP_ACCEPT_ERRORS.inc(counts["errors"])
+            extra = {"error": counts["error"], "connections": counts["open"]}
+            logger.error("connections cannot be accepted", extra=extra)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_EVERY_S)
             self.connections.sweep()
-
-
-def _refuse(accepted: socket.socket) -> None:
-    with accepted, suppress(OSError):
-        accepted.setblocking(False)
-        accepted.send(_BUSY)
+            for reason, count in self.connections.take_closed().items():
+                metrics.HTTP_CONNECTIONS_CLOSED.labels(reason=reason).inc(count)
+            metrics.HTTP_CONNECTIONS.set(len(self.connections) + self._at_the_gate)
 
 
 async def _listen(host: str, port: int) -> list[socket.socket]:
@@ -212,7 +309,7 @@ async def _listen(host: str, port: int) -> list[socket.socket]:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listening.setblocking(False)
             try:
-                listening.bind(address)
+                await _bind(listening, address)
             except OSError as error:
                 text = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0).lower()}"
                 raise OSError(error.errno, text) from None
@@ -222,3 +319,16 @@ async def _listen(host: str, port: int) -> list[socket.socket]:
             each.close()
         raise
     return sockets
+
+
+async def _bind(listening: socket.socket, address: Any) -> None:
+    """Bind it, again while the address is taken: whoever has it may be about to end."""
+    until = time.monotonic() + _TAKEN_S
+    while True:
+        try:
+            listening.bind(address)
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= until:
+                raise
+        await asyncio.sleep(0.1)

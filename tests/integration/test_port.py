@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
 import resource
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
 from prometheus_client import REGISTRY
 
 from curb.connectors.intake.body import Bodies, BodyRefusedError
+from curb.serve.acceptor import health
 from curb.serve.connections import Patience
 from curb.serve.port import Place, Port
 
@@ -76,7 +81,9 @@ async def test_half_open_connections_do_not_keep_others_out(port: Port) -> None:
         for reader, _ in held[: 4 * MOST]:
             assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
     assert len(port.connections) <= MOST
-    assert count("curb_http_connections_closed_total", reason="evicted") >= before + 4 * MOST
+    async with asyncio.timeout(20):
+        while count("curb_http_connections_closed_total", reason="evicted") < before + 4 * MOST:
+            await asyncio.sleep(0.05)
     for _, writer in held:
         writer.close()
 
@@ -123,38 +130,95 @@ async def test_slow_clients_are_swept() -> None:
 
 
 @contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """Nothing can be opened in this process until the block ends."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with ExitStack() as taken:
-        # The lowest free number is the limit, once all below the highest one in use are taken.
-        highest = max(int(each) for each in os.listdir("/proc/self/fd"))
-        while (number := os.open(os.devnull, os.O_RDONLY)) < highest:
-            taken.callback(os.close, number)
-        os.close(number)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
-        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+def no_descriptor_left(pid: int) -> Iterator[None]:
+    """Nothing can be opened in that process until the block ends."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    # The lowest free number is the limit.
+    taken = {int(each) for each in os.listdir(f"/proc/{pid}/fd")}
+    lowest = min(set(range(len(taken) + 1)) - taken)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
         yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 async def test_without_a_descriptor_clients_are_refused_and_do_not_wait(port: Port) -> None:
     before = count("curb_http_accept_errors_total")
-    clients = [socket.create_connection(("127.0.0.1", port.number)) for _ in range(5)]
-    for client in clients:
-        client.setblocking(False)
-    loop = asyncio.get_running_loop()
-    with no_descriptor_left():
+    assert b"hello" in await ask(port)
+    assert port.acceptor_pid is not None
+    with no_descriptor_left(port.acceptor_pid):
+        opened = [await asyncio.open_connection("127.0.0.1", port.number) for _ in range(5)]
         async with asyncio.timeout(20):
-            answers = [await loop.sock_recv(client, 4096) for client in clients]
+            answers = [await reader.read() for reader, _ in opened]
     assert all(answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After: " in answer for answer in answers)
-    assert count("curb_http_accept_errors_total") >= before + len(clients)
-    for client in clients:
-        client.close()
+    for _, writer in opened:
+        writer.close()
+    assert b"hello" in await ask(port)
+    async with asyncio.timeout(20):
+        while count("curb_http_accept_errors_total") < before + len(opened):
+            await asyncio.sleep(0.05)
+
+
+def ask_health(number: int, method: str = "GET") -> tuple[int, dict[str, Any]]:
+    """The answer, while this thread, and so the port's loop, waits for it."""
+    connection = http.client.HTTPConnection("127.0.0.1", number, timeout=20)
+    connection.request(method, "/healthz?x=1")
+    answer = connection.getresponse()
+    read = answer.read()
+    connection.close()
+    return answer.status, json.loads(read) if read else {}
+
+
+async def test_health_is_answered_while_the_loop_stands_still_and_says_for_how_long() -> None:
+    port = Port(application(), Place("127.0.0.1", 0, MOST, Patience(60.0, 60.0), open_health=True))
+    await port.open()
+    assert b"hello" in await ask(port)
+    assert ask_health(port.number, "HEAD") == (200, {})
+    held = [socket.create_connection(("127.0.0.1", port.number)) for _ in range(3 * MOST)]
+    while (found := ask_health(port.number))[1]["stalled_s"] < 0.5:
+        assert found[0] == 200
+    for each in held:
+        each.close()
+    async with asyncio.timeout(20):
+        while (await asyncio.to_thread(ask_health, port.number))[1]["stalled_s"] > 0.2:
+            continue
+    await port.close()
+
+
+def test_a_loop_that_stands_still_for_long_is_no_health() -> None:
+    assert health(9.94) == (200, {"ok": True, "stalled_s": 9.9})
+    assert health(10.0) == (503, {"ok": False, "stalled_s": 10.0})
+
+
+async def test_health_that_is_not_open_is_for_the_application(port: Port) -> None:
+    assert (await ask(port, GET.replace(b"/ ", b"/healthz "))).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_an_acceptor_that_ends_is_followed_by_another(port: Port) -> None:
+    first = port.acceptor_pid
+    assert b"hello" in await ask(port)
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while port.acceptor_pid in (first, None):
+            await asyncio.sleep(0.05)
     assert b"hello" in await ask(port)
 
 
-async def test_an_address_that_is_taken_is_named(port: Port) -> None:
+async def test_a_port_that_is_freed_in_a_moment_is_waited_for(port: Port) -> None:
+    following = Port(application(), Place("127.0.0.1", port.number, MOST, Patience(60.0, 60.0)))
+    opening = asyncio.create_task(following.open())
+    await asyncio.sleep(0)
+    await port.close()
+    await opening
+    assert b"hello" in await ask(following)
+    await following.close()
+
+
+async def test_an_address_that_is_taken_is_named(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curb.serve.port._TAKEN_S", 0.0)
     app, patience = application(), Patience(1.0, 1.0)
     taken = Port(app, Place("127.0.0.1", port.number, MOST, patience))
     with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port.number}: address already in use"):

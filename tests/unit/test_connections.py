@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from curb.serve.connections import Connection, Connections, Patience
+from curb.serve.connections import Connections, Patience
 from curb.serve.gate import Newcomer, is_there
+from curb.serve.watched import Connection, watcher
 
 PATIENCE = Patience(head_s=10.0, body_s=20.0)
 
@@ -245,7 +246,7 @@ async def test_a_request_is_in_hand_while_its_handler_runs(port: Port) -> None:
         seen.append(connection.waits)
         return web.Response()
 
-    await port.table.watch(asked, handler)
+    await watcher(port.table)(asked, handler)
     assert seen == [False]
     assert connection.waits
     # It has now waited for the shorter time.
