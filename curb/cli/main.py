@@ -96,6 +96,10 @@ COMMANDS = {
         "curb.cli.past:export",
         "Write the records of the log as JSON lines, in order of receipt, each once.",
     ),
+    "forget": LazyCommand(
+        "curb.cli.forget:forget_command",
+        "Replace a value of a tag, such as a person, by a random name in all that Curb keeps. Stop every daemon first.",
+    ),
     "explain": LazyCommand(
         "curb.cli.explain:explain",
         "Explain an alert: the deciding figures, its sources, similar alerts, and events around it.",

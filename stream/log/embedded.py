@@ -146,6 +146,27 @@ class EmbeddedLog:
         await self._call(self._shrink)
         return deleted
 
+    async def rewrite(
+        self,
+        change: Callable[[Message], Message | None],
+        appends: Sequence[Message],
+        progress: Callable[[str, int], None],
+        *,
+        dry_run: bool = False,
+    ) -> None:
+        """Replace the key and value of every message for which `change` returns another one, append to compacted
+        topics, and leave nothing of what was there in the file. Nobody may read or write meanwhile.
+
+        Raises PermanentError while a group has a reader. `progress` gets each topic and how many messages were seen.
+        A kill in the middle leaves the log as it was; after a kill behind that, call it again.
+        """
+        locks = [_lock(path, path.stem) for path in sorted(self.directory.glob("*.lock"))]
+        try:
+            await self._call(lambda: self._rewrite(change, appends, progress, dry_run=dry_run))
+        finally:
+            for descriptor in locks:
+                os.close(descriptor)
+
     async def keep_spare(self) -> bool:
         """Keep a file from which room is made when the disk is full; False while there is no room for it."""
         return await self._call(self._keep_spare)
@@ -215,6 +236,52 @@ class EmbeddedLog:
             if db.in_transaction:  # a full disk has ended it already
                 db.execute("ROLLBACK")
             raise
+
+    def _rewrite(
+        self,
+        change: Callable[[Message], Message | None],
+        appends: Sequence[Message],
+        progress: Callable[[str, int], None],
+        *,
+        dry_run: bool,
+    ) -> None:
+        db = self._db
+        db.execute("PRAGMA secure_delete=ON")
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for topic in self._topics():
+                self._rewrite_topic(topic, change, progress, dry_run=dry_run)
+            for message in () if dry_run else appends:
+                self._put(message)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        if not dry_run:
+            progress("compacting the file", 0)
+            db.execute("VACUUM")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _rewrite_topic(
+        self,
+        topic: str,
+        change: Callable[[Message], Message | None],
+        progress: Callable[[str, int], None],
+        *,
+        dry_run: bool,
+    ) -> None:
+        offset, seen = 0, 0
+        while page := self._select(topic, offset, None, _SCAN_PAGE):
+            for message in page:
+                changed = change(message)
+                if changed is not None and not dry_run:
+                    self._db.execute(
+                        "UPDATE messages SET key = ?, value = ? WHERE topic = ? AND offset = ?",
+                        (changed.key, changed.value, topic, message.offset),
+                    )
+            offset, seen = page[-1].offset + 1, seen + len(page)
+            progress(topic, seen)
 
     def _keep_spare(self) -> bool:
         if self._spare.exists():

@@ -7,6 +7,8 @@ up for by a longer replay, from the first message that the log still holds.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -94,3 +96,47 @@ def snapshot_messages(
     ]
     head = _Head(offset=offset, chunks=len(chunks), generation=generation, form=form)
     return [*pieces, Message(STATE, encode(head), key=_key(group, at, "head"))]
+
+
+def chunk_keys(table: dict[bytes, bytes]) -> frozenset[bytes]:
+    """The keys of the pieces of all snapshots on the state topic."""
+    return frozenset(key for key in table if _CHUNK.search(key))
+
+
+def rewritten_snapshots(table: dict[bytes, bytes], change: Callable[[bytes], bytes]) -> list[Message]:
+    """What to append so that every snapshot is `change` of what it is, and the one before it is no more.
+
+    Snapshots that cannot be put together are deleted: their state is made again from the log.
+    """
+    messages: list[Message] = []
+    for key in chunk_keys(table):
+        group, topic, partition = _placed(key)
+        current = _load(table, group, TopicPartition(topic, partition))
+        if current.snapshot is None or int(key.rsplit(b"/", 2)[1]) != current.generation % 2:
+            messages.append(Message(STATE, b"", key=key))
+    for head in (key for key in table if key.endswith(b"/head") and _PLACE.match(key)):
+        group, topic, partition = _placed(head)
+        at = TopicPartition(topic, partition)
+        found = _load(table, group, at)
+        if found.snapshot is None:
+            messages.append(Message(STATE, b"", key=head))
+        elif (changed := change(found.snapshot)) != found.snapshot:
+            pieces = snapshot_messages(group, at, found.snapshot_offset, changed, found.generation, found.form)
+            messages += pieces
+            own = {piece.key for piece in pieces}
+            prefix = _key(group, at, f"{found.generation % 2}/")
+            messages += [Message(STATE, b"", key=key) for key in table if key.startswith(prefix) and key not in own]
+    return messages
+
+
+#: A key of a snapshot: group, topic and partition, then the generation's place and the number of a piece, or "head".
+_CHUNK = re.compile(rb"^[^/]+/[^/]+/\d+/[01]/\d+$")
+_PLACE = re.compile(rb"^([^/]+)/([^/]+)/(\d+)/")
+
+
+def _placed(key: bytes) -> tuple[str, str, int]:
+    """Group, topic and partition in a key of a snapshot."""
+    found = _PLACE.match(key)
+    assert found is not None
+    group, topic, partition = found.groups()
+    return group.decode(), topic.decode(), int(partition)

@@ -31,20 +31,25 @@ async def curb_json(*arguments: str) -> list[dict[str, Any]]:
 
 
 class Daemon:
-    """One `curb run -c config` on `port`; with `descriptors`, it may open no more files than that."""
+    """One `curb run -c config` on `port`; with `descriptors`, it may open no more files than that; with `code`, of the
+    version in that directory."""
 
-    def __init__(self, config: Path, port: int, descriptors: int | None = None) -> None:
+    def __init__(self, config: Path, port: int, descriptors: int | None = None, code: Path | None = None) -> None:
         self.config, self.port, self.url = config, port, f"http://127.0.0.1:{port}"
         self._limit = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(descriptors)] if descriptors else []
         self.log = config.with_suffix(".out")
+        self._code = code
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Start and wait until it is ready; fails with its output when it ends before."""
+    async def start(self, ready_s: float = 30.0) -> None:
+        """Start and wait until it is ready; fails with its output when it ends before, or takes longer."""
         with self.log.open("ab") as log:
             command = [*self._limit, sys.executable, "-m", "curb", "run", "-c", str(self.config)]
-            self._process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
-        async with aiohttp.ClientSession() as http, asyncio.timeout(30):
+            environment = os.environ | ({"PYTHONPATH": str(self._code)} if self._code else {})
+            self._process = await asyncio.create_subprocess_exec(
+                *command, stdout=log, stderr=log, cwd=self._code, env=environment
+            )
+        async with aiohttp.ClientSession() as http, asyncio.timeout(ready_s):
             while not await self._is_ready(http):
                 assert self._process.returncode is None, self.log.read_text(encoding="utf-8")
                 await asyncio.sleep(0.05)
@@ -55,6 +60,11 @@ class Daemon:
                 return answer.status == 200
         except aiohttp.ClientError:
             return False
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
 
     async def kill(self) -> None:
         """kill -9."""

@@ -64,13 +64,15 @@ EDGES: dict[str, dict[str, str]] = {
     },
     "curb": {
         "__main__": "cli",
-        "cli": "run backfill export feed bill_backtest demo evaluate report serve views config wiring logs format",
+        "cli": "run backfill export feed forget bill_backtest demo evaluate report serve views config wiring logs "
+        "format",
         "run": "daemon config",
         "demo": "daemon feed evaluate serve views config logs format",
         "feed": "wiring evaluate config",
         "bill_backtest": "wiring evaluate config",
         "backfill": "feed wiring config",
         "export": "wiring config",
+        "forget": "",
         "daemon": "wiring serve views config",
         "serve": "wiring views config format",
         "report": "wiring views config format",
