@@ -34,6 +34,8 @@ NOTIFIERS = Kinds[NotifierConfig](
         "alertmanager": "curb.actions.notify.alertmanager_alerts:Config",
         "apprise": "curb.actions.notify.apprise:Config",
         "console": "curb.actions.notify.console:Config",
+        "opsgenie": "curb.actions.notify.opsgenie:Config",
+        "pagerduty": "curb.actions.notify.pagerduty:Config",
         "slack": "curb.actions.slack.notifier:Config",
         "webhook": "curb.actions.notify.webhook:Config",
     },

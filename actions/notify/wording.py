@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from curb.actions.notify.protocol import DayDigest, Notice, NotifyConfig, Reply, ReplyKind
 from curb.stream.money import usd
@@ -56,6 +57,15 @@ def clean(text: str, longest: int = _LONGEST_VALUE) -> str:
     """One printable line of at most `longest` characters: no control or formatting characters get through."""
     line = "".join(character if character.isprintable() else " " for character in text)
     return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def link(notice: Notice) -> str:
+    """The address of the alert on the dashboard, or ""."""
+    url = notice.telling.dashboard_url
+    if not url:
+        return ""
+    alert_id = quote(notice.alert.alert_id, safe="")
+    return url.replace("{alert_id}", alert_id) if "{alert_id}" in url else f"{url.rstrip('/')}/alerts/{alert_id}"
 
 
 def subject(alert: Alert) -> str:

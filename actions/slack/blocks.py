@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from curb.actions.notify import wording
 from curb.actions.notify.protocol import DayDigest, Notice, Reply
 from curb.actions.slack.buttons import Buttons
@@ -80,15 +78,6 @@ def digest_text(digest: DayDigest) -> str:
     return fitted(wording.digest_title(digest), TEXT_MAX)
 
 
-def dashboard_link(notice: Notice) -> str:
-    """The address of the alert on the dashboard, or ""."""
-    url = notice.telling.dashboard_url
-    if not url:
-        return ""
-    alert_id = quote(notice.alert.alert_id, safe="")
-    return url.replace("{alert_id}", alert_id) if "{alert_id}" in url else f"{url.rstrip('/')}/alerts/{alert_id}"
-
-
 def _field(label: str, value: str) -> Block:
     return mrkdwn(f"*{label}*\n{code(value, 200)}" if label == "Budget" else f"*{label}*\n{value}")
 
@@ -149,6 +138,6 @@ def _ids(notice: Notice) -> Block:
     if notice.snoozed_until is not None:
         parts.append(f"quiet until {local_time(notice.snoozed_until)}")
     parts += [f"alert {code(alert.alert_id)}", code(alert.channel)]
-    if url := dashboard_link(notice):
+    if url := wording.link(notice):
         parts.append(link(url, "dashboard"))
     return context(mrkdwn(" · ".join(parts)))

@@ -18,6 +18,8 @@ from curb.testing.notifiers import NOTIFIER_PROMISES, NotifierBench, opened
 from tests.fakes.alertmanager_api import AlertmanagerApi
 from tests.fakes.alerts import T0, an_alert
 from tests.fakes.apprise_receiver import AppriseReceiver
+from tests.fakes.opsgenie_api import OpsgenieApi
+from tests.fakes.pagerduty_events import PagerdutyEvents
 from tests.fakes.slack_api import CHANNEL, TOKEN, SlackApi
 from tests.fakes.webhook_receiver import WebhookReceiver
 from tests.unit.test_slack_desk import entry
@@ -116,10 +118,47 @@ class ConsoleBench(NotifierBench):
         raise AssertionError("nobody looks at the screen")
 
 
+class PagerdutyBench(NotifierBench):
+    secret = "pagerduty-key-1"
+
+    def __init__(self) -> None:
+        self.fake = PagerdutyEvents(self.secret)
+        self.faults = self.fake.faults
+
+    def app(self) -> web.Application:
+        return self.fake.app()
+
+    def config(self, address: str) -> dict[str, Any]:
+        more = {"routing_key": self.secret, "base_url": address, "timeout_s": 1.0}
+        return {"kind": "pagerduty", "name": "duty", **more}
+
+    def shown(self) -> int:
+        return len(self.fake.incidents)
+
+
+class OpsgenieBench(NotifierBench):
+    secret = "opsgenie-key-1"
+
+    def __init__(self) -> None:
+        self.fake = OpsgenieApi(self.secret)
+        self.faults = self.fake.faults
+
+    def app(self) -> web.Application:
+        return self.fake.app()
+
+    def config(self, address: str) -> dict[str, Any]:
+        return {"kind": "opsgenie", "name": "duty", "api_key": self.secret, "base_url": address, "timeout_s": 1.0}
+
+    def shown(self) -> int:
+        return len({*self.fake.alerts, *self.fake.closed})
+
+
 BENCHES: dict[str, type[NotifierBench]] = {
     "alertmanager": AlertmanagerBench,
     "apprise": AppriseBench,
     "console": ConsoleBench,
+    "opsgenie": OpsgenieBench,
+    "pagerduty": PagerdutyBench,
     "slack": SlackBench,
     "webhook": WebhookBench,
 }
