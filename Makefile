@@ -13,7 +13,7 @@ STAMP := $(VENV)/.curb-setup
 PINS := constraints/all.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs lock clean
+.PHONY: help setup demo test real check bench docs lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(STAMP) ## Watch a runaway key being found, throttled and restored (under
 
 test: $(STAMP) ## Run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+real: $(STAMP) ## Run the tests on real components there are (Kafka, Envoy, Chromium …), with a table
+	$(BIN)/python -m tests.real $(ARGS)
 
 check: $(STAMP) ## Lint, check the formatting and the types
 	$(BIN)/ruff check

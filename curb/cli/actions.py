@@ -139,7 +139,7 @@ def leave(
 
     For what cannot be given back, with the daemon up or down. Nothing is changed at the gateway.
     """
-    entry = ask(_leave(load(config), action_id, person()))
+    entry = ask(_leave(load_log(config), action_id, person()))
     if entry is None:
         typer.echo(f"{action_id} is not in force; see: curb actions list", err=True)
         raise typer.Exit(1)
@@ -311,8 +311,9 @@ async def _restore(config: CurbConfig, by: str) -> tuple[list[LedgerEntry], list
 
 async def _leave(config: CurbConfig, action_id: str, by: str) -> LedgerEntry | None:
     """The newest entry after it; None when nothing was in force."""
-    async with opened(config) as of:
-        now = of.clock.now()
+    clock = WallClock()
+    async with wiring.open_log(config, clock) as log:
+        now = clock.now()
         command = Command(id=f"leave/{action_id}/{now}", kind="leave", at=now, by=by, args={"action_id": action_id})
-        await of.log.append([Message(COMMANDS, encode(command), key=b"leave")])
-        return await Reaper(of.log, of.clock, of.actions).leave(action_id, by)
+        await log.append([Message(COMMANDS, encode(command), key=b"leave")])
+        return await Reaper(log, clock, {}).leave(action_id, by)
