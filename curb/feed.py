@@ -21,7 +21,8 @@ from curb.connectors.intake.runner import PullRunner
 from curb.connectors.tokens.usage_jsonl import Config as UsageJsonl
 from curb.connectors.tokens.usage_jsonl import JsonlFiles, line_format
 from curb.detector.rollup.rollup import Rollup
-from curb.evaluate.backtest import on_time, stream_step
+from curb.evaluate.backtest import on_time
+from curb.evaluate.grid import grid
 from curb.stream.clock import EventClock, WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Log
@@ -51,7 +52,7 @@ class _Feed:
         # Being asked again means that the batch before was appended.
         self._clock.observe(self._received)
         batch = await self._inner.read(cursor)
-        self._step_s = self._step_s or (stream_step(batch.records) if batch.records else 0)
+        self._step_s = self._step_s or (grid(batch.records).step_s if batch.records else 0)
         batch = batch._replace(records=on_time(batch.records, self._began, self._step_s))
         self.records += len(batch.records) + len(batch.plans)
         received = [*(record.received_at for record in batch.records), *(plan.at for plan in batch.plans)]

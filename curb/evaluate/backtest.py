@@ -21,16 +21,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from curb.connectors.tokens.usage_jsonl import parse_event_stream
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
+from curb.evaluate.grid import Event, Grid, grid, moved, moved_alert
 from curb.evaluate.score import fired, has_labels, read_labels, score, score_lines
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.topics import COMMANDS, GPU, USAGE
 from curb.stream.records.spend import TIER_RANK, Alert, GpuRecord, PlannedActivity, SpendRecord, Tier, UsageRecord
-from curb.stream.time import grid_of, iso
+from curb.stream.time import iso
 
-#: Events looked at to find the step of a stream.
+#: Events looked at to find the grid of a stream.
 PROBE = 5000
-Event = SpendRecord | PlannedActivity
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Backtest:
     unreadable: int = 0
     seconds: float = 0.0
     bucket_s: int = 60
+    #: The stream's clock is so many seconds ahead of the pipeline's, see `curb.evaluate.grid`.
+    phase_s: int = 0
     #: When the last of what happened was over, epoch seconds; records may have come later.
     end: float = 0.0
     #: As it stands at the end of the stream.
@@ -59,7 +61,7 @@ class Backtest:
         """Take in what came out of a pipeline since the last look."""
         self.unreadable += len(pipeline.dead_letters)
         for alert in pipeline.alerts:
-            self.follow(alert)
+            self.follow(moved_alert(alert, self.phase_s, pipeline.shard.settings))
 
 
 @dataclass
@@ -133,36 +135,29 @@ def events_file(path: Path) -> Path:
     return path
 
 
-def stream_step(records: Iterable[SpendRecord]) -> int:
-    """The step of a stream in seconds: the largest divisor of an hour that divides all times between events.
-
-    10 s at least; 60 s for a stream of a single time. Where its steps begin within the hour does not matter.
-    """
-    step = grid_of(int(record.charge_period_start) for record in records)
-    return max(10, math.gcd(3600, step)) if step else 60
-
-
 def replay(
     path: Path,
     settings: DetectorSettings,
     bucket_s: int = 0,
     progress: Any = None,
     *,
+    own_days: bool = False,
     change: Callable[[Iterator[Event]], Iterator[Event]] | None = None,
 ) -> Backtest:
     """Run the stream at `path` through a fresh pipeline. `bucket_s` 0 means: the step of the stream.
 
-    `progress` is called with the bytes read, and what it raises ends the run. `change` may add or drop events.
+    `progress` is called with the bytes read, and what it raises ends the run. `change` may add or drop events. With
+    `own_days` the buckets are those of the clock, so that days of budgets begin at midnight whatever the rows' grid.
     """
     file = events_file(path)
-    step_s = step_of(file)
-    bucket_s = bucket_s or step_s
-    settings = settings.model_validate({**settings.model_dump(), "bucket_s": bucket_s})
-    result = Backtest(bucket_s=bucket_s)
+    found = grid_in(file)
+    bucket_s = bucket_s or found.step_s
+    settings = found.settings(settings, bucket_s)
+    result = Backtest(bucket_s=bucket_s, phase_s=0 if own_days else found.phase(bucket_s))
     pipeline = Pipeline(settings)
     started = time.perf_counter()
     with file.open("rb") as raw:
-        events = read_events(raw, file, result, step_s)
+        events = read_events(raw, file, result, found.step_s)
         feed(
             pipeline, settings, change(events) if change else events, result, lambda: progress and progress(raw.tell())
         )
@@ -171,11 +166,11 @@ def replay(
     return result
 
 
-def step_of(file: Path) -> int:
-    """The step of the stream in `file`, seconds, as its first events have it."""
+def grid_in(file: Path) -> Grid:
+    """The grid of the stream in `file`, as its first events have it."""
     with file.open("rb") as raw:
         probe = islice(read_events(raw, file, Backtest(), 0), PROBE)
-        return stream_step(event for event in probe if isinstance(event, SpendRecord))
+        return grid(event for event in probe if isinstance(event, SpendRecord))
 
 
 def on_time(records: Iterable[SpendRecord], now: float, step_s: int) -> list[SpendRecord]:
@@ -222,7 +217,7 @@ def feed(
     bucket_s, grace_s = settings.bucket_s, settings.grace_s
     batch: list[Event] = []
     close_at = -math.inf
-    for event in events:
+    for event in (moved(each, -result.phase_s) for each in events):
         if _arrival(event) >= close_at:
             # Everything received before the next bucket may close goes in first, then time moves on.
             _flush(pipeline, batch, result)
@@ -236,7 +231,11 @@ def feed(
         batch.append(event)
     _flush(pipeline, batch, result)
     if close_at > -math.inf:
-        pipeline.tick(close_at + bucket_s)
+        close_at += bucket_s
+        pipeline.tick(close_at)
+        while close_at < result.end - result.phase_s + grace_s:
+            close_at += bucket_s
+            pipeline.tick(close_at)
         while (until := pipeline.scored_until) > 0:  # records of a source that is late wait for their turn
             pipeline.tick(_next_close(until, bucket_s, grace_s))
     result.collect(pipeline)
@@ -253,7 +252,7 @@ def _flush(pipeline: Pipeline, batch: list[Event], result: Backtest) -> None:
         if part:
             pipeline.feed(encode_lines(part), topic)
     started = (event.charge_period_start for event in batch if not isinstance(event, PlannedActivity))
-    result.end = max(result.end, max(started, default=0.0) + result.bucket_s)
+    result.end = max(result.end, max(started, default=0.0) + result.bucket_s + result.phase_s)
     result.events += len(batch)
     batch.clear()
 

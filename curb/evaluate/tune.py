@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curb.detector.settings import DetectorSettings
-from curb.evaluate.backtest import AlertLife, Backtest, Event, events_file, read_events, replay, step_of
+from curb.evaluate.backtest import AlertLife, Backtest, events_file, grid_in, read_events, replay
+from curb.evaluate.grid import Event
 from curb.evaluate.inject import InjectedIncident, Keys, inject, merged
 from curb.evaluate.score import GRACE_S, Fired, Label, LabelledStream, Score, score
 from curb.stream.records.spend import SpendRecord
@@ -231,7 +232,7 @@ def prepare(
     days = (keys.last - keys.first) / DAY_S
     if days < LEAST_DAYS:
         raise TooShortError(f"the stream has {days:.1f} days; tuning needs {LEAST_DAYS:g}, and 14 to be worth it")
-    bucket_s = max(_BUCKET_S, step_of(file))
+    bucket_s = max(_BUCKET_S, grid_in(file).step_s)
     bench = Bench(path, settings, -math.inf, keys.first, keys.last, 0.0, bucket_s, [], judged)
     full_s = _probe(bench, clock)
     left_s = max(0.0, minutes * 60 - (clock() - begun))
