@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
+from zoneinfo import ZoneInfo
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -27,6 +28,12 @@ from curb.demo.trace import default_directory
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.evaluate import backtest
+from curb.report import page as report_page
+from curb.report import table as report_table
+from curb.report.charges import Charges
+from curb.report.figures import assemble, read_recorded
+from curb.report.span import ReportSpan
+from curb.report.wording import headline
 from curb.serve.api import make_app
 from curb.serve.running import Running
 from curb.serve.slack_people import Doors
@@ -229,3 +236,25 @@ def test_an_action_is_shown_with_the_dollars_of_its_ledger(stream: Stream) -> No
     render.action_life(Console(file=printed, width=300), entries, json_lines=False)
     assert "saved    $12.34" in printed.getvalue()
     assert f"alert {alert.alert_id}" in printed.getvalue()
+
+
+async def test_a_report_lists_anomalies_with_the_same_dollars(stream: Stream) -> None:
+    log = MemoryLog()
+    await log.append([alert_message(alert) for alert in stream.alerts])
+    starts = [each["at"] for each in stream.records]
+    span = ReportSpan(min(starts), max(starts) + 86_400, ZoneInfo("UTC"))
+    charges = await Charges(span, ("team",), SETTINGS, lines=False).read(log)
+    found = assemble(charges, await read_recorded(log, SETTINGS), SETTINGS, (), None, span.end)
+    anomalies = {alert.alert_id: alert for alert in stream.alerts if alert.kind != "budget"}
+    assert [row.alert_id for row in found.anomalies] == sorted(anomalies, key=lambda each: -anomalies[each].excess_usd)
+    printed = io.StringIO()
+    report_table.show(Console(file=printed, width=300), found, 10)
+    places = (html.unescape(report_page.page(found)), printed.getvalue())
+    total = 0.0
+    for row in found.anomalies:
+        words = of_series(stream, anomalies[row.alert_id])
+        assert usd(row.excess_usd) == words[0]
+        assert all(word in place for word in words for place in places), row
+        total += row.excess_usd
+    assert found.total.excess_usd == pytest.approx(total)
+    assert any(f"{len(anomalies)} anomalies, {usd(total)} over the expected" in line for line in headline(found))
