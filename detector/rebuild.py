@@ -22,6 +22,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, COSTS
 from curb.stream.records.revisions import resolved
 from curb.stream.records.spend import Alert, SpendTick
+from curb.stream.time import DAY_S
 
 #: The amounts as `spread` cuts them: dollars, whole counts, then what belongs to samples or is of no past.
 _ORDER = [
@@ -30,6 +31,12 @@ _ORDER = [
 ]
 _ORDER += [at for at in range(len(AMOUNTS)) if at not in _ORDER]
 _BACK = np.argsort(_ORDER)
+#: Seconds of the buckets in which the far past is judged: a fifth of the work of minutes, and as long as the shortest
+#: window of the heads, so that every window learns the same spread. By hand.
+_FAR_BUCKET_S = 300
+#: Days before the first tick that are judged in buckets of the usual length, so that what looks at single minutes knows
+#: two of each hour of the day; and days of more past from which longer buckets are worth it. By hand.
+_NEAR_DAYS, _WORTH_DAYS = 2.0, 1.0
 
 
 class PastSums:
@@ -93,6 +100,17 @@ class PastSums:
     def __len__(self) -> int:
         return len(self._rows.start)
 
+    def far(self) -> int | None:
+        """Until when the past is far from the first tick, epoch seconds; None where none or little of it is."""
+        if not len(self) or not self._began or _FAR_BUCKET_S % self._bucket_s or self._bucket_s == _FAR_BUCKET_S:
+            return None
+        until = (min(self._began.values()) - _NEAR_DAYS * DAY_S) // _FAR_BUCKET_S * _FAR_BUCKET_S
+        return int(until) if until - float(self._rows.start[0]) >= _WORTH_DAYS * DAY_S else None
+
+    def cut_by(self, bucket_s: int) -> None:
+        """Give the rest out in buckets of `bucket_s`."""
+        self._waiting = self._waiting.recut(bucket_s)
+
     @property
     def first(self) -> int | None:
         """Start of the next bucket that has some, epoch seconds."""
@@ -154,7 +172,7 @@ class Rebuild:
     """One making of a shard: `note` every message in order, then `steps` over every message again, then `finish`."""
 
     def __init__(self, settings: DetectorSettings, make: Callable[[PastSums], LearningShard]) -> None:
-        self._past = PastSums(settings)
+        self._settings, self._past = settings, PastSums(settings)
         self._shard = make(self._past)
         self._noting = True
 
@@ -167,8 +185,21 @@ class Rebuild:
         if self._noting:
             self._noting = False
             self._past.begin()
+            yield from self._learn_far()
         for _ in self._shard.steps(message):
             yield
+
+    def _learn_far(self) -> Iterator[None]:
+        """Learn what lies days before the first tick in longer buckets: it would take most of the time."""
+        until = self._past.far()
+        if until is None:
+            return
+        settings = self._settings.model_validate({**self._settings.model_dump(), "bucket_s": _FAR_BUCKET_S})
+        self._past.cut_by(_FAR_BUCKET_S)
+        far = LearningShard(settings, self._past)
+        yield from far.learn(until)
+        self._past.cut_by(self._settings.bucket_s)
+        self._shard.carry_on_from(far)
 
     def finish(self, before: Shard) -> tuple[LearningShard, Sequence[Message]]:
         """The new shard, and the alerts that make good what the one before it said.
@@ -188,6 +219,19 @@ class Rebuild:
 
 class LearningShard(Shard):
     """A shard that is made again when spend comes from before it knew its series."""
+
+    def learn(self, until: int) -> Iterator[None]:
+        """Close the buckets of its past that start before `until` (epoch seconds); what it finds goes nowhere."""
+        for _ in self._pass(until + self._settings.grace_s):
+            yield
+
+    def carry_on_from(self, other: LearningShard) -> None:
+        """Take over all that a shard with longer buckets has learned, except what it knows of single buckets.
+
+        A fresh shard goes on where the other's last bucket ended.
+        """
+        Shard.restore(self, Shard.snapshot(other))
+        self._budgets.end_at(other.event_time or 0.0)
 
     def rebuild(self) -> Rebuild:
         """How it is made again."""

@@ -166,7 +166,8 @@ class Shard:
                     arrival = Arrival(due, source, parts)
                     self._arrivals.add(arrival)
                     yield self._messages(self._check_budgets(arrival))
-                    yield self._messages(self._fast.take(parts))
+                # Of the past too: its highest minutes are the ceiling.
+                yield self._messages(self._fast.take(part))
             else:
                 self._arrivals.add(Arrival(due, source, knowledge=part))
 

@@ -43,7 +43,7 @@ class Grid(NamedTuple):
     step_s: int
     #: From a multiple of the step to the starts of the rows.
     phase_s: int = 0
-    #: From the end of a row to its receipt; 0 where most come at once. What is a step and an hour late is no usual delay.
+    #: From the end of a row to its receipt; 0 where most come at once. More than a step and an hour is not usual.
     late_s: float = 0.0
 
     def phase(self, bucket_s: int) -> int:

@@ -381,6 +381,10 @@ class Budgets:
         )
         return dump, self._rows.dump() | self._history.dump() | burn
 
+    def end_at(self, end: float) -> None:
+        """The newest bucket ended at `end` (epoch seconds), whatever its length was."""
+        self._newest = int(end) - self._settings.bucket_s
+
     def load(self, dump: BudgetDump, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Load what `dump` gave. Budgets that count the same dollars as before keep their sums; new ones start now."""
         self._newest, self._gone = dump.newest, list(dump.gone)

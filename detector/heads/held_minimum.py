@@ -18,7 +18,7 @@ class Hold:
 
     def __init__(self, steps: int, empty: float, capacity: int) -> None:
         self.steps = steps
-        self.columns = Columns({"last": Column((steps,), np.float32, empty)}, capacity)
+        self.columns = Columns({"last": Column((steps,), np.float32, empty, by_bucket=True)}, capacity)
 
     def push(self, value: Floats, count: int) -> Floats:
         """Add step number `count` (any running number) and return the minimum over the window."""

@@ -49,7 +49,7 @@ class Recent:
 
     def __init__(self, minutes: float, step_min: float, capacity: int) -> None:
         self._steps = max(1, round(minutes / step_min))
-        self.columns = Columns({"last": Column((self._steps,))}, capacity)
+        self.columns = Columns({"last": Column((self._steps,), by_bucket=True)}, capacity)
 
     def push(self, usd_per_min: Floats, count: int) -> None:
         """Add step number `count` (any running number)."""

@@ -138,6 +138,27 @@ class Waiting:
         self._rows, self._since = self._rows.where(kept), self._since[kept]
         return taken if len(taken.bucket) else None
 
+    def recut(self, bucket_s: int) -> Waiting:
+        """What was not given out yet, to be cut into buckets of another length."""
+        self._gather()
+        rows = self._rows
+        step, first, _ = _steps(rows, self._bucket_s)
+        # Pieces are given out whole: the rest begins with the next.
+        given = np.maximum(first, np.ceil(self._since / step)) * step
+        begun = np.isfinite(self._since) & (given > rows.start)
+        start = np.where(begun, given, rows.start)
+        duration = np.where(begun, rows.start + rows.duration - start, rows.duration)
+        passed = np.where(begun, (start - rows.start) / np.where(rows.duration > 0, rows.duration, 1.0), 0.0)
+        rest = rows.values.copy()
+        rest[_DOLLARS] *= 1 - passed
+        rest[_COUNTS] -= np.floor(rest[_COUNTS] * passed)
+        if not self._samples:
+            rest[COMMON:] *= 1 - passed
+        new = Waiting(rows.series.shape[1], len(rest), bucket_s, samples=self._samples)
+        new.add(Rows(rows.series, start, duration, rest))
+        new._until = self._until
+        return new
+
     def _gather(self) -> None:
         """Put new records to the others."""
         if self._new:

@@ -26,6 +26,8 @@ class Column:
     lead: tuple[int, ...] = ()
     dtype: type[np.generic] = np.float64
     fill: float = 0.0
+    #: The first axis is the buckets of the last minutes: of another length of buckets nothing is taken over.
+    by_bucket: bool = False
 
 
 class Columns:
@@ -76,13 +78,15 @@ class Columns:
         """Load what `dump` gave. Raises ValueError for arrays of another shape."""
         for name, column in self._columns.items():
             saved = arrays[f"{prefix}.{name}"]
-            if saved.shape[:-1] != column.lead:
+            if saved.shape[:-1] != column.lead and not column.by_bucket:
                 raise ValueError(f"{prefix}.{name} has shape {saved.shape}, expected {(*column.lead, 'series')}")
         n = max(arrays[f"{prefix}.{name}"].shape[-1] for name in self._columns)
         self._clear()
         self.grow(n)
-        for name in self._columns:
-            self[name][...] = arrays[f"{prefix}.{name}"]
+        for name, column in self._columns.items():
+            saved = arrays[f"{prefix}.{name}"]
+            if saved.shape[:-1] == column.lead:
+                self[name][...] = saved
 
     @property
     def bytes_per_series(self) -> float:
