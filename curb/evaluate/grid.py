@@ -52,7 +52,9 @@ class Grid(NamedTuple):
 
     def settings(self, settings: DetectorSettings, bucket_s: int) -> DetectorSettings:
         """The settings with these buckets, and with the grace that their rows need."""
-        grace_s = max(settings.grace_s, self.late_s) if bucket_s >= self.step_s else settings.grace_s
+        grace_s = settings.grace_s
+        if bucket_s >= self.step_s and self.late_s >= grace_s:  # more, as what comes when a bucket closes is late
+            grace_s = (self.late_s // _MINUTE_S + 1) * _MINUTE_S
         return settings.model_validate({**settings.model_dump(), "bucket_s": bucket_s, "grace_s": grace_s})
 
 
@@ -73,8 +75,7 @@ def _usual_wait(late: Floats, step: int) -> float:
     if np.count_nonzero(late > 0) < _MOST_LATE * len(late) or not len(usual):
         return 0.0
     wait, longer = map(float, np.quantile(usual, (_WAIT, _WAIT_LONGER), method="higher"))
-    # More than it, as what comes when a bucket closes is late.
-    return (math.floor((longer if longer <= _LONGER * wait else wait) / _MINUTE_S) + 1) * float(_MINUTE_S)
+    return longer if longer <= _LONGER * wait else wait
 
 
 def moved(event: Event, by_s: float) -> Event:

@@ -13,7 +13,7 @@ import pytest
 
 from curb.detector.settings import DetectorSettings
 from curb.evaluate.backtest import replay
-from curb.evaluate.grid import grid
+from curb.evaluate.grid import Grid, grid
 from curb.stream.records.spend import UsageRecord
 
 START, STEP_S, DAYS = 1_750_032_000, 3600, 9
@@ -96,8 +96,16 @@ def rows(starts: list[float], lates: list[float], step: float = 3600.0) -> list[
 def test_what_only_a_few_rows_need_is_not_waited_for() -> None:
     starts = [START + 3600.0 * hour for hour in range(100)]
     assert grid(rows(starts, [0.0] * 88 + [3000.0] * 12)) == (3600, 0, 0.0)
-    assert grid(rows(starts, [900.0] * 99 + [7200.0])) == (3600, 0, 960.0)
+    assert grid(rows(starts, [900.0] * 99 + [7200.0])) == (3600, 0, 900.0)
     assert grid(rows([start + 77 for start in starts], [0.0] * 100)) == (3600, 77, 0.0)
+
+
+def test_seconds_within_the_grace_change_nothing() -> None:
+    settings = DetectorSettings()
+    assert Grid(3600, 0, 29.0).settings(settings, 3600).grace_s == settings.grace_s == 30
+    assert Grid(3600, 0, 30.0).settings(settings, 3600).grace_s == 60
+    assert Grid(3600, 0, 900.0).settings(settings, 3600).grace_s == 960
+    assert Grid(3600, 0, 900.0).settings(settings, 300).grace_s == 30
 
 
 def test_calls_have_no_grid() -> None:
