@@ -22,10 +22,7 @@ from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load
 from curb.config.file import CurbConfig
 from curb.logs import setup
 from curb.stream.clock import WallClock
-from curb.stream.log.topics import COMMANDS
 from curb.stream.money import usd
-from curb.stream.records.knowledge import read_knowledge
-from curb.stream.records.spend import Feedback
 from curb.stream.time import DAY_S
 from curb.views.alerts_and_actions import LogView
 
@@ -98,7 +95,9 @@ def tune(
 def _recorded(source: Path | None, config: CurbConfig, days: float) -> Iterator[tuple[Path, list[JudgedAlert]]]:
     """The stream, from the log in a temporary file, and the verdicts that are on the log."""
     if source is not None:
-        yield source, []
+        from curb.evaluate.known import known_incidents
+
+        yield source, known_incidents(source if source.is_dir() else source.parent)
         return
     from curb.export import export
 
@@ -117,18 +116,9 @@ async def verdicts(config: CurbConfig) -> list[JudgedAlert]:
 
     async with wiring.open_log(config, WallClock()) as log:
         view = await LogView().load(log)
-        newest: dict[str, str] = {}
-        async for message in log.scan(COMMANDS):
-            for record in read_knowledge(message.value, lambda *_: None):
-                if isinstance(record, Feedback):
-                    newest[record.alert_id] = record.verdict
-    found = []
-    for alert_id, verdict in newest.items():
-        alert = view.alerts.get(alert_id)
-        if alert is not None and alert.kind not in ("budget", "feed", "pricing"):
-            end = max(alert.resolved_at or alert.updated_at, alert.started_at + 1)
-            found.append(JudgedAlert(verdict == "real", alert.tags, alert.started_at, end, max(alert.excess_usd, 0.0)))
-    return found
+    said = ((view.alerts.get(name), each[-1].verdict) for name, each in view.feedback.items() if each)
+    found = (JudgedAlert.of(alert, verdict) for alert, verdict in said if alert is not None)
+    return [each for each in found if each is not None]
 
 
 def _announce(console: Console, bench: Bench, minutes: float) -> None:

@@ -22,7 +22,7 @@ from curb.evaluate.backtest import AlertLife, Backtest, events_file, grid_in, re
 from curb.evaluate.grid import Event
 from curb.evaluate.inject import InjectedIncident, Keys, inject, merged
 from curb.evaluate.score import GRACE_S, Fired, Label, LabelledStream, Score, score
-from curb.stream.records.spend import SpendRecord
+from curb.stream.records.spend import Alert, SpendRecord
 from curb.stream.time import DAY_S
 
 #: Seconds of a bucket where the stream is finer: five times faster than a minute, and no setting here decides within
@@ -132,6 +132,14 @@ class JudgedAlert(NamedTuple):
     start: float
     end: float
     usd: float
+
+    @classmethod
+    def of(cls, alert: Alert, verdict: str) -> JudgedAlert | None:
+        """None where nobody judged it, or the thresholds do not decide its kind."""
+        if not verdict or alert.kind in _OTHERS:
+            return None
+        end = max(alert.resolved_at or alert.updated_at, alert.started_at + 1)
+        return cls(verdict == "real", alert.tags, alert.started_at, end, max(alert.excess_usd, 0.0))
 
 
 class TooShortError(ValueError):

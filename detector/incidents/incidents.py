@@ -150,6 +150,14 @@ class AlertSettings(Settings):
     response_page_s: float = Field(default=3600, ge=0, description="Time until a person answers a page.")
 
 
+class Waste(NamedTuple):
+    """Spend of which nothing is expected: dollars, since when (epoch seconds), and whether it goes on."""
+
+    usd: float
+    since: float
+    goes_on: bool = True
+
+
 class Said(NamedTuple):
     """What an alert says, beside its figures."""
 
@@ -158,6 +166,7 @@ class Said(NamedTuple):
     score: float
     words: str
     causes: Sequence[Cause] = ()
+    waste: Waste | None = None
 
 
 class Episode(msgspec.Struct):
@@ -255,7 +264,7 @@ class Incidents:
         found = found_at(by_series, opened, view.bucket.at)
         for child, root in roots(found, view, self._scopes).items():
             if child in by_series and child not in self._episodes:
-                moved = [finding._replace(series=root) for finding in by_series.pop(child)]
+                moved = [finding._replace(series=root, since=None) for finding in by_series.pop(child)]
                 by_series.setdefault(root, []).extend(moved)
 
     def _forget_old(self, at: float) -> None:
@@ -288,8 +297,7 @@ class Incidents:
             return []  # an echo of what is over
         episode.quiet_s = episode.calm_s = 0.0
         alert = episode.alert
-        said = Said(self._tier(alert.tier, best.tier), alert.channel, alert.score, alert.reason, alert.causes)
-        figures = self._figures(i, view, said)
+        figures = self._figures(i, view, self._said_again(alert, self._tier(alert.tier, best.tier), best))
         episode.alert = revised(episode.alert, at, status="firing", resolved_at=None, **figures)
         return [episode.alert]
 
@@ -312,9 +320,11 @@ class Incidents:
 
     def _to_come(self, i: int, tier: Tier, view: View) -> float:
         """Dollars over the expected until somebody answers, at the present rate."""
-        scores, settings = view.bucket.scores, self._settings
-        response_s = settings.response_page_s if tier == "page" else settings.response_notice_s
-        return max(0.0, float(scores.rate[i] - scores.expected_fast[i])) * response_s / 3600
+        scores = view.bucket.scores
+        return max(0.0, float(scores.rate[i] - scores.expected_fast[i])) * self._response_s(tier) / 3600
+
+    def _response_s(self, tier: Tier) -> float:
+        return self._settings.response_page_s if tier == "page" else self._settings.response_notice_s
 
     def _is_another(self, i: int, episode: Episode, best: Finding, found: list[Finding], at: float) -> bool:
         """Whether this is another incident than the open one: far larger, or of a kind not heard before."""
@@ -354,6 +364,7 @@ class Incidents:
         self._excess.start(i, view.bucket)
         scope, tags = self._registry.scopes[i], self._registry.tags[i]
         fingerprint = subject_fingerprint(best.kind, self._registry, i)
+        waste = _waste(best)
         alert = Alert(
             fingerprint=fingerprint,
             alert_id=alert_id_of(fingerprint, at),
@@ -364,9 +375,9 @@ class Incidents:
             tags=tags,
             fired_at=at,
             updated_at=at,
-            started_at=self._excess.since(i),
+            started_at=self._excess.since(i) if waste is None else waste.since,
             baseline=baseline(i),
-            **self._figures(i, view, Said(best.tier, best.channel, best.score, best.words)),
+            **self._figures(i, view, Said(best.tier, best.channel, best.score, best.words, (), waste)),
         )
         episode = Episode(alert, opened_at=at, last_seen=at, families={}, lasting=best.lasting)
         self._episodes[i] = episode
@@ -380,11 +391,7 @@ class Incidents:
         tier = alert.tier if best is None else self._tier(alert.tier, best.tier)
         if self._knowledge.silenced(alert.tags, at) is not None:
             tier = "digest"
-        if best is not None and tier != alert.tier and tier == best.tier:
-            said = Said(tier, best.channel, best.score, best.words, alert.causes)
-        else:
-            said = Said(tier, alert.channel, alert.score, alert.reason, alert.causes)
-        figures = self._figures(i, view, said)
+        figures = self._figures(i, view, self._said_again(alert, tier, best))
         burning = self._is_burning(i, view)
         episode.quiet_s = 0.0 if best is not None and episode.last_seen == at else episode.quiet_s + view.step_s
         episode.calm_s = 0.0 if burning or episode.lasting else episode.calm_s + view.step_s
@@ -398,6 +405,17 @@ class Incidents:
             return [episode.alert]
         return []
 
+    def _said_again(self, alert: Alert, tier: Tier, best: Finding | None) -> Said:
+        """What a later revision says: of a finding that raises the tier, or of the same waste, the newest words."""
+        waste = None if best is None else _waste(best)
+        if best is not None and (
+            (tier != alert.tier and tier == best.tier) or (waste is not None and best.channel == alert.channel)
+        ):
+            return Said(tier, best.channel, best.score, best.words, alert.causes, waste)
+        if self._families.of(alert.channel).wastes and alert.expected_usd == 0:
+            waste = Waste(alert.excess_usd, alert.started_at, goes_on=False)
+        return Said(tier, alert.channel, alert.score, alert.reason, alert.causes, waste)
+
     @staticmethod
     def _tier(before: Tier, now: Tier) -> Tier:
         """A tier never falls while the alert fires."""
@@ -409,8 +427,12 @@ class Incidents:
         # A run may pause below what is expected, or a rule open without dollars over it: then nothing is over so far.
         excess_usd = max(0.0, actual_usd - expected_usd)
         rate, expected_rate = float(scores.rate[i]), float(scores.expected_fast[i])
-        at_risk = self._to_come(i, said.tier, view) + excess_usd
         scope, tags, since = self._registry.scopes[i], self._registry.tags[i], self._excess.since(i)
+        if said.waste is not None:
+            excess_usd, since, goes_on = said.waste
+            expected_usd, actual_usd = 0.0, excess_usd
+            expected_rate = 0.0 if goes_on else rate
+        at_risk = excess_usd + max(0.0, rate - expected_rate) * self._response_s(said.tier) / 3600
         known_days = max(0.0, (view.bucket.end - int(self._registry["first_seen"][i])) / 86400)
         family = self._families.of(said.channel)
         sure = family.sure(said.score, said.tier, known_days)
@@ -460,6 +482,13 @@ class Incidents:
         """Take over what `dump` gave."""
         self._episodes = dict(episodes)
         self._excess.load(arrays)
+
+
+def _waste(finding: Finding) -> Waste | None:
+    """What a finding wastes; None for one that is measured against the expected, as are those of a whole group."""
+    if not finding.family.wastes or finding.excess_usd is None or finding.since is None:
+        return None
+    return Waste(finding.excess_usd, finding.since)
 
 
 class CausesOf(Protocol):

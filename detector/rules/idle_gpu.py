@@ -79,6 +79,7 @@ IDLE_GPU = Family(
         "at hours at which it was off on all other days, or for very long",
         "page, notice",
     ),
+    wastes=True,
 )
 
 
@@ -241,7 +242,9 @@ class IdleGpu(Rule):
     def _findings(self, view: View, nodes: Subjects) -> list[Finding]:
         findings = []
         for row in np.flatnonzero(self._stretches["said"]).tolist():
-            stretch = {name: self._stretches[name][row].item() for name in ("idle_min", "idle_usd", "out_usd")}
+            stretch = {
+                name: self._stretches[name][row].item() for name in ("idle_min", "idle_usd", "out_min", "out_usd")
+            }
             out = self._stretches["said"][row] == _OUT_OF_HOURS
             samples, gib = float(nodes.amounts.gpu_samples[row]), float(nodes.amounts.gpu_gib[row])
             loaded = f" with {gib / samples:.0f} GiB loaded" if samples > 0 and gib > 0 else ""
@@ -257,6 +260,7 @@ class IdleGpu(Rule):
                     words=f"it does nothing, for {explain.duration(60 * stretch['idle_min'])}{loaded}, {why}",
                     excess_usd=stretch["out_usd"] if out else stretch["idle_usd"],
                     lasting=True,
+                    since=view.bucket.end - 60 * stretch["out_min" if out else "idle_min"],
                 )
             )
         return findings

@@ -67,6 +67,9 @@ class Family:
     needs_warmup: bool = True
     #: Whether its tiers also need dollars at risk; False for what is about data, or has limits in dollars of its own.
     by_worth: bool = True
+    #: All that the subject spends while it is found is waste, so nothing of it is expected: its findings count the
+    #: dollars (`excess_usd`) and say since when (`since`).
+    wastes: bool = False
 
     def sure(self, score: float, tier: Tier, known_days: float) -> float:
         """The confidence of an alert, 0 to 1, rising with the score: of ten alerts at 0.9, nine are of interest."""
@@ -108,6 +111,8 @@ class Finding(NamedTuple):
     recurring: bool = False
     #: The window or the case within the family, such as "30min"; "" for none.
     variant: str = ""
+    #: When it began, epoch seconds; None where the running excess of the series says it.
+    since: float | None = None
 
     @property
     def channel(self) -> str:

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from curb.demo.recording import demo_recording
 from curb.demo.trace import default_directory
 from tests.acceptance.replays import Replay, alert_revisions, curb_totals, input_totals, write_config
+from tests.fakes.demo_recording import demo_recording
 from tests.fakes.slack_api import CHANNEL, TOKEN, SlackApi
 from tests.require import require
 from tests.sizes import size
@@ -93,7 +93,7 @@ async def exactly_once(
 async def test_the_shipped_traffic(kind: str, tmp_path: Path, request: pytest.FixtureRequest, slack: Any) -> None:
     recording = demo_recording(default_directory(), tmp_path / "recording")
     events = tmp_path / "events.jsonl.gz"
-    lines = gzip.decompress((recording.path / "events.jsonl.gz").read_bytes()).splitlines(keepends=True)
+    lines = gzip.decompress((recording / "events.jsonl.gz").read_bytes()).splitlines(keepends=True)
     events.write_bytes(gzip.compress(b"".join(lines[: int(len(lines) * size(0.8, 1.0))])))
     kills = size({"embedded": 4, "kafka": 2}[kind], 6)  # on Kafka each restart waits for time-outs
     await exactly_once(events, 300, kills, kind, tmp_path, request, slack)

@@ -67,7 +67,8 @@ EDGES: dict[str, dict[str, str]] = {
         "cli": "run backfill export feed forget bill_backtest demo evaluate report serve views config wiring logs "
         "format",
         "run": "daemon config",
-        "demo": "daemon feed evaluate serve views config logs format",
+        "demo": "daemon feed serve views config logs format",
+        "lab": "demo feed export evaluate wiring views config",
         "feed": "wiring evaluate config",
         "bill_backtest": "wiring evaluate config",
         "backfill": "feed wiring config",

@@ -23,7 +23,6 @@ from curb.actions.notify.protocol import Notice
 from curb.actions.slack.blocks import blocks
 from curb.cli import explain_table, render
 from curb.config.file import CurbConfig
-from curb.demo.recording import demo_recording
 from curb.demo.trace import default_directory
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
@@ -44,6 +43,7 @@ from curb.views.alerts_and_actions import LogView
 from curb.views.explanation import Recorded, explain
 from curb.views.recent_burn import RecentBurn
 from tests.fakes.alerts import alert_message, an_entry
+from tests.fakes.demo_recording import demo_recording
 from tests.fakes.memory_log import MemoryLog
 
 pytestmark = pytest.mark.timeout(600)
@@ -88,11 +88,11 @@ def _records(events: Path) -> list[dict[str, Any]]:
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Stream:
     """Four days of the demo's traffic with eight agent loops."""
     recording = demo_recording(default_directory(), tmp_path_factory.mktemp("recording"))
-    result = backtest.replay(recording.path, SETTINGS)
+    result = backtest.replay(recording, SETTINGS)
     assert result.pipeline is not None
     kinds = {"budget", "runaway", "abusive", "unit_cost"}
     found = [life.last for life in result.alerts.values() if life.last.kind in kinds and life.last.tier != "soft"]
-    return Stream(_records(recording.path / "events.jsonl.gz"), found, result.pipeline.shard)
+    return Stream(_records(recording / "events.jsonl.gz"), found, result.pipeline.shard)
 
 
 def of_budget(stream: Stream, alert: Alert) -> list[str]:

@@ -421,3 +421,41 @@ def test_a_burn_that_grows_becomes_a_page_in_place() -> None:
     (first,) = scene.minutes(7.0, finding(tier="page", score=9.0))
     (second,) = scene.minutes(40.0, finding(tier="page", score=9.0))
     assert (first.tier, second.tier, second.alert_id) == ("notice", "page", first.alert_id)
+
+
+def idle(scene: Scene, hours: float, usd: float, **changes: Any) -> Finding:
+    since = scene.now + 60 - 3600 * hours  # the end of the bucket that closes
+    words = f"it does nothing, for {hours:g} h"
+    return finding(
+        channel="idle_gpu/long", kind="idle", lasting=True, excess_usd=usd, since=since, words=words, **changes
+    )
+
+
+def test_of_what_does_nothing_all_dollars_are_over() -> None:
+    scene = Scene()
+    assert scene.minutes(6.0, times=30) == []
+    (alert,) = scene.minutes(6.0, idle(scene, 12, 72.0))
+    assert (alert.expected_usd, alert.actual_usd, alert.excess_usd) == (0.0, 72.0, 72.0)
+    assert (alert.usd_per_hour, alert.expected_usd_per_hour) == (6.0, 0.0)
+    assert alert.started_at == alert.fired_at - 30 - 12 * 3600
+    assert alert.dollars_at_risk == pytest.approx(72 + 8 * 6.0)
+    assert "burns $6.00/h, expected $0.00/h" in alert.explanation
+    assert "(12.0 h): $72.00 over; it does nothing, for 12 h." in alert.explanation
+
+
+def test_waste_grows_with_its_words_and_stays_as_it_was_when_the_work_begins() -> None:
+    scene = Scene()
+    (alert,) = scene.minutes(6.0, idle(scene, 12, 72.0))
+    found = [each for _ in range(60) for each in scene.minutes(6.0, idle(scene, 13, 78.0))]
+    assert (found[-1].excess_usd, found[-1].reason) == (78.0, "it does nothing, for 13 h")
+    assert found[-1].alert_id == alert.alert_id
+    works = scene.minutes(6.0, times=200)
+    assert works[-1].status == "resolved"
+    assert {(each.excess_usd, each.dollars_at_risk) for each in works} == {(78.0, 78.0)}
+    assert {each.expected_usd_per_hour for each in works} == {6.0}, "busy, it costs what it costs"
+
+
+def test_idle_nodes_of_a_group_that_grew_are_measured_against_what_the_group_usually_costs() -> None:
+    scene = Scene()
+    (alert,) = scene.minutes(66.0, idle(scene, 12, 72.0)._replace(since=None))
+    assert alert.expected_usd > 0

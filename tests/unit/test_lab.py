@@ -1,228 +1,283 @@
-"""The notebook module: recordings read and written, alerts held against known incidents, the pick and its patch."""
+"""The notebook module: the log as arrays, seasons, past forecasts, other policies, idle GPUs, and its tables."""
 
 from __future__ import annotations
 
-import gzip
-import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from curb.config.file import load_text
-from curb.demo.incident import AgentLoop
-from curb.demo.recording import default_loops, demo_recording
-from curb.demo.trace import Trace, default_directory
-from curb.detector.heads.past import ScoreSettings
-from curb.detector.settings import DetectorSettings
-from curb.evaluate import lab
-from curb.evaluate.backtest import AlertLife
-from tests.fakes.alerts import T0, an_alert
+from curb import lab, wiring
+from curb.config.file import CurbConfig, load_file
+from curb.lab.history import HourlySums, wait_for
+from curb.lab.policies import _excess, _lost
+from curb.stream.clock import WallClock
+from curb.stream.errors import PermanentError
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import ALERTS, COMMANDS, COSTS, GPU, USAGE
+from curb.stream.records.spend import Alert, CostRecord, Feedback, GpuRecord, UsageRecord
+from tests.fakes.alerts import an_alert
 
-pytestmark = pytest.mark.long
-
-HOUR, DAY = 3600.0, 86400.0
-SCORE = ScoreSettings()
-#: Two days count, after three of warm-up.
-COUNTS_FROM = T0 + 3 * DAY
-INCIDENT = lab.KnownIncident({"team": "search", "api_key": "k1"}, COUNTS_FROM + HOUR, COUNTS_FROM + 2 * HOUR, 40.0)
-OTHER = lab.KnownIncident({"team": "sales", "api_key": "k2"}, COUNTS_FROM + DAY, COUNTS_FROM + DAY + HOUR, 60.0)
-RECORDING = lab.Recording(Path("unread"), [INCIDENT, OTHER], T0, T0 + 5 * DAY)
-
-_TAGS = {"team": "search", "project": "rank", "api_key": "k1"}
+#: Monday 2026-03-23, 00:00 UTC.
+T0 = 1774224000
+HOUR, DAY = 3600, 86400
 
 
-def life(
-    minutes: float, *, tags: dict[str, str] = _TAGS, tier: str = "notice", paged: float | None = None
-) -> AlertLife:
-    """An alert that opened, and perhaps paged, so many minutes after the start of INCIDENT."""
-    alert = an_alert(alert_id=f"a{minutes}-{tags}", fired_at=INCIDENT.start + 60 * minutes, tags=tags, tier=tier)
-    noticed_at = None if tier == "digest" else alert.fired_at
-    return AlertLife(alert, alert, tier, noticed_at, None if paged is None else INCIDENT.start + 60 * paged)
+def usage(id: str, at: float, usd: float, end: float = 0.0, **tags: str) -> UsageRecord:
+    return UsageRecord(
+        id=id,
+        charge_period_start=at,
+        charge_period_end=end,
+        received_at=at + 1,
+        effective_cost=usd,
+        requests=1,
+        tags=tags,
+    )
 
 
-def judged(*alerts: AlertLife) -> lab.Trial:
-    return lab.judge(RECORDING, SCORE, alerts)
+def logged(directory: Path, *messages: Message, text: str = "") -> Path:
+    """The configuration of an embedded log that holds `messages`."""
+    config = directory / "curb.yaml"
+    config.write_text(f"log: {{kind: embedded, directory: {directory / 'data'}}}\n{text}", encoding="utf-8")
+
+    async def fill() -> None:
+        async with wiring.open_log(load_file(config), WallClock()) as log:
+            await log.append(messages)
+
+    wait_for(fill())
+    return config
 
 
-# --- judge --------------------------------------------------------------------------------------------------------
-
-
-def test_an_alert_in_time_finds_its_incident() -> None:
-    outcome = judged(life(15))
-    assert (outcome.recall, outcome.noise_per_day, outcome.median_minutes, outcome.alerts) == (0.5, 0.0, 15.0, 1)
-    # A quarter of $40 before the alert, and all $60 of the one nobody saw.
-    assert outcome.usd_lost_share == pytest.approx((10 + 60) / 100)
-
-
-def test_the_first_of_several_alerts_counts_and_none_is_noise() -> None:
-    outcome = judged(life(30), life(6))
-    assert (outcome.median_minutes, outcome.noise_per_day) == (6.0, 0.0)
-    assert outcome.usd_lost_share == pytest.approx((4 + 60) / 100)
-
-
-def test_all_found_at_once_loses_nothing() -> None:
-    both = judged(life(0), life((OTHER.start - INCIDENT.start) / 60, tags={"team": "sales"}))
-    assert (both.recall, both.usd_lost_share, both.noise_per_day, both.median_minutes) == (1.0, 0.0, 0.0, 0.0)
-
-
-def test_just_after_the_incident_it_is_found_and_all_is_lost() -> None:
-    outcome = judged(life(119))
-    assert (outcome.recall, outcome.noise_per_day) == (0.5, 0.0)
-    assert outcome.usd_lost_share == 1.0
-
-
-@pytest.mark.parametrize("minutes", [121.0, -1.0])
-def test_too_late_or_before_it_is_noise(minutes: float) -> None:
-    outcome = judged(life(minutes))
-    assert (outcome.recall, outcome.usd_lost_share, outcome.median_minutes) == (0.0, 1.0, None)
-    assert outcome.noise_per_day == 0.5
-
-
-def test_open_before_and_risen_to_a_page_during_the_incident_finds_it() -> None:
-    outcome = judged(life(-10, tier="page", paged=12))
-    assert (outcome.recall, outcome.noise_per_day, outcome.median_minutes) == (0.5, 0.0, 12.0)
-
-
-@pytest.mark.parametrize("tags", [{"team": "search", "api_key": "k9"}, {"team": "sales"}, {"node": "n1"}, {}], ids=str)
-def test_tags_that_contradict_or_share_nothing_are_noise(tags: dict[str, str]) -> None:
-    outcome = judged(life(15, tags=tags))
-    assert (outcome.recall, outcome.noise_per_day) == (0.0, 0.5)
-
-
-def test_an_alert_of_the_whole_team_belongs() -> None:
-    assert judged(life(15, tags={"team": "search"})).recall == 0.5
-
-
-def test_the_digest_and_the_warmup_count_neither_way() -> None:
-    in_warmup = -(INCIDENT.start - T0) / 60 + 1
-    assert judged(life(15, tier="digest"), life(in_warmup)).alerts == 0
-    early = lab.KnownIncident({"team": "search"}, T0, T0 + HOUR, 1000.0)
-    recording = RECORDING._replace(incidents=[early, INCIDENT])
-    outcome = lab.judge(recording, SCORE, [life(0)])
-    assert (outcome.recall, outcome.usd_lost_share) == (1.0, 0.0)
-
-
-# --- best and its patch -------------------------------------------------------------------------------------------
-
-
-def an_outcome(threshold: float, lost: float, noise: float, **score: Any) -> lab.Trial:
-    settings = ScoreSettings(notice_threshold=threshold, **score)
-    return lab.Trial(settings, 1.0, lost, noise, 5.0, 1)
-
-
-def test_best_loses_least_within_the_accepted_noise() -> None:
-    outcomes = [an_outcome(0, 0.1, 3.0), an_outcome(2, 0.2, 0.9), an_outcome(4, 0.3, 0.1)]
-    assert lab.best(outcomes, noise_per_day=1.0).threshold == 2
-    assert lab.best(outcomes, noise_per_day=5.0).threshold == 0
-    assert lab.best(outcomes, noise_per_day=0.0).threshold == 4, "none is quiet enough: the quietest"
-
-
-def test_best_of_equals_is_the_quieter_then_the_higher() -> None:
-    outcomes = [an_outcome(0, 0.2, 0.5), an_outcome(3, 0.2, 0.0), an_outcome(1, 0.2, 0.0)]
-    assert lab.best(outcomes).threshold == 3
-
-
-def test_the_patch_loads_and_says_only_what_is_not_shipped() -> None:
-    shipped = lab.yaml_patch(an_outcome(2.0, 0.1, 0.0))
-    assert shipped == "detector:\n  score:\n    notice_threshold: 2.0\n"
-    outcome = an_outcome(-1.5, 0.1, 0.0, floors_usd=(0.2, 0.6, 1.2, 2.4, 5.0), hold_minutes=5)
-    patch = lab.yaml_patch(outcome)
-    assert load_text(patch).detector.score == outcome.score
-    assert len(patch.splitlines()) == 5
-
-
-# --- recordings ---------------------------------------------------------------------------------------------------
-
-
-def write(directory: Path, *, incident: dict[str, Any], name: str = "events.jsonl.gz") -> Path:
-    times = ["2026-03-24T10:15:00Z", "2026-03-24T10:05:00Z", "2026-03-28T10:15:00+00:00"]
-    events = [{"src": "llm", "id": f"r{n}", "ts": at, "cost_usd": 0.1, "tags": {}} for n, at in enumerate(times)]
-    lines = "".join(json.dumps(event) + "\n" for event in events).encode()
-    (directory / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
-    (directory / "incidents.jsonl").write_text(json.dumps(incident) + "\n\n", encoding="utf-8")
-    return directory
-
-
-AN_INCIDENT = {
-    "tags": {"api_key": "k-17"},
-    "start": "2026-03-27T10:00:00Z",
-    "end": "2026-03-27T12:00:00+01:00",
-    "usd": 4,
-}
-
-
-@pytest.mark.parametrize("name", ["events.jsonl.gz", "events.jsonl"])
-def test_load_reads_the_span_and_the_incidents(tmp_path: Path, name: str) -> None:
-    recording = lab.load(write(tmp_path, incident=AN_INCIDENT, name=name), warmup_days=2)
-    assert (recording.start, recording.end) == (1774346700.0, 1774346700.0 + 4 * DAY + 600)
-    assert recording.counts_from == recording.start + 2 * DAY
-    assert recording.incidents == [lab.KnownIncident({"api_key": "k-17"}, 1774605600.0, 1774609200.0, 4.0)]
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"end": "2026-03-27T10:00:00Z"}, {"tags": {}}, {"start": "yesterday"}, {"usd": None}], ids=str
-)
-def test_load_refuses_incidents_that_cannot_be(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"incident|Invalid|Expected"):
-        lab.load(write(tmp_path, incident=AN_INCIDENT | wrong))
-
-
-def test_load_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"incidents\.jsonl"):
-        lab.load(tmp_path)
-    (tmp_path / "incidents.jsonl").touch()
-    with pytest.raises(FileNotFoundError, match=r"events\.jsonl"):
-        lab.load(tmp_path)
-    (tmp_path / "events.jsonl").touch()
-    with pytest.raises(ValueError, match="holds no event"):
-        lab.load(tmp_path)
-
-
-def test_the_demo_recording_holds_its_loops_and_a_sweep_finds_one(tmp_path: Path) -> None:
-    trace = Trace.load(default_directory())
-    first = default_loops(trace)[0]
-    loop = AgentLoop(first.key, first.start, first.end, first.factor)
-    recording = demo_recording(default_directory(), tmp_path / "recording", [loop], step_s=600)
-    assert recording == lab.load(tmp_path / "recording")
-    (incident,) = recording.incidents
-    assert incident.tags == trace.key(loop.key).tags
-    assert incident.usd == pytest.approx(40, rel=0.02), "$60 an hour for 40 minutes"
-    (outcome,) = lab.sweep(recording, [3], DetectorSettings())
-    assert (outcome.threshold, outcome.recall, outcome.alerts) == (3.0, 1.0, 1)
-
-
-def test_the_default_loops_are_eight_of_several_sizes() -> None:
-    trace = Trace.load(default_directory())
-    loops = default_loops(trace)
-    assert len({loop.key for loop in loops}) == 8
-    assert all(trace.start + 3 * DAY <= loop.start < loop.end <= trace.end for loop in loops)
-    hourly = [
-        (loop.factor - 1) * trace.usual_usd_per_hour(trace.key(loop.key), loop.start - HOUR, loop.start)
-        for loop in loops
-    ]
-    assert hourly == pytest.approx([60, 40, 30, 20, 12, 8, 5, 3])
-
-
-# --- showing ------------------------------------------------------------------------------------------------------
-
-
-def test_the_table_has_a_row_per_outcome() -> None:
-    none_found = an_outcome(8, 1.0, 0.0)._replace(recall=0.0, median_minutes=None)
-    rows = lab.table([an_outcome(0.5, 0.123, 1.26), none_found]).splitlines()
-    assert rows[2:] == ["| 0.5 | 100% | 12.3% | 1.3 | 5.0 |", "| 8 | 0% | 100.0% | 0.0 | – |"]
-
-
-def test_the_chart_has_a_line_per_sweep_and_one_label_per_place(tmp_path: Path) -> None:
-    sweeps = {
-        "shipped": [an_outcome(2, 0.5, 0.0), an_outcome(4, 0.5, 0.0)],
-        "lower": [an_outcome(2, 0.1, 2.0), an_outcome(4, 0.3, 0.0)],
+def history(days: int = 14, **usd: Any) -> lab.History:
+    """One key per keyword, with its dollars per hour: an array, or a number for every hour."""
+    hours = days * 24
+    none = np.zeros(hours)
+    sums = {
+        ("usage", (("api_key", name),)): HourlySums(np.broadcast_to(np.asarray(each, float), hours), none, none, none)
+        for name, each in usd.items()
     }
-    figure = lab.chart(sweeps)
-    left, right = figure.axes
-    lines = {line.get_label(): [tuple(point) for point in line.get_xydata()] for line in right.get_lines()}
-    assert lines == {"shipped": [(0.0, 0.5), (0.0, 0.5)], "lower": [(2.0, 0.1), (0.0, 0.3)]}
-    assert sorted(text.get_text() for text in right.texts) == ["2", "2 to 4", "4"]
-    assert [line.get_ydata().tolist() for line in left.get_lines()] == [[1.0, 1.0], [1.0, 1.0]]
-    figure.savefig(tmp_path / "chart.png")
-    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    return lab.History(CurbConfig(), T0, hours, sums, [])  # type: ignore[arg-type]
+
+
+# --- the log as arrays --------------------------------------------------------------------------------------------
+
+
+def test_every_record_counts_once_in_the_hours_that_it_covers(tmp_path: Path) -> None:
+    lines = [
+        usage("a", T0 + 10, 1.0, team="x"),
+        usage("a", T0 + 20, 9.0, team="x"),  # again
+        usage("b", T0 + HOUR, 4.0, end=T0 + 3 * HOUR, team="x"),
+        usage("c", T0 + 3 * HOUR + 1800, 3.0, end=T0 + 5 * HOUR, team="y"),
+        usage("nan", T0, math.nan, team="y"),
+    ]
+    config = logged(tmp_path, Message(USAGE, encode_lines(lines)), Message(USAGE, encode_lines(lines[:1])))
+    found = lab.from_log(config)
+    assert (found.start, found.hours) == (T0, 5)
+    assert found.by("team")["x"].tolist() == [1.0, 2.0, 2.0, 0.0, 0.0]
+    assert found.total(team="y").tolist() == pytest.approx([0, 0, 0, 1.0, 2.0])
+    assert found.total().sum() == pytest.approx(8.0)
+
+
+def test_the_three_kinds_stay_apart_and_the_mark_of_a_bill_is_no_charge(tmp_path: Path) -> None:
+    bill = CostRecord(id="b", charge_period_start=T0, received_at=T0, effective_cost=7.0, tags={}, service_name="EC2")
+    mark = CostRecord(id="m", charge_period_start=T0, received_at=T0, effective_cost=99.0, tags={}, delta="mark")
+    gpu = GpuRecord(
+        id="g", charge_period_start=T0, received_at=T0, effective_cost=2.0, tags={"node": "n"}, gpu_utilization=40.0
+    )
+    unknown = GpuRecord(id="h", charge_period_start=T0, received_at=T0, effective_cost=2.0, tags={"node": "n"})
+    config = logged(
+        tmp_path,
+        Message(USAGE, encode_lines([usage("a", T0, 1.0)])),
+        Message(COSTS, encode_lines([bill, mark])),
+        Message(GPU, encode_lines([gpu, unknown])),
+    )
+    found = lab.from_log(config)
+    assert [float(found.total(kind).sum()) for kind in ("usage", "costs", "gpu")] == [1.0, 7.0, 4.0]  # type: ignore[arg-type]
+    assert list(found.by("service", kind="costs")) == ["EC2"], "a field stands for a tag that is not there"
+    (node,) = lab.node_use(found)
+    assert node.busy.tolist() == [40.0], "a sample without a value is no 0 %"
+
+
+def test_days_are_local_and_an_unfinished_one_is_left_out(tmp_path: Path) -> None:
+    lines = [usage(f"r{hour}", T0 + hour * HOUR, 1.0) for hour in range(40)]
+    config = logged(tmp_path, Message(USAGE, encode_lines(lines)), text="detector: {time_zone: Europe/Berlin}\n")
+    found = lab.from_log(config)
+    assert str(found.times[0]) == "2026-03-23T01:00:00"
+    days = found.daily(found.total())
+    assert days.usd.tolist() == [23.0], "from one o'clock on; the second day ends at 17:00"
+
+
+def test_alerts_carry_the_newest_verdict(tmp_path: Path) -> None:
+    said = [
+        Feedback(id=f"f{number}", at=T0 + number, alert_id="a1", verdict=verdict)  # type: ignore[arg-type]
+        for number, verdict in enumerate(["real", "planned"])
+    ]
+    alerts = [an_alert(alert_id=name, fingerprint=name, fired_at=T0 + 60.0) for name in ("a1", "a2")]
+    config = logged(
+        tmp_path,
+        Message(USAGE, encode_lines([usage("a", T0, 1.0)])),
+        *(Message(ALERTS, encode_lines([each])) for each in alerts),
+        *(Message(COMMANDS, encode_lines([each])) for each in said),
+    )
+    assert [(each.alert.alert_id, each.verdict) for each in lab.from_log(config).alerts] == [
+        ("a1", "planned"),
+        ("a2", ""),
+    ]
+
+
+def test_an_empty_log_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="curb backfill"):
+        lab.from_log(logged(tmp_path))
+    with pytest.raises(ValueError, match="no spend"):
+        lab.from_log(logged(tmp_path, Message(USAGE, encode_lines([usage("a", T0, 1.0)]))), days=1)
+
+
+def test_a_log_is_not_made_by_reading(tmp_path: Path) -> None:
+    config = tmp_path / "curb.yaml"
+    config.write_text(f"log: {{kind: embedded, directory: {tmp_path / 'none'}}}\n", encoding="utf-8")
+    with pytest.raises((ValueError, PermanentError)):
+        lab.from_log(config)
+
+
+# --- seasons ------------------------------------------------------------------------------------------------------
+
+
+def test_an_hour_over_trend_and_season_is_found_and_the_rhythm_is_not() -> None:
+    hour = np.arange(14 * 24)
+    noise = np.random.default_rng(1).normal(0, 0.02, 14 * 24)
+    usd = 2 + np.sin(hour % 24 / 24 * 2 * np.pi) + noise
+    usd[200] += 5
+    mine = history(k=usd)
+    (odd, *_) = lab.odd_hours(mine, usd)
+    assert odd.at == mine.times[200]
+    assert odd.usd - odd.expected_usd == pytest.approx(5, abs=0.3)
+    assert odd.sigmas > 50
+    assert [each for each in lab.odd_hours(mine, usd) if each.sigmas > 20] == [odd]
+
+
+def test_seasons_need_three_days() -> None:
+    with pytest.raises(ValueError, match=r"2\.0 days"):
+        lab.seasons(np.ones(48))
+
+
+# --- forecasts ----------------------------------------------------------------------------------------------------
+
+
+def test_forecasts_of_an_even_spend_come_true() -> None:
+    mine = history(21, k=0.5)
+    made = lab.forecasts_of(mine, mine.total())
+    assert {each.actual_usd for each in made} == {84.0}
+    assert all(each.is_inside and abs(each.error) < 0.01 for each in made)
+    assert [each.spent_usd for each in made][-7:] == pytest.approx([12.0 * day for day in range(7)])
+    assert "18 of 18 outcomes lie in the interval" in lab.calibration_table(made)
+
+
+def test_a_forecast_sees_only_the_days_before_it() -> None:
+    usd = np.full(21 * 24, 0.5)
+    made = lab.forecasts_of(history(21, k=usd), usd)
+    jump = usd.copy()
+    jump[-24:] = 50.0
+    again = lab.forecasts_of(history(21, k=jump), jump)
+    assert [each.forecast_usd for each in again] == [each.forecast_usd for each in made]
+    assert not again[-1].is_inside
+
+
+# --- other policies -----------------------------------------------------------------------------------------------
+
+BURNS = st.lists(st.tuples(st.floats(0, 500), st.floats(0, 50)), min_size=2, max_size=30)
+
+
+def judged(fired_at: float = T0 + 600.0, **changes: Any) -> lab.LoggedAlert:
+    alert: Alert = an_alert(fired_at=fired_at, tier="page", **changes)
+    return lab.LoggedAlert(alert, "", [])
+
+
+def steps(burn: list[tuple[float, float]]) -> list[tuple[float, float, float]]:
+    return [(T0 + 300.0 * (at + 1), *each) for at, each in enumerate(burn)]
+
+
+def test_a_limit_saves_what_is_over_it_while_it_holds() -> None:
+    burn = steps([(12.0, 2.0)] * 12)  # an hour at ten times $2 over
+    assert _excess(burn) == pytest.approx(10.0)
+    at_once = lab.Policy("x", after_minutes=0, keeps=1.0)
+    assert _lost(burn, judged(), at_once) == pytest.approx(10 * 10 / 60), "ten minutes until the alert"
+    assert _lost(burn, judged(), lab.Policy("x", keeps=2.0)) == pytest.approx(10 / 6 + 2 * 50 / 60)
+    short = lab.Policy("x", keeps=1.0, lease_minutes=20)
+    assert _lost(burn, judged(), short) == pytest.approx(10 * 40 / 60)
+    assert _lost(burn, judged(), lab.Policy("x", tiers=("notice",))) == pytest.approx(10.0)
+
+
+@given(BURNS, st.floats(0, 300), st.floats(0, 10), st.floats(1, 600))
+def test_no_policy_saves_more_than_there_was_or_makes_it_worse(
+    burn: list[tuple[float, float]], after: float, keeps: float, lease: float
+) -> None:
+    points, alert = steps(burn), judged()
+    lost = _lost(points, alert, lab.Policy("x", after_minutes=after, keeps=keeps, lease_minutes=lease))
+    later = _lost(points, alert, lab.Policy("x", after_minutes=after + 5, keeps=keeps, lease_minutes=1e9))
+    sooner = _lost(points, alert, lab.Policy("x", after_minutes=after, keeps=keeps, lease_minutes=1e9))
+    assert -1e-9 <= lost <= _excess(points) + 1e-9
+    assert sooner <= later + 1e-9
+
+
+def test_refused_honest_spend_is_counted_apart() -> None:
+    wrong = lab.Outcome("p", judged(), 10.0, 4.0)
+    honest = lab.Outcome("p", judged()._replace(verdict="planned"), 8.0, 3.0)
+    (row,) = lab.policy_table([wrong, honest]).splitlines()[2:]
+    assert [each.strip() for each in row.split("|")[1:-1]] == [
+        "p", r"\$10.00", r"\$4.00", r"\$6.00", r"\$5.00", "2 of 2",
+    ]  # fmt: skip
+
+
+# --- GPUs ---------------------------------------------------------------------------------------------------------
+
+
+def test_idle_hours_cost_and_an_off_node_is_not_idle() -> None:
+    busy, samples = np.array([80.0, 0.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0, 1.0])
+    sums = {("gpu", (("node", "n"),)): HourlySums(np.array([4.0, 4.0, 0.0, 4.0]), np.zeros(4), busy, samples)}
+    (node,) = lab.node_use(lab.History(CurbConfig(), T0, 4, sums, []))  # type: ignore[arg-type]
+    assert (node.usd, node.idle_usd, node.idle_hours, node.idle_since_hours) == (12.0, 8.0, 2, 1)
+    assert np.isnan(node.busy[2])
+    (strict,) = lab.node_use(lab.History(CurbConfig(), T0, 4, sums, []), idle_pct=90)  # type: ignore[arg-type]
+    assert strict.idle_hours == 3
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def test_the_values_of_tags_are_no_markup() -> None:
+    hostile = "a|b\n[x](http://evil) <img src=x> `$c$`"
+    text = lab.spend_table(history(**{hostile: 1.0}), "api_key")
+    assert len(text.splitlines()) == 3
+    row = text.splitlines()[2]
+    assert row.count("|") - row.count(r"\|") == 6
+    assert "<img" not in row.replace(r"\<", "")
+    assert "$" not in row.replace(r"\$", "")
+
+
+def test_the_week_is_compared_with_the_week_before() -> None:
+    usd = np.r_[np.full(7 * 24, 1.0), np.full(7 * 24, 1.5)]
+    row = lab.spend_table(history(k=usd), "api_key").splitlines()[2]
+    assert row == r"| k | \$420.00 | 100% | \$252.00 | +50% |"
+
+
+def test_the_capture_ratio_is_that_of_curb_reconcile() -> None:
+    mine = history(k=1.0)
+    sums = dict(mine.sums)
+    none = np.zeros(mine.hours)
+    sums["costs", (("api_key", "k"),)] = HourlySums(np.full(mine.hours, 0.9), none, none, none)
+    row = lab.capture_table(lab.History(mine.config, T0, mine.hours, sums, []), "api_key").splitlines()[2]
+    assert row == r"| k | \$336.00 | \$302.40 | 0.90 | 0.90 to 0.90 |"
+
+
+def test_verdicts_per_tier_and_kind() -> None:
+    alerts = [
+        judged(alert_id=str(number), kind="runaway")._replace(verdict=verdict)
+        for number, verdict in enumerate(["real", "real", "planned", ""])
+    ]
+    found = lab.History(CurbConfig(), T0, 14 * 24, {}, alerts)
+    assert lab.verdict_table(found).splitlines()[2] == "| page | runaway | 4 | 2.0 | 2 | 0 | 1 | 1 | 67% |"

@@ -1,4 +1,4 @@
-"""The demo's traffic with agent loops in it, as a recording with known incidents for `curb.evaluate.lab`."""
+"""The demo's traffic with agent loops in it, as a recording with known incidents."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import msgspec
 
 from curb.demo.incident import AgentLoop, LoopRun
 from curb.demo.trace import Key, Request, Trace, as_event
-from curb.evaluate.lab import IncidentLine, Recording, load
+from curb.evaluate.known import IncidentLine
 from curb.stream.time import DAY_S
 
 
-def demo_recording(
-    directory: Path, out: Path, loops: Sequence[AgentLoop] | None = None, step_s: int = 300
-) -> Recording:
-    """The demo's traffic in `directory` with agent loops on some keys, written to `out` as `load` reads it.
+def demo_recording(directory: Path, out: Path, loops: Sequence[AgentLoop] | None = None, step_s: int = 300) -> Path:
+    """The demo's traffic in `directory` with agent loops on some keys: events.jsonl.gz and incidents.jsonl in `out`.
 
     One line per key and `step_s` seconds. `loops`: by default those of `default_loops`."""
     trace = Trace.load(directory)
@@ -36,7 +34,7 @@ def demo_recording(
     with gzip.open(out / "events.jsonl.gz", "wb") as file:
         file.writelines(as_event(event) + b"\n" for event in events)
     (out / "incidents.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in incidents))
-    return load(out)
+    return out
 
 
 def default_loops(trace: Trace) -> list[AgentLoop]:
