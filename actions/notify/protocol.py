@@ -98,9 +98,9 @@ class Notice(NamedTuple):
         return next((each for each in self.others if each.alert_id == entry.alert_id), self.alert)
 
 
-#: Why there is a reply: a step of an action, a higher tier, a higher threshold of a budget, one more alert, firing
-#: again or still, over, a new picture.
-ReplyKind = Literal["step", "tier", "crossed", "also", "again", "repeat", "resolved", "chart"]
+#: Why there is a reply: the figures of the first message, a step of an action, a higher tier, a higher threshold of a
+#: budget, one more alert, firing again or still, over, a new picture.
+ReplyKind = Literal["figures", "step", "tier", "crossed", "also", "again", "repeat", "resolved", "chart"]
 
 
 class Reply(NamedTuple):

@@ -51,6 +51,7 @@ def lines(
 
     `in_root`: it was sent with all there is to say, so that nothing of it needs to be said aloud once more.
     """
+    yield ThreadLine("figures", "figures", bundle.lead.alert)
     if not in_root:
         yield from _joined(bundle)
     yield from _escalated(bundle, sent)

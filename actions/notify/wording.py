@@ -12,6 +12,7 @@ from curb.stream.time import utc
 
 #: Characters of a value and a reason; causes, other alerts and lines of a message. By hand: a screen of a phone.
 _LONGEST_VALUE, _LONGEST_REASON, _MOST_CAUSES, _MOST_OTHERS, _MOST_LINES = 80, 400, 5, 8, 20
+_LONGEST_EXPLANATION = 800
 _TELLING = NotifyConfig()
 #: Dollars below which nothing is said. By hand: half a cent reads as none.
 _LEAST_USD = 0.005
@@ -126,6 +127,13 @@ def money(alert: Alert) -> str:
     else:
         parts = [f"burns {usd(alert.usd_per_hour)}/h, expected {usd(alert.expected_usd_per_hour)}/h; {over(alert)}"]
     return ", ".join([*(each for each in parts if each), f"{usd(alert.dollars_at_risk)} at risk"])
+
+
+def instead(alert: Alert) -> str:
+    """What it burns and what it usually does, such as "$36.80/h instead of $2.74/h"; "" for what is no rate."""
+    if alert.kind in _NO_RATE or alert.status != "firing":
+        return ""
+    return f"{usd(alert.usd_per_hour)}/h instead of {usd(alert.expected_usd_per_hour)}/h"
 
 
 def minutes(amount: float) -> str:
@@ -317,6 +325,8 @@ def reply(said: Reply) -> str:
         return _REPLIES[said.kind].format(tier=alert.tier, since=utc(began(alert))) + _with_over(alert)
     if said.kind == "crossed" and alert.budget is not None:
         return f"Crossed {alert.budget.threshold:g} %: {_with_over(alert)}"
+    if said.kind == "figures":
+        return clean(alert.explanation, _LONGEST_EXPLANATION) or money(alert)
     if said.kind == "resolved":
         ended = alert.resolved_at or alert.updated_at
         lasted = minutes(round(max(0.0, ended - began(alert)) / 60.0))

@@ -7,7 +7,6 @@ from curb.actions.notify.protocol import DayDigest, Notice, Reply
 from curb.actions.slack.buttons import Buttons
 from curb.actions.slack.text import (
     HEADER_MAX,
-    SECTION_MAX,
     TEXT_MAX,
     Block,
     code,
@@ -19,23 +18,26 @@ from curb.actions.slack.text import (
     plain,
     section,
 )
-from curb.stream.records.spend import LedgerEntry
+from curb.stream.money import usd
+from curb.stream.records.spend import Alert, LedgerEntry
 
 #: Actions with lines of their own. By hand: Slack takes 50 blocks, and an action has two to four.
 _MOST_ACTIONS = 10
 
 
 def blocks(notice: Notice, buttons: Buttons | None = None) -> list[Block]:
-    """Header, money, cause, what Curb did, buttons, ids. Without `buttons` nobody can press anything."""
+    """Who and how much, why, what Curb did or asks, buttons, ids; the figures are in the thread.
+
+    Without `buttons` nobody can press anything.
+    """
     alert = notice.alert
     entries = wording.newest_per_action(notice)[-_MOST_ACTIONS:]
     parts: list[Block | None] = [
         {"type": "header", "text": plain(wording.title(alert), HEADER_MAX)},
-        {"type": "section", "fields": [_field(*pair) for pair in wording.figures(alert, notice.telling)]},
+        section(_money(alert)),
         _reason(notice),
         _causes(notice),
         _others(notice),
-        _explanation(notice),
         *(block for entry in entries for block in _step(entry, notice)),
         None if notice.ledger else section("Curb has not changed anything."),
         *(buttons.of(notice) if buttons else []),
@@ -50,7 +52,13 @@ def fallback_text(notice: Notice) -> str:
 
 
 def reply_blocks(reply: Reply) -> list[Block]:
-    """One line of the thread, with the end of a lease or of the time to answer in the reader's own time zone."""
+    """One line of the thread, with the end of a lease or of the time to answer in the reader's own time zone.
+
+    The figures are a table, and the whole sentence.
+    """
+    if reply.kind == "figures":
+        pairs = wording.figures(reply.alert, reply.notice.telling)
+        return [{"type": "section", "fields": [_field(*pair) for pair in pairs]}, section(wording.reply(reply))]
     shown = [section(wording.reply(reply))]
     if reply.entry is not None and (times := _times(reply.entry)):
         shown.append(context(mrkdwn(" · ".join(times))))
@@ -82,10 +90,18 @@ def _field(label: str, value: str) -> Block:
     return mrkdwn(f"*{label}*\n{code(value, 200)}" if label == "Budget" else f"*{label}*\n{value}")
 
 
+def _money(alert: Alert) -> str:
+    """One line: the burn against the usual one, what is over, and what is at risk."""
+    firing = alert.status == "firing"
+    over = wording.over(alert, " so far" if firing else " in all") or wording.dollars(alert)
+    risk = f"{usd(alert.dollars_at_risk)} at risk until somebody answers" if firing else ""
+    return ", ".join(each for each in (wording.instead(alert), over, risk) if each) or "No dollars are known of it"
+
+
 def _reason(notice: Notice) -> Block | None:
     """Why it counts, which is the first thing to know after the money."""
-    reason = wording.reason(notice.alert)
-    return section(f"Why: {reason}") if reason else None
+    reason = wording.reason(notice.alert) or wording.clean(notice.alert.explanation, 400)
+    return section(reason) if reason else None
 
 
 def _causes(notice: Notice) -> Block | None:
@@ -100,15 +116,6 @@ def _others(notice: Notice) -> Block | None:
     more = len(notice.others) - len(lines)
     heading = "*In the same message*" + (f" (and {more} more)" if more > 0 else "")
     return {"type": "section", "text": mrkdwn(heading + "\n" + "\n".join(lines))}
-
-
-def _explanation(notice: Notice) -> Block | None:
-    """The whole sentence; small where what matters of it is above it."""
-    explanation = wording.clean(notice.alert.explanation, 800)
-    if not explanation:
-        return None
-    text = plain(explanation, SECTION_MAX)
-    return context(text) if notice.alert.reason else {"type": "section", "text": text}
 
 
 def _step(entry: LedgerEntry, notice: Notice) -> list[Block]:

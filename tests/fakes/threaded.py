@@ -15,9 +15,9 @@ class ThreadedChannel(Channel):
         self.digests: list[DayDigest] = []
 
     def said(self, ref: str = "m1") -> list[str]:
-        """The kinds of the lines of a thread; of a step its state."""
-        lines = self.replies.get(ref, [])
-        return [line.entry.state if line.entry is not None else line.kind for line in lines if line.kind != "chart"]
+        """The kinds of the lines of a thread, of a step its state; every thread has figures and charts beside."""
+        lines = [line for line in self.replies.get(ref, []) if line.kind not in ("chart", "figures")]
+        return [line.entry.state if line.entry is not None else line.kind for line in lines]
 
     async def reply(self, reply: Reply, ref: str) -> str:
         await self.hook("before reply")

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from curb.actions.notify.console import Console
-from curb.actions.notify.protocol import Notice
+from curb.actions.notify.protocol import Notice, Reply
 from curb.actions.notify.wording import clean
-from curb.actions.slack.blocks import blocks, fallback_text
+from curb.actions.slack.blocks import blocks, fallback_text, reply_blocks
 from curb.actions.slack.notifier import Config
 from curb.stream.money import usd
 from curb.stream.records.spend import BudgetStatus, Cause, LedgerEntry, Plan
@@ -44,7 +44,33 @@ def applied(**changes: Any) -> LedgerEntry:
 
 
 def all_text(notice: Notice) -> str:
-    return json.dumps(blocks(notice), ensure_ascii=False)
+    """The message and the figures in its thread."""
+    return json.dumps([*blocks(notice), *figures(notice)], ensure_ascii=False)
+
+
+def figures(notice: Notice) -> list[dict[str, Any]]:
+    return reply_blocks(Reply("r", "figures", notice, notice.alert))
+
+
+def test_the_message_is_who_how_much_why_and_what_curb_did_and_the_figures_are_in_the_thread() -> None:
+    alert = an_alert(reason="8.1 times what its requests explain", explanation="The whole sentence.")
+    first, money, why, step, *rest = blocks(Notice("n", alert, (applied(),)))
+    assert first["type"] == "header"
+    assert (
+        money["text"]["text"]
+        == "$240.00/h instead of $12.00/h, $19.00 over so far, $1,900.00 at risk until somebody answers"
+    )
+    assert why["text"]["text"] == "8.1 times what its requests explain."
+    assert "rpm_limit none → 20" in step["text"]["text"]
+    assert [each["type"] for each in rest] == ["context", "context"]
+    table, sentence = figures(Notice("n", alert))
+    assert "*Cost of waiting 15 min*\n$57.00" in _texts([table])
+    assert sentence["text"]["text"] == "The whole sentence."
+
+
+def test_what_is_over_says_what_it_cost_in_all() -> None:
+    alert = an_alert(status="resolved", resolved_at=T0)
+    assert blocks(Notice("n", alert))[1]["text"]["text"] == "$19.00 over in all"
 
 
 def test_it_says_money_cause_deed_and_end_of_the_lease() -> None:
@@ -75,16 +101,13 @@ def test_it_says_why_where_and_how_sure_it_is() -> None:
             Cause(tags=own, excess_usd=4.0, share=0.21),
         ],
     )
-    found = blocks(Notice("n", alert))
-    kinds = [block["type"] for block in found]
-    texts = _texts(found)
-    assert "Why: 8.1 times what its requests explain." in texts
+    texts = _texts(blocks(Notice("n", alert)))
+    assert "8.1 times what its requests explain." in texts
     assert "*Where it comes from*\n• `model=large region=us: $15.00 (79%)`" in texts
+    texts = _texts(figures(Notice("n", alert)))
     assert "*Confidence*\n93%" in texts
     assert "*Cost of waiting 15 min*\n$57.00" in texts
-    whole = next(block for block in found if "The whole sentence." in _texts(block))
-    assert whole["type"] == "context"
-    assert kinds.index("section") < found.index(whole)
+    assert "The whole sentence." in texts
 
 
 def test_where_no_part_stands_out_nothing_is_listed() -> None:
@@ -98,7 +121,7 @@ def test_slacks_ten_fields_are_kept_with_every_figure() -> None:
     budget = BudgetStatus(
         name="q", period="month", period_start=T0, period_end=T0, amount_usd=50.0, spent_usd=40.0, threshold=80.0
     )
-    found = blocks(Notice("n", an_alert(budget=budget, confidence=1.0)))
+    found = figures(Notice("n", an_alert(budget=budget, confidence=1.0)))
     assert all(len(block.get("fields", [])) <= 10 for block in found)
 
 
