@@ -12,6 +12,7 @@ from curb.stream.time import utc
 
 #: Characters of a value and a reason; causes, other alerts and lines of a message. By hand: a screen of a phone.
 _LONGEST_VALUE, _LONGEST_REASON, _MOST_CAUSES, _MOST_OTHERS, _MOST_LINES = 80, 400, 5, 8, 20
+#: Characters of the whole sentence. By hand: five causes fit.
 _LONGEST_EXPLANATION = 800
 _TELLING = NotifyConfig()
 #: Dollars below which nothing is said. By hand: half a cent reads as none.

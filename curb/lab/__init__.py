@@ -20,7 +20,7 @@ from curb.lab.example import example
 from curb.lab.forecasts import MadeForecast, calibration_table, forecasts_of
 from curb.lab.gpus import NodeUse, idle_table, node_use
 from curb.lab.history import History, LoggedAlert, from_log
-from curb.lab.policies import Outcome, Policy, incident_of, policy_table, what_if
+from curb.lab.policies import Policy, PolicyOutcome, incident_of, policy_table, what_if
 from curb.lab.seasons import Seasons, odd_hours, seasons
 from curb.lab.tables import (
     alert_table,
@@ -38,8 +38,8 @@ __all__ = [
     "LoggedAlert",
     "MadeForecast",
     "NodeUse",
-    "Outcome",
     "Policy",
+    "PolicyOutcome",
     "Seasons",
     "alert_table",
     "budget_table",

@@ -33,7 +33,7 @@ class Policy:
     lease_minutes: float = 60.0
 
 
-class Outcome(NamedTuple):
+class PolicyOutcome(NamedTuple):
     """Dollars over the usual of one alert under one policy."""
 
     policy: str
@@ -58,7 +58,9 @@ async def _recorded(history: History, alert_id: str) -> Recorded:
         return await read_log(log, alert_id)
 
 
-def what_if(history: History, policies: Iterable[Policy], alerts: Iterable[LoggedAlert] | None = None) -> list[Outcome]:
+def what_if(
+    history: History, policies: Iterable[Policy], alerts: Iterable[LoggedAlert] | None = None
+) -> list[PolicyOutcome]:
     """Every alert on spend under every policy. `alerts`: all of the log by default; those without a burn are left out.
 
     The burn is what it was: that a client tries a refused call again is not in it, nor that people act as well.
@@ -73,7 +75,7 @@ def what_if(history: History, policies: Iterable[Policy], alerts: Iterable[Logge
     for each in chosen:
         points = incident_of(history, each.alert.alert_id).points
         burn = [(point.at, point.usd_per_hour, point.expected_usd_per_hour) for point in points]
-        found += [Outcome(way.name, each, _excess(burn), _lost(burn, each, way)) for way in ways]
+        found += [PolicyOutcome(way.name, each, _excess(burn), _lost(burn, each, way)) for way in ways]
     return found
 
 
@@ -100,7 +102,7 @@ def _lost(burn: Sequence[tuple[float, float, float]], judged: LoggedAlert, polic
     return lost
 
 
-def policy_table(outcomes: Sequence[Outcome]) -> str:
+def policy_table(outcomes: Sequence[PolicyOutcome]) -> str:
     """Markdown, a row a policy: dollars lost and saved on what was wrong, and refused of what was not."""
     rows = []
     for name in dict.fromkeys(each.policy for each in outcomes):

@@ -31,7 +31,7 @@ def spend_table(history: History, *tags: str, most: int = 10) -> str:
     rest = list(found.values())[most:]
     if rest:
         rows.append([f"{len(rest)} more", usd(sum(float(each.sum()) for each in rest)), "", "", ""])
-    return table([" / ".join(tags), "dollars", "share", "last 7 days", "change"], rows)
+    return table([" / ".join(tags), "spent", "share", "last 7 days", "change"], rows)
 
 
 def odd_hour_table(found: Sequence[OddHour]) -> str:
@@ -40,7 +40,7 @@ def odd_hour_table(found: Sequence[OddHour]) -> str:
         [str(each.at).replace("T", " ")[:16], usd(each.usd), usd(each.expected_usd), f"{each.sigmas:.0f} σ"]
         for each in found
     ]
-    return table(["hour", "dollars", "expected", "over"], rows)
+    return table(["hour", "spent", "expected", "over"], rows)
 
 
 def budget_table(history: History) -> str:

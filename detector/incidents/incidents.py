@@ -485,7 +485,7 @@ class Incidents:
 
 
 def _waste(finding: Finding) -> Waste | None:
-    """What a finding wastes; None for one that is measured against the expected, as are those of a whole group."""
+    """What a finding wastes; None where the family does not waste, or the finding was moved to a group."""
     if not finding.family.wastes or finding.excess_usd is None or finding.since is None:
         return None
     return Waste(finding.excess_usd, finding.since)

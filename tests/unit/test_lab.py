@@ -225,8 +225,8 @@ def test_no_policy_saves_more_than_there_was_or_makes_it_worse(
 
 
 def test_refused_honest_spend_is_counted_apart() -> None:
-    wrong = lab.Outcome("p", judged(), 10.0, 4.0)
-    honest = lab.Outcome("p", judged()._replace(verdict="planned"), 8.0, 3.0)
+    wrong = lab.PolicyOutcome("p", judged(), 10.0, 4.0)
+    honest = lab.PolicyOutcome("p", judged()._replace(verdict="planned"), 8.0, 3.0)
     (row,) = lab.policy_table([wrong, honest]).splitlines()[2:]
     assert [each.strip() for each in row.split("|")[1:-1]] == [
         "p", r"\$10.00", r"\$4.00", r"\$6.00", r"\$5.00", "2 of 2",
