@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,7 +42,10 @@ def forget_command(
     found = ask(_forget(loaded, redaction, dry_run=True))
     _show(found, "would be replaced")
     _say_what_remains(loaded, found)
-    if dry_run or not found.changed:
+    left = _left_in(loaded, redaction)
+    if left and not found.changed:
+        typer.echo("No message holds it, but files do: as another tag, in a longer word, or deleted and still there.")
+    if dry_run or not (found.changed or left):
         return
     if not yes and not typer.confirm(f"Replace {name!r} by {redaction.replacement!r} for good?"):
         raise typer.Exit(1)
@@ -50,12 +54,19 @@ def forget_command(
     _show(found, f"replaced by {redaction.replacement}")
     if not isinstance(loaded.log, EmbeddedSettings):
         return
-    if left := [path for each in {loaded.log.directory, loaded.state_dir} for path in left_in(each, redaction)]:
+    if left := _left_in(loaded, redaction):
         typer.echo("These files still hold it, as another tag, or as a part of a longer word (--parts):")
         for path in left:
             typer.echo(f"  {path}")
         raise typer.Exit(1)
     typer.echo(f"No file in {loaded.log.directory} holds it any more.")
+
+
+def _left_in(config: CurbConfig, redaction: Redaction) -> list[Path]:
+    """Files that hold it, of an embedded log."""
+    if not isinstance(config.log, EmbeddedSettings):
+        return []
+    return [path for each in {config.log.directory, config.state_dir} for path in left_in(each, redaction)]
 
 
 async def _forget(config: CurbConfig, redaction: Redaction, *, dry_run: bool) -> Forgotten:

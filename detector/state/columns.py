@@ -6,7 +6,8 @@ takes them over. Other state goes as numbers, lists and dicts that msgspec can w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -138,6 +139,10 @@ class Packed(NamedTuple):
     data: bytes
 
 
+#: How numpy writes the type of an array: the order of bytes, the kind and the size.
+_DTYPE = re.compile(r"[<>|=][a-zA-Z]\d+")
+
+
 def pack(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Packed]:
     """Arrays in a form that msgspec can encode."""
     return {name: Packed(array.dtype.str, array.shape, _compress(array)) for name, array in arrays.items()}
@@ -154,6 +159,21 @@ def unpack(packed: Mapping[str, Packed]) -> dict[str, NDArray[Any]]:
     return {
         name: np.frombuffer(_decompress(each.data), each.dtype).reshape(each.shape) for name, each in packed.items()
     }
+
+
+def repacked(found: list[Any], change: Callable[[bytes], bytes]) -> list[Any] | None:
+    """An array of `pack`, as MessagePack gives it back, with `change` of its bytes where they are names and not
+    numbers; None for another list."""
+    match found:
+        case [str(dtype), [*shape], bytes(data)] if _DTYPE.fullmatch(dtype):
+            if dtype != np.dtype(np.uint8).str or len(shape) != 1:
+                return found
+            before = _decompress(data)
+            after = change(before)
+            if after == before:
+                return found
+            return [dtype, [len(after)], _compress(np.frombuffer(after, np.uint8))]
+    return None
 
 
 def _decompress(data: bytes) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,19 @@ def test_no_file_holds_the_name_and_the_daemon_goes_on(home: Path, caplog: pytes
     assert len(forgotten) == 1
     assert {loop, kept} <= series
     assert other not in series
+
+
+def test_what_a_kill_left_in_the_file_is_overwritten_by_the_next_run(home: Path) -> None:
+    name = "only-in-deleted-pages"
+    with contextlib.closing(sqlite3.connect(home / "data/log.sqlite3")) as log:
+        log.execute("PRAGMA secure_delete=OFF")
+        log.execute("INSERT INTO latest VALUES ('gone', 'k', ?)", (name * 500,))
+        log.commit()
+        log.execute("DELETE FROM latest WHERE topic = 'gone'")
+        log.commit()
+    assert holds(home / "data", name)
+    code, said = curb("forget", f"api_key={name}", "--yes", "-c", str(home / "curb.yaml"))
+    assert (code, holds(home / "data", name)) == (0, []), said
 
 
 async def _series(data: Path) -> set[str]:

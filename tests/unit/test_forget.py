@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curb.forget import Redaction, forget
+from curb.detector.state.columns import Packed, pack, unpack
+from curb.forget import Redaction, forget, left_in
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError
 from curb.stream.log.codec import encode, encode_lines
@@ -57,6 +61,49 @@ def test_a_snapshot_is_replaced_with_all_that_lies_packed_in_it() -> None:
         "numbers": b"\x00\xff",
         "of": {redaction.replacement: 2.5},
     }
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.sampled_from(["a", "7", "zz", "@"]))
+def test_numbers_stay_even_if_their_bytes_spell_the_name(numbers: list[int], name: str) -> None:
+    spelled = np.array([*numbers, int.from_bytes(name.encode(), "little")])
+    snapshot = msgspec.msgpack.encode({"ids": spelled.tobytes(), "arrays": pack({"cost": spelled}), "of": {name: 1}})
+    changed = msgspec.msgpack.decode(Redaction("end_user", name).packed(snapshot))
+    before = msgspec.msgpack.decode(snapshot)
+    assert (changed["ids"], changed["arrays"]) == (before["ids"], before["arrays"])
+    assert name not in changed["of"]
+
+
+def test_names_in_a_compressed_array_are_replaced_and_it_can_be_unpacked() -> None:
+    names = msgspec.msgpack.encode(({f"{n}/end_user/ann": n for n in range(50)}, {"eu": 1}))
+    packed = msgspec.msgpack.encode([{"names": pack({"names": np.frombuffer(names, np.uint8)})["names"]}])
+    redaction = Redaction("end_user", "ann")
+    ((found,),) = (each.values() for each in msgspec.msgpack.decode(redaction.packed(packed)))
+    uses, regions = msgspec.msgpack.decode(unpack({"names": Packed(*found)})["names"].tobytes())
+    assert uses == {f"{n}/end_user/{redaction.replacement}": n for n in range(50)}
+    assert regions == {"eu": 1}
+
+
+@pytest.mark.parametrize("name", ["h\u00e9l\u00e8ne", 'li "q"', "\u65e5\u672c", "back\\slash", "two\nlines"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_a_name_is_found_however_json_writes_it(name: str, ascii_only: bool) -> None:
+    redaction = Redaction("end_user", name)
+    for form in ("NFC", "NFD"):  # people cannot see the difference
+        record = {"tags": {"end_user": unicodedata.normalize(form, name)}}
+        text = json.dumps(record, ensure_ascii=ascii_only)
+        wrapped = json.dumps({"text": text}, ensure_ascii=ascii_only).encode()
+        expected = {"tags": {"end_user": redaction.replacement}}
+        assert json.loads(redaction.lines(text.encode())) == expected
+        assert json.loads(json.loads(redaction.lines(wrapped))["text"]) == expected
+
+
+@pytest.mark.parametrize("line", [b'{"tags": {"team": "ann"}, "usd": 1e-3}', b'{"id":"joann","usd":0.10}', b"joann {"])
+def test_a_line_about_others_stays_byte_for_byte(line: bytes) -> None:
+    assert Redaction("end_user", "ann", {"team"}).lines(line) == line
+
+
+def test_a_long_name_is_seen_across_the_pages_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * ((1 << 20) - 5000) + b"z" * 10_000)
+    assert left_in(tmp_path, Redaction("end_user", "z" * 10_000)) == [tmp_path / "file"]
 
 
 @given(st.binary() | st.text().map(str.encode))
@@ -141,7 +188,9 @@ async def test_an_open_action_keeps_the_name_and_a_running_daemon_keeps_the_log(
     await log.append([Message(ACTIONS, encode(entry))])
     with pytest.raises(PermanentError, match="an action is not over: a1 on litellm/user/li"):
         await forget(log, Redaction("end_user", NAME), 1000.0, lambda *_: None, dry_run=True)
-    await forget(log, Redaction("end_user", "bob"), 1000.0, lambda *_: None, dry_run=False)
+    # A part of the target is no name.
+    for name in ("bob", "litel"):
+        await forget(log, Redaction("end_user", name), 1000.0, lambda *_: None, dry_run=False)
     reader = await log.reader("curb-detector", [USAGE])
     with pytest.raises(PermanentError, match="another process is already running curb-detector"):
         await forget(log, Redaction("end_user", "u7"), 1000.0, lambda *_: None, dry_run=False)
