@@ -46,7 +46,9 @@ class GpuSettings(ConnectorConfig):
     """Prices and owners of GPUs."""
 
     provider: str = Field(
-        "", description="Price list: aws, azure, coreweave, gcp, lambda or nebius; default: the most expensive."
+        "",
+        description="Price list: aws, azure, coreweave, gcp, lambda or nebius; default: by the instance type, else the "
+        "most expensive.",
     )
     region: str = Field("", description="Region, where prices differ.")
     prices: tuple[GpuPriceOverride, ...] = Field(default=(), description="Own prices; they win over the listed ones.")

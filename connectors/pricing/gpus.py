@@ -20,10 +20,17 @@ from curb.stream.time import DAY_S
 
 _COLUMNS = {"provider", "instance_type", "gpu", "gpus", "region", "usd_per_hour", "effective_from"}
 _BEGINNING = 0.0
-#: Prices change at midnight (UTC).
 _MEMORY = re.compile(r"^(\d+)GB$")
 #: A model whose name is several words, as one.
 _RTX_PRO = re.compile(r"RTX\W+PRO\W+(?:SERVER\W+)?(\d{4})")
+#: Vendor → how it names its instance types: p5e.48xlarge, ml.g5.xlarge; a3-megagpu-8g, n1-standard-8;
+#: Standard_ND96isr_H100_v5; gpu_8x_h100_sxm5.
+_NAMED = {
+    "aws": re.compile(r"(?:ml\.)?[a-z]+\d[a-z0-9-]*\.(?:\d*xlarge|metal)\b"),
+    "azure": re.compile(r"Standard_N[A-Z]"),
+    "gcp": re.compile(r"[a-z]\d-[a-z]+-\d+g?(?:-\w+)?$"),
+    "lambda": re.compile(r"gpu_\d+x_"),
+}
 
 
 class GpuPriceOverride(Settings):
@@ -109,8 +116,10 @@ class GpuPrices:
         """What one GPU costs at `at` (epoch seconds).
 
         The price of the node's instance type comes first, then that of the GPU model: the provider's own cheapest offer
-        per GPU, or without a provider the most expensive of the providers' cheapest.
+        per GPU. Without `provider` the form of the instance type says whose offers count; where it does not, or that
+        vendor lists no such GPU, it is the most expensive of all vendors' cheapest.
         """
+        # Prices change at midnight (UTC).
         return self._cached(gpu, at // DAY_S * DAY_S, instance, provider, region)
 
     def _find(self, gpu: str, at: float, instance: str, provider: str, region: str) -> GpuPrice:
@@ -119,9 +128,10 @@ class GpuPrices:
             offer = _latest([row for row in rows if instance and row.instance == instance], at, region, own)
             if offer is not None:
                 return GpuPrice(offer.usd_per_gpu_hour, offer.gpus, "priced")
-            per_gpu = self._per_gpu(rows, self.model(gpu), at, provider, region, own)
-            if per_gpu is not None:
-                return GpuPrice(per_gpu, gpus, "priced")
+            for vendor in (provider,) if provider else (_vendor(instance), ""):
+                per_gpu = self._per_gpu(rows, self.model(gpu), at, vendor, region, own)
+                if per_gpu is not None:
+                    return GpuPrice(per_gpu, gpus, "priced")
         return GpuPrice(self._fallback, gpus, "fallback")
 
     def _per_gpu(self, rows: list[Offer], gpu: str, at: float, provider: str, region: str, own: bool) -> float | None:
@@ -134,6 +144,11 @@ class GpuPrices:
             if offer is not None:
                 cheapest[kind[0]] = min(offer.usd_per_gpu_hour, cheapest.get(kind[0], math.inf))
         return max(cheapest.values(), default=None)
+
+
+def _vendor(instance: str) -> str:
+    """Whose names look like this instance type; "" for another's, and for machines of one's own."""
+    return next((vendor for vendor, name in _NAMED.items() if name.match(instance)), "")
 
 
 def _latest(rows: list[Offer], at: float, region: str, own: bool) -> Offer | None:

@@ -76,6 +76,33 @@ def test_the_instance_type_decides_whatever_the_exporter_calls_the_gpu(
         assert (price.usd_per_gpu_hour * gpus, price.gpus, price.known) == (pytest.approx(usd), gpus, "priced")
 
 
+@pytest.mark.parametrize(
+    ("instance", "gpu", "usd"),
+    [
+        ("p5e.24xlarge", "NVIDIA H100 80GB HBM3", 6.88),
+        ("ml.p5.48xlarge", "NVIDIA H100 80GB HBM3", 6.88),
+        ("p6-b300.48xlarge", "NVIDIA B200", 113.9328 / 8),
+        ("g6.metal", "NVIDIA L4", 0.8048),
+        ("a3-megagpu-8g", "NVIDIA H100 80GB HBM3", 88.490000119 / 8),
+        ("a2-highgpu-16g", "NVIDIA A100-SXM4-40GB", 3.673385),
+        ("n1-standard-8", "Tesla T4", 0.35),
+        ("Standard_ND48s_H100_v9", "NVIDIA H100 80GB HBM3", 6.98),
+        ("gpu_4x_h100_sxm5", "NVIDIA H100 80GB HBM3", 3.29),
+        # Its vendor offers no such GPU, or is nobody who is known.
+        ("gpu_2x_l40s", "NVIDIA L40S", 18.0 / 8),
+        ("dgx-h100", "NVIDIA H100 80GB HBM3", 88.490000119 / 8),
+        ("gpu-1.rack-2", "NVIDIA H100 80GB HBM3", 88.490000119 / 8),
+    ],
+)
+def test_an_instance_type_that_is_not_listed_names_its_vendor(instance: str, gpu: str, usd: float) -> None:
+    assert LIST.price(gpu, NOW, instance=instance) == (pytest.approx(usd), 0, "priced")
+
+
+def test_a_given_provider_counts_whatever_the_instance_type_is_called() -> None:
+    assert LIST.price("H100", NOW, instance="p5e.24xlarge", provider="lambda").usd_per_gpu_hour == pytest.approx(3.29)
+    assert LIST.price("H100", NOW, instance="p5e.24xlarge", provider="nobody").known == "fallback"
+
+
 def test_an_unknown_gpu_is_never_free() -> None:
     price = LIST.price("Quadro P620", NOW)
     assert price.known == "fallback"
