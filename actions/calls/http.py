@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -38,10 +38,11 @@ async def exchange(
     json: Any = None,
     data: bytes | None = None,
     secret_path: bool = False,
+    secrets: Sequence[str] = (),
 ) -> bytes:
     """The body of a 2xx answer. Errors name method, host and path, and the reason that the answer gives for people.
 
-    They never hold the query or a header, nor the path where it is a secret.
+    They never hold the query, a header or `secrets`, such as a key in the body, nor the path where it is a secret.
     """
     what = f"{method} {url.host}" if secret_path else f"{method} {url.host}{url.path}"
     try:
@@ -57,7 +58,11 @@ async def exchange(
             body = await answer.read()
     except (aiohttp.ClientError, TimeoutError) as error:
         raise TransientError(f"{what}: {type(error).__name__}") from error
-    said = "" if answer.status < 400 else reason_in(body, [*_secrets(headers), *(url.parts if secret_path else ())])
+    said = (
+        ""
+        if answer.status < 400
+        else reason_in(body, [*_secrets(headers), *secrets, *(url.parts if secret_path else ())])
+    )
     if answer.status == 404:
         message = f"{what}: HTTP 404" + (f": {said}" if said else "")
         raise NotFoundError(message) if names_the_thing(body) else NoSuchRouteError(message, body)

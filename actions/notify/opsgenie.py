@@ -17,8 +17,8 @@ from curb.stream.records.spend import Tier
 
 #: Priority of a tier. By hand: P1 and P2 wake people in the rules that Opsgenie comes with.
 _PRIORITIES: dict[Tier, str] = {"page": "P1", "notice": "P3", "digest": "P5", "soft": "P5"}
-#: Characters of a message and of a description. By definition of the API.
-_LONGEST_MESSAGE, _LONGEST_DESCRIPTION = 130, 15_000
+#: Characters of a message, a description, an entity and all details. By definition of the API, which refuses more.
+_LONGEST_MESSAGE, _LONGEST_DESCRIPTION, _LONGEST_ENTITY, _LONGEST_DETAILS = 130, 15_000, 512, 8000
 
 
 class Config(NotifierConfig):
@@ -67,8 +67,8 @@ class Opsgenie(HoldsNothing):
             "description": "\n".join(wording.plain_lines(notice))[:_LONGEST_DESCRIPTION],
             "priority": _PRIORITIES[alert.tier],
             "source": "Curb",
-            "entity": wording.subject(alert),
-            "details": dict(alert.tags) | ({"link": link} if link else {}),
+            "entity": wording.clean(wording.subject(alert), _LONGEST_ENTITY),
+            "details": wording.tags(alert, _LONGEST_DETAILS - len(f"link{link}")) | ({"link": link} if link else {}),
         }
 
     async def _post(self, url: URL, body: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ from curb.stream.time import iso
 
 #: Characters of a summary. By definition of the API.
 _LONGEST_SUMMARY = 1024
+#: Characters of all tags; more than 512 kB of an event are refused. By hand.
+_LONGEST_TAGS = 50_000
 
 
 class Config(NotifierConfig):
@@ -42,8 +44,9 @@ class PagerDuty(HoldsNothing):
 
     async def send(self, notice: Notice, ref: str) -> str:
         """Trigger while any alert of the notice fires, then resolve."""
+        key = self._config.routing_key.get_secret_value()
         event: dict[str, Any] = {
-            "routing_key": self._config.routing_key.get_secret_value(),
+            "routing_key": key,
             "dedup_key": notice.lead.alert_id,
             "event_action": "trigger" if notice.is_firing else "resolve",
         }
@@ -59,6 +62,7 @@ class PagerDuty(HoldsNothing):
             timeout_s=self._config.timeout_s,
             headers={},
             json=event,
+            secrets=[key],
         )
         return ""
 
@@ -74,10 +78,10 @@ class PagerDuty(HoldsNothing):
             "severity": SEVERITIES[alert.tier],
             "timestamp": iso(alert.fired_at, "milliseconds"),
             "component": wording.subject(alert),
-            "group": alert.tags.get("team", ""),
+            "group": wording.clean(alert.tags.get("team", "")),
             "class": alert.kind,
             "custom_details": {
-                "tags": alert.tags,
+                "tags": wording.tags(alert, _LONGEST_TAGS),
                 "reason": wording.reason(alert),
                 "lines": wording.plain_lines(notice),
             },

@@ -75,6 +75,15 @@ def subject(alert: Alert) -> str:
     return " ".join(f"{clean(key)}={clean(value)}" for key, value in alert.tags.items()) or alert.scope
 
 
+def tags(alert: Alert, longest: int) -> dict[str, str]:
+    """Tags with at most `longest` characters in all, names and values: whole, or cut to equal shares."""
+    found = alert.tags
+    if sum(len(key) + len(value) for key, value in found.items()) <= longest:
+        return dict(found)
+    share = max(1, longest // (2 * len(found)))
+    return {clean(key, share): clean(value, share) for key, value in found.items()}
+
+
 def period_end(alert: Alert) -> tuple[str, float]:
     """What ends next, and when: the period of its budget, else the calendar month (UTC)."""
     budget = alert.budget

@@ -32,6 +32,8 @@ class OpsgenieApi:
         if request.headers.get("Authorization") != f"GenieKey {self._api_key}":
             return web.json_response({"message": "Could not authenticate", "took": 0.0}, status=401)
         right = set(posted) <= FIELDS and 0 < len(posted["message"]) <= 130 and len(posted["alias"]) <= 512
+        right &= len(posted["entity"]) <= 512 and len(posted["description"]) <= 15_000
+        right &= sum(len(key) + len(value) for key, value in posted["details"].items()) <= 8000
         if not right or posted["priority"] not in {"P1", "P2", "P3", "P4", "P5"}:
             return web.json_response({"message": "Request body is not processable."}, status=422)
         known = self.alerts.get(posted["alias"])
@@ -44,6 +46,8 @@ class OpsgenieApi:
     async def _close(self, request: web.Request) -> web.Response:
         if request.query.get("identifierType") != "alias":
             return web.json_response({"message": "Invalid identifier"}, status=422)
+        if len(json.loads(await request.read())["note"]) > 25_000:
+            return web.json_response({"message": "Request body is not processable."}, status=422)
         alias = request.match_info["alias"]
         self.closed.append(alias)
         if alias in self.alerts:

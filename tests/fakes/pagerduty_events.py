@@ -26,7 +26,10 @@ class PagerdutyEvents:
         return app
 
     async def _enqueue(self, request: web.Request) -> web.Response:
-        event = json.loads(await request.read())
+        read = await request.read()
+        if len(read) > 512 << 10:
+            return web.json_response({"message": "Payload too large"}, status=413)
+        event = json.loads(read)
         if problem := self._problem(event):
             answer = {"status": "invalid event", "message": "Event object is invalid", "errors": [problem]}
             return web.json_response(answer, status=400)
@@ -36,7 +39,7 @@ class PagerdutyEvents:
 
     def _problem(self, event: dict[str, Any]) -> str:
         if event.get("routing_key") != self._routing_key:
-            return "'routing_key' is invalid"
+            return f"'routing_key' {event.get('routing_key')} is invalid"
         if not 0 < len(event.get("dedup_key", "")) <= 255:
             return "Length of 'dedup_key' is incorrect (should be between 1 and 255 characters)"
         if event.get("event_action") == "resolve":

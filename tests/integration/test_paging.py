@@ -83,6 +83,18 @@ async def test_a_message_of_several_alerts_is_known_by_its_first_and_ends_with_i
 
 
 @pytest.mark.parametrize(("kind", "secret"), [("pagerduty", "routing_key"), ("opsgenie", "api_key")])
+@pytest.mark.parametrize("value", ["x" * 10_000, "\x00\x1b[31m\n\u202e" * 2000, "\U0001f4b8" * 300_000])
+async def test_an_alert_with_huge_tags_is_cut_to_what_the_service_takes(kind: str, secret: str, value: str) -> None:
+    fake: Any = PagerdutyEvents(KEY) if kind == "pagerduty" else OpsgenieApi(KEY)
+    tags = {"team": value} | {f"{'tag' * 30}{n}": value for n in range(12)}
+    alert = an_alert(tags=tags, reason=value, explanation=value)
+    async with paging(fake, kind=kind, **{secret: KEY}) as notifier:
+        await notifier.send(Notice("k-1", alert), "")
+        await notifier.send(Notice("k-2", an_alert(tags=tags, status="resolved", resolved_at=T0 + 60)), "")
+    assert list(fake.incidents if kind == "pagerduty" else fake.alerts) == [alert.alert_id]
+
+
+@pytest.mark.parametrize(("kind", "secret"), [("pagerduty", "routing_key"), ("opsgenie", "api_key")])
 async def test_a_wrong_key_is_permanent_and_says_what_the_service_said(kind: str, secret: str) -> None:
     fake: Any = PagerdutyEvents("another") if kind == "pagerduty" else OpsgenieApi("another")
     async with paging(fake, kind=kind, **{secret: KEY}) as notifier:
