@@ -208,16 +208,21 @@ class Port:
 
     async def _arrivals(self) -> None:
         """Take what the acceptor passes on; start another one when it ends before the port is closed."""
-        while self._channel is not None:
-            await self._follow(self._channel)
-            if self._closing:
-                return
-            logger.error("the process that accepts connections has ended; another one is started")
+        while not self._closing:
+            if self._channel is not None:
+                await self._follow(self._channel)
+                if self._closing:
+                    return
+                logger.error("the process that accepts connections has ended; another one is started")
             metrics.HTTP_ACCEPT_ERRORS.inc()
             await self._end_acceptor()
             await asyncio.sleep(_AGAIN_S)
-            if not self._closing:
-                self._start_acceptor()
+            try:
+                if not self._closing:
+                    self._start_acceptor()
+            except OSError as error:  # no descriptor, process or memory is left now: the rest of the daemon goes on
+                await self._end_acceptor()
+                logger.error("no process that accepts connections can be started", extra={"error": str(error)})
 
     async def _follow(self, channel: socket.socket) -> None:
         """Until the acceptor ends, or is cut off because it cannot be followed."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import json
 import os
 import resource
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -205,6 +207,27 @@ async def test_an_acceptor_that_ends_is_followed_by_another(port: Port) -> None:
         while port.acceptor_pid in (first, None):
             await asyncio.sleep(0.05)
     assert b"hello" in await ask(port)
+
+
+async def test_an_acceptor_that_cannot_be_started_is_tried_again(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    serving, failures, popen = asyncio.create_task(port.serve()), iter(range(2)), subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        if next(failures, None) is not None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    first = port.acceptor_pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while port.acceptor_pid in (first, None):
+            assert not serving.done()
+            await asyncio.sleep(0.05)
+    assert b"hello" in await ask(port)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 async def test_a_port_that_is_freed_in_a_moment_is_waited_for(port: Port) -> None:
