@@ -17,6 +17,7 @@ from curb.connectors.bills.guard import LineCounts, Refusal, Unusable, judge
 from curb.connectors.bills.lines import BillForm, BillLines
 from curb.connectors.bills.restate import Restater, SnapshotConnector
 from curb.connectors.bills.restate_store import Comparison, DeliveryVerdict, Refused
+from curb.connectors.bills.split import NotSplitError, SplitCosts
 from curb.connectors.bills.sums import BillSums, Meaning
 from curb.connectors.connector import Batch, Check, ConnectorConfig, Context
 from curb.connectors.decode import Letters, Rejected
@@ -25,7 +26,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.time import DAY_S, HOUR_S
 
 #: What can be told apart beside the mapped tags.
-Dimension = Literal["service", "account", "region", "usage_type", "resource"]
+Dimension = Literal["service", "account", "region", "usage_type", "resource", "principal", "product"]
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 
 
@@ -45,7 +46,8 @@ class BillSettings(ConnectorConfig):
     )
     dimensions: tuple[Dimension, ...] = Field(
         ("service", "account", "region"),
-        description="Further dimensions, each a tag. `usage_type` and `resource` make many more keys.",
+        description="Further dimensions, each a tag. `usage_type` and `resource` make many more keys; `principal` (who "
+        "called, such as an IAM user) and `product` (its name in the marketplace) are in a CUR alone.",
     )
     granularity: Literal["hour", "day"] = Field("hour", description="Shorter charge periods are summed to this.")
     usd_per: UsdPer = Field(
@@ -196,7 +198,7 @@ class Bill(SnapshotConnector):
                 nonlocal lines, sums
                 if lines is None:
                     form = self._form_of(names)
-                    lines = self._lines(form)
+                    lines = self._lines(form, self._split(delivery) if form.splits else None)
                     slot_s = HOUR_S if self._settings.granularity == "hour" else DAY_S
                     sums = BillSums(lines.interners, slot_s, self._meaning_in(form, list(lines.interners)))
                 return lines.choose(names)
@@ -261,9 +263,22 @@ class Bill(SnapshotConnector):
         )
         return of, form.group(texts)
 
-    def _lines(self, form: BillForm) -> BillLines:
+    def _lines(self, form: BillForm, split: SplitCosts | None = None) -> BillLines:
         settings = self._settings
-        return BillLines(form, self._keys(form), settings.tag_keys, self._rates, settings.columns)
+        nested = {tag: key for tag, key in form.nested.items() if tag in settings.dimensions}
+        keys = self._keys(form)
+        return BillLines(form, keys, nested | settings.tag_keys, self._rates, settings.columns, split)
+
+    def _split(self, delivery: Delivery) -> SplitCosts | None:
+        """The shares that lines of a delivery have in others; None where it has none."""
+        split = SplitCosts()
+        try:
+            for file in delivery.files:
+                for batch in self._files.batches(file.path, split.choose):
+                    split.add(batch)
+        except NotSplitError:
+            return None
+        return split
 
     def _keys(self, form: BillForm) -> list[str]:
         optional = set(DIMENSIONS) - set(self._settings.dimensions)

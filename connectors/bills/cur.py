@@ -138,12 +138,15 @@ CUR = BillForm(
         "currency": ("lineitemcurrencycode",),
         "kind": (_TYPE,),
         "usage_type": ("lineitemusagetype",),
+        "principal": ("lineitemiamprincipal",),
     },
-    tags=("resourcetags", "costcategory"),
+    tags=("resourcetags", "costcategory", "product"),
     cost=cost,
     category=category,
     group=group,
     settle=settle,
     usd=lambda lines: np.full(lines.rows, np.nan),  # a report says no other currency
     provider="AWS",
+    nested={"product": "product_name"},
+    splits=True,
 )

@@ -15,6 +15,7 @@ from curb.connectors.bills.cells.values import Moments, amounts, as_text, numeri
 from curb.connectors.bills.charges import LineKind
 from curb.connectors.bills.files import canonical, spellings
 from curb.connectors.bills.guard import Unusable
+from curb.connectors.bills.split import SplitCosts
 from curb.connectors.bills.sums import Floats, Interner, Ints, Lines, Settled, Totals
 from curb.connectors.bills.tags import BillTags
 from curb.connectors.decode import Rejected
@@ -73,6 +74,10 @@ class BillForm(NamedTuple):
     month_first: bool | None = None
     #: Of all lines that name no other.
     provider: str = ""
+    #: Dimension → its key in the maps of `tags`, where it has no column of its own.
+    nested: Mapping[str, str] = {}
+    #: Whether lines may share out the cost of others (split cost allocation).
+    splits: bool = False
 
 
 def ratio(lines: Texts, *pairs: tuple[str, str]) -> Floats:
@@ -90,7 +95,7 @@ class BillLines:
     """Reads the batches of one delivery: `choose` for each file, then `read` for each of its batches.
 
     `keys` are the form's texts to tell apart, `tags` is Curb's tag → key in the bill. `columns` is a documented column
-    → how this bill calls it.
+    → how this bill calls it. `split` are the shares of the delivery, where it has some.
     """
 
     def __init__(
@@ -100,8 +105,10 @@ class BillLines:
         tags: Mapping[str, str],
         rates: CurrencyRates,
         columns: Mapping[str, str] | None = None,
+        split: SplitCosts | None = None,
     ) -> None:
         self._form, self._keys, self._rates = form, [key for key in form.texts if key in keys], rates
+        self._split = split
         self._tags = BillTags(tags, form.tags)
         self._renamed = {canonical(theirs): canonical(ours) for ours, theirs in (columns or {}).items()}
         self.interners = {name: Interner() for name in (*self._keys, *(f"tag:{tag}" for tag in tags))}
@@ -129,8 +136,10 @@ class BillLines:
         wanted = dict.fromkeys([*form.start, *form.end, *form.amounts, *texts])
         self._at = {name: there[name] for name in wanted if name in there}
         chosen = list(self._at.values())
-        chosen += [name for name in self._tags.choose(names, self._called) if name not in chosen]
-        return chosen
+        chosen += self._tags.choose(names, self._called)
+        if self._split is not None:
+            chosen += self._split.choose(names)
+        return list(dict.fromkeys(chosen))
 
     def settle(self, totals: Totals) -> Settled:
         """The factors of the groups' dollars, when all lines were read."""
@@ -148,6 +157,8 @@ class BillLines:
         start = self._seconds(self._form.start)
         end = self._seconds(self._form.end) if self._form.end else start + DAY_S
         effective, billed = self._form.cost(self)
+        if self._split is not None:
+            effective = self._split.applied(batch, effective)
         keys = {key: self.interners[key].numbers(self.texts(*self._form.texts[key])) for key in self._keys}
         for tag, values in self._tags.of(batch).items():
             keys[f"tag:{tag}"] = self.interners[f"tag:{tag}"].numbers(values)

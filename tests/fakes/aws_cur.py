@@ -95,7 +95,7 @@ def parquet(lines: list[dict[str, Any]]) -> bytes:
         values = [each[name] for each in lines]
         if name in DATES:
             columns[name] = pa.array([int(value * 1000) for value in values], pa.timestamp("ms"))
-        elif name == "resource_tags":
+        elif name in ("resource_tags", "product"):
             columns[name] = pa.array([list(value.items()) for value in values], pa.map_(pa.string(), pa.string()))
         else:
             number = name.endswith("cost") or any(isinstance(value, float) for value in values)
@@ -117,9 +117,10 @@ def csv_gz(lines: list[dict[str, Any]], *, legacy: bool) -> bytes:
 
 def _flat(line: dict[str, Any], legacy: bool) -> dict[str, Any]:
     row = {name: rfc3339(value) if name in DATES else value for name, value in line.items()}
-    tags = row.pop("resource_tags")
+    tags: Any = row.pop("resource_tags")
     if not legacy:
-        return {**row, "resource_tags": tags if isinstance(tags, str) else json.dumps(tags)}
+        maps = {"resource_tags": tags} | ({"product": row.pop("product")} if "product" in row else {})
+        return row | {name: each if isinstance(each, str) else json.dumps(each) for name, each in maps.items()}
     tagged = {f"resourceTags/user:{key.removeprefix('user_')}": value for key, value in tags.items()}
     return {LEGACY[name]: value for name, value in row.items()} | tagged
 
