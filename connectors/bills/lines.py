@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from curb.connectors.bills.cells.arrow import to_numbers
 from curb.connectors.bills.cells.rates import CurrencyRates
+from curb.connectors.bills.cells.tags import BillTags
 from curb.connectors.bills.cells.values import Moments, amounts, as_text, numeric_seconds, there
 from curb.connectors.bills.charges import LineKind
 from curb.connectors.bills.files import canonical, spellings
 from curb.connectors.bills.guard import Unusable
 from curb.connectors.bills.split import SplitCosts
 from curb.connectors.bills.sums import Floats, Interner, Ints, Lines, Settled, Totals
-from curb.connectors.bills.tags import BillTags
 from curb.connectors.decode import Rejected
 from curb.stream.time import DAY_S
 
