@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 #: Colours that stay apart for the colour-blind (Okabe and Ito), and grey for everything else.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#8a8f98"
+#: Characters of a label. By hand: three stand side by side.
+_LONGEST_LABEL = 40
+
+
+def _label(name: str) -> str:
+    """A value of a tag as a label: one short line that is no formula. Legends leave out what begins with `_`."""
+    line = "".join(each if each.isprintable() else " " for each in name)
+    line = line if len(line) <= _LONGEST_LABEL else line[: _LONGEST_LABEL - 1] + "…"
+    return (" " if line.startswith("_") else "") + line.replace("$", r"\$")
 
 
 def _figure(rows: int = 1, height: float = 3.2, columns: int = 1) -> tuple[Figure, Any]:
@@ -54,7 +63,7 @@ def spend_chart(history: History, *tags: str, most: int = 5) -> Figure:
     others = sum((each for _, each in list(found.items())[most:]), np.zeros(history.hours))
     figure, (axes,) = _figure()
     colours = [*_COLOURS[: len(shown)], _GREY]
-    labels = [name.replace("$", r"\$") for name, _ in shown] + ["all others"]
+    labels = [_label(name) for name, _ in shown] + ["all others"]
     axes.stackplot(history.times, *(each for _, each in shown), others, colors=colours, labels=labels, lw=0)
     _in_dollars(axes)
     _named(axes)
@@ -115,7 +124,7 @@ def incident_chart(history: History, found: Explanation, policies: Sequence[Poli
         begin = alert.fired_at + policy.after_minutes * 60
         span = _local(history, [begin, begin + policy.lease_minutes * 60])
         limit = policy.keeps * alert.expected_usd_per_hour
-        axes.plot(span, [limit, limit], color=_COLOURS[1 + number % 5], lw=3, label=policy.name.replace("$", r"\$"))
+        axes.plot(span, [limit, limit], color=_COLOURS[1 + number % 5], lw=3, label=_label(policy.name))
     _in_dollars(axes)
     _named(axes)
     return figure
@@ -148,7 +157,7 @@ def money_chart(history: History, tag: str = "model", most: int = 4) -> Figure:
         mine, theirs = history.daily(estimated), history.daily(billed.get(name, np.zeros(history.hours)))
         ratio = np.divide(theirs.usd, mine.usd, out=np.full(len(mine.usd), np.nan), where=mine.usd > 0)
         days = np.array([day_of(mine.first_day + day) for day in range(len(ratio))], "datetime64[D]")
-        axes.plot(days, ratio, "o-", ms=3, color=_COLOURS[number % 6], label=name.replace("$", r"\$"))
+        axes.plot(days, ratio, "o-", ms=3, color=_COLOURS[number % 6], label=_label(name))
     axes.axhline(1.0, color=_GREY, lw=1, ls="--")
     axes.set_ylabel("billed / estimated")
     axes.set_ylim(bottom=0)
@@ -162,7 +171,7 @@ def idle_chart(history: History, nodes: Sequence[NodeUse]) -> Figure:
     grid = np.array([each.busy for each in nodes])
     edges = np.append(history.times, history.times[-1] + np.timedelta64(HOUR_S, "s"))
     mesh = axes.pcolormesh(edges, np.arange(len(nodes) + 1), grid, vmin=0, vmax=100, cmap="viridis")
-    axes.set_yticks(np.arange(len(nodes)) + 0.5, [each.name for each in nodes])
+    axes.set_yticks(np.arange(len(nodes)) + 0.5, [_label(each.name) for each in nodes])
     axes.invert_yaxis()
     axes.grid(visible=False)
     figure.colorbar(mesh, label="% busy", pad=0.01)

@@ -19,7 +19,7 @@ from curb import wiring
 from curb.config.file import FIGURE_PARTS, CurbConfig, load_file
 from curb.detector.forecast.days import DailySpend
 from curb.detector.rollup.dedupe import DedupeSettings, RecentIds
-from curb.detector.rollup.raw_records import MARK
+from curb.detector.rollup.raw_records import EARLIEST_TIME, LATEST_TIME, MARK
 from curb.detector.state.scopes import Source
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
@@ -41,6 +41,8 @@ from curb.views.alerts_and_actions import LogView
 Floats = NDArray[np.float64]
 Tags = tuple[tuple[str, str], ...]
 T = TypeVar("T")
+#: Seconds that one charge may cover: a commitment of three years. By hand; each hour of it takes memory.
+_LONGEST_S = 3 * 366 * DAY_S
 
 _TOPICS: tuple[tuple[str, Source, type[SpendRecord]], ...] = (
     (USAGE, "usage", UsageRecord),
@@ -151,7 +153,7 @@ async def _read(config: CurbConfig, since: float) -> History:
     hours: dict[tuple[Source, Tags], dict[int, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0] * 4))
     async with wiring.open_log(config, WallClock()) as log:
         for topic, kind, schema in _TOPICS:
-            await _add_up(log, topic, kind, schema, since, hours)
+            await _add_up(log, topic, kind, schema, since, config.detector.max_future_s, hours)
         view = await LogView().load(log)
     known = [hour for each in hours.values() for hour in each]
     if not known:
@@ -172,6 +174,7 @@ async def _add_up(
     kind: Source,
     schema: type[SpendRecord],
     since: float,
+    max_future_s: float,
     hours: dict[tuple[Source, Tags], dict[int, list[float]]],
 ) -> None:
     ids = RecentIds(DedupeSettings(window_s=1e12, min_ids=0))  # for ever: a duplicate may come weeks later
@@ -182,7 +185,7 @@ async def _add_up(
         records = [
             record
             for record in decode_lines(message.value, schema, lambda *_: None)
-            if record.charge_period_start >= since and math.isfinite(record.effective_cost)
+            if record.charge_period_start >= since and _counts(record, max_future_s)
         ]
         records = [each for each in records if not (isinstance(each, CostRecord) and each.delta == MARK)]
         fresh = ids.first_seen([record.id for record in records]) if records else None
@@ -191,14 +194,21 @@ async def _add_up(
                 _add(hours[kind, _tags(record)], record)
 
 
+def _counts(record: SpendRecord, max_future_s: float) -> bool:
+    """False for what the rollup counts nowhere either: no sum, or a time that is an error."""
+    latest = min(record.received_at + max_future_s, LATEST_TIME)
+    return math.isfinite(record.effective_cost) and EARLIEST_TIME <= record.charge_period_start <= latest
+
+
 def _tags(record: SpendRecord) -> Tags:
     fields = {tag: value for tag, field in _FIELDS.items() if (value := getattr(record, field, ""))}
     return tuple(sorted((fields | record.tags).items()))
 
 
 def _add(hours: dict[int, list[float]], record: SpendRecord) -> None:
-    """A charge counts in the hours that it covers, evenly."""
-    start, end = record.charge_period_start, max(record.charge_period_end, record.charge_period_start)
+    """A charge counts in the hours that it covers, evenly; in those of its first `_LONGEST_S` where it covers more."""
+    start = record.charge_period_start
+    end = max(start, min(record.charge_period_end, start + _LONGEST_S))
     first, last = int(start // HOUR_S), int(max(start, math.nextafter(end, start)) // HOUR_S)
     busy = record.gpu_utilization if isinstance(record, GpuRecord) else None
     for hour in range(first, last + 1):

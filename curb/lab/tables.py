@@ -27,7 +27,8 @@ def spend_table(history: History, *tags: str, most: int = 10) -> str:
         days = history.daily(dollars).usd
         now, before = float(days[-7:].sum()), float(days[-14:-7].sum())
         change = f"{now / before - 1:+.0%}" if before > 0 and len(days) >= 14 else "–"
-        rows.append([text(name), usd(float(dollars.sum())), f"{float(dollars.sum()) / total:.0%}", usd(now), change])
+        share = f"{float(dollars.sum()) / total:.0%}" if total > 0 else "–"
+        rows.append([text(name), usd(float(dollars.sum())), share, usd(now), change])
     rest = list(found.values())[most:]
     if rest:
         rows.append([f"{len(rest)} more", usd(sum(float(each.sum()) for each in rest)), "", "", ""])

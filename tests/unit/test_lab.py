@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -81,6 +83,35 @@ def test_every_record_counts_once_in_the_hours_that_it_covers(tmp_path: Path) ->
     assert found.by("team")["x"].tolist() == [1.0, 2.0, 2.0, 0.0, 0.0]
     assert found.total(team="y").tolist() == pytest.approx([0, 0, 0, 1.0, 2.0])
     assert found.total().sum() == pytest.approx(8.0)
+
+
+def test_a_record_with_an_impossible_time_or_end_does_not_stop_the_others(tmp_path: Path) -> None:
+    lines = [usage(str(at), at, 5.0, team="x") for at in (1e300, -1e15, 0.0, T0 + 900 * DAY)]
+    lines[-1] = msgspec.structs.replace(lines[-1], received_at=T0 + 1.0)
+    lines += [usage("a", T0, 1.0, team="x"), usage("long", T0, 2.0, end=1e300, team="x")]
+    found = lab.from_log(logged(tmp_path, Message(USAGE, encode_lines(lines))))
+    assert found.start == T0
+    assert found.total().sum() == pytest.approx(3.0)
+
+
+NAMES = ("_hidden", "__untagged__", "$a_{$", "two\nlines", "z" * 500, "\\frac{")
+
+
+def test_hostile_names_are_short_labels_of_a_legend_and_no_formulas() -> None:
+    many = history(1, **dict.fromkeys(NAMES, 1.0))
+    nodes = [lab.NodeUse(name, np.zeros(24), 0.0, 0.0, 0, 0) for name in NAMES]
+    figures = [lab.spend_chart(many, "api_key", most=9), lab.money_chart(many, "api_key", most=9)]
+    for figure in [*figures, lab.idle_chart(many, nodes)]:
+        figure.savefig(io.BytesIO())  # raises ValueError for a formula that is none
+    for figure in figures:
+        shown = [each.get_text() for each in figure.axes[0].get_legend().get_texts()]
+        assert len([each for each in shown if each != "all others"]) == len(NAMES)
+        assert all(len(each) <= 44 and "\n" not in each for each in shown)
+
+
+@pytest.mark.parametrize("usd", [{"a": 0.0}, {"a": 1.0, "b": -1.0}, {"a": -1.0}])
+def test_shares_of_nothing_are_not_shown(usd: dict[str, float]) -> None:
+    assert "| – |" in lab.spend_table(history(3, **usd), "api_key")
 
 
 def test_the_three_kinds_stay_apart_and_the_mark_of_a_bill_is_no_charge(tmp_path: Path) -> None:
