@@ -237,7 +237,9 @@ def feed(
             close_at += bucket_s
             pipeline.tick(close_at)
         while (until := pipeline.scored_until) > 0:  # records of a source that is late wait for their turn
-            pipeline.tick(_next_close(until, bucket_s, grace_s))
+            # Time must go on: with a grace longer than a bucket the next close may be one that has been.
+            close_at = max(close_at + bucket_s, _next_close(until, bucket_s, grace_s))
+            pipeline.tick(close_at)
     result.collect(pipeline)
 
 

@@ -111,3 +111,24 @@ def test_seconds_within_the_grace_change_nothing() -> None:
 def test_calls_have_no_grid() -> None:
     starts = [START + 3.0, START + 20.0, START + 61.0]
     assert grid(rows(starts, [1.0, 1.0, 1.0], 0.0)).phase(60) == 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("step_s", [7, 2700, 86400])
+def test_a_stream_of_any_step_comes_to_an_end(tmp_path: Path, step_s: int) -> None:
+    # Of 45 minutes in buckets of 15 the grace is longer than a bucket.
+    rows = [
+        {
+            "src": "llm",
+            "id": str(number),
+            "ts": at(START + 100 + number * step_s),
+            "recv": at(START + 100 + (number + 1) * step_s),
+            "tags": {"team": "search", "api_key": "key-1"},
+            "cost_usd": 1.0,
+        }
+        for number in range(40 if step_s < 86400 else 6)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = replay(tmp_path / "rows.jsonl", DetectorSettings())
+    assert found.pipeline is not None
+    assert (found.events, found.pipeline.scored_until) == (len(rows), 0.0)
