@@ -147,8 +147,6 @@ class Forgotten:
     #: Topics of Kafka with messages that hold the name until their retention is over.
     remains: Counter[str] = field(default_factory=Counter)
     other_tags: Counter[str] = field(default_factory=Counter)
-    #: Files of the data directory in which the name still stands.
-    files: list[Path] = field(default_factory=list)
 
 
 async def forget(log: Log, redaction: Redaction, now: float, progress: Progress, *, dry_run: bool) -> Forgotten:

@@ -11,6 +11,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +137,12 @@ def _times(line: dict[str, Any], factor: float) -> dict[str, Any]:
 
 
 def _key(alias: str) -> Key:
-    return _KEYS[alias]
+    return _keys()[alias]
 
 
-_KEYS = {key.alias: key for key in Trace.load(default_directory()).keys}
+@cache
+def _keys() -> dict[str, Key]:
+    return {key.alias: key for key in Trace.load(default_directory()).keys}
 
 
 def _loops(trace: Trace) -> Iterator[dict[str, Any]]:

@@ -42,7 +42,7 @@ actions:
   actions:
     - {{kind: litellm_limits, name: throttle, base_url: "{url}", api_key: {admin}, new_principal_rpm: {limit}}}
   routes:
-    - {{match: {{kind: [budget]}}, act: [throttle], lease_minutes: 0.25}}
+    - {{match: {{kind: [budget]}}, act: [throttle], lease_minutes: 0.5}}
   limits: {{shave_unmarked: true}}
 """
 
@@ -83,6 +83,12 @@ async def push(daemon: Daemon, name: str) -> None:
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
         async with http.post(f"{daemon.url}/v1/ingest/meter", data=body) as answer:
             assert answer.status == 200
+
+
+async def is_applied(daemon: Daemon) -> bool:
+    """Asked of the daemon itself: on a busy machine a command takes longer than the lease lasts."""
+    async with aiohttp.ClientSession() as http, http.get(f"{daemon.url}/v1/actions") as answer:
+        return "applied" in [each["state"] for each in await answer.json()]
 
 
 async def ledger(daemon: Daemon) -> list[tuple[str, str]]:
@@ -126,19 +132,19 @@ async def running_reaper(daemon: Daemon) -> AsyncIterator[None]:
 async def test_a_limit_comes_back_while_the_daemon_is_dead(world: World) -> None:
     daemon = world.daemon
     await push(daemon, "first")
-    async with asyncio.timeout(60):
-        while world.limit() != NEW_LIMIT or "applied" not in str(await ledger(daemon)):
+    async with asyncio.timeout(120):
+        while world.limit() != NEW_LIMIT or not await is_applied(daemon):
             await asyncio.sleep(0.1)
     await daemon.kill()
 
     code, _ = await world.reap(grace_s=3600)
     assert (code, world.limit()) == (0, NEW_LIMIT), "a lease that is not over is none of the reaper's business"
     world.gateway.faults.next.append("500")
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(180):  # the lease, and as many commands as a busy machine needs
         while (await world.reap(grace_s=0))[0] == 0:
             await asyncio.sleep(0.1)
     assert world.limit() == NEW_LIMIT, "the gateway was down for a moment"
-    async with running_reaper(daemon), asyncio.timeout(60):
+    async with running_reaper(daemon), asyncio.timeout(120):
         while len(await ledger(daemon)) < 4:
             await asyncio.sleep(0.1)
     assert world.limit() == OLD_LIMIT
@@ -149,7 +155,7 @@ async def test_a_limit_comes_back_while_the_daemon_is_dead(world: World) -> None
     said_before = len(daemon.log.read_text(encoding="utf-8"))
     await daemon.start()
     await push(daemon, "second")
-    async with asyncio.timeout(30):  # it has folded the ledger, and in it what the reaper did
+    async with asyncio.timeout(60):  # it has folded the ledger, and in it what the reaper did
         while '"open_leases": 0' not in daemon.log.read_text(encoding="utf-8")[said_before:]:
             await asyncio.sleep(0.1)
     assert await daemon.stop() == 0
