@@ -237,7 +237,7 @@ def feed(
             close_at += bucket_s
             pipeline.tick(close_at)
         while (until := pipeline.scored_until) > 0:  # records of a source that is late wait for their turn
-            # Time must go on: with a grace longer than a bucket the next close may be one that has been.
+            # Time must go on: with a grace longer than a bucket the next close may be past already.
             close_at = max(close_at + bucket_s, _next_close(until, bucket_s, grace_s))
             pipeline.tick(close_at)
     result.collect(pipeline)
