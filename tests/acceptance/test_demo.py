@@ -38,7 +38,7 @@ async def test_the_demo_tells_its_story_and_leaves_its_files(tmp_path: Path) -> 
     shown = (out / "slack.md").read_text(encoding="utf-8")
     assert shown.startswith(f"# {message['blocks'][0]['text']['text']}")
     assert "support-agent" in shown
-    assert "**Expected**" in shown
+    assert "/h instead of $" in shown
     assert "curb actions undo" in shown
     assert not set("<>") & set(shown)
     assert (out / "chart.png").read_bytes().startswith(_PNG)

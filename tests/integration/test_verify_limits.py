@@ -172,7 +172,10 @@ def test_a_key_is_deleted_when_the_process_is_stopped(tmp_path: Path, sent: sign
         action = {"kind": "litellm_limits", "name": "throttle", "base_url": url, "api_key": ADMIN_KEY}
         config.write_text(json.dumps({"actions": {"actions": [action]}}))
         options = ["--model", MODEL, "--yes", "--wait", "600"]
-        curb = subprocess.Popen([sys.executable, "-m", "curb", "verify-limits", "-c", str(config), *options])
+        # Tests in the background of a shell ignore SIGINT, and so would the process that they start.
+        start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        start += "runpy.run_module('curb', run_name='__main__')"
+        curb = subprocess.Popen([sys.executable, "-c", start, "verify-limits", "-c", str(config), *options])
         try:
             # A busy machine is slow; the calls themselves would take the ten minutes of --wait.
             assert called.wait(120)

@@ -183,9 +183,22 @@ def test_dump_and_load_continue_bit_for_bit() -> None:
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_load_refuses_the_state_of_another_step_length() -> None:
+def test_the_state_of_another_step_length_keeps_what_is_not_about_single_steps() -> None:
+    minutes, longer = new_head(1, 60), new_head(1, 300)
+    end = MONDAY + 2 * DAY
+    feed(minutes, MONDAY, end, flat(0.2))
+    longer.load(minutes.dump())
+    assert longer.baseline(0).expected_usd_per_hour == pytest.approx(minutes.baseline(0).expected_usd_per_hour)
+    assert longer.baseline(0).known_days == pytest.approx(minutes.baseline(0).known_days, abs=1 / 144)
+    scores = feed(longer, end, end + 2 * HOUR, flat(1.0), step_s=300)
+    assert all(each.notice[0] < SETTINGS.notice_threshold for each in scores), "the same spend by the hour"
+
+
+def test_load_refuses_a_state_of_another_shape() -> None:
+    saved = new_head(1).dump()
+    wrong = {name: array[:-1] if array.ndim > 1 and "of_day" in name else array for name, array in saved.items()}
     with pytest.raises(ValueError, match="shape"):
-        new_head(1, 300).load(new_head(1, 60).dump())
+        new_head(1).load(wrong)
 
 
 def test_growing_leaves_the_old_series_as_they_were() -> None:

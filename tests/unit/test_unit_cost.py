@@ -127,6 +127,12 @@ def test_dump_and_load_continue_bit_for_bit_and_neighbours_do_not_matter() -> No
     assert head.bytes_per_series < 700
 
 
-def test_load_refuses_the_state_of_another_step_length() -> None:
-    with pytest.raises(ValueError, match="shape"):
-        new_head(1, 300).load(new_head(1, 60).dump())
+def test_the_state_of_another_step_length_goes_on() -> None:
+    minutes, longer = new_head(1, 60), new_head(1, 300)
+    end = MONDAY + 3 * DAY
+    feed(minutes, MONDAY, end, traffic((8.0,)))
+    longer.load(minutes.dump())
+    five = traffic((40.0,))
+    scores = feed(longer, end, end + 6 * HOUR, five, step_s=300)
+    assert max(each.notice[0] for each in scores) < THRESHOLD
+    assert scores[-1].expected[0] == pytest.approx(0.02, rel=0.2)
