@@ -178,7 +178,9 @@ async def test_versions_take_turns_and_a_snapshot_of_neither_is_set_aside(
     assert unknown
     await log.append(unknown)
     first = await cluster.start("a", None)
-    assert first.log.read_text("utf-8").count("set aside") == len(unknown)
+    await until(
+        _set_aside(first, len(unknown)), lambda: f"{len(unknown)} set aside: {first.log.read_text('utf-8')[-2000:]}"
+    )
     await cluster.until_counted()
     await cluster.push(first, LOOP, 0.3)
     await cluster.until_counted()
@@ -205,6 +207,13 @@ async def _open_actions(daemon: Daemon) -> list[str]:
         return [
             row["action_id"] for row in await answer.json() if row["state"] in ("applied", "effective", "ineffective")
         ]
+
+
+def _set_aside(daemon: Daemon, count: int) -> Callable[[], Awaitable[bool]]:
+    async def set_aside() -> bool:
+        return daemon.log.read_text("utf-8").count("set aside") == count
+
+    return set_aside
 
 
 def _limited(cluster: Cluster) -> Callable[[], Awaitable[bool]]:
