@@ -59,7 +59,7 @@ def forget_command(
         for path in left:
             typer.echo(f"  {path}")
         raise typer.Exit(1)
-    typer.echo(f"No file in {loaded.log.directory} holds it any more.")
+    typer.echo(f"No file in {loaded.log.directory} or {loaded.state_dir} holds it any more.")
 
 
 def _left_in(config: CurbConfig, redaction: Redaction) -> list[Path]:
