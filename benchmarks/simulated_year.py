@@ -80,7 +80,8 @@ def config_of(directory: Path, gateway: str, retention_days: float) -> CurbConfi
                 "state_dir": str(directory / "data" / "connectors"),
                 "http": {"port": 0},
                 "commit_interval_s": 0.01,
-                "snapshot_interval_s": 5.0,
+                # By the wall clock, as both intervals are: one at every commit, so that sizes do not follow it.
+                "snapshot_interval_s": 0.01,
                 "detector": {"bucket_s": 3600, "grace_s": 60, "budgets": [budget]},
                 "actions": {
                     "mode": "auto",

@@ -12,7 +12,7 @@ import msgspec
 
 from curb import wiring
 from curb.config.file import CurbConfig
-from curb.detector.rollup.dedupe import DedupeSettings, RecentIds
+from curb.detector.rollup.dedupe import RecentIds
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.topics import COMMANDS, GPU, USAGE
@@ -20,8 +20,6 @@ from curb.stream.records.knowledge import read_knowledge
 from curb.stream.records.spend import GpuRecord, PlannedActivity, SpendRecord, UsageRecord
 from curb.stream.time import DAY_S, moment
 
-#: Seconds. Ids are remembered for the whole of an export: a duplicate may come weeks later.
-_FOR_EVER_S = 1e12
 #: Bytes of lines in memory before they are written to the files of their days. Chosen by hand.
 _BUFFER_BYTES = 64 << 20
 
@@ -70,8 +68,7 @@ async def export(config: CurbConfig, span: tuple[float, float], tags: Mapping[st
         spool = _Spool(Path(directory))
         async with wiring.open_log(config, WallClock()) as log:
             for topic, kind in ((USAGE, UsageRecord), (GPU, GpuRecord)):
-                ids = RecentIds(DedupeSettings(window_s=_FOR_EVER_S, min_ids=0))
-                ids.begin_slice(0.0)
+                ids = RecentIds.for_ever()
                 async for message in log.scan(topic):
                     records = decode_lines(message.value, kind, lambda *_: None)
                     wanted = [each for each in records if _is_wanted(each, span, tags)]

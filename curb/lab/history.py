@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from curb import wiring
 from curb.config.file import FIGURE_PARTS, CurbConfig, load_file
 from curb.detector.forecast.days import DailySpend
-from curb.detector.rollup.dedupe import DedupeSettings, RecentIds
+from curb.detector.rollup.dedupe import RecentIds
 from curb.detector.rollup.raw_records import EARLIEST_TIME, LATEST_TIME, MARK
 from curb.detector.state.scopes import Source
 from curb.stream.clock import WallClock
@@ -177,8 +177,7 @@ async def _add_up(
     max_future_s: float,
     hours: dict[tuple[Source, Tags], dict[int, list[float]]],
 ) -> None:
-    ids = RecentIds(DedupeSettings(window_s=1e12, min_ids=0))  # for ever: a duplicate may come weeks later
-    ids.begin_slice(0.0)
+    ids = RecentIds.for_ever()
     async for message in log.scan(topic):
         if message.value.startswith(INTAKE_REPORT):
             continue

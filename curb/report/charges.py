@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from curb.detector.budgets.budget import Budget
 from curb.detector.budgets.rows import matches, subject
-from curb.detector.rollup.dedupe import DedupeSettings, RecentIds
+from curb.detector.rollup.dedupe import RecentIds
 from curb.detector.rollup.raw_records import EARLIEST_TIME, LATEST_TIME, MARK
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.scopes import Source
@@ -54,8 +54,6 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 #: Dollars of one sum that are kept apart until they are added exactly: bounds the memory of a sum to 8 kB. By hand.
 _PARTS = 1000
-#: Ids remembered for the whole of a read: a duplicate may come weeks later.
-_FOR_EVER = DedupeSettings(window_s=1e12, min_ids=0)
 #: Seconds. The edges of days in every time zone lie on quarters of an hour.
 _QUARTER_S = 900
 
@@ -223,9 +221,7 @@ class Charges:
         self._detector = detector
         self._day = lru_cache(4096)(lambda quarter: span.day_of(quarter * _QUARTER_S))
         #: One state of ids a topic: an id is unique within its source.
-        self._ids = {kind: RecentIds(_FOR_EVER) for _, kind, _ in _KINDS}
-        for ids in self._ids.values():
-            ids.begin_slice(0.0)
+        self._ids = {kind: RecentIds.for_ever() for _, kind, _ in _KINDS}
 
     async def read(self, log: Log) -> Charges:
         """Take in every charge on an open log."""

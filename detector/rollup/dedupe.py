@@ -27,6 +27,8 @@ _YOUNG_IDS = 1 << 18
 _NEWEST_RUNS = 4
 #: Runs of one slice that are merged at once, so that each id is sorted three times an hour at 4,000 a second.
 _MERGED_RUNS = 4
+#: Seconds of a window that never ends.
+_FOR_EVER_S = 1e12
 #: Longer ids are hashed by their digest.
 _WIDEST_ID = 64
 
@@ -107,6 +109,13 @@ class RecentIds:
         self._slices: list[_Slice] = []
         #: Ids that came before this may be forgotten too early: dropped for their number, or their file was lost.
         self._forgotten_until = 0.0
+
+    @classmethod
+    def for_ever(cls) -> RecentIds:
+        """For one reading of a whole log: a duplicate may come weeks later. Eight bytes for each id."""
+        ids = cls(DedupeSettings(window_s=_FOR_EVER_S, min_ids=0))
+        ids.begin_slice(0.0)
+        return ids
 
     def __len__(self) -> int:
         return len(self._young) + sum(len(run) for each in self._slices for run in each.runs)

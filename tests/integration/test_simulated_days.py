@@ -17,7 +17,7 @@ async def test_disk_does_not_grow_once_the_retention_has_passed(tmp_path: Path) 
     assert sizes[-1].alerts > 0
     assert sizes[-1].actions > 0
     early, late = sizes[DAYS // 2 - 4 : DAYS // 2], sizes[-4:]
-    # What grows by the day would be twice as much. Pages come and go; snapshots and files of ids also follow the wall
-    # clock, so that all files together swing by a third.
+    # Whole pages come and go; what grows by the day would be twice as much.
     assert max(size.log_mib for size in late) < 1.25 * max(size.log_mib for size in early)
-    assert max(size.disk_mib for size in late) < 1.8 * max(size.disk_mib for size in early)
+    assert max(size.disk_mib for size in late) < 1.25 * max(size.disk_mib for size in early)
+    assert max(size.files for size in late) < 1.25 * max(size.files for size in early)
