@@ -105,6 +105,10 @@ class DetectorSettings(Settings):
         default=3 * 86400, ge=0, description="Age of a stream, in seconds, up to which no principal is called new."
     )
     scopes: tuple[Scope, ...] = Field(default=DEFAULT_SCOPES, min_length=1, description="How spend is grouped.")
+    names: dict[str, str] = Field(
+        default={"api_key": "key_alias"},
+        description="Tag → the tag that holds its name: messages to people call its values by it. {}: by themselves.",
+    )
     budgets: tuple[Budget, ...] = Field(default=(), description="Money that may be spent per period.")
     exchange_rates: tuple[ExchangeRate, ...] = Field(
         default=(), description="Dollar rates of budgets in other currencies."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -23,6 +23,7 @@ from curb.stream.log.codec import UNREADABLE, decode_lines, encode
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import ACTIONS, ALERTS, PEAKS, STATE
 from curb.stream.records.dead_letters import dead_letter, reason_for
+from curb.stream.records.names import read_names
 from curb.stream.records.peaks import PrincipalPeak
 from curb.stream.records.spend import ActionsMessage, Alert, LedgerEntry
 
@@ -46,6 +47,8 @@ class Memory:
         #: The highest minutes of principals, as the log has them, a new list when they were read again; None
         #: before that.
         self.peaks: list[PrincipalPeak] | None = None
+        #: What people call the values of tags, as the log has them, a new mapping when they were read again.
+        self.names: Mapping[tuple[str, str], str] = {}
         #: Actions on a target that a higher rung of the same alert wants: undone first, and why. In memory only: who
         #: wants it finds it held again after a restart.
         self.make_way: dict[str, str] = {}
@@ -130,6 +133,10 @@ class Memory:
             with contextlib.suppress(*UNREADABLE):
                 peaks.append(msgspec.json.decode(value, type=PrincipalPeak))
         self.peaks = peaks
+
+    async def read_names(self) -> None:
+        """What people call the values of tags, as the log has them now."""
+        self.names = await read_names(self._log)
 
     def forget_ceilings(self, now: float) -> list[Message]:
         """Drops what is over of ceilings and does not count any more; the messages that delete it from the log."""

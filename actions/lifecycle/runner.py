@@ -189,6 +189,8 @@ class ActionsRunner:
             await self._read_again()
         if self._memory.active and self._clock.steady() >= self._peaks_at + _PEAKS_S:
             await self._read_peaks()
+            await self._memory.read_names()
+        known = set(self._memory.inbox.alerts)
         messages = await reader.fetch(500, timeout_s)
         updates = read_messages(messages, self._memory.inbox, now=self._clock.now())
         if self._memory.active:
@@ -200,6 +202,8 @@ class ActionsRunner:
         for message in updates:
             if message.topic == STATE:
                 self._memory.inbox.set(message.key, message.value)
+        if self._memory.active and self._memory.inbox.alerts.keys() - known:
+            await self._memory.read_names()  # before the first word about it
         self._newest = max([self._newest, *(fact.alert.updated_at for fact in self._memory.inbox.alerts.values())])
         if messages or not self._memory.caught_up:
             self._memory.caught_up = not await reader.lag()
@@ -286,6 +290,7 @@ class ActionsRunner:
                     worker.take_over()
                 await self._memory.load(self._clock.now())
                 await self._read_peaks()
+                await self._memory.read_names()
                 self._memory.active, self._memory.caught_up = self._owns_alerts, False
             self._report_orphans()
             logger.info("actions runner is active", extra={"open_leases": len(self._memory.ledger.open_actions())})

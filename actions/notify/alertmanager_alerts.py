@@ -48,6 +48,8 @@ class Config(NotifierConfig):
 class Alertmanager(HoldsNothing):
     """A notifier whose messages are alerts: silences, inhibition, grouping and receivers are Alertmanager's."""
 
+    exact_tags: Literal[True] = True
+
     def __init__(self, config: Config, http: aiohttp.ClientSession, clock: Clock) -> None:
         self._config, self._http, self._clock = config, http, clock
         self.repeat_s = config.repeat_minutes * 60.0

@@ -10,7 +10,7 @@ drop the copy. Lines of a thread and digests go the same way, each under a name 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, Protocol, TypeVar
 from zoneinfo import ZoneInfo
@@ -20,13 +20,16 @@ from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.ledger.ledger import ActionState, Ledger, in_order
 from curb.actions.ledger.memory import Memory
 from curb.actions.notify.grouping import IN_DIGEST, Bundle, LastNotice, bundles, lead_of
+from curb.actions.notify.names import TagNames
 from curb.actions.notify.protocol import (
     DayDigest,
     Digests,
+    Exact,
     Notice,
     Notifier,
     NotifyConfig,
     Repeats,
+    Reply,
     Threads,
 )
 from curb.actions.notify.thread import ThreadLine, lines, next_key, repeats, says, state_shown
@@ -141,6 +144,8 @@ class NoticeWorker:
         #: Messages about which there was nothing to say, as they were then, by lead.
         self._settled: dict[str, tuple[object, ...]] = {}
         self.problems: dict[str, str] = {}
+        self._known_names: Mapping[tuple[str, str], str] = {}
+        self._shown_names = TagNames()
 
     def pending(self, fact: AlertFact) -> str:
         """What is still due on this channel for an alert, in a word, or "" when it may be forgotten."""
@@ -214,7 +219,8 @@ class NoticeWorker:
 
     def _bundles(self) -> list[Bundle]:
         facts = self._memory.inbox.alerts
-        return bundles(facts, list(self._fresh()), self._last_notice, self._telling)
+        fresh, has_threads = list(self._fresh()), self._threads is not None
+        return bundles(facts, fresh, self._last_notice, self._telling, has_threads=has_threads)
 
     def _fresh(self) -> Iterator[AlertFact]:
         """Alerts whose first message on this channel is due."""
@@ -380,7 +386,7 @@ class NoticeWorker:
 
     async def _notify_line(self, bundle: Bundle, line: ThreadLine) -> None:
         lead_id = bundle.lead.alert.alert_id
-        reply = line.reply(self.channel, self._notice("", bundle), lead_id)
+        reply = self._named_reply(line.reply(self.channel, self._notice("", bundle), lead_id))
         ref = self._memory.ledger.sent_ref(self.channel, lead_id)
         assert self._threads is not None
         found: str | None = None
@@ -407,7 +413,22 @@ class NoticeWorker:
     def _notice(self, key: str, bundle: Bundle) -> Notice:
         ordered = in_order(self._actions(bundle))
         lead_id = bundle.lead.alert.alert_id
-        return Notice(key, bundle.loudest.alert, ordered, bundle.rest, self._telling, self._quiet(bundle), lead_id)
+        names, quiet = self._names(), self._quiet(bundle)
+        rest = tuple(names.alert(alert) for alert in bundle.rest)
+        entries = tuple(names.entry(entry) for entry in ordered)
+        return Notice(key, names.alert(bundle.loudest.alert), entries, rest, self._telling, quiet, lead_id)
+
+    def _names(self) -> TagNames:
+        """What people call the values of tags; none for what machines read."""
+        known = {} if isinstance(self._notifier, Exact) else self._memory.names
+        if known is not self._known_names:
+            self._known_names, self._shown_names = known, TagNames(known)
+        return self._shown_names
+
+    def _named_reply(self, reply: Reply) -> Reply:
+        names = self._names()
+        entry = names.entry(reply.entry) if reply.entry is not None else None
+        return reply._replace(alert=names.alert(reply.alert), entry=entry)
 
     # --- the digest ---
 
@@ -421,7 +442,13 @@ class NoticeWorker:
         if last is not None and last.state != "sending" and last.key.endswith(when.day):
             return None
         facts = self._memory.inbox.alerts.values()
-        return compose(self.channel, facts, self._memory.ledger, self._last_notice, self._telling, self._clock.now())
+        ledger, now = self._memory.ledger, self._clock.now()
+        found = compose(self.channel, facts, ledger, self._last_notice, self._telling, now)
+        if found is None:
+            return None
+        names = self._names()
+        alerts, entries = map(names.alert, found.alerts), map(names.entry, found.ledger)
+        return found._replace(alerts=tuple(alerts), ledger=tuple(entries))
 
     async def _notify_digest(self, digest: DayDigest) -> None:
         """The ids in it are remembered with it, so that after a crash in the middle no alert is in two."""

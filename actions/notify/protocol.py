@@ -18,7 +18,8 @@ class Digest(Settings):
     """One message a day with what was not worth a message of its own, and with what Curb did."""
 
     notify: tuple[str, ...] = Field(
-        default=(), description="Names of the notifiers that get it; none: alerts of the digest tier are sent at once."
+        default=(),
+        description="Names of the notifiers that get it; none: alerts of the digest tier are sent at once.",
     )
     at: str = Field(
         default="09:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="Local time of day at which it is sent."
@@ -47,7 +48,8 @@ class NotifyConfig(Settings):
     )
     inhibit: bool = Field(
         default=True,
-        description="A wider alert and the narrower alerts that it covers share a message; actions are unaffected.",
+        description="A wider alert and the narrower alerts that it covers share a message, and so do a budget and a "
+        "runaway of the same key within a day; actions are unaffected.",
     )
     repeat_hours: float = Field(
         default=4.0, ge=0, description="A page that still fires is repeated after this long; 0: never."
@@ -163,6 +165,13 @@ class Repeats(Protocol):
 
     #: Seconds after which a message that still fires is sent again.
     repeat_s: float
+
+
+@runtime_checkable
+class Exact(Protocol):
+    """A notifier that machines read: tags keep their values, where people read the names of `detector.names`."""
+
+    exact_tags: Literal[True]
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from curb.actions.ledger.ledger import ActionState, Ledger
-from curb.actions.notify.grouping import Bundle
+from curb.actions.notify.grouping import Bundle, is_same_subject
 from curb.actions.notify.protocol import Notice, NotifyConfig, Reply, ReplyKind
 from curb.stream.records.spend import TIER_RANK, Alert, LedgerEntry, LedgerState, NoticeEntry
 
@@ -60,6 +60,7 @@ def lines(
             yield from _steps(state, fact.alert, aloud=not in_root)
     if not quiet:
         yield from _repeated(bundle, telling, now)
+    yield from _over_before_the_budget(bundle)
     if not bundle.is_firing:
         alert = bundle.loudest.alert
         yield ThreadLine(f"resolved:{alert.resolved_at or alert.updated_at:.0f}", "resolved", alert)
@@ -71,6 +72,17 @@ def _joined(bundle: Bundle) -> Iterator[ThreadLine]:
     for fact in bundle.others:
         if fact.alert.alert_id in bundle.joining:
             yield ThreadLine(f"also:{fact.alert.alert_id}", "also", fact.alert, loud=fact.top_tier == "page")
+
+
+def _over_before_the_budget(bundle: Bundle) -> Iterator[ThreadLine]:
+    """The end of a burn is said where only the budget of the same subject goes on, for as long as its period lasts."""
+    firing = [fact for fact in bundle.facts if fact.alert.status == "firing"]
+    if not firing or any(fact.alert.kind != "budget" for fact in firing):
+        return
+    for fact in bundle.facts:
+        alert = fact.alert
+        if alert.status == "resolved" and any(is_same_subject(each, fact) for each in firing):
+            yield ThreadLine(f"over:{alert.alert_id}:{alert.resolved_at or alert.updated_at:.0f}", "resolved", alert)
 
 
 def _escalated(bundle: Bundle, sent: NoticeEntry) -> Iterator[ThreadLine]:

@@ -39,6 +39,8 @@ class Config(NotifierConfig):
 class Webhook(HoldsNothing):
     """A notifier that cannot edit or look back: the receiver drops copies by the `Idempotency-Key` header."""
 
+    exact_tags: Literal[True] = True
+
     def __init__(self, config: Config, http: aiohttp.ClientSession, clock: Clock) -> None:
         self._config, self._http, self._clock = config, http, clock
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from curb.actions.notify import wording
+from curb.actions.notify.names import TagNames
 from curb.actions.slack import modal as slack_modal
 from curb.actions.slack import slash as slack_slash
 from curb.actions.slack.buttons import Verb
@@ -44,6 +45,10 @@ class KnownState(Protocol):
         """A few lines for people."""
         ...
 
+    async def names(self) -> TagNames:
+        """What people call the values of tags."""
+        ...
+
 
 class SlackAnswer(NamedTuple):
     """What follows: records to append, words that only the person sees, and a dialog or what is wrong with one."""
@@ -70,14 +75,14 @@ class Desk:
     async def answer(self, asked: Asked) -> SlackAnswer:
         """Reads and decides; appends nothing itself."""
         if isinstance(asked, Pressed):
-            return self._pressed(asked)
+            return self._pressed(asked, await self._known.names() if asked.press.verb == "planned" else TagNames())
         if isinstance(asked, Filled):
             return self._filled(asked)
         return await self._slashed(asked)
 
     # --- buttons ---
 
-    def _pressed(self, asked: Pressed) -> SlackAnswer:
+    def _pressed(self, asked: Pressed, names: TagNames) -> SlackAnswer:
         press, person = asked.press, asked.person
         if (refused := self._refused(press.notifier, press.verb, person)) is not None:
             return refused
@@ -89,7 +94,7 @@ class Desk:
         if alert is None:
             return SlackAnswer("Curb does not know this alert any more; nothing was done.")
         if press.verb == "planned":
-            return SlackAnswer(view=slack_modal.view(alert, press.notifier, self._clock.now()))
+            return SlackAnswer(view=slack_modal.view(names.alert(alert), press.notifier, self._clock.now()))
         if press.verb == "not_an_anomaly":
             return self._verdict(alert, person)
         if press.verb == "snooze":

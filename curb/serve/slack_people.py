@@ -12,6 +12,7 @@ from aiohttp import web
 
 from curb.actions.action import ActionContext
 from curb.actions.notify import wording
+from curb.actions.notify.names import TagNames
 from curb.actions.slack.desk import Desk
 from curb.actions.slack.listener import Append, Listener, Taken
 from curb.actions.slack.notifier import Config as SlackConfig
@@ -26,6 +27,7 @@ from curb.stream.errors import TransientError
 from curb.stream.log.protocol import Log
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.knowledge import read_commands
+from curb.stream.records.names import read_names
 from curb.stream.records.spend import Alert, Command, LedgerEntry
 from curb.stream.time import utc
 from curb.views.alerts_and_actions import LogView
@@ -107,11 +109,19 @@ class KnownFromLog:
             state = f"halted by {wording.clean(halted.by)} since {utc(halted.at)}" if halted else "not halted"
         except TransientError:
             state = "the log cannot be read, so whether it is halted is not known"
+        names = await self.names()
         lines = [f"Curb is in mode {self._config.actions.mode}, {state}."]
         lines.append(f"{len(firing)} alerts fire, {len(held)} actions are in force, {len(waiting)} wait for an answer.")
-        lines += [f"{wording.title(alert)} · alert {alert.alert_id}" for alert in firing[:_MOST_LINES]]
-        lines += [f"{wording.step(entry)} · action {entry.action_id}" for entry in [*waiting, *held][:_MOST_LINES]]
+        lines += [f"{wording.title(names.alert(alert))} · alert {alert.alert_id}" for alert in firing[:_MOST_LINES]]
+        shown = [names.entry(entry) for entry in [*waiting, *held][:_MOST_LINES]]
+        lines += [f"{wording.step(entry)} · action {entry.action_id}" for entry in shown]
         return lines
+
+    async def names(self) -> TagNames:
+        try:
+            return TagNames(await read_names(self._log))
+        except TransientError:
+            return TagNames()
 
 
 async def halted_by(log: Log) -> Command | None:

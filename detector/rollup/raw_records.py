@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Protocol
 
 import msgspec
@@ -59,6 +59,8 @@ class RollupSettings(Protocol):
     def guard(self) -> GuardSettings: ...
     @property
     def fast(self) -> FastSettings: ...
+    @property
+    def names(self) -> Mapping[str, str]: ...
 
 
 class HotRecord(msgspec.Struct, gc=False):

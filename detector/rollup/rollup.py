@@ -116,7 +116,7 @@ class Rollup:
         self._billing, self._metrics = topic == COSTS, topic == GPU
         self._kind: type[HotRecord] = HotCost if self._billing else HotRecord
         scopes = [scope for scope in settings.scopes if source in scope.sources]
-        self._table = SeriesTable(scopes, settings.guard, partitions)
+        self._table = SeriesTable(scopes, settings.guard, partitions, settings.names)
         self._tallies = Tallies(source, [scope.name for scope in scopes])
         self._ids = RecentIds(settings.dedupe, name, ids_directory)
         self._overlap_s, self._short = overlap_s, False
@@ -520,7 +520,7 @@ class Rollup:
             self._ticked_at, self._announced, self._was_live = max(time, self._ticked_at), True, live
             lines.add_tick(self._tick(known_at, live=live))
             self._unreported = 0.0
-        return letters + lines.messages()
+        return letters + lines.messages() + self._table.names.take()
 
     def _add_tallies(self, lines: PartialLines) -> None:
         for tally in self._tallies.take():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.state.scopes import Scope, SeriesTags, partition_of
+from curb.stream.log.protocol import Message
+from curb.stream.records.names import name_message
 from curb.stream.records.spend import OTHER, UNTAGGED
 from curb.stream.settings import Settings
 
@@ -22,6 +24,10 @@ logger = logging.getLogger(__name__)
 _MAX_COMBINATIONS = 200_000
 #: Folded series that are distinguished, per scope: 30 kB. Chosen by hand: twenty times as many as are named.
 _HEAVY = 100
+#: Values with a name, per input partition. By hand: as many as there may be series; further ones stay without a name.
+_MOST_NAMED = 100_000
+#: Characters of a name. By hand: a line of a message.
+_LONGEST_NAME = 80
 _tags_decoder = msgspec.json.Decoder(dict[str, str])
 
 
@@ -73,6 +79,29 @@ class HeavyHitters:
         return sorted(self.usd.items(), key=lambda entry: -entry[1])[:count]
 
 
+class NameNotes:
+    """Notes each name once, and again when it changes. `names` is tag → the tag that holds its name."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = tuple(names.items())
+        self._known: dict[tuple[str, str], str] = {}
+        self._new: dict[tuple[str, str], str] = {}
+
+    def note(self, tags: Mapping[str, str]) -> None:
+        """Look at the tags of a record."""
+        for tag, of in self._names:
+            value, name = tags.get(tag), tags.get(of, "")[:_LONGEST_NAME].strip()
+            if not value or not name or name == value or self._known.get((tag, value)) == name:
+                continue
+            if len(self._known) < _MOST_NAMED or (tag, value) in self._known:
+                self._known[tag, value] = self._new[tag, value] = name
+
+    def take(self) -> list[Message]:
+        """What is new since the last call, for the log."""
+        new, self._new = self._new, {}
+        return [name_message(tag, value, name) for (tag, value), name in new.items()]
+
+
 class SeriesTable:
     """Series numbered from 0 over all scopes. A combination is the numbers for one set of tags, one per scope.
 
@@ -81,7 +110,13 @@ class SeriesTable:
     its parents see its dollars. A folded series may get a number of its own later.
     """
 
-    def __init__(self, scopes: Sequence[Scope], guard: GuardSettings, partitions: int) -> None:
+    def __init__(
+        self,
+        scopes: Sequence[Scope],
+        guard: GuardSettings,
+        partitions: int,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         self.scopes = tuple(scopes)
         self.series: list[OutputSeries] = []
         #: Events folded per scope since the last `take_folded`.
@@ -100,6 +135,8 @@ class SeriesTable:
         self._used = [0] * len(self.scopes)
         self._warned_minute = -1
         self._combination_of: dict[bytes, int] = {}
+        #: What people call the values of tags.
+        self.names = NameNotes(names or {})
         self._rows = np.zeros((1024, max(1, len(self.scopes))), np.int64)
         self._row_count = 0
 
@@ -155,6 +192,7 @@ class SeriesTable:
             tags = _tags_decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return -1
+        self.names.note(tags)
         self._begin_minute(int(received_at // 60))
         folded: list[tuple[str, SeriesTags]] = []
         row = []

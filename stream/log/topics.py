@@ -16,6 +16,7 @@ STATE = "curb.state"
 DEAD_LETTER = "curb.dead_letter"
 RECONCILED = "curb.reconciled"
 PEAKS = "curb.peaks"
+NAMES = "curb.names"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ TOPICS: dict[str, TopicSpec] = {
     RECONCILED: TopicSpec(compacted=True),
     # Keys: a principal, "scope" and its tags.
     PEAKS: TopicSpec(compacted=True),
+    # Keys: a tag and one of its values.
+    NAMES: TopicSpec(compacted=True),
 }
 
 #: Written by sources, read by the rollup.

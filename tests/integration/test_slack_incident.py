@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from curb.actions.action import ActionContext
 from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.lifecycle.runner import ActionsRunner
+from curb.actions.notify.names import TagNames
 from curb.actions.slack.calls import SlackCalls
 from curb.actions.slack.desk import Desk
 from curb.actions.slack.listener import Listener
@@ -63,6 +64,9 @@ class Office(House):
 
     def tags(self) -> Sequence[str]:
         return ("team",)
+
+    async def names(self) -> TagNames:
+        return TagNames()
 
     async def status(self) -> Sequence[str]:
         return ()

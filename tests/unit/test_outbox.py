@@ -293,6 +293,82 @@ async def test_the_part_that_goes_on_heads_the_message_when_the_whole_is_over() 
     assert "resolved" not in house.chat.said()
 
 
+# --- one key, one thread ----------------------------------------------------------------------------------------------
+
+KEY = {"team": "search", "api_key": "k1"}
+
+
+def of_budget(alert_id: str, tags: dict[str, str], revision: int = 1, **changes: Any) -> Message:
+    """A budget that crossed 80 %."""
+    status = BudgetStatus(
+        name="b", period="month", period_start=T0, period_end=T0 + 30 * 86400, amount_usd=100.0, spent_usd=85.0,
+        threshold=80.0,
+    )  # fmt: skip
+    given = {"kind": "budget", "channel": "budget/80", "budget": status, "tier": "notice", "tags": tags}
+    return alert(alert_id, revision, **{**given, **changes})
+
+
+@pytest.mark.parametrize("tags", [KEY, {"api_key": "k1"}])
+async def test_a_page_joins_the_thread_of_the_budget_of_its_key_aloud(tags: dict[str, str]) -> None:
+    house = await opened({"inhibit": True}, mode="shadow")
+    await house.say(of_budget("b1", tags))
+    await house.wait(6)
+    await house.clock.advance(HOUR)
+    later = {"fired_at": T0 + HOUR, "updated_at": T0 + HOUR}
+    await house.say(alert("p1", tags=KEY, **later))
+    await house.wait(1)
+    assert (house.titles("m1"), len(house.chat.posts)) == (["p1", "b1"], 1)
+    (also,) = [line for line in house.chat.replies["m1"] if line.kind == "also"]
+    assert (also.alert.alert_id, also.loud) == ("p1", True)
+    await house.say(alert("p1", 2, tags=KEY, status="resolved", resolved_at=T0 + 2 * HOUR, **later))
+    await house.wait(1)
+    await house.restart()
+    await house.wait(1)
+    assert house.titles("m1")[0] == "b1"
+    ends = [line.alert.alert_id for line in house.chat.replies["m1"] if line.kind == "resolved"]
+    assert ends == ["p1"], "the burn is over, the budget's period is not"
+
+
+async def test_a_budget_joins_the_thread_of_the_runaway_of_its_key() -> None:
+    house = await opened({"inhibit": True}, mode="shadow")
+    await house.say(alert("p1", tags=KEY))
+    await house.wait(6)
+    await house.say(of_budget("b1", KEY, fired_at=T0 + 60, updated_at=T0 + 60))
+    await house.wait(1)
+    assert (house.titles("m1"), house.chat.said("m1")[:2]) == (["p1", "b1"], ["shadow", "also"])
+
+
+@pytest.mark.parametrize(
+    ("tags", "changes"),
+    [
+        ({"team": "search"}, {}),
+        ({"team": "search", "api_key": "k2"}, {}),
+        ({"team": "ads", "api_key": "k1"}, {}),
+        (KEY, {"fired_at": T0 - 25 * HOUR}),
+        (KEY, {"status": "resolved", "fired_at": T0 - 2 * HOUR, "resolved_at": T0 - HOUR}),
+    ],
+)
+async def test_another_subject_and_another_day_have_threads_of_their_own(
+    tags: dict[str, str], changes: dict[str, Any]
+) -> None:
+    house = await opened({"inhibit": True}, mode="shadow")
+    await house.say(of_budget("b1", tags, **changes))
+    await house.wait(6)
+    await house.say(alert("p1", tags=KEY))
+    await house.wait(1)
+    assert len(house.chat.posts) == 2
+
+
+async def test_without_threads_a_page_does_not_hide_in_the_message_of_a_budget() -> None:
+    house = House(settings(mode="shadow", telling=QUIET | {"inhibit": True}))
+    await house.runner.open()
+    await house.say(of_budget("b1", KEY))
+    await house.wait(6)
+    await house.say(alert("p1", tags=KEY))
+    await house.wait(1)
+    assert len(house.chat.posts) == 2
+
+
 # --- repeats and quiet ------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
+from curb.actions.notify.names import TagNames
 from curb.actions.notify.protocol import Notice
 from curb.actions.slack.blocks import blocks
 from curb.actions.slack.buttons import VERBS, Buttons, May
@@ -47,6 +48,9 @@ class Log:
 
     def tags(self) -> Iterable[str]:
         return ("team", "project", "api_key")
+
+    async def names(self) -> TagNames:
+        return TagNames()
 
     async def status(self) -> Sequence[str]:
         return ["all is well", "two lines"]
