@@ -28,7 +28,7 @@ from curb.detector.state.buckets import OpenBuckets
 from curb.detector.state.carry_on import carry_on
 from curb.detector.state.columns import Packed, pack, unpack
 from curb.detector.state.homes import Homes, HomesDump
-from curb.detector.state.reader import Numbers, PartialRun, PartialSum, columns, read
+from curb.detector.state.reader import Numbers, PartialRun, PartialSum, columns, read, ticks_at_end
 from curb.detector.state.registry import SeriesMoney, SeriesRegistry, SeriesStatus
 from curb.detector.state.ticks import ScopeTotals, Watermark
 from curb.detector.state.view import Raised
@@ -36,6 +36,7 @@ from curb.stream import metrics
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, COSTS
+from curb.stream.records.revisions import count_opened
 from curb.stream.records.spend import Alert, BudgetStatus, PricingHole, ScopeTally, SourceTally, SpendTick
 from curb.stream.time import DAY_S, HOUR_S
 
@@ -130,8 +131,14 @@ class Shard:
         """The same, bucket by bucket."""
         source, self._partition = message.key.decode(errors="replace"), message.partition
         if source.startswith(BILLS):  # judged on their own
-            return
-        yield from self._steps(message, source)
+            self.note_bill(message, source)
+        else:
+            yield from self._steps(message, source)
+
+    def note_bill(self, message: Message, source: str) -> None:
+        """Note how far a bill is known, by a message of its lane."""
+        for tick in ticks_at_end(message):
+            self._budgets.billed_until(source, tick.at)
 
     def _steps(self, message: Message, source: str) -> Iterator[Sequence[Message]]:
         for part in read(message, float(self._closed_until or 0), self._registry.can_hold, self._settings.bucket_s):
@@ -185,7 +192,7 @@ class Shard:
             at = max(at, self._closed_until + grace_s)
         alerts = self._budgets.check(touched, min(float(end), at), at)
         if self._past is None:
-            _count(alerts)
+            count_opened(alerts)
         return alerts
 
     def _messages(self, alerts: Sequence[Alert]) -> list[Message]:
@@ -295,7 +302,8 @@ class Shard:
 
     def _as_parts(self, start: int, cost: NDArray[np.float64]) -> list[PartialSum]:
         numbers = np.flatnonzero(cost[: len(self._registry)]).tolist()
-        return [PartialSum(*self._registry.key(i), start, float(cost[i])) for i in numbers]
+        of = self._budgets.charges.of
+        return [PartialSum(*self._registry.key(i), start, float(cost[i]), charges=of(start, i)) for i in numbers]
 
     # --- the past -------------------------------------------------------------------------------------------------
 
@@ -450,16 +458,17 @@ class Shard:
                 self._budgets.add(arrival.knowledge)
                 continue
             is_bill, purpose = arrival.source.startswith(COSTS), arrival.purpose
-            run = columns(arrival.parts, self._registry.numbers if is_bill else self._known_from(start))
+            known = self._registry.numbers if is_bill else self._known_from(start)
+            run = columns(arrival.parts, known, is_bill=is_bill)
             if purpose != "scored":
                 self._registry.add_cost(run.index, run.cost, run.bucket)
-            late = run.bucket < start
-            if late.any():
+            if (late := run.bucket < start).any():
                 self._correct(run.where(late), start - self._settings.bucket_s, purpose)
                 if purpose == "all" and not is_bill:  # which is always late
                     self._note_past(run.where(late), start - self._settings.bucket_s)
                 corrected = True
                 run = run.where(~late)
+            self._budgets.charges.add(run)
             self._put({"all": self._open, "counted": self._counted, "scored": self._judged}[purpose], run)
         return corrected
 
@@ -491,7 +500,7 @@ class Shard:
     def _correct(self, late: PartialRun, newest: int, purpose: Purpose) -> None:
         """Correct windows and budgets by late sums; `newest` is the bucket closed last."""
         if purpose != "scored":
-            self._budgets.late(late.index, late.cost, late.bucket, newest)
+            self._budgets.late(late.index, late.cost, late.bucket, newest, late.charges)
             self.history.grow(self._registry.scopes)
             self.history.late(late.index, late.cost, late.bucket)
         if purpose == "counted":
@@ -555,8 +564,7 @@ class Shard:
         self.history.skip(start, end, self._busy > _BUSY)
         self._silent_steps += steps - 1
         self._closed_until = end
-        newest = end - self._settings.bucket_s
-        at = self._judged_at(end)
+        newest, at = end - self._settings.bucket_s, self._judged_at(end)
         return [*self._budgets.roll(newest, at), *self._pricing.close(at), *self.feeds.close(at)]
 
     def _close(self, start: int, silent: bool) -> list[Alert]:
@@ -588,11 +596,5 @@ class Shard:
             alerts += self.feeds.close(bucket.at)
             alerts += self._fast.close(bucket.at, self._scoring.incidents.firing)
             if self._past is None:
-                _count(alerts)
+                count_opened(alerts)
             return alerts
-
-
-def _count(alerts: Sequence[Alert]) -> None:
-    for alert in alerts:
-        if alert.revision == 1:
-            metrics.ALERTS.labels(kind=alert.kind, tier=alert.tier).inc()

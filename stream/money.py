@@ -1,4 +1,4 @@
-"""Dollars as text."""
+"""Dollars and chances as text."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ def usd(amount: float) -> str:
     if _LEAST <= amount < 0.01:
         return f"{sign}${Decimal(f'{amount:.2g}'):f}"
     return f"{sign if amount >= _LEAST else ''}${amount:,.2f}"
+
+
+def chance(probability: float) -> str:
+    """A probability for people, such as "88%": what is not decided is neither "0%" nor "100%"."""
+    if probability >= 1.0:
+        return "100%"
+    return "<1%" if probability < 0.01 else ">99%" if probability > 0.99 else f"{probability:.0%}"

@@ -30,6 +30,7 @@ _KINDS = {
     "RIFee": LineKind("Purchase", "commitment", "Unused"),
     "SavingsPlanRecurringFee": LineKind("Purchase", "commitment", "Unused"),
     "SavingsPlanUpfrontFee": LineKind("Purchase", "purchase"),
+    "SavingsPlanNegation": LineKind("Adjustment", "commitment"),
     "Tax": LineKind("Tax", "tax"),
     "Credit": LineKind("Credit", "credit"),
     "EdpDiscount": LineKind("Credit", "credit"),
@@ -97,7 +98,7 @@ def settle(totals: Totals, has: Callable[..., bool]) -> Settled:
 
 
 def category(texts: Mapping[str, str]) -> LineKind:
-    """Negations and whatever AWS invents next are adjustments."""
+    """Whatever AWS invents next is an adjustment."""
     return _KINDS.get(texts.get("kind", ""), LineKind("Adjustment", "adjustment"))
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curb.format import TOO_LITTLE_NOTE, tags_text
-from curb.stream.money import usd
+from curb.stream.money import chance, usd
 from curb.stream.time import iso
 from curb.views.budget_history import Crossing, WhatIf, caps
 
@@ -48,7 +48,7 @@ def show(console: Console, rows: Sequence[dict[str, Any]], now: float | None, *,
             *([usd(row["amount_usd"] - row["spent_usd"]), bar(row, now)] if wide else [_used(row)]),
             "–" if row.get("forecast_usd") is None else usd(row["forecast_usd"]),
             "" if row.get("breach_at") is None else iso(row["breach_at"])[5:16].replace("T", " "),
-            "" if probability is None else f"{probability:.0%}",
+            "" if probability is None else chance(probability),
         )
     console.print(table)
     for name, found in of.items():

@@ -25,7 +25,7 @@ from curb.detector.forecast.pool import PoolSettings
 from curb.format import TOO_LITTLE_NOTE, tags_text
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
-from curb.stream.money import usd
+from curb.stream.money import chance, usd
 from curb.views.forecast import DaySums, Question, answer_all, read_events, read_log, report
 
 if TYPE_CHECKING:
@@ -161,11 +161,11 @@ def _breach(each: dict[str, Any]) -> Text:
         return Text("–")
     if each["breach_probability"] is None:
         return Text("")
-    chance = f"{each['breach_probability']:.0%}"
+    likely = chance(each["breach_probability"])
     if each["breach_date"] is None:
-        return Text(f"{chance} likely")
+        return Text(f"{likely} likely")
     over = each["spent_usd"] > each["budget_usd"]
-    return Text("over now" if over else f"{each['breach_date']}, {chance} likely", "bold red")
+    return Text("over now" if over else f"{each['breach_date']}, {likely} likely", "bold red")
 
 
 # --- the chart ----------------------------------------------------------------------------------------------------

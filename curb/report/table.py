@@ -12,7 +12,7 @@ from rich.text import Text
 from curb.format import TOO_LITTLE_NOTE, printable, tags_text
 from curb.report import wording
 from curb.report.figures import SpendReport
-from curb.stream.money import usd
+from curb.stream.money import chance, usd
 
 #: Anomalies that are shown one by one, most dollars first: enough for a screen. By hand.
 _MOST_ANOMALIES = 10
@@ -127,7 +127,7 @@ def _budgets(report: SpendReport) -> Table:
                 wording.percent(row.spent_usd / row.amount_usd if row.amount_usd else None),
                 *[f"{row.over}×" if row.over else ""] * over,
                 none if row.forecast_usd is None else usd(row.forecast_usd),
-                *["" if row.breach_probability is None else f"{row.breach_probability:.0%}"] * likely,
+                *["" if row.breach_probability is None else chance(row.breach_probability)] * likely,
             )
         if rest := rows[_MOST_OF_BUDGET:]:
             times = sum(row.over for row in rest)

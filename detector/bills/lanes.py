@@ -168,6 +168,7 @@ class ShardWithBills(LearningShard):
             source = key.removeprefix(BILLS).rpartition("/")[0]
             if source not in self._lanes:
                 self._lanes[source] = BillLane(self._bill_settings, self._knowledge.dump())
+            self.note_bill(message, key)
             yield from self._lanes[source].steps(message)
             return
         if key.startswith(COMMANDS):

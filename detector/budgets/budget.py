@@ -9,6 +9,7 @@ from typing import Protocol
 from pydantic import Field, field_validator, model_validator
 
 from curb.detector.state.scopes import Scope
+from curb.stream.records.spend import CHARGE_PARTS, ChargePart
 from curb.stream.settings import Settings, TimeZone
 from curb.stream.time import Period
 
@@ -109,6 +110,13 @@ class Budget(Settings):
     parent: str | None = Field(
         default=None,
         description="Name of the budget above, which counts this spend as well: org, team, project, key.",
+    )
+    include: tuple[ChargePart, ...] = Field(
+        default=CHARGE_PARTS,
+        min_length=1,
+        description="What of a bill counts: usage (with commitments, used or not), fees, purchases, tax, credits (with "
+        "refunds and adjustments). Only usage is a pace: burn rates leave the others out, and the forecast expects "
+        "them on the days of the month on which they came before.",
     )
     amount_usd: float | None = Field(default=None, gt=0, description="Dollars per period; or give `amount`.")
     amount: float | None = Field(default=None, gt=0, description="Amount per period in `currency`.")

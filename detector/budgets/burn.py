@@ -124,12 +124,12 @@ class BurnWindows:
         for ring, at, slot_s in (("fast", self._fast_at, self._fast_s), ("slow", self._slow_at, _SLOW_S)):
             slot = late.start // slot_s
             inside = (slot > at - _SLOTS) & (slot <= at)
-            np.add.at(self.columns[ring], (slot[inside] % _SLOTS, late.rows[inside]), late.usd[inside])
+            np.add.at(self.columns[ring], (slot[inside] % _SLOTS, late.rows[inside]), late.flow[inside])
         for name, seconds in _WINDOWS.items():
             ring, at, slots = self._ring(name, seconds)
             slot = late.start // (self._fast_s if ring == "fast" else _SLOW_S)
             inside = (slot > at - slots) & (slot <= at)
-            np.add.at(self.columns[name], late.rows[inside], late.usd[inside])
+            np.add.at(self.columns[name], late.rows[inside], late.flow[inside])
 
     def pace(self, end: float, since: Floats) -> Floats:
         """$/h of the last six hours, or since counting began, by row."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from calendar import monthrange
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,18 +17,29 @@ from curb.detector.state.local_time import local_hour
 
 #: Complete days kept: eight weeks, of which weekdays and the level are learned.
 DAYS = 56
+#: Days of charges that are no pace: three months, and a month ahead, for which a bill may charge already.
+CHARGE_DAYS, AHEAD_DAYS = 128, 31
+#: Months of which the charges of a day of the month are the mean, at most. By hand: prices of a year ago are others.
+MONTHS = 3
+#: Share of the expected charge of a day from which a known one stands for it. By hand: it came, at another price.
+_CAME = 0.5
+#: Least deviation of the charges to come, a share: of one month known, and of more. By hand: seats come and go.
+_CHARGE_DOUBT_NEW, _CHARGE_DOUBT = 0.3, 0.1
 
 
 class DailyHistory:
     """A ring of complete days and the current day, by row; each row has the days of its budget's time zone."""
 
-    def __init__(self, zones: Sequence[ZoneInfo]) -> None:
-        """`zones` by number of the budget."""
+    def __init__(self, zones: Sequence[ZoneInfo], on_bills: Sequence[bool] = ()) -> None:
+        """`zones` by number of the budget, and whether it is on bills alone."""
         self._zones = list(zones)
+        self._on_bills = np.array(on_bills or [False] * len(zones), np.bool_)
         self.columns = Columns(
             {
                 "usd": Column((DAYS,)),
                 "today_usd": Column(),
+                #: What of the dollars of a day is no pace, by number of the day.
+                "charges": Column((CHARGE_DAYS if any(on_bills) else 0,)),
                 #: Days since 1970-01-01, local: the current one, and the first of the row.
                 "day": Column(dtype=np.int64),
                 "first_day": Column(dtype=np.int64),
@@ -40,13 +53,20 @@ class DailyHistory:
         day = self._day(budget, start)
         self.columns["day"][row] = self.columns["first_day"][row] = day
 
-    def add(self, start: float, budgets: Ints, usd: Floats) -> None:
-        """Count a closed bucket: number of the budget and dollars by row, shape (rows,)."""
-        day = np.array([self._day(budget, start) for budget in range(len(self._zones))], np.int64)[budgets]
-        changed = np.flatnonzero(day != self.columns["day"])
+    def add(self, start: float, budgets: Ints, usd: Floats, flow: Floats) -> None:
+        """Count a closed bucket: number of the budget, dollars, and what of them is a pace, by row, shape (rows,)."""
+        day = self._come_to(start, budgets)
+        self.columns["today_usd"][...] += flow
+        if self._on_bills.any():
+            self.columns["charges"][day % CHARGE_DAYS, np.arange(len(day))] += usd - flow
+
+    def _come_to(self, at: float, budgets: Ints) -> Ints:
+        """Begin the local day of `at` (epoch seconds) in every row where it has not begun; returns it by row."""
+        day = np.array([self._day(budget, at) for budget in range(len(self._zones))], np.int64)[budgets]
+        changed = np.flatnonzero(day > self.columns["day"])
         if len(changed):
             self._turn(changed, day[changed])
-        self.columns["today_usd"][...] += usd
+        return day
 
     def _turn(self, rows: Ints, to: Ints) -> None:
         """Put the current day into the ring; days between were silent. Time never goes back."""
@@ -56,10 +76,18 @@ class DailyHistory:
             silent = day[rows] + ahead < to
             ring[(day[rows] + ahead)[silent] % DAYS, rows[silent]] = 0.0
         self.columns["today_usd"][rows] = 0.0
+        for ahead in range(1, int(min(CHARGE_DAYS, (to - day[rows]).max())) + 1 if self._on_bills.any() else 1):
+            passed = day[rows] + ahead <= to
+            self.columns["charges"][(day[rows] + AHEAD_DAYS + ahead)[passed] % CHARGE_DAYS, rows[passed]] = 0.0
         day[rows] = to
 
-    def late(self, late: Late, budgets: Ints) -> None:
-        """Count dollars of buckets that were closed before in their own days."""
+    def late(self, late: Late, all_budgets: Ints, newest: float) -> None:
+        """Count dollars of buckets that were closed before, up to `newest`, in their own days.
+
+        `all_budgets` is the number of the budget by row. A row that was opened early may be days behind.
+        """
+        self._come_to(newest, all_budgets)
+        budgets = all_budgets[late.rows]
         ring, today = self.columns["usd"], self.columns["today_usd"]
         day_of = {
             (budget, start): self._day(budget, start)
@@ -68,17 +96,65 @@ class DailyHistory:
         pairs = zip(budgets.tolist(), late.start.tolist(), strict=True)
         day = np.fromiter((day_of[pair] for pair in pairs), np.int64, len(late.rows))
         age = self.columns["day"][late.rows] - day
-        np.add.at(today, late.rows[age <= 0], late.usd[age <= 0])
+        np.add.at(today, late.rows[age <= 0], late.flow[age <= 0])
+        if self._on_bills.any():
+            # A bill is known from where it begins, however late it is read.
+            billed = self._on_bills[budgets]
+            np.minimum.at(self.columns["first_day"], late.rows[billed], day[billed])
+            kept = billed & (age < CHARGE_DAYS - AHEAD_DAYS) & (age >= -AHEAD_DAYS)
+            usd = (late.usd - late.flow)[kept]
+            np.add.at(self.columns["charges"], (day[kept] % CHARGE_DAYS, late.rows[kept]), usd)
         past = (age > 0) & (age <= DAYS) & (day >= self.columns["first_day"][late.rows])
-        np.add.at(ring, (day[past] % DAYS, late.rows[past]), late.usd[past])
+        np.add.at(ring, (day[past] % DAYS, late.rows[past]), late.flow[past])
 
-    def days(self, rows: Ints) -> Floats:
-        """Dollars of complete days, oldest first, shape (DAYS, rows); NaN before the row was known."""
+    def days(self, rows: Ints, before: int | None = None, known: int | None = None) -> Floats:
+        """Dollars of complete days before that one (default: the current), oldest first, shape (DAYS, rows).
+
+        NaN before the row was known and, on a bill, from the day `known` on.
+        """
         ago = np.arange(DAYS, 0, -1)[:, None]
-        day = self.columns["day"][rows] - ago
-        usd: Floats = self.columns["usd"][day % DAYS, rows]
-        # The first day was counted in part only.
-        return np.where(day > self.columns["first_day"][rows], usd, np.nan)
+        now, first = self.columns["day"][rows], self.columns["first_day"][rows]
+        day = (now if before is None else before) - ago
+        usd: Floats = np.where(day == now, self.columns["today_usd"][rows], self.columns["usd"][day % DAYS, rows])
+        # The first day was counted in part only; that of a bill is whole.
+        is_known = (day > first - (before is not None)) & (day >= now - DAYS) & (day <= now)
+        return np.where(is_known if known is None else is_known & (day < known), usd, np.nan)
+
+    def since(self, rows: Ints, day: int) -> Floats:
+        """Dollars of a pace that are known of `day` and the days after it, by row."""
+        of = np.arange(day, int(self.columns["day"][rows].max(initial=day)))[-DAYS:, None]
+        now = self.columns["day"][rows]
+        kept = np.where(of < now, self.columns["usd"][of % DAYS, rows], 0.0).sum(axis=0)
+        usd: Floats = kept + self.columns["today_usd"][rows]
+        return usd
+
+    def charges(self, rows: Ints, start: int, end: int) -> tuple[Floats, Floats]:
+        """Charges that are no pace and are still to come on the days from `start` until before `end`: dollars by day
+        and row, and the deviation of all, by row.
+
+        Those of a day are the mean of the same day of the last months, less what is known of it.
+        """
+        days = max(0, end - start)
+        months = np.full((MONTHS, days, len(rows)), np.nan)
+        first = self.columns["first_day"][rows]
+        for at in range(days):
+            for month, day in enumerate(_same_days(start + at, start)):
+                months[month, at] = np.where(first <= day, self.columns["charges"][day % CHARGE_DAYS, rows], np.nan)
+        whole = np.isfinite(months)
+        count = whole.sum(axis=0)
+        usd = np.where(whole, months, 0.0).sum(axis=0) / np.maximum(count, 1)
+        known = self.columns["charges"][np.arange(start, end)[:, None] % CHARGE_DAYS, rows]
+        came = np.abs(known) >= _CAME * np.abs(usd)
+        to_come: Floats = np.where(came, 0.0, usd - known)
+        of_month = np.where(whole & ~came, months, 0.0).sum(axis=1)
+        several = count.max(axis=0, initial=0) > 1
+        spread = np.where(several, of_month.std(axis=0), 0.0)
+        doubt = np.where(several, _CHARGE_DOUBT, _CHARGE_DOUBT_NEW)
+        return to_come, np.maximum(spread, doubt * np.abs(to_come).sum(axis=0))
+
+    def day(self, budget: int, at: float) -> int:
+        """The local day of `at` (epoch seconds), in days since 1970."""
+        return self._day(budget, at)
 
     def _day(self, budget: int, at: float) -> int:
         return local_hour(int(at), self._zones[budget]).day
@@ -90,4 +166,18 @@ class DailyHistory:
         """Take over the rows of `dump` whose numbers are in `kept`."""
         self.columns.grow(len(kept))
         for name, column in self.columns.dump("budget_day").items():
-            column[...] = arrays[name][..., kept]
+            if name in arrays and arrays[name].shape[:-1] == column.shape[:-1]:  # an older state has fewer
+                column[...] = arrays[name][..., kept]
+
+
+def _same_days(day: int, before: int) -> list[int]:
+    """The same day of the last months, as days since 1970 before `before`; a short month has none of its own."""
+    of, found = date(1970, 1, 1) + timedelta(days=day), []
+    month = of.year * 12 + of.month - 1
+    for back in range(1, MONTHS + 4):
+        year, number = divmod(month - back, 12)
+        if of.day <= monthrange(year, number + 1)[1]:
+            same = (date(year, number + 1, of.day) - date(1970, 1, 1)).days
+            if same < before and before - same < CHARGE_DAYS - AHEAD_DAYS:
+                found.append(same)
+    return found[:MONTHS]

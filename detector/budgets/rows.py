@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from curb.detector.budgets.budget import Budget, BudgetSettings
 from curb.detector.budgets.changes import RowFigures
+from curb.detector.budgets.charges import Counting
 from curb.detector.state.columns import Column, Columns, Floats, Ints
 from curb.detector.state.registry import SeriesRegistry
+from curb.stream.records.spend import CHARGE_PARTS, NOT_USAGE
 from curb.stream.time import period_around
 
 
@@ -32,6 +34,8 @@ class Late(NamedTuple):
     rows: Ints
     usd: Floats
     start: Ints
+    #: What of the dollars is a pace.
+    flow: Floats
 
 
 class BudgetRows:
@@ -53,6 +57,7 @@ class BudgetRows:
             ZoneInfo("UTC" if on_bills else budget.time_zone or settings.time_zone)
             for budget, on_bills in zip(self.budgets, self.on_bills, strict=True)
         ]
+        self.counting = Counting(self.budgets)
         self._zone_of = dict(zip(self._by_name, self.zones, strict=True))
         self.columns = Columns(
             {
@@ -203,13 +208,21 @@ class BudgetRows:
         values = per_series[self.links["series"]]
         return np.bincount(self.links["row"], values, minlength=len(self)).astype(np.float64, copy=False)
 
-    def add(self, cost: Floats) -> Floats:
-        """Count a closed bucket, dollars by series; returns dollars by row."""
-        usd = self.sum(cost)
+    def add(self, cost: Floats, charges: Floats | None = None) -> tuple[Floats, Floats]:
+        """Count a closed bucket: dollars by series, and those of them that are no usage, shape (`NOT_USAGE`, series).
+
+        Returns dollars by row: all, and what of them is a pace.
+        """
+        series, rows = self.links["series"], self.links["row"]
+        counted = flow = cost[series]
+        if charges is not None or not self.counting.plain:
+            charges = np.zeros((len(NOT_USAGE), len(cost))) if charges is None else charges
+            counted, flow = self.counting.split(counted, charges[:, series], self["budget"][rows])
+        usd, pace = (np.bincount(rows, each, len(self)).astype(np.float64, copy=False) for each in (counted, flow))
         for column in ("spent_usd", "in_parent_usd"):
             self.columns[column][...] += usd
-        self.links["usd"][...] += cost[self.links["series"]]
-        return usd
+        self.links["usd"][...] += counted
+        return usd, pace
 
     def estimate(self, usd: Mapping[int, float]) -> None:
         """Count what calls without usage of a closed bucket are estimated at, by series."""
@@ -229,18 +242,25 @@ class BudgetRows:
         counted = self["spent_usd"] + np.where(hard, self["estimated_usd"], 0.0)
         return np.flatnonzero(counted >= self["next_usd"])
 
-    def late(self, index: Ints, cost: Floats, bucket: Ints) -> Late:
+    def late(self, index: Ints, cost: Floats, bucket: Ints, charges: Floats | None = None) -> Late:
         """Count sums of closed buckets into the periods that are still open; returns them by row."""
         first, count = self._of_series["first"][index], self._of_series["count"][index]
         which = np.repeat(np.arange(len(index)), count)
         link = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
-        rows, usd, start = self.links["row"][link], cost[which], bucket[which]
+        rows, start = self.links["row"][link], bucket[which]
+        usd = flow = cost[which]
+        if charges is not None or not self.counting.plain:
+            charges = np.zeros((len(NOT_USAGE), len(cost))) if charges is None else charges
+            usd, flow = self.counting.split(usd, charges[:, which], self["budget"][rows])
         counts = (self["period_start"][rows] <= start) & (start < self["period_end"][rows])
         np.add.at(self["spent_usd"], rows[counts], usd[counts])
         np.add.at(self.links["usd"], link[counts], usd[counts])
         in_parent = (self["parent_start"][rows] <= start) & (start < self["parent_end"][rows])
         np.add.at(self["in_parent_usd"], rows[in_parent], usd[in_parent])
-        return Late(rows, usd, start)
+        on_bills = np.array(self.on_bills, np.bool_)[self["budget"][rows]]
+        # A bill is known from where it begins, however late it is read.
+        np.minimum.at(self["since"], rows[on_bills], start[on_bills])
+        return Late(rows, usd, start, flow)
 
     def forget_period(self, rows: Ints) -> None:
         """Set the spend of `rows` to zero."""
@@ -310,6 +330,7 @@ class BudgetRows:
 
     def _counts(self, budget: Budget) -> str:
         """The settings that decide which dollars a row of the budget counts, and when."""
+        chosen = () if set(budget.include) == set(CHARGE_PARTS) else (sorted(budget.include),)
         return repr(
             (
                 budget.scope,
@@ -319,6 +340,7 @@ class BudgetRows:
                 budget.length_days,
                 budget.anchor,
                 self._zone_of[budget.name].key,
+                *chosen,
             )
         )
 

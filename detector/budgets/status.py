@@ -20,6 +20,8 @@ from curb.stream.time import DAY_S
 
 #: Causes named in an alert. Chosen by hand, so that the text stays short.
 _CAUSES = 5
+#: Seconds behind the newest of bills from which one is no longer waited for. By hand: bills are done within ten days.
+_FORGOTTEN_S = 10 * DAY_S
 _OUTLOOK = ("forecast_usd", "forecast_low_usd", "forecast_high_usd", "breach_at", "breach_probability")
 
 
@@ -41,6 +43,8 @@ class BudgetView:
 
     def __init__(self, rows: BudgetRows, burn: BurnWindows, history: DailyHistory, forecast: Forecast) -> None:
         self._rows, self._burn, self._history, self._forecast = rows, burn, history, forecast
+        #: How far each bill is known, epoch seconds, by its messages' key.
+        self.billed: dict[str, float] = {}
 
     def statuses(self, rows: Sequence[int], thresholds: Sequence[float], now: float) -> list[BudgetStatus]:
         """The status of `rows` at `now` (epoch seconds), each with its threshold (percent)."""
@@ -121,7 +125,33 @@ class BudgetView:
                 found[int(at[n])] = of
         return found
 
+    def _pace_of_bill(self, budget: int, rows: Ints, now: float) -> Pace:
+        """The pace of a bill, which is known up to a day before now: what is charged since then is still to come."""
+        newest = max(self.billed.values(), default=now)
+        known = min([now, *(at for at in self.billed.values() if at > newest - _FORGOTTEN_S)])
+        begin, end = float(self._rows["period_start"][rows[0]]), float(self._rows["period_end"][rows[0]])
+        until, history = self._history.day(budget, known), self._history
+        day = max(until, history.day(budget, begin))
+        daily = history.days(rows, day, until)
+        week = np.where(np.isfinite(daily[-7:]), daily[-7:], 0.0)
+        charges, charges_sd = history.charges(rows, day, history.day(budget, end))
+        return Pace(
+            daily_usd=daily,
+            spent_usd=self._rows["spent_usd"][rows],
+            amount_usd=self._rows["amount_usd"][rows],
+            usd_per_hour=week.sum(axis=0) / np.maximum(np.isfinite(daily[-7:]).sum(axis=0), 1) / 24,
+            now=float(day * DAY_S),
+            day_end=float((day + 1) * DAY_S),
+            weekday=(day + 3) % 7,  # 1970 began on a Thursday
+            period_end=end,
+            ahead_usd=history.since(rows, day),
+            charges_usd=charges,
+            charges_sd=charges_sd,
+        )
+
     def _pace(self, budget: int, rows: Ints, now: float) -> Pace:
+        if self._rows.on_bills[budget]:
+            return self._pace_of_bill(budget, rows, now)
         here = datetime.fromtimestamp(now, self._rows.zones[budget])
         midnight = here.replace(hour=0, minute=0, second=0, microsecond=0, fold=0) + timedelta(days=1)
         return Pace(

@@ -19,6 +19,7 @@ from curb.detector.budgets.budget import BudgetSettings
 from curb.detector.budgets.burn import BurnWindows
 from curb.detector.budgets.burn_alerts import Burning, Describe, Moment, RateAlerts
 from curb.detector.budgets.changes import is_material
+from curb.detector.budgets.charges import OpenCharges
 from curb.detector.budgets.daily import DailyHistory
 from curb.detector.budgets.outlook import Forecast, outlook
 from curb.detector.budgets.past_periods import EndedPeriod, PastPeriods
@@ -57,6 +58,8 @@ class BudgetDump(msgspec.Struct):
     gone: list[Alert] = []
     early: list[tuple[int, str]] = []
     past: dict[str, list[EndedPeriod]] = {}
+    charges: dict[str, dict[str, dict[str, float]]] = {}
+    billed: dict[str, float] = {}
 
 
 class Budgets:
@@ -65,7 +68,10 @@ class Budgets:
     def __init__(self, settings: BudgetSettings, registry: SeriesRegistry, forecast: Forecast = outlook) -> None:
         self._settings = settings
         self._rows = BudgetRows(settings, registry)
-        self._history, self._burn = DailyHistory(self._rows.zones), BurnWindows(settings.bucket_s)
+        self._history = DailyHistory(self._rows.zones, self._rows.on_bills)
+        self._burn = BurnWindows(settings.bucket_s)
+        #: What is no usage, of buckets that did not close yet.
+        self.charges = OpenCharges()
         self._amounts = BudgetAmounts(settings, self._rows)
         self._view = BudgetView(self._rows, self._burn, self._history, forecast)
         self._write = BudgetAlerts(settings.alerts, self._rows, self._burn, self._view)
@@ -119,6 +125,11 @@ class Budgets:
             self._amounts.apply_increases([record.budget])
         elif isinstance(record, Feedback):
             self._amounts.incidents.judge(record.alert_id, pardoned=record.verdict != "real")
+
+    def billed_until(self, source: str, at: float) -> None:
+        """Note that the bill of a source is known up to `at` (epoch seconds); 0 says nothing."""
+        if at:
+            self._view.billed[source] = max(at, self._view.billed.get(source, 0.0))
 
     def incident(self, alert: Alert) -> None:
         """Record an alert of another rule: a budget with incidents does not grow by itself."""
@@ -184,10 +195,10 @@ class Budgets:
         if not len(self._rows):
             return revisions
         self._amounts.apply_increases(self._amounts.increases.expire(bucket.end))
-        usd = self._rows.add(bucket.cost)
+        usd, flow = self._rows.add(bucket.cost, self.charges.pop(bucket.start, len(bucket.cost)))
         self._rows.estimate(estimated_usd or {})
-        self._history.add(bucket.start, self._rows["budget"], usd)
-        self._burn.add(bucket.start, usd)
+        self._history.add(bucket.start, self._rows["budget"], usd, flow)
+        self._burn.add(bucket.start, flow)
         scores = bucket.scores
         expected = np.maximum(np.nan_to_num(scores.expected_fast), 0.0)
         rate, usual, requests = (self._rows.sum(each) for each in (scores.rate, expected, scores.requests_rate))
@@ -203,17 +214,18 @@ class Budgets:
     def _describe_burn(self, moment: Moment) -> Describe:
         return lambda report: self._write.burning(report, self._amounts.highest(report.row), moment)
 
-    def late(self, index: Ints, cost: Floats, bucket: Ints, newest: int) -> None:
+    def late(self, index: Ints, cost: Floats, bucket: Ints, newest: int, charges: Floats | None = None) -> None:
         """Count sums whose buckets, up to `newest`, were closed before, if their period is still open.
 
-        Alerts come with the next bucket. A negative sum lowers the spend and changes no alert.
+        `charges` are the parts of them that are no usage. Alerts come with the next bucket. A negative sum lowers the
+        spend and changes no alert.
         """
         self._match(newest)
         if not len(self._rows):
             return
-        late = self._rows.late(index, cost, bucket)
+        late = self._rows.late(index, cost, bucket, charges)
         self._past.late(late, float(newest))
-        self._history.late(late, self._rows["budget"][late.rows])
+        self._history.late(late, self._rows["budget"], newest)
         self._burn.late(late)
 
     def roll(self, start: float, at: float) -> list[Alert]:
@@ -377,6 +389,8 @@ class Budgets:
             raised=sorted(self._amounts.raised),
             gone=self._gone,
             early=[(row, _SPENT) for row in sorted(self._early)],
+            charges=self.charges.dump(),
+            billed=self._view.billed,
             past={str(row): periods for row, periods in self._past.periods.items()},
         )
         return dump, self._rows.dump() | self._history.dump() | burn
@@ -388,6 +402,8 @@ class Budgets:
     def load(self, dump: BudgetDump, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Load what `dump` gave. Budgets that count the same dollars as before keep their sums; new ones start now."""
         self._newest, self._gone = dump.newest, list(dump.gone)
+        self.charges.load(dump.charges)
+        self._view.billed = dict(dump.billed)
         self._amounts.increases.records = {record.id: record for record in dump.increases}
         self._amounts.incidents.seen = dict(dump.incidents)
         if not dump.rows and not dump.matched:

@@ -60,9 +60,11 @@ class Uncounted:
         for part in parts:
             if part.scope not in self._scopes or not part.effective_cost:
                 continue
-            units, bucket = round(part.effective_cost * _UNITS), part.bucket_start
-            fresh = 0 if part.counted_only or bucket < due else units
+            bucket = part.bucket_start
             for each in self._of(part.scope, bytes(part.tags)):
+                usd = self._rows.counting.usd(part.effective_cost, part.charges, each.budget)
+                units = round(usd * _UNITS)
+                fresh = 0 if part.counted_only or part.charges or bucket < due else units
                 key = (each.id, self._period(each.budget, bucket))
                 touched[key] = each
                 counted = self._by_close.setdefault(max(due, bucket), {})

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from curb.detector.budgets.budget import Budget
 from curb.detector.state.wording import duration, subject
-from curb.stream.money import usd
+from curb.stream.money import chance, usd
 from curb.stream.records.spend import BudgetStatus, Cause
 from curb.stream.time import moment
 
@@ -92,7 +92,7 @@ def outlook(status: BudgetStatus, zone: ZoneInfo) -> str:
     """The forecast; empty once the budget is spent."""
     if status.forecast_usd is None or status.spent_usd >= status.amount_usd:
         return ""
-    likely = f"{100 * (status.breach_probability or 0.0):.0f} % likely to be over"
+    likely = f"{chance(status.breach_probability or 0.0).replace('%', ' %')} likely to be over"
     if status.breach_at is None:
         return f"At this pace the period ends at {usd(status.forecast_usd)}, {likely}."
     day = moment(status.breach_at, zone).strftime("%Y-%m-%d %H:%M")

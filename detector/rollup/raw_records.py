@@ -16,12 +16,15 @@ from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.records.base import Version
 from curb.stream.records.dead_letters import Reason, dead_letter, reason_for
-from curb.stream.records.spend import INTAKE_REPORT, IntakeReport
+from curb.stream.records.spend import INTAKE_REPORT, PART_OF_KIND, IntakeReport
 
 #: Epoch seconds. A later time of receipt (the year 2096) is an error; if used, no series could advance any more.
 LATEST_TIME = 4_000_000_000.0
 #: Epoch seconds of the year 2000; an earlier charge is an error.
 EARLIEST_TIME = 946_684_800.0
+#: The part of a bill by kind of charge, and by category for records that say no kind: a record leaves "usage" out.
+_PART_OF: dict[str, str] = {kind: part for kind, part in PART_OF_KIND.items() if kind != "usage"}
+_PART_OF_CATEGORY = {"Purchase": "purchases", "Tax": "tax", "Credit": "credits", "Adjustment": "credits"}
 #: `delta` of a record that charges nothing and says how far its source is complete.
 MARK = "mark"
 
@@ -98,6 +101,7 @@ class HotCost(HotRecord, gc=False):
     #: Empty when the record leaves them out, which stands for "Usage" and "new_usage".
     charge_category: str = ""
     delta: str = ""
+    charge_kind: str = ""
     charge_period_end: float = 0.0
     complete_until: float | None = None
 
@@ -105,6 +109,11 @@ class HotCost(HotRecord, gc=False):
     def scored(self) -> bool:
         """True when the dollars can raise an alert."""
         return self.charge_category in ("", "Usage") and self.delta in ("", "new_usage")
+
+    @property
+    def part(self) -> str:
+        """What part of a bill it is, a `ChargePart`."""
+        return _PART_OF.get(self.charge_kind) or _PART_OF_CATEGORY.get(self.charge_category, "usage")
 
 
 def read(

@@ -49,7 +49,7 @@ from curb.stream import metrics
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COSTS, GPU, USAGE
 from curb.stream.records.dead_letters import Reason
-from curb.stream.records.spend import PricingHole, ScopeTally, SpendTick
+from curb.stream.records.spend import NOT_USAGE, PricingHole, ScopeTally, SpendTick
 
 logger = logging.getLogger(__name__)
 #: Topic → the word for its records in a scope's `sources`.
@@ -242,7 +242,7 @@ class Rollup:
     @property
     def _columns(self) -> int:
         """Rows of values, see `sums.COMMON`."""
-        return COMMON + (3 if self._metrics else 1 if self._billing else 0)
+        return COMMON + (3 if self._metrics else 1 + len(NOT_USAGE) if self._billing else 0)
 
     def _edge_at(self, time: float) -> int:
         """Number of buckets that have ended with their grace at `time`."""
@@ -359,6 +359,9 @@ class Rollup:
         elif self._billing:
             scored = [isinstance(each, HotCost) and each.scored for each in records]
             values[COMMON] = np.where(scored, 0.0, values[0])
+            parts = [each.part if isinstance(each, HotCost) else "" for each in records]
+            for row, part in zip(values[COMMON + 1 :], NOT_USAGE, strict=True):
+                row[...] = np.where([each == part for each in parts], values[0], 0.0)
         good = self._acceptable(start, received) & (combinations >= 0)
         good &= np.isfinite(values[0]) & ((values[0] >= 0) | self._billing)
         letters: list[Message] = []

@@ -202,8 +202,11 @@ class Waiting:
 
     def load(self, arrays: dict[str, NDArray[Any]]) -> None:
         values = arrays["values"]
-        if len(values) < len(self._rows.values):  # an older state has fewer rows that all kinds have
+        missing = len(self._rows.values) - len(values)
+        if missing == 1:  # an older state has fewer rows that all kinds have
             values = np.insert(values, COMMON - 1, 0.0, axis=0)
+        elif missing > 1:  # or fewer of bills
+            values = np.pad(values, ((0, missing), (0, 0)))
         self._rows = Rows(arrays["series"], arrays["start"], arrays["duration"], values)
         self._since = arrays["since"].copy()
         self._merged, self._until = int(arrays["merged"][0]), float(arrays["merged"][1])

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Rows of values that all kinds of records have: dollars, then requests, errors, users, input and output tokens,
-#: requests without usage, and errors that were refusals. GPUs have three more (samples, percents, GiB), bills one
-#: (dollars that are not scored).
+#: requests without usage, and errors that were refusals. GPUs have three more (samples, percents, GiB); bills have
+#: dollars that are not scored, and those of each part of `NOT_USAGE`.
 COMMON = 8
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from curb.detector.rollup.sums import COMMON, Sums
 from curb.detector.rollup.tag_table import OutputSeries
@@ -14,7 +15,7 @@ from curb.detector.state.amounts import Purpose
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND
-from curb.stream.records.spend import PricingHole, SpendTick, Tally
+from curb.stream.records.spend import NOT_USAGE, PricingHole, SpendTick, Tally
 
 #: Bytes of a message, and of a line without its tags, at most; brokers accept 1 MB by default.
 _MAX_BYTES, _NUMBERS_BYTES = 500_000, 450
@@ -37,6 +38,7 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
     gpu_utilization: float = 0.0
     memory_used: float = 0.0
     unscored_cost: float = 0.0
+    charges: dict[str, float] = {}
     counted_only: bool = False
     unmetered: int = 0
     refused: int = 0
@@ -67,8 +69,8 @@ class PartialLines:
         columns = [column.astype(np.int64).tolist() for column in counts]
         if len(more) == 3:
             columns += [more[0].astype(np.int64).tolist(), more[1].tolist(), more[2].tolist()]
-        elif len(more) == 1:
-            columns += [[0] * len(cost)] * 3 + [more[0].tolist()]
+        elif len(more):
+            columns += [[0] * len(cost)] * 3 + [more[0].tolist(), _by_part(more[1:])]
         missing, refused = unmetered.astype(np.int64).tolist(), refusals.astype(np.int64).tolist()
         keys = (sums.series.tolist(), sums.bucket.tolist(), cost.tolist(), sums.events.tolist())
         lines, sizes, added = self._lines, self._sizes, list[_Partial]()
@@ -119,3 +121,12 @@ class PartialLines:
                 Message(SPEND, encode_lines(self._lines[partition]), key=self._key, partition=partition)
             )
         self._lines[partition], self._sizes[partition] = [], 0
+
+
+def _by_part(amounts: NDArray[np.float64]) -> list[dict[str, float]]:
+    """Rows of `NOT_USAGE` → for each sum its dollars by part, without zeros."""
+    found: list[dict[str, float]] = [{} for _ in range(amounts.shape[1])]
+    for part, row in zip(NOT_USAGE, amounts, strict=True):
+        for at in np.flatnonzero(row).tolist():
+            found[at][part] = float(row[at])
+    return found

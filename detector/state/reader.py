@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -17,7 +17,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.records.base import Version
 from curb.stream.records.dead_letters import dead_letter, reason_for
 from curb.stream.records.knowledge import LATEST_TIME, refusal
-from curb.stream.records.spend import Knowledge, PricingHole, ScopeTally, SourceTally, SpendTick, Tally
+from curb.stream.records.spend import NOT_USAGE, Knowledge, PricingHole, ScopeTally, SourceTally, SpendTick, Tally
 
 #: Epoch seconds; a bucket behind the latest time would end time for every series.
 _Start = Annotated[int, msgspec.Meta(ge=0, le=int(LATEST_TIME))]
@@ -54,6 +54,8 @@ class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
     covers_s: Annotated[int, msgspec.Meta(ge=0, le=_LONGEST_S)] = 0
     slot: _Count = -1
     v: Version = 1
+    #: At the end, so that sums which an older version saved still fit.
+    charges: dict[str, _Usd] = {}
 
 
 class ScoredSum(PartialSum, tag="scored", tag_field="type", gc=False):
@@ -67,6 +69,8 @@ class PartialRun:
     index: NDArray[np.int64]
     bucket: NDArray[np.int64]
     values: NDArray[np.float64]
+    #: The dollars that are no usage of a bill, shape (`NOT_USAGE`, that length); None without any.
+    charges: NDArray[np.float64] | None = None
 
     @property
     def cost(self) -> NDArray[np.float64]:
@@ -82,9 +86,12 @@ class PartialRun:
 
     def where(self, chosen: NDArray[np.bool_]) -> PartialRun:
         """The chosen rows."""
-        return PartialRun(self.index[chosen], self.bucket[chosen], self.values[:, chosen])
+        charges = None if self.charges is None else self.charges[:, chosen]
+        return PartialRun(self.index[chosen], self.bucket[chosen], self.values[:, chosen], charges)
 
 
+#: How a tick begins in a message.
+_TICK = b'{"type":"tick"'
 #: Scopes, raw tags, bucket starts → numbers of the series.
 Numbers = Callable[[Sequence[str], Sequence[bytes], Sequence[int]], list[int]]
 #: In the order of `amounts.AMOUNTS`.
@@ -185,8 +192,19 @@ def _sums(line: SpendTick | PricingHole) -> tuple[float, ...]:
     return line.requests, line.tokens, line.gpu_hours, line.fallback_usd
 
 
-def columns(run: Sequence[PartialSum], numbers: Numbers) -> PartialRun:
-    """The parts as columns, their series numbered."""
+def ticks_at_end(message: Message) -> list[SpendTick]:
+    """The tick that ends a message, if one does; the rest is not read."""
+    lines = message.value.rsplit(b"\n", 2)[-2:]
+    return [msgspec.json.decode(line, type=SpendTick) for line in lines if line.startswith(_TICK)]
+
+
+def by_part(charges: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
+    """Dollars by part of a bill → array of shape (`NOT_USAGE`, their number)."""
+    return np.array([[each.get(part, 0.0) for each in charges] for part in NOT_USAGE]).reshape(len(NOT_USAGE), -1)
+
+
+def columns(run: Sequence[PartialSum], numbers: Numbers, *, is_bill: bool = False) -> PartialRun:
+    """The parts as columns, their series numbered. Only parts of bills have charges."""
     count = len(run)
     bucket = [each.bucket_start for each in run]
     index = numbers([each.scope for each in run], [bytes(each.tags) for each in run], bucket)
@@ -195,4 +213,6 @@ def columns(run: Sequence[PartialSum], numbers: Numbers) -> PartialRun:
         amounts = list(map(column, run))
         # Most sources leave most counts at zero.
         row[...] = amounts[0] if amounts.count(amounts[0]) == count else amounts
-    return PartialRun(np.array(index, np.int64), np.array(bucket, np.int64), values)
+    has_charges = is_bill and any(each.charges for each in run)
+    charges = by_part([each.charges for each in run]) if has_charges else None
+    return PartialRun(np.array(index, np.int64), np.array(bucket, np.int64), values, charges)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from curb.stream import metrics
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.records.spend import Alert
@@ -74,3 +75,10 @@ def needs_revision(alert: Alert, at: float, rate: float, update_every_s: float) 
     return (
         moved > max(_MOVED_SHARE * alert.usd_per_hour, _MOVED_USD_PER_HOUR) or at - alert.updated_at >= update_every_s
     )
+
+
+def count_opened(alerts: Sequence[Alert]) -> None:
+    """Count first revisions in the metrics."""
+    for alert in alerts:
+        if alert.revision == 1:
+            metrics.ALERTS.labels(kind=alert.kind, tier=alert.tier).inc()

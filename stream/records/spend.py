@@ -6,7 +6,7 @@ Unix epoch, UTC. Money is US dollars as float64. Unknown is None, never 0.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -71,6 +71,22 @@ class UsageRecord(SpendRecord, kw_only=True):
 
 #: What a charge of a bill is for.
 ChargeKind = Literal["usage", "commitment", "fee", "purchase", "tax", "credit", "refund", "adjustment"]
+#: What of a bill a budget may count. Commitments are usage: their cost is spread over the time in which they hold.
+ChargePart = Literal["usage", "fees", "purchases", "tax", "credits"]
+CHARGE_PARTS: tuple[ChargePart, ...] = get_args(ChargePart)
+#: Parts that are no usage, in the order in which arrays have them.
+NOT_USAGE: tuple[ChargePart, ...] = tuple(part for part in CHARGE_PARTS if part != "usage")
+#: By kind of charge. A refund and an adjustment correct what was paid, as a credit does.
+PART_OF_KIND: dict[ChargeKind, ChargePart] = {
+    "usage": "usage",
+    "commitment": "usage",
+    "fee": "fees",
+    "purchase": "purchases",
+    "tax": "tax",
+    "credit": "credits",
+    "refund": "credits",
+    "adjustment": "credits",
+}
 
 
 class CostRecord(SpendRecord, kw_only=True):
@@ -158,6 +174,8 @@ class SpendSums(Record, kw_only=True):
     memory_used: float = 0.0
     #: The part of `effective_cost` that raises no alert: billing deltas that are not new usage.
     unscored_cost: float = 0.0
+    #: The part of `effective_cost` that is no usage, by part of a bill (`ChargePart`).
+    charges: dict[str, float] = msgspec.field(default_factory=dict)
     #: Requests that ended well and reported neither tokens nor a cost.
     unmetered: int = 0
     #: Of the errors, those that a limit of the gateway refused.

@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.topics import COSTS
-from curb.stream.records.spend import Alert, CostRecord
+from curb.stream.records.spend import CHARGE_PARTS, PART_OF_KIND, Alert, ChargeKind, ChargePart, CostRecord
 from curb.stream.time import DAY_S, HOUR_S
 
 pytestmark = pytest.mark.long
@@ -21,13 +23,22 @@ def at(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
-def charge(name: str, start: float, usd: float, received: float, seconds: float = HOUR_S) -> CostRecord:
+#: Kind of charge → its FOCUS category, where that is not usage.
+CATEGORIES = {"fee": "Purchase", "purchase": "Purchase", "commitment": "Purchase", "tax": "Tax", "credit": "Credit"}
+ZONES = ("UTC", "America/New_York", "Asia/Tokyo", "Asia/Kolkata", "Pacific/Auckland")
+
+
+def charge(
+    name: str, start: float, usd: float, received: float, seconds: float = HOUR_S, kind: ChargeKind = "usage"
+) -> CostRecord:
     return CostRecord(
         id=name,
         charge_period_start=start,
         charge_period_end=start + seconds,
         received_at=received,
         effective_cost=usd,
+        charge_kind=kind,
+        charge_category=CATEGORIES.get(kind, "Usage"),
         tags={"account": "1"},
         source="bill",
     )
@@ -36,7 +47,7 @@ def charge(name: str, start: float, usd: float, received: float, seconds: float 
 class Account:
     """One account with a budget of $1,000, which is read from October 1 on."""
 
-    def __init__(self, period: str, **budget: Any) -> None:
+    def __init__(self, period: str, begin: str = "2026-10-01T00:00", **budget: Any) -> None:
         settings = {
             "bucket_s": HOUR_S,
             "scopes": [{"name": "account", "group_by": ["account"], "sources": ["costs"]}],
@@ -46,8 +57,8 @@ class Account:
         }
         self.pipeline = Pipeline(DetectorSettings.model_validate(settings))
         self.alerts: list[Alert] = []
-        self._time = at("2026-10-01T06:00")
-        self.read(charge("first", at("2026-10-01T00:00"), 0.01, self._time))
+        self._time = at(begin) + 6 * HOUR_S
+        self.read(charge("first", at(begin), 0.01, self._time))
 
     def read(self, *records: CostRecord) -> None:
         now = records[0].received_at
@@ -57,7 +68,7 @@ class Account:
 
     def wait(self, until: float) -> None:
         while self._time < until:
-            self._time = min(until, self._time + HOUR_S)
+            self._time = min(until, self._time + 3 * HOUR_S)
             self.pipeline.tick(self._time + 60)
             self.alerts += [each for each in self.pipeline.alerts if each.kind == "budget"]
 
@@ -112,9 +123,89 @@ def test_a_page_of_the_open_period_goes_on_until_its_bill_is_final() -> None:
     assert (final.status, round(final.actual_usd)) == ("resolved", 2000)
 
 
-@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo", "Asia/Kolkata", "Pacific/Auckland"])
+@pytest.mark.parametrize("zone", ZONES)
 def test_a_day_of_the_bill_is_a_day_of_the_bill_in_every_time_zone(zone: str) -> None:
     account = Account("month", time_zone=zone)
     account.read(charge("first of november", at("2026-11-01T00:00"), 5000.0, at("2026-11-02T06:00"), DAY_S))
     account.read(charge("last of october", at("2026-10-31T00:00"), 600.0, at("2026-11-02T08:00"), DAY_S))
     assert {round(alert.actual_usd) for alert in account.newest} == {5000}
+
+
+PERIODS: dict[str, tuple[str, ...]] = {
+    # The days from which on the next begins, around the end of a quarter that is a Thursday.
+    "day": ("2026-12-29", "2026-12-30", "2026-12-31", "2027-01-01", "2027-01-02"),
+    "week": ("2026-12-28", "2027-01-04"),
+    "month": ("2026-12-01", "2027-01-01"),
+    "quarter": ("2026-10-01", "2027-01-01"),
+}
+
+
+@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.generate))
+@given(
+    period=st.sampled_from(sorted(PERIODS)),
+    zone=st.sampled_from(ZONES),
+    hours_late=st.integers(1, 36),
+    include=st.sets(st.sampled_from(CHARGE_PARTS), min_size=1),
+    charges=st.lists(
+        st.tuples(
+            st.integers(0, 4 * 24 - 1), st.integers(100, 90_000), st.sampled_from(["usage", "usage", *CATEGORIES])
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+)
+def test_each_period_of_a_bill_has_one_alert_with_the_figure_of_the_bill(
+    period: str, zone: str, hours_late: int, include: set[ChargePart], charges: list[tuple[int, int, ChargeKind]]
+) -> None:
+    begin = at("2026-12-29T00:00")
+    quiet = {"enabled": False}  # burn rates have alerts of their own
+    account = Account(period, "2026-12-28T00:00", time_zone=zone, include=sorted(include), burn_rate=quiet)
+    read = sorted((begin + HOUR_S * (hour + hours_late), n) for n, (hour, _, _) in enumerate(charges))
+    billed = dict.fromkeys(map(at, PERIODS[period]), 0.0)
+    billed[max(each for each in billed if each <= begin)] += 0.01 * ("usage" in include) * (period != "day")
+    for received, n in read:
+        hour, cents, kind = charges[n]
+        usd = -cents / 100 if kind == "credit" else cents / 100
+        account.read(charge(str(n), begin + HOUR_S * hour, usd, received, kind=kind))
+        if PART_OF_KIND[kind] in include:
+            billed[max(each for each in billed if each <= begin + HOUR_S * hour)] += usd
+    account.wait(begin + 10 * DAY_S)
+    found = {alert.budget.period_start: alert for alert in account.newest if alert.budget is not None}
+    assert len(found) == len(account.newest)
+    over = {start: usd for start, usd in billed.items() if usd >= 1000}
+    assert over.keys() <= found.keys()
+    for start, alert in found.items():
+        # The rest crossed it before credits came.
+        assert alert.actual_usd == pytest.approx(billed[start], abs=0.011, rel=0.005)
+        assert alert.status == "resolved" or alert.budget.period_end > begin + 4 * DAY_S
+
+
+def test_what_a_budget_leaves_out_does_not_count_in_it_or_above_it() -> None:
+    account = Account("month", include=["usage", "tax"])
+    now = at("2026-10-09T06:00")
+    kinds: tuple[ChargeKind, ...] = ("usage", "commitment", "fee", "purchase", "tax", "credit", "refund", "adjustment")
+    account.read(*(charge(kind, now - 30 * HOUR_S, 10.0, now, kind=kind) for kind in kinds))
+    ((_, status),) = account.pipeline.shard.budgets()
+    assert status.spent_usd == pytest.approx(30.01)  # usage, what a commitment costs, and tax
+
+
+def test_fees_are_no_pace_and_are_expected_where_they_came_before() -> None:
+    account = Account("month", begin="2026-09-01T00:00")
+    for day in range(62):
+        start = at("2026-08-01T00:00") + day * DAY_S
+        now = max(start + DAY_S, at("2026-09-01T06:00")) + 6 * HOUR_S
+        records = [charge(f"{day}", start, 20.0, now, DAY_S)]
+        if day in (0, 31, 61):
+            records.append(charge(f"fee {day}", start, 500.0, now, 30 * DAY_S, kind="fee"))
+        if day == 61:  # the first of October, before its bill came
+            ((_, status),) = account.pipeline.shard.budgets()
+            assert status.forecast_usd == pytest.approx(500 + 31 * 20, rel=0.02)
+            assert status.breach_probability is not None
+            assert status.breach_probability > 0.5
+        account.read(*records)
+    account.wait(at("2026-10-02T10:00"))
+    ((_, status),) = account.pipeline.shard.budgets()
+    assert status.spent_usd == pytest.approx(520.0)
+    assert status.forecast_usd == pytest.approx(500 + 31 * 20, rel=0.02)
+    assert status.breach_at is not None
+    assert at("2026-10-22T00:00") < status.breach_at < at("2026-10-28T00:00")

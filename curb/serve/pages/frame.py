@@ -21,7 +21,7 @@ from curb.format import printable, tags_text
 from curb.serve.pages.paths import is_page
 from curb.serve.pages.sessions import Session, Sessions
 from curb.serve.running import Running
-from curb.stream.money import usd
+from curb.stream.money import chance, usd
 from curb.stream.records.spend import LedgerEntry
 from curb.stream.time import iso
 
@@ -160,7 +160,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         finalize=_visible,
     )
-    templates.filters |= {"usd": usd_or_dash, "time": when, "tags": tags_text, "percent": percent}
+    templates.filters |= {"usd": usd_or_dash, "time": when, "tags": tags_text, "percent": percent, "chance": chance}
     templates.filters |= {"after": lambda seconds: f"after {duration(seconds)}", "lasts": duration}
     templates.filters |= {"spent": wording.dollars, "over": wording.over, "achieved": wording.achieved}
     templates.filters |= {"person": wording.person, "step": wording.step, "began": wording.began}
