@@ -20,6 +20,7 @@ UNDO_PREFIX = b"actions/undo/"
 EXTEND_PREFIX = b"actions/extend/"
 APPROVALS_PREFIX = b"actions/answers/"
 SNOOZE_PREFIX = b"actions/snooze/"
+PROPOSE_PREFIX = b"actions/propose/"
 ALLOWED_PREFIX = b"actions/ceilings/allowed/"
 RAISED_PREFIX = b"actions/ceilings/raised/"
 HALTED_KEY = b"actions/halted"
@@ -79,6 +80,8 @@ class Inbox:
         #: Approvals and denials per action id, in the order in which they were given.
         self.approvals: dict[str, list[Command]] = {}
         self.snoozes: dict[str, Command] = {}
+        #: What is to be proposed for approval, by "alert/action"; the newest counts.
+        self.proposals: dict[str, Command] = {}
         #: What a person has said about the ceilings of each policy, by its digest; and who may need more, by
         #: fingerprint.
         self.allowed: dict[str, Command] = {}
@@ -110,6 +113,8 @@ class Inbox:
             _put(self.approvals, key[len(APPROVALS_PREFIX) :].decode(), value, list[Command])
         elif key.startswith(SNOOZE_PREFIX):
             _put(self.snoozes, key[len(SNOOZE_PREFIX) :].decode(), value, Command)
+        elif key.startswith(PROPOSE_PREFIX):
+            _put(self.proposals, key[len(PROPOSE_PREFIX) :].decode(), value, Command)
         elif key.startswith(ALLOWED_PREFIX):
             _put(self.allowed, key[len(ALLOWED_PREFIX) :].decode(), value, Command)
         elif key.startswith(RAISED_PREFIX):
@@ -211,6 +216,11 @@ def _note_command(command: Command, inbox: Inbox, draft: dict[bytes, Any], *, no
     elif command.kind == "snooze":
         if (alert_id := command.args.get("alert_id")) and _until(command) is not None:
             draft[SNOOZE_PREFIX + alert_id.encode()] = command
+    elif command.kind == "propose":
+        alert_id, action = command.args.get("alert_id", ""), command.args.get("action", "")
+        known = ALERT_PREFIX + alert_id.encode() in draft or alert_id in inbox.alerts
+        if known and action:
+            draft[PROPOSE_PREFIX + f"{alert_id}/{action}".encode()] = command
     elif action_id := command.args.get("action_id"):
         if command.kind in ("undo", "leave"):
             draft[UNDO_PREFIX + action_id.encode()] = command

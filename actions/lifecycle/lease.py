@@ -95,6 +95,9 @@ class ActionWorker:
         # What an earlier pass planned and did not come to is read back first: a person may have been there since.
         self._calls.fresh.clear()
         await self._advance_all()
+        for key, command in list(self._memory.inbox.proposals.items()):
+            if command.args["action"] == self.name:
+                await self._guarded(f"{key}/propose", partial(self._proposals.propose, command))
         advanced_at = self._clock.steady()
         for alert in self._memory.inbox.firing():
             for ladder in decide(alert, self._settings).ladders:

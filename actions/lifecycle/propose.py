@@ -16,10 +16,11 @@ from curb.actions.lifecycle.action_calls import ActionCalls, no_plan
 from curb.actions.policy.guards import allowed, refusal
 from curb.actions.policy.ladder import NOTHING_TO_DO, is_due, may_take, of_tier
 from curb.actions.policy.roles import people_of, roles_for
+from curb.actions.policy.route import Mode
 from curb.actions.policy.routing import Act, decide
 from curb.actions.target import TargetRate, to_budget, to_normal
 from curb.stream.errors import PermanentError
-from curb.stream.records.spend import Alert, LedgerEntry, LedgerState, Plan
+from curb.stream.records.spend import Alert, Command, LedgerEntry, LedgerState, Plan
 
 #: Seconds until a refused alert is looked at again. By hand: a minute, as the alerts are revised.
 _RECHECK_S = 60.0
@@ -27,6 +28,8 @@ _RECHECK_S = 60.0
 SOON_S = 1.0
 #: Targets of one proposal that are named to the approvers. By hand: a line of a message.
 _NAMED = 5
+#: Characters of the reason of a proposal. By hand: a sentence.
+_LONGEST_REASON = 300
 
 
 class Proposal(NamedTuple):
@@ -71,6 +74,43 @@ class Proposals:
             await self._skip(alert, attempts, act, NOTHING_TO_DO + proposal)
             return
         await self._enter(alert, act, proposal)
+
+    async def propose(self, command: Command) -> None:
+        """Ask people for what a command proposes: the lowest rung of the alert's routes with this action that was not
+        tried. Nothing is done without an approval; in shadow mode it is noted. A refusal is on the ledger."""
+        alert_id = command.args["alert_id"]
+        states = self._memory.ledger.for_alert(alert_id)
+        if not self._memory.caught_up or any(state.has_answered(command.id) for state in states):
+            return
+        if not self._memory.inbox.is_firing(alert_id):
+            return  # it is forgotten with the alert
+        alert = self._memory.inbox.alerts[alert_id].alert
+        act = self._act_for(alert)
+        if act is None:
+            await self._refuse(alert, None, command, "no route has this action for the alert, or it was tried already")
+            return
+        try:
+            proposal = self.refusal(alert, act) or await self.proposal(alert, act)
+        except PermanentError as error:
+            proposal = str(error)
+        if isinstance(proposal, str):
+            await self._refuse(alert, act, command, proposal)
+            return
+        await self._enter(alert, act, proposal, command)
+
+    def _act_for(self, alert: Alert) -> Act | None:
+        """What may be proposed for an alert; None when there is nothing."""
+        tried = {state.last.rung for state in self._attempts(alert) if state.last.state != "skipped"}
+        for act in decide(alert, self._settings).act:
+            if act.name == self._calls.name and act.rung not in tried:
+                mode: Mode = "shadow" if act.mode == "shadow" else "approve"
+                return act.suited(self._calls.action.verbs)._replace(mode=mode)
+        return None
+
+    async def _refuse(self, alert: Alert, act: Act | None, command: Command, why: str) -> None:
+        detail = f"proposed by {command.by}, and not asked for: {why}"
+        said = {"by": command.by, "command_id": command.id, "detail": detail}
+        await self._calls.start(alert, no_plan(self._calls.name), "skipped", act, **said)
 
     def _attempts(self, alert: Alert) -> list[ActionState]:
         """What this action did for the alert since it has its tier."""
@@ -157,31 +197,40 @@ class Proposals:
             return "held: another action had the same target when it was read"
         return "skipped: already tried for this alert, or changed by a person"
 
-    async def _enter(self, alert: Alert, act: Act, proposal: Proposal) -> None:
-        """Into the ledger, durable before anything is changed. All is checked again: the world moved since."""
+    async def _enter(self, alert: Alert, act: Act, proposal: Proposal, asked: Command | None = None) -> None:
+        """Into the ledger, durable before anything is changed. All is checked again: the world moved since.
+
+        What a person `asked` for is only proposed, whatever the mode.
+        """
         async with self._memory.planning:
             if not self._memory.may_work or not self._memory.inbox.is_firing(alert.alert_id):
                 return  # both may have changed while the target was read
             attempts = self._attempts(alert)
-            if why := self.refusal(alert, act):
+            why = self.refusal(alert, act)
+            if not why:
+                proposal = self._within_guards(alert, act, proposal.rate, proposal.every, proposal.held)
+                why = "" if proposal.plans else proposal.why_not
+            if why and asked is not None:
+                await self._refuse(alert, act, asked, why)
+            elif why:
                 await self._skip(alert, attempts, act, why)
+            if why:
                 return
-            proposal = self._within_guards(alert, act, proposal.rate, proposal.every, proposal.held)
-            if not proposal.plans:
-                await self._skip(alert, attempts, act, proposal.why_not)
-                return
-            await self._enter_as(alert, act, proposal, attempts)
+            await self._enter_as(alert, act, proposal, attempts, asked)
             if proposal.why_not and any(attempt.is_open for attempt in attempts):
                 self._calls.backoff.postpone(f"{alert.alert_id}/plan", _RECHECK_S)
 
-    async def _enter_as(self, alert: Alert, act: Act, proposal: Proposal, attempts: Sequence[ActionState]) -> None:
+    async def _enter_as(
+        self, alert: Alert, act: Act, proposal: Proposal, attempts: Sequence[ActionState], asked: Command | None
+    ) -> None:
         """Recorded, proposed or planned, as the mode says. What cannot be undone is always proposed."""
-        approved_by = _approval(attempts, act, proposal.plans)
+        approved_by = "" if asked is not None else _approval(attempts, act, proposal.plans)
         if act.mode == "shadow":
+            said = _asked_by(asked, "shadow mode: nothing was changed")
             for plan in proposal.plans:
-                await self._start(alert, act, plan, proposal, "shadow", detail="shadow mode: nothing was changed")
+                await self._start(alert, act, plan, proposal, "shadow", **said)
         elif not approved_by and (act.mode == "approve" or not all(plan.reversible for plan in proposal.plans)):
-            await self._propose(alert, act, proposal)
+            await self._propose(alert, act, proposal, asked)
         elif proposal.lower:
             self.request_way(alert, act, proposal.lower)
         else:
@@ -198,7 +247,7 @@ class Proposals:
             self._memory.make_way[holder.last.action_id] = f"makes way for rung {act.rung}, {act.do}"
         self._calls.backoff.postpone(f"{alert.alert_id}/plan", SOON_S)
 
-    async def _propose(self, alert: Alert, act: Act, proposal: Proposal) -> None:
+    async def _propose(self, alert: Alert, act: Act, proposal: Proposal, by: Command | None) -> None:
         """Ask for the first plan; the answer is for the others of the same ask as well."""
         plan, now = proposal.plans[0], self._calls.clock.now()
         for holder in proposal.lower:  # what will be found when it is carried out
@@ -215,7 +264,7 @@ class Proposals:
             plan,
             proposal,
             "proposed",
-            detail=f"{asked}{more}",
+            **_asked_by(by, f"{asked}{more}"),
             answer_by=now + act.answer_within_s,
             approvers=people_of(roles),
         )
@@ -278,6 +327,15 @@ def makes_way(holder: ActionState, alert: Alert, act: Act) -> bool:
     of_this = last.alert_id == alert.alert_id or last.rung <= 0
     is_before = last.alert_id == alert.alert_id and not of_tier([holder], alert)
     return holder.is_open and of_this and (last.rung < act.rung or is_before)
+
+
+def _asked_by(command: Command | None, detail: str) -> dict[str, str]:
+    """Fields of an entry that Curb, or a person, asked for."""
+    if command is None:
+        return {"detail": detail}
+    reason = command.args.get("reason", "")
+    proposes = f"{command.by} proposes it" + (f" ({reason[:_LONGEST_REASON]})" if reason else "")
+    return {"detail": f"{proposes}; {detail}", "by": command.by, "command_id": command.id}
 
 
 def _approval(attempts: Sequence[ActionState], act: Act, plans: Sequence[Plan]) -> str:

@@ -35,6 +35,7 @@ from curb.actions.ledger.inbox_state import (
     APPROVALS_PREFIX,
     EXTEND_PREFIX,
     HALTED_KEY,
+    PROPOSE_PREFIX,
     SNOOZE_PREFIX,
     UNDO_PREFIX,
     freeze_message,
@@ -257,6 +258,11 @@ class ActionsRunner:
             if state is None or not state.is_held or state.has_answered(command.id):
                 gone.append(state_message(EXTEND_PREFIX + action_id.encode(), None))
         gone += [state_message(APPROVALS_PREFIX + each.encode(), None) for each in self._dealt_with()]
+        for key, command in memory.inbox.proposals.items():
+            states = memory.ledger.for_alert(command.args["alert_id"])
+            dealt_with = any(state.has_answered(command.id) for state in states)
+            if dealt_with or not memory.inbox.is_firing(command.args["alert_id"]):
+                gone.append(state_message(PROPOSE_PREFIX + key.encode(), None))
         over = [alert_id for alert_id in memory.inbox.snoozes if alert_id not in keep]
         gone += [state_message(SNOOZE_PREFIX + alert_id.encode(), None) for alert_id in over]
         gone += memory.forget_ceilings(self._clock.now())

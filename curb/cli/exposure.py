@@ -132,6 +132,12 @@ def exposure(
     console.print(Text(sentence(found)), soft_wrap=True)
 
 
+async def read_exposures(config: CurbConfig) -> list[Exposure]:
+    """Every key of every gateway, the most exposed first, without a word. Raises TransientError or PermanentError."""
+    kinds = [each for each in config.actions.actions if isinstance(each, RateConfig)]
+    return await _all(config, kinds, Console(quiet=True))
+
+
 async def _all(config: CurbConfig, kinds: Sequence[RateConfig], console: Console) -> list[Exposure]:
     """Every key of every gateway, the most exposed first. Raises TransientError or PermanentError."""
     proxies = {str(each.base_url): each for each in kinds if isinstance(each, LitellmConfig)}

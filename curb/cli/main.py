@@ -104,6 +104,10 @@ COMMANDS = {
         "curb.cli.explain:explain",
         "Explain an alert: the deciding figures, its sources, similar alerts, and events around it.",
     ),
+    "mcp": LazyCommand(
+        "curb.cli.assistant.command:mcp",
+        "Serve spend, alerts, budgets and leases to an assistant over MCP, read-only; its one verb proposes an action.",
+    ),
     "drill": LazyCommand(
         "curb.cli.drill:drill",
         "Throttle a probe key or job of your own at the real gateway and give it back. Exit code 1 when a step fails.",

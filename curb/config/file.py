@@ -166,8 +166,9 @@ class EmbeddedSettings(Settings):
     retention_days: float = Field(default=14.0, gt=0, description="Messages older than this are deleted once read.")
 
 
-#: What a token is for: send usage to the inbox, read everything, or read and change (silences, approvals, halt).
-Role = Literal["ingest", "read", "operate"]
+#: What a token is for: send usage to the inbox, read everything, read and propose actions, or read and change
+#: (silences, approvals, halt).
+Role = Literal["ingest", "read", "propose", "operate"]
 
 
 class TokenSettings(Settings):
@@ -177,8 +178,9 @@ class TokenSettings(Settings):
     token: SecretStr = Field(min_length=8, description="The token itself; take it from the environment.")
     roles: list[Role] = Field(
         min_length=1,
-        description="`ingest`: send to every inbox. `read`: the API, the dashboard and /metrics. `operate`: `read`, "
-        "and commands, silences, plans and the like.",
+        description="`ingest`: send to every inbox. `read`: the API, the dashboard and /metrics. `propose`: `read`, "
+        "and actions proposed for approval, for an assistant. `operate`: `propose`, and commands, silences, plans and "
+        "the like.",
     )
 
 

@@ -23,7 +23,12 @@ from curb.stream import metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: What a role includes beside itself.
-_INCLUDES: dict[Role, tuple[Role, ...]] = {"operate": ("read",), "read": (), "ingest": ()}
+_INCLUDES: dict[Role, tuple[Role, ...]] = {
+    "operate": ("read", "propose"),
+    "propose": ("read",),
+    "read": (),
+    "ingest": (),
+}
 _READS = frozenset({"GET", "HEAD"})
 #: The inbox has tokens of its own, and what Slack sends is signed.
 _CHECKED_ELSEWHERE = ("/v1/ingest/", "/v1/slack/")
@@ -31,6 +36,8 @@ _CHECKED_ELSEWHERE = ("/v1/ingest/", "/v1/slack/")
 
 #: The name of `http.token`, which has none of its own.
 _UNNAMED = "operator"
+#: What a token that may propose may write.
+_PROPOSES = frozenset({"/v1/proposals"})
 
 
 class Access:
@@ -68,6 +75,10 @@ class Access:
             metrics.HTTP_WRONG_TOKENS.inc()
         return name, found
 
+    def caller(self, request: web.Request) -> str:
+        """The name of the token of a request that was let through; "" for none."""
+        return self._token(request)[0]
+
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """401 without a token for it, 403 from another site or with a token for less, 421 under a foreign name."""
@@ -80,13 +91,13 @@ class Access:
                 return _problem(403, "refused: another site asks for it")
             return await handler(request)
         session = self._session(request)
-        roles = self._roles(request) if session is None else session.roles
+        roles = self._token(request)[1] if session is None else session.roles
         if path in self._open:
             # What probes and Prometheus call it is theirs to say, unless it is only for this machine.
             if path != "/healthz" and "read" not in roles and self._checks_names and not self._is_own_name(request):
                 return _foreign_name()
             return await handler(request)
-        needed: Role = "read" if request.method in _READS else "operate"
+        needed: Role = "read" if request.method in _READS else "propose" if path in _PROPOSES else "operate"
         if needed in roles:
             return await handler(request)
         if roles:
@@ -105,17 +116,17 @@ class Access:
             return None
         return self._sessions.of(request)
 
-    def _roles(self, request: web.Request) -> frozenset[str]:
-        """What the request's token may do."""
+    def _token(self, request: web.Request) -> tuple[str, frozenset[str]]:
+        """Whose the request's token is, and what it may do."""
         given = request.headers.get(hdrs.AUTHORIZATION, "")
         if is_page(request.path):
             # A browser sends a password by itself, also where another site asks for it: pages are read with it.
             if request.method not in _READS or self._from_another_site(request):
-                return frozenset()
+                return "", frozenset()
             if given.startswith("Basic "):
-                return self.known(_password(given))[1]
+                return self.known(_password(given))
         scheme, _, token = given.partition(" ")
-        return self.known(token)[1] if scheme == "Bearer" else frozenset()
+        return self.known(token) if scheme == "Bearer" else ("", frozenset())
 
     def _asks_for_token(self, request: web.Request) -> web.Response:
         if is_page(request.path) and self.has_readers:

@@ -166,6 +166,8 @@ class AlertAnswer(TypedDict):
 
     alert: Alert
     actions: list[LedgerEntry]
+    #: Names of actions that may be proposed for it now, see `POST /v1/proposals`.
+    may_propose: list[str]
 
 
 class ForecastAnswer(TypedDict):
@@ -252,9 +254,17 @@ class IngestAnswer(TypedDict):
 class CommandInput(msgspec.Struct):
     """A request by a person. `args` are those of the kind: `action_id`, `alert_id`, `until`, `reason`."""
 
-    kind: Literal["halt", "resume", "undo", "leave", "extend", "approve", "deny", "snooze"]
+    kind: Literal["halt", "resume", "undo", "leave", "extend", "approve", "deny", "snooze", "propose"]
     by: str = "api"
     args: dict[str, str] = {}
+
+
+class ProposalInput(msgspec.Struct):
+    """An action of the alert's routes that people should be asked for, and why."""
+
+    alert_id: str
+    action: str
+    reason: str = ""
 
 
 class Problem(TypedDict):

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from curb.connectors.intake.body import HELD_BYTES, Bodies, BodyRefusedError
 from curb.connectors.intake.inbox import add_routes
-from curb.serve import http_explain, http_knowledge, slack_people
+from curb.serve import http_explain, http_knowledge, proposals, slack_people
 from curb.serve.acceptor import health
 from curb.serve.access import Access, Handler
 from curb.serve.connector_rows import of_daemon
@@ -69,6 +69,7 @@ def make_app(daemon: Running, doors: slack_people.Doors) -> web.Application:
     sign_in.add_routes(app, sessions, access.known, bodies)
     http_knowledge.add_routes(app, daemon, bodies)
     http_explain.add_routes(app, daemon)
+    proposals.add_routes(app, daemon, bodies, access.caller)
     slack_people.add_routes(app, doors, bodies)
     add_routes(app, daemon.connectors.sources, daemon.log, daemon.clock, bodies, lambda: _busy_s(daemon))
     return app
@@ -136,7 +137,8 @@ class _Api:
         if alert_id not in view.alerts:
             return web.json_response({"error": "no such alert"}, status=404)
         actions = [e for entries in view.actions.values() for e in entries if e.alert_id == alert_id]
-        return _json({"alert": view.alerts[alert_id], "actions": actions})
+        alert = view.alerts[alert_id]
+        return _json({"alert": alert, "actions": actions, "may_propose": proposals.may_propose(self._daemon, alert)})
 
     async def actions(self, request: web.Request) -> web.Response:
         newest = [entries[-1] for entries in reversed(self._daemon.view.actions.values())]

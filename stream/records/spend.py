@@ -491,11 +491,12 @@ class Command(Record, kw_only=True):
     """A request by a person."""
 
     id: str
-    kind: Literal["halt", "resume", "undo", "leave", "extend", "approve", "deny", "snooze"]
+    kind: Literal["halt", "resume", "undo", "leave", "extend", "approve", "deny", "snooze", "propose"]
     at: float
     by: str
     #: For undo, leave, extend, approve and deny: {"action_id": ...}; for halt: {"reason": ...}; for snooze:
-    #: {"alert_id": ..., "until": ...}, in seconds since the Unix epoch.
+    #: {"alert_id": ..., "until": ...}, in seconds since the Unix epoch; for propose: {"alert_id": ..., "action": ...,
+    #: "reason": ...}.
     args: dict[str, str] = msgspec.field(default_factory=dict)
 
 

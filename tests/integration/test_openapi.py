@@ -8,8 +8,10 @@ from typing import Any, cast, get_type_hints, is_typeddict
 
 import msgspec
 import pytest
+import yaml
 from aiohttp.test_utils import TestClient, TestServer
 
+from curb.config.file import load_text
 from curb.serve.answers import Problem
 from curb.serve.api import make_app
 from curb.serve.openapi import OPERATIONS, Operation, document
@@ -21,10 +23,15 @@ from tests.fakes.alerts import alert_message, an_alert, an_entry
 from tests.fakes.money import a_shard, charge
 from tests.integration.test_dashboard import a_daemon
 
+ACTIONS = {
+    "actions": [{"kind": "haproxy", "name": "gate", "socket": "/run/haproxy.sock", "map_file": "/etc/haproxy/l.map"}],
+    "routes": [{"act": ["gate"]}],
+}
 BUDGET = {"name": "keys", "scope": "key", "amount_usd": 10, "period": "day"}
 READ = [one for one in OPERATIONS if one.method == "GET" and one.path.startswith(("/v1/", "/healthz", "/readyz"))]
 POSTED: dict[str, dict[str, Any]] = {
     "/v1/commands": {"kind": "halt", "args": {"reason": "test"}},
+    "/v1/proposals": {"alert_id": "a1", "action": "gate", "reason": "it goes on"},
     "/v1/plans": {"tags": {"team": "a"}, "start": "2095-01-01T00:00:00Z", "end": "2095-01-02T00:00:00Z", "max_usd": 5},
     "/v1/silences": {"matchers": {"team": "a"}, "until": "2095-01-01T00:00:00Z"},
     "/v1/budget-increases": {"budget": "keys", "amount_usd": 5, "expires_at": "2095-01-01T00:00:00Z"},
@@ -46,6 +53,7 @@ def daemon() -> Any:
     rows = [{"tags": {"team": "a"}, "total_usd": 1.0, "units": 2, "usd_per_unit": 0.5}]
     recent = SimpleNamespace(rows=lambda: [(WantedUnitCost(by=("team",), unit="requests"), rows)])
     found = a_daemon(shards=lambda: [shard], forecasts=Forecasts(), units=SimpleNamespace(recent=recent))
+    found.config = load_text(yaml.safe_dump({"http": {"token": "page-token"}, "actions": ACTIONS}))
     found.view.alerts["a1"] = an_alert(alert_id="a1")
     found.view.actions["i1"] = [an_entry(1, "planned", alert_id="a1"), an_entry(1, "applied", alert_id="a1")]
     return found

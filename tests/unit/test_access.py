@@ -14,9 +14,11 @@ from curb.config.file import HttpSettings
 from curb.serve.access import Access
 
 READER, OPERATOR, SENDER, OLD = "reader-token", "operator-token", "sender-token", "old-token"
+ASSISTANT = "assistant-token"
 TOKENS = [
     {"name": "prometheus", "token": READER, "roles": ["read"]},
     {"name": "on-call", "token": OPERATOR, "roles": ["operate"]},
+    {"name": "assistant", "token": ASSISTANT, "roles": ["propose"]},
     {"name": "gateway", "token": SENDER, "roles": ["ingest"]},
 ]
 
@@ -49,6 +51,13 @@ def basic(token: str) -> dict[str, str]:
         (READER, "DELETE", "/v1/silences/s1", 403),
         (OPERATOR, "GET", "/v1/status", 200),
         (OPERATOR, "POST", "/v1/commands", 200),
+        (READER, "POST", "/v1/proposals", 403),
+        (OPERATOR, "POST", "/v1/proposals", 200),
+        (ASSISTANT, "GET", "/v1/status", 200),
+        (ASSISTANT, "POST", "/v1/proposals", 200),
+        (ASSISTANT, "POST", "/v1/commands", 403),
+        (ASSISTANT, "POST", "/v1/proposals/", 403),
+        (ASSISTANT, "POST", "/v1/silences", 403),
         (SENDER, "GET", "/v1/status", 403),
         (SENDER, "POST", "/v1/commands", 403),
         (OLD, "GET", "/v1/status", 200),
@@ -101,7 +110,7 @@ async def test_without_a_token_this_machine_may_read_and_nothing_else() -> None:
     assert await ask({}, "POST", "/v1/commands") == 401
     assert await ask({}, "GET", "/v1/status", remote="10.0.0.1") == 401
     # A token for sending alone takes nothing away from that.
-    assert await ask({"tokens": TOKENS[2:]}, "GET", "/v1/status") == 200
+    assert await ask({"tokens": TOKENS[-1:]}, "GET", "/v1/status") == 200
     assert await ask({"tokens": TOKENS[:1]}, "GET", "/v1/status") == 401
 
 

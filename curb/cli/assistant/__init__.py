@@ -1,0 +1,1 @@
+"""`curb mcp`: Curb for assistants that speak the Model Context Protocol."""
