@@ -13,7 +13,9 @@ class Approver(Settings):
     """A role that may approve: who has it, and up to how much."""
 
     people: tuple[str, ...] = Field(
-        min_length=1, description="Slack user ids such as U0123ABCD, or user names of the command line."
+        min_length=1,
+        description="Slack user ids such as U0123ABCD, user names of the command line, names of tokens, and people "
+        "and groups of `http.auth_proxy`: `sso:NAME`, `group:NAME`.",
     )
     up_to_usd: float | None = Field(
         default=None, gt=0, description="For alerts with at most so many dollars at risk. Default: any."

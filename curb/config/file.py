@@ -15,6 +15,7 @@ from curb.actions.kinds import ACTIONS, NOTIFIERS
 from curb.actions.policy.routing import VERBS
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import Verb
+from curb.config.auth_proxy import AuthProxySettings, unknown_groups
 from curb.config.errors import ConfigError, ConfigErrors, from_validation, unknown, without_consequences
 from curb.config.owners import known_tags, unreachable_owners, with_owners
 from curb.config.pairs import with_scope
@@ -166,9 +167,9 @@ class EmbeddedSettings(Settings):
     retention_days: float = Field(default=14.0, gt=0, description="Messages older than this are deleted once read.")
 
 
-#: What a token is for: send usage to the inbox, read everything, read and propose actions, or read and change
-#: (silences, approvals, halt).
-Role = Literal["ingest", "read", "propose", "operate"]
+#: What a token is for: send usage to the inbox, read everything, read and propose actions, read and answer proposals,
+#: or read and change (silences, approvals, halt).
+Role = Literal["ingest", "read", "propose", "approve", "operate"]
 
 
 class TokenSettings(Settings):
@@ -179,8 +180,8 @@ class TokenSettings(Settings):
     roles: list[Role] = Field(
         min_length=1,
         description="`ingest`: send to every inbox. `read`: the API, the dashboard and /metrics. `propose`: `read`, "
-        "and actions proposed for approval, for an assistant. `operate`: `propose`, and commands, silences, plans and "
-        "the like.",
+        "and actions proposed for approval, for an assistant. `approve`: `propose`, and approve or deny what waits, as "
+        "`actions.approvers` allows its name. `operate`: `approve`, and commands, silences, plans and the like.",
     )
 
 
@@ -196,6 +197,9 @@ class HttpSettings(Settings):
         "Without it /v1 only reads, only on loopback.",
     )
     tokens: list[TokenSettings] = Field(default=[], description="More tokens, each for what its roles allow.")
+    auth_proxy: AuthProxySettings | None = Field(
+        default=None, description="A proxy that signs people in at the pages. Default: none; people give a token."
+    )
     open_paths: list[Literal["healthz", "readyz", "metrics"]] = Field(
         default=["healthz", "readyz", "metrics"],
         description="What anyone may get without a token. A path that is left out needs a token that may `read`.",
@@ -423,6 +427,8 @@ def _derived(config: CurbConfig, errors: list[ConfigError]) -> CurbConfig:
     errors += _unknown_units(config)
     wrong = [*impossible_rungs(config.actions), *unknown_environments(config.actions, known_tags(detector))]
     errors += [ConfigError(*found) for found in wrong]
+    groups = unknown_groups(config.actions.approvers, config.http.auth_proxy)
+    errors += [ConfigError(*found) for found in groups]
     unreachable = unreachable_owners(config.attribution, config.actions, detector)
     errors += [ConfigError(*found) for found in unreachable]
     if unreachable:

@@ -17,14 +17,18 @@ from aiohttp import hdrs, web
 
 from curb.config.file import HttpSettings, Role
 from curb.serve.pages.paths import is_open, is_page
-from curb.serve.pages.sessions import Session, Sessions
+from curb.serve.pages.sessions import COOKIE, Session, Sessions, by_https, give_cookie
 from curb.serve.pages.sign_in import asks_to_sign_in
+from curb.serve.proxied import AuthProxy, Person
 from curb.stream import metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: The name of a request's token, and what it may do.
+Caller = Callable[[web.Request], tuple[str, frozenset[str]]]
 #: What a role includes beside itself.
 _INCLUDES: dict[Role, tuple[Role, ...]] = {
-    "operate": ("read", "propose"),
+    "operate": ("read", "propose", "approve"),
+    "approve": ("read", "propose"),
     "propose": ("read",),
     "read": (),
     "ingest": (),
@@ -36,8 +40,8 @@ _CHECKED_ELSEWHERE = ("/v1/ingest/", "/v1/slack/")
 
 #: The name of `http.token`, which has none of its own.
 _UNNAMED = "operator"
-#: What a token that may propose may write.
-_PROPOSES = frozenset({"/v1/proposals"})
+#: What a token for less than all may write. Handlers look at what is in it.
+_WRITES: dict[str, Role] = {"/v1/proposals": "propose", "/v1/commands": "approve", "/press": "approve"}
 
 
 class Access:
@@ -45,13 +49,14 @@ class Access:
 
     def __init__(self, settings: HttpSettings, sessions: Sessions | None = None) -> None:
         self._sessions = sessions
+        self._proxy = AuthProxy(settings.auth_proxy) if settings.auth_proxy is not None else None
         self._tokens: list[tuple[bytes, str, frozenset[str]]] = []
         if settings.token:
             self._add(_UNNAMED, settings.token.get_secret_value(), ["operate"])
         for each in settings.tokens:
             self._add(each.name, each.token.get_secret_value(), each.roles)
         #: Without a token that may read, whoever is on this machine may read.
-        self._trusts_loopback = not any("read" in roles for _, _, roles in self._tokens)
+        self._trusts_loopback = self._proxy is None and not any("read" in roles for _, _, roles in self._tokens)
         self._open = frozenset(f"/{name}" for name in settings.open_paths)
         self._names = frozenset({"localhost", settings.host.lower()})
         self._allowed_names = tuple(name.lower() for name in settings.allowed_hosts)
@@ -75,9 +80,9 @@ class Access:
             metrics.HTTP_WRONG_TOKENS.inc()
         return name, found
 
-    def caller(self, request: web.Request) -> str:
-        """The name of the token of a request that was let through; "" for none."""
-        return self._token(request)[0]
+    def caller(self, request: web.Request) -> tuple[str, frozenset[str]]:
+        """The name of the token of a request that was let through, and what it may do; "" for none."""
+        return self._token(request)
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -90,6 +95,8 @@ class Access:
             if request.method not in _READS and self._from_another_site(request):
                 return _problem(403, "refused: another site asks for it")
             return await handler(request)
+        if self._sessions is not None and is_page(path) and (person := self._person(request)) is not None:
+            return await self._for_person(person, self._sessions, request, handler)
         session = self._session(request)
         roles = self._token(request)[1] if session is None else session.roles
         if path in self._open:
@@ -97,7 +104,7 @@ class Access:
             if path != "/healthz" and "read" not in roles and self._checks_names and not self._is_own_name(request):
                 return _foreign_name()
             return await handler(request)
-        needed: Role = "read" if request.method in _READS else "propose" if path in _PROPOSES else "operate"
+        needed: Role = "read" if request.method in _READS else _WRITES.get(path, "operate")
         if needed in roles:
             return await handler(request)
         if roles:
@@ -109,6 +116,30 @@ class Access:
         if self._from_another_site(request):
             return _problem(403, "refused: another site asks for it")
         return await handler(request)
+
+    def _person(self, request: web.Request) -> Person | None:
+        """Whom the proxy has signed in, if there is one."""
+        return self._proxy.person(request) if self._proxy is not None else None
+
+    async def _for_person(
+        self, person: Person, sessions: Sessions, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        """A page for somebody whom the proxy has signed in. The cookie is what binds forms to the person."""
+        if self._from_another_site(request):
+            return _problem(403, "refused: another site asks for it")
+        roles = person.roles.union(*(_INCLUDES[role] for role in person.roles))
+        needed: Role = "read" if request.method in _READS else _WRITES.get(request.path, "operate")
+        if needed not in roles:
+            return _problem(403, f"no group of {person.by} may {needed}; see http.auth_proxy.groups")
+        known = sessions.of(request)
+        if known is not None and (known.by, known.roles, known.groups) == (person.by, roles, person.groups):
+            return await handler(request)
+        key = sessions.open_once(person.by, roles, person.groups)
+        headers = request.headers.copy()
+        headers[hdrs.COOKIE] = f"{COOKIE}={key}"
+        answer = await handler(request.clone(headers=headers))
+        give_cookie(answer, key, secure=by_https(request))
+        return answer
 
     def _session(self, request: web.Request) -> Session | None:
         """The session of a page's request that no other site makes."""

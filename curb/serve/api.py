@@ -13,7 +13,7 @@ from curb.connectors.intake.body import HELD_BYTES, Bodies, BodyRefusedError
 from curb.connectors.intake.inbox import add_routes
 from curb.serve import http_explain, http_knowledge, proposals, slack_people
 from curb.serve.acceptor import health
-from curb.serve.access import Access, Handler
+from curb.serve.access import Access, Caller, Handler
 from curb.serve.connector_rows import of_daemon
 from curb.serve.money_metrics import MoneyMetrics
 from curb.serve.openapi import document
@@ -42,10 +42,10 @@ def make_app(daemon: Running, doors: slack_people.Doors) -> web.Application:
     http = daemon.config.http
     body_bytes = int(http.max_body_mib * 1024 * 1024)
     bodies = Bodies(http.body_timeout_s, max(HELD_BYTES, 4 * body_bytes))
-    api = _Api(daemon, bodies)
     scopes = [scope.name for scope in daemon.config.detector.scopes]
     sessions = Sessions(daemon.clock)
     access = Access(http, sessions)
+    api = _Api(daemon, bodies, access.caller)
     app = web.Application(
         middlewares=[guarded, as_problems, access.check, checked_filters(scopes)], client_max_size=body_bytes
     )
@@ -102,8 +102,8 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 class _Api:
-    def __init__(self, daemon: Running, bodies: Bodies) -> None:
-        self._daemon, self._bodies = daemon, bodies
+    def __init__(self, daemon: Running, bodies: Bodies, caller: Caller) -> None:
+        self._daemon, self._bodies, self._caller = daemon, bodies, caller
         self._metrics = MoneyMetrics(daemon)
         self._document = document([scope.name for scope in daemon.config.detector.scopes])
 
@@ -177,6 +177,11 @@ class _Api:
     async def command(self, request: web.Request) -> web.Response:
         try:
             body = await self._bodies.json(request)
+            who, roles = self._caller(request)
+            if "operate" not in roles:
+                if body.get("kind") not in ("approve", "deny"):
+                    return web.json_response({"error": "this token may only approve and deny"}, status=403)
+                body["by"] = who  # it answers in no name but its own
             command = msgspec.convert(
                 {
                     **body,

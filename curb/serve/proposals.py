@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -11,6 +10,7 @@ from aiohttp import web
 from curb.actions.notify.wording import clean
 from curb.actions.policy.routing import decide
 from curb.connectors.intake.body import Bodies, BodyRefusedError
+from curb.serve.access import Caller
 from curb.serve.answers import ProposalInput
 from curb.serve.running import Running
 from curb.stream.errors import TransientError
@@ -30,7 +30,7 @@ def may_propose(daemon: Running, alert: Alert) -> list[str]:
     return list(dict.fromkeys(act.name for act in decide(alert, daemon.config.actions).act))
 
 
-def add_routes(app: web.Application, daemon: Running, bodies: Bodies, caller: Callable[[web.Request], str]) -> None:
+def add_routes(app: web.Application, daemon: Running, bodies: Bodies, caller: Caller) -> None:
     """Add `POST /v1/proposals`: 202 it is on the log, 400, 404 no such alert, 409 with what may be proposed, 503."""
 
     async def propose(request: web.Request) -> web.Response:
@@ -45,7 +45,7 @@ def add_routes(app: web.Application, daemon: Running, bodies: Bodies, caller: Ca
                 what = f"its routes have {', '.join(may)}" if may else f"it is {alert.status} and has no action"
                 return _problem(409, f"{clean(action)!r} cannot be proposed for this alert: {what}")
             args = {"alert_id": alert_id, "action": action, "reason": clean(asked.reason, _LONGEST_REASON)}
-            now, by = daemon.clock.now(), caller(request)
+            now, by = daemon.clock.now(), caller(request)[0]
             command = Command(id=f"propose-{uuid.uuid4()}", kind="propose", at=now, by=by, args=args)
             message = Message(COMMANDS, encode(command), key=b"propose")
         except BodyRefusedError as refused:

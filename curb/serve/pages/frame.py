@@ -79,6 +79,7 @@ class Pages:
             here=request.path,
             next=request.path_qs,
             session=session,
+            may_approve=session is not None and "approve" in session.roles,
             may_operate=session is not None and "operate" in session.roles,
             has_tokens=bool(self.daemon.config.http.token or self.daemon.config.http.tokens),
             notice=notice,

@@ -16,6 +16,9 @@ from aiohttp import web
 
 from curb.actions.ledger.ledger import IN_FORCE
 from curb.actions.notify import wording
+from curb.actions.policy.roles import may_approve
+from curb.actions.policy.routing import decide
+from curb.config.auth_proxy import GROUP
 from curb.connectors.intake.body import Bodies
 from curb.serve.pages.forms import Form, read_form
 from curb.serve.pages.frame import Pages, local_path, see_other, seen
@@ -24,11 +27,13 @@ from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.knowledge import knowledge_message
-from curb.stream.records.spend import Alert, Command
+from curb.stream.records.spend import Alert, Command, LedgerEntry
 from curb.stream.time import HOUR_S, iso, utc
 from curb.views import knowledge_input as entries
 
 logger = logging.getLogger(__name__)
+#: What whoever may approve may press.
+_ANSWERS = ("approve", "deny")
 #: States in which an action may be in force, so that an undo or a leave means something.
 HELD = frozenset({"planned", "applied", "effective", "ineffective", "failed"})
 #: Longest time (hours) for a snooze, and for planned work, a silence and a raised budget. By hand: a weekend off; a
@@ -57,6 +62,7 @@ class _Asked(NamedTuple):
 
     form: Form
     by: str
+    groups: tuple[str, ...] = ()
 
 
 def add_routes(app: web.Application, pages: Pages, bodies: Bodies) -> None:
@@ -96,7 +102,9 @@ class Presses:
             verb = form["verb"]
             if verb not in self._verbs:
                 raise RefusedPressError(400, "There is no such button.")
-            taken = self._verbs[verb](_Asked(form, session.by))
+            if verb not in _ANSWERS and "operate" not in session.roles:
+                raise RefusedPressError(403, "You may approve and deny; this needs a role that may operate.")
+            taken = self._verbs[verb](_Asked(form, session.by, session.groups))
             await self._daemon.log.append([taken.message])
         except RefusedPressError as refused:
             return self._pages.render(request, "refused.html", code=refused.status, why=str(refused))
@@ -124,10 +132,25 @@ class Presses:
             raise RefusedPressError(409, f"It is not in force: {wording.step(last)}.")
         if verb in ("approve", "deny") and last.state != "proposed":
             raise RefusedPressError(409, f"It waits for no answer any more: {wording.step(last)}.")
+        if verb in (*_ANSWERS, "extend"):
+            asked = asked._replace(by=self._in_whose_name(asked, last))
         # Undone is undone, whoever asks; of an approval it matters who gave it.
         who = asked.by if verb in ("approve", "deny", "extend") else ""
         command = self._command(asked, {"action_id": action_id}, action_id, asked.form["seen"] or seen(last), who)
         return _Taken(command, f"Noted: {_WORDS[verb]}. What comes of it is in the ledger below in a moment.")
+
+    def _in_whose_name(self, asked: _Asked, entry: LedgerEntry) -> str:
+        """The person, or "group:NAME (person)" for the first of their groups that may approve it."""
+        settings, alert = self._daemon.config.actions, self._daemon.view.alerts.get(entry.alert_id)
+        names = [asked.by, *(f"{GROUP}{group}" for group in asked.groups)]
+        known = {person for approver in settings.approvers.values() for person in approver.people}
+        may = [name for name in names if name in known]
+        if alert is not None:
+            acts = (act for act in decide(alert, settings).act if act.name == entry.plan.action)
+            roles = next((act.approvers for act in acts if act.rung == entry.rung), ())
+            risk = alert.dollars_at_risk
+            may = [name for name in may if not may_approve(settings.approvers, name, roles, risk)] or may
+        return asked.by if not may or may[0] == asked.by else f"{may[0]} ({asked.by})"
 
     def _switch(self, asked: _Asked) -> _Taken:
         verb, reason = asked.form["verb"], wording.clean(asked.form["reason"], 300).strip()

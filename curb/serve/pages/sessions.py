@@ -9,6 +9,7 @@ import hmac
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -31,6 +32,8 @@ class Session:
     by: str
     roles: frozenset[str]
     ends_at: float
+    #: Of a person whom a proxy has signed in.
+    groups: tuple[str, ...] = ()
     #: Every form carries it: a page of another site does not know it.
     form_token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     #: What the next page says once.
@@ -48,7 +51,7 @@ class Sessions:
         self._clock = clock
         self._sessions: OrderedDict[str, Session] = OrderedDict()
 
-    def open(self, by: str, roles: frozenset[str]) -> str:
+    def open(self, by: str, roles: frozenset[str], groups: tuple[str, ...] = ()) -> str:
         """Sign somebody in; what the cookie holds."""
         now = self._clock.now()
         for key in [key for key, session in self._sessions.items() if session.ends_at <= now]:
@@ -56,7 +59,7 @@ class Sessions:
         while len(self._sessions) >= _MOST:
             del self._sessions[self._first_for(roles)]
         key = secrets.token_urlsafe(32)
-        self._sessions[key] = Session(by, roles, now + _LASTS_S)
+        self._sessions[key] = Session(by, roles, now + _LASTS_S, groups)
         return key
 
     def _first_for(self, roles: frozenset[str]) -> str:
@@ -69,9 +72,24 @@ class Sessions:
         session = self._sessions.get(request.cookies.get(COOKIE, ""))
         return session if session is not None and session.ends_at > self._clock.now() else None
 
+    def open_once(self, by: str, roles: frozenset[str], groups: tuple[str, ...]) -> str:
+        """Sign in a person whom a proxy knows; what the cookie holds.
+
+        A person has one session: a link on another site brings no cookie, and the forms that are open stay good.
+        """
+        now, wanted = self._clock.now(), (by, roles, groups)
+        there = (k for k, s in self._sessions.items() if (s.by, s.roles, s.groups) == wanted and s.ends_at > now)
+        return next(there, "") or self.open(by, roles, groups)
+
     def close(self, request: web.Request) -> None:
         """Sign out whoever sends it."""
         self._sessions.pop(request.cookies.get(COOKIE, ""), None)
+
+
+def by_https(request: web.Request) -> bool:
+    """Whether the browser speaks TLS, with a proxy or with this server."""
+    origin = urlsplit(request.headers.get("Origin", ""))
+    return request.secure or origin.scheme == "https" or request.headers.get("X-Forwarded-Proto") == "https"
 
 
 def give_cookie(response: web.StreamResponse, key: str, *, secure: bool) -> None:

@@ -11,7 +11,7 @@ from curb.actions.notify.wording import clean
 from curb.connectors.intake.body import Bodies
 from curb.serve.pages.forms import read_form
 from curb.serve.pages.frame import html, local_path, see_other
-from curb.serve.pages.sessions import COOKIE, LONGEST_NAME, Sessions, give_cookie
+from curb.serve.pages.sessions import COOKIE, LONGEST_NAME, Sessions, by_https, give_cookie
 
 #: The name of a token and what it may do.
 Known = Callable[[str], tuple[str, frozenset[str]]]
@@ -66,7 +66,7 @@ class _Door:
         person = clean(form["name"], LONGEST_NAME).strip().replace("(", "").replace(")", "")
         answer = see_other(target)
         key = self._sessions.open(f"{name} ({person})" if person else name, roles)
-        give_cookie(answer, key, secure=_by_https(request))
+        give_cookie(answer, key, secure=by_https(request))
         return answer
 
     async def sign_out(self, request: web.Request) -> web.Response:
@@ -77,9 +77,3 @@ class _Door:
         answer = see_other("/")
         answer.del_cookie(COOKIE, path="/")
         return answer
-
-
-def _by_https(request: web.Request) -> bool:
-    """Whether the browser speaks TLS, with a proxy or with this server."""
-    origin = urlsplit(request.headers.get("Origin", ""))
-    return request.secure or origin.scheme == "https" or request.headers.get("X-Forwarded-Proto") == "https"
