@@ -10,11 +10,13 @@ from collections import OrderedDict
 from typing import Any, Literal
 
 import apprise
+from apprise import AppriseAttachment
+from apprise.attachment.memory import AttachMemory
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from curb.actions.action import ActionContext, HoldsNothing
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
+from curb.actions.notify.protocol import DayDigest, Letter, Notice, NotifierConfig
 from curb.stream.errors import TransientError
 
 # The library logs addresses, which are credentials, and answers, which may repeat them.
@@ -84,17 +86,26 @@ class Apprise(HoldsNothing):
         await self._notify(digest.key, title, "\n".join(lines), apprise.NotifyType.INFO)
         return ""
 
+    async def send_letter(self, letter: Letter) -> str:
+        """Services that take no files get the lines alone."""
+        title, body = inert(letter.title), "\n".join(inert(line) for line in letter.lines)
+        file = AttachMemory(content=letter.html, name=letter.file_name, mimetype="text/html")  # type: ignore[no-untyped-call]
+        await self._notify(letter.key, title, body, apprise.NotifyType.INFO, AppriseAttachment([file]))
+        return ""
+
     async def find(self, key: str) -> str | None:
         return None
 
-    async def _notify(self, key: str, title: str, body: str, kind: apprise.NotifyType) -> None:
+    async def _notify(
+        self, key: str, title: str, body: str, kind: apprise.NotifyType, files: AppriseAttachment | None = None
+    ) -> None:
         taken = self._taken.setdefault(key, set())
         while len(self._taken) > _REMEMBERED:
             self._taken.popitem(last=False)
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 waiting = [number for number in range(len(self._servers)) if number not in taken]
-                done = await asyncio.gather(*(self._one(number, title, body, kind) for number in waiting))
+                done = await asyncio.gather(*(self._one(number, title, body, kind, files) for number in waiting))
         except TimeoutError:
             raise TransientError(f"{self._config.name}: no answer within {self._config.timeout_s:g} s") from None
         taken.update(number for number, ok in zip(waiting, done, strict=True) if ok)
@@ -102,11 +113,15 @@ class Apprise(HoldsNothing):
             failed = ", ".join(f"urls[{number}]" for number, ok in zip(waiting, done, strict=True) if not ok)
             raise TransientError(f"{self._config.name}: not accepted by {failed}")
 
-    async def _one(self, number: int, title: str, body: str, kind: apprise.NotifyType) -> bool:
+    async def _one(
+        self, number: int, title: str, body: str, kind: apprise.NotifyType, files: AppriseAttachment | None
+    ) -> bool:
         """In a thread: the library blocks."""
         server = self._servers[number]
         result = await asyncio.to_thread(
-            lambda: server.notify(body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT)
+            lambda: server.notify(
+                body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT, attach=files
+            )
         )
         return bool(result)
 

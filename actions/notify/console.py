@@ -8,8 +8,8 @@ from pydantic import Field
 from rich.console import Console as Terminal
 
 from curb.actions.action import ActionContext, HoldsNothing
-from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
-from curb.actions.notify.wording import digest_plain_lines, plain_lines
+from curb.actions.notify.protocol import DayDigest, Letter, Notice, NotifierConfig
+from curb.actions.notify.wording import clean, digest_plain_lines, plain_lines
 
 
 class Config(NotifierConfig):
@@ -34,6 +34,10 @@ class Console(HoldsNothing):
 
     async def send_digest(self, digest: DayDigest) -> str:
         self._print(digest_plain_lines(digest))
+        return ""
+
+    async def send_letter(self, letter: Letter) -> str:
+        self._print([clean(letter.title, 200), *(f"  {clean(line, 400)}" for line in letter.lines)])
         return ""
 
     def _print(self, lines: list[str]) -> None:

@@ -131,6 +131,18 @@ class DayDigest(NamedTuple):
     telling: NotifyConfig = NotifyConfig()
 
 
+class Letter(NamedTuple):
+    """A text for people that is no alert, such as a month's report, with a file."""
+
+    #: Unique per (channel, what it is about): a letter that was sent once is not sent again where that can be seen.
+    key: str
+    title: str
+    lines: tuple[str, ...]
+    file_name: str
+    #: One HTML file that needs nothing from elsewhere.
+    html: bytes
+
+
 class Notifier(Protocol):
     """Sends notices to one channel.
 
@@ -179,6 +191,13 @@ class Digests(Protocol):
     """A notifier that can send a digest; `find` finds it by its key."""
 
     async def send_digest(self, digest: DayDigest) -> str: ...
+
+
+@runtime_checkable
+class Letters(Protocol):
+    """A notifier that can send a letter; `find` finds it by its key."""
+
+    async def send_letter(self, letter: Letter) -> str: ...
 
 
 class NotifierConfig(Settings):

@@ -14,7 +14,7 @@ from yarl import URL
 from curb.actions.action import ActionContext, HoldsNothing
 from curb.actions.calls.http import exchange
 from curb.actions.notify import alertmanager, wording
-from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig
+from curb.actions.notify.protocol import DayDigest, Letter, Notice, NotifierConfig
 from curb.stream.clock import Clock
 
 
@@ -64,6 +64,10 @@ class Webhook(HoldsNothing):
         return await self._post(
             digest.key, {"key": digest.key, "title": wording.digest_title(digest), "digest": digested}
         )
+
+    async def send_letter(self, letter: Letter) -> str:
+        body = {"key": letter.key, "title": letter.title, "lines": letter.lines, "html": letter.html.decode()}
+        return await self._post(letter.key, body)
 
     async def _post(self, key: str, content: dict[str, Any]) -> str:
         body = msgspec.json.encode(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import DayDigest, Notice, Reply
+from curb.actions.notify.protocol import DayDigest, Letter, Notice, Reply
 from curb.actions.slack.buttons import Buttons
 from curb.actions.slack.text import (
     HEADER_MAX,
@@ -23,6 +23,8 @@ from curb.stream.records.spend import Alert, LedgerEntry
 
 #: Actions with lines of their own. By hand: Slack takes 50 blocks, and an action has two to four.
 _MOST_ACTIONS = 10
+#: Lines of a letter, and characters of one. By hand: a screen; the file has all.
+_MOST_LINES, _LINE_MAX = 20, 400
 
 
 def blocks(notice: Notice, buttons: Buttons | None = None) -> list[Block]:
@@ -84,6 +86,17 @@ def digest_blocks(digest: DayDigest) -> list[Block]:
 def digest_text(digest: DayDigest) -> str:
     """What notifications show of a digest."""
     return fitted(wording.digest_title(digest), TEXT_MAX)
+
+
+def letter_blocks(letter: Letter) -> list[Block]:
+    """The title and the lines; the file comes into the thread."""
+    title: Block = {"type": "header", "text": plain(wording.clean(letter.title, HEADER_MAX), HEADER_MAX)}
+    return [title, *(section(wording.clean(line, _LINE_MAX)) for line in letter.lines[:_MOST_LINES])]
+
+
+def letter_text(letter: Letter) -> str:
+    """What notifications show of a letter."""
+    return fitted(wording.clean(letter.title, 200), TEXT_MAX)
 
 
 def _field(label: str, value: str) -> Block:

@@ -8,12 +8,14 @@ from pydantic import Field, SecretStr, model_validator
 
 from curb.actions.action import ActionContext, HoldsNothing
 from curb.actions.notify import wording
-from curb.actions.notify.protocol import DayDigest, Notice, NotifierConfig, Reply
+from curb.actions.notify.protocol import DayDigest, Letter, Notice, NotifierConfig, Reply
 from curb.actions.slack.blocks import (
     blocks,
     digest_blocks,
     digest_text,
     fallback_text,
+    letter_blocks,
+    letter_text,
     reply_blocks,
     reply_text,
 )
@@ -101,6 +103,18 @@ class Slack(HoldsNothing):
     async def send_digest(self, digest: DayDigest) -> str:
         return await self._post(_content(digest.key, digest_text(digest), digest_blocks(digest)))
 
+    async def send_letter(self, letter: Letter) -> str:
+        """A message with the lines, and the file in its thread. A letter that was sent before is only found."""
+        ref = await self.find(letter.key)
+        if ref is None:
+            ref = await self._post(_content(letter.key, letter_text(letter), letter_blocks(letter)))
+        channel, _, ts = ref.partition(":")
+        file = f"{letter.key}-file"
+        if await self.find_reply(file, ref) is None:
+            name = f"{_FILE_PREFIX}{file}.html"
+            await self._calls.upload(channel, ts, name, letter.file_name, letter.title, letter.html)
+        return ref
+
     async def _post(self, content: dict[str, Any], *, channel: str = "", **more: Any) -> str:
         channel = channel or self._config.channel
         answer = await self._calls.ask(
@@ -170,7 +184,8 @@ def _has_key(message: dict[str, Any], key: str) -> bool:
     metadata = message.get("metadata") or {}
     if (metadata.get("event_payload") or {}).get("key") == key:
         return True
-    return any(file.get("name") == f"{_FILE_PREFIX}{key}.png" for file in message.get("files") or [])
+    names = {f"{_FILE_PREFIX}{key}.png", f"{_FILE_PREFIX}{key}.html"}
+    return any(file.get("name") in names for file in message.get("files") or [])
 
 
 def _ref(answer: Any, channel: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -13,7 +15,9 @@ import msgspec
 import typer
 from rich.console import Console
 
-from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load_figures
+from curb.actions.notify.protocol import NotifierConfig
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, ask, load, load_figures
+from curb.config.file import CurbConfig
 from curb.report import sheets, table
 from curb.report.charges import Charges, Money
 from curb.report.figures import SpendReport, make_report
@@ -53,6 +57,10 @@ def report(
     kpi: KpiFiles = None,
     form: Annotated[ReportFormat, typer.Option("--format", help="How the report is written.")] = "table",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A file instead of standard output.")] = None,
+    send: Annotated[
+        list[str] | None,
+        typer.Option("--send", help="A notifier that gets it, with the page as a file; may be repeated."),
+    ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Rows of the table, most dollars first.")] = 20,
 ) -> None:
     """Report spend of a week or month per tag: change, budgets, unit costs, untagged share, anomalies, savings.
@@ -60,7 +68,7 @@ def report(
     Reads the log, with the daemon up or down. The rows of every format add up to the total of the log. `focus` writes
     the charges themselves as FOCUS 1.2: a row per day, provider, model or service, and tags.
     """
-    loaded = load_figures(config)
+    loaded = load(config) if send else load_figures(config)
     tags = list(dict.fromkeys(tag.strip() for each in by or ["team"] for tag in each.split(",") if tag.strip()))
     try:
         kpis = [read_kpi(path) for path in kpi or []]
@@ -68,10 +76,15 @@ def report(
         if not tags:
             raise ValueError("--by names no tag")
         _unique(kpis)
+        channels = _channels(loaded, send or [])
     except (OSError, ValueError) as error:
         typer.echo(f"report: {error}", err=True)
         raise typer.Exit(2) from None
     made, charges = ask(make_report(loaded, span, tags, kpis, money, lines=form == "focus"))
+    if channels:
+        _send(made, channels)
+    if channels and out is None:
+        return
     if form == "table" and out is None:
         table.show(Console(), made, top)
         return
@@ -88,6 +101,27 @@ def report(
     typer.echo(f"report of {span} written to {out}", err=True)
     for note in made.notes:
         typer.echo(f"  {note}", err=True)
+
+
+def _channels(loaded: CurbConfig, names: Sequence[str]) -> list[NotifierConfig]:
+    """The notifiers of these names. Raises ValueError for a name that there is not."""
+    configs = {each.name: each for each in loaded.actions.notifiers}
+    if missing := [name for name in dict.fromkeys(names) if name not in configs]:
+        known = ", ".join(configs) or "none"
+        raise ValueError(f"--send: no notifier is called {', '.join(missing)}; there are: {known}")
+    return [configs[name] for name in dict.fromkeys(names)]
+
+
+def _send(made: SpendReport, channels: Sequence[NotifierConfig]) -> None:
+    """Exit code 1 when a channel did not get it."""
+    from curb.report.letter import send_report
+
+    failed = asyncio.run(send_report(made, channels, WallClock()))
+    for channel in channels:
+        said = f"not sent to {channel.name}: {failed[channel.name]}" if channel.name in failed else ""
+        typer.echo(f"report: {said}" if said else f"report sent to {channel.name}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _unique(kpis: list[Kpi]) -> None:

@@ -19,7 +19,7 @@ from curb.config.file import HttpSettings, Role
 from curb.serve.pages.paths import is_open, is_page
 from curb.serve.pages.sessions import COOKIE, Session, Sessions, by_https, give_cookie
 from curb.serve.pages.sign_in import asks_to_sign_in
-from curb.serve.proxied import AuthProxy, Person
+from curb.serve.proxied import AuthProxy, ProxiedPerson
 from curb.stream import metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -117,12 +117,12 @@ class Access:
             return _problem(403, "refused: another site asks for it")
         return await handler(request)
 
-    def _person(self, request: web.Request) -> Person | None:
+    def _person(self, request: web.Request) -> ProxiedPerson | None:
         """Whom the proxy has signed in, if there is one."""
         return self._proxy.person(request) if self._proxy is not None else None
 
     async def _for_person(
-        self, person: Person, sessions: Sessions, request: web.Request, handler: Handler
+        self, person: ProxiedPerson, sessions: Sessions, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
         """A page for somebody whom the proxy has signed in. The cookie is what binds forms to the person."""
         if self._from_another_site(request):

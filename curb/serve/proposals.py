@@ -24,7 +24,7 @@ _LONGEST_REASON = 300
 
 
 def may_propose(daemon: Running, alert: Alert) -> list[str]:
-    """The actions that the routes have for an alert, by name; none for one that is over."""
+    """The actions that the routes have for an alert, by name; none where it is over."""
     if alert.status != "firing":
         return []
     return list(dict.fromkeys(act.name for act in decide(alert, daemon.config.actions).act))

@@ -16,7 +16,7 @@ from curb.serve.pages.sessions import LONGEST_NAME
 _MOST_GROUPS = 200
 
 
-class Person(NamedTuple):
+class ProxiedPerson(NamedTuple):
     """Who the proxy says it is. `by` is how records name them: "sso:ana@example.org"."""
 
     by: str
@@ -30,7 +30,7 @@ class AuthProxy:
     def __init__(self, settings: AuthProxySettings) -> None:
         self._settings = settings
 
-    def person(self, request: web.Request) -> Person | None:
+    def person(self, request: web.Request) -> ProxiedPerson | None:
         """Who sends a request; None where it did not come from the proxy, or the proxy names nobody.
 
         A header that came twice names nobody: one of the two may be the client's own.
@@ -44,7 +44,7 @@ class AuthProxy:
             return None
         groups = self._groups(request)
         found = (self._settings.groups.get(group, ()) for group in (EVERYBODY, *groups))
-        return Person(f"{PERSON}{name}", groups, frozenset(role for roles in found for role in roles))
+        return ProxiedPerson(f"{PERSON}{name}", groups, frozenset(role for roles in found for role in roles))
 
     def _is_proxy(self, remote: str | None) -> bool:
         try:

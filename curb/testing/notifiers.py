@@ -22,13 +22,24 @@ from pydantic import ValidationError
 
 from curb.actions.action import ActionContext
 from curb.actions.kinds import NOTIFIERS
-from curb.actions.notify.protocol import DayDigest, Digests, Notice, Notifier, Reply, Threads, open_notifier
+from curb.actions.notify.protocol import (
+    DayDigest,
+    Digests,
+    Letter,
+    Letters,
+    Notice,
+    Notifier,
+    Reply,
+    Threads,
+    open_notifier,
+)
 from curb.stream.clock import ManualClock
 from curb.stream.errors import TransientError
 from curb.testing.alerts import T0, an_alert
 from curb.testing.promises import hold, raises
 from curb.testing.server import FAULTS, RETRY_AFTER_S, Faults
 
+LETTER = Letter("letter-1", "Spend", ("$12.00 estimated",), "spend.html", b"<!doctype html><title>Spend</title>")
 DIGEST = DayDigest("digest-1", "2026-03-01", T0, (an_alert(tier="digest"),), ())
 RESOLVED = an_alert(status="resolved", resolved_at=T0 + 60)
 
@@ -155,6 +166,20 @@ async def a_digest_is_sent(bench_class: type[NotifierBench]) -> None:
             of.shows(1, "after the digest")
 
 
+async def a_letter_is_sent(bench_class: type[NotifierBench]) -> None:
+    """Where the notifier can. A notifier that can look back sends it once."""
+    async with opened(bench_class) as of:
+        if isinstance(of.notifier, Letters):
+            ref = await of.notifier.send_letter(LETTER)
+            found = await of.notifier.find(LETTER.key)
+            hold(found == (ref or None), f"{of.name}: find() gives {found!r} for a letter whose reference is {ref!r}")
+            of.shows(1, "after the letter")
+            if found is not None:
+                again = await of.notifier.send_letter(LETTER)
+                hold(again == ref, f"{of.name}: a letter that was sent before is sent again")
+                of.shows(1, "after the same letter")
+
+
 async def a_reply_is_found(bench_class: type[NotifierBench]) -> None:
     """Where the notifier has threads."""
     async with opened(bench_class) as of:
@@ -186,6 +211,7 @@ NOTIFIER_PROMISES: Mapping[str, NotifierPromise] = {
         a_resolved_alert_is_sent,
         a_notice_whose_answer_got_lost_is_shown_once,
         a_digest_is_sent,
+        a_letter_is_sent,
         a_reply_is_found,
         a_configuration_refuses_unknown_keys_and_hides_secrets,
     )

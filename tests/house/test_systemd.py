@@ -35,6 +35,17 @@ def test_a_unit_starts_a_command_with_the_configuration(unit: str, command: str)
     assert any(option in each.opts for each in options)
 
 
+def test_the_report_is_sent_by_a_timer_with_the_hardening_of_the_daemon() -> None:
+    program, name, *options = shlex.split(one("curb-report.service", "ExecStart"))
+    _, known = parameters(dict(all_commands())["curb report"])
+    names = {name for each in known for name in each.opts}
+    assert (program, name) == ("/opt/curb/bin/curb", "report")
+    assert {each for each in options if each.startswith("-")} <= names
+    hardened = [each for each in directives("curb.service") if each[0].startswith(("Protect", "Private", "Restrict"))]
+    assert set(hardened) <= set(directives("curb-report.service"))
+    assert one("curb-report.timer", "OnCalendar")
+
+
 def test_both_share_account_log_and_hardening() -> None:
     own = {"Description", "Wants", "ExecStart", "OOMScoreAdjust"}
     daemon, reaper = ([each for each in directives(unit) if each[0] not in own] for unit in UNITS)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
+from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner, Result
 
 from curb.cli.main import app
 from curb.stream.clock import ManualClock
 from curb.stream.log.embedded import EmbeddedLog
 from tests.fakes.report_log import ESTIMATED_USD, NOW, a_log
+from tests.fakes.webhook_receiver import WebhookReceiver
 
 OCTOBER = ("--from", "2026-10-01", "--to", "2026-11-01")
 
@@ -81,3 +85,35 @@ def test_mistakes_are_one_line_and_exit_code_2(config: Path, arguments: tuple[st
     assert result.exit_code == 2
     assert why in result.output
     assert len(result.output.splitlines()) == 1
+
+
+async def test_it_is_sent_to_people_with_the_page_as_a_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    receiver = WebhookReceiver()
+    async with TestServer(receiver.app()) as server:
+        path = config.with_name("sends.yaml")
+        hook = {"kind": "webhook", "name": "finance", "url": str(server.make_url("/hook"))}
+        given = yaml.safe_load(config.read_text()) | {"actions": {"notifiers": [hook, {**hook, "name": "other"}]}}
+        path.write_text(yaml.safe_dump(given))
+        arguments = ("-c", path, *OCTOBER, "--by", "team", "--send", "finance", "--send", "finance")
+        for _ in range(2):
+            result = await asyncio.to_thread(run, *arguments)
+            assert (result.exit_code, result.output) == (0, "report sent to finance\n")
+        (letter,) = receiver.accepted.values()
+        assert letter["title"] == "Spend 2026-10-01 to 2026-10-31 (UTC)"
+        assert "$161.27 estimated from usage" in letter["lines"][0]
+        amounts = [
+            re.search(r": (-?)\$([\d,.]+)", line) for line in letter["lines"][letter["lines"].index("By team:") + 1 :]
+        ]
+        total = sum(float(found[2].replace(",", "")) for found in amounts if found)
+        assert round(total, 2) == 161.27
+        assert letter["html"].startswith("<!doctype html>") or "<html" in letter["html"]
+        receiver.refuse_with = 404
+        result = await asyncio.to_thread(run, *arguments)
+        assert (result.exit_code, "not sent to finance: " in result.output) == (1, True)
+
+
+def test_a_notifier_that_is_not_there_is_named(config: Path) -> None:
+    result = run("-c", config, *OCTOBER, "--send", "finance")
+    assert (result.exit_code, "no notifier is called finance; there are: none" in result.output) == (2, True)

@@ -26,7 +26,7 @@ def mcp(
 ) -> None:
     """Serve spend, alerts, budgets and leases to an assistant over MCP, read-only; its one verb proposes an action.
 
-    A token that may `read` is enough to read, one that may `propose` to propose. Nobody can approve over MCP.
+    To read takes the role `read`, to propose the role `propose`. Nobody can approve over MCP.
     """
     try:
         from curb.cli.assistant.tools import make_server
