@@ -194,7 +194,7 @@ class Digests(Protocol):
 
 
 @runtime_checkable
-class Letters(Protocol):
+class TakesLetters(Protocol):
     """A notifier that can send a letter; `find` finds it by its key."""
 
     async def send_letter(self, letter: Letter) -> str: ...

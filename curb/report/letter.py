@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import aiohttp
 
 from curb.actions.action import ActionContext
-from curb.actions.notify.protocol import Letter, Letters, Notifier, NotifierConfig, open_notifier
+from curb.actions.notify.protocol import Letter, Notifier, NotifierConfig, TakesLetters, open_notifier
 from curb.format import printable
 from curb.report import page, wording
 from curb.report.figures import SpendReport
@@ -63,7 +63,7 @@ async def send_report(report: SpendReport, configs: Sequence[NotifierConfig], cl
 
 
 async def _send(notifier: Notifier, what: Letter, clock: Clock, name: str) -> None:
-    if not isinstance(notifier, Letters):
+    if not isinstance(notifier, TakesLetters):
         raise PermanentError(f"{name} takes no letters; slack, apprise, webhook and console do")
     rng = random.Random()
     for attempt in range(_TRIES):

@@ -26,10 +26,10 @@ from curb.actions.notify.protocol import (
     DayDigest,
     Digests,
     Letter,
-    Letters,
     Notice,
     Notifier,
     Reply,
+    TakesLetters,
     Threads,
     open_notifier,
 )
@@ -169,7 +169,7 @@ async def a_digest_is_sent(bench_class: type[NotifierBench]) -> None:
 async def a_letter_is_sent(bench_class: type[NotifierBench]) -> None:
     """Where the notifier can. A notifier that can look back sends it once."""
     async with opened(bench_class) as of:
-        if isinstance(of.notifier, Letters):
+        if isinstance(of.notifier, TakesLetters):
             ref = await of.notifier.send_letter(LETTER)
             found = await of.notifier.find(LETTER.key)
             hold(found == (ref or None), f"{of.name}: find() gives {found!r} for a letter whose reference is {ref!r}")
