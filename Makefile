@@ -46,6 +46,7 @@ lock: $(STAMP) ## Pin the newest dependencies again (needs uv)
 	uv pip compile $(LOCK) --upgrade --extra dev pyproject.toml -o constraints/all.txt
 	uv pip compile $(LOCK) --upgrade --extra dev --resolution lowest-direct pyproject.toml -o constraints/lowest.txt
 	uv pip compile $(LOCK) $(IMAGE) --constraints constraints/all.txt pyproject.toml -o constraints/run.txt
+	echo cyclonedx-bom | uv pip compile $(LOCK) --upgrade - -o constraints/sbom.txt
 
 clean: ## Remove the environment, caches and demo output; never curb-data
 	rm -rf $(VENV) .venv-* build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

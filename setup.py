@@ -8,7 +8,8 @@ from setuptools import setup
 from setuptools.command.sdist import sdist
 
 FOLDERS = [Path("curb"), Path("deploy/helm/curb/files")]
-LINKS = [path for folder in FOLDERS for path in folder.iterdir() if path.is_symlink() and path.is_dir()]
+# The image is built from what it needs, which is not the chart: glob finds nothing in a folder that is not there.
+LINKS = [path for folder in FOLDERS for path in folder.glob("*") if path.is_symlink() and path.is_dir()]
 
 
 class SdistWithLinks(sdist):

@@ -16,8 +16,8 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 #: What belongs to other programs although it lies in deploy/ or in the demo.
 FOREIGN_FILES = re.compile(r"^(compose|envoy|litellm|prometheus|grafana|script)\b")
 
-#: Folders of objects of a cluster, of charts, and of rules.
-FOREIGN_FOLDERS = {"kubernetes", "helm", "prometheus"}
+#: Folders of objects of a cluster, of charts, of rules, and of what Grafana reads.
+FOREIGN_FOLDERS = {"grafana", "helm", "kubernetes", "prometheus"}
 
 
 class Block(NamedTuple):

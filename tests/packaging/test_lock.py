@@ -121,7 +121,7 @@ def test_every_lowest_version_that_is_allowed_is_one_that_is_tested() -> None:
     assert not wrong, f"raise these minima in pyproject.toml, or run `make lock`: {wrong}"
 
 
-@pytest.mark.parametrize("file", [*LOCKS, "constraints/lowest.txt"])
+@pytest.mark.parametrize("file", [*LOCKS, "constraints/lowest.txt", "constraints/sbom.txt"])
 def test_every_pin_has_hashes_and_no_address(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
     assert "//" not in text

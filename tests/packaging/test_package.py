@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.house.test_deploy import sources
 from tests.house.tree import FLOORS, ROOT
 from tests.old_logs import unpack
 from tests.ports import free_port
@@ -98,6 +99,24 @@ def test_the_sdist_is_the_repository(built: Path) -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     assert not {name for name in listed.split("\0") if name and (ROOT / name).exists()} - held.keys()
     assert {room: held[f"curb/{room}"].linkname for room in ROOMS} == {room: f"../{room}" for room in ROOMS}
+
+
+def test_what_the_image_copies_gives_the_same_wheel(built: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    for path in sources("build"):
+        place = source / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / path).is_dir():
+            shutil.copytree(ROOT / path, place, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / path, place)
+    build("wheel", source, out)
+    assert names_in(next(out.iterdir())) == names_in(next(built.glob("*.whl")))
+
+
+def names_in(path: Path) -> set[str]:
+    with zipfile.ZipFile(path) as wheel:
+        return set(wheel.namelist())
 
 
 @pytest.fixture(scope="module")
