@@ -19,6 +19,9 @@ from curb.stream.settings import Settings
 
 #: The picture of an alert's spend as PNG, by the alert's id; None where there is nothing to draw.
 Chart = Callable[[str], Awaitable[bytes | None]]
+#: The price of one model, the first, as a part of that of another: 0.06 where it costs 6 % of it. Of several kinds of
+#: tokens the highest counts. None where the price book knows one of them not.
+PricePart = Callable[[str, str], float | None]
 
 
 class ActionContext(NamedTuple):
@@ -28,6 +31,8 @@ class ActionContext(NamedTuple):
     http: aiohttp.ClientSession
     #: None: nobody draws.
     chart: Chart | None = None
+    #: None: no prices are known.
+    price_part: PricePart | None = None
 
 
 class Outcome(NamedTuple):
@@ -127,6 +132,10 @@ class ActionConfig(Settings):
 
     kind: str = Field(description="The kind of action.")
     name: str = Field(pattern=r"^[a-z0-9-]+$", description="Unique name of this action.")
+
+    def cheaper_models(self) -> Mapping[str, str]:
+        """Model → the cheaper model it is routed to; the price book must agree. Empty for whatever routes nothing."""
+        return {}
 
     @abstractmethod
     def build(self, context: ActionContext) -> Action:

@@ -12,6 +12,7 @@ ACTIONS = Kinds[ActionConfig](
     ActionConfig,
     {
         "litellm_limits": "curb.actions.levers.litellm_limits:Config",
+        "litellm_models": "curb.actions.levers.litellm_models:Config",
         "envoy": "curb.actions.levers.envoy:Config",
         "haproxy": "curb.actions.levers.haproxy:Config",
         "kubernetes": "curb.actions.workloads.kubernetes:Config",

@@ -6,8 +6,9 @@ from typing import Literal, NamedTuple
 
 from curb.stream.records.spend import Alert
 
-#: shave: leave a given rate; pause: stop work that can go on later; block: nothing passes.
-Verb = Literal["shave", "pause", "block"]
+#: shave: leave a given rate; reroute: the same calls at a lower price each; pause: stop work that can go on later;
+#: block: nothing passes.
+Verb = Literal["shave", "reroute", "pause", "block"]
 
 
 class TargetRate(NamedTuple):

@@ -225,7 +225,11 @@ def make_actions(
 
 def make_action_map(config: CurbConfig, clock: Clock, http: aiohttp.ClientSession) -> dict[str, Action]:
     """Every configured action by name."""
-    return {each.name: open_action(each, ActionContext(clock, http)) for each in config.actions.actions}
+    # The book takes a moment to read, and only what routes to cheaper models asks for it.
+    routes = any(each.cheaper_models() for each in config.actions.actions)
+    part = load_prices(config.prices).part if routes else None
+    context = ActionContext(clock, http, price_part=part)
+    return {each.name: open_action(each, context) for each in config.actions.actions}
 
 
 def make_replay_notifiers(

@@ -52,6 +52,9 @@ class FieldSettings(Settings):
     shave: Literal["requests_per_minute", "usd_per_hour"] | Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="Figure of the rung, or a number."
     )
+    reroute: Constant | None = Field(
+        default=None, description="What routes its calls to a cheaper model, such as the name of that model."
+    )
     pause: Constant | None = Field(default=None, description="What pauses it, such as `true` or 0.")
     block: Constant | None = Field(default=None, description="What blocks it.")
     times: float = Field(
@@ -101,8 +104,9 @@ class Config(RateConfig):
             unknown = asked if name in ("read", "read_back") else asked - self.fields.keys()
             if unknown:
                 raise ValueError(f"{name}: unknown placeholders: {', '.join(sorted(unknown))}")
-        if not any(verb is not None for each in self.fields.values() for verb in (each.shave, each.pause, each.block)):
-            raise ValueError("fields: none of them says what to set for shave, pause or block")
+        wanted = [(each.shave, each.reroute, each.pause, each.block) for each in self.fields.values()]
+        if not any(verb is not None for verbs in wanted for verb in verbs):
+            raise ValueError("fields: none of them says what to set for shave, reroute, pause or block")
         missing = self.fields.keys() - placeholders([self.write.url, self.write.body])
         if missing:
             raise ValueError(f"write: no placeholder for {', '.join(sorted(missing))}")
@@ -123,7 +127,7 @@ class HttpAction(HoldsNothing):
     #: The calls of the configuration; the credentials must be allowed those, and no others are made.
     permissions: ClassVar[tuple[str, ...]] = ("read", "write", "read_back", "restore", "remove")
     #: What the configuration may name; a plan for a verb that no field names is empty.
-    verbs: ClassVar[frozenset[Verb]] = frozenset({"shave", "pause", "block"})
+    verbs: ClassVar[frozenset[Verb]] = frozenset({"shave", "reroute", "pause", "block"})
 
     def __init__(self, config: Config, http: aiohttp.ClientSession, clock: Clock) -> None:
         self._config, self._http, self._clock = config, http, clock

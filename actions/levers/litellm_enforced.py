@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
+#: What stands for every model in a list of them; those of the team are looked at as well.
+_ALL_MODELS = frozenset({"all-proxy-models", "all-team-models"})
 _RATES = ("rpm_limit", "tpm_limit", "max_parallel_requests")
 Row = Mapping[str, Any]
 
@@ -106,10 +109,25 @@ async def rows_above(row: Row, read: Callable[[str, str, str], Awaitable[Row]]) 
         above += [each for each in members if user_id and each.get("user_id") == user_id]
     if user_id:
         user = await read("v2/user/info", "user_id", str(user_id))
-        above.append({**user, "max_budget": None} if team_id else user)
+        above.append({**user, "max_budget": None, "models": None} if team_id else user)
     if organization:
         above.append(await read("organization/info", "organization_id", str(organization)))
     return [each for each in above if isinstance(each, Mapping)]
+
+
+def may_call(model: str, row: Row, above: Iterable[Row]) -> bool:
+    """True where the lists of models of a key and of those above it name a model, or name none at all.
+
+    Names of access groups are not looked up: a model that only one of them allows counts as not allowed.
+    """
+    return all(_allows(each, model) for each in (row, *above))
+
+
+def _allows(row: Row, model: str) -> bool:
+    listed = row.get("models") or _table(row, "litellm_budget_table").get("allowed_models")
+    if not isinstance(listed, list | tuple) or not listed:
+        return True
+    return any(name in _ALL_MODELS or fnmatchcase(model, str(name)) for name in listed)
 
 
 def soft_budget(row: Row) -> float:

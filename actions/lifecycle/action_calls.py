@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -242,8 +243,9 @@ def saved_usd(entry: LedgerEntry, alert: Alert | None, now: float, rejected: int
     Without the action the burn before would have gone on; what was really spent is subtracted. Where that is not
     counted on (the start of the incident was estimated again), the present burn stands for all of the time. A cause
     that has ended is refused nothing more, so it saves nothing more. `rejected` is what the target counted; else
-    requests that failed since then are taken; without either only the burn is compared. Several targets of one proposal
-    share what they saved. Never negative, and never for time of which nothing was heard.
+    requests that failed since then are taken; without either only the burn is compared. Where calls are routed to
+    cheaper models nothing is refused, and `_price_difference` stands for the second term. Several targets of one
+    proposal share what they saved. Never negative, and never for time of which nothing was heard.
     """
     before, since = entry.usd_per_hour_before, entry.measured_at
     if alert is None or before is None or since is None:
@@ -258,6 +260,8 @@ def saved_usd(entry: LedgerEntry, alert: Alert | None, now: float, rejected: int
         max(0.0, before * hours - spent) / shares,
         60.0 * (entry.requests_per_minute_before or 0),
     )
+    if entry.do == "cheaper_model":
+        return min(by_burn, _price_difference(entry, alert, spent) / shares)
     if rejected is not None:
         refused: float | None = rejected
     else:
@@ -265,6 +269,21 @@ def saved_usd(entry: LedgerEntry, alert: Alert | None, now: float, rejected: int
     if refused is None or requests_per_hour <= 0:
         return by_burn
     return min(by_burn, refused * before / requests_per_hour)
+
+
+def _price_difference(entry: LedgerEntry, alert: Alert, spent: float) -> float:
+    """What the calls since planning, which cost `spent` dollars, would have cost more at the models before.
+
+    saved = spent x (times - 1)
+
+    `times` is the price before over that now: by the price book, and by dollars per request before and now, which is
+    less where a part of the calls goes to other models. The lower of the two; inf where neither is known.
+    """
+    times = [1.0 / entry.plan.price_part] if entry.plan.price_part else []
+    requests_before, requests_now = entry.requests_per_minute_before, alert.requests_per_minute
+    if requests_before and requests_now and alert.usd_per_hour > 0:
+        times.append((entry.usd_per_hour_before or 0.0) / requests_before * requests_now / alert.usd_per_hour)
+    return max(0.0, spent * (min(times) - 1.0)) if times else math.inf
 
 
 def _failed_since(entry: LedgerEntry, alert: Alert, shares: int) -> float | None:

@@ -18,7 +18,7 @@ from curb.actions.policy.ladder import NOTHING_TO_DO, is_due, may_take, of_tier
 from curb.actions.policy.roles import people_of, roles_for
 from curb.actions.policy.route import Mode
 from curb.actions.policy.routing import Act, decide
-from curb.actions.target import TargetRate, to_budget, to_normal
+from curb.actions.target import TargetRate, Verb, to_budget, to_normal
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, Command, LedgerEntry, LedgerState, Plan
 
@@ -26,6 +26,12 @@ from curb.stream.records.spend import Alert, Command, LedgerEntry, LedgerState, 
 _RECHECK_S = 60.0
 #: Seconds until an alert is looked at again whose target another action is giving back. By hand: one call.
 SOON_S = 1.0
+#: Why a rung that leaves no rate does what it does.
+_WHY: dict[Verb, str] = {
+    "reroute": "the same calls cost less on a cheaper model",
+    "pause": "it can go on later",
+    "block": "it must not go on",
+}
 #: Targets of one proposal that are named to the approvers. By hand: a line of a message.
 _NAMED = 5
 #: Characters of the reason of a proposal. By hand: a sentence.
@@ -161,7 +167,7 @@ class Proposals:
             return self._below_ceiling(_with_headroom(found, act.headroom), alert)
         if act.verb == "shave":
             return self._below_ceiling(_with_headroom(to_normal(original), act.headroom), alert)
-        return TargetRate(act.verb, why="it must not go on" if act.verb == "block" else "it can go on later")
+        return TargetRate(act.verb, why=_WHY[act.verb])
 
     def _below_ceiling(self, rate: TargetRate, alert: Alert) -> TargetRate:
         """The same, at most the ceiling that stands when nothing else does: the lowest of them is enforced."""
@@ -283,7 +289,7 @@ class Proposals:
             state,
             act,
             why=rate.why,
-            aim_usd_per_hour=rate.usd_per_hour,
+            aim_usd_per_hour=_burn_left(rate, plan, alert),
             lease_s=act.lease_s,
             also=sorted(also - {plan.target}),
             **fields,
@@ -310,6 +316,11 @@ def _with_headroom(rate: TargetRate, headroom: float) -> TargetRate:
         requests_per_minute=None if requests is None else requests * headroom,
         usd_per_hour=None if rate.usd_per_hour is None else rate.usd_per_hour * headroom,
     )
+
+
+def _burn_left(rate: TargetRate, plan: Plan, alert: Alert) -> float | None:
+    """The burn that a plan wants to leave; of cheaper models the least, as if every call were routed to them."""
+    return rate.usd_per_hour if plan.price_part is None else plan.price_part * alert.usd_per_hour
 
 
 def _is_about(state: ActionState, alert: Alert) -> bool:

@@ -42,9 +42,9 @@ _STEPS = {
 #: Kinds whose dollars are no rate: what was spent, what was priced by fallback, what was not counted or scored.
 _NO_RATE = frozenset({"budget", "pricing", "feed", "ceiling"})
 #: An action in force says what it did, and whether that helped.
-_DONE = {"pause": "Paused", "block": "Blocked"}
+_DONE = {"cheaper_model": "Routed", "pause": "Paused", "block": "Blocked"}
 #: Summaries of plans start with one of these.
-_VERBS = frozenset({"limit", "cap", "shave", "pause", "block"})
+_VERBS = frozenset({"limit", "cap", "shave", "route", "reroute", "pause", "block"})
 #: How the lines of a thread begin that end with the title.
 _REPLIES: dict[ReplyKind, str] = {
     "tier": "Now a {tier}: ",
@@ -281,10 +281,11 @@ def worth(entry: LedgerEntry, alert: Alert) -> str:
         left = alert.expected_usd_per_hour if alert.baseline is not None else before
     saved, words = max(0.0, before - left), []
     if saved > 0:
-        words.append(f"would save {usd(saved)}/h")
+        # Of its calls, those to other models stay as they are.
+        words.append(f"would save {'up to ' if entry.do == 'cheaper_model' else ''}{usd(saved)}/h")
         if entry.lease_s:
             words[-1] += f", {usd(saved * entry.lease_s / 3600.0)} in its {minutes(round(entry.lease_s / 60.0))}"
-    if (now := alert.requests_per_minute) is not None and entry.do != "pause":
+    if (now := alert.requests_per_minute) is not None and entry.do not in ("pause", "cheaper_model"):
         allowed = 0.0 if stops else _requests_left(entry, alert, left / before if before > 0 else 1.0)
         if (refused := now - allowed) > 0:
             words.append(f"refuse about {refused:,.0f} of {now:,.0f} requests a minute")

@@ -193,8 +193,8 @@ def _why_not(plan: Plan, alert: Alert, act: Intent, ledger: Ledger, settings: Li
 def _unmarked(plan: Plan, alert: Alert, act: Intent, settings: LimitSettings) -> str:
     """Why the mark does not allow what is wanted, or "". `critical` anywhere wins, then what the target itself says.
 
-    Only the rate of requests may be touched without `non_critical`, and only down to the normal level. Whatever else
-    is done stops work.
+    Only the rate of requests may be touched without `non_critical`, and only down to the normal level, and calls may be
+    routed to cheaper models, which refuses none. Whatever else is done stops work.
     """
     of_alert, of_target = criticality(alert.tags, settings.limits), MARKS.get(plan.criticality)
     mark = "critical" if "critical" in (of_alert, of_target) else of_target or of_alert
@@ -211,7 +211,9 @@ def _unmarked(plan: Plan, alert: Alert, act: Intent, settings: LimitSettings) ->
 
 
 def _leaves_normal(act: Intent, settings: LimitSettings) -> bool:
-    """Whether nothing stops: a rate of requests is brought down, and what the subject did before still passes."""
+    """Whether nothing stops: every call passes, or a rate of requests is brought down to what it was before."""
+    if act.verb == "reroute":
+        return True
     config = next((config for config in settings.actions if config.name == act.name), None)
     return act.verb == "shave" and act.leaves_normal and isinstance(config, RateConfig) and config.headroom >= 1
 

@@ -15,7 +15,7 @@ from curb.stream.settings import Settings, TimeZone
 #: shadow: recorded, nothing is changed. approve: a person is asked first. auto: done.
 Mode = Literal["shadow", "approve", "auto"]
 #: What a rung wants, from the gentlest.
-Do = Literal["notify", "shave_to_normal", "shave_to_budget", "pause", "block"]
+Do = Literal["notify", "cheaper_model", "shave_to_normal", "shave_to_budget", "pause", "block"]
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIME_OF_DAY = r"^([01]\d|2[0-3]):[0-5]\d$"
@@ -65,8 +65,9 @@ class Rung(Settings):
     """One step of a ladder. The next one comes when this one did not make the burn fall."""
 
     do: Do = Field(
-        description="notify (wait for people), shave_to_normal (the 95th percentile of its own past), shave_to_budget "
-        "(the rate at which the remaining budget lasts), pause, or block."
+        description="notify (wait for people), cheaper_model (every call passes, to a cheaper model), shave_to_normal "
+        "(the 95th percentile of its own past), shave_to_budget (the rate at which the remaining budget lasts), pause, "
+        "or block."
     )
     act: tuple[str, ...] = Field(default=(), description="Names of the actions that do it; none for notify.")
     mode: Literal["inherit", "shadow", "approve", "auto"] = Field(

@@ -18,12 +18,19 @@ GENTLEST: Literal["gentlest"] = "gentlest"
 Wish = Do | Literal["gentlest"]
 #: The verb of each wish; to notify has none.
 VERBS: dict[Wish, Verb] = {
+    "cheaper_model": "reroute",
     "shave_to_normal": "shave",
     "shave_to_budget": "shave",
     "pause": "pause",
     "block": "block",
 }
-_GENTLEST_FIRST: tuple[tuple[Verb, Do], ...] = (("shave", "shave_to_normal"), ("pause", "pause"), ("block", "block"))
+#: Routing to another model changes answers, so it comes after a rate that was normal before.
+_GENTLEST_FIRST: tuple[tuple[Verb, Do], ...] = (
+    ("shave", "shave_to_normal"),
+    ("reroute", "cheaper_model"),
+    ("pause", "pause"),
+    ("block", "block"),
+)
 
 
 class Named(Protocol):

@@ -173,6 +173,19 @@ class PriceBook:
         found = self._remembered[key]
         return found if found is None or at is None else found.at(at)
 
+    def part(self, model: str, of: str) -> float | None:
+        """The newest price of one model as a part of that of another; None where one of them has no price per token.
+
+        Of input, output and cached tokens the highest part counts, so below 1 no short request costs more.
+        """
+        prices = [self.lookup(each) for each in (model, of)]
+        if None in prices:
+            return None
+        one, other = (price.rates("standard", 0) for price in prices if price is not None)
+        kinds = ((one.input, other.input), (one.output, other.output), (one.cache_read, other.cache_read))
+        parts = [mine / theirs if theirs > 0 else math.inf for mine, theirs in kinds if mine > 0]
+        return max(parts, default=0.0)
+
     def price(
         self,
         model: str,

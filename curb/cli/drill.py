@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import msgspec
 import typer
@@ -41,7 +41,7 @@ _TRIES, _BETWEEN_S = 15, 2.0
 def drill(
     action: Annotated[str, typer.Argument(help="Name of the action in `actions.actions`.")],
     tag: Annotated[list[str], typer.Option("--tag", help="A tag of the probe, such as api_key=HASH; repeat for more.")],
-    do: Annotated[str, typer.Option("--do", help="What to try: shave, pause or block.")] = "shave",
+    do: Annotated[str, typer.Option("--do", help="What to try: shave, reroute, pause or block.")] = "shave",
     rpm: Annotated[float, typer.Option("--rpm", min=0.0, help="To shave: requests per minute to leave.")] = 1.0,
     config: ConfigOption = DEFAULT_CONFIG,
     yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
@@ -53,14 +53,10 @@ def drill(
     """
     loaded = load(config)
     tags = dict(each.split("=", 1) for each in tag if "=" in each)
-    if len(tags) < len(tag) or do not in ("shave", "pause", "block"):
-        typer.echo("give tags as --tag name=value, and --do shave, pause or block", err=True)
+    if len(tags) < len(tag) or do not in get_args(Verb):
+        typer.echo("give tags as --tag name=value, and --do shave, reroute, pause or block", err=True)
         raise typer.Exit(2)
-    raise typer.Exit(ask(run_drill(loaded, action, tags, TargetRate(_verb(do), rpm, why="a drill"), yes=yes)))
-
-
-def _verb(do: str) -> Verb:
-    return "pause" if do == "pause" else "block" if do == "block" else "shave"
+    raise typer.Exit(ask(run_drill(loaded, action, tags, TargetRate(cast(Verb, do), rpm, why="a drill"), yes=yes)))
 
 
 def _alert(tags: dict[str, str], now: float) -> Alert:

@@ -22,7 +22,7 @@ from curb.config.pairs import with_scope
 from curb.connectors.connector import ConnectorConfig
 from curb.connectors.intake.attribution import AttributionSettings
 from curb.connectors.kinds import KINDS as CONNECTORS
-from curb.connectors.pricing.book import PricesSettings
+from curb.connectors.pricing.book import PriceBook, PricesSettings
 from curb.detector.bills.derived import BILL_SCOPES
 from curb.detector.reconcile.reconciler import ReconcileSettings
 from curb.detector.rules.table import own_rules
@@ -146,6 +146,38 @@ def unknown_environments(actions: ActionsSettings, known_tags: set[str]) -> list
         for number, route in enumerate(actions.routes)
         if route.match.environment
     ]
+
+
+def not_cheaper(actions: ActionsSettings, prices: PricesSettings) -> list[tuple[str, str, str]]:
+    """Path, problem and hint of each model that an action routes to and that is not cheaper by the price book."""
+    routed = [
+        (f"actions.actions[{number}]", model, to)
+        for number, config in enumerate(actions.actions)
+        for model, to in config.cheaper_models().items()
+    ]
+    if not routed:
+        return []
+    try:
+        book = PriceBook.load(prices.book, prices)
+    except (OSError, ValueError) as error:
+        return [("prices.book", str(error).removeprefix("price book: "), "give a price map in LiteLLM's format")]
+    found = []
+    for path, model, to in routed:
+        unknown_models = [each for each in (model, to) if book.lookup(each) is None]
+        part = book.part(to, model)
+        if unknown_models:
+            hint = "give it the name of a model in the book under prices.aliases, or its price under prices.overrides"
+            found.append((path, f"no price per token is known for {' and '.join(unknown_models)}", hint))
+        elif part is not None and part >= 1.0:
+            what = f"{to} ({_per_million(book, to)}) is not cheaper than {model} ({_per_million(book, model)})"
+            found.append((path, what, "every kind of token must cost less; see curb prices, and prices.overrides"))
+    return found
+
+
+def _per_million(book: PriceBook, model: str) -> str:
+    """Prices of a model that the book knows, for people."""
+    price = book.lookup(model)
+    return "" if price is None else f"${price.input * 1e6:g} in, ${price.output * 1e6:g} out per million tokens"
 
 
 def verbs_of(config: Any) -> frozenset[Verb] | None:
@@ -426,6 +458,7 @@ def _derived(config: CurbConfig, errors: list[ConfigError]) -> CurbConfig:
     errors += _unknown_tags(config)
     errors += _unknown_units(config)
     wrong = [*impossible_rungs(config.actions), *unknown_environments(config.actions, known_tags(detector))]
+    wrong += not_cheaper(config.actions, config.prices)
     errors += [ConfigError(*found) for found in wrong]
     groups = unknown_groups(config.actions.approvers, config.http.auth_proxy)
     errors += [ConfigError(*found) for found in groups]

@@ -48,6 +48,9 @@ class Plan(Record, kw_only=True):
     #: What makes the target this one and no other that was made later under its name: a uid, a time of creation. Empty
     #: where the other side has no such thing, and in plans of older versions.
     identity: str = ""
+    #: Of a plan that routes calls to cheaper models: their price as a part of that before, the highest of them; None
+    #: where it is not known, and for other plans.
+    price_part: float | None = None
 
 
 class LedgerEntry(Record, tag="action", tag_field="type", kw_only=True):

@@ -16,6 +16,7 @@ BENCHES = {
     "litellm_limits/team": "tests.fakes.litellm_admin:LitellmTeamBench",
     "litellm_limits/user": "tests.fakes.litellm_admin:LitellmUserBench",
     "litellm_limits/customer": "tests.fakes.litellm_admin:LitellmCustomerBench",
+    "litellm_models": "tests.fakes.litellm_admin:LitellmModelsBench",
     "envoy": "tests.fakes.envoy:EnvoyBench",
     "haproxy": "tests.fakes.haproxy:HaproxyBench",
     "kubernetes": "tests.fakes.kubernetes_objects:KubernetesBench",

@@ -15,7 +15,7 @@ from curb.testing.actions import ActionBench
 from tests.fakes.alerts import NORMAL, an_alert
 from tests.fakes.faults import Faults
 
-KIND = "litellm_limits"
+KINDS = ("litellm_limits", "litellm_models")
 ADMIN_KEY = "sk-admin"
 BLOCK = TargetRate("block")
 Rows = dict[str, dict[str, Any]]
@@ -34,6 +34,8 @@ class LitellmAdmin:
     ) -> None:
         self.keys, self.teams, self.users, self.customers = keys or {}, teams or {}, users or {}, customers or {}
         self.organizations = organizations or {}
+        #: Names of models that it lists.
+        self.models: list[str] = []
         #: Keys that were deleted: still shown, and no longer changed.
         self.deleted: Rows = {}
         #: Team → memberships, each with its own budget table.
@@ -47,6 +49,7 @@ class LitellmAdmin:
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.faults.middleware(), self._authorised])
         app.router.add_get("/health/liveliness", self._alive)
+        app.router.add_get("/v1/models", self._model_list)
         app.router.add_get("/key/list", self._key_list)
         app.router.add_get("/key/info", self._key_info)
         app.router.add_post("/key/update", self._key_update)
@@ -70,6 +73,11 @@ class LitellmAdmin:
     async def _alive(self, request: web.Request) -> web.Response:
         """Without a key."""
         return web.json_response("I'm alive!")
+
+    async def _model_list(self, request: web.Request) -> web.Response:
+        """An admin's key sees all of them."""
+        listed = [{"id": name, "object": "model", "owned_by": "openai"} for name in self.models]
+        return web.json_response({"data": listed, "object": "list"})
 
     async def _key_list(self, request: web.Request) -> web.Response:
         """In pages; without `return_full_object` the hashes alone."""
@@ -176,7 +184,7 @@ class _Bench(ActionBench):
             yield str(server.make_url("/"))
 
     def config(self, address: str) -> dict[str, Any]:
-        limits = {"kind": KIND, "name": "limits", "timeout_s": 0.2, "subject": self.subject}
+        limits = {"kind": "litellm_limits", "name": "limits", "timeout_s": 0.2, "subject": self.subject}
         return limits | {"base_url": address, "api_key": ADMIN_KEY}
 
     def world(self) -> Any:
@@ -265,3 +273,27 @@ class LitellmCustomerBench(_Bench):
     def __init__(self) -> None:
         customers: Rows = {"c1": {"models": [], "blocked": False}, "c2": {"models": ["fast"], "blocked": True}}
         super().__init__([("c1", BLOCK), ("c2", BLOCK)], customers=customers)
+
+
+class LitellmModelsBench(_Bench):
+    """A key without aliases, and one with two of its own, of which one leads to the expensive model."""
+
+    subject, tag = "key", "api_key"
+    by_hand: ClassVar[dict[str, Any]] = {"aliases": {"large": "by hand", "best": "by hand"}}
+
+    def __init__(self) -> None:
+        keys: Rows = {
+            "k1": {"aliases": {}, "models": [], "metadata": {"owner": "ana"}, "team_id": "t1", "user_id": "ana"},
+            "k2": {"aliases": {"best": "large", "fast": "tiny"}, "models": ["large", "small", "tiny"]},
+        }
+        above = {"teams": {"t1": {"organization_id": "o1"}}, "users": {"ana": {}}, "organizations": {"o1": {}}}
+        reroute = TargetRate("reroute")
+        super().__init__([("k1", reroute), ("k2", reroute)], keys=keys, **above)
+        self.fake.models = ["large", "small", "tiny"]
+
+    def config(self, address: str) -> dict[str, Any]:
+        own = {"kind": "litellm_models", "name": "models", "cheaper": {"large": "small"}}
+        return own | {"base_url": address, "api_key": ADMIN_KEY, "timeout_s": 0.2}
+
+    def world(self) -> Any:
+        return {name: {**row, "aliases": dict(row["aliases"])} for name, row in self._rows.items()}

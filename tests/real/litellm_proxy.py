@@ -49,8 +49,8 @@ class Proxy:
         key: str = made["key"]
         return key
 
-    async def call(self, key: str, customer: str = "") -> Answer:
-        body: dict[str, Any] = {"model": "fake-gpt", "messages": [{"role": "user", "content": "again and again"}]}
+    async def call(self, key: str, customer: str = "", model: str = "fake-gpt") -> Answer:
+        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "again and again"}]}
         body |= {"user": customer} if customer else {}
         headers = {"Authorization": f"Bearer {key}"}
         async with self._http.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as answer:

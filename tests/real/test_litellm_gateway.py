@@ -20,7 +20,7 @@ import aiohttp
 import pytest
 
 from curb.actions.action import ActionContext, DriftError
-from curb.actions.levers import litellm_limits
+from curb.actions.levers import litellm_limits, litellm_models
 from curb.actions.target import TargetRate
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError
@@ -182,6 +182,36 @@ async def test_each_subject_is_refused_at_once_and_is_as_before_after_undo(
         await action.undo(plan, None)
     assert await caller.row(proxy) == before
     assert await caller.statuses(proxy, 3) == {200: 3}
+
+
+async def test_a_key_is_answered_by_a_cheaper_model_until_its_alias_is_taken_back(proxy: Proxy) -> None:
+    models, own = ["fake-large", "fake-gpt"], {"fast": "fake-gpt"}
+    made = await proxy.admin("POST", "/key/generate", json={"models": models, "aliases": own})
+    key, row = made["key"], Caller({}, made["key"], "/key/info", {"key": made["token"]})
+    before, alert = await row.row(proxy), an_alert(tags={"api_key": made["token"]})
+    large, small = await proxy.call(key, model="fake-large"), await proxy.call(key)
+    assert large.usd > 10 * small.usd > 0
+    settings = {"kind": "litellm_models", "name": "cheaper", "cheaper": {"fake-large": "fake-gpt"}}
+    async with aiohttp.ClientSession() as http:
+        config = settings | {"base_url": proxy.url, "api_key": proxy.master}
+        action = litellm_models.Config.model_validate(config).build(ActionContext(WallClock(), http))
+        (plan,) = await action.plan(alert, TargetRate("reroute"))
+        await action.apply(plan)
+        assert (await action.verify(plan)).in_force
+        assert await proxy.call(key, model="fake-large") == small
+        assert await proxy.call(key, model="fast") == small
+        assert await action.plan(alert, TargetRate("reroute")) == ()
+        await action.undo(plan, None)
+        await action.undo(plan, None)
+        assert await row.row(proxy) == before
+        assert await proxy.call(key, model="fake-large") == large
+
+        narrow = await proxy.admin("POST", "/key/generate", json={"models": ["fake-large"]})
+        with pytest.raises(PermanentError, match="may not call fake-gpt"):
+            await action.plan(an_alert(tags={"api_key": narrow["token"]}), TargetRate("reroute"))
+        # What the plan is for: by an alias alone the proxy refuses every call of such a key.
+        await proxy.admin("POST", "/key/update", json={"key": narrow["token"], "aliases": plan.after})
+        assert (await proxy.call(narrow["key"], model="fake-large")).status in (401, 403)
 
 
 async def test_a_budget_tier_is_never_raised_and_a_spent_one_stays_spent(proxy: Proxy) -> None:
