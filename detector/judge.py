@@ -13,6 +13,7 @@ from curb.detector.heads.past import DollarsHead, Step
 from curb.detector.incidents.alert_budget import BudgetController
 from curb.detector.incidents.causes import RootCause
 from curb.detector.incidents.feedback import with_feedback
+from curb.detector.incidents.fleet import to_fleet
 from curb.detector.incidents.incidents import Episode, Incidents
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.rules import table
@@ -100,11 +101,12 @@ class Scoring:
             findings += rule.close(view)
         for rule in self._rules:
             findings = list(rule.name_kinds(view, findings))
+        findings, spoken_for = to_fleet(findings, self.incidents.open(), view, settings.scopes, self._root_cause.parts)
         findings = with_feedback(findings, self._knowledge, self._registry, bucket.at, settings.score.notice_threshold)
         self.estimated_usd = _estimated(view)
         self._root_cause.close(view)
         before = {alert.alert_id: alert.tier for alert in self.incidents.firing}
-        alerts = self.incidents.close(view, findings, self.head.baseline, self._root_cause.causes)
+        alerts = self.incidents.close(view, findings, self.head.baseline, self._root_cause.causes, spoken_for)
         self.budget.count(alerts, before)
         self._forget(view, firing & ~self.incidents.firing_mask(n))
         return bucket, alerts

@@ -144,7 +144,9 @@ class UnexplainedHead(Rule):
             self._windows, self._tail, self._floors, self._floors.usd, self._series["mean"]
         )
         score = np.where(mature, raw, SILENT) - np.where(self._demand.knows_users, 0.0, self._settings.userless_penalty)
-        findings = self._decide(view, score, excess)
+        # The price of a request rose by more than the requests rose over what the users explain.
+        dearer = usd * organic >= amounts.requests**2 * unit_usd
+        findings = self._decide(view, score, excess, dearer)
         if not view.bucket.gap:
             self._learn(view, usd, ratio, score)
         return findings
@@ -162,7 +164,8 @@ class UnexplainedHead(Rule):
         )
         return burns
 
-    def _decide(self, view: View, score: Floats, excess: Floats) -> list[Finding]:
+    def _decide(self, view: View, score: Floats, excess: Floats, dearer: Bools) -> list[Finding]:
+        """`dearer`: whether the excess of a series is one of prices more than of requests."""
         settings, index, raised = self._settings, view.principals.index, view.raised
         channel = score.argmax(axis=0)
         best = np.maximum(score.max(axis=0, initial=SILENT), SILENT)
@@ -196,6 +199,7 @@ class UnexplainedHead(Rule):
                     f"{'users' if self._demand.knows_users[row] else 'requests'} explain, over the "
                     f"{WINDOW_NAMES[at]} window",
                     recurring=self._recurring.usual(row),
+                    shared_by="usd" if dearer[row] else "",
                 )
             )
         return findings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,8 @@ from pydantic import Field
 from curb.detector.incidents.alert_budget import AlertBudget
 from curb.detector.incidents.causes import rescaled
 from curb.detector.incidents.feedback import subject_fingerprint
+from curb.detector.incidents.fleet import VARIANT as FLEET
+from curb.detector.incidents.fleet import Open
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.incidents.roots import found_at, roots
 from curb.detector.incidents.sentence import Summary, incident
@@ -183,6 +185,8 @@ class Episode(msgspec.Struct):
     quiet_s: float = 0.0
     calm_s: float = 0.0
     lasting: bool = False
+    #: Numbers of the principals that an alert on a sum stands for.
+    members: set[int] = msgspec.field(default_factory=set)
 
     @property
     def firing(self) -> bool:
@@ -212,13 +216,23 @@ class Incidents:
         """Newest revisions of what fires now."""
         return [episode.alert for episode in self._episodes.values() if episode.firing]
 
+    def open(self) -> dict[int, Open]:
+        """What fires now, by series."""
+        return {
+            i: Open(each.alert.channel, each.opened_at, each.members)
+            for i, each in self._episodes.items()
+            if each.firing
+        }
+
     def firing_mask(self, n: int) -> NDArray[np.bool_]:
-        """Series with an alert that fires, of `n`."""
-        return self._mask(n, (i for i, episode in self._episodes.items() if episode.firing))
+        """Series with an alert that fires, of `n`, or that one on a sum stands for."""
+        return self._mask(n, (each for i, e in self._episodes.items() if e.firing for each in (i, *e.members)))
 
     def frozen_mask(self, at: float, n: int) -> NDArray[np.bool_]:
         """Series that must not learn at `at`: an incident is no new normal, unless it lasts or people say so."""
-        return self._mask(n, (i for i, episode in self._episodes.items() if self._is_frozen(episode, at)))
+        return self._mask(
+            n, (each for i, e in self._episodes.items() if self._is_frozen(e, at) for each in (i, *e.members))
+        )
 
     def _is_frozen(self, episode: Episode, at: float) -> bool:
         if episode.alert.tier == "digest":
@@ -236,8 +250,18 @@ class Incidents:
             mask[i] = True
         return mask
 
-    def close(self, view: View, findings: Sequence[Finding], baseline: BaselineOf, causes: CausesOf) -> list[Alert]:
-        """New revisions after a bucket; `baseline` says what is normal for a series, `causes` where excess is from."""
+    def close(
+        self,
+        view: View,
+        findings: Sequence[Finding],
+        baseline: BaselineOf,
+        causes: CausesOf,
+        spoken_for: Set[int] = frozenset(),
+    ) -> list[Alert]:
+        """New revisions after a bucket; `baseline` says what is normal for a series, `causes` where excess is from.
+
+        What fires on the series in `spoken_for` ends: a wider alert goes on with it.
+        """
         self._causes_of = causes
         self._excess.follow(view.bucket, self._episodes)
         self._forget_old(view.bucket.at)
@@ -245,7 +269,7 @@ class Incidents:
         for finding in findings:
             by_series.setdefault(self._subject(finding.series), []).append(finding)
         self._to_roots(by_series, view)
-        revisions: list[Alert] = []
+        revisions = [self._end(i, view.bucket.at) for i in sorted(spoken_for & self.open().keys())]
         for i in sorted({*by_series, *self._episodes}):
             revisions += self._next(i, by_series.get(i, []), view, baseline)
         return revisions
@@ -348,6 +372,11 @@ class Incidents:
                 return True
         return False
 
+    def _end(self, i: int, at: float) -> Alert:
+        episode = self._episodes[i]
+        episode.alert = resolved(episode.alert, at)
+        return episode.alert
+
     def _hear(self, i: int, episode: Episode, found: list[Finding], at: float) -> None:
         rate = self._excess.hourly(i)
         if at - episode.opened_at <= _PEAK_S:
@@ -358,6 +387,7 @@ class Incidents:
             episode.last_seen = at
             episode.families[finding.family.name] = at
             episode.lasting = episode.lasting or finding.lasting
+            episode.members |= finding.members
 
     def _open(self, i: int, best: Finding, found: list[Finding], view: View, baseline: BaselineOf) -> Alert:
         at = view.bucket.at
@@ -394,7 +424,9 @@ class Incidents:
         figures = self._figures(i, view, self._said_again(alert, tier, best))
         burning = self._is_burning(i, view)
         episode.quiet_s = 0.0 if best is not None and episode.last_seen == at else episode.quiet_s + view.step_s
-        episode.calm_s = 0.0 if burning or episode.lasting else episode.calm_s + view.step_s
+        # What a rule still sees is not over because it costs no more than usual, such as calls that fail.
+        seen = best is not None and not best.family.statistic and episode.last_seen == at
+        episode.calm_s = 0.0 if burning or episode.lasting or seen else episode.calm_s + view.step_s
         quiet = episode.quiet_s >= self._settings.quiet_s and (self._settings.adopt or not burning)
         if quiet or episode.calm_s >= self._settings.calm_s:
             episode.alert = resolved(alert, at, **figures)
@@ -406,10 +438,11 @@ class Incidents:
         return []
 
     def _said_again(self, alert: Alert, tier: Tier, best: Finding | None) -> Said:
-        """What a later revision says: of a finding that raises the tier, or of the same waste, the newest words."""
+        """What a later revision says: the newest words where they raise the tier or are of the same waste or fleet."""
         waste = None if best is None else _waste(best)
+        newer = waste is not None or (best is not None and best.variant == FLEET)
         if best is not None and (
-            (tier != alert.tier and tier == best.tier) or (waste is not None and best.channel == alert.channel)
+            (tier != alert.tier and tier == best.tier) or (newer and best.channel == alert.channel)
         ):
             return Said(tier, best.channel, best.score, best.words, alert.causes, waste)
         if self._families.of(alert.channel).wastes and alert.expected_usd == 0:

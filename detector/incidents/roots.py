@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from curb.detector.incidents.causes import ENOUGH
+from curb.detector.incidents.fleet import VARIANT as FLEET
 from curb.detector.state.rule import Finding
 from curb.detector.state.scopes import Scope
 from curb.detector.state.view import View
@@ -23,12 +24,13 @@ def found_at(findings: Mapping[int, Sequence[Finding]], firing: Mapping[int, flo
     """What `roots` takes: by series, when it was found first.
 
     `findings` are those of this bucket, which is closed at `at`; `firing` says when the alerts that fire opened. Lines
-    of the digest, silences and idle machines are left out: they are nobody's excess.
+    of the digest, silences and idle machines are left out: they are nobody's excess. So is what stands for a whole
+    fleet already.
     """
     burns = {
         number
         for number, found in findings.items()
-        if any(each.tier != "digest" and each.kind in _BURNS for each in found)
+        if any(each.tier != "digest" and each.kind in _BURNS and each.variant != FLEET for each in found)
     }
     return dict.fromkeys(sorted(burns), at) | dict(firing)
 

@@ -95,6 +95,7 @@ class ErrorRate(Rule):
                 tier="page",
                 score=float(failed[row] / settings.rate_max),
                 words=f"{100 * failed[row]:.0f} % of its requests fail and cost ${usd_per_hour[row]:,.2f}/h",
+                shared_by="errors",
             )
             for row in np.flatnonzero(fires).tolist()
         ]

@@ -132,6 +132,7 @@ class GrowingPrompts(Rule):
                 words=f"{np.exp(size[row]):,.0f} input tokens per request, usually {p50[row]:,.0f}, which costs "
                 f"${usd_per_day[row]:,.2f} a day",
                 lasting=True,
+                shared_by="usd",
             )
             for row in np.flatnonzero(fires).tolist()
         ]

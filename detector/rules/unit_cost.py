@@ -287,6 +287,7 @@ class UnitCostRule(Rule):
                 score=float(scores.notice[row]),
                 words=f"a request costs {scores.ratio[row]:.1f} times the usual ${scores.expected[row]:.2g}, which is "
                 f"${scores.usd_per_day[row]:,.2f} a day at the usual number of requests",
+                shared_by="usd",
             )
             for row in np.flatnonzero(scores.notice >= self._settings.threshold).tolist()
         ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -113,6 +113,11 @@ class Finding(NamedTuple):
     variant: str = ""
     #: When it began, epoch seconds; None where the running excess of the series says it.
     since: float | None = None
+    #: Where many principals have the same at once, its cause is outside of them (an outage, a price, a release); it is
+    #: looked for by what the trouble is made of. "" for what is each one's own.
+    shared_by: Literal["", "errors", "usd"] = ""
+    #: The principals that a finding on a sum stands for.
+    members: Set[int] = frozenset()
 
     @property
     def channel(self) -> str:
