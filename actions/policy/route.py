@@ -32,7 +32,12 @@ class Match(Settings):
         default=(), description="What limits.criticality or the tag says; a subject without a mark is critical."
     )
     environment: tuple[str, ...] = Field(default=(), description="Globs on the tag `env` (or `environment`).")
-    confidence_min: float | None = Field(default=None, ge=0, le=1, description="Alerts that are at least this sure.")
+    confidence_min: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Alerts that are at least this sure. Those of rules that nobody measured never match.",
+    )
     dollars_at_risk_min: float | None = Field(default=None, ge=0, description="At least this many dollars at risk.")
     dollars_at_risk_max: float | None = Field(default=None, ge=0, description="At most this many dollars at risk.")
     budget_left_below: float | None = Field(

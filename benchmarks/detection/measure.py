@@ -95,8 +95,9 @@ def measure(job: Job) -> Result:
 
 def _row(life: AlertLife) -> dict[str, Any]:
     """A line of the back-test's output, and what pictures need beside it."""
-    first = life.first
-    more = {"channel": first.channel, "expected_usd_per_hour": first.expected_usd_per_hour}
+    first, last = life.first, life.last
+    more = {"score": last.score, "confidence": last.confidence, "loudest": last.channel}
+    more |= {"channel": first.channel, "expected_usd_per_hour": first.expected_usd_per_hour}
     return life.row() | more | {"started_at": iso(first.started_at), "told": first.explanation}
 
 

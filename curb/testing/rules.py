@@ -183,8 +183,12 @@ def _undeclared(rule: type[Rule]) -> Iterator[str]:
         if family.docs is None or not all(family.docs):
             yield f"family {family.name} has no docs line: Docs(title, finds, when, tiers)"
         points = family.confidence.points
-        if not points or list(points) != sorted(points) or not all(0 < share <= 1 for _, share in points):
-            yield f"family {family.name} has no confidence: shares over 0 up to 1, by rising score (or NOT_MEASURED)"
+        in_order = list(points) == sorted(points) and all(0 < share <= 1 for _, share in points)
+        if not in_order or bool(points) != bool(family.confidence.measured):
+            yield (
+                f"family {family.name} has no confidence: shares over 0 up to 1, by rising score, and how they were "
+                "measured (or NOT_MEASURED)"
+            )
     for key, field in rule.config.model_fields.items():
         if not field.description:
             yield f"setting {key} of {rule.__name__} has no description"

@@ -17,7 +17,7 @@ from curb.detector.heads.window_score import SILENT, Floors, RatioByWindow, UsdB
 from curb.detector.heads.windows import WINDOW_NAMES, WINDOWS_MIN, Windows
 from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.rule import MEASURED, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Demand, View
 from curb.stream.time import DAY_S
 
@@ -76,7 +76,7 @@ class Config(RuleConfig):
 
 UNEXPLAINED = Family(
     "unexplained",
-    Confidence(((2, 0.5), (6, 0.75), (8, 0.93), (20, 0.96)), TUNING_STREAMS),
+    Confidence(((2.3, 0.27), (5.7, 0.47), (10, 0.63), (74, 0.87)), MEASURED),
     Docs(
         "demand head",
         "spend that its users do not explain",
@@ -145,8 +145,8 @@ class UnexplainedHead(Rule):
         )
         score = np.where(mature, raw, SILENT) - np.where(self._demand.knows_users, 0.0, self._settings.userless_penalty)
         # The price of a request rose by more than the requests rose over what the users explain.
-        dearer = usd * organic >= amounts.requests**2 * unit_usd
-        findings = self._decide(view, score, excess, dearer)
+        pricier = usd * organic >= amounts.requests**2 * unit_usd
+        findings = self._decide(view, score, excess, pricier)
         if not view.bucket.gap:
             self._learn(view, usd, ratio, score)
         return findings
@@ -164,8 +164,8 @@ class UnexplainedHead(Rule):
         )
         return burns
 
-    def _decide(self, view: View, score: Floats, excess: Floats, dearer: Bools) -> list[Finding]:
-        """`dearer`: whether the excess of a series is one of prices more than of requests."""
+    def _decide(self, view: View, score: Floats, excess: Floats, pricier: Bools) -> list[Finding]:
+        """`pricier`: whether the excess of a series is one of prices more than of requests."""
         settings, index, raised = self._settings, view.principals.index, view.raised
         channel = score.argmax(axis=0)
         best = np.maximum(score.max(axis=0, initial=SILENT), SILENT)
@@ -199,7 +199,7 @@ class UnexplainedHead(Rule):
                     f"{'users' if self._demand.knows_users[row] else 'requests'} explain, over the "
                     f"{WINDOW_NAMES[at]} window",
                     recurring=self._recurring.usual(row),
-                    shared_by="usd" if dearer[row] else "",
+                    shared_by="usd" if pricier[row] else "",
                 )
             )
         return findings

@@ -9,7 +9,7 @@ import numpy as np
 from curb.detector.heads.past import ScoreSettings
 from curb.detector.heads.windows import WINDOWS_MIN, window_name
 from curb.detector.state.columns import Bools
-from curb.detector.state.rule import Confidence, Docs, Family, Finding, Rule, RuleContext
+from curb.detector.state.rule import MEASURED, Confidence, Docs, Family, Finding, Rule, RuleContext
 from curb.detector.state.scopes import Role
 from curb.detector.state.view import View
 
@@ -31,7 +31,7 @@ MACHINES: tuple[Role, ...] = ("node", "group")
 
 DOLLARS = Family(
     "dollars",
-    Confidence(((2, 0.3), (6, 0.6), (12, 0.8), (25, 0.95))),
+    Confidence(((10, 0.6), (29, 0.9)), MEASURED),
     Docs(
         "past head",
         "spend that its own past does not explain",

@@ -11,7 +11,7 @@ from pydantic import Field
 from curb.detector.rules.machines import Machines
 from curb.detector.state.columns import Bools, Column, Columns
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.rule import MEASURED, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Subjects, View
 from curb.stream.money import usd
 
@@ -56,7 +56,7 @@ class Config(RuleConfig):
 
 AUTOSCALER = Family(
     "autoscaler",
-    Confidence(((2, 0.8),), TUNING_STREAMS),
+    Confidence(((2, 0.93),), MEASURED),
     Docs(
         "autoscaler",
         "a group that grows without work",

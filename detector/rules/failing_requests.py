@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.rule import MEASURED, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Subjects, View
 
 
@@ -32,7 +32,7 @@ class Config(RuleConfig):
 
 ERRORS = Family(
     "errors",
-    Confidence(((1, 0.85),), TUNING_STREAMS),
+    Confidence(((1, 0.97),), MEASURED),
     Docs(
         "errors",
         "a retry storm",

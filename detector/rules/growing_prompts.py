@@ -10,7 +10,7 @@ from pydantic import Field
 
 from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.histogram import chunks, cumulated, find_share
-from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.rule import MEASURED, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Subjects, View
 
 
@@ -66,7 +66,7 @@ class Config(RuleConfig):
 
 CONTEXT = Family(
     "context",
-    Confidence(((1, 0.45), (3, 0.55), (30, 0.8)), TUNING_STREAMS),
+    Confidence(((1, 0.09), (1.1, 0.41), (6.7, 0.92)), MEASURED),
     Docs(
         "context",
         "prompts that grow",

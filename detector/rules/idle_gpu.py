@@ -19,7 +19,7 @@ from curb.detector.rules.on_hours import SLOTS, OnHours, slots_of
 from curb.detector.state import wording as explain
 from curb.detector.state.columns import Bools, Column, Columns, Floats
 from curb.detector.state.local_time import LocalHour, local_hour
-from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.rule import MEASURED, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import Subjects, View
 
 #: What was reported of an idle stretch: codes in the state. By definition.
@@ -72,7 +72,7 @@ class Config(RuleConfig):
 
 IDLE_GPU = Family(
     "idle_gpu",
-    Confidence(((2, 0.87),), TUNING_STREAMS),
+    Confidence(((2, 0.96),), MEASURED),
     Docs(
         "idle machine",
         "a GPU that is on and does nothing",

@@ -13,7 +13,7 @@ from pydantic import Field
 from curb.detector.state import wording as explain
 from curb.detector.state.columns import Column, Columns, Floats
 from curb.detector.state.local_time import local_hour
-from curb.detector.state.rule import Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.rule import NOT_MEASURED, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import PlanUsage, Subjects, View
 from curb.stream import money
 from curb.stream.records.spend import Tier
@@ -84,7 +84,7 @@ class _Verdict(NamedTuple):
 
 JOB = Family(
     "job",
-    Confidence(((1, 0.4),)),
+    NOT_MEASURED,
     Docs(
         "jobs",
         "a run unlike the ones before",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curb.detector.state.columns import Column, Columns
-from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.rule import MEASURED, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import View
 
 
@@ -74,7 +74,7 @@ class Config(RuleConfig):
 
 CREEP = Family(
     "creep",
-    Confidence(((0, 0.6),), TUNING_STREAMS),
+    Confidence(((0, 0.5),), MEASURED),
     Docs(
         "creep",
         "slow growth nobody asked for",

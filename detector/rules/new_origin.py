@@ -12,7 +12,17 @@ from pydantic import Field
 
 from curb.detector.state import wording as explain
 from curb.detector.state.columns import Bools, Column, Columns, Floats
-from curb.detector.state.rule import TUNING_STREAMS, Confidence, Docs, Family, Finding, Rule, RuleConfig, RuleContext
+from curb.detector.state.rule import (
+    NOT_MEASURED,
+    TUNING_STREAMS,
+    Confidence,
+    Docs,
+    Family,
+    Finding,
+    Rule,
+    RuleConfig,
+    RuleContext,
+)
 from curb.detector.state.view import Subjects, View
 from curb.stream.records.spend import UNTAGGED
 from curb.stream.time import DAY_S
@@ -65,7 +75,7 @@ NEW_MODEL = Family(
 )
 NEW_REGION = Family(
     "new_region",
-    Confidence(((1, 0.7),)),
+    NOT_MEASURED,
     Docs(
         "new region",
         "a key from where few are",

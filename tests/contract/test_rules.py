@@ -124,7 +124,7 @@ class Bare(Counts):
 
 
 class WithoutConfidence(Counts):
-    families = (replace(MINE, confidence=Confidence(())),)
+    families = (replace(MINE, confidence=Confidence(((1.0, 0.7),))),)
 
 
 class WithoutDocs(Counts):

@@ -57,9 +57,10 @@ def compared_channels(path: Path) -> Iterator[tuple[int, str]]:
 
 def sure(family: Family) -> str:
     """The confidence of a family as the page says it."""
+    if not family.confidence.points:
+        return "not measured"
     points = [(f"{share:.0%}".replace("%", " %"), f"{score:g}") for score, share in family.confidence.points]
-    shares = points[0][0] if len(points) == 1 else " to ".join(f"{share} at {score}" for share, score in points)
-    return shares if family.confidence.measured else f"{shares}, not measured"
+    return points[0][0] if len(points) == 1 else " to ".join(f"{share} at {score}" for share, score in points)
 
 
 def test_no_other_file_names_a_rule() -> None:

@@ -20,7 +20,8 @@ SURE = Family("x", Confidence(((2, 0.4), (4, 0.8))), by_past=True)
 
 @given(FAMILIES, st.floats(), TIERS, st.floats(allow_nan=False))
 def test_it_is_a_share(family: Family, score: float, tier: Tier, known_days: float) -> None:
-    assert 0 < family.sure(score, tier, known_days) <= 1
+    sure = family.sure(score, tier, known_days)
+    assert 0 < sure <= 1 if family.confidence.points else sure == 0
 
 
 @given(FAMILIES, st.floats(-100, 100), st.floats(0, 100), TIERS, st.floats(0, 30), st.floats(0, 30))
@@ -52,24 +53,24 @@ def test_between_the_points_it_is_a_straight_line_and_youth_halves_it(score: flo
 @pytest.mark.parametrize(
     ("channel", "score", "share"),
     [
-        ("unexplained/30min", 20, 0.96),
-        ("unexplained/5min", 7, 0.84),
-        ("dollars", 12, 0.8),
-        ("dollars", 25, 0.95),
+        ("unexplained/30min", 74, 0.87),
+        ("unexplained/5min", 10, 0.63),
+        ("dollars", 10, 0.6),
+        ("dollars", 29, 0.9),
         ("unit_cost", 9, 0.65),
-        ("context", 3, 0.55),
-        ("creep", 1, 0.6),
+        ("context", 1.1, 0.41),
+        ("creep", 1, 0.5),
         ("weeks", 1, 0.5),
-        ("errors", 1, 0.85),
+        ("errors", 1, 0.97),
         ("new_model", 10, 0.88),
         ("new_principal", 1, 0.83),
-        ("new_region", 1, 0.7),
-        ("idle_gpu/long", 2, 0.87),
-        ("autoscaler/new", 2, 0.8),
-        ("job", 1, 0.4),
-        ("silent_feed", 1, 0.7),
-        ("growth", 1, 0.7),
-        ("metric-mine", 1, 0.7),
+        ("new_region", 1, 0),
+        ("idle_gpu/long", 2, 0.96),
+        ("autoscaler/new", 2, 0.93),
+        ("job", 1, 0),
+        ("silent_feed", 1, 0),
+        ("growth", 1, 0),
+        ("metric-mine", 1, 0),
     ],
 )
 def test_the_confidence_that_ships(channel: str, score: float, share: float) -> None:
@@ -77,7 +78,7 @@ def test_the_confidence_that_ships(channel: str, score: float, share: float) -> 
 
 
 def test_a_series_born_now_is_half_as_sure_by_its_past_but_not_by_a_rule() -> None:
-    assert family("dollars").sure(12, "page", 0) == pytest.approx(family("dollars").sure(12, "page", 3) / 2)
+    assert family("dollars").sure(29, "page", 0) == pytest.approx(family("dollars").sure(29, "page", 3) / 2)
     assert family("new_principal").sure(2, "page", 0) == family("new_principal").sure(2, "page", 9)
 
 
@@ -87,5 +88,5 @@ def test_a_line_of_the_digest_is_seldom_of_interest() -> None:
 
 def test_what_nobody_measured_says_so() -> None:
     unmeasured = {each.name for rule in RULES for each in rule.families if not each.confidence.measured}
-    known = {"dollars", "new_region", "job", "silent_feed", "growth", "missing_usage"}
+    known = {"new_region", "job", "silent_feed", "growth", "missing_usage"}
     assert unmeasured == known | {"after_soft_cap", "day_one_cap", "new_charge"}

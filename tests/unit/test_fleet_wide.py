@@ -124,7 +124,7 @@ def test_five_of_many_keys_that_fail_speak_for_themselves() -> None:
     assert len([tags for scope, tags in found if scope == "key"]) == 5
 
 
-def test_a_dearer_model_is_one_alert() -> None:
+def test_a_more_expensive_model_is_one_alert() -> None:
     def price(key: int, since: float) -> dict[str, float]:
         return {"cost": 6.0} if key < 12 else {}
 
