@@ -13,7 +13,7 @@ STAMP := $(VENV)/.curb-setup
 PINS := constraints/all.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test real check bench docs lock clean
+.PHONY: help setup demo test real check bench docs site lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: $(STAMP) ## Measure throughput, latency and memory
 docs: $(STAMP) ## Rewrite the reference pages from the code, then check the documentation
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m pytest tests/house $(ARGS)
+
+site: $(STAMP) ## Build the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 lock: $(STAMP) ## Pin the newest dependencies again (needs uv)
 	uv pip compile $(LOCK) --upgrade --extra dev pyproject.toml -o constraints/all.txt

@@ -250,6 +250,12 @@ class HttpSettings(Settings):
         "allowed. For another one, the connection that has waited longest is closed; where none waits, the new one is "
         "answered 503.",
     )
+    max_streams: int = Field(
+        default=64,
+        ge=0,
+        description="Open pages that learn at once what changed; further ones look every 30 seconds. Never more than a "
+        "quarter of `max_connections`.",
+    )
     head_timeout_s: float = Field(
         default=10.0, gt=0, le=600, description="Seconds for the head of a request; then the connection is closed."
     )

@@ -205,6 +205,14 @@ OPERATIONS: tuple[Operation, ...] = (
         media="image/png",
     ),
     Operation(
+        "GET",
+        "/events",
+        "pages",
+        "What changed, as server-sent events: the ids of alerts and actions. 503 when too many are open.",
+        errors=(503,),
+        media="text/event-stream",
+    ),
+    Operation(
         "POST",
         "/press",
         "pages",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +22,30 @@ logger = logging.getLogger(__name__)
 _KEEP = 10_000
 #: Moments of an alert whose burn is kept; of more, every second is dropped. By hand: more than a picture shows.
 _MOST_MOMENTS = 500
+#: Changes whose ids are kept for pages that are open. By hand: more than come between two looks of a page.
+_NEWEST = 200
+
+
+class Changes:
+    """What is new in a view: how many records came, and what the newest are about."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        #: (number, "alerts" or "actions", id), oldest first.
+        self._newest: deque[tuple[int, str, str]] = deque(maxlen=_NEWEST)
+
+    def note(self, kind: str, id: str) -> None:
+        """One record came."""
+        self.count += 1
+        self._newest.append((self.count, kind, id))
+
+    def since(self, count: int) -> dict[str, list[str]]:
+        """Ids of the alerts and actions that changed after `count` records, as far as they are remembered."""
+        found: dict[str, list[str]] = {"alerts": [], "actions": []}
+        for number, kind, id in self._newest:
+            if number > count and id not in found[kind]:
+                found[kind].append(id)
+        return found
 
 
 class LogView:
@@ -35,6 +59,7 @@ class LogView:
         #: By alert: time of each revision, $/h, $/h expected, one after the other.
         self._burns: OrderedDict[str, array[float]] = OrderedDict()
         self._changed = changed
+        self.changes = Changes()
 
     def apply(self, message: Message) -> None:
         """Take in one message of alerts, actions or commands; what cannot be read is skipped and logged."""
@@ -53,12 +78,14 @@ class LogView:
         for record in decode_lines(message.value, kind, skip):  # type: ignore[arg-type]
             if isinstance(record, Alert):
                 self._take_alert(record)
+                self.changes.note("alerts", record.alert_id)
             elif isinstance(record, LedgerEntry):
                 entries = self.actions.setdefault(record.action_id, [])
                 if entries and record.renewals > entries[-1].renewals > 0:
                     entries.pop()  # of months of renewals the newest is kept
                 entries.append(record)
                 _trim(self.actions)
+                self.changes.note("actions", record.action_id)
             if self._changed is not None:
                 self._changed(record)
 

@@ -1,6 +1,9 @@
 // Renews the content of a page without loading it again. Everything works without this script.
 "use strict";
 const seconds = Number(document.body.dataset.refresh);
+// While the stream of changes is open, figures alone are renewed this often.
+const quietSeconds = 60;
+let due = false, stream = null, renewedAt = Date.now();
 
 // Nothing is renewed under the fingers of somebody who fills in a form, or while the page is not looked at.
 function busy() {
@@ -11,6 +14,8 @@ function busy() {
 
 async function renew() {
   if (busy()) return;
+  due = false;
+  renewedAt = Date.now();
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
   if (answer.status === 401) return location.reload();
   if (!answer.ok || busy()) return;
@@ -26,4 +31,17 @@ async function renew() {
   document.title = page.title;
 }
 
-if (seconds > 0) setInterval(() => renew().catch(() => {}), seconds * 1000);
+// The browser comes back by itself after a break. Where the server has no place, the clock alone renews.
+function listen() {
+  stream = new EventSource("/events");
+  stream.addEventListener("changed", () => { due = true; });
+  stream.onopen = () => { due = true; };
+}
+
+if (seconds > 0) {
+  if ("EventSource" in window) listen();
+  setInterval(() => {
+    const every = stream && stream.readyState === EventSource.OPEN ? quietSeconds : seconds;
+    if (due || Date.now() - renewedAt >= every * 1000) renew().catch(() => {});
+  }, 1000);
+}
