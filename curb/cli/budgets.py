@@ -76,7 +76,7 @@ def what_if(
 async def _running(config: CurbConfig) -> budget_history.Counted:
     """From the daemon, else from the log."""
     try:
-        rows = (await offline.daemon_status(config))["budgets"]
+        rows = (await offline.daemon_json(config, "/v1/budgets"))["budgets"]
     except offline.NotReachableError as error:
         typer.echo(f"{error}; counted from the log", err=True)
         return await on_the_log(config, config.detector)

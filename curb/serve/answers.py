@@ -131,7 +131,10 @@ class NextStepAnswer(TypedDict):
 
 
 class StatusAnswer(TypedDict):
-    """How Curb is doing. Leases and proposals are ledger entries, with `applied_at`."""
+    """How Curb is doing. Leases and proposals are ledger entries, with `applied_at`.
+
+    Of each budget it has the 100 rows with the largest share spent.
+    """
 
     instance: str
     now: str

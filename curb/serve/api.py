@@ -153,7 +153,11 @@ class _Api:
         return _json(entries)
 
     async def budgets(self, request: web.Request) -> web.Response:
-        return web.json_response({"budgets": rows_of(self._daemon.shards())})
+        shards = self._daemon.shards()
+        if "limit" not in request.query:
+            return _json({"budgets": rows_of(shards)})
+        found = (each for shard in shards for each in shard.fullest_budgets(_limit(request))[0])
+        return _json({"budgets": [{"tags": tags, **msgspec.to_builtins(one)} for tags, one in found]})
 
     async def forecast(self, request: web.Request) -> web.Response:
         scope = request.query.get("scope", "team")

@@ -135,7 +135,20 @@ OPERATIONS: tuple[Operation, ...] = (
         answers.SpendAnswer,
         filters=(_scope("key"), LIMIT),
     ),
-    Operation("GET", "/v1/budgets", "reading", "Where every budget stands.", answers.BudgetsAnswer),
+    Operation(
+        "GET",
+        "/v1/budgets",
+        "reading",
+        "Where every budget stands.",
+        answers.BudgetsAnswer,
+        filters=(
+            Filter(
+                "limit",
+                {"type": "integer", "minimum": 1, "maximum": 10_000},
+                "Rows of each budget, those with the largest share spent; without it, all.",
+            ),
+        ),
+    ),
     Operation(
         "GET",
         "/v1/forecast",

@@ -13,6 +13,8 @@ from curb.serve.next_steps import next_steps
 from curb.serve.running import Running
 from curb.stream.time import iso
 
+#: Rows of a budget of a shard, the fullest. By hand: a page; a budget on every key may have 100,000.
+_BUDGETS = 100
 #: Series in the list of what is watched.
 _WATCHED = 10
 
@@ -37,7 +39,8 @@ def status(daemon: Running) -> dict[str, Any]:
     shards = daemon.shards()
     times = [shard.event_time for shard in shards if shard.event_time]
     top = sorted((row for shard in shards for row in shard.top(10)), key=lambda row: -row.usd_per_hour)[:10]
-    budgets = [{"tags": tags, **to_builtins(budget)} for shard in shards for tags, budget in shard.budgets()]
+    fullest = (each for shard in shards for each in shard.fullest_budgets(_BUDGETS)[0])
+    budgets = [{"tags": tags, **to_builtins(budget)} for tags, budget in fullest]
     actions = daemon.action_state()
     series = sum(shard.series_count for shard in shards)
     first_in_s = None if series else _first_bucket_in_s(daemon)

@@ -150,10 +150,11 @@ def test_a_daemon_that_runs_is_asked(config: Path, monkeypatch: pytest.MonkeyPat
         "increased_usd": 10.0, "forecast_usd": 110.0, "breach_at": T0 + 3600.0, "breach_probability": 0.75,
     }  # fmt: skip
 
-    async def status(_: object) -> dict[str, Any]:
+    async def answer(_: object, path: str) -> dict[str, Any]:
+        assert path == "/v1/budgets"
         return {"budgets": [row]}
 
-    monkeypatch.setattr(offline, "daemon_status", status)
+    monkeypatch.setattr(offline, "daemon_json", answer)
     result = run("-c", config)
     for text in ("team=a", "$25.00", "$75.00", "25%", "75%", "$110.00", "added for a time", "count only since"):
         assert text in result.output

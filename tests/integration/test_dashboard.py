@@ -63,6 +63,9 @@ class Shard:
     def watching(self, count: int) -> list[Watched]:
         return [Watched("team", {"team": HOSTILE}, 30.0, 1.0, "it is known for 2 h")][:count]
 
+    def fullest_budgets(self, most: int) -> tuple[list[tuple[dict[str, str], BudgetStatus]], list[Any]]:
+        return self.budgets()[:most], []
+
     def budgets(self) -> list[tuple[dict[str, str], BudgetStatus]]:
         return [({"team": "search"}, BUDGET)]
 

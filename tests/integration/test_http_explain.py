@@ -33,6 +33,9 @@ BUDGET = BudgetStatus(
 
 
 class Shard:
+    def fullest_budgets(self, most: int) -> tuple[list[tuple[dict[str, str], BudgetStatus]], list[Any]]:
+        return self.budgets()[:most], []
+
     def budgets(self) -> list[tuple[dict[str, str], BudgetStatus]]:
         return [({"team": "search"}, BUDGET), ({"team": "ads"}, BUDGET)]
 

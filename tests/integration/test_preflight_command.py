@@ -143,10 +143,10 @@ def test_without_a_daemon_and_a_log_it_says_nothing_fits(directory: Path) -> Non
 
 
 def test_a_daemon_that_runs_is_asked_and_may_be_behind(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def status(_: object) -> dict[str, Any]:
-        return {"budgets": [], "ready": False}
+    async def answer(_: object, path: str) -> dict[str, Any]:
+        return {"/v1/budgets": {"budgets": []}, "/v1/status": {"budgets": [], "ready": False}}[path]
 
-    monkeypatch.setattr(offline, "daemon_status", status)
+    monkeypatch.setattr(offline, "daemon_json", answer)
     result = run(directory, "--tag", "team=search", "--usd", "299", recorded=False)
     assert result.exit_code == 0, result.output
     assert "$299.00 leaves $1.00 of search-week" in result.output

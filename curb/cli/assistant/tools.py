@@ -49,9 +49,9 @@ class Tools:
         found: dict[str, Any] = await self._get("alerts", alert_id, "explain")
         return found
 
-    async def budgets(self) -> dict[str, Any]:
-        """Every budget: spent, amount, forecast of the period and when it will be exceeded."""
-        found: dict[str, Any] = await self._get("budgets")
+    async def budgets(self, limit: int = 50) -> dict[str, Any]:
+        """The rows of each budget with the largest share spent: amount, forecast, when it will be exceeded."""
+        found: dict[str, Any] = await self._get("budgets", limit=str(limit))
         return found
 
     async def leases(self) -> dict[str, Any]:

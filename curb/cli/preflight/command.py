@@ -134,13 +134,14 @@ def _standing(config: CurbConfig, source: Path | None) -> tuple[list[dict[str, A
         return recorded.rows, recorded.until or now, False
     try:
         status = asyncio.run(offline.daemon_status(config))
+        rows = asyncio.run(offline.daemon_json(config, "/v1/budgets"))["budgets"]
     except offline.NotReachableError as error:
         log = config.log
         if isinstance(log, EmbeddedSettings) and not log.directory.is_dir():  # opening it would make it
             raise _Wrong(f"{error}, and there is no log in {log.directory}: {_START}") from None
         typer.echo(f"{error}; counted from the log", err=True)
     else:
-        return status["budgets"], now, not status["ready"]
+        return rows, now, not status["ready"]
     counted = asyncio.run(budgets.on_the_log(config, config.detector))
     if counted.until is None:
         raise _Wrong(f"no daemon answers, and no spend is on the log: {_START}")

@@ -127,6 +127,6 @@ class _Budget(NamedTuple):
 
 
 def _budgets(daemon: Running) -> list[_Budget]:
-    found = [each for shard in daemon.shards() for each in shard.budgets()]
+    found = [each for shard in daemon.shards() for each in shard.fullest_budgets(ROWS)[0]]
     used = [_Budget(tags, one, one.spent_usd / one.amount_usd) for tags, one in found if one.amount_usd > 0]
     return sorted(used, key=lambda row: -row.part)[:ROWS]
