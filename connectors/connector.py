@@ -175,6 +175,11 @@ class ConnectorConfig(Settings, ABC):
         """Whether it brings a bill, which is judged on its own once it is complete."""
         return False
 
+    @property
+    def bill_tags(self) -> tuple[str, ...]:
+        """Tags that its bill tells apart, beside provider, account, service, region and usage type."""
+        return ()
+
     @abstractmethod
     def build(self, context: Context) -> Source:
         """The connector. It may open files and clients, and makes no request; raises PermanentError or ValueError."""

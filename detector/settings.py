@@ -14,6 +14,8 @@ from curb.detector.forecast.spend_history import HistorySettings
 from curb.detector.heads.demand import Config as DemandConfig
 from curb.detector.heads.drift import DriftSettings
 from curb.detector.heads.past import ScoreSettings
+from curb.detector.incidents.bill_waste import Config as WasteConfig
+from curb.detector.incidents.commitments import Config as CommitmentConfig
 from curb.detector.incidents.incidents import AlertSettings
 from curb.detector.rollup.dedupe import DedupeSettings
 from curb.detector.rollup.tag_table import GuardSettings
@@ -64,6 +66,10 @@ class BillRules(Settings):
     """Rules on bills: scopes whose only source is costs."""
 
     new_charge: NewChargeConfig = Field(default=NewChargeConfig(), description="What was not on the bill before.")
+    commitments: CommitmentConfig = Field(
+        default=CommitmentConfig(), description="Savings plans and reservations that are used less, or pay for less."
+    )
+    waste: WasteConfig = Field(default=WasteConfig(), description="Storage, volumes, snapshots, spot: digest lines.")
 
 
 class MachineRules(Settings):

@@ -27,6 +27,8 @@ _KINDS = {
     "pricing": "Pricing hole",
     "feed": "Feed problem",
     "ceiling": "Ceiling",
+    "commitment": "Commitment in vain",
+    "waste": "Waste",
 }
 _STEPS = {
     "planned": "Planned",

@@ -15,7 +15,7 @@ from curb.stream.records.spend import Alert, LedgerEntry, Plan, waits_for_warmup
 from curb.stream.time import HOUR_S
 
 #: What people should know of and nothing should be stopped for.
-_ONLY_NOTIFIED = frozenset({"growth", "pricing", "feed", "ceiling"})
+_ONLY_NOTIFIED = frozenset({"growth", "pricing", "feed", "ceiling", "commitment", "waste"})
 
 
 class LimitSettings(Protocol):

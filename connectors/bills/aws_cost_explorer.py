@@ -80,6 +80,10 @@ class Config(ConnectorConfig):
     def reads_bills(self) -> bool:
         return True
 
+    @property
+    def bill_tags(self) -> tuple[str, ...]:
+        return tuple(self.group_by)
+
     def build(self, context: Context) -> Pull:
         return Pull(CostExplorer(self, context), self.poll_interval_s)
 

@@ -72,6 +72,10 @@ class BillSettings(ConnectorConfig):
     def reads_bills(self) -> bool:
         return True
 
+    @property
+    def bill_tags(self) -> tuple[str, ...]:
+        return (*self.dimensions, *self.tags, *self.tag_keys)
+
     @field_validator("tag_keys")
     @classmethod
     def _own_names(cls, keys: dict[str, str]) -> dict[str, str]:

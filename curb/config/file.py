@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -23,7 +23,7 @@ from curb.connectors.connector import ConnectorConfig
 from curb.connectors.intake.attribution import AttributionSettings
 from curb.connectors.kinds import KINDS as CONNECTORS
 from curb.connectors.pricing.book import PriceBook, PricesSettings
-from curb.detector.bills.derived import BILL_SCOPES
+from curb.detector.bills.derived import default_scopes
 from curb.detector.reconcile.reconciler import ReconcileSettings
 from curb.detector.rules.table import own_rules
 from curb.detector.settings import DetectorSettings
@@ -373,7 +373,7 @@ def load_text(text: str, environment: Mapping[str, str] = os.environ, *, needs: 
     data["connectors"] = _kinds(data.get("connectors"), "connectors", CONNECTORS, errors, unneeded)
     _own_rules(data, errors)
     if any(each.reads_bills for each in data["connectors"]):
-        _add_bill_scopes(data)
+        _add_bill_scopes(data, [tag for each in data["connectors"] for tag in each.bill_tags])
     actions = data.get("actions")
     if isinstance(actions, dict):
         actions = data["actions"] = dict(actions)
@@ -417,7 +417,7 @@ def _part(path: str) -> str:
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
-def _add_bill_scopes(data: dict[str, Any]) -> None:
+def _add_bill_scopes(data: dict[str, Any], tags: Sequence[str]) -> None:
     """A bill is judged by default: where no scope is made of costs alone, those for bills are added."""
     detector = data.get("detector") or {}
     if not isinstance(detector, dict):
@@ -429,7 +429,7 @@ def _add_bill_scopes(data: dict[str, Any]) -> None:
     ):
         return
     taken = {each.get("name") for each in given if isinstance(each, dict)}
-    added = [scope.model_dump() for scope in BILL_SCOPES if scope.name not in taken]
+    added = [scope.model_dump() for scope in default_scopes(tags) if scope.name not in taken]
     data["detector"] = {**detector, "scopes": [*given, *added]}
 
 

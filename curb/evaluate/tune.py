@@ -42,7 +42,7 @@ _WANTED = 6
 #: A setting must save this part of the dollars, or catch one incident more, to be worth a change. By hand.
 _WORTH = 0.01
 #: Alerts that these settings do not decide.
-_OTHERS = frozenset({"budget", "feed", "pricing"})
+_OTHERS = frozenset({"budget", "feed", "pricing", "commitment", "waste"})
 
 
 class TunePoint(NamedTuple):

@@ -29,6 +29,12 @@ BILL_SCOPES = (
 )
 
 
+def default_scopes(tags: Sequence[str]) -> tuple[Scope, ...]:
+    """`BILL_SCOPES`, with what else bills tell apart, such as teams and resources, among what an excess comes from."""
+    *others, origin = BILL_SCOPES
+    return (*others, origin.model_copy(update={"group_by": tuple(dict.fromkeys([*origin.group_by, *tags]))}))
+
+
 def bill_scopes(scopes: Sequence[Scope]) -> tuple[Scope, ...]:
     """The scopes whose series are made of bills alone."""
     return tuple(scope for scope in scopes if set(scope.sources) == {"costs"})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from curb.detector.bills.derived import bill_settings, usage_settings
+from curb.detector.bills.parts import PARTS, read_parts
+from curb.detector.incidents.bill_waste import BillWaste, WasteDump
+from curb.detector.incidents.commitments import CommitmentDump, Commitments
 from curb.detector.incidents.knowledge import KnowledgeDump
 from curb.detector.rebuild import LearningShard, PastSums, Rebuild
 from curb.detector.settings import DetectorSettings
@@ -15,7 +18,7 @@ from curb.detector.shard import BILLS, Shard
 from curb.detector.state.reader import read
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS
-from curb.stream.records.spend import Alert, Cause, Knowledge
+from curb.stream.records.spend import Alert, Cause, Feedback, Knowledge
 from curb.stream.time import DAY_S
 
 #: Days of a first load that are learned from, at most. Chosen by hand: a quarter; an hour of them takes milliseconds.
@@ -37,6 +40,8 @@ class BillLane(Shard):
         super().__init__(settings)
         if known is not None:
             self._knowledge.load(known)
+        self._commitments = Commitments(settings.bills.commitments)
+        self._waste = BillWaste(settings.bills.waste)
         self._due, self._first_known_at, self._judged_until = 0, 0.0, 0.0
         #: Ids of alerts that were sent, and of those that are not because another is about the same dollars.
         self._sent: set[str] = set()
@@ -45,6 +50,11 @@ class BillLane(Shard):
     def steps(self, message: Message) -> Iterator[Sequence[Message]]:
         """As a shard, of messages about this bill."""
         self._partition = message.partition
+        for part in read_parts(message):
+            self._commitments.add(part)
+            self._waste.add(part)
+        if message.value.startswith(PARTS):
+            return
         yield from self._steps(message, message.key.decode(errors="replace"))
 
     def learn(self, message: Message) -> None:
@@ -52,6 +62,9 @@ class BillLane(Shard):
         for part in read(message, 0.0, self._registry.can_hold, self._settings.bucket_s):
             if isinstance(part, Knowledge):
                 self._knowledge.add(part)
+            if isinstance(part, Feedback) and part.verdict != "real":
+                self._commitments.accept(part.alert_id)
+                self._waste.accept(part.alert_id)
 
     def _pass(self, time: float) -> Iterator[list[Alert]]:
         """Close what is due; an alert is sent once, as it stands then, however many hours became complete."""
@@ -63,10 +76,22 @@ class BillLane(Shard):
         for alerts in super()._pass(time):
             changed |= {alert.alert_id: alert for alert in alerts}
             yield []
+        fallen = self._fallen(changed)
         # What began and ended within the first load is history.
         due = [alert for alert in changed.values() if alert.status == "firing" or not first]
         self._find_twins(due)
-        yield [self._billed(alert) for alert in due if alert.alert_id not in self._twins]
+        yield [self._billed(alert) for alert in due if alert.alert_id not in self._twins] + fallen
+
+    def _fallen(self, changed: Mapping[str, Alert]) -> list[Alert]:
+        """Alerts on commitments and lines on waste; new alerts on what commitments paid before are not sent."""
+        if self._closed_until is None:
+            return []
+        sent = [alert for alert in self._spend_firing() if alert.alert_id in self._sent]
+        taken = frozenset((alert.tags.get("account", ""), alert.tags.get("service", "")) for alert in sent)
+        fallen = self._commitments.close(float(self._closed_until), self._judged_until, taken)
+        self._twins |= {id for id, alert in changed.items() if id not in self._sent and self._commitments.covers(alert)}
+        fallen += self._waste.close(float(self._closed_until), self._judged_until)
+        return [self._known(alert) for alert in fallen]
 
     def _find_twins(self, alerts: Sequence[Alert]) -> None:
         """Note new alerts about the same dollars as another; of two, that of the scope configured first is sent."""
@@ -85,7 +110,13 @@ class BillLane(Shard):
         """The state, exactly."""
         return msgspec.msgpack.encode(
             _SavedLane(
-                super().snapshot(), self._first_known_at, self._judged_until, sorted(self._sent), sorted(self._twins)
+                super().snapshot(),
+                self._first_known_at,
+                self._judged_until,
+                sorted(self._sent),
+                sorted(self._twins),
+                self._commitments.dump(),
+                self._waste.dump(),
             )
         )
 
@@ -94,6 +125,8 @@ class BillLane(Shard):
         saved = msgspec.msgpack.decode(data, type=_SavedLane)
         super().restore(saved.shard)
         self._first_known_at, self._judged_until = saved.first_known_at, saved.judged_until
+        self._commitments.load(saved.commitments)
+        self._waste.load(saved.waste)
         self._known_at, self._sent, self._twins = saved.judged_until, set(saved.sent), set(saved.twins)
 
     def continue_alerts(self, sent: Sequence[Message]) -> Sequence[Message]:
@@ -102,24 +135,33 @@ class BillLane(Shard):
         self._sent |= {alert.alert_id for alert in self._firing()}
         return messages
 
-    def _firing(self) -> list[Alert]:
+    def _spend_firing(self) -> list[Alert]:
         return [alert for alert in super()._firing() if alert.alert_id not in self._twins]
+
+    def _firing(self) -> list[Alert]:
+        return [*self._spend_firing(), *self._commitments.firing, *self._waste.firing]
 
     @property
     def firing(self) -> list[Alert]:
         """Newest revisions of the alerts that fire now."""
-        return [self._billed(alert) for alert in self._firing()]
+        return [
+            *map(self._billed, self._spend_firing()),
+            *map(self._known, [*self._commitments.firing, *self._waste.firing]),
+        ]
 
     def _billed(self, alert: Alert) -> Alert:
         """The alert with how far the bill is known, and with the region and the meter that it is about."""
-        until = datetime.fromtimestamp(self._closed_until or 0, UTC)
         number = self._registry.find(alert.scope, msgspec.json.encode(alert.tags))
         more = self._scoring.in_common(number) if number is not None and alert.status == "firing" else {}
-        if more and len(alert.causes) <= 1:
-            share = alert.causes[0].share if alert.causes else 1.0
-            finer = {**alert.tags, **(alert.causes[0].tags if alert.causes else {}), **more}
-            causes = [Cause(tags=finer, excess_usd=alert.excess_usd, share=share)]
+        if more:
+            whole = [Cause(tags=alert.tags, excess_usd=alert.excess_usd, share=1.0)]
+            causes = [msgspec.structs.replace(each, tags=more | each.tags) for each in alert.causes or whole]
             alert = msgspec.structs.replace(alert, causes=causes)
+        return self._known(alert)
+
+    def _known(self, alert: Alert) -> Alert:
+        """The alert with how far the bill is known."""
+        until = datetime.fromtimestamp(self._closed_until or 0, UTC)
         known = f"Billed, data up to {until:%A, %Y-%m-%d %H:%M} UTC."
         return msgspec.structs.replace(alert, explanation=f"{alert.explanation} {known}")
 
@@ -144,6 +186,8 @@ class _SavedLane(msgspec.Struct):
     judged_until: float
     sent: list[str]
     twins: list[str]
+    commitments: CommitmentDump = msgspec.field(default_factory=CommitmentDump)
+    waste: WasteDump = msgspec.field(default_factory=WasteDump)
 
 
 class _Saved(msgspec.Struct):

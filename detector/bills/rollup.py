@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curb.detector.bills.derived import BUCKET_S, bill_settings, usage_settings
+from curb.detector.bills.parts import BillParts
 from curb.detector.rollup.raw_records import EARLIEST_TIME, MARK, HotCost, HotRecord, read
 from curb.detector.rollup.rollup import Rollup
 from curb.detector.rollup.spread import Rows, pieces
 from curb.detector.rollup.writer import PartialLines
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import BILLS
+from curb.detector.state.scopes import partition_of
+from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
-from curb.stream.log.topics import COSTS, DEAD_LETTER
-from curb.stream.records.spend import SpendTick
+from curb.stream.log.topics import COSTS, DEAD_LETTER, SPEND
+from curb.stream.records.spend import UNTAGGED, BillPart, SpendTick
 from curb.stream.time import DAY_S
 
 #: Seconds after its end that an hour of a source that never says what is complete counts as such: as long as its
@@ -27,6 +30,8 @@ _ASSUMED_S = 2.0 * DAY_S
 #: Seconds after its first record until a source that says nothing of what is complete will never say it:
 #: a first load takes minutes. Chosen by hand.
 _PATIENCE_S = 6 * 3600.0
+#: Parts in one message. By hand: half a megabyte.
+_PARTS = 2000
 #: Seconds before and after receipt that something may be charged: what is further away is a mistake. Chosen by hand:
 #: commitments last for three years at most.
 _FURTHEST_S = 3 * 366.0 * DAY_S
@@ -75,7 +80,14 @@ class CostsRollup(Rollup):
     def snapshot(self) -> bytes:
         """The state, right after a flush."""
         bills = {
-            source: _SavedBill(bill.name, bill.first_at, bill.complete_until, bill.finest_s, bill.snapshot())
+            source: _SavedBill(
+                bill.name,
+                bill.first_at,
+                bill.complete_until,
+                bill.finest_s,
+                bill.snapshot(),
+                sorted(bill.parts.covered),
+            )
             for source, bill in self._bills.items()
         }
         return msgspec.msgpack.encode(_Saved(super().snapshot(), bills))
@@ -92,6 +104,7 @@ class CostsRollup(Rollup):
                 bill = self._bills[source] = self._new(of.name)
                 bill.restore(of.sums)
                 bill.first_at, bill.complete_until, bill.finest_s = of.first_at, of.complete_until, of.finest_s
+                bill.parts.covered = set(of.covered)
 
     def _acceptable(self, start: NDArray[np.float64], received: NDArray[np.float64]) -> NDArray[np.bool_]:
         return _near(start, received)
@@ -115,6 +128,7 @@ class _SavedBill(msgspec.Struct):
     complete_until: float
     finest_s: float
     sums: bytes
+    covered: list[tuple[str, str, str, str]] = []
 
 
 class _Saved(msgspec.Struct):
@@ -138,6 +152,8 @@ class BillRollup(Rollup):
         self.finest_s = float(DAY_S)
         #: What was charged until then is known, epoch seconds; 0 before the source said so.
         self.complete_until = 0.0
+        self.parts = BillParts()
+        self._first_tag = settings.scopes[0].group_by[0]
 
     def process(self, message: Message) -> Sequence[Message]:
         """Sum the usage of a message; what it says is complete counts after it."""
@@ -149,15 +165,31 @@ class BillRollup(Rollup):
             self._received_at = max(self._received_at, *(each.received_at for each in costs))
             self.first_at = self.first_at or self._received_at
         outputs += self._count(usage, received, self._received_at, message)
+        for each in costs:
+            if each.delta != MARK:
+                self.parts.add(each, self.complete_until)
         marks = [each.complete_until for each in costs if each.delta == MARK and each.complete_until]
         if marks:
             self.complete_until = max(self.complete_until, *marks)
+            outputs += self._part_messages()
             outputs += self._write(self._received_at, live=self._was_live)
         return _without_letters(outputs)
 
     def flush(self, now: float | None) -> Sequence[Message]:
         """As that of every rollup."""
-        return _without_letters(super().flush(now))
+        return [*self._part_messages(), *_without_letters(super().flush(now))]
+
+    def _part_messages(self) -> list[Message]:
+        """What commitments have to do with, where the series of their provider are."""
+        by_partition: dict[int, list[BillPart]] = {}
+        for part in self.parts.take(self.name):
+            value = getattr(part, self._first_tag, UNTAGGED)
+            by_partition.setdefault(partition_of(((self._first_tag, value),), self._partitions), []).append(part)
+        return [
+            Message(SPEND, encode_lines(parts[at : at + _PARTS]), key=self.name.encode(), partition=partition)
+            for partition, parts in sorted(by_partition.items())
+            for at in range(0, len(parts), _PARTS)
+        ]
 
     def _add_tallies(self, lines: PartialLines) -> None:
         self._tallies.take()  # what became of the records is said by the rollup that counts them

@@ -102,6 +102,9 @@ class HotCost(HotRecord, gc=False):
     charge_category: str = ""
     delta: str = ""
     charge_kind: str = ""
+    commitment_discount_status: str = ""
+    usage_type: str = ""
+    resource_id: str = ""
     charge_period_end: float = 0.0
     complete_until: float | None = None
 

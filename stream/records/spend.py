@@ -217,6 +217,36 @@ class SpendTick(Record, tag="tick", tag_field="type", kw_only=True):
     inputs: int = 0
 
 
+#: What dollars of a bill are: those that a commitment pays for, or could pay for; and what may be wasted. Of starts of
+#: spot machines it is their number.
+BillUse = Literal[
+    "used",
+    "unused",
+    "on_demand",
+    "storage",
+    "reads",
+    "volumes",
+    "snapshots",
+    "machines",
+    "spot",
+    "spot_starts",
+]
+
+
+class BillPart(Record, tag="bill_part", tag_field="type", kw_only=True):
+    """Dollars of a bill by what they are, in messages of their own; those of one time add up."""
+
+    source: str
+    use: BillUse
+    provider: str
+    account: str
+    service: str
+    region: str = ""
+    start: int
+    seconds: int
+    effective_cost: float
+
+
 class PricingHole(Record, tag="pricing_hole", tag_field="type", kw_only=True):
     """Usage whose model no price book knows, or that was reported with tokens at zero cost."""
 
@@ -361,7 +391,9 @@ SpendMessage = SpendPartial | SpendScored | SpendTick | PricingHole | Tally | Kn
 Tier = Literal["page", "notice", "digest", "soft"]
 #: Order of tiers, the most urgent highest.
 TIER_RANK: dict[Tier, int] = {"soft": -1, "digest": 0, "notice": 1, "page": 2}
-AlertKind = Literal["runaway", "abusive", "unit_cost", "idle", "growth", "budget", "pricing", "feed", "ceiling"]
+AlertKind = Literal[
+    "runaway", "abusive", "unit_cost", "idle", "growth", "budget", "pricing", "feed", "ceiling", "commitment", "waste"
+]
 
 
 class Baseline(Record, kw_only=True):

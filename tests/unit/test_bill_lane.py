@@ -7,11 +7,13 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
-from curb.detector.bills.derived import BILL_SCOPES
+from curb.detector.bills.derived import BILL_SCOPES, default_scopes
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
+from curb.detector.state.scopes import Scope
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.topics import COMMANDS, COSTS
 from curb.stream.records.spend import Alert, CostRecord, Silence
@@ -204,3 +206,21 @@ def test_what_people_said_before_a_bill_came_counts_for_it() -> None:
     for day in range(1, 13):
         bill.read(day - 1, day, {("a3", "Compute"): 9000.0} if day > 10 else {})
     assert {alert.tags["account"]: alert.tier for alert in bill.alerts.values()} == {"a3": "digest"}
+
+
+def test_a_cause_is_named_by_region_tags_and_resource_in_one_alert() -> None:
+    scopes = default_scopes(("service", "account", "team", "resource"))
+    team = Scope(name="team", group_by=("team",), sources=("costs",), role="bill")
+    bill = Bill(13)
+    bill.pipeline = Pipeline(DetectorSettings(scopes=(*scopes, team), bucket_s=HOUR_S))
+    finer = {"team": "ml", "resource": "i-1", "region": "us-west-2", "usage_type": "BoxUsage:p5.48xlarge"}
+    for day in range(1, 23):
+        at, start = START + day * DAY_S + 6 * HOUR_S, START + (day - 1) * DAY_S
+        fleet = [charge("a3", "Compute", start + part * HOUR_S, 360.0, at) for part in range(24)] if day > 20 else []
+        more = [msgspec.structs.replace(each, tags=each.tags | finer) for each in fleet]
+        bill.read(day - 1, day, {}, *more)
+    (alert,) = bill.alerts.values()
+    assert alert.tags == {"provider": "AWS", "account": "a3", "service": "Compute"}
+    (cause,) = alert.causes
+    assert cause.tags == alert.tags | finer
+    assert cause.excess_usd == pytest.approx(2 * 24 * 360, rel=0.02)

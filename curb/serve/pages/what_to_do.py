@@ -40,6 +40,15 @@ WHAT_TO_DO: dict[AlertKind, tuple[str, ...]] = {
         "See the source's last error at the bottom of the first page, and curb connectors check.",
         "Repair it first; what was late is counted when it comes.",
     ),
+    "commitment": (
+        "See what was stopped or moved, or which plan has expired: the causes name accounts and services.",
+        "Sell or exchange what nobody needs, buy again what has expired, or move usage to where it is paid for.",
+        "If the new level is right, say that it is no anomaly: it is the usual from then on.",
+    ),
+    "waste": (
+        "Do what the line says: lifecycle rules, deleting what nobody uses, checkpoints. Curb never deletes.",
+        "If it is wanted, say that it is no anomaly: nothing more is said of it.",
+    ),
     "ceiling": (
         "The key will reach its standing ceiling soon: then its requests are refused.",
         "If the growth is wanted, approve the higher ceiling that Curb proposes on the first page.",
