@@ -177,7 +177,7 @@ class ConnectorConfig(Settings, ABC):
 
     @property
     def bill_tags(self) -> tuple[str, ...]:
-        """Tags that its bill tells apart, beside provider, account, service, region and usage type."""
+        """Tags that its bill distinguishes, beside provider, account, service, region and usage type."""
         return ()
 
     @abstractmethod

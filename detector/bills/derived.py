@@ -30,7 +30,7 @@ BILL_SCOPES = (
 
 
 def default_scopes(tags: Sequence[str]) -> tuple[Scope, ...]:
-    """`BILL_SCOPES`, with what else bills tell apart, such as teams and resources, among what an excess comes from."""
+    """`BILL_SCOPES`, with what else bills distinguish, such as teams and resources, among what an excess comes from."""
     *others, origin = BILL_SCOPES
     return (*others, origin.model_copy(update={"group_by": tuple(dict.fromkeys([*origin.group_by, *tags]))}))
 

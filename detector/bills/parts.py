@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 import msgspec
 
-from curb.detector.bills.uses import use_of
 from curb.detector.rollup.raw_records import HotCost
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Message
@@ -18,6 +19,20 @@ PARTS = b'{"type":"bill_part"'
 #: Combinations of tags that are remembered. By hand: more are read again.
 _REMEMBERED = 100_000
 
+#: What meters are for. Sources of the names: "Understanding your AWS billing and usage reports for Amazon S3" and "EBS
+#: pricing" (usage types), "Azure Blob Storage pricing" (meters), "Cloud Storage pricing" (SKUs), November 2026.
+_WORDS: tuple[tuple[str, BillUse], ...] = (
+    (r"snapshot", "snapshots"),
+    (r"EBS:Volume(Usage|P-|IOUsage)|\bVolumeUsage|managed disks?|\b[LZ]RS Disks?\b|PD capacity|hyperdisk", "volumes"),
+    (r"SpotUsage|\bspot\b|preemptible", "spot"),
+    (r"Requests-(\w+-)*Tier[2-6]|Retrieval|Read Operations|Class B (Request|Operation)|Data Retrieved", "reads"),
+    (r"TimedStorage|Data Stored|(Standard|Nearline|Coldline|Archive) Storage|StorageUsage|ByteHrs", "storage"),
+    (r"BoxUsage|HeavyUsage|DedicatedUsage|InstanceUsage|Instance (Core|Ram)|\bvCPU\b|\bVM\b", "machines"),
+)
+#: The first that fits, without case.
+_METERS = tuple((re.compile(pattern, re.IGNORECASE), use) for pattern, use in _WORDS)
+#: Reads are also the bytes that leave a store for the internet or another region.
+_LEAVES = re.compile(r"DataTransfer-Out|Out-Bytes|Data Transfer Out|Egress", re.IGNORECASE)
 #: Provider, account, service, region.
 _Subject = tuple[str, str, str, str]
 #: Days without a charge after which a spot machine has ended. By hand: bills by the day have gaps of none.
@@ -118,3 +133,10 @@ def read_parts(message: Message) -> list[BillPart]:
     if not message.value.startswith(PARTS):
         return []
     return decode_lines(message.value, BillPart, lambda *_: None)
+
+
+@lru_cache(maxsize=20_000)
+def use_of(meter: str) -> BillUse | None:
+    """What a meter is for, None for all else."""
+    found = next((use for pattern, use in _METERS if pattern.search(meter)), None)
+    return found or ("reads" if _LEAVES.search(meter) else None)

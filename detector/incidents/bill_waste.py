@@ -42,7 +42,7 @@ class Config(Settings):
     min_usd_per_month: float = Field(default=50.0, gt=0, description="Dollars a month from which it is a line.")
 
 
-class Place(NamedTuple):
+class WastePlace(NamedTuple):
     """Where something is charged: who provides it, the account and the region."""
 
     provider: str
@@ -71,12 +71,12 @@ class BillWaste:
 
     def __init__(self, settings: Config) -> None:
         self._settings = settings
-        self._sums: dict[Place, Floats] = {}
+        self._sums: dict[WastePlace, Floats] = {}
         #: The day after the newest that is known, and the first of each provider, since 1970; the last that was judged.
         self._newest = self._judged = 0
         self._first: dict[str, int] = {}
-        self._open: dict[tuple[Place, Waste], Alert] = {}
-        self._accepted: set[tuple[Place, Waste]] = set()
+        self._open: dict[tuple[WastePlace, Waste], Alert] = {}
+        self._accepted: set[tuple[WastePlace, Waste]] = set()
 
     @property
     def firing(self) -> list[Alert]:
@@ -90,7 +90,7 @@ class BillWaste:
         first = part.start // DAY_S
         days = max(1, round(part.seconds / DAY_S))
         self._come_to(first + days)
-        place = Place(part.provider, part.account, part.region)
+        place = WastePlace(part.provider, part.account, part.region)
         sums = self._sums.get(place)
         if sums is None:
             sums = self._sums[place] = np.zeros((len(_USES), _DAYS))
@@ -116,7 +116,7 @@ class BillWaste:
                 revisions += [alert] if alert is not None else []
         return revisions
 
-    def _report(self, key: tuple[Place, Waste], found: _Found | None, day: int, at: float) -> Alert | None:
+    def _report(self, key: tuple[WastePlace, Waste], found: _Found | None, day: int, at: float) -> Alert | None:
         opened = self._open.get(key)
         over = found is None or found.usd_per_month < self._settings.min_usd_per_month or key in self._accepted
         if over:
@@ -132,7 +132,7 @@ class BillWaste:
             return None
         return self._open[key]
 
-    def _wastes(self, place: Place, day: int) -> Iterator[tuple[Waste, _Found | None]]:
+    def _wastes(self, place: WastePlace, day: int) -> Iterator[tuple[Waste, _Found | None]]:
         """Of each kind what there is at a place, None for nothing."""
         now, before = self._week(place, day), self._week(place, day - _APART)
         month = _MONTH_DAYS / _WEEK
@@ -142,7 +142,7 @@ class BillWaste:
         yield "snapshots", _snapshots(now, before, month, where)
         yield "spot", _spot(now, before, month, where)
 
-    def _week(self, place: Place, end: int) -> dict[BillUse, float]:
+    def _week(self, place: WastePlace, end: int) -> dict[BillUse, float]:
         """Dollars by use of the week before the day `end`."""
         days = np.arange(end - _WEEK, end)
         known = (days >= self._newest - _DAYS) & (days < self._newest)
@@ -173,10 +173,10 @@ class BillWaste:
         self._newest, self._first = saved.newest, dict(saved.first)
         self._judged = self._first.pop("", 0)
         shape = (len(_USES), _DAYS)
-        self._sums = {Place(*names): np.frombuffer(data).reshape(shape).copy() for *names, data in saved.sums}
+        self._sums = {WastePlace(*names): np.frombuffer(data).reshape(shape).copy() for *names, data in saved.sums}
         of = {waste: waste for waste in WASTES}
-        self._open = {(Place(p, a, r), of[kind]): alert for p, a, r, kind, alert in saved.open if kind in of}
-        self._accepted = {(Place(p, a, r), of[kind]) for p, a, r, kind in saved.accepted if kind in of}
+        self._open = {(WastePlace(p, a, r), of[kind]): alert for p, a, r, kind, alert in saved.open if kind in of}
+        self._accepted = {(WastePlace(p, a, r), of[kind]) for p, a, r, kind in saved.accepted if kind in of}
 
 
 def _storage(now: dict[BillUse, float], before: dict[BillUse, float], month: float, where: str) -> _Found | None:
@@ -242,7 +242,7 @@ def _fields(found: _Found) -> dict[str, Any]:
     }
 
 
-def _opened(place: Place, waste: Waste, day: int, at: float, fields: dict[str, Any]) -> Alert:
+def _opened(place: WastePlace, waste: Waste, day: int, at: float, fields: dict[str, Any]) -> Alert:
     fingerprint = fingerprint_of("waste", waste, *place)
     return Alert(
         fingerprint=fingerprint,

@@ -47,7 +47,7 @@ class Config(Settings):
     )
 
 
-class Subject(NamedTuple):
+class CommittedSpend(NamedTuple):
     """Who is charged for what."""
 
     provider: str
@@ -92,7 +92,7 @@ class Commitments:
 
     def __init__(self, settings: Config) -> None:
         self._settings = settings
-        self._sums: dict[Subject, Floats] = {}
+        self._sums: dict[CommittedSpend, Floats] = {}
         #: The hour after the newest that is known, and the first of each provider, since 1970.
         self._newest = 0
         self._first: dict[str, int] = {}
@@ -112,7 +112,7 @@ class Commitments:
         first = part.start // HOUR_S
         hours = max(1, round(part.seconds / HOUR_S))
         self._come_to(first + hours)
-        subject = Subject(part.provider, part.account, part.service)
+        subject = CommittedSpend(part.provider, part.account, part.service)
         sums = self._sums.get(subject)
         if sums is None:
             sums = self._sums[subject] = np.zeros((len(_USES), _HOURS))
@@ -237,7 +237,7 @@ class Commitments:
             if gone > 0
         ]
 
-    def _changes(self, provider: str, hour: int, watch: Watch) -> list[tuple[Subject, float]]:
+    def _changes(self, provider: str, hour: int, watch: Watch) -> list[tuple[CommittedSpend, float]]:
         """By subject, the dollars of the last day beyond the day before the fall, the most first."""
         at = np.arange(hour - 24 * (_DAYS + 1), hour)
         known = (at < self._newest) & (at >= self._newest - _HOURS)
@@ -249,7 +249,7 @@ class Commitments:
                 found.append((subject, float(by_day[-1] - np.median(by_day[:-1]))))
         return sorted(found, key=_most)
 
-    def _of(self, provider: str) -> dict[Subject, Floats]:
+    def _of(self, provider: str) -> dict[CommittedSpend, Floats]:
         return {subject: sums for subject, sums in self._sums.items() if subject.provider == provider}
 
     def _fields(self, provider: str, watch: Watch, opened: Open, days: _Days, hour: int) -> dict[str, Any]:
@@ -300,7 +300,7 @@ class Commitments:
         """Take over what was saved."""
         self._newest, self._first = saved.newest, dict(saved.first)
         shape = (len(_USES), _HOURS)
-        self._sums = {Subject(*names): np.frombuffer(data).reshape(shape).copy() for *names, data in saved.sums}
+        self._sums = {CommittedSpend(*names): np.frombuffer(data).reshape(shape).copy() for *names, data in saved.sums}
         self._open = {provider: dict(_by_watch(of)) for provider, of in saved.open.items()}
         self._accepted = {provider: dict(_by_watch(of)) for provider, of in saved.accepted.items()}
 
@@ -313,7 +313,7 @@ def _by_watch(of: Mapping[str, Any]) -> Iterator[tuple[Watch, Any]]:
     return ((watch, of[watch]) for watch in watches if watch in of)
 
 
-def _most(change: tuple[Subject, float]) -> float:
+def _most(change: tuple[CommittedSpend, float]) -> float:
     return -change[1]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from curb.detector.bills.uses import use_of
+from curb.detector.bills.parts import use_of
 from curb.detector.incidents.bill_waste import BillWaste, Config
 from curb.stream.records.spend import Alert, BillPart, BillUse
 from curb.stream.time import DAY_S
