@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import Field, field_validator
 
+from curb.connectors.bills.ai_meters import ai_meter
 from curb.connectors.bills.cells.rates import CurrencyRates, UsdPer
 from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.files import BillFile, BillFiles, Storage, canonical, spellings
@@ -26,10 +27,14 @@ from curb.stream.log.protocol import Message
 from curb.stream.time import DAY_S, HOUR_S
 
 #: What can be told apart beside the mapped tags.
-Dimension = Literal["service", "account", "region", "usage_type", "resource", "principal", "product"]
+Dimension = Literal[
+    "service", "account", "region", "usage_type", "resource", "principal", "product", "model", "token_kind"
+]
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 
 
+#: What models are read from.
+_FOR_MODELS = ("usage_type", "product")
 #: Some stores list milliseconds and answer about one file in whole seconds.
 _SAME_TIME_S = 1.0
 #: Version of a period whose charges were withdrawn because another folder holds them.
@@ -47,7 +52,8 @@ class BillSettings(ConnectorConfig):
     dimensions: tuple[Dimension, ...] = Field(
         ("service", "account", "region"),
         description="Further dimensions, each a tag. `usage_type` and `resource` make many more keys; `principal` (who "
-        "called, such as an IAM user) and `product` (its name in the marketplace) are in a CUR alone.",
+        "called, such as an IAM user) and `product` (its name in the marketplace) are in a CUR alone. `model` and "
+        "`token_kind` are read from the meters of Bedrock, SageMaker, Azure OpenAI and Vertex AI.",
     )
     granularity: Literal["hour", "day"] = Field("hour", description="Shorter charge periods are summed to this.")
     usd_per: UsdPer = Field(
@@ -71,6 +77,11 @@ class BillSettings(ConnectorConfig):
     @property
     def reads_bills(self) -> bool:
         return True
+
+    @property
+    def reads_models(self) -> bool:
+        """Whether models are read from meters."""
+        return not {"model", "token_kind"}.isdisjoint(self.dimensions)
 
     @property
     def bill_tags(self) -> tuple[str, ...]:
@@ -246,9 +257,15 @@ class Bill(SnapshotConnector):
     def _meaning(self, texts: Mapping[str, str], form: BillForm) -> tuple[Dimensions, str]:
         """The dimensions of a line with these texts, and its group."""
         kind = form.category(texts)
-        shown = {key: texts.get(key, "") for key in DIMENSIONS}
+        wanted = self._settings.dimensions
+        shown = {key: texts.get(key, "") if key in wanted else "" for key in DIMENSIONS}
         shown["provider"] = texts.get("provider") or form.provider
         given = {name.removeprefix("tag:"): text for name, text in texts.items() if name.startswith("tag:")}
+        if self._settings.reads_models:
+            meter = ai_meter(texts.get("usage_type", ""), given.get("product", ""))
+            shown |= {key: value for key, value in meter._asdict().items() if key in wanted}
+            if "product" not in (*wanted, *self._settings.tag_keys):
+                given.pop("product", None)
         tags = {**self._settings.tags, **{tag: text for tag, text in {**shown, **given}.items() if text}}
         currency = (texts.get("currency") or "USD").upper()
         of = Dimensions(
@@ -269,7 +286,8 @@ class Bill(SnapshotConnector):
 
     def _lines(self, form: BillForm, split: SplitCosts | None = None) -> BillLines:
         settings = self._settings
-        nested = {tag: key for tag, key in form.nested.items() if tag in settings.dimensions}
+        needed = {*settings.dimensions, *(_FOR_MODELS if settings.reads_models else ())}
+        nested = {tag: key for tag, key in form.nested.items() if tag in needed}
         keys = self._keys(form)
         return BillLines(form, keys, nested | settings.tag_keys, self._rates, settings.columns, split)
 
@@ -285,7 +303,9 @@ class Bill(SnapshotConnector):
         return split
 
     def _keys(self, form: BillForm) -> list[str]:
-        optional = set(DIMENSIONS) - set(self._settings.dimensions)
+        optional = (
+            set(DIMENSIONS) - set(self._settings.dimensions) - set(_FOR_MODELS if self._settings.reads_models else ())
+        )
         return [key for key in form.texts if key not in optional]
 
     def _form_of(self, names: Sequence[str]) -> BillForm:

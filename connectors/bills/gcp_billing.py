@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
+from curb.connectors.bills.ai_meters import AiMeter, ai_meter
 from curb.connectors.bills.bigquery_api import BigQueryApi
 from curb.connectors.bills.bill import Bill, BillSettings, FoundDeliveries
 from curb.connectors.bills.cells.rates import CurrencyRates
@@ -152,7 +153,8 @@ class BigQueryBill(SnapshotConnector):
         config = self._config
         columns = {"service": "service.description", "account": "project.id", "region": "location.region"}
         columns |= {"resource": "resource.global_name", "usage_type": "sku.description"}
-        asked: dict[str, str] = {name: columns[name] for name in config.dimensions}
+        wanted = (*config.dimensions, *(("usage_type",) if config.reads_models else ()))
+        asked: dict[str, str] = {name: columns[name] for name in wanted if name in columns}
         parameters = {"month": month, "since": f"{month[:4]}-{month[4:]}-01"}
         for number, key in enumerate(config.tag_keys.values()):
             parameters[f"key{number}"] = key
@@ -179,7 +181,8 @@ class BigQueryBill(SnapshotConnector):
 
     def _dimensions(self, row: Mapping[str, Any], kind: LineKind) -> Dimensions:
         config = self._config
-        named: dict[str, Any] = {name: row.get(name) for name in config.dimensions}
+        meter = ai_meter(str(row.get("usage_type") or "")) if config.reads_models else AiMeter()
+        named: dict[str, Any] = {name: {**row, **meter._asdict()}.get(name) for name in config.dimensions}
         named |= {tag: row.get(f"tag{number}") for number, tag in enumerate(config.tag_keys)}
         tags = {**config.tags, "provider": PROVIDER, **{tag: str(value) for tag, value in named.items() if value}}
         return Dimensions(
@@ -188,7 +191,7 @@ class BigQueryBill(SnapshotConnector):
             resource_id=str(row.get("resource") or ""),
             provider_name=PROVIDER,
             region_id=str(row.get("region") or ""),
-            usage_type=str(row.get("usage_type") or ""),
+            usage_type=str(row.get("usage_type") or "") if "usage_type" in config.dimensions else "",
             charge_kind=kind.kind,
             charge_category=kind.category,
             billing_currency=str(row["currency"] or "USD"),
