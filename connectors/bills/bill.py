@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import Field, field_validator
 
-from curb.connectors.bills.ai_meters import ai_meter
+from curb.connectors.bills.cells.ai_meters import ai_meter
 from curb.connectors.bills.cells.rates import CurrencyRates, UsdPer
 from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.files import BillFile, BillFiles, Storage, canonical, spellings

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from curb.connectors.bills.ai_meters import AiMeter, ai_meter
 from curb.connectors.bills.bigquery_api import BigQueryApi
 from curb.connectors.bills.bill import Bill, BillSettings, FoundDeliveries
+from curb.connectors.bills.cells.ai_meters import AiMeter, ai_meter
 from curb.connectors.bills.cells.rates import CurrencyRates
 from curb.connectors.bills.charges import Charge, Dimensions, LineKind, Snapshot
 from curb.connectors.bills.deliveries import by_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from curb.connectors.bills import aws_cur
-from curb.connectors.bills.ai_meters import ai_meter
+from curb.connectors.bills.cells.ai_meters import ai_meter
 from tests.fakes import aws_cur as cur
 from tests.fakes.bills import JUNE, Told
 
