@@ -6,13 +6,13 @@ import hashlib
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import aiohttp
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curb.connectors.connector import Check, ConnectorConfig
 from curb.connectors.gpus.kubernetes_api import NO_CLUSTER, Cluster, KubernetesApi, KubernetesSettings
@@ -40,6 +40,17 @@ class NodeSettings(Settings):
     group: str = Field("", description="Machines that scale together, such as a node pool.")
     region: str = Field("", description="Region, where prices differ.")
     tags: dict[str, str] = Field(default={}, description="Tags of records of this node that do not carry them.")
+    always_on: bool = Field(
+        default=False,
+        description="It is paid for whether its exporter reports or not: while that is silent it costs as idle, with "
+        "`prometheus`. Needs the node's whole name and `instance`. Nodes of `kubernetes` are always such.",
+    )
+
+    @model_validator(mode="after")
+    def _is_one_node(self) -> NodeSettings:
+        if self.always_on and (set(self.match) & set("*?[") or not self.instance):
+            raise ValueError("always_on needs the whole name of one node in `match`, and its `instance`")
+        return self
 
 
 class GpuSettings(ConnectorConfig):
@@ -121,6 +132,29 @@ class GpuCharges:
         for record in found:
             record.received_at = received_at
         return found
+
+    def silent(self, seen: Set[str], start: float, end: float, *, received_at: float) -> list[GpuRecord]:
+        """What nodes cost as idle that are there and of which no exporter said anything from `start` to `end`.
+
+        `seen` are the nodes of which one did. Where none of them is a node of the cluster, exporters call nodes by
+        other names, and the cluster's are left out.
+        """
+        short = {_short(name) for name in seen}
+        listed = set(self._cluster.nodes)
+        if seen and not short & {_short(name) for name in listed}:
+            listed = set()
+        listed |= {each.match for each in self._settings.nodes if each.always_on}
+        records = []
+        for name in sorted(each for each in listed if _short(each) not in short):
+            node = self._node(name)
+            gpu = Gpu(name, "", "", {})
+            count = self._gpus_of(node, gpu, start) if node.instance else 0
+            if count:
+                record = self._record(node, gpu, float(count), start, end, count)
+                record.tags |= {"owner": IDLE, "team": self._settings.owners.idle_team}
+                record.id, record.received_at = self._id(name, "silent", start), received_at
+                records.append(record)
+        return records
 
     def price(self, record: GpuRecord, gpu: str, instance: str) -> None:
         """Give `record` the cost of its GPU seconds."""
@@ -207,3 +241,8 @@ class GpuCharges:
     def _id(self, *parts: object) -> str:
         text = "\x00".join(map(str, (self._source, *parts)))
         return f"{self._source}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def _short(name: str) -> str:
+    """A node's name without its domain, as some exporters give it."""
+    return name.partition(".")[0].lower()

@@ -104,16 +104,19 @@ class Prometheus:
             return Batch((), _encode(until))
         await self._charges.refresh()
         records: list[SpendRecord] = []
+        gpus: list[GpuRecord] = []
         for query in self._queries:
             answers = await self._ask(query, until + config.step_s, end)
             for field, answer in answers.items():
                 self._wait_for_the_rest(query, field, answer, end)
             # In a thread: a thousand GPUs and an hour of steps are seconds of work.
             if query.preset == "dcgm":
-                records += await asyncio.to_thread(self._dcgm, answers)
+                gpus += await asyncio.to_thread(self._dcgm, answers)
             else:
                 records += await asyncio.to_thread(self._mapped, query, answers)
-        return Batch(records, _encode(end), more=end < newest)
+        if any(query.preset == "dcgm" for query in self._queries):
+            gpus += self._silent(gpus, until, end)
+        return Batch([*records, *gpus], _encode(end), more=end < newest)
 
     async def close(self) -> None:
         return None
@@ -168,6 +171,18 @@ class Prometheus:
             for at, samples in sorted(moments.items())
             for record in self._charges.records(samples, at - step_s, at, received_at=now, skip=set())
         ]
+
+    def _silent(self, records: list[GpuRecord], until: float, end: float) -> list[GpuRecord]:
+        """What nodes without any sample in a step cost."""
+        step_s, now = self._config.step_s, self._clock.now()
+        seen: dict[int, set[str]] = defaultdict(set)
+        for record in records:
+            seen[math.ceil((record.charge_period_start - until) / step_s)].add(record.tags["node"])
+        found: list[GpuRecord] = []
+        for step in range(1, round((end - until) / step_s) + 1):
+            at = until + step * step_s
+            found += self._charges.silent(seen[step], at - step_s, at, received_at=now)
+        return found
 
     def _mapped(self, query: PromQuery, answers: dict[str, Result]) -> list[SpendRecord]:
         """One record for each set of tags and step; series that come to the same tags are added up."""

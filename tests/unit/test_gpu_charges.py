@@ -380,3 +380,33 @@ def test_a_label_then_the_pod_then_the_namespace_names_the_team() -> None:
 def test_the_api_knows_what_made_a_pod(made_by: tuple[str, str], labels: dict[str, str], tags: dict[str, str]) -> None:
     found = owner(Holder("ns", "p"), Cluster({("ns", "p"): Pod(labels, "n", made_by)}, {}, {}))
     assert tags.items() <= found.items()
+
+
+def test_a_node_whose_exporter_is_silent_costs_as_idle() -> None:
+    made = charges()
+    labels = {"node.kubernetes.io/instance-type": "p5.48xlarge", "eks.amazonaws.com/nodegroup": "train"}
+    nodes = {"n1.internal": labels, "n2.internal": labels, "cpu": {"node.kubernetes.io/instance-type": "m5.large"}}
+    made._api = cast(Any, Seen(Cluster({}, {}, nodes)))
+    (record,) = made.silent({"n1"}, NOW - HOUR, NOW, received_at=NOW + 5)
+    assert (record.tags["node"], record.tags["owner"], record.tags["group"]) == ("n2.internal", IDLE, "train")
+    assert record.effective_cost == pytest.approx(P5_USD)
+    assert record.gpu_seconds == 8 * HOUR
+    assert len(made.silent(set(), NOW - 60, NOW, received_at=NOW)) == 2
+    # Exporters that call nodes by other names say nothing of who is silent.
+    assert not made.silent({"gpu-a"}, NOW - 60, NOW, received_at=NOW)
+
+
+def test_a_node_that_is_always_on_costs_without_a_cluster() -> None:
+    made = charges(nodes=[{"match": "bare-1", "instance": "p5.48xlarge", "always_on": True}])
+    assert not made.silent({"bare-1"}, NOW - HOUR, NOW, received_at=NOW)
+    (record,) = made.silent({"n1"}, NOW - HOUR, NOW, received_at=NOW)
+    assert record.effective_cost == pytest.approx(P5_USD)
+    with pytest.raises(ValueError, match="whole name"):
+        charges(nodes=[{"match": "bare-*", "instance": "p5.48xlarge", "always_on": True}])
+
+
+class Seen:
+    """A cluster as it was seen."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
