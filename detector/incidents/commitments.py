@@ -55,7 +55,7 @@ class CommittedSpend(NamedTuple):
     service: str
 
 
-class Open(msgspec.Struct):
+class OpenFall(msgspec.Struct):
     """A fall that is reported, against what was usual when it began. Dollars are a day's."""
 
     usual_share: float
@@ -74,7 +74,7 @@ class CommitmentDump(msgspec.Struct):
     newest: int = 0
     first: dict[str, int] = {}
     sums: list[tuple[str, str, str, bytes]] = []
-    open: dict[str, dict[str, Open]] = {}
+    open: dict[str, dict[str, OpenFall]] = {}
     accepted: dict[str, dict[str, int]] = {}
 
 
@@ -96,7 +96,7 @@ class Commitments:
         #: The hour after the newest that is known, and the first of each provider, since 1970.
         self._newest = 0
         self._first: dict[str, int] = {}
-        self._open: dict[str, dict[Watch, Open]] = {}
+        self._open: dict[str, dict[Watch, OpenFall]] = {}
         #: The hour from which on a level counts that a person accepted.
         self._accepted: dict[str, dict[Watch, int]] = {}
 
@@ -173,7 +173,7 @@ class Commitments:
         subjects = self._gone(provider, hour) if watch == "coverage" else []
         if taken.intersection(subjects):
             return None
-        opened = Open(share, spent, 0.0, self._began(provider, watch, hour, spent / 24), subjects=subjects)
+        opened = OpenFall(share, spent, 0.0, self._began(provider, watch, hour, spent / 24), subjects=subjects)
         self._open.setdefault(provider, {})[watch] = opened
         start = opened.counted
         self._count(provider, watch, opened, hour)
@@ -181,7 +181,7 @@ class Commitments:
         opened.alert = _first(provider, watch, start * HOUR_S, at, fields)
         return opened.alert
 
-    def _go_on(self, provider: str, watch: Watch, opened: Open, days: _Days, hour: int, at: float) -> Alert | None:
+    def _go_on(self, provider: str, watch: Watch, opened: OpenFall, days: _Days, hour: int, at: float) -> Alert | None:
         alert = opened.alert
         assert alert is not None
         is_accepted = watch in self._accepted.get(provider, {})
@@ -220,7 +220,7 @@ class Commitments:
         inside = low > max(least, 0.0)
         return hour - (int(inside.argmin()) if not inside.all() else len(inside))
 
-    def _count(self, provider: str, watch: Watch, opened: Open, hour: int) -> None:
+    def _count(self, provider: str, watch: Watch, opened: OpenFall, hour: int) -> None:
         """Add what the hours until now cost beyond the usual."""
         new = min(hour - opened.counted, 24 * (_DAYS + 1))
         if new > 0:
@@ -252,7 +252,7 @@ class Commitments:
     def _of(self, provider: str) -> dict[CommittedSpend, Floats]:
         return {subject: sums for subject, sums in self._sums.items() if subject.provider == provider}
 
-    def _fields(self, provider: str, watch: Watch, opened: Open, days: _Days, hour: int) -> dict[str, Any]:
+    def _fields(self, provider: str, watch: Watch, opened: OpenFall, days: _Days, hour: int) -> dict[str, Any]:
         more = float(days.usd[0] - opened.usual_usd)
         start = opened.alert.started_at if opened.alert is not None else 0.0
         changes = [(subject, change) for subject, change in self._changes(provider, hour, watch) if change > 0]
@@ -336,12 +336,12 @@ def _first(provider: str, watch: Watch, start: float, at: float, fields: Mapping
     )
 
 
-def _reason(watch: Watch, opened: Open, share: float) -> str:
+def _reason(watch: Watch, opened: OpenFall, share: float) -> str:
     what = "are used" if watch == "utilisation" else "pay for what they could"
     return f"{share:.0%} of savings plans and reservations {what}, usually {opened.usual_share:.0%}"
 
 
-def _words(provider: str, watch: Watch, opened: Open, days: _Days, causes: Sequence[Cause], more: float) -> str:
+def _words(provider: str, watch: Watch, opened: OpenFall, days: _Days, causes: Sequence[Cause], more: float) -> str:
     named = ", ".join(f"{each.tags['service']} of account {each.tags['account']}" for each in causes)
     mostly = f", mostly {named}" if named else ""
     if watch == "utilisation":
