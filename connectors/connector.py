@@ -22,6 +22,7 @@ from curb.stream.records.spend import Alert, PlannedActivity, SpendRecord
 from curb.stream.settings import Settings
 
 if TYPE_CHECKING:
+    from curb.connectors.fingerprint import Fingerprints
     from curb.connectors.pricing.book import PriceBook
 
 
@@ -33,6 +34,8 @@ class Context(NamedTuple):
     prices: PriceBook
     #: Where a connector may keep a file of its name, for what is too big for a cursor; made when it is not there.
     state_dir: Path = Path("curb-data/connectors")
+    #: Makes prints of prompts; None where `loops` is off, and then no prompt is decoded.
+    loops: Fingerprints | None = None
 
 
 class Batch(NamedTuple):

@@ -21,6 +21,7 @@ from curb.config.owners import known_tags
 from curb.config.pairs import marks
 from curb.connectors.connector import Context as ConnectorContext
 from curb.connectors.connector import Pull, Push, PushWithBackfill, open_source
+from curb.connectors.fingerprint import Fingerprints
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.inbox import InboxSource
 from curb.connectors.intake.runner import PullRunner
@@ -77,7 +78,8 @@ class Connectors:
 
 def connector_context(config: CurbConfig, clock: Clock, http: aiohttp.ClientSession) -> ConnectorContext:
     """The shared parts that connectors are built with."""
-    return ConnectorContext(clock, http, load_prices(config.prices), config.state_dir)
+    loops = Fingerprints(config.loops, clock) if config.loops.enabled else None
+    return ConnectorContext(clock, http, load_prices(config.prices), config.state_dir, loops)
 
 
 def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession) -> Connectors:

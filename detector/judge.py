@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from curb.detector.scorers.rule import ScorerRule
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.amounts import Amounts
 from curb.detector.state.bucket import ClosedBucket
+from curb.detector.state.loops import Loop
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.rule import Finding, Rule, RuleContext
 from curb.detector.state.view import View
@@ -64,10 +65,11 @@ class Scoring:
         stream_since: float,
         at: float,
         soft_in_a_row: Mapping[int, int],
+        loops: Mapping[int, Sequence[Loop]],
     ) -> tuple[ClosedBucket, list[Alert]]:
         """Judge the bucket that starts at `start`, at `at` (epoch seconds), then learn from it.
 
-        `soft_in_a_row` counts the soft alerts of a series, see `View`.
+        `soft_in_a_row` counts the soft alerts of a series, `loops` are those in its newest calls, see `View`.
         """
         settings, n = self._settings, len(self._registry)
         if amounts.unscored_cost.any():
@@ -85,7 +87,6 @@ class Scoring:
         bucket = ClosedBucket(start, end, at, amounts, scores, gap)
         firing = self.incidents.firing_mask(n)
         self.budget.start(start, int(np.count_nonzero(self._registry["detect"])))
-        raised = self.budget.raised
         view = View(
             bucket,
             self._registry,
@@ -93,8 +94,9 @@ class Scoring:
             stream_since,
             frozen,
             firing,
-            raised=raised,
+            raised=self.budget.raised,
             soft_in_a_row=soft_in_a_row,
+            loops=loops,
         )
         findings: list[Finding] = []
         for rule in self._rules:

@@ -167,16 +167,23 @@ class Shard:
                 self.feeds.arrived(part)
                 self._arrivals.add(Arrival(due, source, tally=part))
             elif isinstance(part, list):
-                parts = part if self._past is None else self._past.without(part, source)
-                if parts:
-                    self._homes.place(parts)
-                    arrival = Arrival(due, source, parts)
-                    self._arrivals.add(arrival)
-                    yield self._messages(self._check_budgets(arrival))
-                # Of the past too: its highest minutes are the ceiling.
-                yield self._messages(self._fast.take(part))
+                yield from self._count_sums(part, due, source)
             else:
                 self._arrivals.add(Arrival(due, source, knowledge=part))
+
+    def _count_sums(self, part: list[PartialSum], due: int, source: str) -> Iterator[Sequence[Message]]:
+        if part[0].calls:
+            self._homes.place(part)
+            self._fast.loops.take(part, due)
+            return
+        parts = part if self._past is None else self._past.without(part, source)
+        if parts:
+            self._homes.place(parts)
+            arrival = Arrival(due, source, parts)
+            self._arrivals.add(arrival)
+            yield self._messages(self._check_budgets(arrival))
+        # Of the past too: its highest minutes are the ceiling.
+        yield self._messages(self._fast.take(part))
 
     def _check_budgets(self, arrival: Arrival) -> list[Alert]:
         """Alerts of budgets that sums reach before their bucket closes."""
@@ -263,8 +270,7 @@ class Shard:
 
     def _is_own(self, alert: Alert) -> bool:
         """Whether an alert is about a series of this partition; those of forecasts go on by themselves."""
-        known = self._registry.find(alert.scope, msgspec.json.encode(alert.tags)) is not None
-        return known and not alert.channel.startswith("prophet/")
+        return self.number_of(alert.scope, alert.tags) is not None and not alert.channel.startswith("prophet/")
 
     def restore(self, data: bytes) -> None:
         """Bring a fresh state to `data`."""
@@ -362,13 +368,8 @@ class Shard:
         return self._firing()
 
     def _firing(self) -> list[Alert]:
-        return [
-            *self._scoring.incidents.firing,
-            *self._budgets.firing,
-            *self._pricing.firing,
-            *self.feeds.firing,
-            *self._fast.firing,
-        ]
+        of_spend = [*self._scoring.incidents.firing, *self._budgets.firing, *self._pricing.firing]
+        return [*of_spend, *self.feeds.firing, *self._fast.firing]
 
     def budgets(self) -> list[tuple[dict[str, str], BudgetStatus]]:
         """Tags and status of every budget row."""
@@ -585,8 +586,9 @@ class Shard:
             self.history.close(start, counted.cost, gap)
             judged = Amounts(*(sums + self._judged.pop(start, n)))
             at = self._judged_at(start + bucket_s)
-            in_a_row = self._fast.in_a_row(at, self._registry.find)
-            bucket, alerts = self._scoring.close(start, judged, gap, self._stream_since, at, in_a_row)
+            in_a_row, find = self._fast.in_a_row(at, self._registry.find), self._registry.find
+            loops = self._fast.loops.close(start, find, self._scoring.incidents.frozen_mask(start, n), bucket_s)
+            bucket, alerts = self._scoring.close(start, judged, gap, self._stream_since, at, in_a_row, loops)
             self._scores = bucket.scores
             for alert in alerts:
                 self._budgets.incident(alert)

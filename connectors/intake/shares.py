@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import CURSORS
-from curb.stream.records.spend import OTHER, GpuRecord, SpendRecord
+from curb.stream.records.spend import OTHER, GpuRecord, SpendRecord, UsageRecord
 from curb.stream.settings import Settings
 
 #: What a matcher may name beside tags, where the record has no tag of that name.
@@ -211,6 +211,8 @@ def parts(record: SpendRecord, tags: dict[str, str], tag: str, weights: Weights)
             columns[field] = _divide(getattr(record, field), shares)
         elif field in _INTEGERS:
             columns[field] = _divide_count(getattr(record, field), shares)
+    if isinstance(record, UsageRecord) and record.loop is not None:  # one call, not one for each part
+        columns["loop"] = [record.loop, *[None] * (len(weights) - 1)]
     return [
         msgspec.structs.replace(
             record,

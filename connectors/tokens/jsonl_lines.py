@@ -11,9 +11,11 @@ import msgspec
 
 from curb.connectors.connector import Batch
 from curb.connectors.decode import UNFORESEEN, Letters, Rejected, decode, unforeseen
+from curb.connectors.fingerprint import Fingerprints
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.validate import check_plan, clean, shorten, validate
 from curb.stream.clock import WallClock
+from curb.stream.records.loops import LoopPrint
 from curb.stream.records.spend import GpuRecord, PlannedActivity, SpendRecord, UsageRecord
 
 DEFAULT_LINE_BYTES = 1024 * 1024
@@ -227,9 +229,32 @@ class CurbLine(msgspec.Struct):
     output_tokens: int = 0
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
+    #: What `_Content` reads, and only where `loops` is on.
+    content: msgspec.Raw = msgspec.Raw()
 
 
-def curb_format(prices: PriceBook, default_tags: dict[str, str]) -> LineFormat:
+class _Content(msgspec.Struct):
+    """What was said, for loop prints; it goes no further."""
+
+    messages: Any = None
+    session: str = ""
+    seconds: float = 0.0
+
+
+_CONTENT = msgspec.json.Decoder(_Content)
+
+
+def _print_of(event: CurbLine, loops: Fingerprints) -> LoopPrint | None:
+    """The print of a line; None where it has no content that can be read, or reports no single call that ended well."""
+    if not bytes(event.content) or event.errors or event.requests != 1:
+        return None
+    content = decode(_CONTENT, bytes(event.content))
+    if isinstance(content, Rejected):
+        return None
+    return loops.of(content.messages, session=content.session, seconds=content.seconds)
+
+
+def curb_format(prices: PriceBook, default_tags: dict[str, str], loops: Fingerprints | None = None) -> LineFormat:
     """Curb's own format. A line without a cost is priced from the book; `default_tags` fill in what a line lacks."""
 
     def record(event: CurbLine, source: str, at: float) -> UsageRecord:
@@ -253,6 +278,8 @@ def curb_format(prices: PriceBook, default_tags: dict[str, str]) -> LineFormat:
         )
         if event.effective_cost is None:
             prices.price_usage(usage)
+        if loops is not None:
+            usage.loop = _print_of(event, loops)
         return usage
 
     return LineFormat("curb", msgspec.json.Decoder(CurbLine), record, _doubt)

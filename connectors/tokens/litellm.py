@@ -15,9 +15,11 @@ from pydantic import Field, SecretStr
 
 from curb.connectors.connector import Batch, ConnectorConfig, Context, Pull, Push, PushWithBackfill
 from curb.connectors.decode import UNFORESEEN, Letters, Rejected, unforeseen, without_content
+from curb.connectors.fingerprint import Fingerprints
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens.call_id import call_id
 from curb.connectors.tokens.litellm_backfill import Backfill, BackfillSettings
+from curb.connectors.tokens.litellm_events.content import print_of
 from curb.connectors.tokens.litellm_events.cost import (
     MAX_COUNT,
     Repriced,
@@ -68,7 +70,7 @@ class Config(ConnectorConfig):
         return self.backfill is not None
 
     def build(self, context: Context) -> Push | PushWithBackfill:
-        source = LiteLLM(self, context.prices)
+        source = LiteLLM(self, context.prices, context.loops)
         push = Push(source, self.token)
         if self.backfill is None:
             return push
@@ -88,8 +90,8 @@ class _Element(NamedTuple):
 class LiteLLM:
     """Push source for bodies that are a JSON array, one object, or an object a line (`log_format`)."""
 
-    def __init__(self, config: Config, prices: PriceBook) -> None:
-        self._config, self._prices = config, prices
+    def __init__(self, config: Config, prices: PriceBook, loops: Fingerprints | None = None) -> None:
+        self._config, self._prices, self._loops = config, prices, loops
         self._free = frozenset(config.free_models)
         self._said: set[tuple[str, str]] = set()
 
@@ -103,6 +105,8 @@ class LiteLLM:
             if isinstance(record, Rejected):
                 letters.add(record, location=element.location, content=element.raw)
             elif record is not None:
+                if self._loops is not None and not record.errors:
+                    record.loop = print_of(element.raw, self._loops)
                 records.append(record)
                 locations.append(element.location)
             else:

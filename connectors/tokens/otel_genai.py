@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr
 
 from curb.connectors.connector import Batch, ConnectorConfig, Context, Push
 from curb.connectors.decode import Letters, Rejected
+from curb.connectors.fingerprint import Fingerprints
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens import otlp
 from curb.connectors.tokens.otel_metrics import METRICS, METRICS_ONLY, Streams
@@ -41,13 +42,13 @@ class Config(ConnectorConfig):
     free_models: tuple[str, ...] = Field((), description="Models that really cost nothing (self-hosted).")
 
     def build(self, context: Context) -> Push:
-        return Push(OtelGenAI(self, context.prices, context.clock), self.token)
+        return Push(OtelGenAI(self, context.prices, context.clock, context.loops), self.token)
 
 
 class OtelGenAI:
     """Receiver for the three paths of OTLP; logs are accepted and not looked at."""
 
-    def __init__(self, config: Config, prices: PriceBook, clock: Clock) -> None:
+    def __init__(self, config: Config, prices: PriceBook, clock: Clock, loops: Fingerprints | None = None) -> None:
         self._name = config.name
         reading = Reading(
             name=config.name,
@@ -58,7 +59,7 @@ class OtelGenAI:
         )
         self._scopes, self._order = Scopes(), asyncio.Lock()
         counted = frozenset(METRICS) if config.count == "metrics" else METRICS_ONLY
-        self._spans = Spans(reading, prices, self._scopes) if config.count == "spans" else None
+        self._spans = Spans(reading, prices, self._scopes, loops) if config.count == "spans" else None
         self._streams = Streams(reading, prices, self._scopes, clock.now(), counted)
 
     def door(self, path: str, content_type: str) -> OtlpDoor | None:

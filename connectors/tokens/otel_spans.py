@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from curb.connectors.connector import Batch
 from curb.connectors.decode import Letters, Rejected
+from curb.connectors.fingerprint import Fingerprints
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.sums import TIERS
 from curb.connectors.tokens import otlp
 from curb.connectors.tokens.call_id import call_id
+from curb.connectors.tokens.otel_content import print_of
 from curb.connectors.tokens.otel_dialects import Call, cost_of, read
 from curb.connectors.tokens.otel_scopes import Scopes
 from curb.connectors.tokens.otel_tags import Reading, tags_of, text_of
@@ -38,8 +40,8 @@ class _Span(NamedTuple):
 class Spans:
     """Reads the spans of exports and remembers which of them were calls."""
 
-    def __init__(self, reading: Reading, prices: PriceBook, scopes: Scopes) -> None:
-        self._reading, self._prices, self._scopes = reading, prices, scopes
+    def __init__(self, reading: Reading, prices: PriceBook, scopes: Scopes, loops: Fingerprints | None = None) -> None:
+        self._reading, self._prices, self._scopes, self._loops = reading, prices, scopes, loops
         self._calls = Calls()
 
     def parse(self, request: Any, letters: Letters, location: str, at: float) -> Batch:
@@ -90,6 +92,9 @@ class Spans:
             cache_read_input_tokens=call.cache_read,
             cache_creation_input_tokens=call.cache_creation,
         )
+        if self._loops is not None and not record.errors and not call.is_embedding:
+            seconds = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
+            record.loop = print_of(each.found, seconds, self._loops)
         return self._charge(record, call, each.found)
 
     def _tags(self, each: _Span, call: Call, export: _Export) -> dict[str, str]:

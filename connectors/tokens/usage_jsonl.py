@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, model_validator
 
 from curb.connectors.connector import Batch, ConnectorConfig, Context, Pull, Push
+from curb.connectors.fingerprint import Fingerprints
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens.jsonl_files import JsonlFiles
 from curb.connectors.tokens.jsonl_lines import (
@@ -52,7 +53,7 @@ class Config(ConnectorConfig):
         return self
 
     def build(self, context: Context) -> Pull | Push:
-        form = line_format(self, context.prices)
+        form = line_format(self, context.prices, context.loops)
         if self.token is not None:
             return Push(JsonlPush(self.name, form, max_line_bytes=self.max_line_bytes), self.token)
         assert self.path is not None  # one of the two is given
@@ -60,11 +61,11 @@ class Config(ConnectorConfig):
         return Pull(files, self.poll_interval_s)
 
 
-def line_format(config: Config, prices: PriceBook) -> LineFormat:
+def line_format(config: Config, prices: PriceBook, loops: Fingerprints | None = None) -> LineFormat:
     """The configured format."""
     if config.map is not None:
         return map_format(config.map, prices, config.tags)
-    return EVENT_STREAM if config.format == "event_stream" else curb_format(prices, config.tags)
+    return EVENT_STREAM if config.format == "event_stream" else curb_format(prices, config.tags, loops)
 
 
 class JsonlPush:

@@ -20,6 +20,7 @@ from curb.config.errors import ConfigError, ConfigErrors, from_validation, unkno
 from curb.config.owners import known_tags, unreachable_owners, with_owners
 from curb.config.pairs import with_scope
 from curb.connectors.connector import ConnectorConfig
+from curb.connectors.fingerprint import LoopSettings
 from curb.connectors.intake.attribution import AttributionSettings
 from curb.connectors.kinds import KINDS as CONNECTORS
 from curb.connectors.pricing.book import PriceBook, PricesSettings
@@ -311,6 +312,9 @@ class CurbConfig(Settings):
     )
     connectors: list[SerializeAsAny[ConnectorConfig]] = Field(
         default=[], description="Where spend comes from; one kind each."
+    )
+    loops: LoopSettings = Field(
+        default=LoopSettings(), description="Keyed hashes of prompts, by which calls that repeat are seen; off."
     )
     attribution: AttributionSettings = Field(
         default=AttributionSettings(), description="Whose spend is whose: tags, owners, rules, shares."

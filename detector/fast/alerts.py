@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curb.detector.fast.lane import SLOT_S, FastTest, Trip
+from curb.detector.fast.lane import PARAMS, SLOT_S, FastTest, Trip
 from curb.detector.state import wording as words
 from curb.detector.state.columns import Floats, Ints
+from curb.detector.state.loops import Loops, LoopsDump
 from curb.detector.state.reader import PartialSum, ScoredSum
 from curb.detector.state.registry import Shown
 from curb.detector.state.scopes import Scope
@@ -69,6 +70,7 @@ class FastDump(msgspec.Struct):
     reported: int = -1
     minutes: dict[str, dict[str, list[float]]] = {}
     rows: dict[str, tuple[int, float]] = {}
+    loops: LoopsDump = msgspec.field(default_factory=LoopsDump)
 
 
 class FastLane:
@@ -82,6 +84,8 @@ class FastLane:
             each.name for each in scopes if each.role == "principal" and each.detect and bucket_s == _MINUTE_S
         }
         self._test = FastTest(settings.min_usd_per_hour)
+        #: What the newest calls of principals repeat.
+        self.loops = Loops()
         self._keys: list[tuple[str, bytes]] = []
         #: The number of each principal; None for a principal that no limit can be put on.
         self._numbers: dict[tuple[str, bytes], int | None] = {}
@@ -120,10 +124,15 @@ class FastLane:
             sums[1] += part.effective_cost
             sums[2] += part.users
         alerts = []
+        self._test.loop_of = self._loop_of if self.loops else None
         for slot in sorted(slots):
             for trip in self._test.step(slot, *_columns(slots[slot])):
                 alerts.append(self._open(trip, max(received[slot], trip.since)))
         return alerts
+
+    def _loop_of(self, number: int) -> str:
+        loop = self.loops.now(self._keys[number])
+        return "" if loop is None else loop.words
 
     def in_a_row(self, at: float, find: Callable[[str, bytes], int | None]) -> dict[int, int]:
         """How many soft alerts of a series opened in a row, the last within the quarter of an hour before `at`.
@@ -251,7 +260,7 @@ class FastLane:
         reason = (
             f"{trip.requests:,.0f} requests for {usd(trip.usd)} in {length_s:.0f} s; its highest minute of 28 days had "
             f"{peak_requests:,.0f} for {usd(peak_usd)}"
-        )
+        ) + (f"; {trip.loop}, which lowers its limit to {PARAMS.loop_times:g} times its mean" if trip.loop else "")
         alert = Alert(
             fingerprint=fingerprint,
             alert_id=alert_id_of(fingerprint, at),
@@ -277,7 +286,8 @@ class FastLane:
             reason=reason,
             explanation=(
                 f"{words.subject(scope, tags)} burns {usd(rate)}/h, {usd(mean)}/h over the last day: {reason}. "
-                f"The test of its {trip.kind} in {SLOT_S}-second slots stands at {trip.score:.1f} times its threshold. "
+                f"The test of its {'minute' if trip.loop else trip.kind} in {SLOT_S}-second slots stands at "
+                f"{trip.score:.1f} times its threshold. "
                 f"A soft cap is {limit:,.0f} requests a minute for {self._settings.soft_minutes:g} minutes."
             ),
         )
@@ -291,7 +301,7 @@ class FastLane:
         firing = {str(number): each for number, each in self._firing.items()}
         minutes = {str(start): {str(at): list(each) for at, each in of.items()} for start, of in self._minutes.items()}
         rows = {str(number): row for number, row in self._rows.items()}
-        return FastDump(self._keys, firing, self._reported, minutes, rows), self._test.dump()
+        return FastDump(self._keys, firing, self._reported, minutes, rows, self.loops.dump()), self._test.dump()
 
     def load(self, dump: FastDump, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go on where `dump` was made."""
@@ -302,6 +312,7 @@ class FastLane:
         self._firing = {int(number): each for number, each in dump.firing.items()}
         self._reported = dump.reported
         self._rows = {int(number): row for number, row in dump.rows.items()}
+        self.loops.load(dump.loops)
         self._minutes = {int(start): {int(at): each for at, each in of.items()} for start, of in dump.minutes.items()}
 
 

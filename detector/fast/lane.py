@@ -16,7 +16,7 @@ averages", 1959); limits from records instead of a distribution, as spend has no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -74,6 +74,9 @@ class Params:
     #: Seconds a key is known, and its minutes with spend, before it is judged. By hand.
     known_s: float = DAY_S
     minutes: int = 30
+    #: Times the mean minute at which a key whose calls are the same trips, instead of `times` its highest. By hand: a
+    #: steady key passes three times its mean every day, and does not repeat itself then.
+    loop_times: float = 3.0
     #: Factors of the limit: not confirmed, and confirmed (down to 1). By hand.
     eased: float = 1.5
     tightened: float = 0.8
@@ -92,9 +95,11 @@ class Trip(NamedTuple):
     #: Sums of the excursion.
     requests: float
     usd: float
-    #: The sum by its limit, and which of them: "requests" or "spend".
+    #: The sum by its limit, and which of them: "requests" or "spend"; "loop" where its calls are the same.
     score: float
     kind: str
+    #: What its calls repeat, in words; "" where they do not.
+    loop: str = ""
 
 
 class Peak(NamedTuple):
@@ -112,6 +117,8 @@ class FastTest:
 
     def __init__(self, min_usd_per_hour: float, params: Params = PARAMS) -> None:
         self._params, self._min_usd_per_hour = params, min_usd_per_hour
+        #: The loop that a principal is in, in words, "" for none; None where no loops are looked for.
+        self.loop_of: Callable[[int], str] | None = None
         kinds, judged = Column((_KINDS,)), Column((_JUDGED,))
         self.columns = Columns(
             {
@@ -163,17 +170,31 @@ class FastTest:
         columns, params = self.columns, self._params
         high, week = columns["high"][:, index], columns["week"][:, index]
         age_s = np.maximum((slot - columns["first"][index]) * SLOT_S, DAY_S)
-        mean_s = params.week_s * -np.expm1(-age_s / params.week_s)
-        mean = week[:_JUDGED] / mean_s * params.window_s
+        mean = self._mean(index, slot)
         bursty = high[:_JUDGED] / np.maximum(mean, _TINY) / params.bursty_from
         times = params.times * np.clip(bursty, 1.0, None) ** params.bursty_power
         times = np.minimum(times, params.most_times) * (1 + DAY_S / age_s) * columns["factor"][index]
         # One user a request is a source that does not count people.
         people = week[2] < params.people * week[0]
         explained = np.where(people, columns["recent"][2, index] / np.maximum(high[2], _TINY), 1.0)
-        usual = high[:_JUDGED] * times * np.maximum(explained, 1.0)
-        unit = np.stack([np.ones(len(index)), params.cost_units * week[1] / np.maximum(week[0], _TINY)])
-        limit: Floats = usual + params.z * np.sqrt(usual * unit)
+        return self._with_noise(high[:_JUDGED] * times * np.maximum(explained, 1.0), index)
+
+    def loop_limit(self, index: Ints, slot: int) -> Floats:
+        """The same for principals whose calls are the same."""
+        return self._with_noise(self._params.loop_times * self._mean(index, slot), index)
+
+    def _mean(self, index: Ints, slot: int) -> Floats:
+        """Requests and dollars of the mean minute of a week."""
+        age_s = np.maximum((slot - self.columns["first"][index]) * SLOT_S, DAY_S)
+        mean_s = self._params.week_s * -np.expm1(-age_s / self._params.week_s)
+        mean: Floats = self.columns["week"][:_JUDGED, index] / mean_s * self._params.window_s
+        return mean
+
+    def _with_noise(self, usual: Floats, index: Ints) -> Floats:
+        """What `usual` sums may come to by chance."""
+        week = self.columns["week"][:, index]
+        unit = np.stack([np.ones(len(index)), self._params.cost_units * week[1] / np.maximum(week[0], _TINY)])
+        limit: Floats = usual + self._params.z * np.sqrt(usual * unit)
         return limit
 
     def step(self, slot: int, index: Ints, amounts: Floats) -> list[Trip]:
@@ -251,6 +272,25 @@ class FastTest:
                 )
             )
             columns["firing"][number] = columns["doubted"][number] = True
+        return trips + self._loop_trips(slot, index, recent)
+
+    def _loop_trips(self, slot: int, index: Ints, recent: Floats) -> list[Trip]:
+        """Those over the lower limit of loops whose calls are the same; they may be within their highest minute."""
+        if self.loop_of is None:
+            return []
+        columns, params = self.columns, self._params
+        score = recent / np.maximum(self.loop_limit(index, slot), _TINY)
+        over_usd = recent[1] * 3600 / params.window_s - self.mean_usd_per_hour(index, slot)
+        judged = self._known(slot, index) & ~columns["firing"][index] & (over_usd >= self._min_usd_per_hour)
+        judged &= (recent[1] >= params.least_usd) & (score >= 1.0).any(axis=0)
+        trips, until = [], float((slot + 1) * SLOT_S)
+        for at in np.flatnonzero(judged).tolist():
+            number = int(index[at])
+            if words := self.loop_of(number):
+                requests, usd = recent[:, at].tolist()
+                worst = float(score[:, at].max())
+                trips.append(Trip(number, until - params.window_s, until, requests, usd, worst, "loop", words))
+                columns["firing"][number] = columns["doubted"][number] = True
         return trips
 
     def _known(self, slot: int, index: Ints) -> Bools:
@@ -268,8 +308,11 @@ class FastTest:
         return mean
 
     def limit_per_minute(self, number: int, trip: Trip) -> float:
-        """Requests of its highest honest minute, or fewer where requests have become more expensive."""
+        """Requests of its highest honest minute, or fewer where requests have become more expensive or it loops."""
         requests, usd = self.columns["peak"][:, number].tolist()
+        if trip.loop:
+            mean = float(self._mean(np.array([number], np.int64), int(trip.until // SLOT_S))[0, 0])
+            requests = min(requests, max(1.0, self._params.loop_times * mean))
         # Where nothing had a price, no request says what it may cost.
         if trip.requests > 0 and trip.usd > 0 and usd > 0:
             return float(min(requests, usd * trip.requests / trip.usd))

@@ -16,6 +16,7 @@ from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.records.base import Version
 from curb.stream.records.dead_letters import Reason, dead_letter, reason_for
+from curb.stream.records.loops import LoopPrint
 from curb.stream.records.spend import INTAKE_REPORT, PART_OF_KIND, IntakeReport
 
 #: Epoch seconds. A later time of receipt (the year 2096) is an error; if used, no series could advance any more.
@@ -92,6 +93,7 @@ class HotRecord(msgspec.Struct, gc=False):
     gpu_seconds: float = 0.0
     charge_period_end: float = 0.0
     backfilled: bool = False
+    loop: LoopPrint | None = None
     v: Version = 1
 
 

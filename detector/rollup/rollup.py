@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from curb.detector.rollup.dedupe import RecentIds, SavedIds
 from curb.detector.rollup.judged import Judged
+from curb.detector.rollup.loop_calls import LoopCalls
 from curb.detector.rollup.past_rows import cover, is_past, periods
 from curb.detector.rollup.raw_records import (
     EARLIEST_TIME,
@@ -125,6 +126,7 @@ class Rollup:
         # Slots are of keys and who else spends; others are judged by their buckets.
         in_slots = settings.fast.enabled and source == "usage" and settings.bucket_s % _SLOT_S == 0
         self._in_slots = [in_slots and scope.role == "principal" and scope.detect for scope in scopes]
+        self._calls = LoopCalls(scopes, settings.bucket_s)
         self._waiting = Waiting(max(1, len(scopes)), self._columns, settings.bucket_s, samples=self._metrics)
         self._received_at = 0.0
         self._edge = 0
@@ -380,6 +382,7 @@ class Rollup:
         """Take in records as columns: those of sources that are on time as they are, the others to be scored later."""
         bucket_s = self._settings.bucket_s
         self._rows += len(rows.start)
+        self._calls.add(records, rows.series)
         delay, duration = self._timing(rows.start, received, records)
         late = self._late(rows.start + delay, duration, received)
         past = is_past(rows.start, received, delay + duration, bucket_s + self._settings.grace_s, records)
@@ -505,6 +508,7 @@ class Rollup:
         self._add_sums(lines, [chunk for chunk in self._chunks if chunk.slot is None], "all")
         self._add_sums(lines, slotted, "all", without=self._in_slots)
         self._add_slots(lines, slotted)
+        self._calls.write(lines, self._table.series)
         self._add_sums(lines, self._counted_chunks, "counted")
         for covers_s, chunks in sorted(self._past_chunks.items()):
             self._add_sums(lines, chunks, "all", covers_s)

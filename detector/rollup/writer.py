@@ -15,10 +15,11 @@ from curb.detector.state.amounts import Purpose
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND
+from curb.stream.records.loops import LoopCall
 from curb.stream.records.spend import NOT_USAGE, PricingHole, SpendTick, Tally
 
-#: Bytes of a message, and of a line without its tags, at most; brokers accept 1 MB by default.
-_MAX_BYTES, _NUMBERS_BYTES = 500_000, 450
+#: Bytes of a message, and of a line without its tags, at most; brokers accept 1 MB by default. Bytes of a call in it.
+_MAX_BYTES, _NUMBERS_BYTES, _CALL_BYTES = 500_000, 450, 220
 
 
 class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=True, gc=False):
@@ -45,6 +46,7 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
     received_at: float = 0.0
     covers_s: int = 0
     slot: int = -1
+    calls: Sequence[LoopCall] = ()
 
 
 class _Scored(_Partial, tag="scored", tag_field="type", omit_defaults=True, gc=False):
@@ -99,6 +101,15 @@ class PartialLines:
         buckets = sums._replace(bucket=sums.bucket // bucket_s * bucket_s)
         for line, start in zip(self.add_sums(buckets, series), starts, strict=True):
             line.slot, line.received_at = start % bucket_s, received[start]
+
+    def add_calls(self, series: OutputSeries, bucket: int, calls: Sequence[LoopCall]) -> None:
+        """A line with the newest calls of a principal; its sums are 0, which earlier versions read as no spend."""
+        size = series.tags_bytes + _NUMBERS_BYTES + _CALL_BYTES * len(calls)
+        if self._sizes[series.partition] + size > _MAX_BYTES:
+            self._cut(series.partition)
+        self._sizes[series.partition] += size
+        line = _Partial(series.scope, series.tags, bucket, 0.0, 0, received_at=self._received_at, calls=calls)
+        self._lines[series.partition].append(line)
 
     def add(self, partition: int, record: PricingHole | Tally) -> None:
         """One line to one partition."""

@@ -23,6 +23,7 @@ from curb.detector.rules.more_requests_per_user import Creep
 from curb.detector.rules.new_charge import NewCharge
 from curb.detector.rules.new_origin import NewOrigins
 from curb.detector.rules.new_principal import NewPrincipal
+from curb.detector.rules.repetition import Repetition
 from curb.detector.rules.silent_feed import SilentFeed
 from curb.detector.rules.unit_cost import UnitCostRule
 from curb.detector.rules.week_on_week import Weeks
@@ -48,6 +49,7 @@ RULES: tuple[type[Rule], ...] = (
     MissingUsage,
     DayOneCaps,
     AfterSoftCap,
+    Repetition,
     Abuse,
     PastRule,
 )

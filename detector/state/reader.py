@@ -17,6 +17,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.records.base import Version
 from curb.stream.records.dead_letters import dead_letter, reason_for
 from curb.stream.records.knowledge import LATEST_TIME, refusal
+from curb.stream.records.loops import LoopCall
 from curb.stream.records.spend import NOT_USAGE, Knowledge, PricingHole, ScopeTally, SourceTally, SpendTick, Tally
 
 #: Epoch seconds; a bucket behind the latest time would end time for every series.
@@ -56,6 +57,8 @@ class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
     v: Version = 1
     #: At the end, so that sums which an older version saved still fit.
     charges: dict[str, _Usd] = {}
+    #: Never saved: what has some is no sum, see `_use`.
+    calls: list[LoopCall] = []
 
 
 class ScoredSum(PartialSum, tag="scored", tag_field="type", gc=False):
@@ -155,9 +158,11 @@ def _realign(part: PartialSum, bucket_s: int) -> None:
         part.slot = begin - part.bucket_start
 
 
-def _use(line: PartialSum | SpendTick | PricingHole | Tally | Knowledge) -> tuple[type, bool]:
+def _use(line: PartialSum | SpendTick | PricingHole | Tally | Knowledge) -> tuple[type, bool, bool]:
     """Lines are read in runs of one kind and one use."""
-    return type(line), isinstance(line, PartialSum) and line.counted_only
+    if isinstance(line, PartialSum):
+        return type(line), line.counted_only, bool(line.calls)
+    return type(line), False, False
 
 
 def _unsound(

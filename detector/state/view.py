@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from curb.detector.state.amounts import Amounts
 from curb.detector.state.bucket import ClosedBucket
 from curb.detector.state.columns import Bools, Floats
+from curb.detector.state.loops import Loop
 from curb.detector.state.registry import SeriesRegistry
 from curb.detector.state.scopes import Role
 from curb.stream.records.spend import PlannedActivity
@@ -95,6 +96,8 @@ class View:
     raised: Raised = NOT_RAISED
     #: Soft alerts of the fast lane in a row, by series; of the last quarter of an hour.
     soft_in_a_row: Mapping[int, int] = field(default_factory=dict)
+    #: Unusual loops in the newest calls, by series; empty unless `loops` is on.
+    loops: Mapping[int, Sequence[Loop]] = field(default_factory=dict)
     _of_role: dict[Role, Subjects] = field(default_factory=dict)
 
     @property

@@ -16,6 +16,7 @@ from curb.stream.records.actions import LedgerState as LedgerState  # noqa: PLC0
 from curb.stream.records.actions import NoticeEntry as NoticeEntry  # noqa: PLC0414 (exported)
 from curb.stream.records.actions import Plan as Plan  # noqa: PLC0414 (exported)
 from curb.stream.records.base import Record
+from curb.stream.records.loops import LoopCall, LoopPrint
 
 #: The tag value that stands for "this record does not carry the tag".
 UNTAGGED = "__untagged__"
@@ -67,6 +68,8 @@ class UsageRecord(SpendRecord, kw_only=True):
     cache_creation_input_tokens: int = 0
     #: Content hash of the price book that priced it.
     price_book: str = ""
+    #: What it says of loops; None unless `loops` is on and its source shows prompts.
+    loop: LoopPrint | None = None
 
 
 #: What a charge of a bill is for.
@@ -193,6 +196,8 @@ class SpendPartial(SpendSums, tag="partial", tag_field="type", kw_only=True):
     counted_only: bool = False
     #: Seconds from the start of the bucket to the start of the slot that the fast lane judges; -1: it judges none.
     slot: int = -1
+    #: The newest calls of the principal in the bucket, where they have loop prints; the sums beside them are 0.
+    calls: list[LoopCall] = msgspec.field(default_factory=list)
 
 
 class SpendScored(SpendSums, tag="scored", tag_field="type", kw_only=True):

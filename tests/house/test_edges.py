@@ -41,13 +41,13 @@ EDGES: dict[str, dict[str, str]] = {
     },
     "connectors": {
         "kinds": "connector",
-        "connector": "pricing",
+        "connector": "fingerprint pricing",
         "http": "connector decode",
         "validate": "connector decode",
         "intake": "connector decode validate",
         "bills": "connector decode http",
         "gpus": "connector decode http pricing",
-        "tokens": "connector decode http pricing validate",
+        "tokens": "connector decode fingerprint http pricing validate",
         "history": "tokens connector decode",
     },
     "actions": {
