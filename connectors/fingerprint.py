@@ -26,7 +26,7 @@ _LAST_MESSAGES = 64
 #: Calls of tools that make a sequence, and words that are hashed together for the sketch.
 _SEQUENCE, _SHINGLE = 3, 3
 #: Fewer words give no sketch: a single word would turn it over. More than these, from both ends, are not looked at.
-_LEAST_WORDS, _MOST_WORDS = 8, 256
+_LEAST_WORDS, _MOST_WORDS = 8, 128
 #: Characters of a message whose words are looked at, from both ends.
 _MOST_CHARS = 8_000
 #: What gateways and instrumentations put in the place of content that they do not give away.

@@ -70,7 +70,7 @@ class PastSums:
                 self._began.setdefault(part.source, part.at)
                 self.advance(part)
                 self._gather(self._early.pop(part.source, []), part.source)
-            elif isinstance(part, list) and not source.startswith(COSTS):
+            elif isinstance(part, list) and not source.startswith(COSTS) and not part[0].calls:
                 if source in self._began:
                     self._gather(part, source)
                 else:

@@ -32,6 +32,7 @@ from curb.detector.rules.more_requests_per_user import Config as CreepConfig
 from curb.detector.rules.new_charge import Config as NewChargeConfig
 from curb.detector.rules.new_origin import Config as NewOriginConfig
 from curb.detector.rules.new_principal import Config as NewPrincipalConfig
+from curb.detector.rules.repetition import Config as RepetitionConfig
 from curb.detector.rules.silent_feed import Config as FeedConfig
 from curb.detector.rules.table import OwnRules
 from curb.detector.rules.unit_cost import Config as UnitCostConfig
@@ -60,6 +61,7 @@ class PrincipalRules(Settings):
     creep: CreepConfig = Field(default=CreepConfig(), description="Slow growth without users.")
     weeks: WeekConfig = Field(default=WeekConfig(), description="Slow growth where users are not known.")
     missing_usage: MissingUsageConfig = Field(default=MissingUsageConfig(), description="Requests that look free.")
+    repetition: RepetitionConfig = Field(default=RepetitionConfig(), description="Calls that go round.")
 
 
 class BillRules(Settings):

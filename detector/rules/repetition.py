@@ -53,6 +53,7 @@ class Repetition(Rule):
     part = "calls that repeat"
     families = (REPETITION,)
     config = Config
+    settings_at = "principals.repetition"
 
     def __init__(self, config: Config, context: RuleContext) -> None:
         self._config = config

@@ -58,7 +58,7 @@ class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
     #: At the end, so that sums which an older version saved still fit.
     charges: dict[str, _Usd] = {}
     #: Never saved: what has some is no sum, see `_use`.
-    calls: list[LoopCall] = []
+    calls: tuple[LoopCall, ...] = ()
 
 
 class ScoredSum(PartialSum, tag="scored", tag_field="type", gc=False):

@@ -28,6 +28,7 @@ from curb.stream.records.loops import LoopCall, LoopPrint
 from curb.stream.records.spend import Alert, PlannedActivity, SpendPartial, UsageRecord
 from curb.testing.rules import Fleet
 from curb.testing.rules import usage as row
+from curb.views.explanation import decided_by
 from tests.fakes.spend import T0, usage
 
 DAY = 86400
@@ -143,7 +144,7 @@ KEY = ("key", b'{"api_key":"k"}')
 
 def part(calls: list[LoopCall], tags: bytes = KEY[1]) -> PartialSum:
     bucket = int(calls[0].at // 60) * 60
-    return PartialSum("key", msgspec.Raw(tags), bucket, 0.0, calls=calls)
+    return PartialSum("key", msgspec.Raw(tags), bucket, 0.0, calls=tuple(calls))
 
 
 def close(loops: Loops, at: float, *, frozen: bool = False, step_s: int = 60) -> list[str]:
@@ -307,6 +308,11 @@ def test_a_loop_of_a_new_key_is_an_alert_with_its_proof(bucket_s: int, usd: floa
     assert "calls were the same as an earlier one, which burns" in alerts[0].reason
     assert alerts[0].reason in alerts[0].explanation
     assert alerts[0].fired_at - T0 <= max(400, 2 * bucket_s) + 60
+    _, decided = decided_by(alerts[0], DetectorSettings())
+    assert {each.key: each.value for each in decided} == {
+        "detector.principals.repetition.min_usd_per_hour": 10.0,
+        "detector.principals.repetition.page_usd_per_hour": 100.0,
+    }
 
 
 def test_duplicates_and_messages_of_before_change_nothing() -> None:
