@@ -182,8 +182,7 @@ class Shard:
             arrival = Arrival(due, source, parts)
             self._arrivals.add(arrival)
             yield self._messages(self._check_budgets(arrival))
-        # Of the past too: its highest minutes are the ceiling.
-        yield self._messages(self._fast.take(part))
+        yield self._messages(self._fast.take(part))  # of the past too: its highest minutes are the ceiling
 
     def _check_budgets(self, arrival: Arrival) -> list[Alert]:
         """Alerts of budgets that sums reach before their bucket closes."""
@@ -572,10 +571,9 @@ class Shard:
         with metrics.TICK_SECONDS.time():
             n, bucket_s = len(self._registry), self._settings.bucket_s
             self._scoring.grow(start)
-            new_day = self._registry.begin_day(
+            if self._registry.begin_day(
                 start, lambda since: self._open.peek_cost(since, n) + self._counted.peek_cost(since, n)
-            )
-            if new_day:
+            ):
                 self._homes.begin_day()
             self._knowledge.expire(start)
             gap = silent and self._busy > _BUSY

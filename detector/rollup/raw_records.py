@@ -166,6 +166,11 @@ def letter(message: Message, reason: Reason, why: str, number: int, line: bytes,
     return dead_letter("rollup", reason, why, location=location, content=line, at=at)
 
 
+def is_beyond(record: HotRecord) -> bool:
+    """Whether a record was received at a time that nobody can mean."""
+    return record.received_at > LATEST_TIME
+
+
 def letter_for(message: Message, record: HotRecord, reason: Reason) -> Message:
     """The dead letter for a record that was read from `message` but cannot be counted."""
     wanted = msgspec.json.encode(record.id)

@@ -32,6 +32,7 @@ from curb.detector.rollup.raw_records import (
     RollupSettings,
     fill,
     fill_metrics,
+    is_beyond,
     letter_for,
     read,
     read_intake,
@@ -180,10 +181,10 @@ class Rollup:
         received = [record.received_at for record in records]
         latest = max(received)
         if latest > LATEST_TIME:
-            outputs += [letter_for(message, each, "in_the_future") for each in records if _beyond(each)]
-            for each in filter(_beyond, records):
+            outputs += [letter_for(message, each, "in_the_future") for each in records if is_beyond(each)]
+            for each in filter(is_beyond, records):
                 self._tallies.refused(each.source, self._received_at, "in_the_future", each.effective_cost)
-            records = [each for each in records if not _beyond(each)]
+            records = [each for each in records if not is_beyond(each)]
             received = [record.received_at for record in records]
             latest = max(received, default=0.0)
         if self._edge_at(latest) > self._edge:
@@ -597,7 +598,3 @@ class Rollup:
 def _is_mark(record: HotRecord) -> bool:
     """True for what says how far a bill is complete; it charges nothing."""
     return isinstance(record, HotCost) and record.delta == MARK
-
-
-def _beyond(record: HotRecord) -> bool:
-    return record.received_at > LATEST_TIME
