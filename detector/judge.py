@@ -83,8 +83,7 @@ class Scoring:
             frozen |= planned > 0
         scores = self.head.step(Step(start, amounts.cost, amounts.requests, gap, frozen))
         self._stepped = True
-        end = start + settings.bucket_s
-        bucket = ClosedBucket(start, end, at, amounts, scores, gap)
+        bucket = ClosedBucket(start, start + settings.bucket_s, at, amounts, scores, gap)
         firing = self.incidents.firing_mask(n)
         self.budget.start(start, int(np.count_nonzero(self._registry["detect"])))
         view = View(
