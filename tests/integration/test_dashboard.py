@@ -29,6 +29,7 @@ from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import BudgetStatus, LedgerEntry, Plan, SourceTally
 from curb.views.alerts_and_actions import LogView
 from curb.views.recent_burn import RecentBurn
+from curb.views.unit_costs import WantedUnitCost
 from tests.fakes.alerts import T0, alert_message, an_alert
 from tests.fakes.memory_log import MemoryLog
 
@@ -85,6 +86,7 @@ def a_daemon(**changes: Any) -> Any:
         "action_state": lambda: empty,
         "shards": lambda: [Shard()],
         "recent": RecentBurn(list, ManualClock(T0)),
+        "units": SimpleNamespace(recent=SimpleNamespace(rows=list)),
         "reconciliations": lambda: [
             Reconciliation(
                 pair="tokens", period_start=T0, period_end=T0, estimated_usd=10, billed_usd=9, days=9, ratio=0.9, at=T0
@@ -248,3 +250,21 @@ async def test_readiness_and_the_metric_say_how_far_behind_it_is() -> None:
             assert (answer.status, (await answer.json())["ready"]) == (503, False)
         async with client.get("/metrics") as answer:
             assert 'curb_lag_seconds{worker="detector"} 31.0' in await answer.text()
+
+
+async def test_what_a_unit_costs_is_on_the_first_page() -> None:
+    costs = [("search", 0.0064, 9.0), ("ads", 0.5, 90.0), ("idle", None, 0.0)]
+    rows = [{"tags": {"team": t}, "units": 1500.0, "usd_per_unit": usd, "total_usd": all_} for t, usd, all_ in costs]
+    rows.append({"tags": {"team": HOSTILE}, "units": 1.0, "usd_per_unit": 1.0, "total_usd": 1.0})
+    figures = [
+        (WantedUnitCost(by=("team",), unit="tokens"), rows),
+        (WantedUnitCost(by=("model",), unit="requests"), []),
+    ]
+    daemon = a_daemon(units=SimpleNamespace(recent=SimpleNamespace(rows=lambda: figures)))
+    async with TestClient(TestServer(make_app(cast(Running, daemon), Doors()))) as client:
+        text = await page(client, "/")
+    assert "Dollars per 1,000 tokens by team" in text
+    assert "by model" not in text
+    assert text.index("team=ads") < text.index("$0.0064")
+    assert "team=idle" not in text
+    assert HOSTILE not in text

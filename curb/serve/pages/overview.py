@@ -63,6 +63,7 @@ class Overview:
             scope=scope,
             spend=bars(listed.rows),
             budgets=_budgets(daemon),
+            units=_unit_costs(daemon),
             pairs=reconciliation_rows(daemon.reconciliations(), daemon.config.reconcile),
             sources=sources,
         )
@@ -82,6 +83,12 @@ class Overview:
             "expected": "usual at this hour" if by_hours else "expected",
             "why_not": "Nothing to draw yet: minutes are drawn a few minutes after the start, hours when one is over.",
         }
+
+
+#: Units of a figure for people.
+_UNITS = {"requests": "request", "tokens": "1,000 tokens", "runs": "run"}
+#: Subjects of one figure. By hand: a screen of a phone.
+_MOST_UNITS = 10
 
 
 class _Blind(NamedTuple):
@@ -130,3 +137,22 @@ def _budgets(daemon: Running) -> list[_Budget]:
     found = [each for shard in daemon.shards() for each in shard.fullest_budgets(ROWS)[0]]
     used = [_Budget(tags, one, one.spent_usd / one.amount_usd) for tags, one in found if one.amount_usd > 0]
     return sorted(used, key=lambda row: -row.part)[:ROWS]
+
+
+class _UnitCosts(NamedTuple):
+    """One configured figure, such as dollars per request of each team, over the last day."""
+
+    title: str
+    rows: list[dict[str, Any]]
+
+
+def _unit_costs(daemon: Running) -> list[_UnitCosts]:
+    """The subjects that cost most, of each figure that has any."""
+    found = []
+    for wanted, rows in daemon.units.recent.rows():
+        known = [row for row in rows if row["usd_per_unit"] is not None]
+        known.sort(key=lambda row: -row["total_usd"])
+        unit = _UNITS.get(wanted.unit, wanted.unit)
+        if known:
+            found.append(_UnitCosts(f"Dollars per {unit} by {', '.join(wanted.by)}", known[:_MOST_UNITS]))
+    return found
