@@ -111,7 +111,7 @@ def test_an_address_is_encoded_already(url: str) -> None:
         ({"write": WRITE | {"body": {"rpm": "{rpn}"}}}, "unknown placeholders: rpn"),
         ({"write": WRITE | {"body": {"rpm": 5}}}, "no placeholder for rpm"),
         ({"write": WRITE | {"url": "https://elsewhere/limits"}}, "same scheme, host and port"),
-        ({"fields": {"rpm": {"path": "rpm"}}}, "shave, pause or block"),
+        ({"fields": {"rpm": {"path": "rpm"}}}, "shave, reroute, pause or block"),
         ({"fields": {"rpm": RPM | {"path": "a["}}}, "no JMESPath"),
         ({"fields": {}}, "at least 1"),
         ({"fields": {"tag.x": RPM}}, "pattern"),
