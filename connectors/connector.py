@@ -81,8 +81,9 @@ class Connector(Protocol):
 class PushSource(Protocol):
     """Turns the body of one push request into records; the inbox answers 200 only after they are on the log.
 
-    `parse` is pure: same body, same records. What cannot be read becomes dead letters, the rest is kept; it never
-    raises for bad content. `location` names the request for dead letters, `at` is when it arrived (epoch seconds).
+    `parse` is pure: same body, same records, but for loop prints under another key. What cannot be read becomes dead
+    letters, the rest is kept; it never raises for bad content. `location` names the request for dead letters, `at` is
+    when it arrived (epoch seconds).
     """
 
     def parse(self, body: bytes, *, location: str, at: float) -> Batch: ...

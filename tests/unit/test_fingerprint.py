@@ -18,6 +18,7 @@ from curb.connectors.connector import Batch, Context
 from curb.connectors.fingerprint import Fingerprints, LoopSettings
 from curb.connectors.intake.append import append_batch
 from curb.connectors.intake.attribution import Attribution, AttributionSettings
+from curb.connectors.intake.shares import parts
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens import litellm, otel_genai, usage_jsonl
 from curb.detector.bills.lanes import ShardWithBills
@@ -28,6 +29,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.log.topics import USAGE
 from curb.stream.records.loops import LoopPrint
 from curb.stream.records.spend import UsageRecord
+from curb.wiring import connector_context
 from tests.fakes.litellm_usage import payload
 from tests.fakes.memory_log import MemoryLog
 
@@ -282,8 +284,15 @@ def test_a_line_that_stands_for_many_requests_has_no_print() -> None:
 
 
 def test_the_option_is_off_unless_somebody_switches_it_on() -> None:
-    assert not load_text("{}").loops.enabled
-    assert load_text("loops: {enabled: true, key_hours: 6}").loops.key_hours == 6
+    off, on = load_text("{}"), load_text("loops: {enabled: true, key_hours: 6}")
+    assert connector_context(off, ManualClock(NOW), HTTP).loops is None
+    assert connector_context(on, ManualClock(NOW), HTTP).loops is not None
+
+
+def test_a_call_that_is_shared_out_is_one_call() -> None:
+    (record,) = from_lines(line(content={"messages": chat(PLANTED)}))
+    shared = parts(record, record.tags, "team", {"search": 1.0, "ads": 2.0})
+    assert [cast(UsageRecord, each).loop for each in shared] == [record.loop, None]
 
 
 # --- what leaves the door ---------------------------------------------------------------------------------------------
