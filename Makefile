@@ -13,7 +13,7 @@ STAMP := $(VENV)/.curb-setup
 PINS := constraints/all.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test real check bench docs site lock clean
+.PHONY: help setup demo test real check audit bench docs site lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ check: $(STAMP) ## Lint, check the formatting and the types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy docs/generate.py deploy/demo_gateway.py
+
+audit: $(STAMP) ## Look the pinned packages up among known vulnerabilities, and write dist/curb.cdx.json (SBOM)
+	.ci/audit .venv-audit $(BIN)/python
 
 bench: $(STAMP) ## Measure throughput, latency and memory
 	$(BIN)/python -m benchmarks $(ARGS)
