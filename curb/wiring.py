@@ -247,6 +247,14 @@ def make_notifiers(config: CurbConfig, context: ActionContext) -> dict[str, Noti
     return {each.name: open_notifier(each, context) for each in config.actions.notifiers}
 
 
+def certificate_faults(config: CurbConfig) -> list[ConfigError]:
+    """Files of certificates for Kafka that cannot be used on this machine."""
+    if isinstance(config.log, EmbeddedSettings):
+        return []
+    hint = "the user of `curb run` must be able to read it, on the machine where it runs"
+    return [ConfigError(f"log.{key}", problem, hint) for key, problem in config.log.unusable_files()]
+
+
 async def faults_of_own_kinds(config: CurbConfig, clock: Clock) -> list[ConfigError]:
     """Build what installed packages add, and close it again: the promises of each seam that are not kept.
 

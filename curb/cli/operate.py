@@ -16,7 +16,7 @@ from curb.logs import setup
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError
 from curb.views.unit_costs import WantedUnitCost, resolve
-from curb.wiring import faults_of_own_kinds, load_prices
+from curb.wiring import certificate_faults, faults_of_own_kinds, load_prices
 
 console = Console()
 
@@ -38,7 +38,7 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG) -> None:
     except PermanentError as error:
         typer.echo(f"{config}: {error}", err=True)
         raise typer.Exit(2) from None
-    if faults := asyncio.run(faults_of_own_kinds(loaded, WallClock())):
+    if faults := [*certificate_faults(loaded), *asyncio.run(faults_of_own_kinds(loaded, WallClock()))]:
         typer.echo(f"{config}: {ConfigErrors(faults)}", err=True)
         raise typer.Exit(2)
     render.config_summary(console, config, loaded, book)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Sequence, Set
 from contextlib import aclosing
 from typing import Any
 
@@ -11,6 +11,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
+from aiokafka.protocol.metadata import MetadataRequest
 
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
@@ -49,8 +51,7 @@ class KafkaLog:
         try:
             with kafka_errors("opening the log"):
                 async with asyncio.timeout(self._settings.request_timeout_s):
-                    await admin.start()
-                    await self._create_missing(admin)
+                    await self._create_missing(admin, await self._topics(admin, "opening the log"))
                     self._partitions = await self._described(admin)
         finally:
             await finish(admin.close(), _CLOSE_S)
@@ -70,14 +71,44 @@ class KafkaLog:
         try:
             with kafka_errors("reaching Kafka"):
                 async with asyncio.timeout(self._settings.request_timeout_s):
-                    await admin.start()
-                    existing = set(await admin.list_topics())
+                    existing = await self._topics(admin, "reaching Kafka")
         finally:
             await finish(admin.close(), _CLOSE_S)
         return sum(self._prefix + name in existing for name in TOPICS), len(TOPICS)
 
-    async def _create_missing(self, admin: AIOKafkaAdminClient) -> None:
-        existing = set(await admin.list_topics())
+    async def _topics(self, admin: AIOKafkaAdminClient, doing: str) -> set[str]:
+        """Connect, and the names of all topics. aiokafka gives the reason of a failure only to its logger, so brokers
+        are asked for it.
+        """
+        try:
+            await admin.start()
+            return set(await admin.list_topics())
+        except (kafka.KafkaConnectionError, kafka.NodeNotReadyError):
+            options = self._settings.connection()
+            for host, port, _ in collect_hosts(options.pop("bootstrap_servers"), randomize=False):
+                where = f"{doing}, {host}:{port}"
+                try:
+                    with kafka_errors(where):
+                        await _ask(await create_conn(host, port, **options))
+                except (PermanentError, TransientError) as error:
+                    raise type(error)(f"{error}{self._hint(error.__cause__)}") from error.__cause__
+            raise
+
+    def _hint(self, cause: BaseException | None) -> str:
+        """What to look at, where the error does not say it."""
+        settings = self._settings
+        if isinstance(cause, kafka.UnsupportedSaslMechanismError):
+            return f"; the listener does not take sasl_mechanism {settings.sasl_mechanism}"
+        unclear = kafka.KafkaConnectionError | kafka.AuthenticationFailedError | TimeoutError
+        if isinstance(cause, unclear) and "token of" not in str(cause) and "invalid cred" not in str(cause):
+            # A broker closes without a word what it does not understand, and what it does not let in.
+            if settings.oauth is not None:
+                return "; does the broker take tokens with this issuer, audience and scope?"
+            own = ", and does it take this certificate" if settings.ssl_certfile else ""
+            return f"; is it a listener for security_protocol {settings.security_protocol}{own}?"
+        return ""
+
+    async def _create_missing(self, admin: AIOKafkaAdminClient, existing: Set[str]) -> None:
         missing = [self._new_topic(name, spec) for name, spec in TOPICS.items() if self._prefix + name not in existing]
         if not missing:
             return
@@ -245,3 +276,13 @@ class KafkaLog:
 
 def _message(topic: str, record: Any) -> Message:
     return Message(topic, record.value or b"", record.key or b"", record.partition, record.offset)
+
+
+async def _ask(connection: AIOKafkaConnection) -> None:
+    """One request. A broker that refused a token answers it as if it knew no broker, not even itself, and closes."""
+    try:
+        answer = await connection.send(MetadataRequest([]))
+    finally:
+        connection.close()
+    if not answer.brokers:
+        raise kafka.AuthenticationFailedError("it does not let us in")

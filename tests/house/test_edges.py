@@ -19,7 +19,7 @@ EDGES: dict[str, dict[str, str]] = {
         "log": "clock errors metrics",
         "records": "log metrics",
         "work": "log clock errors",
-        "kafka": "log clock errors metrics settings",
+        "kafka": "log clients clock errors metrics retry settings",
     },
     "detector": {
         "pipeline": "bills shard rollup settings",

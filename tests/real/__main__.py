@@ -32,6 +32,7 @@ _PROGRAMS = {
     "helm": ("helm", "version", "CURB_TEST_HELM"),
     "prometheus": ("prometheus", "--version", "CURB_TEST_PROMETHEUS"),
     "promtool": ("promtool", "--version", "CURB_TEST_PROMTOOL"),
+    "schemathesis": ("schemathesis", "--version", "CURB_TEST_SCHEMATHESIS"),
     "systemd": ("systemd-analyze", "--version", ""),
 }
 #: What a test file needs, where its name does not say it.

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import functools
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from tests.ports import free_port
+from tests.real.cache import cache, locked, say
 from tests.require import require
 
 KAFKA_VERSION = "4.1.1"
@@ -91,22 +91,37 @@ class NamedBroker:
 
 
 class ProcessBroker:
-    """The broker's jars run by Java; `directory` holds its data and its log file, broker.log."""
+    """The broker's jars run by Java; `directory` holds its data and its log file, broker.log.
+
+    `listeners` are the names and ports of more listeners, `properties` what they need, `format_options` what is written
+    before the first start, and `java_options` what the process gets.
+    """
 
     restartable = True
 
-    def __init__(self, jars: Path, directory: Path) -> None:
-        self._java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{jars}/*"]
+    def __init__(
+        self,
+        jars: Path,
+        directory: Path,
+        listeners: Mapping[str, int] = MappingProxyType({}),
+        properties: Mapping[str, str] = MappingProxyType({}),
+        format_options: Sequence[str] = (),
+        java_options: Sequence[str] = (),
+    ) -> None:
+        self._java = ["java", "-Xmx512m", "-XX:+UseSerialGC", *java_options, "-cp", f"{jars}/*"]
         self._directory, self._log = directory, directory / "broker.log"
         port, controller_port = free_port(), free_port()
         self.bootstrap = f"127.0.0.1:{port}"
+        self._more_ports = tuple(listeners.values())
         self._process: subprocess.Popen[bytes] | None = None
         self._properties = directory / "server.properties"
+        advertised = [f"{name}://127.0.0.1:{number}" for name, number in {"PLAINTEXT": port, **listeners}.items()]
         own = {
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+            "listeners": ",".join([*advertised, f"CONTROLLER://127.0.0.1:{controller_port}"]),
+            "advertised.listeners": ",".join(advertised),
             "log.dirs": str(directory / "data"),
+            **properties,
         }
         self._properties.write_text("".join(f"{key}={value}\n" for key, value in {**_COMMON, **own}.items()))
         logging = directory / "log4j2.properties"
@@ -115,7 +130,9 @@ class ProcessBroker:
             "appender.out.layout.pattern=%d %p %c{1}: %m%n\nrootLogger.level=INFO\nrootLogger.appenderRef.out.ref=out\n"
         )
         self._java.insert(1, f"-Dlog4j2.configurationFile={logging}")
-        self._run_tool("kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._properties))
+        self._run_tool(
+            "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._properties), *format_options
+        )
 
     def _run_tool(self, *arguments: str) -> None:
         done = subprocess.run([*self._java, *arguments], capture_output=True, text=True, timeout=120, check=False)
@@ -127,7 +144,7 @@ class ProcessBroker:
             self._process = subprocess.Popen(
                 [*self._java, "kafka.Kafka", str(self._properties)], stdout=log, stderr=log, cwd=self._directory
             )
-        _wait_until_open(self, self._alive)
+        _wait_until_open(self, self._alive, self._more_ports)
 
     def last_lines(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
@@ -231,7 +248,7 @@ def _image_at_hand() -> bool:
 
     with contextlib.suppress(DockerException), contextlib.closing(docker.from_env(timeout=300)) as client:
         if not client.images.list(name=IMAGE):
-            _say(f"pulling {IMAGE}")
+            say("kafka", f"pulling {IMAGE}")
             client.images.pull(IMAGE)
         return True
     return False
@@ -247,15 +264,13 @@ def _daemon_answers() -> bool:
 
 def broker_jars() -> Path | None:
     """The directory of the broker's jars, fetched once from Maven Central; None without Maven or network."""
-    cache = Path(os.environ.get("CURB_TEST_CACHE", "~/.cache/curb-tests")).expanduser()
-    jars = cache / f"kafka-{KAFKA_VERSION}-log4j-{LOG4J_VERSION}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / "kafka.lock"):
+    jars = cache() / f"kafka-{KAFKA_VERSION}-log4j-{LOG4J_VERSION}"
+    with locked("kafka"):
         if jars.is_dir():
             return jars
         if not shutil.which("mvn"):
             return None
-        with tempfile.TemporaryDirectory(dir=cache) as work:
+        with tempfile.TemporaryDirectory(dir=cache()) as work:
             if not _download(Path(work)):
                 return None
             (Path(work) / "jars").rename(jars)
@@ -279,34 +294,27 @@ def _download(work: Path) -> bool:
     )
     command = ["mvn", "-B", "-f", str(work / "pom.xml"), "dependency:copy-dependencies"]
     command.append(f"-DoutputDirectory={work / 'jars'}")
-    _say(f"downloading the jars of Kafka {KAFKA_VERSION} (about 45 MB, once)")
+    say("kafka", f"downloading the jars of Kafka {KAFKA_VERSION} (about 45 MB, once)")
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as maven:
         for line in maven.stdout or ():
             lines.append(line)
             if line.startswith("Downloaded from") and line.count(".jar "):
-                _say(line.split(": ", 1)[-1].strip())
+                say("kafka", line.split(": ", 1)[-1].strip())
     if maven.returncode != 0:
-        _say("Maven failed:\n" + "".join(lines[-20:]))
+        say("kafka", "Maven failed:\n" + "".join(lines[-20:]))
     return maven.returncode == 0
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _say(text: str) -> None:
-    print(f"[kafka] {text}", file=sys.__stderr__, flush=True)
-
-
-def _wait_until_open(broker: Broker, alive: Callable[[], bool]) -> None:
+def _wait_until_open(broker: Broker, alive: Callable[[], bool], more: Iterable[int] = ()) -> None:
+    """Until it listens at its own port and at `more`."""
     host, _, port = broker.bootstrap.rpartition(":")
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline, waited_for = time.monotonic() + START_TIMEOUT_S, [int(port), *more]
     while time.monotonic() < deadline and alive():
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-            return
+        with contextlib.suppress(OSError), socket.create_connection((host, waited_for[0]), timeout=1):
+            del waited_for[0]
+            if not waited_for:
+                return
+            continue
         time.sleep(0.1)
     raise AssertionError(f"the broker did not start:\n{broker.last_lines()}")
