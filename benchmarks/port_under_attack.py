@@ -14,12 +14,14 @@ import json
 import multiprocessing
 import os
 import resource
+import sqlite3
+import statistics
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
@@ -282,14 +284,36 @@ def descriptors_of(pid: int) -> int:
         return 0
 
 
-async def phase(name: str, port: int, gateway: Gateway, pid: int, seconds: float) -> None:
-    """Caps one after the other and /healthz for so long, and a line about them."""
-    stop, times, caps = asyncio.Event(), list[float](), list[float]()
+#: Where a cap passes, in order: topics of the log, then the gateway.
+STEPS = ("curb.usage", "curb.spend", "curb.alerts", "curb.actions")
+
+
+def steps_of(log: Path, gateway: Gateway, began: dict[str, float]) -> str:
+    """Median seconds from overspending to the first message about the key on each topic, and to its limit."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    to_monotonic = time.monotonic() - time.time()
+    with closing(sqlite3.connect(f"file:{log}?mode=ro", uri=True)) as database:
+        rows = list(database.execute(f"SELECT topic, value, at FROM messages WHERE topic IN {STEPS} ORDER BY at"))
+    for key, at in began.items():
+        for topic in STEPS:
+            first = next((when for of, value, when in rows if of == topic and f'"{key}"'.encode() in value), None)
+            if first is not None:
+                found[topic].append(first + to_monotonic - at)
+        if key in gateway.limited_at:
+            found["limit"].append(gateway.limited_at[key] - at)
+    return ", ".join(f"{step} {statistics.median(found[step]):.2f} s" for step in (*STEPS, "limit") if found[step])
+
+
+async def phase(name: str, port: int, gateway: Gateway, pid: int, seconds: float) -> dict[str, float]:
+    """Caps one after the other and /healthz for so long, and a line about them. When each key began to overspend."""
+    stop, times, caps, starts = asyncio.Event(), list[float](), list[float](), dict[str, float]()
     probe = asyncio.create_task(health(port, times, stop))
     until = time.monotonic() + seconds
     most_mib, most_open = 0.0, 0
     while time.monotonic() < until:
-        task = asyncio.create_task(capped(port, gateway, f"{name}-{len(caps)}".replace(" ", "-")))
+        key = f"{name}-{len(caps)}"
+        starts[key] = time.monotonic()
+        task = asyncio.create_task(capped(port, gateway, key))
         while not task.done():
             most_mib, most_open = max(most_mib, resident_mib(pid)), max(most_open, descriptors_of(pid))
             await asyncio.wait([task], timeout=0.5)
@@ -302,6 +326,7 @@ async def phase(name: str, port: int, gateway: Gateway, pid: int, seconds: float
         f"longest {times[-1]:.3f} s; at most {most_mib:.0f} MiB, {most_open} descriptors",
         flush=True,
     )
+    return starts
 
 
 async def measure(args: argparse.Namespace) -> None:
@@ -313,7 +338,7 @@ async def measure(args: argparse.Namespace) -> None:
             with daemon(directory, port, str(server.make_url("/")), args.descriptors) as process:
                 async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
                     await until_ready(http, process)
-                await phase("undisturbed", port, gateway, process.pid, args.seconds / 2)
+                phases = {"undisturbed": await phase("undisturbed", port, gateway, process.pid, args.seconds / 2)}
                 bomb = make_bomb() if args.bombs else b""
                 quiet = argparse.Namespace(**vars(args) | {"half_open": 0})
                 slow = argparse.Namespace(**vars(args) | {"events": 0})
@@ -326,7 +351,7 @@ async def measure(args: argparse.Namespace) -> None:
                 for each in attacks:
                     each.start()
                 await asyncio.sleep(3.0)
-                await phase("attacked", port, gateway, process.pid, args.seconds - 3.0)
+                phases["attacked"] = await phase("attacked", port, gateway, process.pid, args.seconds - 3.0)
                 for each in attacks:
                     await asyncio.to_thread(each.join, 60)
                     each.kill()
@@ -334,6 +359,8 @@ async def measure(args: argparse.Namespace) -> None:
                 for attacker, out in found.items():
                     print(f"{attacker}:", out.read_text(encoding="utf-8") if out.exists() else "killed")
                 state = "runs" if process.poll() is None else f"ended with {process.returncode}"
+            for each, starts in phases.items():
+                print(f"{each}: {steps_of(directory / 'data' / 'log.sqlite3', gateway, starts)}")
             log = directory / "curb.out"
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
             print(f"daemon {state}; {len(lines)} log lines, {log.stat().st_size} bytes")

@@ -71,17 +71,22 @@ def add_routes(
     clock: Clock,
     bodies: Bodies | None = None,
     behind_s: Callable[[], float] = lambda: 0.0,
+    most_behind_s: float = math.inf,
 ) -> None:
     """Add `POST /v1/ingest/{name}`, and paths below it, for these sources, by name, to the daemon's application.
 
-    While `behind_s` is not 0, requests are refused: what is on the log waits for so long already. While the event loop
-    is late, so are those of the source that sends most.
+    `behind_s` gives for how long (seconds) what is on the log has waited. Above `most_behind_s` all requests are
+    refused. Well below, or while the event loop is late, those of the sources that send most are.
     """
-    overload = Overload(time.monotonic)
+    overload = Overload(time.monotonic, behind_s)
     app.cleanup_ctx.append(overload.watch)
-    inbox = _Inbox(sources, log, clock, bodies or Bodies(), behind_s, overload)
+    inbox = _Inbox(sources, log, clock, bodies or Bodies(), lambda: _above(behind_s(), most_behind_s), overload)
     app.router.add_post("/v1/ingest/{name}", inbox.receive)
     app.router.add_post("/v1/ingest/{name}/{path:.+}", inbox.receive)
+
+
+def _above(behind_s: float, most_s: float) -> float:
+    return behind_s if behind_s > most_s else 0.0
 
 
 class _Inbox:

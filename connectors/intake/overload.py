@@ -1,7 +1,7 @@
-"""Who is refused while the event loop is busy: the source that sends most, so that all others are heard.
+"""Who is refused while Curb cannot keep up: the sources that send most, so that all others are heard.
 
-A flood that is larger than the machine can parse delays budgets, actions and probes alike, since they share a loop. It
-is turned away before its bodies are read, for as long as the loop stays late.
+A flood that is larger than the machine can work off delays budgets, actions and probes alike, since they share a loop
+and a log. It is turned away before its bodies are read, for as long as the loop or the log stays behind.
 """
 
 from __future__ import annotations
@@ -20,17 +20,23 @@ _PULSE_S = 0.05
 _OVER_S = 2.0
 #: Mean seconds by which the loop is late from which on it is overloaded. By hand: an action takes ten turns.
 _LATE_S = 0.1
+#: Seconds that what is on the log waits from which on Curb is overloaded. By hand: a cap may take five.
+_BEHIND_S = 1.5
 #: Bytes a second below which no source is a flood: some 7,000 events a second. By hand.
 _FLOOD = 1_000_000
-#: Share of all bytes above which a source is the flood. By definition: most of them.
-_MOST = 0.5
+#: A source is part of the flood that sends more than this share of what the largest sends. By hand: several that flood
+#: together, and nobody who sends a tenth.
+_LIKE_THE_LARGEST = 0.5
 
 
 class Overload:
-    """How late the loop is, and how much each source sent lately. `now` gives monotonic seconds."""
+    """How late the loop and the log are, and how much each source sent lately. `now` gives monotonic seconds.
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+    `behind_s` gives for how long (seconds) what is on the log has waited.
+    """
+
+    def __init__(self, now: Callable[[], float], behind_s: Callable[[], float] = lambda: 0.0) -> None:
+        self._now, self._behind_s = now, behind_s
         self.late_s = 0.0
         self._bytes: defaultdict[str, float] = defaultdict(float)
         self._at = now()
@@ -47,12 +53,12 @@ class Overload:
         self._bytes[source] += count
 
     def refuses(self, source: str) -> bool:
-        """Whether the loop is overloaded, and mostly by this source."""
-        if self.late_s < _LATE_S:
+        """Whether Curb is overloaded, and this source sends more than a little and as much as any other."""
+        if self.late_s < _LATE_S and self._behind_s() < _BEHIND_S:
             return False
         self._forget()
         own = self._bytes.get(source, 0.0)
-        return own > _FLOOD * _OVER_S and own > _MOST * sum(self._bytes.values())
+        return own > _FLOOD * _OVER_S and own > _LIKE_THE_LARGEST * max(self._bytes.values())
 
     def _forget(self) -> None:
         now = self._now()

@@ -270,6 +270,18 @@ class HttpSettings(Settings):
         description="Series of a scope, rows of a budget and alerts that /metrics shows one by one; all others are "
         "summed.",
     )
+    requests_per_s: float = Field(
+        default=100.0,
+        ge=1,
+        description="Requests a second of one token, or of one address without a token, ten times as many at once; "
+        "more are answered 429 with Retry-After. /healthz, the inbox and Slack do not count.",
+    )
+    inbox_requests_per_s: float | None = Field(
+        default=None,
+        ge=1,
+        description="The same for each connector of the inbox and its token. Default: no limit; a source that sends "
+        "more than Curb can keep up with is answered 503.",
+    )
     max_lag_s: float = Field(
         default=30.0,
         gt=0,

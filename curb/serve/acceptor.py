@@ -25,6 +25,7 @@ from typing import NamedTuple
 from curb.serve.channel import CONNECTION, COUNTS, FrameWriter
 from curb.serve.connections import Connections, Patience
 from curb.serve.gate import Newcomer
+from curb.serve.leaving import BUSY, LINGER_S
 
 #: Accepted in one turn of the loop; what else waits has its turn too.
 _AT_A_TIME = 64
@@ -39,7 +40,6 @@ BEAT_S = 0.25
 STALLED_S = 10.0
 #: When the daemon stops, what is on its way to it gets so long (seconds).
 _FLUSH_S = 2.0
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 _HEALTH = re.compile(rb"(GET|HEAD) /healthz(?:\?[^ ]*)? HTTP/1\.[01]\r?\n")
 
@@ -91,10 +91,15 @@ class Acceptor:
         await asyncio.gather(*tasks, return_exceptions=True)
         for each in self._listening:
             each.close()
-        self._table.close_waiting()
+        leaving = self._table.turn_away_waiting()
         self._channel.settimeout(_FLUSH_S)
         with suppress(OSError):
             self._frames.flush()
+        self._channel.close()
+        if leaving:
+            await asyncio.sleep(LINGER_S)
+        for connection in leaving:
+            connection.close()
 
     def _hear(self) -> None:
         """Beats of the daemon's loop, one byte each."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
@@ -16,6 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 
 from curb.config.file import HttpSettings, Role
+from curb.serve.limits import BURST_S, Guesses, RateLimits, client_of
 from curb.serve.pages.paths import is_open, is_page
 from curb.serve.pages.sessions import COOKIE, Session, Sessions, by_https, give_cookie
 from curb.serve.pages.sign_in import asks_to_sign_in
@@ -35,8 +38,7 @@ _INCLUDES: dict[Role, tuple[Role, ...]] = {
 }
 _READS = frozenset({"GET", "HEAD"})
 #: The inbox has tokens of its own, and what Slack sends is signed.
-_CHECKED_ELSEWHERE = ("/v1/ingest/", "/v1/slack/")
-
+_INBOX, _SLACK = "/v1/ingest/", "/v1/slack/"
 
 #: The name of `http.token`, which has none of its own.
 _UNNAMED = "operator"
@@ -47,9 +49,16 @@ _WRITES: dict[str, Role] = {"/v1/proposals": "propose", "/v1/commands": "approve
 class Access:
     """Checks every request before its handler, and before its body is read."""
 
-    def __init__(self, settings: HttpSettings, sessions: Sessions | None = None) -> None:
+    def __init__(
+        self, settings: HttpSettings, sessions: Sessions | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`now` gives monotonic seconds."""
         self._sessions = sessions
         self._proxy = AuthProxy(settings.auth_proxy) if settings.auth_proxy is not None else None
+        self._guesses = Guesses(now)
+        self._rate = RateLimits(settings.requests_per_s * BURST_S, settings.requests_per_s, now)
+        per_s = settings.inbox_requests_per_s
+        self._inbox_rate = RateLimits(per_s * BURST_S, per_s, now) if per_s is not None else None
         self._tokens: list[tuple[bytes, str, frozenset[str]]] = []
         if settings.token:
             self._add(_UNNAMED, settings.token.get_secret_value(), ["operate"])
@@ -84,12 +93,40 @@ class Access:
         """The name of the token of a request that was let through, and what it may do; "" for none."""
         return self._token(request)
 
+    def may_try(self, request: web.Request, token: str) -> float:
+        """Seconds until this client may try this token; 0 where it may now."""
+        return self._guesses.wait_s(client_of(request.remote), token) if token else 0.0
+
+    def tried(self, request: web.Request, token: str, right: bool) -> None:
+        """It was checked."""
+        if token:
+            self._guesses.found(client_of(request.remote), token, right)
+
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """401 without a token for it, 403 from another site or with a token for less, 421 under a foreign name."""
-        path = request.path
-        if path.startswith(_CHECKED_ELSEWHERE):
+        """401 without a token for it, 403 from another site or with a token for less, 421 under a foreign name, 429 for
+        too many requests or tokens.
+        """
+        if request.path.startswith(_SLACK):
             return await handler(request)
+        given = request.headers.get(hdrs.AUTHORIZATION, "")
+        if wait_s := self.may_try(request, given):
+            return _later("too many different tokens were tried from this address", wait_s)
+        if request.path.startswith(_INBOX):
+            return await self._check_inbox(request, handler, given)
+        return await self._check(request, handler)
+
+    async def _check_inbox(self, request: web.Request, handler: Handler, given: str) -> web.StreamResponse:
+        """The inbox says by its answer whether the token was right."""
+        if self._inbox_rate is not None and (wait_s := self._inbox_rate.take((request.path, given))):
+            return _later("too many requests with this token", wait_s)
+        answer = await handler(request)
+        if answer.status != 404:  # no such connector: the token was not looked at
+            self.tried(request, given, answer.status != 401)
+        return answer
+
+    async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        path = request.path
         if is_open(path):
             # A form of another site must not sign anybody in or out.
             if request.method not in _READS and self._from_another_site(request):
@@ -99,6 +136,9 @@ class Access:
             return await self._for_person(person, self._sessions, request, handler)
         session = self._session(request)
         roles = self._token(request)[1] if session is None else session.roles
+        sender = request.headers.get(hdrs.AUTHORIZATION) if roles and session is None else client_of(request.remote)
+        if path != "/healthz" and (wait_s := self._rate.take(sender)):
+            return _later("too many requests", wait_s)
         if path in self._open:
             # What probes and Prometheus call it is theirs to say, unless it is only for this machine.
             if path != "/healthz" and "read" not in roles and self._checks_names and not self._is_own_name(request):
@@ -155,9 +195,14 @@ class Access:
             if request.method not in _READS or self._from_another_site(request):
                 return "", frozenset()
             if given.startswith("Basic "):
-                return self.known(_password(given))
+                return self._known(request, given, _password(given))
         scheme, _, token = given.partition(" ")
-        return self.known(token) if scheme == "Bearer" else ("", frozenset())
+        return self._known(request, given, token) if scheme == "Bearer" else ("", frozenset())
+
+    def _known(self, request: web.Request, given: str, token: str) -> tuple[str, frozenset[str]]:
+        found = self.known(token)
+        self.tried(request, given, bool(found[1]))
+        return found
 
     def _asks_for_token(self, request: web.Request) -> web.Response:
         if is_page(request.path) and self.has_readers:
@@ -191,6 +236,12 @@ class Access:
 
 def _foreign_name() -> web.Response:
     return _problem(421, "this is not a name of this server; http.allowed_hosts adds one")
+
+
+def _later(error: str, wait_s: float) -> web.Response:
+    answer = _problem(429, f"{error}; send again later")
+    answer.headers[hdrs.RETRY_AFTER] = str(math.ceil(wait_s))
+    return answer
 
 
 def _problem(status: int, error: str) -> web.Response:

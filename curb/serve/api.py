@@ -66,12 +66,13 @@ def make_app(daemon: Running, doors: slack_people.Doors) -> web.Application:
     app.router.add_get("/v1/reconciliation", api.reconciliation)
     app.router.add_post("/v1/commands", api.command)
     _add_pages(app, Pages(daemon, sessions), bodies)
-    sign_in.add_routes(app, sessions, access.known, bodies)
+    sign_in.add_routes(app, sessions, access, bodies)
     http_knowledge.add_routes(app, daemon, bodies)
     http_explain.add_routes(app, daemon)
     proposals.add_routes(app, daemon, bodies, access.caller)
     slack_people.add_routes(app, doors, bodies)
-    add_routes(app, daemon.connectors.sources, daemon.log, daemon.clock, bodies, lambda: _busy_s(daemon))
+    sources = daemon.connectors.sources
+    add_routes(app, sources, daemon.log, daemon.clock, bodies, lambda: _behind_s(daemon), http.max_lag_s)
     return app
 
 
@@ -88,10 +89,9 @@ def _add_pages(app: web.Application, pages: Pages, bodies: Bodies) -> None:
     add_static_routes(app)
 
 
-def _busy_s(daemon: Running) -> float:
-    """How far (seconds) Curb is behind, where that is too much to take more; else 0."""
-    lag_s = max(daemon.lag_s().values(), default=0.0)
-    return lag_s if lag_s > daemon.config.http.max_lag_s else 0.0
+def _behind_s(daemon: Running) -> float:
+    """How far (seconds) Curb is behind what is on the log."""
+    return max(daemon.lag_s().values(), default=0.0)
 
 
 @web.middleware

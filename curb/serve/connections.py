@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from curb.serve.leaving import Leaving
+
 #: A client may hold a place for so long (seconds), whoever waits for one: it had time to send what it has.
 _RESTED_S = 0.25
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -37,6 +39,9 @@ class Seat(Protocol):
         """Whether its client has sent something that the busy loop has not come to."""
 
     def close(self) -> None: ...
+
+    def turn_away(self) -> Leaving | None:
+        """The server ends: close it, but for a request that was begun, which gets an answer."""
 
 
 class Connections:
@@ -116,12 +121,12 @@ class Connections:
         closed, self._closed = self._closed, Counter()
         return closed
 
-    def close_waiting(self) -> None:
-        """Close those that are not being answered."""
-        for key, place in list(self._open.items()):
-            if place.waits:
-                self.leave(key)
-                place.close()
+    def turn_away_waiting(self) -> list[Leaving]:
+        """Turn away those that are not being answered. What is returned is to be closed after `LINGER_S`."""
+        waiting = [(key, place) for key, place in self._open.items() if place.waits]
+        for key, _ in waiting:
+            self.leave(key)
+        return [leaving for _, place in waiting if (leaving := place.turn_away()) is not None]
 
     def _end(self, key: object, place: Seat, reason: str) -> None:
         self._closed[reason] += 1

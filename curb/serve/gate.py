@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from curb.serve.connections import TOO_SLOW, Connections, Patience
+from curb.serve.leaving import Leaving
 
 #: Bytes of a first request that are read here; a longer one is passed on when so much of it is there.
 _MOST_BYTES = 32 * 1024
@@ -79,6 +80,14 @@ class Newcomer:
             if self._read:
                 self.socket.send(TOO_SLOW)
             self.socket.close()
+
+    def turn_away(self) -> Leaving | None:
+        """Answer a request that was begun that it is to be sent again later."""
+        if not self._read:
+            self.close()
+            return None
+        self._loop.remove_reader(self.socket.fileno())
+        return Leaving(self.socket)
 
     def _readable(self) -> None:
         try:

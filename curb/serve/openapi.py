@@ -246,7 +246,16 @@ OPERATIONS: tuple[Operation, ...] = (
         token="",
         media="text/html",
     ),
-    Operation("POST", "/sign-out", "pages", "End a sign-in.", status=303, errors=(403,), token="", media="text/html"),
+    Operation(
+        "POST",
+        "/sign-out",
+        "pages",
+        "End a sign-in.",
+        status=303,
+        errors=(400, 403, 408, 413, 415),
+        token="",
+        media="text/html",
+    ),
     Operation("GET", "/page.css", "pages", "The style of the pages.", token="", media="text/css"),
     Operation("GET", "/page.js", "pages", "The script of the pages.", token="", media="text/javascript"),
     Operation("GET", "/page.svg", "pages", "The icon of the pages.", token="", media="image/svg+xml"),
@@ -308,6 +317,7 @@ def _operation(one: Operation, schemas: dict[int, Any], scopes: Sequence[str]) -
     if one.token == "connector":
         responses["207"] = {"description": "A part was refused", "content": {_JSON: {"schema": {"type": "object"}}}}
     refused = {*one.errors, *({401} if one.token else ()), *({403, 421} if one.token in ("api", "session") else ())}
+    refused |= {429} if one.path != "/healthz" and one.token != "slack" else set()
     refused |= {400} if one.checks_filters or one.token == "connector" else set()
     reference = {"$ref": _REF.format(name="Problem")}
     for status in sorted(refused):

@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import random
 import resource
 import socket
 import subprocess
@@ -25,8 +26,10 @@ from aiohttp import web
 from curb.serve.acceptor import BEAT_S, Order, refuse
 from curb.serve.channel import COUNTS, Frame, FrameReader
 from curb.serve.connections import Connections, Patience
+from curb.serve.leaving import LINGER_S, Leaving
 from curb.serve.watched import Connection, watcher
 from curb.stream import metrics
+from curb.stream.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
 #: Connections that the kernel holds until they are accepted; it may allow fewer. When they are too many it drops what
@@ -41,8 +44,11 @@ _FINISH_S = 10.0
 #: The acceptor gets so long (seconds) to pass on what it has when the daemon stops.
 _END_S = 5.0
 _SWEEP_EVERY_S = 1.0
-#: Rest (seconds) before another acceptor is started after the first has ended.
-_AGAIN_S = 0.5
+#: Rests (seconds) before another acceptor is started after one has ended: short, as nobody is heard meanwhile, and
+#: longer where one after the other ends, for which there is a reason that does not go by itself.
+_AGAIN = RetryPolicy(first_s=0.5, cap_s=30.0)
+#: An acceptor that ran for so long (seconds) ends for another reason than the one before it.
+_SOUND_S = 60.0
 #: How long (seconds) an address that is taken is tried: the acceptor of a daemon that was killed frees it in moments.
 _TAKEN_S = 3.0
 #: More descriptors than this are never needed, and some libraries walk through all that are allowed.
@@ -88,6 +94,9 @@ class _Coming:
     def close(self) -> None:
         """Its task does that."""
 
+    def turn_away(self) -> Leaving | None:
+        """Its task answers it."""
+
 
 class Port:
     """One application behind listening sockets. Half of all descriptors are left to the rest of the daemon."""
@@ -118,6 +127,7 @@ class Port:
         #: Connections of which the acceptor has no request yet.
         self._at_the_gate = 0
         self._closing = False
+        self._rng = random.Random()
 
     @property
     def number(self) -> int:
@@ -163,8 +173,10 @@ class Port:
             await asyncio.gather(arrivals, return_exceptions=True)
         self._tasks.clear()
         await asyncio.gather(*self._coming, return_exceptions=True)
-        await self._end_acceptor()
-        self.connections.close_waiting()
+        leaving = self.connections.turn_away_waiting()
+        await asyncio.gather(self._end_acceptor(), asyncio.sleep(LINGER_S if leaving else 0.0))
+        for connection in leaving:
+            connection.close()
         await self._runner.cleanup()
 
     def _start_acceptor(self) -> None:
@@ -183,19 +195,19 @@ class Port:
                 pass_fds=(theirs.fileno(), *listening),
             )
 
-    async def _end_acceptor(self) -> None:
-        """Close the channel, which ends it, and wait for it."""
+    async def _end_acceptor(self) -> int | None:
+        """Close the channel, which ends it, and wait for it. Its exit code; None where there was none."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
         acceptor, self._acceptor = self._acceptor, None
         if acceptor is None:
-            return
+            return None
         try:
-            await asyncio.to_thread(acceptor.wait, _END_S)
+            return await asyncio.to_thread(acceptor.wait, _END_S)
         except subprocess.TimeoutExpired:
             acceptor.kill()
-            await asyncio.to_thread(acceptor.wait)
+            return await asyncio.to_thread(acceptor.wait)
 
     async def _beat(self) -> None:
         """Show the acceptor that the loop goes round."""
@@ -208,15 +220,21 @@ class Port:
 
     async def _arrivals(self) -> None:
         """Take what the acceptor passes on; start another one when it ends before the port is closed."""
+        ended = 0
         while not self._closing:
+            began = time.monotonic()
             if self._channel is not None:
                 await self._follow(self._channel)
                 if self._closing:
                     return
-                logger.error("the process that accepts connections has ended; another one is started")
             metrics.HTTP_ACCEPT_ERRORS.inc()
-            await self._end_acceptor()
-            await asyncio.sleep(_AGAIN_S)
+            ended = 1 if time.monotonic() - began > _SOUND_S else ended + 1
+            wait_s = _AGAIN.wait(ended - 1, None, self._rng)
+            code = await self._end_acceptor()
+            if code is not None:
+                extra = {"code": code, "times": ended, "wait_s": round(wait_s, 1)}
+                logger.error("the process that accepts connections has ended; another one is started", extra=extra)
+            await asyncio.sleep(wait_s)
             try:
                 if not self._closing:
                     self._start_acceptor()

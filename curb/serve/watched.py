@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from curb.serve.connections import TOO_SLOW, Connections, Patience, Seat
+from curb.serve.leaving import Leaving
 
 #: A client that takes nothing of its answer for so long (seconds) is gone, or means to hold a place.
 _STALLED_S = 20.0
@@ -112,6 +113,17 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         else:
             self.transport.abort()
+
+    def turn_away(self) -> Leaving | None:
+        """Answer a request that was begun that it is to be sent again later. For aiohttp it is lost."""
+        is_begun = self._head_begun or self._request is not None
+        leaving = None
+        if self.transport is not None and is_begun and self._stalled_at is None:
+            # aiohttp closes its own, and would write an answer of its own behind this one.
+            leaving = Leaving(self.transport.get_extra_info("socket").dup())
+        if self.transport is not None:
+            self.transport.abort()
+        return leaving
 
 
 def watcher(table: Connections) -> Middleware:

@@ -124,6 +124,13 @@ async def test_a_token_is_exchanged_for_a_cookie_that_scripts_and_other_sites_ca
     assert "Ana (on-call)" in await page(browser, "/")
 
 
+async def test_tokens_are_not_tried_one_after_the_other(browser: Browser) -> None:
+    assert [(await sign_in(browser, f"guess-{n}")).status for n in range(21)] == [403] * 20 + [429]
+    refused = await sign_in(browser)
+    assert refused.status == 429
+    assert "Try again in 10 s." in await refused.text()
+
+
 async def test_behind_tls_the_cookie_is_secure(browser: Browser) -> None:
     data, headers = {"token": "operator-token"}, {"X-Forwarded-Proto": "https"}
     async with browser.post("/sign-in", data=data, headers=headers, allow_redirects=False) as answer:

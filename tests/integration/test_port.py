@@ -7,6 +7,7 @@ import errno
 import http.client
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -20,7 +21,9 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 
 from curb.connectors.intake.body import Bodies, BodyRefusedError
+from curb.serve import port as port_module
 from curb.serve.acceptor import health
+from curb.serve.api import guarded
 from curb.serve.connections import Patience
 from curb.serve.port import Place, Port
 
@@ -41,7 +44,7 @@ async def take(request: web.Request) -> web.Response:
 
 
 def application() -> web.Application:
-    app = web.Application()
+    app = web.Application(middlewares=[guarded])
     app.router.add_get("/", hello)
     app.router.add_post("/", take)
     return app
@@ -268,7 +271,64 @@ async def test_closing_finishes_what_is_being_answered() -> None:
     go_on.set()
     assert (await answer).endswith(b"done")
     await closing
-    assert (await idle.read()).startswith(b"HTTP/1.1 408 ")
+    assert (await idle.read()).startswith(b"HTTP/1.1 503 ")
     writer.close()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", number)
+
+
+async def test_closing_in_the_middle_of_a_body_is_answered_that_it_may_come_again(port: Port) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    # The first still waits for its body with the acceptor, the other with the application.
+    starts = [head % 30_000 + b"x" * 9_000, head % 90_000 + b"x" * 40_000]
+    sent = [await send(port, start) for start in starts]
+    async with asyncio.timeout(20):
+        while len(port.connections) < 1:
+            await asyncio.sleep(0.01)
+    closing = asyncio.create_task(port.close())
+    for (reader, writer), start in zip(sent, starts, strict=True):
+        writer.write(start[-1000:])
+        async with asyncio.timeout(20):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 5\r\n" in answer
+        assert answer.count(b"HTTP/1.1") == 1
+        writer.close()
+    await closing
+
+
+class Rests:
+    """In place of the policy: does not rest, and notes after how many ends it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = list[int]()
+
+    def wait(self, attempt: int, retry_after: float | None, rng: random.Random) -> float:
+        self.asked.append(attempt)
+        return 0.0
+
+
+async def test_an_acceptor_that_ends_at_every_start_is_started_again_after_longer_and_longer_rests(
+    port: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, popen, rests, policy = port.acceptor_pid, subprocess.Popen, Rests(), port_module._AGAIN
+    assert b"hello" in await ask(port)
+    assert first is not None
+
+    def start(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        code = [arguments[0], "-c", "raise SystemExit(7)"] if len(rests.asked) < 4 else arguments
+        return popen(code, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(port_module, "_AGAIN", rests)
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while len(rests.asked) < 4:
+            await asyncio.sleep(0.02)
+    assert b"hello" in await ask(port)
+    ended = [each.__dict__ for each in caplog.records if "has ended" in each.message]
+    assert [(each["code"], each["times"]) for each in ended] == [(-9, 1), (7, 2), (7, 3), (7, 4)]
+    assert rests.asked == [0, 1, 2, 3]
+    waits = [policy.wait(attempt, None, random.Random(1)) for attempt in range(12)]
+    assert waits[0] <= 0.5
+    assert max(waits) <= 30.0 <= 2 * waits[-1]

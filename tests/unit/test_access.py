@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 
 from curb.config.file import HttpSettings
 from curb.serve.access import Access
+from curb.serve.limits import client_of
 
 READER, OPERATOR, SENDER, OLD = "reader-token", "operator-token", "sender-token", "old-token"
 ASSISTANT = "assistant-token"
@@ -156,3 +157,72 @@ async def test_another_site_reads_nothing_and_its_links_may_be_followed() -> Non
     cross = {"Sec_Fetch_Site": "cross-site"}
     assert await ask({}, "GET", "/alerts/a1/chart.png", Sec_Fetch_Mode="no-cors", **cross) == 403
     assert await ask({}, "GET", "/alerts/a1", Sec_Fetch_Mode="navigate", **cross) == 200
+
+
+class Port:
+    """One `Access` on a clock that is moved by hand; the handler answers 200, and the inbox 401 for a wrong token."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.at = 1000.0
+        self.access = Access(HttpSettings.model_validate({"tokens": TOKENS, **settings}), now=lambda: self.at)
+
+    async def ask(self, token: str, path: str = "/v1/status", remote: str = "10.0.0.1") -> int:
+        return (await self.answer(token, path, remote)).status
+
+    async def answer(self, token: str, path: str = "/v1/status", remote: str = "10.0.0.1") -> web.StreamResponse:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            right = request.headers.get("Authorization") == f"Bearer {SENDER}"
+            return web.Response(status=401 if path.startswith("/v1/ingest/") and not right else 200)
+
+        headers = {"Host": "127.0.0.1:8088", **(bearer(token) if token else {})}
+        request = make_mocked_request("GET", path, headers=headers).clone(remote=remote)
+        return await self.access.check(request, handler)
+
+
+@pytest.mark.parametrize("path", ["/v1/status", "/v1/ingest/gateway", "/metrics"])
+async def test_who_tries_many_tokens_is_answered_later(path: str) -> None:
+    port = Port(open_paths=[])
+    assert await port.ask(READER) == 200
+    assert [await port.ask(f"guess-{n}", path) for n in range(21)] == [401] * 20 + [429]
+    refused = await port.answer(READER[:-1] + "x", path)
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "10")
+    assert await port.ask(READER) == 200, "who has a token goes on behind the same address"
+    assert await port.ask("guess-1", path) == 401, "the same wrong one again is no guess"
+    assert await port.ask(OPERATOR, remote="10.0.0.2") == 200
+    assert await port.ask(OPERATOR) == 429, "a right one is not found out faster"
+    port.at += 10
+    assert await port.ask(OPERATOR) == 200
+    assert [await port.ask(f"more-{n}", path) for n in range(2)] == [401, 429]
+
+
+async def test_a_sender_with_an_old_token_is_no_guesser() -> None:
+    port = Port()
+    assert {await port.ask("old-one", "/v1/ingest/gateway") for _ in range(1000)} == {401}
+    assert await port.ask(SENDER, "/v1/ingest/gateway") == 200
+
+
+async def test_an_open_path_does_not_make_a_token_known() -> None:
+    port = Port()
+    guesses = [f"guess-{n}" for n in range(100)]
+    for guess in guesses:
+        await port.ask(guess, "/healthz")
+    assert [await port.ask(guess) for guess in guesses].count(429) == 80
+
+
+async def test_requests_of_a_token_and_of_an_address_are_limited() -> None:
+    port = Port(requests_per_s=2, inbox_requests_per_s=1)
+    assert [await port.ask(READER) for _ in range(21)] == [200] * 20 + [429]
+    assert await port.ask(OPERATOR) == 200
+    assert [await port.ask("", remote="127.0.0.1") for _ in range(21)] == [401] * 20 + [429]
+    assert await port.ask("", "/healthz", remote="127.0.0.1") == 200
+    assert [await port.ask(SENDER, "/v1/ingest/gateway") for _ in range(11)] == [200] * 10 + [429]
+    assert await port.ask(SENDER, "/v1/ingest/another") == 200
+    port.at += 0.5
+    assert [await port.ask(READER) for _ in range(2)] == [200, 429]
+
+
+def test_a_client_is_an_address_or_a_network() -> None:
+    assert client_of("10.0.0.1") == client_of("::ffff:10.0.0.1") == "10.0.0.1"
+    assert client_of("2001:db8::1") == client_of("2001:db8::2:3") != client_of("2001:db8:0:1::1")
+    assert client_of("fe80::1%eth0") == "fe80::/64"
+    assert client_of(None) == ""

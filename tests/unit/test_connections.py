@@ -259,5 +259,5 @@ async def test_a_request_is_in_hand_while_its_handler_runs(port: Port) -> None:
 def test_closing_leaves_what_is_being_answered(port: Port) -> None:
     (busy, busy_pipe), (_, idle_pipe) = port.open(), port.open()
     busy.begin(request())
-    port.table.close_waiting()
+    assert port.table.turn_away_waiting() == []
     assert (busy_pipe.ended, idle_pipe.ended) == ("", "aborted")

@@ -14,8 +14,8 @@ class Door:
     """An overload on a clock that is set by hand."""
 
     def __init__(self) -> None:
-        self.at = 100.0
-        self.overload = Overload(lambda: self.at)
+        self.at, self.behind_s = 100.0, 0.0
+        self.overload = Overload(lambda: self.at, lambda: self.behind_s)
 
     def seconds(self, count: float, *, late_s: float = 0.0, **per_second: int) -> None:
         """So many seconds in which sources send so many bytes a second, and every look at the loop is late."""
@@ -50,9 +50,17 @@ def test_a_slow_machine_refuses_nobody_who_sends_little(door: Door) -> None:
     assert not door.overload.refuses("meter")
 
 
-def test_of_two_that_send_alike_none_is_the_flood(door: Door) -> None:
-    door.seconds(10, late_s=0.5, one=3_000_000, other=3_000_000)
-    assert not door.overload.refuses("one")
+def test_of_several_that_flood_all_are_refused(door: Door) -> None:
+    door.seconds(10, late_s=0.5, one=3_000_000, other=3_000_000, third=2_000_000, meter=1_200_000)
+    assert [door.overload.refuses(each) for each in ("one", "other", "third", "meter")] == [True, True, True, False]
+
+
+def test_a_flood_is_refused_while_the_log_is_behind(door: Door) -> None:
+    door.seconds(10, flood=3_000_000, meter=100)
+    assert not door.overload.refuses("flood")
+    door.behind_s = 1.5
+    assert door.overload.refuses("flood")
+    assert not door.overload.refuses("meter")
 
 
 def test_a_snapshot_is_no_overload(door: Door) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from typing import Protocol
 from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
@@ -13,15 +14,24 @@ from curb.serve.pages.forms import read_form
 from curb.serve.pages.frame import html, local_path, see_other
 from curb.serve.pages.sessions import COOKIE, LONGEST_NAME, Sessions, by_https, give_cookie
 
-#: The name of a token and what it may do.
-Known = Callable[[str], tuple[str, frozenset[str]]]
 #: Added to the address when a browser that came from another site is sent here again.
 _AGAIN = "from_link"
 
 
-def add_routes(app: web.Application, sessions: Sessions, known: Known, bodies: Bodies) -> None:
+class TokenCheck(Protocol):
+    """Who looks tokens up, and slows down who tries many."""
+
+    def known(self, token: str) -> tuple[str, frozenset[str]]:
+        """The name of a token and what it may do."""
+
+    def may_try(self, request: web.Request, token: str) -> float: ...
+
+    def tried(self, request: web.Request, token: str, right: bool) -> None: ...
+
+
+def add_routes(app: web.Application, sessions: Sessions, tokens: TokenCheck, bodies: Bodies) -> None:
     """Add `GET` and `POST /sign-in`, and `POST /sign-out`."""
-    door = _Door(sessions, known, bodies)
+    door = _Door(sessions, tokens, bodies)
     app.router.add_get("/sign-in", door.form)
     app.router.add_post("/sign-in", door.sign_in)
     app.router.add_post("/sign-out", door.sign_out)
@@ -50,8 +60,8 @@ def _page_before(request: web.Request) -> str:
 
 
 class _Door:
-    def __init__(self, sessions: Sessions, known: Known, bodies: Bodies) -> None:
-        self._sessions, self._known, self._bodies = sessions, known, bodies
+    def __init__(self, sessions: Sessions, tokens: TokenCheck, bodies: Bodies) -> None:
+        self._sessions, self._tokens, self._bodies = sessions, tokens, bodies
 
     async def form(self, request: web.Request) -> web.Response:
         return html("sign_in.html", next=local_path(request.query.get("next", "/")), again="", problem="")
@@ -59,7 +69,11 @@ class _Door:
     async def sign_in(self, request: web.Request) -> web.Response:
         form = await read_form(request, self._bodies)
         target = local_path(form["next"])
-        name, roles = self._known(form["token"])
+        if wait_s := self._tokens.may_try(request, form["token"]):
+            problem = f"Too many tokens were tried from this address. Try again in {math.ceil(wait_s)} s."
+            return html("sign_in.html", code=429, next=target, again="", problem=problem)
+        name, roles = self._tokens.known(form["token"])
+        self._tokens.tried(request, form["token"], bool(roles))
         if "read" not in roles:
             problem = "This token may not read pages." if roles else "This is not a token of this server."
             return html("sign_in.html", code=403, next=target, again="", problem=problem)
