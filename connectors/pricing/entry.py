@@ -59,6 +59,9 @@ UNITS = {
 }
 #: "output_cost_per_second_1080p" → unit "seconds_output_1080p", "output_cost_per_image_2K" → "images_output_2k".
 _SIZED = re.compile(r"^output_cost_per_(second|image)_(\d[\w.]*)$")
+#: Dollars for one token that no model costs: such a price is a slip, as one per million tokens is. By hand: the most
+#: expensive model of the shipped map costs a cent.
+_MOST_PER_TOKEN = 1.0
 #: What tools cost where the entry of the model is silent: a web search and a container session as Anthropic, Azure and
 #: OpenAI charge them in 2026, a search in maps as Google does.
 TOOLS = {"searches": 0.01, "map_searches": 0.025, "sessions": 0.03}
@@ -279,6 +282,8 @@ def _number(name: str, key: str, value: Any) -> float:
         raise ValueError(f"price book: {name}: {key} is no number") from None
     if isinstance(value, bool) or not (math.isfinite(price) and price >= 0):
         raise ValueError(f"price book: {name}: {key} must be a finite number of at least 0")
+    if "token" in key and price > _MOST_PER_TOKEN:
+        raise ValueError(f"price book: {name}: {key} is {price:g} dollars for one token")
     return price
 
 

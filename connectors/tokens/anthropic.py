@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from pydantic import Field, HttpUrl, SecretStr, model_validator
@@ -14,7 +14,7 @@ from curb.connectors.http import JsonClient, Params
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.sums import price_sum
 from curb.connectors.tokens.grown import Grown
-from curb.connectors.tokens.usage_reports import Labelled, Report, Reports, counted, daily_costs
+from curb.connectors.tokens.usage_reports import Labelled, Report, Reports, counted, daily_costs, label_text
 from curb.stream.records.spend import UsageRecord
 from curb.stream.time import DAY_S, iso
 
@@ -86,9 +86,9 @@ class _Result(msgspec.Struct):
     api_key_id: str | None = None
     workspace_id: str | None = None
     model: str | None = None
-    service_tier: str | None = None
-    context_window: str | None = None
-    inference_geo: str | None = None
+    service_tier: Any = None
+    context_window: Any = None
+    inference_geo: Any = None
 
 
 _RESULT = msgspec.json.Decoder(_Result)
@@ -98,7 +98,7 @@ def _row(raw: bytes) -> Labelled | Rejected:
     found = decode(_RESULT, raw)
     if isinstance(found, Rejected):
         return found
-    created = found.cache_creation or _CacheCreation()
+    created, geo = found.cache_creation or _CacheCreation(), label_text(found.inference_geo)
     numbers = (
         found.uncached_input_tokens,
         found.output_tokens,
@@ -111,9 +111,9 @@ def _row(raw: bytes) -> Labelled | Rejected:
         found.workspace_id or DEFAULT_WORKSPACE,
         found.api_key_id or CONSOLE,
         found.model or "",
-        found.service_tier or "",
-        found.context_window or "",
-        *([found.inference_geo] if found.inference_geo and found.inference_geo not in _ANYWHERE else []),
+        label_text(found.service_tier),
+        label_text(found.context_window),
+        *([geo] if geo and geo not in _ANYWHERE else []),
     )
     return counted(numbers) or Labelled(key, numbers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from pydantic import Field, HttpUrl, SecretStr, model_validator
@@ -13,7 +13,7 @@ from curb.connectors.http import JsonClient, Params
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.pricing.sums import price_sum
 from curb.connectors.tokens.grown import Grown
-from curb.connectors.tokens.usage_reports import Labelled, Report, Reports, counted, daily_costs
+from curb.connectors.tokens.usage_reports import Labelled, Report, Reports, counted, daily_costs, label_text
 from curb.stream.records.spend import UsageRecord
 from curb.stream.time import DAY_S
 
@@ -101,8 +101,8 @@ class _Result(msgspec.Struct):
     api_key_id: str | None = None
     user_id: str | None = None
     model: str | None = None
-    batch: bool | None = None
-    service_tier: str | None = None
+    batch: Any = None
+    service_tier: Any = None
 
 
 _RESULT = msgspec.json.Decoder(_Result)
@@ -132,7 +132,7 @@ def _usage(config: Config, endpoint: Endpoint, prices: PriceBook) -> Report:
             found.output_audio_tokens or 0,
             float(getattr(found, UNITS[endpoint])) if endpoint in UNITS else 0.0,
         )
-        tier = "batch" if found.batch else found.service_tier or ""
+        tier = "batch" if found.batch is True else label_text(found.service_tier)
         labels = (found.project_id, found.api_key_id, found.model, found.user_id, tier)
         return counted(numbers) or Labelled(tuple(label or "" for label in labels), numbers)
 

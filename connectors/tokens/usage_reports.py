@@ -227,6 +227,11 @@ class Reports:
         letters.add(rejected, location=location, content=raw)
 
 
+def label_text(label: object) -> str:
+    """A label that no dollars need, as text of any type, so that rows with an odd one are kept, and kept apart."""
+    return label if isinstance(label, str) else "" if label is None else str(label)
+
+
 def counted(numbers: Sequence[float]) -> Rejected | None:
     """Why these are no counts, or None."""
     if any(not 0 <= number <= 2**53 for number in numbers):

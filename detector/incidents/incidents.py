@@ -438,9 +438,9 @@ class Incidents:
         return []
 
     def _said_again(self, alert: Alert, tier: Tier, best: Finding | None) -> Said:
-        """What a later revision says: the newest words where they raise the tier or are of the same waste or fleet."""
+        """What a later revision says: the newest words where they raise the tier or count dollars, or are of a fleet."""
         waste = None if best is None else _waste(best)
-        newer = waste is not None or (best is not None and best.variant == FLEET)
+        newer = best is not None and (waste is not None or best.variant == FLEET or best.family.counts_in_words)
         if best is not None and (
             (tier != alert.tier and tier == best.tier) or (newer and best.channel == alert.channel)
         ):

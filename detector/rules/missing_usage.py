@@ -53,6 +53,7 @@ MISSING_USAGE = Family(
         "notice",
     ),
     by_worth=False,
+    counts_in_words=True,
 )
 
 

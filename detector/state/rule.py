@@ -73,6 +73,8 @@ class Family:
     #: All that the subject spends while it is found is waste, so nothing of it is expected: its findings count the
     #: dollars (`excess_usd`) and say since when (`since`).
     wastes: bool = False
+    #: Its words hold dollars so far, which no figure of the alert has: a later revision has the newest words.
+    counts_in_words: bool = False
 
     def sure(self, score: float, tier: Tier, known_days: float) -> float:
         """The confidence of an alert, 0 to 1, rising with the score: of ten alerts at 0.9, nine are of interest. 0 says

@@ -97,6 +97,17 @@ def test_what_the_report_of_opus_costs_by_the_shipped_book(changes: dict[str, An
     assert len(row.key) == (6 if changes.get("inference_geo") == "us" else 5)  # known rows keep their key
 
 
+@pytest.mark.parametrize("odd", [{"context_window": 7}, {"service_tier": ["batch"]}, {"inference_geo": {"a": 1}}])
+def test_an_odd_label_costs_only_itself(odd: dict[str, Any]) -> None:
+    raw = {"uncached_input_tokens": 1_000_000, "output_tokens": 100_000, "model": "claude-opus-4-6", **odd}
+    row = _row(json.dumps(raw).encode())
+    assert not isinstance(row, Rejected)
+    plain = _row(json.dumps({**raw, **dict.fromkeys(odd)}).encode())
+    assert not isinstance(plain, Rejected)
+    assert row.key != plain.key  # of two rows with one key, the later would replace the other
+    assert _usage(config(), PRICES).record(Grown(NOW, row.key, 0, row.numbers), "id", NOW).effective_cost == 7.5
+
+
 def test_fields_that_are_null_or_missing_count_nothing() -> None:
     row = _row(b'{"model": "m", "cache_creation": null, "server_tool_use": null}')
     assert not isinstance(row, Rejected)

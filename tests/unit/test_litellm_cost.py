@@ -149,6 +149,7 @@ def test_attempts_that_failed_are_one_failure_from_the_callback_and_from_the_log
         {"total_cost": 1.23},
         {"input_cost": 1.0, "output_cost": 0.2, "tool_usage_cost": 0.03},
         {"cache_read_cost": 0.2, "cache_creation_cost": 0.03, "input_cost": 1.0},
+        {"input_cost": 1.0, "output_cost": 0.23, "total_cost": 0.0},
     ],
 )
 def test_the_breakdown_counts_where_the_cost_is_0(cost: float | None, breakdown: dict[str, float]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
@@ -104,6 +106,31 @@ def test_the_model_is_named() -> None:
         found[0] for _, found in fleet.run(rule, begins + 3600, lambda start: [blind("a", 40, 300)]) if found
     ]
     assert "of its successful requests to m report neither" in first.words
+
+
+@MINUTES
+def test_the_words_of_the_alert_follow_the_estimate(step_s: int) -> None:
+    pipeline = Pipeline(DetectorSettings(bucket_s=step_s))
+    alerts, begins = list[Alert](), 1_750_032_000
+    for at in range(begins, begins + 27 * 3600, step_s):
+        missing = at >= begins + 24 * 3600
+        requests = (40 if missing else 4) * step_s // 60
+        record = UsageRecord(
+            id=str(at),
+            charge_period_start=float(at),
+            received_at=float(at + step_s),
+            effective_cost=0.0 if missing else 0.01 * requests,
+            tags={"team": "a", "project": "p", "api_key": "k", "model": "m"},
+            source="gateway",
+            requests=requests,
+            input_tokens=0 if missing else 1000 * requests,
+        )
+        pipeline.feed([msgspec.json.encode(record)])
+        pipeline.tick(at + step_s + 30.0)
+        alerts += [alert for alert in pipeline.alerts if alert.channel == "missing_usage"]
+    # Three hours of 40 calls a minute at a cent each, less what came before the alert.
+    (so_far,) = re.findall(r"\$([\d.]+) so far \(an estimate\)", alerts[-1].explanation)
+    assert 0.01 * 40 * 60 * 2.4 <= float(so_far) <= 0.01 * 40 * 60 * 3 + 1e-6
 
 
 def test_the_estimate_counts_for_the_cap_of_a_young_key() -> None:

@@ -299,6 +299,8 @@ def test_terms_that_cannot_be_meant_are_refused(settings: dict[str, Any], messag
         ({"input_cost_per_token": "much"}, "input_cost_per_token is no number"),
         ({"input_cost_per_token": 10**400}, "input_cost_per_token is no number"),
         ({"input_cost_per_token": -1e-6}, "must be a finite number"),
+        ({"input_cost_per_token": 2.5}, "input_cost_per_token is 2.5 dollars for one token"),
+        ({"cache_read_input_token_cost_above_200k_tokens": 1e300}, "is 1e+300 dollars for one token"),
         ({"input_cost_per_token": 1e-6, "x_history": [{"input_cost_per_token": 1e-6}]}, "x_history needs a date"),
         ({"input_cost_per_token": 1e-6, "x_history": 7}, "x_history must be a list"),
         ({"tiered_pricing": [{"input_cost_per_token": 1e-6}]}, "tiered_pricing needs a `range`"),
@@ -314,6 +316,13 @@ def test_an_entry_that_cannot_be_read_is_left_out_and_named(entry: Any, fault: s
     assert fault in book.left_out["odd"]
     assert book.find("odd") is None
     assert input_price(book, "m") == 1e-6
+
+
+def test_a_price_that_cannot_be_is_not_the_price_of_unknown_models() -> None:
+    book = PriceBook(
+        {"m": {"input_cost_per_token": 1e-6, "mode": "chat"}, "odd": {"input_cost_per_token": 1e300}}, as_of=""
+    )
+    assert book.fallback_price(input_tokens=1000, output_tokens=0) == pytest.approx(1e-3)
 
 
 def test_search_tools_that_charge_by_the_number_of_results() -> None:

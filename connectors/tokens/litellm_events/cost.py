@@ -105,7 +105,7 @@ def reported_cost(payload: Payload) -> float:
     cost, parts = payload.response_cost, payload.cost_breakdown
     if cost or parts is None or (cost is not None and (payload.cache_hit or payload.status == "failure")):
         return cost or 0.0
-    if parts.total_cost is not None:
+    if parts.total_cost:
         return parts.total_cost
     named = (parts.input_cost, parts.cache_read_cost, parts.cache_creation_cost, parts.output_cost)
     return sum(part or 0.0 for part in (*named, parts.tool_usage_cost, parts.guardrail_cost))
