@@ -8,21 +8,25 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
+import aiohttp
 import msgspec
 
-from curb.connectors.connector import Batch, PushSource
-from curb.connectors.decode import Rejected
+from curb.connectors.connector import Batch, Context, PushSource
+from curb.connectors.decode import Letters, Rejected
+from curb.connectors.gpus import dcgm_text
 from curb.connectors.http import decode_answer
 from curb.connectors.intake.append import record_messages
 from curb.connectors.pricing.book import PriceBook
-from curb.connectors.tokens import anthropic, litellm, openai
+from curb.connectors.tokens import anthropic, litellm, openai, otel_genai
 from curb.connectors.tokens.jsonl_files import JsonlFiles
 from curb.connectors.tokens.usage_jsonl import Config, JsonlPush, line_format
 from curb.connectors.tokens.usage_reports import _PAGE, Report
@@ -35,11 +39,12 @@ from curb.stream.clock import ManualClock
 from curb.stream.errors import TransientError
 from curb.stream.log.codec import encode
 from curb.stream.log.protocol import Message
-from curb.stream.log.topics import COMMANDS, COSTS, GPU, SPEND, USAGE
+from curb.stream.log.topics import COMMANDS, COSTS, DEAD_LETTER, GPU, SPEND, USAGE
 from curb.stream.records import spend as records
 from curb.stream.records.knowledge import read_commands
 from tests.fakes import litellm_usage
 from tests.fakes.memory_log import MemoryLog
+from tests.fakes.otel_genai import JSON, attributes, metrics, span, traces
 from tests.fakes.spend import T0
 
 NOW = T0 + 60.0
@@ -121,23 +126,25 @@ _PRICES = PriceBook.load()
 _DETECTOR = DetectorSettings()
 _ONE_SCOPE = DetectorSettings(scopes=_DETECTOR.scopes[:1], bucket_s=300)
 
-#: Tries the odd lines made of good ones; raises when a neighbour is lost or anything else is raised.
-Trial = Callable[[random.Random], None]
+#: Tries the odd lines made of good ones, and gives the dead letters; raises when a neighbour is lost or anything else
+#: is raised.
+Trial = Callable[[random.Random], Iterable[Message | Rejected]]
 
 
-def _both_survive(batch: Batch) -> None:
-    """The first and the last event are records at the end of the door."""
-    kept = validate(batch, source="s", at=NOW).records
-    record_messages(kept, source="s", log=MemoryLog())
-    assert {"before", "after"} <= {record.id.rpartition("/")[2] for record in kept}, "a neighbour was lost"
+def _both_survive(batch: Batch) -> Sequence[Message]:
+    """The first and the last event are records at the end of the door. Returns the dead letters."""
+    batch = validate(batch, source="s", at=NOW)
+    record_messages(batch.records, source="s", log=MemoryLog())
+    assert {"before", "after"} <= {record.id.rpartition("/")[2] for record in batch.records}, "a neighbour was lost"
+    return batch.dead
 
 
 def _push(source: PushSource, good: dict[str, Any], form: str = "%s\n%s\n%s") -> Trial:
     before, after = (_text({**good, "id": name}).encode() for name in ("before", "after"))
 
-    def trial(rng: random.Random) -> None:
+    def trial(rng: random.Random) -> Sequence[Message]:
         body = form.encode() % (before, odd_line(rng, good, cut="\n" in form), after)
-        _both_survive(source.parse(body, location="POST", at=NOW))
+        return _both_survive(source.parse(body, location="POST", at=NOW))
 
     return trial
 
@@ -145,49 +152,96 @@ def _push(source: PushSource, good: dict[str, Any], form: str = "%s\n%s\n%s") ->
 def _file(directory: Path) -> Trial:
     form = line_format(Config.model_validate({"kind": "usage_jsonl", "name": "s", "path": directory}), _PRICES)
 
-    def trial(rng: random.Random) -> None:
+    def trial(rng: random.Random) -> Sequence[Message]:
         path = directory / "u.jsonl"
         lines = [encode({**_USAGE, "id": "before"}), odd_line(rng, _USAGE), encode({**_USAGE, "id": "after"}), b""]
         path.write_bytes(b"\n".join(lines))
         batch = JsonlFiles(path, "s", form, ManualClock(NOW))._read(None)
-        _both_survive(batch)
         assert all(f"{path}:2".encode() in letter.value for letter in batch.dead)
+        return _both_survive(batch)
 
     return trial
 
 
 def _page(report: Report, good: dict[str, Any], bucket: dict[str, Any]) -> Trial:
-    def trial(rng: random.Random) -> None:
+    def trial(rng: random.Random) -> Sequence[Rejected]:
         row, page = _text(good), json.dumps({"data": [{**bucket, "results": [1]}]})
         odd = odd_line(rng, good, cut=False).decode()
         body = page.replace("[1]", f"[{row},{odd},{row}]").encode()
         try:
             found = decode_answer(_PAGE, body, "GET")
         except TransientError:
-            return  # nested so deeply that no reader takes the page
+            return [Rejected("not_json", "nested so deeply that no reader takes the page")]
         labelled = [report.row(bytes(raw)) for raw in found.data[0].results]
         assert not isinstance(labelled[0], Rejected)
         assert not isinstance(labelled[-1], Rejected)
+        return [each for each in labelled if isinstance(each, Rejected)]
 
     return trial
+
+
+_POINT = {
+    "attributes": attributes({"model": "WHICH", "user.id": "u"}),
+    "startTimeUnixNano": str(int(T0 * 1e9)),
+    "timeUnixNano": str(int((T0 + 10) * 1e9)),
+    "asDouble": 1.5,
+}
+
+
+def _claude_code(points: list[Any]) -> dict[str, Any]:
+    data = {"dataPoints": points, "aggregationTemporality": 1, "isMonotonic": True}
+    return metrics([{"name": "claude_code.cost.usage", "sum": data}])
 
 
 def _gateway() -> litellm.LiteLLM:
     return litellm.LiteLLM(litellm.Config.model_validate({"kind": "litellm", "name": "s", "token": "x" * 8}), _PRICES)
 
 
-def _rows(rng: random.Random) -> None:
+def _rows(rng: random.Random) -> Sequence[Message | Rejected]:
     source = _gateway()
     row = {"request_id": "r", "startTime": "2025-06-16T00:00:10Z", "spend": 1.0, "metadata": {}, "request_tags": "[]"}
     found = source.row_records(odd_line(rng, row), NOW)
-    if not isinstance(found, Rejected):
-        validate(Batch(found, ""), source="s", at=NOW)
+    return [found] if isinstance(found, Rejected) else validate(Batch(found, ""), source="s", at=NOW).dead
+
+
+def _otlp(path: str, body: Callable[[list[Any]], dict[str, Any]], good: dict[str, Any], ids: tuple[str, str]) -> Trial:
+    """Three elements of an export in JSON; `ids` are the names of what tells the first from the last."""
+    entry = {"kind": "otel_genai", "name": "s", "token": "x" * 8}
+    before, after = (json.loads(json.dumps(good).replace("WHICH", which)) for which in ids)
+
+    def trial(rng: random.Random) -> Sequence[Message]:
+        context = Context(ManualClock(NOW), cast(aiohttp.ClientSession, None), _PRICES)
+        door = otel_genai.Config.model_validate(entry).build(context).source.door(path, JSON)
+        assert door is not None
+        middle = json.loads(json.dumps(good).replace("WHICH", ids[0][:-1] + "9"))
+        export = json.dumps(body([before, "MARK", after])).replace('"MARK"', odd_line(rng, middle, cut=False).decode())
+        batch = validate(
+            door.parse(export.encode("utf-8", "surrogatepass"), location="POST", at=NOW), source="s", at=NOW
+        )
+        told = " ".join(record.id + record.tags.get("model", "") for record in batch.records)
+        assert all(which in told for which in ids), "a neighbour was lost"
+        return batch.dead
+
+    return trial
+
+
+def _scrape(rng: random.Random) -> Sequence[Message]:
+    """Lines of a GPU exporter, of which one is cut, changed or has another value."""
+    good = 'DCGM_FI_DEV_GPU_UTIL{gpu="%d",UUID="GPU-%d",Hostname="h"} %s'
+    odd = bytearray((good % (1, 1, rng.choice(VALUES))).encode())
+    for _ in range(rng.randrange(3)):
+        at = rng.randrange(len(odd))
+        odd[at : rng.choice([at, at + 1, len(odd)])] = rng.randbytes(rng.randrange(4)).replace(b"\n", b"")
+    lines, letters = [(good % (0, 0, 7)).encode(), bytes(odd), (good % (2, 2, 7)).encode(), b""], Letters("s", NOW)
+    samples = dcgm_text.parse(b"\n".join(lines), letters=letters, location="GET", at=NOW)
+    assert {"0", "2"} <= {sample.labels.get("gpu") for sample in samples}, "a neighbour was lost"
+    return letters.messages()
 
 
 def _raw(topic: str, record: records.SpendRecord) -> Trial:
     good = _json(record)
 
-    def trial(rng: random.Random) -> None:
+    def trial(rng: random.Random) -> Sequence[Message]:
         rollup = Rollup(_DETECTOR, topic, 1, "i")
         lines = [encode({**good, "id": "before"}), odd_line(rng, good), encode({**good, "id": "after"})]
         outputs = [*rollup.process(Message(topic, b"\n".join(lines), partition=0, offset=1)), *rollup.flush(T0 + 300.0)]
@@ -195,30 +249,32 @@ def _raw(topic: str, record: records.SpendRecord) -> Trial:
         sums = [line for each in outputs if each.topic == SPEND for line in each.value.splitlines()]
         events = [msgspec.json.decode(line).get("events", 0) for line in sums]
         assert topic == COSTS or max(events, default=0) >= 2, "a neighbour was lost"
+        return [each for each in outputs if each.topic == DEAD_LETTER]
 
     return trial
 
 
-def _spend(rng: random.Random) -> None:
+def _spend(rng: random.Random) -> Sequence[Message]:
     # Of another series than the odd line, which may be a credit.
     own = {**_TAGS, "api_key": "neighbour"}
-    shard, good = Shard(_ONE_SCOPE), {**_json(_SPEND[0]), "tags": own}
+    shard, good, outputs = Shard(_ONE_SCOPE), {**_json(_SPEND[0]), "tags": own}, list[Message]()
     for number in range(5):
         part, tick = {**good, "bucket_start": T0 + 300 * number}, {**_json(_SPEND[1]), "at": T0 + 300.0 * number + 400}
         lines = [encode(part), odd_line(rng, _json(rng.choice(_SPEND))), encode(part), encode(tick)]
-        shard.process(Message(SPEND, b"\n".join(lines), key=b"curb.usage/0", partition=0, offset=number))
+        outputs += shard.process(Message(SPEND, b"\n".join(lines), key=b"curb.usage/0", partition=0, offset=number))
     Shard(_ONE_SCOPE).restore(shard.snapshot())
     total = sum(usd for tags, usd in shard.totals("key") if tags == own)
     assert total == 10, "a neighbour was lost"
+    return [each for each in outputs if each.topic == DEAD_LETTER]
 
 
-def _commands(rng: random.Random) -> None:
+def _commands(rng: random.Random) -> Sequence[Message]:
     command = records.Command(id="c", kind="halt", at=T0 + 0.0, by="x", args={"reason": "r"})
     value = b"\n".join([odd_line(rng, _json(rng.choice([command, *_SPEND[3:]]))), encode(command)])
     relay = CommandRelay(_DETECTOR, 1, "c")
-    relay.process(Message(COMMANDS, value, partition=0, offset=1))
-    relay.flush(T0 + 100.0)
+    outputs = [*relay.process(Message(COMMANDS, value, partition=0, offset=1)), *relay.flush(T0 + 100.0)]
     assert command in read_commands(value, lambda *_: None), "a neighbour was lost"
+    return [each for each in outputs if each.topic == DEAD_LETTER]
 
 
 def decoders(directory: Path) -> dict[str, Trial]:
@@ -241,6 +297,11 @@ def decoders(directory: Path) -> dict[str, Trial]:
         "litellm rows": _rows,
         "openai page": _page(openai._usage(admin, "completions", _PRICES), _OPENAI, {"start_time": T0}),
         "anthropic page": _page(anthropic._usage(other, _PRICES), _ANTHROPIC, {"starting_at": "2025-06-16T00:00:00Z"}),
+        "otlp spans": _otlp(
+            "v1/traces", traces, span(0, T0 + 10.0, spanId="WHICH"), ("00000000000000a1", "00000000000000a2")
+        ),
+        "otlp metrics": _otlp("v1/metrics", _claude_code, _POINT, ("model-1", "model-2")),
+        "gpu exporter": _scrape,
         "usage topic": _raw(USAGE, records.UsageRecord(**common, cost_source="fallback", request_model="m")),
         "gpu topic": _raw(GPU, records.GpuRecord(**common, gpu_utilization=4.0, memory_used=4.0)),
         "costs topic": _raw(COSTS, records.CostRecord(**common, delta="late")),
@@ -260,16 +321,21 @@ def main() -> None:
     with TemporaryDirectory() as directory:
         trials = decoders(Path(directory))
         for name, trial in trials.items():
-            tried, failed = args.inputs // len(trials), 0
+            tried, failed, reasons = math.ceil(args.inputs / len(trials)), 0, Counter[str]()
             for number in range(tried):
                 seed = args.seed * 10_000_000 + number
                 try:
-                    trial(random.Random(seed))
+                    reasons.update(map(_reason, trial(random.Random(seed))))
                 except Exception as error:  # noqa: BLE001 - all are counted and named
                     failed += 1
                     if failed <= 3:
                         print(f"{name}: seed {seed}: {type(error).__name__}: {str(error)[:200]}", flush=True)
-            print(f"{name}: {tried:,} inputs, {failed} faults", flush=True)
+            letters = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+            print(f"{name}: {tried:,} inputs, {failed} faults; dead letters: {letters or 'none'}", flush=True)
+
+
+def _reason(letter: Message | Rejected) -> str:
+    return letter.reason if isinstance(letter, Rejected) else str(json.loads(letter.value)["reason"])
 
 
 if __name__ == "__main__":
