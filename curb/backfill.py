@@ -30,6 +30,7 @@ from curb.connectors.tokens.usage_jsonl import Config as UsageJsonl
 from curb.connectors.tokens.usage_jsonl import line_format
 from curb.connectors.validate import validate
 from curb.feed import settle, until
+from curb.row_grid import RowGrid
 from curb.stream.clock import Clock, WallClock
 from curb.stream.errors import PermanentError
 from curb.stream.log.codec import decode_lines
@@ -285,7 +286,7 @@ async def _append(
 
 async def _learn(config: CurbConfig, log: Log, clock: Clock, progress: Progress) -> None:
     """Sum and judge the past here, as the daemon would."""
-    bar = progress.add_task("learning", total=None)
+    bar, config = progress.add_task("learning", total=None), RowGrid(config).config
     rollup, detector = wiring.make_rollup(config, log, clock), wiring.make_detector(config, log, clock)
     stop = asyncio.Event()
     tasks = [asyncio.create_task(part.run(stop)) for part in (rollup, detector)]

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, cast
 
 import aiohttp
 
@@ -15,6 +15,7 @@ from curb import wiring
 from curb.config.file import CurbConfig, EmbeddedSettings
 from curb.detector.reconcile.reconciler import Reconciler
 from curb.detector.shard import Shard
+from curb.row_grid import RowGrid
 from curb.serve import slack_people
 from curb.serve.api import make_app
 from curb.serve.connections import Patience
@@ -23,8 +24,8 @@ from curb.stream.clock import Clock, WallClock
 from curb.stream.errors import TransientError
 from curb.stream.log.codec import encode
 from curb.stream.log.embedded import EmbeddedLog
-from curb.stream.log.protocol import Log, Message
-from curb.stream.log.topics import ALERTS
+from curb.stream.log.protocol import Log, Message, TopicPartition
+from curb.stream.log.topics import ALERTS, SPEND
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import Alert
 from curb.views.alerts_and_actions import LogView
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 #: How long draining may take before what is left is cancelled; positions are safe either way.
 _DRAIN_S = 20.0
 _PRUNE_EVERY_S = 3600.0
+#: How often the rows that came are looked at. By hand: the shortest period of rows is a minute.
+_LOOK_EVERY_S = 1.0
 #: Seconds until clean-up is tried again after a fault. By hand: a backup takes minutes.
 _PRUNE_AGAIN_S = 60.0
 _USER_AGENT = "curb"
@@ -59,7 +62,7 @@ class Daemon:
         self.log: Log = wiring.make_log(config, self.clock)
         self._stop = asyncio.Event()
         self._stop_sources = asyncio.Event()
-        self._stop_rooms = asyncio.Event()
+        self._stop_rooms, self._stop_judges = asyncio.Event(), asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.http: aiohttp.ClientSession | None = None
         detector = config.detector
@@ -76,8 +79,8 @@ class Daemon:
         self.http = aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": _USER_AGENT})
         self.connectors = wiring.make_connectors(self.config, self.log, self.clock, self.http)
         await self.connectors.attribution.open(self.log)
-        self.rollup = wiring.make_rollup(self.config, self.log, self.clock)
-        self.detector = wiring.make_detector(self.config, self.log, self.clock)
+        self._rows = RowGrid(self.config)
+        self._make_judges()
         # Without pairs its old position must not keep messages from being deleted.
         self.reconciler = (
             wiring.make_reconciler(self.config, self.log, self.clock) if self.config.reconcile.pairs else None
@@ -101,8 +104,7 @@ class Daemon:
         """Run every part until `stop` is called or one of them fails, then drain."""
         for runner in self.connectors.runners:
             self._start(f"connector {runner.name}", runner.run(self._stop_sources))
-        self._start("rollup", self.rollup.run(self._stop_rooms))
-        self._start("detector", self.detector.run(self._stop_rooms))
+        self._start("rollup and detector", self._judge())
         self._start("unit costs", self.units.follow(self.log, f"curb-units-{self.config.instance}", self._stop_rooms))
         if self.reconciler is not None:
             self._start("reconciler", self.reconciler.run(self._stop_rooms))
@@ -121,6 +123,57 @@ class Daemon:
         stopped.cancel()
         await self.drain()
 
+    def _make_judges(self) -> None:
+        config = self._rows.config
+        self.rollup = wiring.make_rollup(config, self.log, self.clock)
+        self.detector = wiring.make_detector(config, self.log, self.clock)
+
+    async def _judge(self) -> None:
+        """Run rollup and detector; they are made again, with all that is on the log, where other buckets fit."""
+        again = True
+        while again:
+            parts = [asyncio.create_task(each.run(self._stop_judges)) for each in (self.rollup, self.detector)]
+            looking = asyncio.create_task(self._look_at_rows())
+            try:
+                await asyncio.wait([*parts, looking], return_when=asyncio.FIRST_COMPLETED)
+                again = looking.done() and not looking.cancelled() and looking.result()
+                self._stop_judges.set()
+                await asyncio.wait(parts)
+                for part in parts:
+                    part.result()
+            finally:
+                for task in (*parts, looking):
+                    task.cancel()
+            if again and not self._stop_rooms.is_set():
+                self._stop_judges.clear()
+                self._make_judges()
+            else:
+                return
+
+    async def _look_at_rows(self) -> bool:
+        """True as soon as other buckets fit the rows; False at the end."""
+        while not self._stop_judges.is_set():
+            if self._rows.look(self.rollup.states.values()):
+                if await self._log_is_whole():
+                    self._rows.take()
+                    return True
+                logger.warning("other buckets would fit the rows, but the log has lost what was learned in these")
+                await self._stop_judges.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop_judges.wait(), _LOOK_EVERY_S)
+        return False
+
+    async def _log_is_whole(self) -> bool:
+        """Whether the log still holds its first sums."""
+        for number in range(self.log.partitions(SPEND)):
+            messages = self.log.scan(SPEND, {TopicPartition(SPEND, number): 0})
+            async with contextlib.aclosing(cast("AsyncGenerator[Message, None]", messages)):
+                async for message in messages:
+                    if message.offset > 0:
+                        return False
+                    break
+        return True
+
     def stop(self) -> None:
         """Ask `run` to drain and return; safe to call more than once and from a signal handler."""
         self._stop.set()
@@ -134,6 +187,7 @@ class Daemon:
         self._stop_sources.set()
         await self._finish([name for name in self._tasks if name.startswith("connector ")])
         self._stop_rooms.set()
+        self._stop_judges.set()
         await self._finish(list(self._tasks))
 
     async def close(self) -> None:

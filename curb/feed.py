@@ -21,8 +21,8 @@ from curb.connectors.intake.runner import PullRunner
 from curb.connectors.tokens.usage_jsonl import Config as UsageJsonl
 from curb.connectors.tokens.usage_jsonl import JsonlFiles, line_format
 from curb.detector.rollup.rollup import Rollup
-from curb.evaluate.backtest import on_time
-from curb.evaluate.grid import grid
+from curb.evaluate.backtest import PROBE, on_time
+from curb.evaluate.grid import Grid, grid
 from curb.stream.clock import EventClock, WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.log.protocol import Log
@@ -44,16 +44,22 @@ class _Feed:
         self._inner, self._clock = inner, clock
         self._received = 0.0
         self.records = 0
-        #: The wall clock when the replay began, and the step of the recording in seconds, as its first events have it.
-        self._began, self._step_s = WallClock().now(), 0
+        self._began = WallClock().now()
+        #: The grid of the recording, as its first events have it.
+        self.grid = Grid(0)
+        self._first: Batch | None = None
         self.done = asyncio.Event()
+
+    async def look(self) -> None:
+        """Look at the first events."""
+        self._first = await self._inner.read(None)
+        self.grid = grid(self._first.records[:PROBE])
 
     async def read(self, cursor: str | None) -> Batch:
         # Being asked again means that the batch before was appended.
         self._clock.observe(self._received)
-        batch = await self._inner.read(cursor)
-        self._step_s = self._step_s or (grid(batch.records).step_s if batch.records else 0)
-        batch = batch._replace(records=on_time(batch.records, self._began, self._step_s))
+        batch = await self._inner.read(cursor) if self._first is None or cursor is not None else self._first
+        batch = batch._replace(records=on_time(batch.records, self._began, self.grid.step_s))
         self.records += len(batch.records) + len(batch.plans)
         received = [*(record.received_at for record in batch.records), *(plan.at for plan in batch.plans)]
         self._received = max([self._received, *received])
@@ -74,6 +80,9 @@ async def feed(config: CurbConfig, source: Path, form: str, console: Console, *,
     timeout = aiohttp.ClientTimeout(total=30)
     async with wiring.open_log(config, clock) as log, aiohttp.ClientSession(timeout=timeout) as http:
         passing = _make_feed(config, source, form, clock)
+        await passing.look()
+        if config.detector.fit_buckets:
+            config = config.model_copy(update={"detector": passing.grid.settings(config.detector)})
         notifying = wiring.make_replay_notifiers(config, log, clock, http, notify=notify)
         await _replay(config, log, clock, passing, notifying, console)
         return passing.records

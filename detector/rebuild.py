@@ -46,7 +46,7 @@ class PastSums:
     """
 
     def __init__(self, settings: DetectorSettings) -> None:
-        self._bucket_s, self._grace_s = settings.bucket_s, settings.grace_s
+        self._bucket_s, self._phase_s, self._grace_s = settings.bucket_s, settings.phase_s, settings.grace_s
         self._registry = SeriesRegistry(settings.scopes, settings.time_zone)
         self._can_hold = self._registry.can_hold
         #: The first tick of each input, and its latest so far.
@@ -65,7 +65,7 @@ class PastSums:
     def note(self, message: Message) -> None:
         """Gather from a message; messages come in order."""
         source = message.key.decode(errors="replace")
-        for part in read(message, 0.0, self._can_hold, self._bucket_s):
+        for part in read(message, 0.0, self._can_hold, self._bucket_s, self._phase_s):
             if isinstance(part, SpendTick) and part.at:
                 self._began.setdefault(part.source, part.at)
                 self.advance(part)
@@ -82,7 +82,8 @@ class PastSums:
         self._time = dict(self._began)
         if not self._runs:
             return
-        start = np.concatenate([run.bucket for run, _ in self._runs]).astype(np.float64)
+        # Times of rows, and what waits, are those before the phase.
+        start = np.concatenate([run.bucket for run, _ in self._runs]).astype(np.float64) - self._phase_s
         covers = np.concatenate([covers for _, covers in self._runs]).astype(np.float64)
         series = np.concatenate([run.index for run, _ in self._runs])
         values = np.concatenate([run.values for run, _ in self._runs], axis=1)[_ORDER]
@@ -104,6 +105,8 @@ class PastSums:
         """Until when the past is far from the first tick, epoch seconds; None where none or little of it is."""
         if not len(self) or not self._began or _FAR_BUCKET_S % self._bucket_s or self._bucket_s == _FAR_BUCKET_S:
             return None
+        if self._phase_s:
+            return None
         until = (min(self._began.values()) - _NEAR_DAYS * DAY_S) // _FAR_BUCKET_S * _FAR_BUCKET_S
         return int(until) if until - float(self._rows.start[0]) >= _WORTH_DAYS * DAY_S else None
 
@@ -115,8 +118,8 @@ class PastSums:
     def first(self) -> int | None:
         """Start of the next bucket that has some, epoch seconds."""
         if len(self._waiting):
-            return self._until
-        return int(self._rows.start[self._next]) if self._next < len(self._rows.start) else None
+            return self._until + self._phase_s
+        return int(self._rows.start[self._next]) + self._phase_s if self._next < len(self._rows.start) else None
 
     def without(self, parts: list[PartialSum], source: str) -> list[PartialSum]:
         """The parts that are not of the past."""
@@ -126,6 +129,7 @@ class PastSums:
 
     def take(self, until: int, numbers: Numbers) -> PartialRun | None:
         """The sums of the buckets that start before `until` and were not taken yet."""
+        until -= self._phase_s
         last = int(np.searchsorted(self._rows.start, until, side="left"))
         if last > self._next:
             chosen = slice(self._next, last)
@@ -138,7 +142,8 @@ class PastSums:
         cut = self._waiting.take(until)
         if cut is None:
             return None
-        return PartialRun(self._numbered(cut.series[:, 0], cut.bucket, numbers), cut.bucket, cut.values[_BACK])
+        bucket = cut.bucket + self._phase_s
+        return PartialRun(self._numbered(cut.series[:, 0], bucket, numbers), bucket, cut.values[_BACK])
 
     def _numbered(self, series: Ints, bucket: Ints, numbers: Numbers) -> Ints:
         """The shard's numbers of the series; those that it does not know yet are new at their bucket."""
@@ -159,7 +164,7 @@ class PastSums:
 
     def _edge(self, at: float) -> float:
         """Start of the first bucket that is not closed at `at`."""
-        return (at - self._grace_s) // self._bucket_s * self._bucket_s
+        return (at - self._phase_s - self._grace_s) // self._bucket_s * self._bucket_s + self._phase_s
 
     def _gather(self, parts: Sequence[PartialSum], source: str) -> None:
         past = [part for part in parts if self._is_past(part, source)]

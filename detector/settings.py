@@ -89,6 +89,17 @@ class DetectorSettings(Settings):
     bucket_s: int = Field(
         default=60, ge=1, description="Seconds summed before scoring, at least 10; must divide an hour."
     )
+    phase_s: int = Field(
+        default=0,
+        ge=0,
+        description="Seconds after each multiple of `bucket_s` at which buckets begin, as where rows about hours begin "
+        "at 24 minutes past; less than `bucket_s`.",
+    )
+    fit_buckets: bool = Field(
+        default=True,
+        description="Whether buckets are as long as rows, and begin where they do, where all rows are about longer "
+        "periods than `bucket_s`. Only on the embedded log.",
+    )
     grace_s: float = Field(
         default=30, ge=0, description="Seconds after its end that a bucket waits for late records before it is scored."
     )
@@ -161,6 +172,8 @@ class DetectorSettings(Settings):
 
     @model_validator(mode="after")
     def _names_fit(self) -> DetectorSettings:
+        if self.phase_s >= self.bucket_s:
+            raise ValueError(f"phase_s must be less than bucket_s ({self.bucket_s}), not {self.phase_s}")
         for what, names in (
             ("scope", [s.name for s in self.scopes]),
             ("budget", [b.name for b in self.budgets]),

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from curb.detector.budgets.status import BudgetRest
 from curb.detector.budgets.tracker import BudgetDump, Budgets
@@ -26,7 +25,7 @@ from curb.detector.state.arrivals import Arrival, Arrivals, Past, SavedArrival
 from curb.detector.state.bucket import Scores
 from curb.detector.state.buckets import OpenBuckets
 from curb.detector.state.carry_on import carry_on
-from curb.detector.state.columns import Packed, pack, unpack
+from curb.detector.state.columns import Floats, Packed, pack, unpack
 from curb.detector.state.homes import Homes, HomesDump
 from curb.detector.state.reader import Numbers, PartialRun, PartialSum, columns, read, ticks_at_end
 from curb.detector.state.registry import SeriesMoney, SeriesRegistry, SeriesStatus
@@ -141,7 +140,8 @@ class Shard:
             self._budgets.billed_until(source, tick.at)
 
     def _steps(self, message: Message, source: str) -> Iterator[Sequence[Message]]:
-        for part in read(message, float(self._closed_until or 0), self._registry.can_hold, self._settings.bucket_s):
+        closed, can_hold, settings = self._closed_until or 0, self._registry.can_hold, self._settings
+        for part in read(message, float(closed), can_hold, settings.bucket_s, settings.phase_s):
             if isinstance(part, Message):
                 yield [part]
                 continue
@@ -261,7 +261,8 @@ class Shard:
     @property
     def snapshot_form(self) -> str:
         """Raise the number when a snapshot of the version before must not be read, though it could be."""
-        return f"1 bucket_s={self._settings.bucket_s} time_zone={self._settings.time_zone}"
+        phase = f"+{self._settings.phase_s}" if self._settings.phase_s else ""
+        return f"1 bucket_s={self._settings.bucket_s}{phase} time_zone={self._settings.time_zone}"
 
     def continue_alerts(self, sent: Sequence[Message]) -> Sequence[Message]:
         """Go on with alerts that were sent before this state was made again from the log."""
@@ -305,7 +306,7 @@ class Shard:
             for start, cost in buckets.costs():
                 self._budgets.wait(self._as_parts(start, cost), start)
 
-    def _as_parts(self, start: int, cost: NDArray[np.float64]) -> list[PartialSum]:
+    def _as_parts(self, start: int, cost: Floats) -> list[PartialSum]:
         numbers = np.flatnonzero(cost[: len(self._registry)]).tolist()
         of = self._budgets.charges.of
         return [PartialSum(*self._registry.key(i), start, float(cost[i]), charges=of(start, i)) for i in numbers]
@@ -398,7 +399,7 @@ class Shard:
         charged, total, today = (self._registry[each].copy() for each in ("charged_usd", "total_usd", "today_usd"))
         return SeriesMoney(self._registry.scopes, self._registry.tags, charged, total, *self._burn(), today)
 
-    def _burn(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _burn(self) -> tuple[Floats, Floats]:
         """$/h of every series, and what is expected; both 0 until it is scored."""
         n, scores = len(self._registry), self._scores
         rate, expected = np.zeros(n), np.zeros(n)
@@ -547,7 +548,8 @@ class Shard:
         return end + self._settings.grace_s
 
     def _align(self, time: float) -> int:
-        return int(time // self._settings.bucket_s) * self._settings.bucket_s
+        bucket_s, phase_s = self._settings.bucket_s, self._settings.phase_s
+        return int((time - phase_s) // bucket_s) * bucket_s + phase_s
 
     def _skip(self, start: int, due: int) -> list[Alert]:
         """Pass over a long silence, up to the next bucket with events or `due`."""

@@ -71,7 +71,12 @@ def backtest(
         Path | None, typer.Option("--config", "-c", help="Settings to test; default: the shipped ones.")
     ] = None,
     bucket_s: Annotated[
-        int, typer.Option("--bucket-s", min=0, help="Bucket length in seconds; 0 takes the step of the stream.")
+        int,
+        typer.Option(
+            "--bucket-s",
+            min=0,
+            help="Seconds of a bucket; 0: the step of the stream, `detector.bucket_s` at least.",
+        ),
     ] = 0,
 ) -> None:
     """Replay a recorded stream in memory, in arrival order, and write every alert Curb would have raised."""

@@ -21,13 +21,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from curb.connectors.tokens.usage_jsonl import parse_event_stream
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
-from curb.evaluate.grid import Event, Grid, grid, moved, moved_alert
+from curb.evaluate.grid import Grid, grid
 from curb.evaluate.score import fired, has_labels, read_labels, score, score_lines
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.topics import COMMANDS, GPU, USAGE
 from curb.stream.records.spend import TIER_RANK, Alert, GpuRecord, PlannedActivity, SpendRecord, Tier, UsageRecord
 from curb.stream.time import iso
+
+Event = SpendRecord | PlannedActivity
 
 #: Events looked at to find the grid of a stream.
 PROBE = 5000
@@ -42,8 +44,6 @@ class Backtest:
     unreadable: int = 0
     seconds: float = 0.0
     bucket_s: int = 60
-    #: The stream's clock is so many seconds ahead of the pipeline's, see `curb.evaluate.grid`.
-    phase_s: int = 0
     #: When the last of what happened was over, epoch seconds; records may have come later.
     end: float = 0.0
     #: As it stands at the end of the stream.
@@ -61,7 +61,7 @@ class Backtest:
         """Take in what came out of a pipeline since the last look."""
         self.unreadable += len(pipeline.dead_letters)
         for alert in pipeline.alerts:
-            self.follow(moved_alert(alert, self.phase_s, pipeline.shard.settings))
+            self.follow(alert)
 
 
 @dataclass
@@ -141,19 +141,17 @@ def replay(
     bucket_s: int = 0,
     progress: Any = None,
     *,
-    own_days: bool = False,
     change: Callable[[Iterator[Event]], Iterator[Event]] | None = None,
 ) -> Backtest:
-    """Run the stream at `path` through a fresh pipeline. `bucket_s` 0 means: the step of the stream.
+    """Run the stream at `path` through a fresh pipeline. `bucket_s` 0 means: the step of the stream, or that of the
+    settings if it is longer.
 
-    `progress` is called with the bytes read, and what it raises ends the run. `change` may add or drop events. With
-    `own_days` the buckets are those of the clock, so that days of budgets begin at midnight whatever the rows' grid.
+    `progress` is called with the bytes read, and what it raises ends the run. `change` may add or drop events.
     """
     file = events_file(path)
     found = grid_in(file)
-    bucket_s = bucket_s or found.step_s
     settings = found.settings(settings, bucket_s)
-    result = Backtest(bucket_s=bucket_s, phase_s=0 if own_days else found.phase(bucket_s))
+    result = Backtest(bucket_s=settings.bucket_s)
     pipeline = Pipeline(settings)
     started = time.perf_counter()
     with file.open("rb") as raw:
@@ -217,13 +215,13 @@ def feed(
     bucket_s, grace_s = settings.bucket_s, settings.grace_s
     batch: list[Event] = []
     close_at = -math.inf
-    for event in (moved(each, -result.phase_s) for each in events):
+    for event in events:
         if _arrival(event) >= close_at:
             # Everything received before the next bucket may close goes in first, then time moves on.
             _flush(pipeline, batch, result)
             if close_at > -math.inf:
                 pipeline.tick(close_at)
-            close_at = _next_close(_arrival(event), bucket_s, grace_s)
+            close_at = _next_close(_arrival(event), settings)
             if close_at - bucket_s > -math.inf:
                 pipeline.tick(close_at - bucket_s)
             result.collect(pipeline)
@@ -233,19 +231,20 @@ def feed(
     if close_at > -math.inf:
         close_at += bucket_s
         pipeline.tick(close_at)
-        while close_at < result.end - result.phase_s + grace_s:
+        while close_at < result.end + grace_s:
             close_at += bucket_s
             pipeline.tick(close_at)
         while (until := pipeline.scored_until) > 0:  # records of a source that is late wait for their turn
             # Time must go on: with a grace longer than a bucket the next close may be past already.
-            close_at = max(close_at + bucket_s, _next_close(until, bucket_s, grace_s))
+            close_at = max(close_at + bucket_s, _next_close(until, settings))
             pipeline.tick(close_at)
     result.collect(pipeline)
 
 
-def _next_close(at: float, bucket_s: int, grace_s: float) -> float:
+def _next_close(at: float, settings: DetectorSettings) -> float:
     """The first moment after `at` at which a bucket closes: its end plus the grace."""
-    return (math.floor((at - grace_s) / bucket_s) + 1) * bucket_s + grace_s
+    bucket_s, after_s = settings.bucket_s, settings.grace_s + settings.phase_s
+    return (math.floor((at - after_s) / bucket_s) + 1) * bucket_s + after_s
 
 
 def _flush(pipeline: Pipeline, batch: list[Event], result: Backtest) -> None:
@@ -254,7 +253,7 @@ def _flush(pipeline: Pipeline, batch: list[Event], result: Backtest) -> None:
         if part:
             pipeline.feed(encode_lines(part), topic)
     started = (event.charge_period_start for event in batch if not isinstance(event, PlannedActivity))
-    result.end = max(result.end, max(started, default=0.0) + result.bucket_s + result.phase_s)
+    result.end = max(result.end, max(started, default=0.0) + result.bucket_s)
     result.events += len(batch)
     batch.clear()
 

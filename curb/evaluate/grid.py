@@ -1,9 +1,9 @@
-"""Lays a recorded stream on the grid of a back-test's buckets, and its alerts back on the clock of the stream.
+"""Lays the buckets of a detector on the rows that it gets.
 
-Buckets begin at whole multiples of their length. Rows about hours that begin at 24 minutes past would be cut between
-two of them and judged an hour later than they were known. A back-test has one grid, so it moves time by the 24 minutes
-instead: what its rows cover are whole buckets again. For the same reason it waits for rows that always come late by
-less than an hour or their length, rather than for the buckets after.
+Buckets of a minute cut rows about hours into sixty pieces that are judged in the hour after, when they are known; rows
+that begin at 24 minutes past an hour would be cut between two buckets of an hour. So where all rows are about periods,
+the buckets are these periods, and they are waited for as long as the rows usually come late, if that is less than an
+hour or their length. A back-test and a replay look at the first rows of the recording, a daemon at the latest.
 """
 
 from __future__ import annotations
@@ -11,19 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
-import msgspec
 import numpy as np
 
-from curb.detector.incidents.sentence import since
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.columns import Floats
-from curb.stream.records.revisions import alert_id_of
-from curb.stream.records.spend import Alert, PlannedActivity, SpendRecord
+from curb.stream.records.spend import SpendRecord
 from curb.stream.time import HOUR_S, grid_of
-
-Event = SpendRecord | PlannedActivity
 
 #: Shortest step of rows, seconds; what repeats faster are calls, whose grid is chance. Chosen by hand.
 _SHORTEST_STEP_S = 60
@@ -32,7 +26,13 @@ _MOST_LATE = 0.5
 #: Shares of rows that are waited for; the second where it takes at most `_LONGER` times as long. As
 #: `detector.rollup.timing` decides for sources.
 _WAIT, _WAIT_LONGER, _LONGER = 0.98, 0.995, 1.25
-#: A wait is rounded up to whole minutes, seconds.
+#: Periods of rows, and receipts, from which a daemon takes their grid. By hand: as many as the delay of a source needs.
+_FEWEST_PERIODS = 3
+#: Share of a period after which a row about it may come; clocks differ a little. As `detector.rollup.timing` has it.
+_PERIOD_PASSED = 0.9
+#: Share of the rows on a grid with which a daemon stays on it. By hand: a stray row moves nothing.
+_MOST_ON = 0.95
+#: A wait is rounded up to whole minutes, seconds; the beginning of buckets down.
 _MINUTE_S = 60
 
 
@@ -46,27 +46,49 @@ class Grid(NamedTuple):
     #: From the end of a row to its receipt; 0 where most come at once. More than a step and an hour is not usual.
     late_s: float = 0.0
 
-    def phase(self, bucket_s: int) -> int:
-        """By how much time is moved for buckets of `bucket_s`."""
-        return self.phase_s % bucket_s
+    def settings(self, settings: DetectorSettings, bucket_s: int = 0) -> DetectorSettings:
+        """The settings with buckets that begin where the rows do, and the grace that the rows need.
 
-    def settings(self, settings: DetectorSettings, bucket_s: int) -> DetectorSettings:
-        """The settings with these buckets, and with the grace that their rows need."""
+        A bucket is as long as a row, or as the settings say if that is longer; `bucket_s` is another length.
+        """
+        bucket_s = bucket_s or max(self.step_s, settings.bucket_s)
         grace_s = settings.grace_s
         if bucket_s >= self.step_s and self.late_s >= grace_s:  # more, as what comes when a bucket closes is late
             grace_s = (self.late_s // _MINUTE_S + 1) * _MINUTE_S
-        return settings.model_validate({**settings.model_dump(), "bucket_s": bucket_s, "grace_s": grace_s})
+        # On whole minutes, as sums by the minute begin; the seconds are waited for.
+        phase_s = self.phase_s % bucket_s
+        seconds = phase_s % _MINUTE_S
+        buckets = {"bucket_s": bucket_s, "phase_s": phase_s - seconds, "grace_s": grace_s + seconds}
+        return settings.model_validate({**settings.model_dump(), **buckets})
 
 
 def grid(records: Iterable[SpendRecord]) -> Grid:
-    """The grid of some records. `received_at` before the end of a row says nothing of its delay."""
+    """The grid of some records."""
     times = [(record.charge_period_start, record.received_at) for record in records]
-    on = grid_of(int(start) for start, _ in times)
+    return grid_of_times(np.array(times).T if times else np.empty((2, 0)))
+
+
+def grid_of_times(times: Floats) -> Grid:
+    """The grid of rows by their starts and receipts. A receipt before the end of a row says nothing of its delay."""
+    starts, received = times
+    on = grid_of(np.unique(starts).tolist())
     step = max(10, math.gcd(HOUR_S, on)) if on else 60
     if not on or step < _SHORTEST_STEP_S:
         return Grid(step)
-    late = np.array([received - start - step for start, received in times])
-    return Grid(step, int(times[0][0]) % step, _usual_wait(late, step))
+    return Grid(step, int(starts[0]) % step, _usual_wait(received - starts - step, step))
+
+
+def about_periods(times: Floats, grid: Grid) -> bool:
+    """Whether these are rows about the periods of a grid: they come when their period is over, which calls do not."""
+    starts, received = times
+    if len(np.unique(starts)) < _FEWEST_PERIODS or len(np.unique(received // grid.step_s)) < _FEWEST_PERIODS:
+        return False
+    return bool(np.quantile(received - starts, 0.05, method="lower") >= _PERIOD_PASSED * grid.step_s)
+
+
+def lie_on(times: Floats, grid: Grid) -> bool:
+    """Whether all but a few rows begin on a grid."""
+    return bool(np.mean((times[0] - grid.phase_s) % grid.step_s == 0) >= _MOST_ON)
 
 
 def _usual_wait(late: Floats, step: int) -> float:
@@ -76,41 +98,3 @@ def _usual_wait(late: Floats, step: int) -> float:
         return 0.0
     wait, longer = map(float, np.quantile(usual, (_WAIT, _WAIT_LONGER), method="higher"))
     return longer if longer <= _LONGER * wait else wait
-
-
-def moved(event: Event, by_s: float) -> Event:
-    """The event as if it had happened and come `by_s` seconds later."""
-    if not by_s:
-        return event
-    replace = msgspec.structs.replace
-    if isinstance(event, PlannedActivity):
-        return replace(event, at=event.at + by_s, start=event.start + by_s, end=event.end + by_s)
-    end = event.charge_period_end
-    return replace(
-        event,
-        charge_period_start=event.charge_period_start + by_s,
-        charge_period_end=end + by_s if end else end,
-        received_at=event.received_at + by_s,
-    )
-
-
-def moved_alert(alert: Alert, by_s: float, settings: DetectorSettings) -> Alert:
-    """The alert `by_s` seconds later, in its sentence too. The periods of budgets are of the calendar and stay."""
-    if not by_s:
-        return alert
-
-    def later(at: float | None) -> float | None:
-        return None if at is None else at + by_s
-
-    zone, end = ZoneInfo(settings.time_zone), alert.updated_at - settings.grace_s
-    said, says = (f"since {since(alert.started_at + by, end + by, zone)} (" for by in (0.0, by_s))
-    return msgspec.structs.replace(
-        alert,
-        alert_id=alert_id_of(alert.fingerprint, alert.fired_at + by_s),
-        fired_at=alert.fired_at + by_s,
-        updated_at=alert.updated_at + by_s,
-        started_at=alert.started_at + by_s,
-        resolved_at=later(alert.resolved_at),
-        tier_since=later(alert.tier_since),
-        explanation=alert.explanation.replace(said, says, 1),
-    )

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curb.detector.settings import DetectorSettings
-from curb.evaluate.backtest import AlertLife, Backtest, events_file, grid_in, read_events, replay
-from curb.evaluate.grid import Event
+from curb.evaluate.backtest import AlertLife, Backtest, Event, events_file, grid_in, read_events, replay
 from curb.evaluate.inject import InjectedIncident, Keys, inject, merged
 from curb.evaluate.score import GRACE_S, Fired, Label, LabelledStream, Score, score
 from curb.stream.records.spend import Alert, SpendRecord

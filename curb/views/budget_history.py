@@ -83,7 +83,7 @@ async def from_log(log: Log, settings: DetectorSettings) -> Counted:
 
 def from_directory(path: Path, settings: DetectorSettings) -> Counted:
     """Count a recorded stream, in order of arrival. Raises OSError or ValueError when it cannot be read."""
-    result = backtest.replay(path, settings, own_days=True)
+    result = backtest.replay(path, settings)
     assert result.pipeline is not None  # set when the stream was read
     shard = result.pipeline.shard
     crossings = {key: life.crossings for key, life in result.alerts.items()}

@@ -12,7 +12,6 @@ import msgspec
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
 from curb.evaluate import backtest
-from curb.evaluate.grid import Event
 from curb.stream.records.spend import Alert, PlannedActivity
 from curb.views.explanation import BudgetLine, NoSuchAlertError, Point, Recorded
 
@@ -34,8 +33,8 @@ def read_files(path: Path, alert_id: str, settings: DetectorSettings, report_rea
         raise NoSuchAlertError(f"{alert_id!r} is not the id of an alert")
     file = backtest.events_file(path)
     grid = backtest.grid_in(file)
-    settings = grid.settings(settings, grid.step_s)
-    pipeline, result = Pipeline(settings), backtest.Backtest(bucket_s=grid.step_s, phase_s=grid.phase(grid.step_s))
+    settings = grid.settings(settings)
+    pipeline, result = Pipeline(settings), backtest.Backtest(bucket_s=settings.bucket_s)
     watch = _Watch(alert_id, float(fired), pipeline, result)
     with file.open("rb") as raw:
         events = watch.until_over(backtest.read_events(raw, file, result, grid.step_s))
@@ -61,7 +60,7 @@ class _Watch:
         self._looked_at = -math.inf
         self._over = False
 
-    def until_over(self, events: Iterator[Event]) -> Iterator[Event]:
+    def until_over(self, events: Iterator[backtest.Event]) -> Iterator[backtest.Event]:
         """The events, up to when enough was seen."""
         for event in events:
             if self._over:
@@ -72,7 +71,6 @@ class _Watch:
 
     def look(self) -> None:
         now = self._pipeline.shard.event_time
-        now = None if now is None else now + self._result.phase_s
         if now is None or now < self._fired_at - _BEFORE_S:
             return
         life = self._result.alerts.get(self._alert_id)

@@ -49,6 +49,7 @@ def bill_settings(settings: DetectorSettings) -> DetectorSettings | None:
     return settings.model_copy(
         update={
             "bucket_s": BUCKET_S,
+            "phase_s": 0,
             "grace_s": 0.0,  # a bucket closes when its source says that it is complete
             "time_zone": "UTC",  # as the days of bills are
             "scopes": tuple(map(_judged, scopes)),

@@ -42,7 +42,7 @@ from curb.detector.rollup.spread import Pieces, Rows, Waiting, coarse, pieces
 from curb.detector.rollup.sums import COMMON, distinct_buckets, sum_by_series_and_bucket
 from curb.detector.rollup.tag_table import SeriesTable
 from curb.detector.rollup.tallies import SCORED_WITHIN_S, Tallies, Timed, owner
-from curb.detector.rollup.timing import ON_TIME, Source, SourceTimes
+from curb.detector.rollup.timing import ON_TIME, RecentTimes, Source, SourceTimes
 from curb.detector.rollup.writer import PartialLines
 from curb.detector.state.amounts import PAST_S, Purpose
 from curb.detector.state.columns import Bools, Floats, Packed, pack, unpack
@@ -71,11 +71,11 @@ class _Chunk(NamedTuple):
 
     series: NDArray[np.int64]
     bucket: NDArray[np.int64]
-    values: NDArray[np.float64]
-    events: NDArray[np.bool_] | None = None
+    values: Floats
+    events: Bools | None = None
     #: The start of the slot of each row and its receipt, where the fast lane judges them.
     slot: NDArray[np.int64] | None = None
-    received: NDArray[np.float64] | None = None
+    received: Floats | None = None
 
 
 class _Snapshot(msgspec.Struct):
@@ -92,6 +92,8 @@ class _Snapshot(msgspec.Struct):
     #: Records that are scored later, with the names of the scopes whose series they name.
     waiting: dict[str, Packed] = {}
     scopes: list[str] = []
+    #: Length, phase and grace of the buckets, seconds.
+    buckets: tuple[int, int, float] | None = None
 
 
 class Rollup:
@@ -124,8 +126,11 @@ class Rollup:
         self._overlap_s, self._short = overlap_s, False
         # Bills say themselves what of them is new.
         self._times = None if self._billing else SourceTimes(settings.bucket_s, settings.grace_s, settings.max_delay_s)
+        #: Of records as they come; none of bills, and none that were read from a source's past.
+        self.recent_times = RecentTimes()
         # Slots are of keys and who else spends; others are judged by their buckets.
-        in_slots = settings.fast.enabled and source == "usage" and settings.bucket_s % _SLOT_S == 0
+        uneven = settings.bucket_s % _SLOT_S or settings.phase_s % _SLOT_S
+        in_slots = settings.fast.enabled and source == "usage" and not uneven
         self._in_slots = [in_slots and scope.role == "principal" and scope.detect for scope in scopes]
         self._calls = LoopCalls(scopes, settings.bucket_s)
         self._waiting = Waiting(max(1, len(scopes)), self._columns, settings.bucket_s, samples=self._metrics)
@@ -160,7 +165,8 @@ class Rollup:
     @property
     def scored_until(self) -> float:
         """The end of the last record that waits to be scored, epoch seconds; 0 where none waits."""
-        return self._waiting.end
+        end = self._waiting.end
+        return end + self._settings.phase_s if end else 0.0
 
     def largest_folded(self, count: int = 5) -> dict[str, list[tuple[dict[str, str], float]]]:
         """Per scope with folded series: tags and dollars (at most, since the start) of the largest of them."""
@@ -219,6 +225,7 @@ class Rollup:
             sources=self._times.dump() if self._times is not None else {},
             waiting=pack(self._waiting.dump()),
             scopes=[scope.name for scope in self._table.scopes],
+            buckets=self._buckets,
         )
         return msgspec.msgpack.encode(state)
 
@@ -233,7 +240,8 @@ class Rollup:
             young, old, _ = state.ids
             self._ids.load_ids(old + young, state.received_at)
         self._table.load(**state.table)
-        if self._times is not None:
+        # How late records were, they were for other buckets.
+        if self._times is not None and state.buckets in (None, self._buckets):
             self._times.load(state.sources)
         # With other scopes the numbers name other series: what waited is counted and will not be scored.
         if state.waiting and state.scopes == [scope.name for scope in self._table.scopes]:
@@ -243,13 +251,17 @@ class Rollup:
         self._tallies.refused(message.key.decode(errors="replace"), self._received_at, reason)
 
     @property
+    def _buckets(self) -> tuple[int, int, float]:
+        return self._settings.bucket_s, self._settings.phase_s, self._settings.grace_s
+
+    @property
     def _columns(self) -> int:
         """Rows of values, see `sums.COMMON`."""
         return COMMON + (3 if self._metrics else 1 + len(NOT_USAGE) if self._billing else 0)
 
     def _edge_at(self, time: float) -> int:
         """Number of buckets that have ended with their grace at `time`."""
-        return int((time - self._settings.grace_s) // self._settings.bucket_s)
+        return int((time - self._settings.phase_s - self._settings.grace_s) // self._settings.bucket_s)
 
     def _pass_edges(
         self, records: list[HotRecord], received: list[float], message: Message, outputs: list[Message]
@@ -375,13 +387,16 @@ class Rollup:
         self._table.weigh(combinations, values[0])
         self._counted["events"] += len(start)
         self._unreported += float(values[0].sum())
-        self._add_rows(Rows(self._table.rows(combinations), start, np.zeros(len(start)), values), received, records)
+        # From here until sums are written, times are those before the phase, and buckets begin at multiples.
+        phase_s = self._settings.phase_s
+        rows = Rows(self._table.rows(combinations), start - phase_s, np.zeros(len(start)), values)
+        self._add_rows(rows, received - phase_s, records)
         self._records, self._receipts, self._combinations, self._origins = [], [], [], []
         return letters
 
-    def _add_rows(self, rows: Rows, received: NDArray[np.float64], records: list[HotRecord]) -> None:
+    def _add_rows(self, rows: Rows, received: Floats, records: list[HotRecord]) -> None:
         """Take in records as columns: those of sources that are on time as they are, the others to be scored later."""
-        bucket_s = self._settings.bucket_s
+        bucket_s, phase_s = self._settings.bucket_s, self._settings.phase_s
         self._rows += len(rows.start)
         self._calls.add(records, rows.series)
         delay, duration = self._timing(rows.start, received, records)
@@ -397,9 +412,10 @@ class Rollup:
         closed = rows.start + delay + np.maximum(duration, bucket_s) + self._settings.grace_s
         in_time = received - closed <= SCORED_WITHIN_S
         missed = np.where(in_time | self._billing, 0.0, late)
-        self._tallies.counted(records, rows.start, received, rows.values, Timed(delay, late, missed))
+        timed = Timed(delay, late, missed)
+        self._tallies.counted(records, rows.start + phase_s, received + phase_s, rows.values, timed)
         if rows.series.shape[1]:
-            self._tallies.scopes(rows.series, rows.values[0], received, self._table.series)
+            self._tallies.scopes(rows.series, rows.values[0], received + phase_s, self._table.series)
         if past.any():
             self._add_timely(rows.where(~past), received[~past], delay[~past], duration[~past])
         else:
@@ -419,9 +435,7 @@ class Rollup:
         if len(bucket):
             self._keep(rows, bucket, received, duration)
 
-    def _keep(
-        self, rows: Rows, bucket: NDArray[np.int64], received: NDArray[np.float64], duration: NDArray[np.float64]
-    ) -> None:
+    def _keep(self, rows: Rows, bucket: NDArray[np.int64], received: Floats, duration: Floats) -> None:
         """Keep rows of sources that are on time to be summed, with the slots of those the fast lane judges."""
         recent = (received - rows.start <= _RECENT_S) & (duration == 0)
         if not (any(self._in_slots) and recent.any()):
@@ -438,7 +452,7 @@ class Rollup:
         """Take in records that nobody waits for, as sums of the time that each covers."""
         of = rows.where(past)
         kept = list(compress(records, past.tolist()))
-        of = of._replace(duration=periods(of.start, duration[past], kept))
+        of = of._replace(duration=periods(of.start + self._settings.phase_s, duration[past], kept))
         for covers_s, cut in cover(of, self._settings.bucket_s, samples=self._metrics):
             chunk = _Chunk(cut.series, cut.bucket, cut.values, cut.first if covers_s else None)
             (self._past_chunks.setdefault(covers_s, []) if covers_s else self._chunks).append(chunk)
@@ -447,20 +461,16 @@ class Rollup:
         """What the next message has beside what counts: it is judged, and adds to no total."""
         self._judged_chunks.append(_Chunk(due.series, due.bucket, due.values, due.first))
 
-    def _late(
-        self, start: NDArray[np.float64], duration: NDArray[np.float64], received: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _late(self, start: Floats, duration: Floats, received: Floats) -> Floats:
         """The share of each record, 0 to 1, whose buckets had closed when it came."""
         bucket_s = self._settings.bucket_s
         closed = np.floor((received - self._settings.grace_s) / bucket_s) * bucket_s
-        late: NDArray[np.float64] = np.clip((closed - start) / np.maximum(duration, bucket_s), 0.0, 1.0)
+        late: Floats = np.clip((closed - start) / np.maximum(duration, bucket_s), 0.0, 1.0)
         # A moment, and a record within one bucket, is late or is not.
         whole = np.floor(start / bucket_s) * bucket_s + bucket_s >= start + duration
         return np.where(whole, np.floor(start / bucket_s) * bucket_s < closed, late)
 
-    def _timing(
-        self, start: NDArray[np.float64], received: NDArray[np.float64], records: list[HotRecord]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _timing(self, start: Floats, received: Floats, records: list[HotRecord]) -> tuple[Floats, Floats]:
         """Delay and duration of each record, seconds, by its source; notes when they came."""
         delay, duration = np.zeros(len(start)), np.zeros(len(start))
         if self._times is None or not records:
@@ -475,13 +485,7 @@ class Rollup:
                 delay[of], duration[of] = timing
         return delay, duration
 
-    def _observe(
-        self,
-        source: str,
-        start: NDArray[np.float64],
-        received: NDArray[np.float64],
-        records: list[HotRecord],
-    ) -> None:
+    def _observe(self, source: str, start: Floats, received: Floats, records: list[HotRecord]) -> None:
         """Note when a source's records came; a source's past says nothing about it."""
         assert self._times is not None
         if (received - start).max() > PAST_S and any(record.backfilled for record in records):
@@ -489,6 +493,7 @@ class Rollup:
             start, received = start[new], received[new]
         if len(start):
             self._times.observe(source, start, received)
+            self.recent_times.add(start + self._settings.phase_s, received + self._settings.phase_s)
 
     def _letter(self, at: int) -> Message:
         record = self._records[at]
@@ -546,10 +551,10 @@ class Rollup:
             at=self._ticked_at, source=self._name, live=live, effective_cost=self._unreported, known_at=known_at
         )
 
-    def _acceptable(self, start: NDArray[np.float64], received: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _acceptable(self, start: Floats, received: Floats) -> Bools:
         """Whether each record may be so old, or so far ahead."""
         settings, age = self._settings, received - start
-        good: NDArray[np.bool_] = (age <= settings.max_age_days * 86400) & (age >= -settings.max_future_s)
+        good: Bools = (age <= settings.max_age_days * 86400) & (age >= -settings.max_future_s)
         return good & (start >= EARLIEST_TIME)
 
     def _add_slots(self, lines: PartialLines, chunks: list[_Chunk]) -> None:
@@ -561,10 +566,12 @@ class Rollup:
         slots = distinct_buckets(np.concatenate([chunk.slot for chunk in chunks if chunk.slot is not None]))
         latest = np.zeros(len(slots.starts))
         np.maximum.at(latest, slots.at, np.concatenate([c.received for c in chunks if c.received is not None]))
-        received = dict(zip(slots.starts.tolist(), latest.tolist(), strict=True))
+        settings, phase_s = self._settings, self._settings.phase_s
+        received = dict(zip((slots.starts + phase_s).tolist(), (latest + phase_s).tolist(), strict=True))
         for at in np.flatnonzero(self._in_slots).tolist():
             sums = sum_by_series_and_bucket(series[:, at], slots, values)
-            lines.add_slots(sums, self._table.series, self._settings.bucket_s, received)
+            sums = sums._replace(bucket=sums.bucket + phase_s)
+            lines.add_slots(sums, self._table.series, settings.bucket_s, phase_s, received)
 
     def _add_sums(
         self,
@@ -587,12 +594,9 @@ class Rollup:
         for at in range(len(self._table.scopes)):
             if without is not None and without[at]:
                 continue
-            lines.add_sums(
-                sum_by_series_and_bucket(series[:, at], buckets, values, events),
-                self._table.series,
-                purpose,
-                covers_s,
-            )
+            sums = sum_by_series_and_bucket(series[:, at], buckets, values, events)
+            sums = sums._replace(bucket=sums.bucket + self._settings.phase_s)
+            lines.add_sums(sums, self._table.series, purpose, covers_s)
 
 
 def _is_mark(record: HotRecord) -> bool:

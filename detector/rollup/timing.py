@@ -43,6 +43,8 @@ _SHORTEST_PERIOD_S = 10
 _PERIOD_PASSED = 0.9
 #: Records of one bucket of receipt that are looked at, evenly among all. Chosen by hand: enough for one in a hundred.
 _MAX_OBSERVED = 512
+#: Records whose times are kept to see on which grid they lie. By hand: as many as a back-test looks at.
+_MOST_TIMES = 5000
 #: Sources whose timing is learned, at most; further ones are scored by their own time. Chosen by hand.
 _MAX_SOURCES = 1000
 
@@ -94,6 +96,25 @@ class Source(msgspec.Struct, array_like=True):
         while len(self.starts) > _MAX_OBSERVED:
             self.stride *= 2
             self.starts, self.received = self.starts[::2], self.received[::2]
+
+
+class RecentTimes:
+    """Start and receipt of the latest records of an input, epoch seconds."""
+
+    def __init__(self) -> None:
+        self._parts: list[Floats] = []
+        self._count = 0
+
+    def add(self, start: Floats, received: Floats) -> None:
+        """Note records in the order of receipt."""
+        self._parts.append(np.stack((start[-_MOST_TIMES:], received[-_MOST_TIMES:])))
+        self._count += self._parts[-1].shape[1]
+        while self._count - self._parts[0].shape[1] >= _MOST_TIMES:
+            self._count -= self._parts.pop(0).shape[1]
+
+    def columns(self) -> Floats:
+        """Two rows: starts and receipts."""
+        return np.concatenate(self._parts, axis=1) if self._parts else np.empty((2, 0))
 
 
 class SourceTimes:

@@ -94,13 +94,18 @@ class PartialLines:
         return added
 
     def add_slots(
-        self, sums: Sums, series: Sequence[OutputSeries], bucket_s: int, received: Mapping[int, float]
+        self,
+        sums: Sums,
+        series: Sequence[OutputSeries],
+        bucket_s: int,
+        phase_s: int,
+        received: Mapping[int, float],
     ) -> None:
         """The same for sums of slots: `sums.bucket` holds their starts, and `received` the latest receipt of each."""
         starts = sums.bucket.tolist()
-        buckets = sums._replace(bucket=sums.bucket // bucket_s * bucket_s)
+        buckets = sums._replace(bucket=(sums.bucket - phase_s) // bucket_s * bucket_s + phase_s)
         for line, start in zip(self.add_sums(buckets, series), starts, strict=True):
-            line.slot, line.received_at = start % bucket_s, received[start]
+            line.slot, line.received_at = (start - phase_s) % bucket_s, received[start]
 
     def add_calls(self, series: OutputSeries, bucket: int, calls: Sequence[LoopCall]) -> None:
         """A line with the newest calls of a principal; its sums are 0, which earlier versions read as no spend."""

@@ -117,12 +117,12 @@ _COLUMNS = tuple(attrgetter(name) for name in _AMOUNTS)
 
 
 def read(
-    message: Message, at: float, can_hold: Callable[[str, bytes], bool], bucket_s: int
+    message: Message, at: float, can_hold: Callable[[str, bytes], bool], bucket_s: int, phase_s: int = 0
 ) -> Iterator[list[PartialSum] | SpendTick | PricingHole | Tally | Knowledge | Message]:
     """The content of a message, in order; first a dead letter (dated `at`) for each line that no rollup has written.
 
-    `can_hold` says of a scope and tags whether they can be a series. Sums that were made with other buckets than of
-    `bucket_s` seconds are put into the bucket in which they begin.
+    `can_hold` says of a scope and tags whether they can be a series. Sums that were made with other buckets than
+    these, of `bucket_s` seconds from `phase_s` on, are put into the bucket in which they begin.
     """
     letters: list[Message] = []
 
@@ -137,8 +137,8 @@ def read(
     for line in lines:
         why = _unsound(line, can_hold)
         if why is None:
-            if isinstance(line, PartialSum) and (line.bucket_start % bucket_s or line.slot >= bucket_s):
-                _realign(line, bucket_s)
+            if isinstance(line, PartialSum) and ((line.bucket_start - phase_s) % bucket_s or line.slot >= bucket_s):
+                _realign(line, bucket_s, phase_s)
             sound.append(line)
         else:
             on_bad(0, encode(line), why)
@@ -150,10 +150,10 @@ def read(
             yield from cast("Iterator[SpendTick | PricingHole | Tally | Knowledge]", of_kind)
 
 
-def _realign(part: PartialSum, bucket_s: int) -> None:
+def _realign(part: PartialSum, bucket_s: int, phase_s: int) -> None:
     """Put a sum into the bucket in which it begins; its slot stays the same moment."""
     begin = part.bucket_start + max(part.slot, 0)
-    part.bucket_start = begin - begin % bucket_s
+    part.bucket_start = begin - (begin - phase_s) % bucket_s
     if part.slot >= 0:
         part.slot = begin - part.bucket_start
 

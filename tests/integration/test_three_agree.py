@@ -1,0 +1,147 @@
+"""Rows about periods give the same alerts in a back-test, in a replay and in a daemon, on the grid and off it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+import yaml
+from rich.console import Console
+
+from curb import daemon as daemons
+from curb import wiring
+from curb.config.file import CurbConfig, load_text
+from curb.daemon import Daemon
+from curb.detector.settings import DetectorSettings
+from curb.evaluate.backtest import replay
+from curb.feed import feed
+from curb.stream.clock import ManualClock, WallClock
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Log, Message
+from curb.stream.log.topics import ALERTS, USAGE
+from curb.stream.records.spend import Alert, UsageRecord
+from tests.fakes.row_streams import RUNAWAY, rows, write
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
+
+
+class Found(NamedTuple):
+    """An alert as people see it."""
+
+    alert_id: str
+    key: str
+    kind: str
+    tier: str
+    excess_usd: float
+
+
+def config_of(directory: Path) -> CurbConfig:
+    return load_text(
+        yaml.safe_dump(
+            {
+                "log": {"directory": str(directory / "data")},
+                "state_dir": str(directory / "data" / "connectors"),
+                "http": {"port": 0},
+                "commit_interval_s": 0.01,
+            }
+        )
+    )
+
+
+def found_in(alerts: list[Alert]) -> list[Found]:
+    """The newest revision of each alert on spend; what is said of the feed itself is no part of the stream."""
+    newest = {alert.alert_id: alert for alert in alerts if alert.kind != "feed"}
+    return sorted(
+        Found(each.alert_id, each.tags.get("api_key", ""), each.kind, each.tier, round(each.excess_usd, 4))
+        for each in newest.values()
+    )
+
+
+def of_backtest(stream: Path) -> list[Found]:
+    return found_in([life.last for life in replay(stream, DetectorSettings()).alerts.values()])
+
+
+async def on_log(log: Log) -> list[Alert]:
+    return [msgspec.json.decode(message.value, type=Alert) async for message in log.scan(ALERTS)]
+
+
+async def of_replay(stream: Path, directory: Path) -> list[Found]:
+    config = config_of(directory)
+    await feed(config, stream, "auto", Console(quiet=True))
+    async with wiring.open_log(config, WallClock()) as log:
+        return found_in(await on_log(log))
+
+
+async def of_daemon(step_s: int, move_s: int, days: float, directory: Path) -> list[Found]:
+    """Each row comes when its period is over, on a clock that is moved from period to period."""
+    stream = list(rows(step_s, move_s, days))
+    clock = ManualClock(stream[0]["start"])
+    daemon = Daemon(config_of(directory), clock)
+    await daemon.open()
+    running = asyncio.create_task(daemon.run())
+    try:
+        await _until(lambda: all(daemon.caught_up().values()))
+        at = 0
+        while at < len(stream):
+            due = stream[at]["start"] + step_s + 3
+            batch = []
+            while at < len(stream) and stream[at]["received"] <= due:
+                batch.append(stream[at])
+                at += 1
+            await clock.advance(due - clock.now())
+            await daemon.log.append([Message(USAGE, encode_lines(map(_record, batch)), key=b"meter")])
+            await _answered(daemon)
+            await clock.advance(57)  # the bucket closes
+            await _answered(daemon)
+        await clock.advance(2 * step_s)
+        await _answered(daemon)
+        return found_in(await on_log(daemon.log))
+    finally:
+        daemon.stop()
+        await running
+        await daemon.close()
+
+
+def _record(row: dict[str, object]) -> UsageRecord:
+    return UsageRecord(
+        id=str(row["id"]),
+        charge_period_start=row["start"],
+        received_at=row["received"],
+        effective_cost=row["usd"],
+        tags=row["tags"],
+        source="meter",
+        requests=row["requests"],
+    )
+
+
+async def _answered(daemon: Daemon) -> None:
+    for part in ("rollup", "detector"):
+        worker, rounds = getattr(daemon, part), getattr(daemon, part).rounds
+        await _until(lambda: getattr(daemon, part) is not worker or worker.rounds >= rounds + 2)  # noqa: B023
+    await _until(lambda: all(daemon.caught_up().values()))
+
+
+async def _until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(100):
+        while not done():
+            await asyncio.sleep(0.002)
+
+
+@pytest.mark.parametrize("move_s", [0, 149, 420, 1440])
+@pytest.mark.parametrize(("step_s", "days"), [(3600, 3.0), (900, 1.5), (300, 1.0), (60, 0.6)])
+async def test_backtest_replay_and_daemon_agree(
+    step_s: int, days: float, move_s: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemons, "_LOOK_EVERY_S", 0.001)
+    stream = write(tmp_path / "stream.jsonl", step_s, move_s, days)
+    expected = of_backtest(stream)
+    assert any(found.key == RUNAWAY for found in expected)
+    assert await of_replay(stream, tmp_path / "replay") == expected
+    found = await of_daemon(step_s, move_s, days, tmp_path / "daemon")
+    assert [each[:4] for each in found] == [each[:4] for each in expected]
+    # Before a daemon knows their grid, it has seen three of the periods in other buckets.
+    assert [each.excess_usd for each in found] == pytest.approx([each.excess_usd for each in expected], rel=0.01)
