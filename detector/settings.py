@@ -161,6 +161,11 @@ class DetectorSettings(Settings):
     )
     rules: OwnRules = Field(default={}, description="Settings of rules that were added, by the name of the rule.")
 
+    @property
+    def buckets(self) -> tuple[int, int]:
+        """Their length and their phase, seconds."""
+        return self.bucket_s, self.phase_s
+
     @field_validator("bucket_s")
     @classmethod
     def _divides_an_hour(cls, bucket_s: int) -> int:

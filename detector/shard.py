@@ -140,8 +140,7 @@ class Shard:
             self._budgets.billed_until(source, tick.at)
 
     def _steps(self, message: Message, source: str) -> Iterator[Sequence[Message]]:
-        closed, can_hold, settings = self._closed_until or 0, self._registry.can_hold, self._settings
-        for part in read(message, float(closed), can_hold, settings.bucket_s, settings.phase_s):
+        for part in read(message, float(self._closed_until or 0), self._registry.can_hold, *self._settings.buckets):
             if isinstance(part, Message):
                 yield [part]
                 continue
@@ -261,8 +260,8 @@ class Shard:
     @property
     def snapshot_form(self) -> str:
         """Raise the number when a snapshot of the version before must not be read, though it could be."""
-        phase = f"+{self._settings.phase_s}" if self._settings.phase_s else ""
-        return f"1 bucket_s={self._settings.bucket_s}{phase} time_zone={self._settings.time_zone}"
+        bucket_s, phase_s = self._settings.buckets
+        return f"1 bucket_s={bucket_s}{f'+{phase_s}' if phase_s else ''} time_zone={self._settings.time_zone}"
 
     def continue_alerts(self, sent: Sequence[Message]) -> Sequence[Message]:
         """Go on with alerts that were sent before this state was made again from the log."""
@@ -432,10 +431,9 @@ class Shard:
                 usd[number] += part.effective_cost
             elif part.scope == scope:
                 waiting[bytes(part.tags)] = waiting.get(bytes(part.tags), 0.0) + part.effective_cost
-        known = [
-            (self._registry.tags[i], float(usd[i])) for i, each in enumerate(self._registry.scopes) if each == scope
-        ]
-        return known + [(msgspec.json.decode(tags, type=dict[str, str]), total) for tags, total in waiting.items()]
+        tags = self._registry.tags
+        known = [(tags[i], float(usd[i])) for i, each in enumerate(self._registry.scopes) if each == scope]
+        return known + [(msgspec.json.decode(raw, type=dict[str, str]), total) for raw, total in waiting.items()]
 
     def _status(self, i: int, rate: float, expected: float) -> SeriesStatus:
         today, total = float(self._registry["today_usd"][i]), float(self._registry["total_usd"][i])
@@ -548,7 +546,7 @@ class Shard:
         return end + self._settings.grace_s
 
     def _align(self, time: float) -> int:
-        bucket_s, phase_s = self._settings.bucket_s, self._settings.phase_s
+        bucket_s, phase_s = self._settings.buckets
         return int((time - phase_s) // bucket_s) * bucket_s + phase_s
 
     def _skip(self, start: int, due: int) -> list[Alert]:

@@ -438,7 +438,7 @@ class Incidents:
         return []
 
     def _said_again(self, alert: Alert, tier: Tier, best: Finding | None) -> Said:
-        """What a later revision says: the newest words where they raise the tier or count dollars, or are of a fleet."""
+        """What a later revision says: the newest words where they raise the tier, count dollars or are of a fleet."""
         waste = None if best is None else _waste(best)
         newer = best is not None and (waste is not None or best.variant == FLEET or best.family.counts_in_words)
         if best is not None and (

@@ -129,8 +129,7 @@ class Rollup:
         #: Of records as they come; none of bills, and none that were read from a source's past.
         self.recent_times = RecentTimes()
         # Slots are of keys and who else spends; others are judged by their buckets.
-        uneven = settings.bucket_s % _SLOT_S or settings.phase_s % _SLOT_S
-        in_slots = settings.fast.enabled and source == "usage" and not uneven
+        in_slots = settings.fast.enabled and source == "usage" and not any(each % _SLOT_S for each in settings.buckets)
         self._in_slots = [in_slots and scope.role == "principal" and scope.detect for scope in scopes]
         self._calls = LoopCalls(scopes, settings.bucket_s)
         self._waiting = Waiting(max(1, len(scopes)), self._columns, settings.bucket_s, samples=self._metrics)
@@ -165,8 +164,7 @@ class Rollup:
     @property
     def scored_until(self) -> float:
         """The end of the last record that waits to be scored, epoch seconds; 0 where none waits."""
-        end = self._waiting.end
-        return end + self._settings.phase_s if end else 0.0
+        return end + self._settings.phase_s if (end := self._waiting.end) else 0.0
 
     def largest_folded(self, count: int = 5) -> dict[str, list[tuple[dict[str, str], float]]]:
         """Per scope with folded series: tags and dollars (at most, since the start) of the largest of them."""
@@ -240,8 +238,7 @@ class Rollup:
             young, old, _ = state.ids
             self._ids.load_ids(old + young, state.received_at)
         self._table.load(**state.table)
-        # How late records were, they were for other buckets.
-        if self._times is not None and state.buckets in (None, self._buckets):
+        if self._times is not None and state.buckets in (None, self._buckets):  # else they were late for others
             self._times.load(state.sources)
         # With other scopes the numbers name other series: what waited is counted and will not be scored.
         if state.waiting and state.scopes == [scope.name for scope in self._table.scopes]:
@@ -412,10 +409,10 @@ class Rollup:
         closed = rows.start + delay + np.maximum(duration, bucket_s) + self._settings.grace_s
         in_time = received - closed <= SCORED_WITHIN_S
         missed = np.where(in_time | self._billing, 0.0, late)
-        timed = Timed(delay, late, missed)
-        self._tallies.counted(records, rows.start + phase_s, received + phase_s, rows.values, timed)
+        came, timed = received + phase_s, Timed(delay, late, missed)
+        self._tallies.counted(records, rows.start + phase_s, came, rows.values, timed)
         if rows.series.shape[1]:
-            self._tallies.scopes(rows.series, rows.values[0], received + phase_s, self._table.series)
+            self._tallies.scopes(rows.series, rows.values[0], came, self._table.series)
         if past.any():
             self._add_timely(rows.where(~past), received[~past], delay[~past], duration[~past])
         else:
@@ -566,12 +563,12 @@ class Rollup:
         slots = distinct_buckets(np.concatenate([chunk.slot for chunk in chunks if chunk.slot is not None]))
         latest = np.zeros(len(slots.starts))
         np.maximum.at(latest, slots.at, np.concatenate([c.received for c in chunks if c.received is not None]))
-        settings, phase_s = self._settings, self._settings.phase_s
+        phase_s = self._settings.phase_s
         received = dict(zip((slots.starts + phase_s).tolist(), (latest + phase_s).tolist(), strict=True))
         for at in np.flatnonzero(self._in_slots).tolist():
             sums = sum_by_series_and_bucket(series[:, at], slots, values)
             sums = sums._replace(bucket=sums.bucket + phase_s)
-            lines.add_slots(sums, self._table.series, settings.bucket_s, phase_s, received)
+            lines.add_slots(sums, self._table.series, self._settings.bucket_s, phase_s, received)
 
     def _add_sums(
         self,
