@@ -393,12 +393,12 @@ class Rollup:
 
     def _add_rows(self, rows: Rows, received: Floats, records: list[HotRecord]) -> None:
         """Take in records as columns: those of sources that are on time as they are, the others to be scored later."""
-        bucket_s, phase_s = self._settings.bucket_s, self._settings.phase_s
+        (bucket_s, phase_s), grace_s = self._settings.buckets, self._settings.grace_s
         self._rows += len(rows.start)
         self._calls.add(records, rows.series)
         delay, duration = self._timing(rows.start, received, records)
         late = self._late(rows.start + delay, duration, received)
-        past = is_past(rows.start, received, delay + duration, bucket_s + self._settings.grace_s, records)
+        past = is_past(rows.start, received, delay + duration, bucket_s + grace_s, records)
         if past.any() and not self._billing:
             late[[record.backfilled for record in records]] = 0.0
             self._add_past(rows, past, duration, records)
@@ -406,8 +406,7 @@ class Rollup:
             past[:] = False
         self.judged = self.judged.add(rows.values[0], rows.values[0] * late)
         # Budgets and the reconciliation judge bills, whenever they come.
-        closed = rows.start + delay + np.maximum(duration, bucket_s) + self._settings.grace_s
-        in_time = received - closed <= SCORED_WITHIN_S
+        in_time = received - (rows.start + delay + np.maximum(duration, bucket_s) + grace_s) <= SCORED_WITHIN_S
         missed = np.where(in_time | self._billing, 0.0, late)
         came, timed = received + phase_s, Timed(delay, late, missed)
         self._tallies.counted(records, rows.start + phase_s, came, rows.values, timed)
