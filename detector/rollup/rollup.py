@@ -126,7 +126,7 @@ class Rollup:
         self._overlap_s, self._short = overlap_s, False
         # Bills say themselves what of them is new.
         self._times = None if self._billing else SourceTimes(settings.bucket_s, settings.grace_s, settings.max_delay_s)
-        #: Of records as they come; none of bills, and none that were read from a source's past.
+        #: Of records as they come, without bills and without what was read from a source's past.
         self.recent_times = RecentTimes()
         # Slots are of keys and who else spends; others are judged by their buckets.
         in_slots = settings.fast.enabled and source == "usage" and not any(each % _SLOT_S for each in settings.buckets)
