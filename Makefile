@@ -13,7 +13,7 @@ STAMP := $(VENV)/.curb-setup
 PINS := constraints/all.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test real check audit bench docs site lock clean
+.PHONY: help setup demo test real check audit bench docs site image lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs: $(STAMP) ## Rewrite the reference pages from the code, then check the docu
 
 site: $(STAMP) ## Build the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+image: ## Build the image curb with docker or podman; CURB_IMAGE_BASE=debian makes its base too
+	deploy/image $(ARGS)
 
 lock: $(STAMP) ## Pin the newest dependencies again (needs uv)
 	uv pip compile $(LOCK) --upgrade --extra dev pyproject.toml -o constraints/all.txt

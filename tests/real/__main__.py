@@ -31,6 +31,7 @@ _PROGRAMS = {
     "haproxy": ("haproxy", "-v", "CURB_TEST_HAPROXY"),
     "helm": ("helm", "version", "CURB_TEST_HELM"),
     "prometheus": ("prometheus", "--version", "CURB_TEST_PROMETHEUS"),
+    "image": ("podman docker", "--version", "CURB_IMAGE_ENGINE"),
     "promtool": ("promtool", "--version", "CURB_TEST_PROMTOOL"),
     "schemathesis": ("schemathesis", "--version", "CURB_TEST_SCHEMATHESIS"),
     "systemd": ("systemd-analyze", "--version", ""),

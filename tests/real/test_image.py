@@ -110,7 +110,7 @@ def test_every_package_it_has_is_in_its_bill_and_is_the_one_that_is_locked() -> 
         )
     )
     assert bill["bomFormat"] == "CycloneDX"
-    listed = {(each["name"], each["version"]) for each in bill["components"]}
+    listed = {(each["name"], each["version"]) for each in (bill["metadata"]["component"], *bill["components"])}
     assert {(plain(name), version) for name, version in has} == {(plain(name), version) for name, version in listed}
     locked = pins("constraints/run.txt")
     foreign = {name for name, version in listed if version not in locked.get(plain(name), ())}
