@@ -115,6 +115,7 @@ def version_of(name: str) -> str:
 def main(arguments: list[str]) -> int:
     """Run the tests and print the table; pytest's exit code."""
     table: Any = Table()
+    os.environ.setdefault("CURB_TEST_KAFKA_SECURED", "1")  # alone, what it leaves behind disturbs no other test
     code = pytest.main([str(_HERE), "-v", "--no-header", *arguments], plugins=[table])
     print("\n" + "\n".join(table.lines()))
     return int(code)

@@ -66,7 +66,7 @@ class Company:
             view = self.fleet.view(self.rows(trouble))
             self.scoring.grow(view.start)
             bucket = view.bucket
-            alerts += self.scoring.close(bucket.start, bucket.amounts, False, float(T0), bucket.at, {})[1]
+            alerts += self.scoring.close(bucket.start, bucket.amounts, False, float(T0), bucket.at, {}, {})[1]
         return alerts
 
     def trouble(self, hours: float, trouble: Trouble) -> list[Alert]:
