@@ -154,11 +154,16 @@ class Daemon:
         """True as soon as other buckets fit the rows; False at the end."""
         while not self._stop_judges.is_set():
             if self._rows.look(self.rollup.states.values()):
-                if await self._log_is_whole():
-                    self._rows.take()
-                    return True
-                logger.warning("other buckets would fit the rows, but the log has lost what was learned in these")
-                await self._stop_judges.wait()
+                try:
+                    whole = await self._log_is_whole()
+                except TransientError as error:  # a backup holds the lock
+                    logger.warning("buckets are fitted to the rows later", extra={"error": str(error)})
+                else:
+                    if whole:
+                        self._rows.take()
+                        return True
+                    logger.warning("other buckets would fit the rows, but the log has lost what was learned in these")
+                    await self._stop_judges.wait()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_judges.wait(), _LOOK_EVERY_S)
         return False

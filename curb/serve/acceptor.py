@@ -125,8 +125,10 @@ class Acceptor:
                 await asyncio.sleep(_AFTER_ERROR_S)
                 continue
             # Many may wait; one for each turn of the loop would leave a probe behind all of them.
-            for _ in range(_AT_A_TIME):
+            for left in reversed(range(_AT_A_TIME)):
                 await self._take(accepted, str(address[0]))
+                if not left:
+                    break
                 try:
                     accepted, address = listening.accept()
                 except OSError:  # none waits, or what the next turn meets as well

@@ -78,18 +78,14 @@ async def half_open(daemon: Daemon, start: bytes) -> asyncio.StreamReader | None
 
 
 async def until_answered(http: aiohttp.ClientSession, method: str, url: str, **options: Any) -> tuple[int, str]:
-    """As senders do: again while the port has no place, or does not answer.
-
-    With more connections waiting than the kernel keeps, it drops one that its client takes for open.
-    """
-    options.setdefault("timeout", aiohttp.ClientTimeout(total=15))
+    """As senders do: again while the port has no place."""
     async with asyncio.timeout(60):
         while True:
             try:
                 async with http.request(method, url, **options) as answer:
                     if answer.status != 503:
                         return answer.status, await answer.text()
-            except (aiohttp.ClientError, TimeoutError):
+            except aiohttp.ClientError:
                 pass
             await asyncio.sleep(0.2)
 

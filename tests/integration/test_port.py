@@ -201,6 +201,21 @@ async def test_health_that_is_not_open_is_for_the_application(port: Port) -> Non
     assert (await ask(port, GET.replace(b"/ ", b"/healthz "))).startswith(b"HTTP/1.1 404 ")
 
 
+async def test_of_many_that_wait_at_once_none_waits_for_one_more_to_come() -> None:
+    port = Port(application(), Place("127.0.0.1", 0, 512, Patience(head_s=60.0, body_s=60.0)))
+    await port.open()
+    pid = port.acceptor_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    waiting = [await send(port, GET) for _ in range(3 * 64 + 1)]
+    os.kill(pid, signal.SIGCONT)
+    async with asyncio.timeout(20):
+        for reader, writer in waiting:
+            assert b"hello" in await reader.read()
+            writer.close()
+    await port.close()
+
+
 async def test_an_acceptor_that_ends_is_followed_by_another(port: Port) -> None:
     first = port.acceptor_pid
     assert b"hello" in await ask(port)
