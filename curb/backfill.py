@@ -286,7 +286,9 @@ async def _append(
 
 async def _learn(config: CurbConfig, log: Log, clock: Clock, progress: Progress) -> None:
     """Sum and judge the past here, as the daemon would."""
-    bar, config = progress.add_task("learning", total=None), RowGrid(config).config
+    bar, rows = progress.add_task("learning", total=None), RowGrid(config, log)
+    await rows.open()
+    config = rows.config
     rollup, detector = wiring.make_rollup(config, log, clock), wiring.make_detector(config, log, clock)
     stop = asyncio.Event()
     tasks = [asyncio.create_task(part.run(stop)) for part in (rollup, detector)]

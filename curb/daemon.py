@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, cast
+from collections.abc import Coroutine
+from typing import Any
 
 import aiohttp
 
@@ -24,8 +24,8 @@ from curb.stream.clock import Clock, WallClock
 from curb.stream.errors import TransientError
 from curb.stream.log.codec import encode
 from curb.stream.log.embedded import EmbeddedLog
-from curb.stream.log.protocol import Log, Message, TopicPartition
-from curb.stream.log.topics import ALERTS, SPEND
+from curb.stream.log.protocol import Log, Message
+from curb.stream.log.topics import ALERTS
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import Alert
 from curb.views.alerts_and_actions import LogView
@@ -79,7 +79,8 @@ class Daemon:
         self.http = aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": _USER_AGENT})
         self.connectors = wiring.make_connectors(self.config, self.log, self.clock, self.http)
         await self.connectors.attribution.open(self.log)
-        self._rows = RowGrid(self.config)
+        self._rows = RowGrid(self.config, self.log)
+        await self._rows.open()
         self._make_judges()
         # Without pairs its old position must not keep messages from being deleted.
         self.reconciler = (
@@ -105,6 +106,8 @@ class Daemon:
         for runner in self.connectors.runners:
             self._start(f"connector {runner.name}", runner.run(self._stop_sources))
         self._start("rollup and detector", self._judge())
+        if not isinstance(self.log, EmbeddedLog):
+            self._start("grid", self._rows.follow(f"curb-grid-{self.config.instance}", self._stop_rooms))
         self._start("unit costs", self.units.follow(self.log, f"curb-units-{self.config.instance}", self._stop_rooms))
         if self.reconciler is not None:
             self._start("reconciler", self.reconciler.run(self._stop_rooms))
@@ -153,31 +156,15 @@ class Daemon:
     async def _look_at_rows(self) -> bool:
         """True as soon as other buckets fit the rows; False at the end."""
         while not self._stop_judges.is_set():
-            if self._rows.look(self.rollup.states.values()):
-                try:
-                    whole = await self._log_is_whole()
-                except TransientError as error:  # a backup holds the lock
-                    logger.warning("buckets are fitted to the rows later", extra={"error": str(error)})
-                else:
-                    if whole:
-                        self._rows.take()
-                        return True
-                    logger.warning("other buckets would fit the rows, but the log has lost what was learned in these")
-                    await self._stop_judges.wait()
+            try:
+                if await self._rows.look(self.rollup.states, alone=self.rollup.owns_all):
+                    self._rows.take()
+                    return True
+            except TransientError as error:  # a backup holds the lock, or Kafka is away
+                logger.warning("buckets are fitted to the rows later", extra={"error": str(error)})
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_judges.wait(), _LOOK_EVERY_S)
         return False
-
-    async def _log_is_whole(self) -> bool:
-        """Whether the log still holds its first sums."""
-        for number in range(self.log.partitions(SPEND)):
-            messages = self.log.scan(SPEND, {TopicPartition(SPEND, number): 0})
-            async with contextlib.aclosing(cast("AsyncGenerator[Message, None]", messages)):
-                async for message in messages:
-                    if message.offset > 0:
-                        return False
-                    break
-        return True
 
     def stop(self) -> None:
         """Ask `run` to drain and return; safe to call more than once and from a signal handler."""

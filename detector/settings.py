@@ -98,7 +98,7 @@ class DetectorSettings(Settings):
     fit_buckets: bool = Field(
         default=True,
         description="Whether buckets are as long as rows, and begin where they do, where all rows are about longer "
-        "periods than `bucket_s`. Only on the embedded log.",
+        "periods than `bucket_s`. Processes that share a log agree on them.",
     )
     grace_s: float = Field(
         default=30, ge=0, description="Seconds after its end that a bucket waits for late records before it is scored."

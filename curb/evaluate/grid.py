@@ -30,8 +30,11 @@ _WAIT, _WAIT_LONGER, _LONGER = 0.98, 0.995, 1.25
 _FEWEST_PERIODS = 3
 #: Share of a period after which a row about it may come; clocks differ a little. As `detector.rollup.timing` has it.
 _PERIOD_PASSED = 0.9
-#: Share of the rows on a grid with which a daemon stays on it. By hand: a stray row moves nothing.
-_MOST_ON = 0.95
+#: Share of the rows that make a grid, and with which a daemon stays on it; rows elsewhere that are too few to leave it,
+#: whatever their share. By hand: a stray row, such as a single one of years ago, moves nothing.
+_MOST_ON, _FEW_OFF = 0.95, 20
+#: Steps of rows between which strays may lie, seconds: what divides an hour.
+_STEPS = tuple(step for step in range(HOUR_S, _SHORTEST_STEP_S - 1, -1) if HOUR_S % step == 0)
 #: A wait is rounded up to whole minutes, seconds; the beginning of buckets down.
 _MINUTE_S = 60
 
@@ -73,9 +76,21 @@ def grid_of_times(times: Floats) -> Grid:
     starts, received = times
     on = grid_of(np.unique(starts).tolist())
     step = max(10, math.gcd(HOUR_S, on)) if on else 60
-    if not on or step < _SHORTEST_STEP_S:
-        return Grid(step)
-    return Grid(step, int(starts[0]) % step, _usual_wait(received - starts - step, step))
+    if on and step >= _SHORTEST_STEP_S:
+        return Grid(step, int(starts[0]) % step, _usual_wait(received - starts - step, step))
+    return _grid_of_most(times) or Grid(step)
+
+
+def _grid_of_most(times: Floats) -> Grid | None:
+    """The widest grid of rows about periods, a few of which lie elsewhere."""
+    starts, received = times
+    for step in _STEPS if len(starts) else ():
+        phases, rows = np.unique(starts % step, return_counts=True)
+        found = Grid(step, int(phases[rows.argmax()]))
+        if phases[rows.argmax()] % 1 == 0 and rows.max() >= _MOST_ON * len(starts) and about_periods(times, found):
+            on = starts % step == found.phase_s
+            return found._replace(late_s=_usual_wait((received - starts)[on] - step, step))
+    return None
 
 
 def about_periods(times: Floats, grid: Grid) -> bool:
@@ -88,7 +103,8 @@ def about_periods(times: Floats, grid: Grid) -> bool:
 
 def lie_on(times: Floats, grid: Grid) -> bool:
     """Whether all but a few rows begin on a grid."""
-    return bool(np.mean((times[0] - grid.phase_s) % grid.step_s == 0) >= _MOST_ON)
+    off = int(np.count_nonzero((times[0] - grid.phase_s) % grid.step_s))
+    return off < _FEW_OFF or off <= (1 - _MOST_ON) * times.shape[1]
 
 
 def _usual_wait(late: Floats, step: int) -> float:

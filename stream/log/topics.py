@@ -17,6 +17,7 @@ DEAD_LETTER = "curb.dead_letter"
 RECONCILED = "curb.reconciled"
 PEAKS = "curb.peaks"
 NAMES = "curb.names"
+GRID = "curb.grid"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ TOPICS: dict[str, TopicSpec] = {
     PEAKS: TopicSpec(compacted=True),
     # Keys: a tag and one of its values.
     NAMES: TopicSpec(compacted=True),
+    # Keys: "chosen", and "seen/" with an input.
+    GRID: TopicSpec(compacted=True),
 }
 
 #: Written by sources, read by the rollup.
