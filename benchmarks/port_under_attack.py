@@ -253,7 +253,7 @@ async def health(port: int, times: list[float], stop: asyncio.Event) -> None:
         await asyncio.sleep(0.5)
 
 
-async def capped(port: int, gateway: Gateway, key: str) -> float:
+async def capped(port: int, gateway: Gateway, key: str, refused: Counter[str]) -> float:
     """Seconds from a key's overspending to its limit at the gateway. The event is sent until it is accepted."""
     began = time.monotonic()
     tags = {"team": "capped", "project": "p", "api_key": key}
@@ -266,8 +266,9 @@ async def capped(port: int, gateway: Gateway, key: str) -> float:
                 async with http.post(url, data=json.dumps(record), headers=headers) as answer:
                     if answer.status == 200:
                         break
-            except (aiohttp.ClientError, TimeoutError):
-                pass
+                    refused[str(answer.status)] += 1
+            except (aiohttp.ClientError, TimeoutError) as error:
+                refused[type(error).__name__] += 1
             await asyncio.sleep(0.5)
     try:
         async with asyncio.timeout(GIVE_UP_S):
@@ -289,7 +290,7 @@ STEPS = ("curb.usage", "curb.spend", "curb.alerts", "curb.actions")
 
 
 def steps_of(log: Path, gateway: Gateway, began: dict[str, float]) -> str:
-    """Median seconds from overspending to the first message about the key on each topic, and to its limit."""
+    """Seconds (median, longest) from overspending to the first message about the key on each topic, and its limit."""
     found: defaultdict[str, list[float]] = defaultdict(list)
     to_monotonic = time.monotonic() - time.time()
     with closing(sqlite3.connect(f"file:{log}?mode=ro", uri=True)) as database:
@@ -301,19 +302,21 @@ def steps_of(log: Path, gateway: Gateway, began: dict[str, float]) -> str:
                 found[topic].append(first + to_monotonic - at)
         if key in gateway.limited_at:
             found["limit"].append(gateway.limited_at[key] - at)
-    return ", ".join(f"{step} {statistics.median(found[step]):.2f} s" for step in (*STEPS, "limit") if found[step])
+    shown = ((step, found[step]) for step in (*STEPS, "limit") if found[step])
+    return ", ".join(f"{step} {statistics.median(times):.2f} ({max(times):.2f}) s" for step, times in shown)
 
 
 async def phase(name: str, port: int, gateway: Gateway, pid: int, seconds: float) -> dict[str, float]:
     """Caps one after the other and /healthz for so long, and a line about them. When each key began to overspend."""
     stop, times, caps, starts = asyncio.Event(), list[float](), list[float](), dict[str, float]()
+    refused: Counter[str] = Counter()
     probe = asyncio.create_task(health(port, times, stop))
     until = time.monotonic() + seconds
     most_mib, most_open = 0.0, 0
     while time.monotonic() < until:
         key = f"{name}-{len(caps)}"
         starts[key] = time.monotonic()
-        task = asyncio.create_task(capped(port, gateway, key))
+        task = asyncio.create_task(capped(port, gateway, key, refused))
         while not task.done():
             most_mib, most_open = max(most_mib, resident_mib(pid)), max(most_open, descriptors_of(pid))
             await asyncio.wait([task], timeout=0.5)
@@ -323,7 +326,8 @@ async def phase(name: str, port: int, gateway: Gateway, pid: int, seconds: float
     times.sort()
     print(
         f"{name:12} caps {' '.join(f'{each:.1f}' for each in caps)} s; /healthz median {times[len(times) // 2]:.3f} s, "
-        f"longest {times[-1]:.3f} s; at most {most_mib:.0f} MiB, {most_open} descriptors",
+        f"longest {times[-1]:.3f} s; at most {most_mib:.0f} MiB, {most_open} descriptors; "
+        f"events of caps refused: {dict(refused)}",
         flush=True,
     )
     return starts
@@ -355,7 +359,7 @@ async def measure(args: argparse.Namespace) -> None:
                 for each in attacks:
                     await asyncio.to_thread(each.join, 60)
                     each.kill()
-                await phase("afterwards", port, gateway, process.pid, args.seconds / 2)
+                phases["afterwards"] = await phase("afterwards", port, gateway, process.pid, args.seconds / 2)
                 for attacker, out in found.items():
                     print(f"{attacker}:", out.read_text(encoding="utf-8") if out.exists() else "killed")
                 state = "runs" if process.poll() is None else f"ended with {process.returncode}"

@@ -63,6 +63,8 @@ _KEEP_S = 24 * 3600.0
 _LOG_RETRY_S = 0.5
 #: Seconds, the cap. By hand: half a minute after the log is back, work goes on.
 _LOG_RETRY_CAP_S = 30.0
+#: Seconds on the wall clock; after so long in sound work the next wait is short again. By hand: more than the cap.
+_SOUND_S = 60.0
 #: Seconds between two reads of the highest minutes of principals. By hand: they change once a day and with growth.
 _PEAKS_S = 60.0
 #: Newest actions that `view` shows. By hand: a page.
@@ -115,18 +117,19 @@ class ActionsRunner:
         While the log cannot be reached nothing is done: what cannot be written down must not be done.
         """
         tasks = [asyncio.create_task(passes.run(self._poll_s)) for passes in self._passes]
-        wait_s = _LOG_RETRY_S
+        loop, wait_s = asyncio.get_running_loop(), _LOG_RETRY_S
         try:
             while not stop.is_set():
+                began = loop.time()
                 try:
                     await self._run_once(stop, tasks)
                 except TransientError as error:
-                    logger.warning("log out of reach", extra={"group": GROUP, "error": str(error)})
+                    wait_s = _LOG_RETRY_S if loop.time() - began > _SOUND_S else wait_s
+                    extra = {"group": GROUP, "error": str(error), "wait_s": wait_s}
+                    logger.warning("log out of reach", extra=extra)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), wait_s)
                     wait_s = min(_LOG_RETRY_CAP_S, wait_s * 2)
-                else:
-                    wait_s = _LOG_RETRY_S
         finally:
             for passes in self._passes:
                 passes.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -134,6 +135,11 @@ class Route(Settings):
         if self.ladder and self.act:
             raise ValueError("give either `ladder` or its short form `act`, not both")
         return self
+
+    @cached_property
+    def only_rung(self) -> Rung:
+        """The rung of the short form."""
+        return Rung.model_construct(do="shave_to_normal", act=self.act, lease_minutes=self.lease_minutes)
 
     def modes(self, inherited: Mode) -> tuple[Mode, ...]:
         """The mode of each rung, lowest first; of its only one where it has the short form."""

@@ -137,8 +137,7 @@ def _ladder(route: Route, settings: RouteSettings, taken: frozenset[str]) -> Lad
     """The route's rungs without actions that an earlier route has; () when nothing is left that acts."""
     modes, limits = route.modes(settings.mode), settings.limits
     if not route.ladder:
-        rung = Rung.model_construct(do="shave_to_normal", act=route.act, lease_minutes=route.lease_minutes)
-        steps = [_step(rung, 1, modes[0], limits, taken, do=GENTLEST)] if route.act else []
+        steps = [_step(route.only_rung, 1, modes[0], limits, taken, do=GENTLEST)] if route.act else []
     else:
         steps = [_step(rung, n, modes[n - 1], limits, taken, do=rung.do) for n, rung in enumerate(route.ladder, 1)]
     return tuple(steps) if any(step.acts for step in steps) else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ from curb.stream.records.spend import CostRecord, DeadLetter, GpuRecord, IntakeR
 RECORDS_PER_MESSAGE = 500
 #: Brokers refuse messages above 1 MB by default; a message of more records than one stays below this.
 MESSAGE_BYTES = 512 * 1024
+#: Records that are checked before others have a turn of the loop. By hand: some milliseconds.
+_CHECKED_AT_ONCE = 250
 _LETTER = msgspec.json.Decoder(DeadLetter)
 
 
@@ -58,7 +61,7 @@ async def append_batch(
     how far it is complete, unless that is `marked` already. Returns after the append did. Raises TransientError while
     the log cannot be reached.
     """
-    batch = validate(batch, source=source, at=at, limits=limits)
+    batch = await _validated(batch, source, at, limits)
     records = batch.records
     if attribution is not None and records:
         records, before = attribution.apply(records, source=source, at=at)
@@ -85,6 +88,27 @@ async def append_batch(
     return Appended(
         len(batch.records) + len(plans), dead, batch.dead, batch.skewed, batch.skew_s, newest, batch.warnings
     )
+
+
+async def _validated(batch: Batch, source: str, at: float, limits: IntakeLimits) -> Batch:
+    """What `validate` makes of the batch; others have their turns in between."""
+    count = len(batch.records)
+    if count <= _CHECKED_AT_ONCE:
+        return validate(batch, source=source, at=at, limits=limits)
+    where = batch.locations or [f"{source}#{index}" for index in range(count)]
+    records: list[SpendRecord] = []
+    locations: list[str] = []
+    dead, skewed, skew_s = list(batch.dead), 0, 0.0
+    for start in range(0, count, _CHECKED_AT_ONCE):
+        end = start + _CHECKED_AT_ONCE
+        part = batch._replace(records=batch.records[start:end], locations=where[start:end], dead=[])
+        part = validate(part, source=source, at=at, limits=limits)
+        records += part.records
+        locations += part.locations
+        dead += part.dead
+        skewed, skew_s = skewed + part.skewed, max(skew_s, part.skew_s)
+        await asyncio.sleep(0)
+    return batch._replace(records=records, locations=locations, dead=dead, skewed=skewed, skew_s=skew_s)
 
 
 def report_messages(report: IntakeReport, log: Log) -> list[Message]:

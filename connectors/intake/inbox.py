@@ -35,6 +35,10 @@ from curb.stream.records.spend import DeadLetter
 logger = logging.getLogger(__name__)
 DEFAULT_BODY_BYTES = 8 * 1024 * 1024
 _RETRY_AFTER_S = 5.0
+_TOO_MUCH = "Curb cannot keep up, and most of it comes from here"
+#: Bodies from this size on are worked on one after the other, with the append. By hand: some milliseconds of work, so
+#: that many small ones do not wait for one another's appends.
+_LARGE_BYTES = 32 * 1024
 #: Refused events that an answer names; more are counted.
 _MAX_ERRORS = 100
 #: A line, or a place in an array, at the end of a location.
@@ -101,7 +105,7 @@ class _Inbox:
     ) -> None:
         self._sources, self._log, self._clock = sources, log, clock
         self._bodies, self._behind_s, self._overload = bodies, behind_s, overload
-        #: Of each source one body is worked on in a turn of the loop, so that a flood leaves turns to all others.
+        #: Of each source one body begins in a turn of the loop, so that a flood leaves turns to all others.
         self._turns = {name: asyncio.Lock() for name in sources}
 
     async def receive(self, request: web.Request) -> web.Response:
@@ -118,7 +122,7 @@ class _Inbox:
         if behind_s := self._behind_s():
             return self._busy(f"Curb is {behind_s:.0f} s behind", source, door)
         if self._overload.refuses(source.name):
-            return self._busy("Curb cannot keep up, and most of it comes from here", source, door)
+            return self._busy(_TOO_MUCH, source, door)
         started = asyncio.get_running_loop().time()
         try:
             response = await self._ingest(request, source, door)
@@ -132,7 +136,7 @@ class _Inbox:
         return response
 
     def _busy(self, why: str, source: InboxSource, door: Door) -> web.Response:
-        """Nothing was read of the body, so that refusing costs nothing."""
+        """Nothing was made of the body, so that refusing costs little."""
         metrics.INGEST_REFUSED.labels(connector=source.name).inc()
         detail = f"{why}, send again later"
         source.health.failed("transient", detail, self._clock.now())
@@ -141,10 +145,14 @@ class _Inbox:
     async def _ingest(self, request: web.Request, source: InboxSource, door: Door) -> web.Response:
         try:
             async with self._bodies.read(request, source.max_body_bytes) as body:
-                self._overload.took(source.name, len(body))
-                async with self._turns[source.name]:
-                    await asyncio.sleep(0)
-                return await self._take(body, source, door)
+                with self._overload.holds(source.name, len(body)):
+                    async with self._turns[source.name]:
+                        await asyncio.sleep(0)
+                        if self._overload.refuses(source.name):  # overload may have begun while it waited
+                            return self._busy(_TOO_MUCH, source, door)
+                        if len(body) > _LARGE_BYTES:
+                            return await self._take(body, source, door)
+                    return await self._take(body, source, door)
         except BodyRefusedError as refused:
             return await self._refuse(refused, source, door)
 

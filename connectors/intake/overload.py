@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from aiohttp import web
 
@@ -39,6 +39,8 @@ class Overload:
         self._now, self._behind_s = now, behind_s
         self.late_s = 0.0
         self._bytes: defaultdict[str, float] = defaultdict(float)
+        #: Bytes of bodies that were read and are not worked off.
+        self._held: defaultdict[str, int] = defaultdict(int)
         self._at = now()
 
     def beat(self, late_s: float) -> None:
@@ -47,18 +49,31 @@ class Overload:
         keep = math.exp(-passed_s / _OVER_S)
         self.late_s = self.late_s * keep + late_s * (1 - keep)
 
-    def took(self, source: str, count: int) -> None:
-        """A source's body of so many bytes was read."""
-        self._forget()
-        self._bytes[source] += count
+    @contextmanager
+    def holds(self, source: str, count: int) -> Iterator[None]:
+        """A source's body of so many bytes was read, and is worked off when the block ends."""
+        self._held[source] += count
+        try:
+            yield
+        finally:
+            self._held[source] -= count
+            self._forget()
+            self._bytes[source] += count
 
     def refuses(self, source: str) -> bool:
-        """Whether Curb is overloaded, and this source sends more than a little and as much as any other."""
+        """Whether Curb is overloaded, and this source sends more than a little and as much as any other.
+
+        What it sent counts for some seconds, and what is held of it for as long as it waits.
+        """
         if self.late_s < _LATE_S and self._behind_s() < _BEHIND_S:
             return False
         self._forget()
-        own = self._bytes.get(source, 0.0)
-        return own > _FLOOD * _OVER_S and own > _LIKE_THE_LARGEST * max(self._bytes.values())
+        own = self._sent(source)
+        largest = max(map(self._sent, {*self._bytes, *self._held}), default=0.0)
+        return own > _FLOOD * _OVER_S and own > _LIKE_THE_LARGEST * largest
+
+    def _sent(self, source: str) -> float:
+        return self._bytes.get(source, 0.0) + self._held.get(source, 0)
 
     def _forget(self) -> None:
         now = self._now()

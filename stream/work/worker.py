@@ -30,7 +30,7 @@ _HOLD = 400
 #: Longest wait (seconds) for messages that are on the log while those held must come after them.
 _ON_THE_WAY_S = 0.01
 #: Work goes on for so long (seconds) before other tasks, such as the heartbeats of the group, have their turn.
-_TURN_S = 0.05
+_TURN_S = 0.01
 #: A worker that ran for so long (seconds) starts again at once after its next error.
 _SOUND_S = 60.0
 

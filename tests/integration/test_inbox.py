@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import cast
 
 import aiohttp
@@ -20,6 +21,7 @@ from curb.connectors.intake.inbox import InboxSource, add_routes
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens import litellm, usage_jsonl
 from curb.stream.clock import ManualClock
+from curb.stream.log.protocol import Message
 from tests.fakes import litellm_usage
 from tests.fakes.memory_log import MemoryLog
 
@@ -177,6 +179,39 @@ async def test_a_line_that_counts_as_nothing_is_a_warning(log: MemoryLog) -> Non
         answer = await response.json()
     said = "line 1 has the unknown field effective_cots and no cost, tokens or model: it counts as $0"
     assert answer == {"accepted": 1, "dead": 0, "warnings": [said]}
+
+
+class SlowLog(MemoryLog):
+    """The first append waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    async def append(self, messages: Sequence[Message]) -> None:
+        self.begun.set()
+        await self.go.wait()
+        await super().append(messages)
+
+
+async def test_what_waited_when_overload_began_is_refused_as_well(source: InboxSource) -> None:
+    app, log, behind_s = web.Application(), SlowLog(), [0.0]
+    add_routes(app, {"gw": source}, log, ManualClock(NOW), behind_s=lambda: behind_s[0], most_behind_s=60.0)
+    large = body(400)
+    assert 900_000 < len(large) < 1024 * 1024
+    async with TestClient(TestServer(app)) as client:
+        first = asyncio.create_task(client.post(PATH, data=large, headers=AUTH))
+        await log.begun.wait()
+        others = [asyncio.create_task(client.post(PATH, data=large, headers=AUTH)) for _ in range(4)]
+        done, _ = await asyncio.wait(others, timeout=0.2)
+        assert not done  # one body is worked on after the other
+        behind_s[0] = 2.0
+        log.go.set()
+        assert (await first).status == 200
+        answers = [await each for each in others]
+    assert [each.status for each in answers] == [503] * 4
+    assert all(each.headers["Retry-After"] == "5" for each in answers)
+    assert len(log.records()) == 400
 
 
 async def test_while_curb_is_behind_a_request_is_refused_before_its_body_is_read(

@@ -67,6 +67,18 @@ async def test_an_empty_batch_appends_nothing() -> None:
     assert log.messages == {}
 
 
+@pytest.mark.parametrize("named", [True, False])
+async def test_many_are_checked_in_parts_and_come_out_as_from_one_check(named: bool) -> None:
+    bad = {3, 250, 999}
+    records = [usage(n, effective_cost=math.nan if n in bad else 0.5) for n in range(1001)]
+    records[700].charge_period_start = NOW + 3600
+    log, places = MemoryLog(), [f"f:{n}" for n in range(1001)] if named else []
+    appended = await append_batch(log, Batch(records, "", locations=places), source="s", at=NOW)
+    assert (appended.accepted, appended.dead, appended.skewed, appended.skew_s) == (998, 3, 1, 3600)
+    assert {record.id for record in log.records()} == {f"r{n}" for n in range(1001) if n not in bad}
+    assert [letter.location for letter in log.dead_letters()] == [f"{'f:' if named else 's#'}{n}" for n in sorted(bad)]
+
+
 async def test_a_refused_record_names_its_place_and_the_rest_is_appended() -> None:
     log = MemoryLog()
     batch = Batch([usage(1), usage(2, effective_cost=math.nan)], "", locations=["f:1", "f:2"])

@@ -23,7 +23,8 @@ class Door:
             self.at += 0.05 + late_s
             self.overload.beat(late_s)
             for source, amount in per_second.items():
-                self.overload.took(source, int(amount * (0.05 + late_s)))
+                with self.overload.holds(source, int(amount * (0.05 + late_s))):
+                    pass
 
 
 @pytest.fixture
@@ -61,6 +62,15 @@ def test_a_flood_is_refused_while_the_log_is_behind(door: Door) -> None:
     door.behind_s = 1.5
     assert door.overload.refuses("flood")
     assert not door.overload.refuses("meter")
+
+
+def test_what_waits_counts_for_as_long_as_it_waits(door: Door) -> None:
+    with door.overload.holds("flood", 9_000_000), door.overload.holds("meter", 100):
+        door.seconds(30, late_s=0.3)
+        assert door.overload.refuses("flood")
+        assert not door.overload.refuses("meter")
+    door.seconds(30, late_s=0.3)
+    assert not door.overload.refuses("flood")
 
 
 def test_a_snapshot_is_no_overload(door: Door) -> None:

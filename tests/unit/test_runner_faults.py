@@ -256,6 +256,26 @@ async def test_a_commit_that_fails_opens_a_new_reader(house: House, monkeypatch:
     assert house.states() == ["planned", "applied"]
 
 
+@pytest.mark.parametrize(("sound_s", "waits"), [(60.0, [0.001, 0.002, 0.004, 0.008]), (-1.0, [0.001] * 4)])
+async def test_waits_for_the_log_grow_and_begin_anew_after_sound_work(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sound_s: float, waits: list[float]
+) -> None:
+    monkeypatch.setattr("curb.actions.lifecycle.runner._LOG_RETRY_S", 0.001)
+    monkeypatch.setattr("curb.actions.lifecycle.runner._SOUND_S", sound_s)
+    stop, tries = asyncio.Event(), 0
+
+    async def reader(*args: Any, **more: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries == len(waits):
+            stop.set()
+        raise TransientError("broker gone")
+
+    house.log.reader = reader  # type: ignore[method-assign]
+    await house.new_runner().run(stop)
+    assert [vars(each)["wait_s"] for each in caplog.records if each.message == "log out of reach"] == waits
+
+
 @pytest.mark.parametrize("topic", [ALERTS, COMMANDS])
 async def test_alerts_without_commands_are_refused(house: House, topic: str) -> None:
     with pytest.raises(PermanentError, match="same member"):
