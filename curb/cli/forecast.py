@@ -26,7 +26,7 @@ from curb.format import TOO_LITTLE_NOTE, tags_text
 from curb.stream.clock import WallClock
 from curb.stream.errors import PermanentError, TransientError
 from curb.stream.money import chance, usd
-from curb.views.forecast import DaySums, Question, answer_all, read_events, read_log, report
+from curb.views.forecast import DaySums, Question, answer_all, billed_scopes, read_events, read_log, report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,6 +79,9 @@ def run_forecast(
     """
     if source is not None:
         asked, known_until = report(read_events(source, config.detector), config.detector, scope, top)
+        rows = _answers(asked, quick, console)
+    elif scope in billed_scopes(config.detector):  # the daemon keeps no days of bills; the log has them
+        asked, known_until = report(asyncio.run(_days_of_log(config)), config.detector, scope, top)
         rows = _answers(asked, quick, console)
     else:
         try:

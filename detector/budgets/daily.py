@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from calendar import monthrange
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,17 +12,10 @@ from numpy.typing import NDArray
 from curb.detector.budgets.rows import Late
 from curb.detector.state.columns import Column, Columns, Floats, Ints
 from curb.detector.state.local_time import local_hour
+from curb.detector.state.monthly import AHEAD_DAYS, CHARGE_DAYS, charges_to_come
 
 #: Complete days kept: eight weeks, of which weekdays and the level are learned.
 DAYS = 56
-#: Days of charges that are no pace: three months, and a month ahead, for which a bill may charge already.
-CHARGE_DAYS, AHEAD_DAYS = 128, 31
-#: Months of which the charges of a day of the month are the mean, at most. By hand: prices of a year ago are others.
-MONTHS = 3
-#: Share of the expected charge of a day from which a known one stands for it. By hand: it came, at another price.
-_CAME = 0.5
-#: Least deviation of the charges to come, a share: of one month known, and of more. By hand: seats come and go.
-_CHARGE_DOUBT_NEW, _CHARGE_DOUBT = 0.3, 0.1
 
 
 class DailyHistory:
@@ -134,23 +125,8 @@ class DailyHistory:
 
         Those of a day are the mean of the same day of the last months, less what is known of it.
         """
-        days = max(0, end - start)
-        months = np.full((MONTHS, days, len(rows)), np.nan)
-        first = self.columns["first_day"][rows]
-        for at in range(days):
-            for month, day in enumerate(_same_days(start + at, start)):
-                months[month, at] = np.where(first <= day, self.columns["charges"][day % CHARGE_DAYS, rows], np.nan)
-        whole = np.isfinite(months)
-        count = whole.sum(axis=0)
-        usd = np.where(whole, months, 0.0).sum(axis=0) / np.maximum(count, 1)
-        known = self.columns["charges"][np.arange(start, end)[:, None] % CHARGE_DAYS, rows]
-        came = np.abs(known) >= _CAME * np.abs(usd)
-        to_come: Floats = np.where(came, 0.0, usd - known)
-        of_month = np.where(whole & ~came, months, 0.0).sum(axis=1)
-        several = count.max(axis=0, initial=0) > 1
-        spread = np.where(several, of_month.std(axis=0), 0.0)
-        doubt = np.where(several, _CHARGE_DOUBT, _CHARGE_DOUBT_NEW)
-        return to_come, np.maximum(spread, doubt * np.abs(to_come).sum(axis=0))
+        ring, first = self.columns["charges"], self.columns["first_day"][rows]
+        return charges_to_come(lambda days: ring[days[:, None] % CHARGE_DAYS, rows], first, start, end)
 
     def day(self, budget: int, at: float) -> int:
         """The local day of `at` (epoch seconds), in days since 1970."""
@@ -168,16 +144,3 @@ class DailyHistory:
         for name, column in self.columns.dump("budget_day").items():
             if name in arrays and arrays[name].shape[:-1] == column.shape[:-1]:  # an older state has fewer
                 column[...] = arrays[name][..., kept]
-
-
-def _same_days(day: int, before: int) -> list[int]:
-    """The same day of the last months, as days since 1970 before `before`; a short month has none of its own."""
-    of, found = date(1970, 1, 1) + timedelta(days=day), []
-    month = of.year * 12 + of.month - 1
-    for back in range(1, MONTHS + 4):
-        year, number = divmod(month - back, 12)
-        if of.day <= monthrange(year, number + 1)[1]:
-            same = (date(year, number + 1, of.day) - date(1970, 1, 1)).days
-            if same < before and before - same < CHARGE_DAYS - AHEAD_DAYS:
-                found.append(same)
-    return found[:MONTHS]
