@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from curb.connectors.intake.shares import FIELDS, Patterns, SharedCosts, ShareRule, TagName, TagValue
+from curb.connectors.intake.shares import FIELDS, Patterns, SharedCost, SharedCosts, ShareRule, TagName, TagValue
 from curb.connectors.intake.untagged import UntaggedSpend
 from curb.stream.log.protocol import Log, Message
 from curb.stream.log.topics import CURSORS
@@ -25,7 +25,7 @@ Criticality = Literal["critical", "high", "normal", "low"]
 MAX_REMEMBERED, MAX_REMEMBERED_CHARS = 20_000, 16_000_000
 
 #: The text that a matcher looks at under a name, or None.
-_Look = Callable[[str], str | None]
+Look = Callable[[str], str | None]
 
 
 class AllowList(Settings):
@@ -81,6 +81,9 @@ class AttributionSettings(Settings):
         default=(), description="Who answers for what; the first that matches decides."
     )
     shares: tuple[ShareRule, ...] = Field(default=(), description="Shared resources; the first that matches splits.")
+    shared_costs: tuple[SharedCost, ...] = Field(
+        default=(), description="What `curb report` divides among those who spent; the first that matches divides."
+    )
     required: tuple[TagName, ...] = Field(
         default=("team",), description="Tags that all usage should carry: curb_untagged_percent says how much does not."
     )
@@ -93,6 +96,9 @@ class AttributionSettings(Settings):
         names = [share.name for share in self.shares]
         if len(set(names)) < len(names):
             raise ValueError("two shares have the same name")
+        names = [cost.name for cost in self.shared_costs]
+        if len(set(names)) < len(names):
+            raise ValueError("two shared costs have the same name")
         return self
 
     @model_validator(mode="after")
@@ -100,6 +106,7 @@ class AttributionSettings(Settings):
         given = [value for rule in self.rules for value in rule.tags.values()]
         given += [value for tags in self.defaults.values() for value in tags.values()]
         given += [value for share in self.shares for value in share.fixed]
+        given += [value for cost in self.shared_costs for value in cost.fixed]
         if {UNTAGGED, OTHER} & set(given):
             raise ValueError(f"{UNTAGGED} and {OTHER} stand for missing and folded values and cannot be given")
         return self
@@ -147,7 +154,7 @@ class Attribution:
         self, settings: AttributionSettings, known_tags: Iterable[str] = (), marks: Sequence[TagRule] = ()
     ) -> None:
         self._settings = settings
-        self._marks = [(_matcher(mark.match), mark.tags) for mark in marks]
+        self._marks = [(matcher(mark.match), mark.tags) for mark in marks]
         self._reserved = frozenset(tag for mark in marks for tag in mark.tags)
         self._names = _names(settings, known_tags)
         self._values = {
@@ -159,10 +166,10 @@ class Attribution:
             tag: ({value.casefold(): value for value in allowed.values}, allowed.otherwise)
             for tag, allowed in settings.allowed.items()
         }
-        self._rules = [(_matcher(rule.match), rule.tags, rule.override) for rule in settings.rules]
-        self._owners = [(_matcher(owner.match), _owner_tags(owner)) for owner in settings.owners]
-        self._shares = [_matcher(share.match) for share in settings.shares]
-        self._consumers = [_matcher(share.consumers) for share in settings.shares]
+        self._rules = [(matcher(rule.match), rule.tags, rule.override) for rule in settings.rules]
+        self._owners = [(matcher(owner.match), _owner_tags(owner)) for owner in settings.owners]
+        self._shares = [matcher(share.match) for share in settings.shares]
+        self._consumers = [matcher(share.consumers) for share in settings.shares]
         names = _names_looked_at(settings, marks)
         self._fields = tuple(field for field in FIELDS if field in names and field != "source")
         self._looked_at = tuple(sorted(names))
@@ -207,7 +214,7 @@ class Attribution:
     def verdict(self, record: SpendRecord, source: str) -> Verdict:
         """What the tags of a record of the connector `source` become. Do not change the answer: it is remembered."""
         tags = record.tags
-        key = (source, *tags.items(), *[_field(record, field) for field in self._fields])
+        key = (source, *tags.items(), *[field_of(record, field) for field in self._fields])
         found = self._remembered.get(key)
         if found is None:
             if len(self._remembered) >= MAX_REMEMBERED or self._remembered_chars > MAX_REMEMBERED_CHARS:
@@ -236,7 +243,7 @@ class Attribution:
 
     def _decision(self, tags: Mapping[str, str], record: SpendRecord, source: str) -> _Decision:
         """Remembered by the values that are looked at: a new API key or user changes nothing for rules on projects."""
-        fields = [_field(record, field) for field in self._fields]
+        fields = [field_of(record, field) for field in self._fields]
         key = (source, *map(tags.get, self._looked_at), *fields)
         found = self._decided.get(key)
         if found is None:
@@ -291,7 +298,7 @@ class Attribution:
             return right.get(value.casefold(), otherwise)
         return value
 
-    def _consuming(self, look: _Look) -> Iterator[int]:
+    def _consuming(self, look: Look) -> Iterator[int]:
         for number, (share, matches) in enumerate(zip(self._settings.shares, self._consumers, strict=True)):
             if share.by is not None and matches(look):
                 yield number
@@ -310,10 +317,11 @@ def _names(settings: AttributionSettings, known_tags: Iterable[str]) -> dict[str
     return names
 
 
-def _matcher(patterns: Patterns) -> Callable[[_Look], bool]:
+def matcher(patterns: Patterns) -> Callable[[Look], bool]:
+    """Whether what a look finds fits all patterns."""
     compiled = [(name, re.compile(translate(pattern))) for name, pattern in patterns.items()]
 
-    def matches(look: _Look) -> bool:
+    def matches(look: Look) -> bool:
         for name, pattern in compiled:
             text = look(name)
             if text is None or pattern.match(text) is None:
@@ -323,7 +331,7 @@ def _matcher(patterns: Patterns) -> Callable[[_Look], bool]:
     return matches
 
 
-def _field(record: SpendRecord, name: str) -> str:
+def field_of(record: SpendRecord, name: str) -> str:
     """One of FIELDS but `source`, which the record need not carry; empty where its kind has none."""
     if name == "records":
         return "costs" if isinstance(record, CostRecord) else "gpu" if isinstance(record, GpuRecord) else "usage"

@@ -93,6 +93,32 @@ class ShareRule(Settings):
         return self
 
 
+class SharedCost(Settings):
+    """What nobody used alone, and how a report divides it once the whole period is known."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$", max_length=64, description="Unique name.")
+    match: Patterns = Field(min_length=1, description="Tag or field → pattern: the charges to divide.")
+    tags: tuple[TagName, ...] = Field(
+        default=("team",),
+        min_length=1,
+        description="Among whose values: each combination that spent has a part.",
+    )
+    by: Literal["proportional", "even", "fixed"] = Field(
+        default="proportional", description="By what each spent itself, evenly, or by the weights in `fixed`."
+    )
+    fixed: dict[TagValue, float] = Field(default={}, description="Value of the tag → weight, for `by: fixed`.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> SharedCost:
+        if (self.by == "fixed") != bool(self.fixed):
+            raise ValueError(f"shared cost {self.name}: `by: fixed` needs weights in `fixed`, and nothing else does")
+        if self.fixed and len(self.tags) > 1:
+            raise ValueError(f"shared cost {self.name}: fixed weights are of the values of one tag")
+        if not all(math.isfinite(weight) and weight > 0 for weight in self.fixed.values()):
+            raise ValueError(f"shared cost {self.name}: every weight must be a number above 0")
+        return self
+
+
 class SharedCosts:
     """Every share rule with what it has seen. `load` once, then `observe` and `split` as records come."""
 
@@ -204,7 +230,15 @@ def parts(record: SpendRecord, tags: dict[str, str], tag: str, weights: Weights)
     """One record per weight, with `tag` set, that together are `record`; a single one where there are no weights."""
     if not weights:
         return [record]
-    shares = _shares(list(weights.values()))
+    ids = [part_id(record.id, value) for value in weights]
+    return divided(record, list(weights.values()), ids, [{**tags, tag: value} for value in weights])
+
+
+def divided(
+    record: SpendRecord, weights: Sequence[float], ids: Sequence[str], tags: Sequence[dict[str, str]]
+) -> list[SpendRecord]:
+    """One record per weight, with its id and tags, that together are `record`."""
+    shares = _shares(list(weights))
     columns: dict[str, Sequence[Any]] = {}
     for field in record.__struct_fields__:
         if field in _DOLLARS:
@@ -216,11 +250,11 @@ def parts(record: SpendRecord, tags: dict[str, str], tag: str, weights: Weights)
     return [
         msgspec.structs.replace(
             record,
-            id=part_id(record.id, value),
-            tags={**tags, tag: value},
+            id=ids[number],
+            tags=tags[number],
             **{field: column[number] for field, column in columns.items()},
         )
-        for number, value in enumerate(weights)
+        for number in range(len(weights))
     ]
 
 

@@ -355,7 +355,7 @@ class CurbConfig(Settings):
 #: What commands need that only read the log and append to it.
 LOG_PARTS = frozenset({"log", "instance"})
 #: What commands need that also sum or forecast what is on the log.
-FIGURE_PARTS = LOG_PARTS | {"detector", "reconcile"}
+FIGURE_PARTS = LOG_PARTS | {"attribution", "detector", "reconcile"}
 
 
 def load_file(path: Path, needs: Set[str] | None = None) -> CurbConfig:

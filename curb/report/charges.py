@@ -14,12 +14,14 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
+from curb.connectors.intake.shares import SharedCost
 from curb.detector.budgets.budget import Budget
 from curb.detector.budgets.rows import matches, subject
 from curb.detector.rollup.dedupe import RecentIds
 from curb.detector.rollup.raw_records import EARLIEST_TIME, LATEST_TIME, MARK
 from curb.detector.settings import DetectorSettings
 from curb.detector.state.scopes import Source
+from curb.report.shared import Part, SharedPool
 from curb.report.span import ReportSpan
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Log, Message
@@ -82,18 +84,25 @@ class Dollars:
 class GroupSums:
     """What one group of charges came to in one span."""
 
-    __slots__ = ("billed", "estimated", "input_tokens", "metered", "output_tokens", "requests", "tokens_metered")
+    __slots__ = (
+        "billed", "estimated", "input_tokens", "metered", "output_tokens", "requests", "shared", "shared_billed",
+        "tokens_metered",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.estimated, self.billed = Dollars(), Dollars()
+        #: Of these, the parts of shared costs.
+        self.shared, self.shared_billed = Dollars(), Dollars()
         #: Dollars of charges that count requests, and of those that count tokens: what units are divided into.
         self.metered, self.tokens_metered = Dollars(), Dollars()
         self.requests = self.input_tokens = self.output_tokens = 0
 
-    def add(self, kind: Source, record: SpendRecord) -> None:
-        """Count a charge."""
+    def add(self, kind: Source, record: SpendRecord, *, shared: bool = False) -> None:
+        """Count a charge, or a part of one that is shared."""
         usd = record.effective_cost
         (self.billed if kind == "costs" else self.estimated).add(usd)
+        if shared:
+            (self.shared_billed if kind == "costs" else self.shared).add(usd)
         if kind != "usage":
             return
         if record.requests:
@@ -109,6 +118,12 @@ class GroupSums:
         if money == "both":
             return math.fsum((self.estimated.usd, self.billed.usd))
         return self.billed.usd if money == "billed" else self.estimated.usd
+
+    def shared_usd(self, money: Money) -> float:
+        """Of these, the parts of shared costs."""
+        if money == "both":
+            return math.fsum((self.shared.usd, self.shared_billed.usd))
+        return self.shared_billed.usd if money == "billed" else self.shared.usd
 
     @property
     def tokens(self) -> int:
@@ -128,6 +143,8 @@ class LineKey(NamedTuple):
     region: str
     model: str
     tags: Tags
+    #: Name of the rule that divided a shared cost; empty for what is nobody else's.
+    shared_by: str = ""
 
 
 class LineSums:
@@ -204,7 +221,15 @@ class BudgetPeriods:
 class Charges:
     """Everything that is summed of the charges in a span, and in the one before."""
 
-    def __init__(self, span: ReportSpan, by: Sequence[str], detector: DetectorSettings, *, lines: bool) -> None:
+    def __init__(
+        self,
+        span: ReportSpan,
+        by: Sequence[str],
+        detector: DetectorSettings,
+        shared: Sequence[SharedCost] = (),
+        *,
+        lines: bool,
+    ) -> None:
         self.span, self.before, self.by = span, span.before, tuple(by)
         self.now: dict[tuple[str, ...], GroupSums] = defaultdict(GroupSums)
         self.then: dict[tuple[str, ...], GroupSums] = defaultdict(GroupSums)
@@ -218,6 +243,7 @@ class Charges:
         #: Start of the oldest charge on the log and end of the newest, epoch seconds; charges read twice; refused ones.
         self.oldest, self.newest = math.inf, -math.inf
         self.duplicates = self.refused = 0
+        self.shared = SharedPool(shared)
         self._detector = detector
         self._day = lru_cache(4096)(lambda quarter: span.day_of(quarter * _QUARTER_S))
         #: One state of ids a topic: an id is unique within its source.
@@ -228,6 +254,8 @@ class Charges:
         for topic, kind, schema in _KINDS:
             async for message in log.scan(topic):
                 self.take(message, kind, schema)
+        for part in self.shared.parts():
+            self._give(part)
         return self
 
     def take(self, message: Message, kind: Source, schema: type[SpendRecord]) -> None:
@@ -277,11 +305,11 @@ class Charges:
         if at >= self.span.start:
             self._add_now(record, kind, tags)
         elif at >= self.before.start:
-            self.then[self._group(record)].add(kind, record)
             self.total_then.add(kind, record)
+            if not self.shared.takes(record, kind, "then", 0.0, self._sharers(record)):
+                self.then[self._group(record)].add(kind, record)
 
     def _add_now(self, record: SpendRecord, kind: Source, tags: Tags) -> None:
-        self.now[self._group(record)].add(kind, record)
         self.total.add(kind, record)
         day = self._day(int(record.charge_period_start) // _QUARTER_S)
         self.days[day].add(kind, record)
@@ -289,8 +317,28 @@ class Charges:
             self.late.add(kind, record)
         if record.effective_cost < 0:
             self.negative.add(kind, record)
+        if not self.shared.takes(record, kind, "now", day.toordinal(), self._sharers(record)):
+            self._count_own(record, kind, day, tags)
+
+    def _count_own(self, record: SpendRecord, kind: Source, day: date, tags: Tags, shared_by: str = "") -> None:
+        self.now[self._group(record)].add(kind, record, shared=bool(shared_by))
         if self.lines is not None:
-            self.lines[_line_key(record, kind, day, tags)].add(record)
+            self.lines[_line_key(record, kind, day, tags)._replace(shared_by=shared_by)].add(record)
+
+    def _give(self, part: Part) -> None:
+        """Count a part of a shared cost in its group."""
+        record = part.record
+        if part.when == "then":
+            self.then[self._group(record)].add(part.kind, record, shared=bool(part.rule))
+            return
+        if part.rule:
+            (self.total.shared_billed if part.kind == "costs" else self.total.shared).add(record.effective_cost)
+        day = self._day(int(record.charge_period_start) // _QUARTER_S)
+        self._count_own(record, part.kind, day, tuple(sorted(record.tags.items())), part.rule)
+
+    def _sharers(self, record: SpendRecord) -> list[tuple[str, ...]]:
+        """Who a record's dollars are of, for each rule on shared costs."""
+        return [tuple(value_of(record, tag) for tag in rule.tags) for rule in self.shared.rules]
 
     def _group(self, record: SpendRecord) -> tuple[str, ...]:
         return tuple(value_of(record, tag) for tag in self.by)

@@ -56,6 +56,8 @@ class GroupRow(msgspec.Struct):
     before_usd: float | None
     change: float | None
     share: float | None
+    #: Of `spend_usd`, parts of shared costs.
+    shared_usd: float
     requests: Quotient
     tokens: Quotient
     kpis: dict[str, Quotient]
@@ -167,7 +169,8 @@ async def make_report(
     """
     clock = WallClock()
     async with wiring.open_log(config, clock) as log:
-        charges = await Charges(span, by, config.detector, lines=lines).read(log)
+        shared = config.attribution.shared_costs
+        charges = await Charges(span, by, config.detector, shared, lines=lines).read(log)
         recorded = await read_recorded(log, config.detector)
     return assemble(charges, recorded, config.detector, kpis, money, clock.now()), charges
 
@@ -295,6 +298,7 @@ class _Rows:
             before_usd=before,
             change=_change(spend, before),
             share=spend / self._total if self._total else None,
+            shared_usd=now.shared_usd(self._money),
             requests=_quotient(
                 now.metered.usd, now.requests, then.metered.usd if known else None, then.requests if known else None
             ),
@@ -488,6 +492,7 @@ def _notes(charges: Charges, money: Money, kpis: Sequence[Kpi], now: float, *, c
         notes.append(
             f"{usd(other)} {word} are not added: bills may charge again what is estimated; see --money billed and both"
         )
+    notes += [f"{name}: nobody to divide it among" for name in sorted(charges.shared.undivided)]
     if charges.duplicates:
         notes.append(f"{charges.duplicates:,} records were on the log twice and count once")
     if charges.refused:

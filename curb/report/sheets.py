@@ -51,6 +51,7 @@ FOCUS_COLUMNS = (
     "x_CostSource",
     "x_Model",
     "x_Requests",
+    "x_SharedBy",
     "x_Tokens",
 )
 #: Categories that FOCUS allows; anything else on the log is usage.
@@ -81,8 +82,8 @@ def group_csv(report: SpendReport) -> str:
     """A row per group; there is no row for the total, so that every column adds up to it."""
     kpis = list(report.total.kpis)
     figures = (
-        "spend_usd", "before_usd", "change", "share", "estimated_usd", "billed_usd", "requests", "usd_per_request",
-        "usd_per_request_change", "tokens_1k", "usd_per_1k_tokens", "usd_per_1k_tokens_change",
+        "spend_usd", "before_usd", "change", "share", "shared_usd", "estimated_usd", "billed_usd", "requests",
+        "usd_per_request", "usd_per_request_change", "tokens_1k", "usd_per_1k_tokens", "usd_per_1k_tokens_change",
         "anomalies", "anomalies_usd", "saved_usd", "refused",
     )  # fmt: skip
     of_kpis = [f"{name}{what}" for name in kpis for what in ("", "_usd_each", "_usd_each_change")]
@@ -93,7 +94,7 @@ def group_csv(report: SpendReport) -> str:
 def _cells(report: SpendReport, row: GroupRow, kpis: list[str]) -> Iterator[str]:
     yield from (report.first_day, report.last_day, report.money)
     yield from map(safe, row.tags.values())
-    numbers = (row.spend_usd, row.before_usd, row.change, row.share, row.estimated_usd, row.billed_usd)
+    numbers = (row.spend_usd, row.before_usd, row.change, row.share, row.shared_usd, row.estimated_usd, row.billed_usd)
     yield from map(_number, numbers)
     for quotient in (row.requests, row.tokens):
         yield from _quotient(quotient)
@@ -165,6 +166,7 @@ def _focus_row(key: LineKey, sums: LineSums, zone: ZoneInfo) -> list[str]:
         "x_CostSource": "billed" if key.kind == "costs" else "estimated",
         "x_Model": safe(_known(key.model)),
         "x_Requests": str(sums.requests),
+        "x_SharedBy": key.shared_by,
         "x_Tokens": str(sums.tokens),
     }
     return [row[column] for column in FOCUS_COLUMNS]

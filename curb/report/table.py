@@ -61,8 +61,10 @@ def _table(title: str, *columns: str) -> Table:
 def _groups(report: SpendReport, most: int, *, wide: bool) -> Table:
     kpis = list(report.total.kpis)
     title = f"By {', '.join(map(printable, report.by))}"
+    divided = any(row.shared_usd for row in report.groups)
     columns = [
         ">$ spend",
+        *[">$ shared"] * divided,
         ">change",
         *[">share"] * wide,
         ">$ / request",
@@ -76,6 +78,7 @@ def _groups(report: SpendReport, most: int, *, wide: bool) -> Table:
         table.add_row(
             *(Text(wording.value_name(value)) for value in row.tags.values()),
             wording.dollars(cents),
+            *[usd(row.shared_usd)] * divided,
             wording.change(row.change, before=row.before_usd, after=row.spend_usd),
             *[wording.percent(row.share)] * wide,
             wording.each(row.requests),
@@ -92,6 +95,7 @@ def _groups(report: SpendReport, most: int, *, wide: bool) -> Table:
         "all",
         *blank,
         usd(total.spend_usd) if report.groups else usd(0.0),
+        *[usd(total.shared_usd)] * divided,
         wording.change(total.change, before=total.before_usd, after=total.spend_usd),
         *[""] * wide,
         wording.each(total.requests),

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from curb.connectors.intake.shares import SharedCost
 from curb.detector.settings import DetectorSettings
 from curb.report.charges import Charges, Money
 from curb.report.figures import SpendReport, assemble, read_recorded
@@ -96,9 +97,10 @@ async def a_report(
     kpis: tuple[Kpi, ...] = (),
     detector: DetectorSettings | None = None,
     span: ReportSpan | None = None,
+    shared: tuple[SharedCost, ...] = (),
 ) -> tuple[SpendReport, Charges]:
     """The report of October."""
     log, detector = log or await a_log(), detector or DetectorSettings()
     span = span or span_of("month", None, None, NOW, ZoneInfo(detector.time_zone))
-    read = await Charges(span, by, detector, lines=True).read(log)
+    read = await Charges(span, by, detector, shared, lines=True).read(log)
     return assemble(read, await read_recorded(log, detector), detector, kpis, money, NOW), read
