@@ -139,6 +139,7 @@ class LineKey(NamedTuple):
     service: str
     source: str
     category: str
+    frequency: str
     account: str
     region: str
     model: str
@@ -357,15 +358,27 @@ def _line_key(record: SpendRecord, kind: Source, day: date, tags: Tags) -> LineK
     model = value_of(record, "model")
     service = value_of(record, "service") if kind == "costs" else model
     costs = isinstance(record, CostRecord)
+    category, frequency = _focus_category(record)
     return LineKey(
         day=day,
         kind=kind,
         provider=value_of(record, "provider"),
         service="GPU" if kind == "gpu" and service == UNTAGGED else service,
         source=record.source,
-        category=record.charge_category if isinstance(record, CostRecord) else "Usage",
+        category=category,
+        frequency=frequency,
         account=value_of(record, "account") if costs else UNTAGGED,
         region=value_of(record, "region"),
         model=model,
         tags=tuple((tag, value) for tag, value in tags if value != UNTAGGED),
     )
+
+
+def _focus_category(record: SpendRecord) -> tuple[str, str]:
+    """Category and frequency as FOCUS has them: a fee that recurs, and what a commitment did not use, are usage there;
+    a purchase is paid for charges to come, and is no cost of its day."""
+    if not isinstance(record, CostRecord) or record.charge_category == "Usage":
+        return "Usage", "Usage-Based"
+    if record.charge_category == "Purchase" and record.charge_kind in ("fee", "commitment"):
+        return "Usage", "Recurring"
+    return record.charge_category, "One-Time"

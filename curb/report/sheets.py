@@ -157,7 +157,7 @@ def _focus_row(key: LineKey, sums: LineSums, zone: ZoneInfo) -> list[str]:
         "PublisherName": provider,
         "ServiceCategory": _SERVICE[key.kind][0],
         "ServiceName": service,
-        "ChargeFrequency": "Usage-Based" if category == "Usage" else "One-Time",
+        "ChargeFrequency": key.frequency,
         "InvoiceId": "",
         "ServiceSubcategory": _SERVICE[key.kind][1],
         "RegionId": safe(_known(key.region)),

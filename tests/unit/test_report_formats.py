@@ -174,6 +174,7 @@ async def test_focus_rows_have_what_focus_demands() -> None:
     report, charges = await a_report(money="both", detector=detector)
     rows = rows_of(sheets.focus_csv(report, charges))
     nullable = {"ChargeClass", "InvoiceId", "PricingQuantity", "PricingUnit", "RegionId", "SubAccountId", "x_Model"}
+    nullable.add("x_SharedBy")
     for row in rows:
         assert list(row) == list(sheets.FOCUS_COLUMNS)
         assert all(value for name, value in row.items() if name not in nullable), row

@@ -89,6 +89,12 @@ async def test_totals_are_those_of_the_log_in_every_format(money: Any) -> None:
         assert given == {'{"namespace":"shared","team":"a"}': "cluster", '{"namespace":"shared","team":"b"}': "cluster"}
 
 
+async def test_a_fee_is_recurring_usage_in_focus() -> None:
+    report, charges = await a_report(await a_log(a_month()), money="billed")
+    rows = csv.DictReader(io.StringIO(sheets.focus_csv(report, charges), newline=""))
+    assert {(row["ChargeCategory"], row["ChargeFrequency"]) for row in rows} == {("Usage", "Recurring")}
+
+
 async def test_a_shared_cost_without_anybody_stays_whole_and_is_named() -> None:
     records: list[SpendRecord] = [fee("support", at(1, 0.0), 100.0)]
     report, _ = await a_report(await a_log(records), shared=(rule(),))
