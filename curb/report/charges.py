@@ -98,7 +98,7 @@ class GroupSums:
         self.requests = self.input_tokens = self.output_tokens = 0
 
     def add(self, kind: Source, record: SpendRecord, *, shared: bool = False) -> None:
-        """Count a charge, or a part of one that is shared."""
+        """Count a charge, or a part of a shared charge."""
         usd = record.effective_cost
         (self.billed if kind == "costs" else self.estimated).add(usd)
         if shared:
