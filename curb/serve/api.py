@@ -17,7 +17,7 @@ from curb.serve.access import Access, Caller, Handler
 from curb.serve.connector_rows import of_daemon
 from curb.serve.money_metrics import MoneyMetrics
 from curb.serve.openapi import document
-from curb.serve.pages import events, history, incident, overview, presses, series, sign_in
+from curb.serve.pages import events, exposure, history, incident, models, overview, presses, series, sign_in
 from curb.serve.pages.frame import Pages, add_static_routes
 from curb.serve.pages.sessions import Sessions
 from curb.serve.problems import as_problems, checked_filters
@@ -83,6 +83,8 @@ def _add_pages(app: web.Application, pages: Pages, bodies: Bodies) -> None:
     incident.add_routes(app, pages, daemon.recent)
     series.add_routes(app, pages, burn)
     history.add_routes(app, pages)
+    exposure.add_routes(app, pages)
+    models.add_routes(app, pages)
     presses.add_routes(app, pages, bodies)
     http = daemon.config.http
     events.add_routes(app, pages, min(http.max_streams, http.max_connections // 4))

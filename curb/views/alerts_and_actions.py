@@ -14,7 +14,7 @@ from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Log, Message, TopicPartition
 from curb.stream.log.topics import ACTIONS, ALERTS, COMMANDS
 from curb.stream.records.knowledge import read_knowledge
-from curb.stream.records.spend import ActionsMessage, Alert, Feedback, LedgerEntry, NoticeEntry
+from curb.stream.records.spend import ActionsMessage, Alert, Annotation, Feedback, LedgerEntry, NoticeEntry
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,8 @@ class LogView:
     def __init__(self, changed: Callable[[Alert | LedgerEntry | NoticeEntry], None] | None = None) -> None:
         self.alerts: OrderedDict[str, Alert] = OrderedDict()
         self.actions: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
+        #: By id: deploys, launches and notes, in the order in which they were recorded.
+        self.annotations: OrderedDict[str, Annotation] = OrderedDict()
         #: By alert: what people said of it, oldest first.
         self.feedback: OrderedDict[str, list[Feedback]] = OrderedDict()
         #: By alert: time of each revision, $/h, $/h expected, one after the other.
@@ -69,6 +71,9 @@ class LogView:
                     kept = [said for said in self.feedback.get(each.alert_id, []) if said.id != each.id]
                     self.feedback[each.alert_id] = [*kept, each]
                     _trim(self.feedback)
+                elif isinstance(each, Annotation):
+                    self.annotations[each.id] = each
+                    _trim(self.annotations)
             return
         kind = Alert if message.topic == ALERTS else ActionsMessage
 
@@ -140,6 +145,7 @@ class LogView:
         self.alerts.clear()
         self.actions.clear()
         self.feedback.clear()
+        self.annotations.clear()
         self._burns.clear()
 
         topics = [ALERTS, ACTIONS, COMMANDS]

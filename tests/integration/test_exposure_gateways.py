@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from curb.actions.action import ReadsLimits
 from curb.actions.target import TargetRate
-from curb.cli.exposure import KeyUse, of_subjects
 from curb.cli.main import app
 from curb.stream.clock import ManualClock
 from curb.stream.log.codec import encode, encode_lines
@@ -20,6 +19,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ACTIONS, SPEND
 from curb.stream.records.spend import SpendPartial
 from curb.testing.actions import ActionBench, opened
+from curb.views.exposure import KeyUse, of_subjects
 from tests.fakes.alerts import a_plan, an_entry
 from tests.fakes.envoy import EnvoyBench
 from tests.fakes.haproxy import HaproxyBench

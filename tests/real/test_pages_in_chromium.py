@@ -18,7 +18,8 @@ from tests.integration.test_pages_operate import commands, knowledge
 from tests.integration.test_pages_operate import daemon as daemon  # noqa: PLC0414 (a fixture)
 from tests.real.chromium import Chromium, chromium
 
-PAGES = ("/", "/series", "/series/one?scope=team&tag=team%3Dsearch", "/alerts", "/alerts/a1", "/actions", "/config")
+SERIES = "/series/one?scope=team&tag=team%3Dsearch"
+PAGES = ("/", "/exposure", "/models", "/series", SERIES, "/alerts", "/alerts/a1", "/actions", "/config")
 SIGN_IN = """
 document.querySelector('[name=token]').value = 'operator-token';
 document.querySelector('[name=name]').value = 'M'.repeat(64);

@@ -9,8 +9,8 @@ import pytest
 
 from curb.actions.levers.litellm_enforced import budget_left, is_refused, spent_budget
 from curb.actions.levers.litellm_keys import GatewayKey
-from curb.cli.exposure import Exposure, KeyUse, expose, sentence, total
 from curb.stream.records.spend import SpendPartial
+from curb.views.exposure import Exposure, KeyUse, expose, sentence, total
 from tests.fakes.spend import T0
 
 NOW = float(T0)

@@ -66,7 +66,8 @@ def _token(path: Path | None) -> str:
 
 def _exposure_of(path: Path) -> Any:
     """Reads the exposure of the keys of the gateways in a configuration."""
-    from curb.cli.exposure import read_exposures, total
+    from curb.cli.exposure import read_exposures
+    from curb.views.exposure import total
 
     loaded = load(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
@@ -177,6 +178,8 @@ def _nice(value: float) -> float:
 
 
 def _short(rate: float) -> str:
+    if rate < 0.1:  # a unit may cost so little: half a cent more shows
+        return f"${Decimal(f'{rate:.2g}'):f}"
     return f"${rate:,.0f}" if rate >= 10 or rate == int(rate) else usd(rate)
 
 

@@ -49,6 +49,8 @@ class MenuEntry(NamedTuple):
 
 MENU = (
     MenuEntry("/", "Now"),
+    MenuEntry("/exposure", "Exposure"),
+    MenuEntry("/models", "Models"),
     MenuEntry("/series", "Series"),
     MenuEntry("/alerts", "Alerts"),
     MenuEntry("/actions", "Actions"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: Pages with everything below them.
-_PAGES = ("/alerts", "/series", "/actions", "/config", "/press", "/events")
+_PAGES = ("/alerts", "/series", "/actions", "/config", "/exposure", "/models", "/press", "/events")
 #: Signing in and out, style, script and icon: nothing in them is anybody's.
 _OPEN = frozenset({"/sign-in", "/sign-out", "/page.css", "/page.js", "/page.svg"})
 
