@@ -15,6 +15,7 @@ from curb import wiring
 from curb.config.file import CurbConfig, EmbeddedSettings
 from curb.detector.reconcile.reconciler import Reconciler
 from curb.detector.shard import Shard
+from curb.report.runner import ReportRunner
 from curb.row_grid import RowGrid
 from curb.serve import slack_people
 from curb.serve.api import make_app
@@ -93,6 +94,7 @@ class Daemon:
         self._chart = IncidentChart(self.log, self.recent, self.config.detector)
         self.actions = wiring.make_actions(self.config, self.log, self.clock, self.http, self.chart)
         self.slack = slack_people.make_doors(self.config, self.view, self.log, self.clock, self.http)
+        self._reports = ReportRunner(self.config, self.log, self.clock, lambda: self.actions.is_up_to_date)
         http = self.config.http
         patience = Patience(http.head_timeout_s, http.body_timeout_s)
         place = Place(http.host, http.port, http.max_connections, patience, "healthz" in http.open_paths)
@@ -114,6 +116,7 @@ class Daemon:
         self._start("forecasts", self.forecasts.run(self._stop_rooms))
         self._start("recent burn", self.recent.follow(self._stop_rooms))
         self._start("actions", self.actions.run(self._stop_rooms))
+        self._start("report", self._reports.run(self._stop_rooms))
         for name, socket in self.slack.sockets.items():
             self._start(f"slack {name}", socket.run(self._stop_rooms))
         self._start("view", self.view.follow(self.log, f"curb-view-{self.config.instance}", self._stop_rooms))

@@ -16,7 +16,7 @@ EVERYBODY = "*"
 #: How records, and `actions.approvers`, name a person and a group of the proxy. No name of a token has a colon.
 PERSON, GROUP = "sso:", "group:"
 #: What a group may do at the pages.
-PageRole = Literal["read", "approve", "operate"]
+PageRole = Literal["read", "approve", "operate", "admin"]
 #: Addresses of a network that is named as a proxy, at most, as bits of the host part. By hand: a subnet of a cluster.
 _MOST_HOST_BITS = 16
 
@@ -37,8 +37,8 @@ class AuthProxySettings(Settings):
     )
     groups: dict[str, tuple[PageRole, ...]] = Field(
         min_length=1,
-        description="Group → `read`, `approve` (read, and answer proposals) or `operate` at the pages; the group `*` "
-        "is everybody. How many dollars a group may approve is in `actions.approvers`, as `group:NAME`.",
+        description="Group → `read`, `approve` (read, and answer proposals), `operate` or `admin` at the pages; the "
+        "group `*` is everybody. How many dollars a group may approve is in `actions.approvers`, as `group:NAME`.",
     )
 
     @field_validator("addresses")

@@ -19,6 +19,7 @@ from curb.config.auth_proxy import AuthProxySettings, unknown_groups
 from curb.config.errors import ConfigError, ConfigErrors, from_validation, unknown, without_consequences
 from curb.config.owners import known_tags, unreachable_owners, with_owners
 from curb.config.pairs import with_scope
+from curb.config.report import ReportSettings, unreachable_readers
 from curb.connectors.connector import ConnectorConfig
 from curb.connectors.fingerprint import LoopSettings
 from curb.connectors.intake.attribution import AttributionSettings
@@ -201,8 +202,8 @@ class EmbeddedSettings(Settings):
 
 
 #: What a token is for: send usage to the inbox, read everything, read and propose actions, read and answer proposals,
-#: or read and change (silences, approvals, halt).
-Role = Literal["ingest", "read", "propose", "approve", "operate"]
+#: read and change what ends again (silences, halt), or also what stays (more money, a new usual).
+Role = Literal["ingest", "read", "propose", "approve", "operate", "admin"]
 
 
 class TokenSettings(Settings):
@@ -214,7 +215,9 @@ class TokenSettings(Settings):
         min_length=1,
         description="`ingest`: send to every inbox. `read`: the API, the dashboard and /metrics. `propose`: `read`, "
         "and actions proposed for approval, for an assistant. `approve`: `propose`, and approve or deny what waits, as "
-        "`actions.approvers` allows its name. `operate`: `approve`, and commands, silences, plans and the like.",
+        "`actions.approvers` allows its name. `operate`: `approve`, and commands, silences, plans and the like. "
+        "`admin`: `operate`, and what stays: raise a budget, accept what fires as the usual, see paths of the "
+        "configuration.",
     )
 
 
@@ -226,7 +229,8 @@ class HttpSettings(Settings):
     token: SecretStr | None = Field(
         default=None,
         min_length=8,
-        description="Bearer token of /v1 (not of the inbox, nor of what Slack signs), and to sign in at the dashboard. "
+        description="Bearer token of /v1 (not of the inbox, nor of what Slack signs), and to sign in at the dashboard, "
+        "as `admin`. "
         "Without it /v1 only reads, only on loopback.",
     )
     tokens: list[TokenSettings] = Field(default=[], description="More tokens, each for what its roles allow.")
@@ -337,6 +341,7 @@ class CurbConfig(Settings):
     unit_costs: tuple[WantedUnitCost, ...] = Field(
         default=DEFAULT_UNIT_COSTS, description="Dollars per unit that are kept as a metric and in /v1/unit-costs."
     )
+    report: ReportSettings = Field(default=ReportSettings(), description="A report of each week or month; off.")
     detector: DetectorSettings = Field(default=DetectorSettings(), description="Sums, scores, budgets and alerts.")
     actions: ActionsSettings = Field(default=ActionsSettings(), description="Notifiers, actions, routes and limits.")
     _variables: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -484,6 +489,7 @@ def _derived(config: CurbConfig, errors: list[ConfigError]) -> CurbConfig:
     errors += [ConfigError(*found) for found in wrong]
     groups = unknown_groups(config.actions.approvers, config.http.auth_proxy)
     errors += [ConfigError(*found) for found in groups]
+    errors += [ConfigError(*found) for found in unreachable_readers(config.report, config.actions.notifiers)]
     unreachable = unreachable_owners(config.attribution, config.actions, detector)
     errors += [ConfigError(*found) for found in unreachable]
     if unreachable:

@@ -30,6 +30,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Caller = Callable[[web.Request], tuple[str, frozenset[str]]]
 #: What a role includes beside itself.
 _INCLUDES: dict[Role, tuple[Role, ...]] = {
+    "admin": ("read", "propose", "approve", "operate"),
     "operate": ("read", "propose", "approve"),
     "approve": ("read", "propose"),
     "propose": ("read",),
@@ -44,6 +45,8 @@ _INBOX, _SLACK = "/v1/ingest/", "/v1/slack/"
 _UNNAMED = "operator"
 #: What a token for less than all may write. Handlers look at what is in it.
 _WRITES: dict[str, Role] = {"/v1/proposals": "propose", "/v1/commands": "approve", "/press": "approve"}
+#: Below this path is more money, which stays until it is spent.
+_MONEY = "/v1/budget-increases"
 
 
 class Access:
@@ -61,7 +64,7 @@ class Access:
         self._inbox_rate = RateLimits(per_s * BURST_S, per_s, now) if per_s is not None else None
         self._tokens: list[tuple[bytes, str, frozenset[str]]] = []
         if settings.token:
-            self._add(_UNNAMED, settings.token.get_secret_value(), ["operate"])
+            self._add(_UNNAMED, settings.token.get_secret_value(), ["admin"])
         for each in settings.tokens:
             self._add(each.name, each.token.get_secret_value(), each.roles)
         #: Without a token that may read, whoever is on this machine may read.
@@ -144,7 +147,7 @@ class Access:
             if path != "/healthz" and "read" not in roles and self._checks_names and not self._is_own_name(request):
                 return _foreign_name()
             return await handler(request)
-        needed: Role = "read" if request.method in _READS else _WRITES.get(path, "operate")
+        needed = _needed(request)
         if needed in roles:
             return await handler(request)
         if roles:
@@ -168,7 +171,7 @@ class Access:
         if self._from_another_site(request):
             return _problem(403, "refused: another site asks for it")
         roles = person.roles.union(*(_INCLUDES[role] for role in person.roles))
-        needed: Role = "read" if request.method in _READS else _WRITES.get(request.path, "operate")
+        needed = _needed(request)
         if needed not in roles:
             return _problem(403, f"no group of {person.by} may {needed}; see http.auth_proxy.groups")
         known = sessions.of(request)
@@ -232,6 +235,14 @@ class Access:
                 return True
         site, mode = request.headers.get("Sec-Fetch-Site"), request.headers.get("Sec-Fetch-Mode")
         return site == "cross-site" and mode != "navigate"
+
+
+def _needed(request: web.Request) -> Role:
+    """The least role for a request; handlers look at what is in it."""
+    if request.method in _READS:
+        return "read"
+    path = request.path
+    return "admin" if path == _MONEY or path.startswith(f"{_MONEY}/") else _WRITES.get(path, "operate")
 
 
 def _foreign_name() -> web.Response:

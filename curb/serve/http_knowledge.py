@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from curb.connectors.intake.body import Bodies, BodyRefusedError
+from curb.serve.access import Caller
 from curb.serve.running import Running
 from curb.stream.errors import TransientError
 from curb.stream.records import spend as records
@@ -34,11 +35,11 @@ _KINDS = (
 )
 
 
-def add_routes(app: web.Application, daemon: Running, bodies: Bodies | None = None) -> None:
+def add_routes(app: web.Application, daemon: Running, bodies: Bodies, caller: Caller) -> None:
     """Add `GET` and `POST /v1/plans`, `/v1/silences`, `/v1/budget-increases`, `/v1/annotations`, `/v1/feedback`, and
     `DELETE /v1/<plans|silences|budget-increases>/{id}`."""
     for kind in _KINDS:
-        door = _Door(daemon, kind, bodies or Bodies())
+        door = _Door(daemon, kind, bodies, caller)
         app.router.add_post(f"/v1/{kind.path}", door.add)
         app.router.add_get(f"/v1/{kind.path}", door.list)
         if kind.ends:
@@ -46,10 +47,10 @@ def add_routes(app: web.Application, daemon: Running, bodies: Bodies | None = No
 
 
 class _Door:
-    """One kind of knowledge. 202 it is on the log, 400 with what is wrong, 404, 503 the log is away."""
+    """One kind of knowledge. 202 it is on the log, 400 with what is wrong, 403, 404, 503 the log is away."""
 
-    def __init__(self, daemon: Running, kind: _Kind, bodies: Bodies) -> None:
-        self._daemon, self._kind, self._bodies = daemon, kind, bodies
+    def __init__(self, daemon: Running, kind: _Kind, bodies: Bodies, caller: Caller) -> None:
+        self._daemon, self._kind, self._bodies, self._caller = daemon, kind, bodies, caller
 
     async def add(self, request: web.Request) -> web.Response:
         try:
@@ -63,10 +64,19 @@ class _Door:
             return _problem(400, "the body is not JSON")
         except (ValueError, ArithmeticError):
             return _problem(400, "the body has a value that cannot be read")
+        if self._accepts(record) and "admin" not in self._caller(request)[1]:
+            return _problem(403, "this token may not admin: what fires would be the usual from then on")
         answer: dict[str, Any] = {"id": record.id}
         if isinstance(record, records.Feedback) and record.alert_id not in self._daemon.view.alerts:
             answer["warning"] = f"no alert {record.alert_id!r} is known here; the feedback is kept"
         return await self._append(record, answer)
+
+    def _accepts(self, record: Knowledge) -> bool:
+        """Whether what still fires is to be the usual."""
+        if not isinstance(record, records.Feedback) or record.verdict != "not_an_anomaly":
+            return False
+        alert = self._daemon.view.alerts.get(record.alert_id)
+        return alert is not None and alert.status == "firing"
 
     async def list(self, request: web.Request) -> web.Response:
         try:

@@ -74,7 +74,7 @@ EDGES: dict[str, dict[str, str]] = {
         "backfill": "feed row_grid wiring config",
         "export": "wiring config",
         "forget": "",
-        "daemon": "row_grid wiring serve views config",
+        "daemon": "row_grid wiring serve report views config",
         "row_grid": "evaluate config",
         "serve": "wiring views config format",
         "report": "wiring views config format",

@@ -209,7 +209,7 @@ async def test_a_token_that_may_approve_answers_in_its_own_name_and_does_nothing
         ({"addresses": ["0.0.0.0/0"]}, "http.auth_proxy.addresses", "whoever has one of them could claim"),
         ({"addresses": ["10.0.0.0/8"]}, "http.auth_proxy.addresses", "name those of the proxy alone"),
         ({"addresses": ["proxy.local"]}, "http.auth_proxy.addresses[0]", "network"),
-        ({"groups": {"finance": ["admin"]}}, "http.auth_proxy.groups.finance[0]", "'operate'"),
+        ({"groups": {"finance": ["owner"]}}, "http.auth_proxy.groups.finance[0]", "'operate'"),
         ({"groups": {"sre": ["operate"]}}, "actions.approvers.finance.people[0]", "has no group 'finance'"),
         ({"user_header": "X User"}, "http.auth_proxy.user_header", "match"),
     ],

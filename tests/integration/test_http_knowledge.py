@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from curb.connectors.intake.body import Bodies
 from curb.serve.http_knowledge import add_routes
 from curb.serve.running import Running
 from curb.stream.clock import ManualClock
@@ -35,9 +36,10 @@ class House:
 
     def __init__(self) -> None:
         self.log, self.clock = MemoryLog(), ManualClock(NOW)
-        self.view = SimpleNamespace(alerts={"known-1": object()})
+        self.view = SimpleNamespace(alerts={"known-1": SimpleNamespace(status="firing")})
+        self.roles = frozenset({"operate", "admin"})
         app = web.Application()
-        add_routes(app, cast(Running, self))
+        add_routes(app, cast(Running, self), Bodies(), lambda _: ("", self.roles))
         self.client = TestClient(TestServer(app))
 
     async def call(self, method: str, path: str, body: Any = None, data: bytes | None = None) -> tuple[int, Any]:
@@ -165,3 +167,13 @@ async def test_odd_bodies_are_400_or_cleaned(house: House, path: str) -> None:
         body = odd_line(random.Random(seed), good)
         answer = await house.client.post(f"/v1/{path}", data=body)
         assert answer.status in (202, 400), (answer.status, body[:200])
+
+
+async def test_what_fires_is_made_the_usual_by_an_admin_alone(house: House) -> None:
+    house.roles = frozenset({"operate"})
+    status, answer = await house.call("POST", "/v1/feedback", FEEDBACK)
+    assert (status, "may not admin" in answer["error"]) == (403, True)
+    assert not house.told
+    assert (await house.call("POST", "/v1/feedback", {**FEEDBACK, "verdict": "real"}))[0] == 202
+    house.view.alerts["known-1"].status = "resolved"
+    assert (await house.call("POST", "/v1/feedback", FEEDBACK))[0] == 202

@@ -38,7 +38,8 @@ from tests.integration.test_dashboard import BUDGET, HOSTILE, a_daemon
 
 Browser = TestClient[Any, Any]
 TOKENS = [
-    {"name": "on-call", "token": "operator-token", "roles": ["operate"]},
+    {"name": "on-call", "token": "operator-token", "roles": ["admin"]},
+    {"name": "night", "token": "night-token", "roles": ["operate"]},
     {"name": "viewer", "token": "reader-token", "roles": ["read"]},
     {"name": "gateway", "token": "ingest-token", "roles": ["ingest"]},
 ]
@@ -524,3 +525,37 @@ async def test_the_press_of_a_stranger_to_the_approvers_is_left_to_the_runner(br
     await sign_in(browser, name="fred")
     await press(browser, await form_of(browser) | {"verb": "approve", "action_id": "x2"})
     assert msgspec.to_builtins(commands(daemon)[0])["by"].split(" ")[0] == "on-call"
+
+
+# --- what only an admin may -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields", [{"verb": "raise_budget", "alert_id": "b1", "usd": "50", **HOURS}, {"verb": "not_an_anomaly"}]
+)
+async def test_who_operates_cannot_do_what_stays(browser: Browser, daemon: Any, fields: dict[str, str]) -> None:
+    await sign_in(browser, "night-token")
+    form = await form_of(browser)
+    status, text = await press(browser, {**form, "alert_id": "a1", **fields})
+    assert (status, "a role that may admin" in text) == (403, True)
+    assert not knowledge(daemon)
+    assert "Not an anomaly" not in await page(browser, "/alerts/a1")
+    assert "Raise the budget" not in await page(browser, "/alerts/b1")
+    status, _ = await press(browser, {**form, "alert_id": "a1", "verb": "real"})
+    assert (status, len(knowledge(daemon))) == (303, 1)
+
+
+async def test_who_operates_may_judge_what_is_over(browser: Browser, daemon: Any) -> None:
+    over = an_alert(revision=9, status="resolved", resolved_at=T0 + 60)
+    daemon.view.apply(alert_message(over))
+    await sign_in(browser, "night-token")
+    form = await form_of(browser)
+    assert "Not an anomaly" in await page(browser, "/alerts/a1")
+    assert (await press(browser, {**form, "alert_id": "a1", "verb": "not_an_anomaly"}))[0] == 303
+
+
+@pytest.mark.parametrize(("token", "shown"), [("night-token", False), ("operator-token", True)])
+async def test_paths_of_files_are_for_admins(browser: Browser, token: str, shown: bool) -> None:
+    await sign_in(browser, token)
+    text = await page(browser, "/config")
+    assert ("directory: curb-data" in text) is shown

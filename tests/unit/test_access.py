@@ -15,11 +15,12 @@ from curb.serve.access import Access
 from curb.serve.limits import client_of
 
 READER, OPERATOR, SENDER, OLD = "reader-token", "operator-token", "sender-token", "old-token"
-ASSISTANT = "assistant-token"
+ASSISTANT, ADMIN = "assistant-token", "admin-token"
 TOKENS = [
     {"name": "prometheus", "token": READER, "roles": ["read"]},
     {"name": "on-call", "token": OPERATOR, "roles": ["operate"]},
     {"name": "assistant", "token": ASSISTANT, "roles": ["propose"]},
+    {"name": "boss", "token": ADMIN, "roles": ["admin"]},
     {"name": "gateway", "token": SENDER, "roles": ["ingest"]},
 ]
 
@@ -52,6 +53,13 @@ def basic(token: str) -> dict[str, str]:
         (READER, "DELETE", "/v1/silences/s1", 403),
         (OPERATOR, "GET", "/v1/status", 200),
         (OPERATOR, "POST", "/v1/commands", 200),
+        (OPERATOR, "POST", "/v1/budget-increases", 403),
+        (OPERATOR, "DELETE", "/v1/budget-increases/i1", 403),
+        (OPERATOR, "GET", "/v1/budget-increases", 200),
+        (ADMIN, "POST", "/v1/budget-increases", 200),
+        (ADMIN, "DELETE", "/v1/budget-increases/i1", 200),
+        (ADMIN, "POST", "/v1/commands", 200),
+        (OLD, "POST", "/v1/budget-increases", 200),
         (READER, "POST", "/v1/proposals", 403),
         (OPERATOR, "POST", "/v1/proposals", 200),
         (ASSISTANT, "GET", "/v1/status", 200),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -40,6 +41,10 @@ _KEEP_S = 86400
 ROWS = 50
 
 
+#: The name of a request's token, and what it may do.
+Caller = Callable[[web.Request], tuple[str, frozenset[str]]]
+
+
 class MenuEntry(NamedTuple):
     """An entry of the menu."""
 
@@ -61,12 +66,23 @@ MENU = (
 class Pages:
     """Renders pages of one daemon for whoever looks."""
 
-    def __init__(self, daemon: Running, sessions: Sessions) -> None:
-        self.daemon, self.sessions = daemon, sessions
+    def __init__(self, daemon: Running, sessions: Sessions, caller: Caller) -> None:
+        self.daemon, self.sessions, self._caller = daemon, sessions, caller
 
     def session(self, request: web.Request) -> Session | None:
         """Who looks, if signed in."""
         return self.sessions.of(request)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether there is a token to sign in with."""
+        return bool(self.daemon.config.http.token or self.daemon.config.http.tokens)
+
+    def is_admin(self, request: web.Request) -> bool:
+        """Whether whoever looks may see paths: an admin, or where nobody signs in, whoever is on this machine."""
+        session, http = self.session(request), self.daemon.config.http
+        roles = self._caller(request)[1] if session is None else session.roles
+        return "admin" in roles or not (self.has_tokens or http.auth_proxy)
 
     def render(self, request: web.Request, name: str, *, code: int = 200, **values: Any) -> web.Response:
         """The page `name` with the frame around it; a notice for whoever looks is shown once."""
@@ -83,7 +99,8 @@ class Pages:
             session=session,
             may_approve=session is not None and "approve" in session.roles,
             may_operate=session is not None and "operate" in session.roles,
-            has_tokens=bool(self.daemon.config.http.token or self.daemon.config.http.tokens),
+            may_admin=session is not None and "admin" in session.roles,
+            has_tokens=self.has_tokens,
             notice=notice,
             once=secrets.token_urlsafe(9),
             **values,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import PurePath
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -111,7 +113,9 @@ class _History:
         return self._pages.render(request, "action.html", refresh_s=_REFRESH_S, row=row, entries=entries)
 
     async def config(self, request: web.Request) -> web.Response:
-        return self._pages.render(request, "config.html", text=shown_config(self._daemon.config))
+        with_paths = self._pages.is_admin(request)
+        text = shown_config(self._daemon.config, with_paths=with_paths)
+        return self._pages.render(request, "config.html", text=text, with_paths=with_paths)
 
     def _refused(self, request: web.Request, status: int, why: str) -> web.Response:
         return self._pages.render(request, "refused.html", code=status, why=why)
@@ -126,10 +130,21 @@ def _after(alerts: Iterable[Alert], alert_id: str) -> Iterator[Alert]:
         seen = seen or alert.alert_id == alert_id
 
 
-def shown_config(config: CurbConfig) -> str:
-    """The configuration in force as YAML, with its defaults and without its secrets."""
-    plain = _without_secrets(config.model_dump(mode="json"), "", config)
+def shown_config(config: CurbConfig, *, with_paths: bool = True) -> str:
+    """The configuration in force as YAML, with its defaults, without its secrets; with or without paths of files."""
+    given = config.model_dump(mode="json") if with_paths else _without_paths(config.model_dump())
+    plain = _without_secrets(json.loads(json.dumps(given, default=str)), "", config)
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _without_paths(value: Any) -> Any:
+    """Every path of a file or directory hidden."""
+    if isinstance(value, dict):
+        return {key: _without_paths(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(each) for each in value]
+    is_path = isinstance(value, PurePath) or (isinstance(value, str) and value.startswith(("/", "~/", "./", "../")))
+    return _HIDDEN if is_path else value
 
 
 def _without_secrets(value: Any, path: str, config: CurbConfig, name: str = "") -> Any:

@@ -19,6 +19,7 @@ from curb.actions.notify import wording
 from curb.actions.policy.roles import may_approve
 from curb.actions.policy.routing import decide
 from curb.config.auth_proxy import GROUP
+from curb.config.file import Role
 from curb.connectors.intake.body import Bodies
 from curb.serve.pages.forms import Form, read_form
 from curb.serve.pages.frame import Pages, local_path, see_other, seen
@@ -102,8 +103,8 @@ class Presses:
             verb = form["verb"]
             if verb not in self._verbs:
                 raise RefusedPressError(400, "There is no such button.")
-            if verb not in _ANSWERS and "operate" not in session.roles:
-                raise RefusedPressError(403, "You may approve and deny; this needs a role that may operate.")
+            if (needed := self._needed(form)) not in session.roles:
+                raise RefusedPressError(403, f"This needs a role that may {needed}, which yours may not.")
             taken = self._verbs[verb](_Asked(form, session.by, session.groups))
             await self._daemon.log.append([taken.message])
         except RefusedPressError as refused:
@@ -117,6 +118,15 @@ class Presses:
         logger.info("pressed", extra={"verb": verb, "by": session.by, "on": form["action_id"] or form["alert_id"]})
         session.notice = taken.notice
         return see_other(local_path(form["next"]))
+
+    def _needed(self, form: Form) -> Role:
+        """The role for a button. What ends again is to operate; more money and a new usual stay."""
+        verb = form["verb"]
+        if verb in _ANSWERS:
+            return "approve"
+        alert = self._daemon.view.alerts.get(form["alert_id"][:_LONGEST_ID])
+        accepts = verb == "not_an_anomaly" and alert is not None and alert.status == "firing"
+        return "admin" if accepts or verb == "raise_budget" else "operate"
 
     # --- actions ---
 
