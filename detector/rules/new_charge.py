@@ -80,8 +80,12 @@ class NewCharge(Rule):
         usd = self._sums["usd"]
         new = subjects.age_days <= P.new_days
         usd[new] += subjects.amounts.cost[new]
-        for row in np.flatnonzero(new & (self._sums["moved"] == 0) & (subjects.amounts.cost > 0)).tolist():
-            self._sums["moved"][row] = _is_moved(int(subjects.index[row]), view)
+        looked_at = np.flatnonzero(new & (self._sums["moved"] == 0) & (subjects.amounts.cost > 0))
+        gone = _gone_usd_per_hour(view) if len(looked_at) else {}
+        for row in looked_at.tolist():
+            series = int(subjects.index[row])
+            least = P.moved_share * float(view.bucket.scores.rate[series])
+            self._sums["moved"][row] = gone.get(view.registry.scopes[series], 0.0) >= least
         known_days = (subjects.first_seen - view.stream_since) / 86400
         fires = new & (known_days >= settings.known_days) & (usd >= settings.notice_usd)
         fires &= (subjects.amounts.cost > 0) & view.registry["detect"][subjects.index]
@@ -112,13 +116,10 @@ class NewCharge(Rule):
         ]
 
 
-def _is_moved(series: int, view: View) -> bool:
-    return _gone_usd_per_hour(series, view) >= P.moved_share * float(view.bucket.scores.rate[series])
-
-
-def _gone_usd_per_hour(series: int, view: View) -> float:
-    """What is expected of the other series of its scope that spend nearly nothing now, $/h."""
-    scopes, scores = view.registry.scopes, view.bucket.scores
-    same = np.fromiter((scope == scopes[series] for scope in scopes), bool, len(scopes))
-    gone = same & (scores.rate < P.gone_share * scores.expected_fast)
-    return float(scores.expected_fast[gone].sum())
+def _gone_usd_per_hour(view: View) -> dict[str, float]:
+    """What is expected of those series of each scope that spend nearly nothing now, $/h."""
+    scores, found = view.bucket.scores, dict[str, float]()
+    for at in np.flatnonzero(scores.rate < P.gone_share * scores.expected_fast).tolist():
+        scope = view.registry.scopes[at]
+        found[scope] = found.get(scope, 0.0) + float(scores.expected_fast[at])
+    return found

@@ -9,13 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curb.detector.state.amounts import AMOUNTS
+from curb.detector.state.columns import Floats
+
+#: The number of the dollars among the amounts.
+_COST = AMOUNTS.index("cost")
 
 
 class OpenBuckets:
-    """Dense sums per bucket, shape (`AMOUNTS`, series). The same sums in the same order give the same bits."""
+    """Sums per bucket: of each of `AMOUNTS` that has any, dollars or counts by series. The same sums in the same order
+    give the same bits."""
 
     def __init__(self) -> None:
-        self._sums: dict[int, NDArray[np.float64]] = {}
+        #: Start of the bucket → number of the amount → sums by series.
+        self._sums: dict[int, dict[int, Floats]] = {}
 
     def __len__(self) -> int:
         return len(self._sums)
@@ -28,44 +34,52 @@ class OpenBuckets:
         """Start of the oldest open bucket."""
         return min(self._sums, default=None)
 
-    def add(self, start: int, index: NDArray[np.int64], values: NDArray[np.float64], n: int) -> None:
+    def add(self, start: int, index: NDArray[np.int64], values: Floats, n: int) -> None:
         """Add `values` (amounts, rows) of the series `index` (each below `n`) to the bucket that begins at `start`."""
-        sums = self._sums.get(start)
-        if sums is None:
-            sums = self._sums[start] = np.zeros((len(AMOUNTS), n))
-        elif sums.shape[1] < n:
-            sums = self._sums[start] = np.pad(sums, ((0, 0), (0, max(n, 2 * sums.shape[1]) - sums.shape[1])))
-        for row, amounts in zip(sums, values, strict=True):
+        of = self._sums.setdefault(start, {})
+        for number, amounts in enumerate(values):
             if amounts.any():
-                np.add.at(row, index, amounts)
+                sums = of.get(number)
+                if sums is None:
+                    sums = of[number] = np.zeros(n)
+                elif len(sums) < n:
+                    sums = of[number] = np.pad(sums, (0, max(n, 2 * len(sums)) - len(sums)))
+                np.add.at(sums, index, amounts)
 
-    def peek_cost(self, since: int, n: int) -> NDArray[np.float64]:
+    def peek_cost(self, since: int, n: int) -> Floats:
         """Dollars per series in open buckets from `since` on."""
         total = np.zeros(n)
-        for start, sums in self._sums.items():
+        for start, sums in self.costs():
             if start >= since:
-                width = min(n, sums.shape[1])
-                total[:width] += sums[0, :width]
+                width = min(n, len(sums))
+                total[:width] += sums[:width]
         return total
 
-    def costs(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    def costs(self) -> Iterator[tuple[int, Floats]]:
         """Start and dollars by series of every open bucket."""
-        return ((start, sums[0]) for start, sums in self._sums.items())
+        return ((start, of[_COST]) for start, of in self._sums.items() if _COST in of)
 
-    def pop(self, start: int, n: int) -> NDArray[np.float64]:
+    def pop(self, start: int, n: int) -> Floats:
         """Take the bucket out: the amounts of all `n` series, shape (`AMOUNTS`, n); zeros if there is none."""
         taken = np.zeros((len(AMOUNTS), n))
-        sums = self._sums.pop(start, None)
-        if sums is not None:
-            width = min(n, sums.shape[1])
-            taken[:, :width] = sums[:, :width]
+        for number, sums in self._sums.pop(start, {}).items():
+            width = min(n, len(sums))
+            taken[number, :width] = sums[:width]
         return taken
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        return {str(start): sums for start, sums in self._sums.items()}
+        """For `load`: of each bucket an array of shape (`AMOUNTS`, series)."""
+        dumped = {}
+        for start, of in self._sums.items():
+            sums = np.zeros((len(AMOUNTS), max(map(len, of.values()), default=0)))
+            for number, each in of.items():
+                sums[number, : len(each)] = each
+            dumped[str(start)] = sums
+        return dumped
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._sums = {}
-        for start, sums in arrays.items():
-            kept = self._sums[int(start)] = np.zeros((len(AMOUNTS), sums.shape[1]))
-            kept[: len(sums)] = sums  # an older state has fewer amounts
+        """Take over what `dump` gave."""
+        self._sums = {
+            int(start): {number: row.copy() for number, row in enumerate(sums) if row.any()}
+            for start, sums in arrays.items()
+        }
