@@ -1,7 +1,9 @@
 """Runs every test on a real outside component, then says in one table what ran, on which version, and what to add.
 
 `make real`, or `python -m tests.real -k kafka`: arguments are passed on to pytest. Kafka, Prometheus, Envoy and the
-like are started by their tests where they are found; what is not found is skipped and named with how to switch it on.
+like are started by their tests where they are found. What is not found and this machine can have is brought up first
+(`tests/real/bring_up.py`), for the tests that are chosen; `CURB_TEST_WITHOUT=helm,promtool` leaves components as they
+are. What cannot be had is skipped and named with how to switch it on.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from tests.real.bring_up import BringUp
 from tests.real.kafka_broker import KAFKA_VERSION
 
 _HERE = Path(__file__).parent
@@ -55,9 +58,10 @@ class Ran:
 
 
 class Table:
-    """A plugin of pytest that sums up by component."""
+    """A plugin of pytest that sums up by component; `up` says what was brought up for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, up: BringUp) -> None:
+        self._up = up
         self.rows: defaultdict[str, Ran] = defaultdict(Ran)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -74,15 +78,19 @@ class Table:
 
     def lines(self) -> list[str]:
         """The table, and below it how to switch on what was skipped."""
-        found = [f"{'component':<14}{'version':<16}{'passed':>7}{'failed':>7}{'skipped':>8}{'seconds':>9}"]
+        head = f"{'passed':>7}{'failed':>7}{'skipped':>8}{'seconds':>9}{'up in s':>9}"
+        found = [f"{'component':<14}{'version':<16}{head}"]
         for name, row in sorted(self.rows.items()):
-            version = version_of(name) if row.passed or row.failed else "-"
-            counts = f"{row.passed:>7}{row.failed:>7}{row.skipped:>8}{row.seconds:>9.1f}"
+            version = self._up.versions.get(name) or version_of(name) if row.passed or row.failed else "-"
+            up = f"{self._up.seconds[name]:.1f}" if name in self._up.seconds else "-"
+            counts = f"{row.passed:>7}{row.failed:>7}{row.skipped:>8}{row.seconds:>9.1f}{up:>9}"
             found.append(f"{name:<14}{version:<16}{counts}")
         for name, row in sorted(self.rows.items()):
             for reason in row.reasons:
                 said = reason.removeprefix(f"{name}: ")
                 found += textwrap.wrap(f"{name} skipped: {said}", _WIDTH, subsequent_indent="  ")
+            if why := self._up.away.get(name):
+                found += textwrap.wrap(f"{name} was not brought up: {why}", _WIDTH, subsequent_indent="  ")
         return found
 
 
@@ -114,9 +122,11 @@ def version_of(name: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the tests and print the table; pytest's exit code."""
-    table: Any = Table()
+    without = frozenset(os.environ.get("CURB_TEST_WITHOUT", "").split(","))
+    up: Any = BringUp(component, without)
+    table: Any = Table(up)
     os.environ.setdefault("CURB_TEST_KAFKA_SECURED", "1")  # alone, what it leaves behind disturbs no other test
-    code = pytest.main([str(_HERE), "-v", "--no-header", *arguments], plugins=[table])
+    code = pytest.main([str(_HERE), "-v", "--no-header", *arguments], plugins=[up, table])
     print("\n" + "\n".join(table.lines()))
     return int(code)
 

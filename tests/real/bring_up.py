@@ -1,0 +1,91 @@
+"""Brings up, before tests run, the real components that they need and this machine can have; ends them afterwards.
+
+What a variable names or what is on the PATH is taken as it is. `tests/real/__main__.py` uses this; pytest alone does
+not, for a first build takes many minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from tests.real.cache import say
+from tests.real.programs import AwayError, debian, go, python
+
+SCHEMATHESIS = "schemathesis==4.32.0"
+HELM = "v3.17.3"
+
+
+class Up(NamedTuple):
+    """What a test finds in the variable, and the version where a program cannot be asked for it."""
+
+    value: str
+    version: str = ""
+
+
+class Recipe(NamedTuple):
+    """How a component comes up: the variable that names it, its programs on the PATH, and what brings it up else."""
+
+    variable: str
+    programs: tuple[str, ...]
+    bring: Callable[[contextlib.ExitStack], Up]
+
+
+#: By component, as the names of test files begin.
+RECIPES = {
+    "helm": Recipe(
+        "CURB_TEST_HELM",
+        ("helm",),
+        lambda _: Up(str(go("helm.sh/helm/v3", HELM, ["helm.sh/helm/v3/cmd/helm"]) / "helm")),
+    ),
+    "prometheus": Recipe(
+        "CURB_TEST_PROMETHEUS", ("prometheus",), lambda _: Up(str(debian("prometheus", "prometheus")))
+    ),
+    "promtool": Recipe("CURB_TEST_PROMTOOL", ("promtool",), lambda _: Up(str(debian("prometheus", "promtool")))),
+    "schemathesis": Recipe(
+        "CURB_TEST_SCHEMATHESIS",
+        ("schemathesis",),
+        lambda _: Up(str(python("schemathesis", SCHEMATHESIS, "schemathesis"))),
+    ),
+}
+
+
+class BringUp:
+    """A plugin of pytest. `component` says what a test needs by its id; `without` are left as they are."""
+
+    def __init__(self, component: Callable[[str], str], without: frozenset[str] = frozenset()) -> None:
+        self._component, self._without = component, without
+        self._stack = contextlib.ExitStack()
+        #: Component → its version, and the seconds that it took to bring up.
+        self.versions: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        #: Component → why this machine cannot have it.
+        self.away: dict[str, str] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly:
+            return
+        for name in sorted({self._component(item.nodeid) for item in session.items} & RECIPES.keys() - self._without):
+            recipe = RECIPES[name]
+            if os.environ.get(recipe.variable) or any(shutil.which(each) for each in recipe.programs):
+                continue
+            since = time.monotonic()
+            try:
+                up = recipe.bring(self._stack)
+            except (AwayError, OSError, ValueError) as error:  # whatever it is, the tests that do without go on
+                self.away[name] = str(error)
+                say(name, f"not brought up: {error}")
+                continue
+            os.environ[recipe.variable] = up.value
+            self.seconds[name] = time.monotonic() - since
+            if up.version:
+                self.versions[name] = up.version
+
+    def pytest_unconfigure(self) -> None:
+        self._stack.close()
