@@ -34,8 +34,9 @@ _MOSTLY = 0.6
 #: Share of a principal's calls that fail from which on its burn may follow from that. By hand: under the limit of the
 #: rule on failures, which averages over 20 minutes.
 _FAILING = 0.2
-#: A principal burns while it spends over this multiple of what is expected. As for the excess of an incident.
-_BURNS = 1.5
+#: What is spent over this multiple of what is expected is an excess: of an incident, and of a principal in a fleet.
+#: By hand: ordinary hours stay below.
+OVER_RATIO = 1.5
 #: What a common trouble is made of, in the order in which it is looked for.
 _MEASURES = ("errors", "usd")
 #: Names in the sentence; the others are counted.
@@ -163,7 +164,7 @@ class _Fleet:
     def has_passed(self, series: int) -> bool:
         """Whether what is found of a principal is what averages remember: it neither fails nor burns now."""
         scores = self._view.bucket.scores
-        burns = scores.rate[series] > _BURNS * max(0.0, scores.expected_fast[series])
+        burns = scores.rate[series] > OVER_RATIO * max(0.0, scores.expected_fast[series])
         return not burns and not _fails(series, self._view)
 
     def _root(self, series: int, measure: str, scope: Scope) -> int | None:

@@ -14,8 +14,8 @@ from pydantic import Field
 from curb.detector.incidents.alert_budget import AlertBudget
 from curb.detector.incidents.causes import rescaled
 from curb.detector.incidents.feedback import subject_fingerprint
+from curb.detector.incidents.fleet import OVER_RATIO, Open
 from curb.detector.incidents.fleet import VARIANT as FLEET
-from curb.detector.incidents.fleet import Open
 from curb.detector.incidents.knowledge import Knowledge
 from curb.detector.incidents.roots import found_at, roots
 from curb.detector.incidents.sentence import Summary, incident
@@ -30,8 +30,6 @@ from curb.stream.records.spend import TIER_RANK, Alert, Baseline, Cause, Tier
 from curb.stream.settings import Settings
 from curb.stream.time import HOUR_S
 
-#: A burn over this multiple of the expected one belongs to the excess.
-_OVER_RATIO = 1.5
 #: An excess that pauses for less than this is the same excess.
 _PAUSE_S = 900
 
@@ -57,7 +55,7 @@ class RunningExcess:
         """Count a closed bucket; the excess of the series in `kept` goes on through any pause."""
         self._columns.grow(len(bucket.cost))
         scores, state = bucket.scores, self._columns
-        over = scores.rate > _OVER_RATIO * scores.expected_fast
+        over = scores.rate > OVER_RATIO * scores.expected_fast
         state["since"][over & (state["since"] < 0)] = bucket.start
         running = np.flatnonzero(state["since"] >= 0)
         state["expected_usd"][running] += scores.expected_rate[running] * bucket.hours
