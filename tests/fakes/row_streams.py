@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from curb.stream.records.spend import UsageRecord
+
 #: A Monday, 2025-06-16 00:00 UTC.
 START = 1_750_032_000
 KEYS, RUNAWAY = 12, "key-5"
@@ -34,6 +36,19 @@ def rows(step_s: int, move_s: int, days: float, runaway_h: int = 4) -> Iterator[
                 "usd": usd,
                 "requests": int(40 * usd) + 1,
             }
+
+
+def usage_of(row: dict[str, Any]) -> UsageRecord:
+    """A row as a connector puts it on the log."""
+    return UsageRecord(
+        id=row["id"],
+        charge_period_start=row["start"],
+        received_at=row["received"],
+        effective_cost=row["usd"],
+        tags=row["tags"],
+        source="meter",
+        requests=row["requests"],
+    )
 
 
 def write(path: Path, step_s: int, move_s: int, days: float) -> Path:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import msgspec
 import pytest
 import yaml
 from rich.console import Console
@@ -21,22 +18,12 @@ from curb.evaluate.backtest import replay
 from curb.feed import feed
 from curb.stream.clock import ManualClock, WallClock
 from curb.stream.log.codec import encode_lines
-from curb.stream.log.protocol import Log, Message
-from curb.stream.log.topics import ALERTS, USAGE
-from curb.stream.records.spend import Alert, UsageRecord
-from tests.fakes.row_streams import RUNAWAY, rows, write
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import USAGE
+from tests.fakes.row_judges import Found, answered, found_in, on_log, until
+from tests.fakes.row_streams import RUNAWAY, rows, usage_of, write
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
-
-
-class Found(NamedTuple):
-    """An alert as people see it."""
-
-    alert_id: str
-    key: str
-    kind: str
-    tier: str
-    excess_usd: float
 
 
 def config_of(directory: Path) -> CurbConfig:
@@ -52,21 +39,8 @@ def config_of(directory: Path) -> CurbConfig:
     )
 
 
-def found_in(alerts: list[Alert]) -> list[Found]:
-    """The newest revision of each alert on spend; what is said of the feed itself is no part of the stream."""
-    newest = {alert.alert_id: alert for alert in alerts if alert.kind != "feed"}
-    return sorted(
-        Found(each.alert_id, each.tags.get("api_key", ""), each.kind, each.tier, round(each.excess_usd, 4))
-        for each in newest.values()
-    )
-
-
 def of_backtest(stream: Path) -> list[Found]:
     return found_in([life.last for life in replay(stream, DetectorSettings()).alerts.values()])
-
-
-async def on_log(log: Log) -> list[Alert]:
-    return [msgspec.json.decode(message.value, type=Alert) async for message in log.scan(ALERTS)]
 
 
 async def of_replay(stream: Path, directory: Path) -> list[Found]:
@@ -84,7 +58,7 @@ async def of_daemon(step_s: int, move_s: int, days: float, directory: Path) -> l
     await daemon.open()
     running = asyncio.create_task(daemon.run())
     try:
-        await _until(lambda: all(daemon.caught_up().values()))
+        await until(lambda: all(daemon.caught_up().values()))
         at = 0
         while at < len(stream):
             due = stream[at]["start"] + step_s + 3
@@ -93,42 +67,17 @@ async def of_daemon(step_s: int, move_s: int, days: float, directory: Path) -> l
                 batch.append(stream[at])
                 at += 1
             await clock.advance(due - clock.now())
-            await daemon.log.append([Message(USAGE, encode_lines(map(_record, batch)), key=b"meter")])
-            await _answered(daemon)
+            await daemon.log.append([Message(USAGE, encode_lines(map(usage_of, batch)), key=b"meter")])
+            await answered(daemon)
             await clock.advance(57)  # the bucket closes
-            await _answered(daemon)
+            await answered(daemon)
         await clock.advance(2 * step_s)
-        await _answered(daemon)
+        await answered(daemon)
         return found_in(await on_log(daemon.log))
     finally:
         daemon.stop()
         await running
         await daemon.close()
-
-
-def _record(row: dict[str, object]) -> UsageRecord:
-    return UsageRecord(
-        id=str(row["id"]),
-        charge_period_start=row["start"],
-        received_at=row["received"],
-        effective_cost=row["usd"],
-        tags=row["tags"],
-        source="meter",
-        requests=row["requests"],
-    )
-
-
-async def _answered(daemon: Daemon) -> None:
-    for part in ("rollup", "detector"):
-        worker, rounds = getattr(daemon, part), getattr(daemon, part).rounds
-        await _until(lambda: getattr(daemon, part) is not worker or worker.rounds >= rounds + 2)  # noqa: B023
-    await _until(lambda: all(daemon.caught_up().values()))
-
-
-async def _until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(100):
-        while not done():
-            await asyncio.sleep(0.002)
 
 
 # Of every length of rows and every move; all 16 pairs take ten minutes.
