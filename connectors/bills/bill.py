@@ -15,7 +15,7 @@ from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.files import BillFile, BillFiles, Storage, canonical, spellings
 from curb.connectors.bills.focus import FOCUS, is_focus
 from curb.connectors.bills.guard import LineCounts, Refusal, Unusable, judge
-from curb.connectors.bills.lines import BillForm, BillLines
+from curb.connectors.bills.lines import GROUP, BillForm, BillLines
 from curb.connectors.bills.restate import Restater, SnapshotConnector
 from curb.connectors.bills.restate_store import Comparison, DeliveryVerdict, Refused
 from curb.connectors.bills.split import NotSplitError, SplitCosts
@@ -282,7 +282,7 @@ class Bill(SnapshotConnector):
             correction=kind.correction,
             tags=tuple(sorted(tags.items())),
         )
-        return of, form.group(texts)
+        return of, texts.get(GROUP, "")
 
     def _lines(self, form: BillForm, split: SplitCosts | None = None) -> BillLines:
         settings = self._settings

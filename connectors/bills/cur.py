@@ -20,8 +20,11 @@ _SP_USED, _SP_TOTAL = "savingsplanusedcommitment", "savingsplantotalcommitmentto
 _RI_UNUSED, _RI_UPFRONT = "reservationunusedrecurringfee", "reservationunusedamortizedupfrontfeeforbillingperiod"
 _SP_USAGE, _SP_NEGATION = "SavingsPlanCoveredUsage", "SavingsPlanNegation"
 _SP_FEE, _SP_BOUGHT, _RI_USAGE, _RI_FEE = "SavingsPlanRecurringFee", "SavingsPlanUpfrontFee", "DiscountedUsage", "RIFee"
-#: Types of lines that are settled when all of them are known.
-_GROUPS = frozenset({_SP_USAGE, _SP_NEGATION, _SP_FEE, _SP_BOUGHT, _RI_USAGE, _RI_FEE})
+_FEE = "Fee"
+#: Types of lines that are settled when all of them are known. A fee is one of them where a reservation was bought.
+_GROUPS = (_SP_USAGE, _SP_NEGATION, _SP_FEE, _SP_BOUGHT, _RI_USAGE, _RI_FEE, _FEE)
+#: Behind the type of a line whose columns do not say what it costs amortised.
+_OPEN = "?"
 _KINDS = {
     "Usage": LineKind("Usage", "usage"),
     "DiscountedUsage": LineKind("Usage", "usage", "Used"),
@@ -42,64 +45,107 @@ _KINDS = {
 
 
 def cost(lines: Texts) -> tuple[Floats, Floats]:
-    """Effective is amortised where the columns say so: what commitments cover costs its share, fees what is unused.
+    """Effective is amortised where a line says so: what commitments cover costs its share, fees what is unused.
 
-    What a fee costs without columns of its own, and what is not amortised at all, is settled at the end.
+    All else is as billed, and settled at the end.
     """
     billed = lines.amounts("lineitemunblendedcost")
     effective = billed.copy()
-    kinds, names = _numbered(lines.texts(_TYPE))
-
-    def are(kind: str) -> NDArray[np.bool_]:
-        same: NDArray[np.bool_] = kinds == (names.index(kind) if kind in names else len(names))
-        return same
-
+    of = _types(lines)
     for kind, column in ((_SP_USAGE, _SP_COST), (_RI_USAGE, _RI_COST)):
-        if kind in names and lines.has(column):
-            rows = are(kind) & lines.given(column)
+        rows = of(kind) & lines.given(column)
+        if rows.any():
             effective[rows] = lines.amounts(column)[rows]
-    if _SP_FEE in names and lines.has(_SP_USED):
-        total = lines.amounts(_SP_TOTAL) if lines.has(_SP_TOTAL) else billed
-        rows = are(_SP_FEE)
-        effective[rows] = total[rows] - lines.amounts(_SP_USED)[rows]
-    if _RI_FEE in names and lines.has(_RI_UNUSED):
-        rows = are(_RI_FEE)
-        effective[rows] = lines.amounts(_RI_UNUSED)[rows] + lines.amounts(_RI_UPFRONT)[rows]
-    if "Fee" in names and lines.has(_RESERVATION, _RI_COST):  # bought upfront: its usage has the cost
-        numbers, reservations = _numbered(lines.texts(_RESERVATION))
-        effective[are("Fee") & np.array([*map(bool, reservations), False])[numbers]] = 0.0
+    for kind, unused in ((_SP_FEE, _unused_plan), (_RI_FEE, _unused_reservation)):
+        rows = of(kind)
+        if rows.any():
+            left, known = unused(lines, billed)
+            effective[rows & known] = left[rows & known]
     return effective, billed
 
 
-def group(texts: Mapping[str, str]) -> str:
-    """The type of a line of a commitment, empty for others."""
-    kind = texts.get("kind", "")
-    return kind if kind in _GROUPS else ""
+def group(lines: Texts) -> tuple[NDArray[np.int32], list[str]]:
+    """For each line its place in the names: its type where it belongs to a commitment, and whether it is open."""
+    names = ["", *_GROUPS, *(kind + _OPEN for kind in _GROUPS)]
+    found, of, billed = np.zeros(lines.rows, np.int32), _types(lines), lines.amounts("lineitemunblendedcost")
+
+    def put(rows: NDArray[np.bool_], kind: str, known: NDArray[np.bool_] | None = None) -> None:
+        found[rows] = names.index(kind)
+        if known is not None:
+            found[rows & ~known] = names.index(kind + _OPEN)
+
+    for kind in (_SP_NEGATION, _SP_BOUGHT):
+        put(of(kind), kind)
+    if (covered := of(_SP_USAGE)).any():
+        # Some reports write 0 where they have nothing to say.
+        put(covered, _SP_USAGE, lines.given(_SP_COST) & ((lines.amounts(_SP_COST) != 0) | (billed == 0)))
+    put(of(_RI_USAGE), _RI_USAGE, lines.given(_RI_COST))
+    for kind, unused in ((_SP_FEE, _unused_plan), (_RI_FEE, _unused_reservation)):
+        if (fees := of(kind)).any():
+            put(fees, kind, unused(lines, billed)[1])
+    fees = of(_FEE)
+    if fees.any() and lines.has(_RESERVATION):
+        numbers, reservations = _numbered(lines.texts(_RESERVATION))
+        put(fees & np.array([*map(bool, reservations), False])[numbers], _FEE)
+    return found, names
 
 
 def settle(totals: Totals, has: Callable[..., bool]) -> Settled:
     """A negation and an upfront fee are nothing where the usage has its share of them; else all count as billed.
 
-    A fee without columns of its own is what the usage leaves of it.
+    What the columns leave open of a fee is what the usage leaves of it. Usage without a share of its own among others
+    that have one costs nothing, and the fee so much more.
     """
     found: dict[str, tuple[float, float]] = {}
-    plans, reservations = (_SP_USAGE, _SP_FEE, _SP_COST, _SP_USED), (_RI_USAGE, _RI_FEE, _RI_COST, _RI_UNUSED)
-    for usage, fee, column, own in (plans, reservations):
+    plans = _SP_USAGE, _SP_FEE, _SP_COST, (_SP_NEGATION, _SP_BOUGHT)
+    reservations = _RI_USAGE, _RI_FEE, _RI_COST, (_FEE,)
+    for usage, fee, column, bought in (plans, reservations):
         share, listed = totals.get(usage, (0.0, 0.0))
-        if has(column) and (usage not in totals or abs(share - listed) > 1e-9):
-            if not has(own):
-                paid = totals.get(fee, (0.0, 0.0))[1]
-                found[fee] = 0.0, max(0.0, paid - share) / paid if paid > 0 else 0.0
-            if usage == _SP_USAGE:
-                found |= {_SP_NEGATION: (0.0, 0.0), _SP_BOUGHT: (0.0, 0.0)}
-        else:
+        used = usage in totals or usage + _OPEN in totals
+        if not has(column) or (used and (share <= 0 or abs(share - listed) < 1e-9)):
             found[fee] = 0.0, 1.0
+            continue
+        found |= dict.fromkeys(bought, (0.0, 0.0))
+        own, paid = totals.get(fee, (0.0, 0.0))
+        paid_open = totals.get(fee + _OPEN, (0.0, 0.0))[1]
+        if usage + _OPEN in totals:
+            found[usage + _OPEN] = 0.0, 0.0
+            found[fee] = found[fee + _OPEN] = 0.0, _share(paid + paid_open - share, paid + paid_open)
+        elif paid_open > 0:
+            found[fee + _OPEN] = 0.0, _share(paid + paid_open - share - own, paid_open)
     return found
+
+
+def _share(left: float, paid: float) -> float:
+    return max(0.0, left) / paid if paid > 0 else 0.0
+
+
+def _unused_plan(lines: Texts, billed: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """What a plan's fee leaves of its commitment, and where the line says so."""
+    used, total = lines.amounts(_SP_USED), lines.amounts(_SP_TOTAL)
+    known = lines.given(_SP_USED) & ((used != 0) | (total != 0) | (billed == 0))
+    return np.where(total != 0, total, billed) - used, known
+
+
+def _unused_reservation(lines: Texts, _billed: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """The same of a reservation's fee."""
+    return lines.amounts(_RI_UNUSED) + lines.amounts(_RI_UPFRONT), lines.given(_RI_UNUSED)
 
 
 def category(texts: Mapping[str, str]) -> LineKind:
     """Whatever AWS invents next is an adjustment."""
     return _KINDS.get(texts.get("kind", ""), LineKind("Adjustment", "adjustment"))
+
+
+def _types(lines: Texts) -> Callable[[str], NDArray[np.bool_]]:
+    """Which lines are of a type."""
+    numbers, names = _numbered(lines.texts(_TYPE))
+
+    def are(kind: str) -> NDArray[np.bool_]:
+        same: NDArray[np.bool_] = numbers == (names.index(kind) if kind in names else len(names))
+        return same
+
+    return are
 
 
 def _numbered(texts: pa.Array) -> tuple[NDArray[Any], list[str | None]]:

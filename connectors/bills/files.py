@@ -36,7 +36,8 @@ _REFUSED = re.compile(
     r"HTTP (status )?40[13]\b",
     re.IGNORECASE,
 )
-_IN_PARENTHESES = re.compile(r"\(([^()]+)\)\s*$")
+#: The last word in brackets; those of Japanese and Chinese are wider.
+_IN_PARENTHESES = re.compile(r"[(\[\uff08\u3010]([^()\[\]\uff08\uff09\u3010\u3011]+)[)\]\uff09\u3011]\s*$")
 _GOOGLE, _AZURE = ("gs", "gcs"), ("abfs", "abfss", "az")
 _PYARROW_SCHEMES = ("", "file", "s3", *_GOOGLE, "abfs", "abfss")
 

@@ -14,8 +14,8 @@ from curb.stream.time import DAY_S
 
 #: Share of lines that may be unreadable. Chosen by hand: one line in a small file may be, a change of format may not.
 _MAX_BAD_SHARE = 0.2
-#: Shares of the known dollars: missing because whole days are, because keys are, and missing in all. Chosen by hand:
-#: vendors restate rates and re-date charges, but a part of a bill does not vanish.
+#: Shares of the known dollars: missing because whole days or keys of usage are, because keys are, and missing in all.
+#: Chosen by hand: vendors restate rates, re-date charges and withdraw fees, but usage does not vanish.
 _MAX_LOST_SHARE, _MAX_VANISHED_SHARE, _MAX_SHRUNK_SHARE = 0.15, 1 / 3, 0.6
 #: Share of the smaller of two deliveries that equals the other to the cent, and keys that this takes at least.
 _TWIN_SHARE, _TWIN_KEYS = 0.8, 2
@@ -87,7 +87,8 @@ def _judged_size(found: Comparison) -> DeliveryVerdict:
     known, shrunk = found.known_usd, found.known_usd - found.usd
     if min(found.lost_usd, shrunk) > _MAX_LOST_SHARE * known:
         return DeliveryVerdict(f"{found.lost_days} days with {usd(found.lost_usd)} are no longer in it")
-    if min(found.vanished_usd, shrunk) > _MAX_VANISHED_SHARE * known:
+    gone = min(found.vanished_usd, shrunk) > _MAX_VANISHED_SHARE * known
+    if gone or min(found.vanished_usage_usd, shrunk) > _MAX_LOST_SHARE * known:
         return DeliveryVerdict(f"charges of {usd(found.vanished_usd)} are no longer in it, of {usd(known)}")
     if shrunk > _MAX_SHRUNK_SHARE * known:
         return DeliveryVerdict(f"it holds {usd(found.usd)} of charges, and the one before {usd(known)}")

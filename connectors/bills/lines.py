@@ -21,6 +21,9 @@ from curb.connectors.bills.sums import Floats, Interner, Ints, Lines, Settled, T
 from curb.connectors.decode import Rejected
 from curb.stream.time import DAY_S
 
+#: The name of the text of a line that says in which group it is settled.
+GROUP = "group"
+
 
 class Texts(Protocol):
     """How a form reads columns of the current batch, by canonical name; absent ones are zeros and empty texts."""
@@ -35,10 +38,6 @@ class Texts(Protocol):
     def amounts(self, *names: str) -> Floats: ...
 
     def texts(self, *names: str) -> pa.Array: ...
-
-
-def _no_group(_texts: Mapping[str, str]) -> str:
-    return ""
 
 
 def _settle_nothing(_totals: Totals, _has: Callable[..., bool]) -> Settled:
@@ -66,8 +65,8 @@ class BillForm(NamedTuple):
     category: Callable[[Mapping[str, str]], LineKind]
     #: Dollars per unit of the line's currency as the line itself says, NaN where it does not.
     usd: Callable[[Texts], Floats]
-    #: The texts of a line → the group that `settle` decides on when all lines are known.
-    group: Callable[[Mapping[str, str]], str] = _no_group
+    #: Lines → for each its place in names of groups, empty for none, that `settle` decides on when all are known.
+    group: Callable[[Texts], tuple[NDArray[np.int32], list[str]]] | None = None
     #: What groups amount to, and which columns are there → the factors of their dollars.
     settle: Callable[[Totals, Callable[..., bool]], Settled] = _settle_nothing
     #: Whether 10/2/2026 is in October; None: learned from the dates.
@@ -111,8 +110,11 @@ class BillLines:
         self._split = split
         self._tags = BillTags(tags, form.tags)
         self._renamed = {canonical(theirs): canonical(ours) for ours, theirs in (columns or {}).items()}
-        self.interners = {name: Interner() for name in (*self._keys, *(f"tag:{tag}" for tag in tags))}
+        groups = () if form.group is None else (GROUP,)
+        self.interners = {name: Interner() for name in (*self._keys, *(f"tag:{tag}" for tag in tags), *groups)}
         self._at: dict[str, str] = {}
+        #: Columns of any file so far.
+        self._seen: set[str] = set()
         self._batch: pa.RecordBatch | None = None
         self._times, self._moments, self._epochs = Moments(month_first=form.month_first), Interner(), list[int]()
         self._known = {*form.start, *form.end, *form.amounts, *form.tags}.union(*form.texts.values())
@@ -135,6 +137,7 @@ class BillLines:
         texts = [column for key in self._keys for column in form.texts[key] if column in there]
         wanted = dict.fromkeys([*form.start, *form.end, *form.amounts, *texts])
         self._at = {name: there[name] for name in wanted if name in there}
+        self._seen |= self._at.keys()
         chosen = list(self._at.values())
         chosen += self._tags.choose(names, self._called)
         if self._split is not None:
@@ -143,7 +146,7 @@ class BillLines:
 
     def settle(self, totals: Totals) -> Settled:
         """The factors of the groups' dollars, when all lines were read."""
-        return self._form.settle(totals, self.has)
+        return self._form.settle(totals, lambda *names: all(name in self._seen for name in names))
 
     def _called(self, name: str) -> str:
         """The canonical name of a column: as configured, else the spelling that the form knows."""
@@ -162,6 +165,9 @@ class BillLines:
         keys = {key: self.interners[key].numbers(self.texts(*self._form.texts[key])) for key in self._keys}
         for tag, values in self._tags.of(batch).items():
             keys[f"tag:{tag}"] = self.interners[f"tag:{tag}"].numbers(values)
+        if self._form.group is not None:
+            places, names = self._form.group(self)
+            keys[GROUP] = np.array([self.interners[GROUP].number(name) for name in names], np.int32)[places]
         usd = self._usd(keys, start, (effective == 0) & (billed == 0))
         sound = np.isfinite(effective) & np.isfinite(billed) & (start > 0) & (end >= start)
         good = sound & np.isfinite(usd)

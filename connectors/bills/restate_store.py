@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,11 @@ _NANO = 1_000_000_000
 _CACHE_KIB = 32 * 1024
 #: A cursor holds the totals of this many billing periods.
 _PERIODS_IN_CURSOR = 100
+#: Dollars, and share of an amount, within which two exports say the same: each rounds its lines.
+_CENT, _SAME_SHARE = 0.005, 1e-6
+#: Different amounts that days of an account must have in common in two exports that name services differently: equal
+#: days of a flat fee are no copy. Chosen by hand.
+_DISTINCT = 3
 #: A day is lost when less than this share of its dollars is left.
 _LOST_SHARE = 0.1
 _SCHEMA = """
@@ -100,14 +106,31 @@ WHERE MAX(s.effective, s.billed) > 0
 AND ABS(k.effective / 1e9 - s.effective) < 0.005 AND ABS(k.billed / 1e9 - s.billed) < 0.005
 AND ABS(MAX(k.effective, k.billed) / 1e9 - MAX(s.effective, s.billed)) <= 1e-3 * MAX(s.effective, s.billed)
 """
+# What is charged for each day, whatever else its keys say.
+_BY_DAY = """
+SELECT start / 86400 AS day, dimension, SUM(CASE WHEN billed != 0 THEN billed ELSE effective END) FROM {table} {where}
+GROUP BY day, dimension
+"""
 _VANISHED = f"""
-SELECT COUNT(*), COALESCE(SUM({_KNOWN_GROSS}), 0) FROM known k WHERE period = ?
+SELECT COUNT(*), COALESCE(SUM({_KNOWN_GROSS}), 0), COALESCE(SUM(d.usage * {_KNOWN_GROSS}), 0)
+FROM known k JOIN dimension d ON d.id = k.dimension WHERE period = ?
 AND NOT EXISTS (SELECT 1 FROM staged s WHERE s.start = k.start AND s.dimension = k.dimension)
 """
 _TOTALS = """
 UPDATE period SET effective = effective + (SELECT COALESCE(SUM(j.effective), 0) FROM journal j),
     billed = billed + (SELECT COALESCE(SUM(j.billed), 0) FROM journal j) WHERE id = ?
 """
+
+
+def _last(account: str) -> str:
+    """An account, however its export writes it: /subscriptions/S-1 is s-1."""
+    return account.rpartition("/")[2].lower()
+
+
+def _alike(one: Mapping[tuple[Any, ...], float], other: Mapping[tuple[Any, ...], float]) -> tuple[int, float, int]:
+    """How many amounts are the same to the cent in both, what they amount to, and how many of them differ."""
+    same = [usd for key, usd in one.items() if usd > 0 and abs(other.get(key, 0.0) - usd) < _CENT + _SAME_SHARE * usd]
+    return len(same), math.fsum(same), len({round(usd, 2) for usd in same})
 
 
 class Delta(NamedTuple):
@@ -135,9 +158,10 @@ class Comparison(NamedTuple):
     lost_days: int = 0
     lost_usd: float = 0.0
     lost_later_usd: float = 0.0
-    #: Known keys that the delivery does not have, and their dollars.
+    #: Known keys that the delivery does not have, their dollars, and those of usage among them.
     vanished: int = 0
     vanished_usd: float = 0.0
+    vanished_usage_usd: float = 0.0
     first_day: int | None = None
     known_first_day: int | None = None
     #: Another period that holds the same charges: the dollars and keys that are equal, and all dollars it has there.
@@ -367,7 +391,7 @@ class RestateStore:
         known = {day: usd for day, usd in self._db.execute(sql, period) if usd > 0}
         first = min(staged, default=None)
         lost = {day: usd for day, usd in known.items() if staged.get(day, 0.0) < _LOST_SHARE * usd}
-        vanished, vanished_usd = self._db.execute(_VANISHED, period).fetchone()
+        vanished, vanished_usd, vanished_usage_usd = self._db.execute(_VANISHED, period).fetchone()
         return Comparison(
             known=True,
             known_usd=math.fsum(known.values()),
@@ -378,6 +402,7 @@ class RestateStore:
             lost_later_usd=math.fsum(usd for day, usd in lost.items() if first is None or day >= first),
             vanished=vanished,
             vanished_usd=vanished_usd,
+            vanished_usage_usd=vanished_usage_usd,
             first_day=first,
             known_first_day=min(known, default=None),
         )
@@ -391,9 +416,27 @@ class RestateStore:
             if self._db.execute(f"SELECT 1 {within} LIMIT 1", (period, start, end)).fetchone() is None:
                 continue
             keys, usd = self._db.execute(_TWINS, (period,)).fetchone()
+            of = self._db.execute(f"SELECT SUM({_KNOWN_GROSS}) {within}", (period, start, end)).fetchone()[0] or 0.0
+            here = f"WHERE period = {period} AND start BETWEEN {start} AND {end}"
+            for finest in (True, False):
+                alike = _alike(self._by_day("staged", "", 1.0, finest), self._by_day("known", here, _NANO, finest))
+                if alike[1] > usd and (finest or alike[2] >= _DISTINCT):
+                    keys, usd = alike[:2]
             if keys and usd > found.get("twin_usd", 0.0):
-                of = self._db.execute(f"SELECT SUM({_KNOWN_GROSS}) {within}", (period, start, end)).fetchone()[0]
-                found = {"twin": name, "twin_usd": usd, "twin_keys": keys, "twin_of_usd": of or 0.0}
+                found = {"twin": name, "twin_usd": usd, "twin_keys": keys, "twin_of_usd": of}
+        return found
+
+    def _by_day(self, table: str, where: str, unit: float, with_service: bool) -> dict[tuple[Any, ...], float]:
+        """Dollars by day and account, whatever an export calls the rest; `with_service` by service as well."""
+        decode, of = msgspec.msgpack.Decoder(Dimensions).decode, dict[int, tuple[str, str]]()
+        found: dict[tuple[Any, ...], float] = defaultdict(float)
+        for day, dimension, usd in self._db.execute(_BY_DAY.format(table=table, where=where)):
+            names = of.get(dimension)
+            if names is None:
+                content = self._db.execute("SELECT content FROM dimension WHERE id = ?", (dimension,)).fetchone()[0]
+                known = decode(content)
+                names = of[dimension] = _last(known.sub_account_id), known.service_name if with_service else ""
+            found[day, *names] += usd / unit
         return found
 
     # --- what is not taken ------------------------------------------------------------------------------------------

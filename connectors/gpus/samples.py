@@ -24,24 +24,27 @@ _PROFILE = re.compile(r"(\d+)g\.(\d+)gb", re.IGNORECASE)
 #: Pods and containers that measure GPUs; the container of the Helm chart is called just "exporter".
 _EXPORTER = re.compile(r"\bdcgm\b|\b(?:gpu|nvidia)\b.*\bexporter\b")
 _POD_LABELS = frozenset({"pod", "pod_name", "exported_pod"})
-#: Words of the name → compute slices, memory slices and GB as profiles count them. NVIDIA's MIG user guide, "Supported
-#: MIG Profiles". The first that fits counts.
+#: Words of the name → compute slices, memory slices and GB as profiles count them, where the name does not say them.
+#: NVIDIA's MIG user guide, "Supported GPUs" and "Supported MIG Profiles". The first that fits counts.
 _CUT = (
     (r"\bA30\b", 4, 4, 24),
     (r"\bRTX PRO 6000\b", 4, 4, 96),
-    (r"\bA100\b.*\b80GB", 7, 8, 80),
-    (r"\bA100\b", 7, 8, 40),
-    (r"\b(?:GH200|H100)\b.*\b96GB", 7, 8, 96),
-    (r"\bGH200\b.*\b144GB", 7, 8, 144),
+    (r"\bRTX PRO 5000\b", 4, 4, 48),
+    (r"\bRTX PRO 4500\b", 4, 4, 32),
+    (r"\bA100X\b", 7, 8, 80),
+    (r"\bA[18]00\b", 7, 8, 40),
     (r"\bGH200\b", 7, 8, 96),
-    (r"\bH100\b.*\bNVL\b|\bH100\b.*\b94GB", 7, 8, 94),
-    (r"\bH100\b.*\b64GB", 7, 8, 64),
-    (r"\bH100\b", 7, 8, 80),
-    (r"\bH200\b", 7, 8, 141),
+    (r"\bH[18]00\b.*\bNVL\b", 7, 8, 94),
+    (r"\bH[18]00\b", 7, 8, 80),
+    (r"\bH200\b|\bH20 3E\b", 7, 8, 141),
+    (r"\bH20\b", 7, 8, 96),
     (r"\bGB200\b", 7, 8, 186),
     (r"\bB200\b", 7, 8, 180),
     (r"\bG?B300\b", 7, 8, 269),
 )
+_GB = re.compile(r"\b(\d{2,3})GB?\b")
+#: GB in a name from which they are not the GPU's: a "GH200 480GB" has them beside its CPU.
+_NOT_GPU_GB = 300
 #: Compute slices of an instance → its memory slices of 8, where the size of the GPU is not known or cannot be.
 _MEMORY_SLICES = {1: 1, 2: 2, 3: 4, 4: 4, 7: 8}
 
@@ -181,6 +184,8 @@ def mig_share(profile: str, model: str) -> float:
     """
     name = re.sub(r"[-_]", " ", model.upper().partition(" MIG ")[0])
     compute, memory, size_gb = next((cut for words, *cut in _CUT if re.search(words, name)), (7, 8, 0))
+    if (said := _GB.search(name)) and int(said[1]) < _NOT_GPU_GB:
+        size_gb = int(said[1])
     match = _PROFILE.search(profile)
     if match is None:
         return 1.0 / compute

@@ -218,6 +218,48 @@ async def test_several_exports_at_once_would_count_twice(tmp_path: Path) -> None
     assert await Told(tmp_path / "b", config(tmp_path / "actual")).read()
 
 
+#: Columns of a localised export, its delimiter and amounts of $0.075 and $1,234.50.
+LOCALISED = {
+    "german": (
+        "Abonnement-GUID (SubscriptionGuid),UsageDateTime (UsageDateTime),Kategorie (MeterCategory),PreTaxCost "
+        "(PreTaxCost),Tags (Tags),Currency",
+        ",",
+        ("0.075", "1234.50"),
+    ),
+    "french": (
+        "Id d\u2019abonnement (SubscriptionId);Date (Date);Cat\u00e9gorie (MeterCategory);Co\u00fbt "
+        "(CostInBillingCurrency);Balises (Tags);Devise (BillingCurrencyCode)",
+        ";",
+        ("0,075", "1.234,50"),
+    ),
+    "japanese": (
+        "\u8cfc\u8aad\uff08SubscriptionId\uff09,\u65e5\u4ed8\uff08Date\uff09,\u533a\u5206\uff08MeterCategory"
+        "\uff09,\u8cbb\u7528\uff08CostInBillingCurrency\uff09,\u30bf\u30b0\uff08Tags\uff09,\u901a\u8ca8"
+        "\uff08BillingCurrency\uff09",
+        ",",
+        ("0.075", "1234.50"),
+    ),
+    "spanish": (
+        "Suscripci\u00f3n [SubscriptionGuid];Fecha [UsageDateTime];Categor\u00eda [MeterCategory];Coste "
+        "[PreTaxCost];Etiquetas [Tags];Moneda [Currency]",
+        ";",
+        ("0,075", "1.234,50"),
+    ),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("language", LOCALISED)
+async def test_names_in_brackets_of_localised_exports_count(tmp_path: Path, language: str, encoding: str) -> None:
+    head, delimiter, (low, high) = LOCALISED[language]
+    rows = [
+        delimiter.join(("s-1", day, "VM", usd, "", "USD")) for day, usd in (("2025-06-02", low), ("2025-06-03", high))
+    ]
+    write(tmp_path / "bill.csv", "\r\n".join([head, *rows, ""]).encode(encoding))
+    records = await Told(tmp_path / "state", config(tmp_path / "bill.csv")).read()
+    assert sum(record.effective_cost for record in records) == pytest.approx(1234.575)
+
+
 async def test_a_missing_column_is_named(tmp_path: Path) -> None:
     without = [{name: value for name, value in each.items() if name != "CostInBillingCurrency"} for each in lines()]
     azure.Export(tmp_path / "daily").deliver(without, at=NOW - 60)

@@ -12,6 +12,7 @@ import pytest
 from curb.connectors.bills import aws_cur, azure_cost, focus_file
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import CostRecord
+from curb.stream.time import iso
 from tests.fakes import aws_cur as cur
 from tests.fakes import azure_cost as azure
 from tests.fakes import focus_file as focus
@@ -153,6 +154,59 @@ async def test_a_snapshot_in_a_second_file_is_refused(tmp_path: Path) -> None:
     # Parts of one month, by account, are no copies.
     write(tmp_path / "bill" / "a2.csv", text([day(n, SubAccountId="a2") for n in range(10)]), NOW - 7000)
     assert usd(await told.read()) == 1000
+
+
+#: A second export of the same money: by the hour, with other names of services, with dollars beside euros.
+SECOND: dict[str, Callable[[int, float], Lines]] = {
+    "hourly": lambda n, usd: [
+        focus.line(at, usd / 24, ChargePeriodEnd=iso(at + 3600))
+        for at in (JUNE + n * DAY + hour * 3600 for hour in range(24))
+    ],
+    "other names": lambda n, usd: [
+        day(n, usd * share, ServiceName=name) for name, share in (("AmazonEC2", 0.75), ("AmazonEBS", 0.25))
+    ],
+    "euros": lambda n, usd: [
+        day(n, usd / 1.25, BillingCurrency="EUR", x_BilledCostInUsd=usd, x_EffectiveCostInUsd=usd)
+    ],
+    "a path of the account": lambda n, usd: [day(n, usd, SubAccountId="/subscriptions/A1", ServiceName="VM")],
+}
+
+
+@pytest.mark.parametrize("second", SECOND)
+async def test_the_same_money_in_another_form_is_refused(tmp_path: Path, second: str) -> None:
+    usual = [day(n, 100.0 + 7 * n) for n in range(10)]
+    write(tmp_path / "bill" / "first.csv", text(usual), NOW - 9000)
+    told = Told(tmp_path / "state", of_file(tmp_path / "bill"))
+    assert usd(await told.read()) == 1315
+    # A day later it has a day more, and more of the last day.
+    more = [line for n in range(11) for line in SECOND[second](n, 100.0 + 7 * n + (5 if n == 9 else 0))]
+    write(tmp_path / "bill" / "second.csv", text(more), NOW - 8000)
+    assert await told.read() == []
+    assert "holds the charges of" in told.alerts[0].explanation
+
+
+async def test_parts_of_a_bill_are_no_copies(tmp_path: Path) -> None:
+    write(tmp_path / "bill" / "compute.csv", text(GOOD), NOW - 9000)
+    other = [day(n, 100.0, ServiceName="Storage") for n in range(10)]  # a flat fee, by chance as high
+    write(tmp_path / "bill" / "storage.csv", text(other), NOW - 8000)
+    third = [day(n, 40.0 + n, ServiceName="Network") for n in range(10)]
+    write(tmp_path / "bill" / "network.csv", text(third), NOW - 7000)
+    told = Told(tmp_path / "state", of_file(tmp_path / "bill"))
+    assert usd(await told.read()) == 2445
+    assert told.alerts == []
+
+
+async def test_usage_that_is_gone_is_refused_and_a_fee_is_not(tmp_path: Path) -> None:
+    fee = day(0, 250.0, ServiceName="Support", ChargeFrequency="Recurring")
+    storage = [day(n, 25.0, ServiceName="Storage") for n in range(10)]
+    path = write(tmp_path / "june.csv", text([*GOOD, *storage, fee]), NOW - 9000)
+    told = Told(tmp_path / "state", of_file(path))
+    await told.read()
+    write(path, text([*GOOD, *storage]), NOW - 8000)
+    assert usd(await told.read()) == -250
+    write(path, text(GOOD), NOW - 7000)
+    assert await told.read() == []
+    assert "charges of $250.00 are no longer in it" in told.alerts[0].explanation
 
 
 def cur_export(root: Path, name: str, at: float, count: int = 5) -> None:

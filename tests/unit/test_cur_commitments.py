@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,52 @@ async def test_the_bill_is_what_was_paid(tmp_path: Path, gone: tuple[str, ...], 
     if SHARE not in gone:
         used = sum(record.effective_cost for record in records if record.commitment_discount_status == "Used")
         assert used == pytest.approx(9.0 + (0.0 if RI_SHARE in gone else 4.0))
+
+
+#: What a column may hold: all, nothing in any row, nothing in every other row that has it.
+HELD = ("all", "none", "half")
+
+
+def blanked(lines: list[dict[str, Any]], held: dict[str, str]) -> list[dict[str, Any]]:
+    seen = dict.fromkeys(held, 0)
+    found = []
+    for each in lines:
+        row = dict(each)
+        for name, what in held.items():
+            if row[name] is not None:
+                seen[name] += 1
+                if what == "none" or (what == "half" and seen[name] % 2 == 0):
+                    row[name] = None
+        found.append(row)
+    return found
+
+
+@pytest.mark.parametrize("columns", [(SHARE, USED, TOTAL), (RI_SHARE, RI_UNUSED), (SHARE, USED, RI_SHARE)])
+async def test_columns_that_are_there_and_say_nothing_change_no_total(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    """$3 on demand, plans of $30 of which $24 are used, reservations of $15 of which $12 are."""
+    plan = [LINES[1] | {SHARE: share} for share in (7.0, 8.0, 9.0)]
+    lines = [*plan, *LINES[4:5] * 3, *(LINES[at] for at in (0, 2, 5) for _ in range(3))]
+    lines += [LINES[3] | {USED: used} for used in (7.0, 8.0, 9.0)]
+    for number, held in enumerate(product(HELD, repeat=len(columns))):
+        root = tmp_path / f"{number}"
+        cur.Export(root / "cur", form="csv.gz").deliver(blanked(lines, dict(zip(columns, held, strict=True))))
+        config = aws_cur.Config.model_validate({"kind": "aws_cur", "name": "aws", "url": str(root / "cur")})
+        records = await Told(root / "state", config).read()
+        assert sum(record.effective_cost for record in records) == pytest.approx(48.0), held
+        assert sum(record.billed_cost for record in records) == pytest.approx(48.0), held
+
+
+async def test_a_column_of_one_part_of_a_delivery_counts(tmp_path: Path) -> None:
+    """The last part of a report has no commitments, and none of their columns."""
+    export = cur.Export(tmp_path / "cur", form="csv.gz")
+    manifest = export.deliver(LINES[1:])
+    part = next((tmp_path / "cur").rglob("*.csv.gz"))
+    plain = {name: value for name, value in LINES[0].items() if name not in COLUMNS}
+    more = part.with_name("cur-00002.csv.gz")
+    more.write_bytes(cur.csv_gz([plain], legacy=False))
+    content = json.loads(manifest.read_text())
+    content["dataFiles"].append(content["dataFiles"][0].replace(part.name, more.name))
+    manifest.write_text(json.dumps(content))
+    config = aws_cur.Config.model_validate({"kind": "aws_cur", "name": "aws", "url": str(tmp_path / "cur")})
+    records = await Told(tmp_path / "state", config).read()
+    assert sum(record.effective_cost for record in records) == pytest.approx(16.0)

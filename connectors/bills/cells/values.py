@@ -178,10 +178,11 @@ def as_text(column: pa.Array) -> pa.Array:
 
 def there(column: pa.Array) -> NDArray[np.bool_]:
     """Where a column has a value."""
+    if not column.null_count:
+        return np.ones(len(column), np.bool_)
     valid = column.is_valid()
-    found: NDArray[np.bool_] = (
-        np.array(valid.to_pylist(), np.bool_) if column.null_count else np.ones(len(column), np.bool_)
-    )
+    bits = np.unpackbits(np.frombuffer(valid.buffers()[1], np.uint8), bitorder="little")
+    found: NDArray[np.bool_] = bits[valid.offset : valid.offset + len(valid)].astype(np.bool_)
     return found
 
 
