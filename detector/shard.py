@@ -83,6 +83,7 @@ class Shard:
 
     #: Scoring starts so many seconds before the first tick.
     head_start_s = _HEAD_START_S
+    _columns = staticmethod(columns)
 
     def __init__(self, settings: DetectorSettings, past: Past | None = None) -> None:
         """With `past`, those sums are taken in at their time and not where they come, and nothing counts as new."""
@@ -448,17 +449,16 @@ class Shard:
         for arrival in self._arrivals.take(start):
             if arrival.hole is not None:
                 self._pricing.note(arrival.hole)
-                continue
             if arrival.tally is not None:
                 self.feeds.note(arrival.tally)
-                continue
             if arrival.knowledge is not None:
                 self._knowledge.add(arrival.knowledge)
                 self._budgets.add(arrival.knowledge)
+            if not arrival.parts:
                 continue
             is_bill, purpose = arrival.source.startswith(COSTS), arrival.purpose
             known = self._registry.numbers if is_bill else self._known_from(start)
-            run = columns(arrival.parts, known, is_bill=is_bill)
+            run = self._columns(arrival.parts, known, is_bill=is_bill)
             if purpose != "scored":
                 self._registry.add_cost(run.index, run.cost, run.bucket)
             if (late := run.bucket < start).any():

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
+import numpy as np
 
-from curb.detector.bills.derived import bill_settings, usage_settings
+from curb.detector.bills.derived import BUCKET_S, bill_settings, usage_settings
 from curb.detector.bills.parts import PARTS, read_parts
 from curb.detector.incidents.bill_waste import BillWaste, WasteDump
 from curb.detector.incidents.commitments import CommitmentDump, Commitments
@@ -15,7 +16,7 @@ from curb.detector.incidents.knowledge import KnowledgeDump
 from curb.detector.rebuild import LearningShard, PastSums, Rebuild
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import BILLS, Shard
-from curb.detector.state.reader import read
+from curb.detector.state.reader import Numbers, PartialRun, PartialSum, columns, read
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.spend import Alert, Cause, Feedback, Knowledge
@@ -30,10 +31,25 @@ _OTHERS_S = 3600.0
 _TOGETHER_S, _SAME = 6 * 3600.0, 0.15
 
 
+def by_hours(run: Sequence[PartialSum], numbers: Numbers, *, is_bill: bool = False) -> PartialRun:
+    """As `columns`; what covers a day is spread over its hours, as a rollup would. Usage of a bill is dollars alone."""
+    found = columns(run, numbers, is_bill=is_bill)
+    covers = np.array([part.covers_s for part in run], np.int64)
+    if not covers.any():
+        return found
+    count = np.maximum(1, covers // BUCKET_S)
+    at = np.repeat(np.arange(len(count)), count)
+    begin = (np.arange(len(at)) - np.repeat(np.cumsum(count) - count, count)) * BUCKET_S
+    length = np.where(covers > 0, covers, BUCKET_S)[at]
+    values = found.values[:, at] * ((begin + BUCKET_S) / length - begin / length)
+    return PartialRun(found.index[at], found.bucket[at] + begin, values)
+
+
 class BillLane(Shard):
     """The bill of one source. What its first load brings is learned from; only what goes on at its end is reported."""
 
     head_start_s = _BASELINE_DAYS * DAY_S
+    _columns = staticmethod(by_hours)
 
     def __init__(self, settings: DetectorSettings, known: KnowledgeDump | None = None) -> None:
         """`known` is what people have said so far."""

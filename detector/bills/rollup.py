@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from curb.detector.bills.derived import BUCKET_S, bill_settings, usage_settings
 from curb.detector.bills.parts import BillParts
 from curb.detector.rollup.raw_records import EARLIEST_TIME, MARK, HotCost, HotRecord, read
-from curb.detector.rollup.rollup import Rollup
+from curb.detector.rollup.rollup import Chunk, Rollup
 from curb.detector.rollup.spread import Rows, pieces
 from curb.detector.rollup.writer import PartialLines
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import BILLS
+from curb.detector.state.amounts import Purpose
 from curb.detector.state.scopes import partition_of
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
@@ -153,6 +154,8 @@ class BillRollup(Rollup):
         #: What was charged until then is known, epoch seconds; 0 before the source said so.
         self.complete_until = 0.0
         self.parts = BillParts()
+        #: Usage of whole days that was not written yet.
+        self._days: list[Chunk] = []
         self._first_tag = settings.scopes[0].group_by[0]
 
     def process(self, message: Message) -> Sequence[Message]:
@@ -211,9 +214,30 @@ class BillRollup(Rollup):
         ends = np.array([each.charge_period_end if isinstance(each, HotCost) else 0.0 for each in records])
         spread = rows._replace(duration=np.maximum(ends - rows.start, 0.0))
         self.finest_s = min(self.finest_s, float(spread.duration.min(initial=DAY_S)))
-        since = np.full(len(rows.start), -np.inf)
-        self._judge(pieces(spread, since, np.inf, BUCKET_S, samples=False))
         self._rows += len(rows.start)
+        # A sum of a whole day goes as it is, and the lane spreads it: a line instead of one for each hour.
+        whole = (spread.duration == DAY_S) & (rows.start % DAY_S == 0)
+        if whole.any():
+            of = rows.where(whole)
+            self._days.append(Chunk(of.series, of.start.astype(np.int64), of.values))
+            spread = spread.where(~whole)
+        if whole.all():
+            return
+        since = np.full(len(spread.start), -np.inf)
+        self._judge(pieces(spread, since, np.inf, BUCKET_S, samples=False))
+
+    def _add_sums(
+        self,
+        lines: PartialLines,
+        chunks: list[Chunk],
+        purpose: Purpose,
+        covers_s: int = 0,
+        without: Sequence[bool] | None = None,
+    ) -> None:
+        super()._add_sums(lines, chunks, purpose, covers_s, without)
+        if purpose == "scored":
+            super()._add_sums(lines, self._days, purpose, DAY_S)
+            self._days = []
 
 
 def _short(record: HotCost) -> bool:

@@ -66,7 +66,7 @@ _SLOT_S, _RECENT_S = 5, 55.0
 _NAMED = 3
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """Rows to be summed: numbers of series (rows, scopes), buckets, values (columns, rows), which stand for events."""
 
     series: NDArray[np.int64]
@@ -142,13 +142,13 @@ class Rollup:
         self._receipts: list[float] = []
         self._combinations: list[int] = []
         self._origins: list[tuple[int, Message]] = []
-        self._chunks: list[_Chunk] = []
+        self._chunks: list[Chunk] = []
         #: Of records that are scored at another time: what counts in totals alone.
-        self._counted_chunks: list[_Chunk] = []
+        self._counted_chunks: list[Chunk] = []
         #: Of records of the past, by the seconds that each covers.
-        self._past_chunks: dict[int, list[_Chunk]] = {}
+        self._past_chunks: dict[int, list[Chunk]] = {}
         #: What is judged alone.
-        self._judged_chunks: list[_Chunk] = []
+        self._judged_chunks: list[Chunk] = []
         self._rows = 0
         #: Dollars that no tick has reported yet.
         self._unreported = 0.0
@@ -425,7 +425,7 @@ class Rollup:
         if moved.any():
             later = rows.where(moved)._replace(duration=duration[moved])
             cut = pieces(later, np.full(len(later.start), -np.inf), np.inf, bucket_s, samples=self._metrics)
-            self._counted_chunks.append(_Chunk(cut.series, cut.bucket, cut.values, cut.first))
+            self._counted_chunks.append(Chunk(cut.series, cut.bucket, cut.values, cut.first))
             self._waiting.add(coarse(later._replace(start=later.start + delay[moved]), delay[moved], bucket_s))
             rows, bucket, received, duration = rows.where(~moved), bucket[~moved], received[~moved], duration[~moved]
         if len(bucket):
@@ -435,14 +435,14 @@ class Rollup:
         """Keep rows of sources that are on time to be summed, with the slots of those the fast lane judges."""
         recent = (received - rows.start <= _RECENT_S) & (duration == 0)
         if not (any(self._in_slots) and recent.any()):
-            self._chunks.append(_Chunk(rows.series, bucket, rows.values))
+            self._chunks.append(Chunk(rows.series, bucket, rows.values))
             return
         slot = (rows.start // _SLOT_S).astype(np.int64) * _SLOT_S
         self._chunks.append(
-            _Chunk(rows.series[recent], bucket[recent], rows.values[:, recent], None, slot[recent], received[recent])
+            Chunk(rows.series[recent], bucket[recent], rows.values[:, recent], None, slot[recent], received[recent])
         )
         if not recent.all():
-            self._chunks.append(_Chunk(rows.series[~recent], bucket[~recent], rows.values[:, ~recent]))
+            self._chunks.append(Chunk(rows.series[~recent], bucket[~recent], rows.values[:, ~recent]))
 
     def _add_past(self, rows: Rows, past: Bools, duration: Floats, records: list[HotRecord]) -> None:
         """Take in records that nobody waits for, as sums of the time that each covers."""
@@ -450,12 +450,12 @@ class Rollup:
         kept = list(compress(records, past.tolist()))
         of = of._replace(duration=periods(of.start + self._settings.phase_s, duration[past], kept))
         for covers_s, cut in cover(of, self._settings.bucket_s, samples=self._metrics):
-            chunk = _Chunk(cut.series, cut.bucket, cut.values, cut.first if covers_s else None)
+            chunk = Chunk(cut.series, cut.bucket, cut.values, cut.first if covers_s else None)
             (self._past_chunks.setdefault(covers_s, []) if covers_s else self._chunks).append(chunk)
 
     def _judge(self, due: Pieces) -> None:
         """What the next message has beside what counts: it is judged, and adds to no total."""
-        self._judged_chunks.append(_Chunk(due.series, due.bucket, due.values, due.first))
+        self._judged_chunks.append(Chunk(due.series, due.bucket, due.values, due.first))
 
     def _late(self, start: Floats, duration: Floats, received: Floats) -> Floats:
         """The share of each record, 0 to 1, whose buckets had closed when it came."""
@@ -553,7 +553,7 @@ class Rollup:
         good: Bools = (age <= settings.max_age_days * 86400) & (age >= -settings.max_future_s)
         return good & (start >= EARLIEST_TIME)
 
-    def _add_slots(self, lines: PartialLines, chunks: list[_Chunk]) -> None:
+    def _add_slots(self, lines: PartialLines, chunks: list[Chunk]) -> None:
         """The sums of the scopes that the fast lane judges, by slot."""
         if not chunks:
             return
@@ -572,7 +572,7 @@ class Rollup:
     def _add_sums(
         self,
         lines: PartialLines,
-        chunks: list[_Chunk],
+        chunks: list[Chunk],
         purpose: Purpose,
         covers_s: int = 0,
         without: Sequence[bool] | None = None,

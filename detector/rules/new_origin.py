@@ -137,9 +137,10 @@ class NewOrigins(Rule):
     def _new_uses(self, view: View, subjects: Subjects) -> list[int]:
         """Rows in use in this bucket, with money at stake, whose model or region is new to their key."""
         active = np.flatnonzero(subjects.amounts.cost > 0)
+        no_keys = not len(view.principals.index)  # as on a bill: nothing is part of a use
         for tag in _TAGS:
             part_of = self._part_of[tag]
-            for row in active[part_of[active] < 0].tolist():
+            for row in [] if no_keys else active[part_of[active] < 0].tolist():
                 part_of[row] = self._begin(tag, int(subjects.index[row]), view)
             uses = part_of[active]
             uses = uses[uses >= 0]
@@ -179,8 +180,9 @@ class NewOrigins(Rule):
     def _begin(self, tag: str, number: int, view: View) -> int:
         """The use that a series is part of; -1 while its key or its value is not known."""
         registry = view.registry
-        principal, value = registry.above(number), registry.tags[number].get(tag, UNTAGGED)
-        if principal is None or value == UNTAGGED:
+        value = registry.tags[number].get(tag, UNTAGGED)
+        principal = None if value == UNTAGGED else registry.above(number)
+        if principal is None:
             return -1
         key = f"{principal}/{tag}/{value}"
         use = self._use_numbers.get(key)

@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
+import numpy as np
 import pytest
 
 from curb.detector.bills.derived import BILL_SCOPES, default_scopes
+from curb.detector.bills.lanes import by_hours
+from curb.detector.bills.rollup import CostsRollup
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
+from curb.detector.state.reader import ScoredSum
 from curb.detector.state.scopes import Scope
 from curb.stream.log.codec import encode_lines
-from curb.stream.log.topics import COMMANDS, COSTS
+from curb.stream.log.protocol import Message
+from curb.stream.log.topics import COMMANDS, COSTS, SPEND
 from curb.stream.records.spend import Alert, CostRecord, Silence
 from curb.stream.time import DAY_S, HOUR_S
 
@@ -115,6 +120,39 @@ def test_a_long_excess_is_all_excess(daily: bool) -> None:
     assert alert.tags["service"] == "Network"
     assert alert.status == "firing"
     assert alert.excess_usd == pytest.approx(true_usd, rel=0.06 if daily else 0.03)
+
+
+def test_a_day_goes_to_its_lane_as_one_sum_and_counts_as_its_hours() -> None:
+    rollup = CostsRollup(SETTINGS, partitions=1, live=False)
+    received = START + DAY_S + 6 * HOUR_S
+    whole = [
+        charge("a1", "Compute", START, 240.0, received, DAY_S),
+        charge("a2", "Compute", START, 1.1, received, DAY_S),
+    ]
+    parts = [
+        charge("a1", "Storage", START + HOUR_S, 3.0, received),
+        charge("a1", "Backup", START, 6.0, received, 2 * HOUR_S),
+    ]
+    out = rollup.process(Message(COSTS, encode_lines([*whole, *parts]), key=b"bill", partition=0, offset=0))
+    out = [*out, *rollup.flush(received + 1)]
+    lines = [msgspec.json.decode(line) for each in out for line in each.value.splitlines() if each.topic == SPEND]
+    sums = [line for line in lines if line["type"] == "scored" and line["scope"] == "bill"]
+    days = [line for line in sums if line.get("covers_s")]
+    assert [(line["bucket_start"], line["covers_s"], line["effective_cost"]) for line in days] == [
+        (START, DAY_S, 240.0),
+        (START, DAY_S, 1.1),
+    ]
+    assert len(sums) == len(days) + 3
+    run = by_hours(
+        [msgspec.json.decode(msgspec.json.encode(line), type=ScoredSum) for line in sums],
+        lambda _scopes, tags, _seen: [int(b'"a2"' in tag) for tag in tags],
+    )
+    usd = np.zeros((2, 24))
+    np.add.at(usd, (run.index, (run.bucket - int(START)) // 3600), run.cost)
+    expected = np.array([[10.0] * 24, [1.1 / 24] * 24])
+    expected[0, :2] += 3.0
+    expected[0, 1] += 3.0
+    assert usd == pytest.approx(expected)
 
 
 def test_what_a_first_load_brings_is_the_baseline() -> None:
