@@ -3,7 +3,8 @@
     python -m benchmarks.prices.ship MAP.json --date 2026-11-20 --version 1.110.2 --earlier 2026-10-08=OLDER.json ...
 
 Where the shipped dated book has another list price for a model, that is kept as history until the date of the first
-earlier map that has today's price.
+earlier map that has today's price. What the dated book says of models that the map prices as well, under a plainer or
+another name, is taken out of it: it would be found first, and knows neither audio nor batches.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from curb.connectors.pricing import entry
 from curb.connectors.pricing.entries import NOT_MODELS, Entries
+from curb.connectors.pricing.names import Names
 
 DATA = Path(entry.__file__).parent / "data"
 #: What of an entry is read beside prices.
@@ -45,6 +47,32 @@ def main() -> None:
     target.write_bytes(gzip.compress(content, 9, mtime=0))
     size_kb = target.stat().st_size / 1000
     print(f"{target}: {len(models) - 1} entries, {kept} with history, {size_kb:.0f} kB")
+    gone = superseded(dated, models)
+    left = {name: raw for name, raw in dated.items() if name not in gone}
+    content = json.dumps(left, sort_keys=True, separators=(",", ":")).encode()
+    (DATA / "prices.json.gz").write_bytes(gzip.compress(content, 9, mtime=0))
+    print(f"{len(dated) - len(left)} of {len(dated)} entries of the dated book were superseded")
+
+
+def superseded(dated: dict[str, Any], models: dict[str, Any]) -> set[str]:
+    """Names of the dated book alone that the map prices too, from the same provider.
+
+    Either the map has the name without the provider before it, or what it would answer has every price of the entry.
+    """
+    names, lower = Names(name.lower() for name in models), {name.lower(): name for name in models}
+    found = set()
+    for name, raw in dated.items():
+        if name in NOT_MODELS or name in models:
+            continue
+        provider, _, bare = name.partition("/")
+        match = names.find(name)
+        other = models[lower[match.entry]] if match.entry else {}
+        same = {key: value for key, value in raw.items() if "cost" in key}.items() <= other.items()
+        if bare in models and models[bare].get("litellm_provider") == provider:
+            found.add(name)
+        elif same and other.get("litellm_provider") == raw.get("litellm_provider"):
+            found.add(name)
+    return found
 
 
 def priced(models: dict[str, Any]) -> dict[str, Any]:

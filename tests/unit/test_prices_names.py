@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from curb.connectors.pricing.book import PriceBook, PricesSettings
+from curb.connectors.pricing.book import PriceBook, PricesSettings, read_book
 from curb.connectors.pricing.names import Names
 from curb.stream.records.spend import UsageRecord
 
@@ -124,6 +124,23 @@ MILLION = 1_000_000
 def test_a_million_tokens_in_and_out(model: str, usd: float) -> None:
     cost, source = SHIPPED.estimate(model, input_tokens=MILLION, output_tokens=MILLION)
     assert (cost, source) == (pytest.approx(usd), "priced")
+
+
+def test_a_model_of_openai_costs_the_same_with_and_without_the_provider_before_its_name() -> None:
+    models, _ = read_book()
+    names = [name for name, raw in models.items() if raw.get("litellm_provider") == "openai" and "/" not in name]
+    assert len(names) > 150
+    for name in names:
+        plain, named = SHIPPED.find(name), SHIPPED.find(f"openai/{name}", provider="openai")
+        assert (named and (named.tiers, named.units)) == (plain and (plain.tiers, plain.units)), name
+
+
+@pytest.mark.parametrize("model", ["gpt-realtime", "gpt-4o-audio-preview", "gpt-4o-mini-realtime-preview"])
+def test_what_is_heard_and_said_costs_more_than_text(model: str) -> None:
+    text = SHIPPED.price(model, input_tokens=MILLION, output_tokens=MILLION, provider="openai")
+    heard = {"audio_input": MILLION, "audio_output": MILLION}
+    audio = SHIPPED.price(model, input_tokens=MILLION, output_tokens=MILLION, provider="openai", **heard)
+    assert text and audio and audio > 4 * text
 
 
 def test_a_search_of_online_models_counts_for_each_request() -> None:
