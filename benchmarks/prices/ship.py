@@ -68,9 +68,8 @@ def superseded(dated: dict[str, Any], models: dict[str, Any]) -> set[str]:
         match = names.find(name)
         other = models[lower[match.entry]] if match.entry else {}
         same = {key: value for key, value in raw.items() if "cost" in key}.items() <= other.items()
-        if bare in models and models[bare].get("litellm_provider") == provider:
-            found.add(name)
-        elif same and other.get("litellm_provider") == raw.get("litellm_provider"):
+        plainer = bare in models and models[bare].get("litellm_provider") == provider
+        if plainer or (same and other.get("litellm_provider") == raw.get("litellm_provider")):
             found.add(name)
     return found
 

@@ -140,7 +140,9 @@ def test_what_is_heard_and_said_costs_more_than_text(model: str) -> None:
     text = SHIPPED.price(model, input_tokens=MILLION, output_tokens=MILLION, provider="openai")
     heard = {"audio_input": MILLION, "audio_output": MILLION}
     audio = SHIPPED.price(model, input_tokens=MILLION, output_tokens=MILLION, provider="openai", **heard)
-    assert text and audio and audio > 4 * text
+    assert text is not None
+    assert audio is not None
+    assert audio > 4 * text
 
 
 def test_a_search_of_online_models_counts_for_each_request() -> None:
