@@ -220,6 +220,8 @@ class Worker:
                     wait_s = min(wait_s, _ON_THE_WAY_S if held == before else 0.0)
                 for message in await reader.fetch(_FETCH, wait_s):
                     self._hold(message)
+            elif held == before:  # the last turn could do none of it, as while a state is being made again
+                await asyncio.sleep(_ON_THE_WAY_S)
             if behind and held <= _HOLD:  # without a backlog what came is processed in the order it came
                 behind = await reader.lag()
             before = self._count_held()

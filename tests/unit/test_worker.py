@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -282,3 +282,44 @@ async def test_a_backlog_whose_source_is_quiet_is_read_at_the_speed_of_the_work(
     await task
     assert worked_s == pytest.approx(0.6)
     assert taken_s <= 2 * worked_s
+
+
+class Relearning(RunningSum):
+    """Wants to be made again after its first message, and is made again from all there was until then."""
+
+    past_hours = 24
+    learned = False
+
+    @property
+    def wants_rebuild(self) -> bool:
+        return self.total > 0 and not self.learned
+
+    def rebuild(self) -> Relearning:
+        return Relearning()
+
+    def leave_past(self) -> None:
+        raise AssertionError
+
+    def note(self, message: Message) -> None: ...
+
+    def steps(self, message: Message) -> Iterator[Sequence[Message]]:
+        yield self.process(message)
+
+    def finish(self, before: RunningSum) -> tuple[RunningSum, Sequence[Message]]:
+        self.learned = True
+        return self, []
+
+
+@pytest.mark.timeout(60)
+async def test_others_have_their_turn_while_a_backlog_waits_for_a_state_that_is_made_again() -> None:
+    log = MemoryLog(partitions=1)
+    await log.append([Message(SPEND, b"1")] * 1000)  # more than is held at once
+    stop = asyncio.Event()
+    # No commit comes to the aid: it is due after what this test waits for.
+    worker = Worker(log, "g", [SPEND], lambda at: Relearning(), ManualClock(), commit_interval_s=20)
+    task = asyncio.create_task(worker.run(stop))
+    async with asyncio.timeout(10):
+        while [state.total for state in worker.states.values() if isinstance(state, Relearning)] != [1000]:
+            await asyncio.sleep(0)
+    stop.set()
+    await task
