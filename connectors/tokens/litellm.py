@@ -41,7 +41,7 @@ _CACHE_MARK = re.compile(r"_cache_hit\d+(\.\d+)?$")
 #: Ids of calls that LiteLLM makes itself; a caller's own may repeat.
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: What an event that is no usage is called.
-_MANAGING = "calls that only manage files and batches"
+_NO_USAGE = "calls without a cost: files, batches, tools, moderations"
 #: As many tags as the door lets through; tags of requests beyond are dropped, so that the event is not.
 _MAX_TAGS = 64
 #: Models whose cost was not believed that are named in the log; later ones are only counted.
@@ -98,7 +98,7 @@ class LiteLLM:
     def parse(self, body: bytes, *, location: str, at: float) -> Batch:
         records: list[UsageRecord] = []
         locations: list[str] = []
-        letters, managing = Letters(self._config.name, at), 0
+        letters, no_usage = Letters(self._config.name, at), 0
         for element in _elements(body, location, letters):
             read = read_event(element.raw)
             record = read if isinstance(read, Rejected) else self._record(read, at)
@@ -110,8 +110,8 @@ class LiteLLM:
                 records.append(record)
                 locations.append(element.location)
             else:
-                managing += 1
-        ignored = {_MANAGING: managing} if managing else {}
+                no_usage += 1
+        ignored = {_NO_USAGE: no_usage} if no_usage else {}
         return Batch(records, cursor="", dead=letters.messages(), locations=locations, ignored=ignored)
 
     def row_records(self, raw: bytes, at: float) -> list[UsageRecord] | Rejected:
@@ -130,7 +130,8 @@ class LiteLLM:
         return [each for each in (before, record) if isinstance(each, UsageRecord)]
 
     def _record(self, read: Read, at: float) -> UsageRecord | Rejected | None:
-        """The record of one event; None for a call that only manages files, batches and the like, and costs nothing."""
+        """The record of one event; None for a call that is no usage: it costs nothing and only manages files, runs a
+        tool, or is a moderation."""
         try:
             return self._of_event(read, at)
         except UNFORESEEN as error:
@@ -145,6 +146,8 @@ class LiteLLM:
             return Rejected("wrong_type", "startTime is neither seconds nor an ISO 8601 time")
         used, cost, kind = used_by(payload), reported_cost(payload), kind_of(payload.call_type)
         if kind.manages and not cost and not (kind.batch and any(used)):
+            return None
+        if kind.free and not cost and not any(used):
             return None
         event_id = _event_id(payload, started, answered=bool(cost) or any(used), once=kind.manages)
         if not event_id:

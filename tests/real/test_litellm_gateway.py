@@ -253,6 +253,27 @@ async def test_a_budget_tier_is_never_raised_and_a_spent_one_stays_spent(proxy: 
             await action.undo(plan, None)
 
 
+async def test_what_a_person_sets_while_curb_limits_stays(proxy: Proxy) -> None:
+    made = await proxy.admin("POST", "/key/generate", json={"rpm_limit": OLD_LIMIT})
+    settings: dict[str, Any] = {"kind": "litellm_limits", "name": "limits", "base_url": proxy.url, "tpm": 100_000}
+    async with aiohttp.ClientSession() as http:
+        action = litellm_limits.Config.model_validate(settings | {"api_key": proxy.master}).build(
+            ActionContext(WallClock(), http)
+        )
+        (plan,) = await action.plan(
+            an_alert(tags={"api_key": made["token"]}), TargetRate("shave", requests_per_minute=6)
+        )
+        await action.apply(plan)
+        assert (await action.verify(plan)).in_force
+        await proxy.admin("POST", "/key/update", json={"key": made["token"], "rpm_limit": 77})
+        assert not (await action.verify(plan)).in_force
+        with pytest.raises(DriftError) as caught:
+            await action.undo(plan, None)
+        assert caught.value.found == {"rpm_limit": 77}
+        row = (await proxy.admin("GET", "/key/info", params={"key": made["token"]}))["info"]
+        assert (row["rpm_limit"], row["tpm_limit"]) == (77, None)
+
+
 async def _ledger_states(config: Path) -> list[str]:
     """States of the one action, in order; whether the burn fell within a minute's lease is not asked here."""
 

@@ -126,6 +126,14 @@ def test_calls_that_only_manage_are_no_usage(kind: str) -> None:
     assert both(event(call_type=kind, response_cost=0.0)) == []
 
 
+@pytest.mark.parametrize("kind", ["call_mcp_tool", "amoderation"])
+def test_tools_and_moderations_are_no_usage_that_is_missing(kind: str) -> None:
+    given = event(call_type=kind, model="MCP: add", response_cost=0.0, **NO_USAGE)
+    assert both(given) == []
+    record = one(given | {"response_cost": 0.01})
+    assert (record.effective_cost, record.requests) == (0.01, 1)
+
+
 def test_attempts_that_failed_are_one_failure_from_the_callback_and_from_the_logs() -> None:
     failed = event(status="failure", id=CALL, litellm_call_id=CALL, response_cost=0.0)
     answered = event(litellm_call_id=CALL, id="chatcmpl-0123456789abcdef")
@@ -213,7 +221,7 @@ def test_what_costs_without_tokens_is_never_a_silent_nothing(kind: str) -> None:
     assert counted("no_price") + counted("zero_cost") == before + 2
 
 
-@pytest.mark.parametrize("kind", ["acompletion", "aembedding", "amoderation", "pass_through_endpoint", "call_mcp_tool"])
+@pytest.mark.parametrize("kind", ["acompletion", "aembedding", "pass_through_endpoint"])
 def test_no_tokens_and_no_cost_are_believed_elsewhere(kind: str) -> None:
     record = one(event(call_type=kind, response_cost=0.0, **NO_USAGE))
     assert (record.effective_cost, record.cost_source) == (0.0, "reported")

@@ -29,6 +29,8 @@ _MANAGES = re.compile(
     r"_?a?((get|delete|cancel|list|retrieve|update)_\w+|\w+_(retrieve|list|delete|cancel|update|content)"
     r"|create_(file|batch|fine_tuning_job|assistants?|thread)|vector_store_(file_)?create|add_message)"
 )
+#: Calls that report no tokens and cost nothing unless they say so: tools of MCP servers and moderations.
+_FREE = re.compile(r"call_mcp_tool|a?moderation")
 
 
 class Kind(NamedTuple):
@@ -42,12 +44,14 @@ class Kind(NamedTuple):
     batch: bool
     #: Reads or manages what another call made.
     manages: bool
+    #: No usage is missing where it reports none.
+    free: bool
 
 
 @lru_cache(maxsize=512)
 def kind_of(call_type: str | None) -> Kind:
     """The kind of a call by LiteLLM's name for its type."""
-    patterns = (_CHARGED, _IMAGES, _SEARCHES, _BATCH, _MANAGES)
+    patterns = (_CHARGED, _IMAGES, _SEARCHES, _BATCH, _MANAGES, _FREE)
     return Kind(*(pattern.fullmatch(call_type or "") is not None for pattern in patterns))
 
 
