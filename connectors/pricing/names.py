@@ -18,8 +18,13 @@ _BEDROCK_VERSION = re.compile(r"^((?:[a-z-]+\.)+.+)-v\d+(?::\d+)?$")
 _PREVIEW = re.compile(r"(?:-preview)?-\d{2}-\d{2}$")
 #: Azure's mark of a fine-tuned model, whose tokens cost as those of its base.
 _AZURE_TUNED = re.compile(r"\.ft-[0-9a-f]+(?:-\w+)?$")
-#: Claude Code's mark for the long context.
-_CONTEXT = re.compile(r"\[\d+[km]\]$")
+#: Claude Code's mark for the long context, and Bedrock's for the length of a provisioned model.
+_CONTEXT = re.compile(r"\[\d+[km]\]$|(?<=:\d):\d+k$")
+#: "openai:gpt-4o", as frameworks name a model with its provider.
+_SCHEME = re.compile(
+    r"^(anthropic|azure|bedrock|cohere|deepseek|google|groq|mistral|openai|openrouter|together_ai|vertex_ai|xai)"
+    r"(?:-(?:gla|vertex|responses|chat))?:"
+)
 #: Providers' marks for routing and service behind the name.
 _MARK = re.compile(r":(free|online|batch|nitro|floor|exacto|extended|thinking|beta)$")
 _VARIANTS: dict[str, Variant] = {"free": "free", "online": "online", "batch": "batch"}
@@ -100,7 +105,7 @@ class Names:
 
 def plain(model: str, provider: str = "") -> list[str]:
     """The names a model may be listed under, the most exact first, without regard to dates and marks."""
-    name = _CONTEXT.sub("", model.strip().lower())
+    name = _SCHEME.sub(r"\1/", _CONTEXT.sub("", model.strip().lower()))
     if name.startswith("arn:"):
         name = name.rpartition("/")[2]
     prefix = _PROVIDERS.get(provider.lower(), provider.lower())

@@ -90,7 +90,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
     values = {"directory": directory, "port": port, "provider": provider, "token": TOKEN}
     config.write_text(_CONFIG.format(**values), encoding="utf-8")
     running = Daemon(config, port)
-    await running.start()
+    await running.start(ready_s=120)
     yield running
     await running.end()
     await runner.cleanup()
@@ -104,8 +104,8 @@ async def push(daemon: Daemon, path: str, body: bytes) -> None:
 
 
 async def spend(daemon: Daemon, keys: dict[str, float]) -> dict[str, float]:
-    """Dollars of these keys, once there is something of each and as many dollars as expected; within twenty seconds."""
-    async with asyncio.timeout(20):
+    """Dollars of these keys, once there is something of each and as many dollars as expected."""
+    async with asyncio.timeout(120):
         while True:
             rows = await curb_json("spend", "--by", "api_key", "-c", str(daemon.config))
             found = {row["tags"]["api_key"]: row["total_usd"] for row in rows if row["tags"]["api_key"] in keys}
@@ -240,7 +240,7 @@ async def test_work_without_a_price_is_an_alert_and_no_silent_nothing(daemon: Da
             ]
         ),
     )
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(120):
         models: set[str] = set()
         while not {"gpt-image-77", "whisper-99", "rerank-v77"} <= models:
             alerts = await curb_json("alerts", "-c", str(daemon.config))
