@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.real import control_plane
 from tests.real.cache import say
 from tests.real.programs import AwayError, debian, go, python
 
@@ -44,6 +45,7 @@ RECIPES = {
         ("helm",),
         lambda _: Up(str(go("helm.sh/helm/v3", HELM, ["helm.sh/helm/v3/cmd/helm"]) / "helm")),
     ),
+    "kubernetes": Recipe("CURB_TEST_KUBERNETES", (), lambda stack: Up(*control_plane.up(stack))),
     "prometheus": Recipe(
         "CURB_TEST_PROMETHEUS", ("prometheus",), lambda _: Up(str(debian("prometheus", "prometheus")))
     ),

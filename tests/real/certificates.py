@@ -33,7 +33,11 @@ class Authority:
     def __init__(self, directory: Path, name: str) -> None:
         self._directory, self._key = directory, ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.file = directory / f"{name}.pem"
+        self.file, self.key_file = directory / f"{name}.pem", directory / f"{name}-key.pem"
+        key = self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self.key_file.write_bytes(key)
         made = (
             self._builder(self._name, self._key)
             .add_extension(x509.BasicConstraints(True, None), critical=True)

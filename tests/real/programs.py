@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.real.cache import cache, locked, say
 
 #: Longest time for one command. By hand: twice what the largest build took on two busy cores.
 _TIMEOUT_S = 3600.0
+#: Seconds between two lines that say that a build goes on. By hand.
+_PROGRESS_S = 60.0
 
 
 class AwayError(Exception):
@@ -61,26 +64,52 @@ def python(name: str, requirement: str, program: str) -> Path:
     return _once(f"python-{requirement}", make, moved=False) / "venv" / "bin" / program
 
 
-def go(module: str, version: str, packages: Iterable[str]) -> Path:
-    """The directory with the programs of these packages of a module, built with the Go that is here."""
+def go(
+    module: str,
+    version: str,
+    packages: Iterable[str],
+    *,
+    staging: str = "",
+    variables: Mapping[str, str] | None = None,
+) -> Path:
+    """The directory with the programs of these packages of a module, built with the Go that is here.
+
+    `staging` is the version under which parts of the module are released that its go.mod replaces by directories of its
+    own; `variables` of the programs are set when they are linked.
+    """
 
     def make(directory: Path) -> None:
         if shutil.which("go") is None:
             raise AwayError("no go to build it with")
         say(module, f"building {version} from its Go module (minutes, once)")
         given = _module(directory, f"{module}@{version}")
-        lines = ["module bench", f"go {given['Go']}", f"require {module} {version}"]
-        for each in given["Replace"] or ():
-            old, new = each["Old"], each["New"]
-            lines.append(f"replace {old['Path']} => {new['Path']} {new['Version']}")
         work = directory / "module"
         work.mkdir()
-        (work / "go.mod").write_text("\n".join(lines) + "\n")
-        command = ["go", "build", "-mod=mod", "-p", "2", "-ldflags", "-s -w", "-o", f"{directory / 'bin'}/", *packages]
-        _run(command, work, {"CGO_ENABLED": "0", "GOFLAGS": ""})
+        (work / "go.mod").write_text(go_mod(module, version, given, staging))
+        link = " ".join(["-s -w", *(f"-X {name}={value}" for name, value in (variables or {}).items())])
+        command = ["go", "build", "-mod=mod", "-p", "2", "-ldflags", link, "-o", f"{directory / 'bin'}/", *packages]
+        _run(command, work, {"CGO_ENABLED": "0", "GOFLAGS": ""}, what=module)
         shutil.rmtree(work)
 
     return _once(f"go-{module.replace('/', '-')}-{version}", make) / "bin"
+
+
+def go_mod(module: str, version: str, given: Mapping[str, Any], staging: str) -> str:
+    """A module that needs this one and replaces what it replaces; `given` is its own go.mod as Go reads it."""
+    lines = ["module bench", f"go {given['Go']}", f"require {module} {version}"]
+    for each in given["Replace"] or ():
+        old, new = each["Old"], each["New"]
+        is_directory = new["Path"].startswith("./")
+        path, of = (old["Path"], staging) if is_directory else (new["Path"], new["Version"])
+        lines.append(f"replace {old['Path']} => {path} {of}")
+    return "\n".join(lines) + "\n"
+
+
+def go_files(module: str, version: str) -> Path:
+    """The directory with the sources of a module, which Go keeps."""
+    if shutil.which("go") is None:
+        raise AwayError("no go to download it with")
+    return Path(_download(cache(), f"{module}@{version}")["Dir"])
 
 
 def _module(directory: Path, module: str) -> Any:
@@ -113,21 +142,23 @@ def _once(name: str, make: Callable[[Path], None], *, moved: bool = True) -> Pat
     return kept
 
 
-def _run(command: list[str], directory: Path, environment: Mapping[str, str] | None = None) -> str:
-    """What it writes; AwayError with its last words where it fails."""
-    try:
-        done = subprocess.run(
-            command,
-            cwd=directory,
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise AwayError(f"{' '.join(command[:3])} took longer than {_TIMEOUT_S:.0f} s") from error
-    if done.returncode != 0:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line and "downloading" not in line]
-        raise AwayError(f"{' '.join(command[:3])} failed ({done.returncode}): {' '.join(said[-4:])[-600:]}")
-    return done.stdout
+def _run(command: list[str], directory: Path, environment: Mapping[str, str] | None = None, *, what: str = "") -> str:
+    """What it writes; AwayError with its last words where it fails. For `what` a line a minute says that it goes on."""
+    since = time.monotonic()
+    pipe, env = subprocess.PIPE, {**os.environ, **(environment or {})}
+    with subprocess.Popen(command, cwd=directory, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+        while True:
+            try:
+                said, complaints = process.communicate(timeout=_PROGRESS_S)
+                break
+            except subprocess.TimeoutExpired as error:
+                minutes = (time.monotonic() - since) / 60
+                if minutes * 60 > _TIMEOUT_S:
+                    process.kill()
+                    raise AwayError(f"{' '.join(command[:3])} took longer than {_TIMEOUT_S:.0f} s") from error
+                if what:
+                    say(what, f"still at it after {minutes:.0f} min")
+    if process.returncode != 0:
+        lines = [line for line in (complaints or said).splitlines() if line and "downloading" not in line]
+        raise AwayError(f"{' '.join(command[:3])} failed ({process.returncode}): {' '.join(lines[-4:])[-600:]}")
+    return said

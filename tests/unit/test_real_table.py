@@ -11,7 +11,7 @@ import pytest
 
 from tests.real.__main__ import Table, component
 from tests.real.bring_up import BringUp, Recipe, Up
-from tests.real.programs import AwayError
+from tests.real.programs import AwayError, go_mod
 
 
 def report(nodeid: str, when: Any, outcome: Any, longrepr: Any = None) -> pytest.TestReport:
@@ -89,3 +89,20 @@ def test_what_is_named_or_found_is_taken_and_what_cannot_be_had_is_said(recipes:
     up.pytest_collection_finish(Chosen("able", "absent", "lost"))
     assert (recipes, os.environ["CURB_TEST_ABLE"], up.seconds) == ([], "mine", {})
     assert up.away == {"lost": "no go to build it with"}
+
+
+def test_parts_that_a_module_keeps_in_its_own_directories_are_taken_as_they_are_released() -> None:
+    given = {
+        "Go": "1.24.0",
+        "Replace": [
+            {"Old": {"Path": "k8s.io/api"}, "New": {"Path": "./staging/src/k8s.io/api"}},
+            {"Old": {"Path": "example.com/a"}, "New": {"Path": "example.com/fork", "Version": "v1.2.3"}},
+        ],
+    }
+    assert go_mod("k8s.io/kubernetes", "v1.34.4", given, "v0.34.4").splitlines() == [
+        "module bench",
+        "go 1.24.0",
+        "require k8s.io/kubernetes v1.34.4",
+        "replace k8s.io/api => k8s.io/api v0.34.4",
+        "replace example.com/a => example.com/fork v1.2.3",
+    ]
