@@ -112,7 +112,7 @@ class KubernetesApi:
         """Whether each of the lists may be read."""
         checks = []
         for kind in ("pods", "namespaces", "nodes"):
-            what = f"list {kind} of {self._settings.url}"
+            what = f"list {kind} of {self._settings.kubeconfig or self._settings.url}"
             try:
                 await self._client.request("GET", f"/api/v1/{kind}", query={"limit": "1"})
                 checks.append(Check(what, True))

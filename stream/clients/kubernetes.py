@@ -1,4 +1,4 @@
-"""Authorised requests to a Kubernetes API server: plain HTTP with the service account's token, made once.
+"""Authorised requests to a Kubernetes API server: plain HTTP as a service account or by a kubeconfig, made once.
 
 Not the official client: it brings a generated model of the whole API, which is built again for every object and refuses
 objects it finds incomplete.
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
-from pydantic import Field
+from pydantic import Field, model_validator
 from yarl import URL
 
+from curb.stream.clients.kubeconfig import Identity, Kubeconfig
 from curb.stream.clients.reason import reason_in
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError, error_for_status
@@ -39,6 +40,18 @@ class KubernetesAccess(Settings):
         description="Directory with the service account's `token` (read again for every request) and `ca.crt`.",
     )
     timeout_s: float = Field(default=15.0, gt=0, le=120, description="Longest wait for one answer.")
+    kubeconfig: Path | None = Field(default=None, description="A kubeconfig, to use in place of `url` and `account`.")
+    context: str = Field(default="", description="Its context. Default: its `current-context`.")
+    run_plugin: bool = Field(
+        default=False,
+        description="Whether the credential plugin that the kubeconfig names (`exec`) may be run, with Curb's rights.",
+    )
+
+    @model_validator(mode="after")
+    def _of_the_file(self) -> KubernetesAccess:
+        if self.kubeconfig is None and (self.context or self.run_plugin):
+            raise ValueError("context and run_plugin are about a kubeconfig: name the file")
+        return self
 
 
 class KubernetesAnswer(NamedTuple):
@@ -88,8 +101,15 @@ class KubernetesClient:
 
     def __init__(self, access: KubernetesAccess, http: aiohttp.ClientSession, clock: Clock) -> None:
         self._access, self._http, self._clock = access, http, clock
-        self._base = URL(access.url)
+        self._kubeconfig: Kubeconfig | None = None
+        if access.kubeconfig is not None:
+            self._kubeconfig = Kubeconfig(access.kubeconfig, access.context, clock, run_plugin=access.run_plugin)
         self._context: tuple[int, ssl.SSLContext] | None = None
+
+    @property
+    def host(self) -> str | None:
+        """Of the API server. PermanentError when the kubeconfig cannot be read."""
+        return URL(self._access.url if self._kubeconfig is None else self._kubeconfig.server).host
 
     async def request(
         self,
@@ -105,9 +125,12 @@ class KubernetesClient:
 
         NoSuchResourceError for a 404 that is not about the object: its kind or version is not served.
         """
-        url = self._base / path.lstrip("/")
+        identity = await self._identity()
+        url = URL(identity.server) / path.lstrip("/")
         what = f"{method} {url.host}{url.path}"
-        headers = {"Accept": "application/json", "Authorization": f"Bearer {self._token()}"}
+        headers = {"Accept": "application/json"}
+        if identity.token or self._kubeconfig is None:
+            headers["Authorization"] = f"Bearer {identity.token}"
         if patch is not None or json is not None:
             headers["Content-Type"] = "application/json" if patch is None else MERGE_PATCH
         body = patch if patch is not None else json
@@ -119,15 +142,17 @@ class KubernetesClient:
                 data=None if body is None else msgspec.json.encode(body),
                 timeout=aiohttp.ClientTimeout(total=self._access.timeout_s),
                 allow_redirects=False,
-                ssl=self._tls(),
+                ssl=True if identity.tls is None else identity.tls,
             ) as answer:
                 if 300 <= answer.status < 400:
                     raise PermanentError(f"{what}: HTTP {answer.status} redirects elsewhere; configure the address")
+                if answer.status == 401 and self._kubeconfig is not None:
+                    self._kubeconfig.refused()
                 if answer.status >= 400:
                     refusal = await answer.content.read(_MAX_REFUSAL)
                     if answer.status in also and (answer.status != 404 or is_about(refusal, url)):
                         return KubernetesAnswer(answer.status, refusal)
-                    said = reason_in(refusal, (headers["Authorization"].partition(" ")[2],))
+                    said = reason_in(refusal, (identity.token,))
                     error = error_for_status(answer.status, answer.headers, what, now=self._clock.now(), said=said)
                     if answer.status == 404 and not is_about(refusal, url):
                         error = NoSuchResourceError(str(error))
@@ -150,12 +175,17 @@ class KubernetesClient:
             try:
                 page = _list_decoder.decode(answer.body)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise TransientError(f"GET {self._base.host}{path}: the list is not readable") from error
+                raise TransientError(f"GET {self.host}{path}: the list is not readable") from error
             for item in page.items:
                 yield item
             if not page.metadata.next:
                 return
             query["continue"] = page.metadata.next
+
+    async def _identity(self) -> Identity:
+        if self._kubeconfig is not None:
+            return await self._kubeconfig.identity()
+        return Identity(self._access.url, self._token(), self._tls())
 
     def _token(self) -> str:
         path = self._access.account / "token"
@@ -164,11 +194,11 @@ class KubernetesClient:
         except (OSError, UnicodeDecodeError) as error:
             raise PermanentError(f"{path}: no service account token ({type(error).__name__})") from error
 
-    def _tls(self) -> ssl.SSLContext | bool:
+    def _tls(self) -> ssl.SSLContext | None:
         """The cluster's own authority. One context for as long as the file is the same: connections are kept by it."""
         authority = self._access.account / "ca.crt"
-        if self._base.scheme != "https" or not authority.exists():
-            return True
+        if not self._access.url.startswith("https:") or not authority.exists():
+            return None
         try:
             changed = authority.stat().st_mtime_ns
             if self._context is None or self._context[0] != changed:
