@@ -59,6 +59,8 @@ class Seen(NamedTuple):
     identity: str = ""
     #: It is marked as what must never be touched.
     critical: bool = False
+    #: The object itself says that this action holds it.
+    says_held: bool = False
 
 
 class WorkloadAction(ABC):
@@ -83,6 +85,10 @@ class WorkloadAction(ABC):
     @abstractmethod
     async def write(self, plan: Plan, values: dict[str, Any], seen: Seen) -> None:
         """Set `values`, some of the plan's fields, to those of its `after` or of its `before`."""
+
+    async def no_longer_held(self, plan: Plan, seen: Seen) -> None:
+        """Take away what the object says of being held, where a kind says it there; its fields stay as they are."""
+        return None
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -174,6 +180,9 @@ class WorkloadAction(ABC):
             raise DriftError(f"it is {UNMARKED} any more and may be another of that name", found=seen.values)
         if ours:
             await self.write(plan, ours, seen)
+        elif seen.says_held and not seen.critical:  # somebody else has set it back, or to something else
+            with contextlib.suppress(PermanentError, TransientError):  # nothing depends on it
+                await self.no_longer_held(plan, seen)
         drifted = {
             field: value for field, value in seen.values.items() if field not in ours and value != plan.before[field]
         }

@@ -26,7 +26,7 @@ from curb.stream.errors import PermanentError, TransientError
 
 #: Seconds for a credential plugin. By hand: it may ask a cloud for a token, and a lease may wait for it.
 _PLUGIN_S = 30.0
-#: Seconds before its end at which a credential is asked for anew. By hand: longer than one request takes.
+#: Seconds before its end at which a new credential is asked for. By hand: longer than one request takes.
 _EARLY_S = 30.0
 _PLUGIN_APIS = frozenset({"client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"})
 #: Of a user, ways to show who one is that Curb does not have.
@@ -208,7 +208,7 @@ class Kubeconfig:
         return given
 
     async def _run(self, plugin: Mapping[str, Any], cluster: Mapping[str, Any]) -> bytes:
-        """What it prints. What it says when it fails is for its owner's log and may hold a secret: it is not told."""
+        """What it prints. What it says when it fails is for its owner's log and may hold a secret."""
         command = str(plugin["command"])
         if "/" in command:
             command = str(self._path.parent / command)

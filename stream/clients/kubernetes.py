@@ -128,9 +128,7 @@ class KubernetesClient:
         identity = await self._identity()
         url = URL(identity.server) / path.lstrip("/")
         what = f"{method} {url.host}{url.path}"
-        headers = {"Accept": "application/json"}
-        if identity.token or self._kubeconfig is None:
-            headers["Authorization"] = f"Bearer {identity.token}"
+        headers = {"Accept": "application/json"} | _shown(identity)
         if patch is not None or json is not None:
             headers["Content-Type"] = "application/json" if patch is None else MERGE_PATCH
         body = patch if patch is not None else json
@@ -206,6 +204,11 @@ class KubernetesClient:
         except OSError as error:  # ssl.SSLError is one
             raise PermanentError(f"{authority}: not a readable certificate ({type(error).__name__})") from error
         return self._context[1]
+
+
+def _shown(identity: Identity) -> dict[str, str]:
+    """Nothing where a certificate says who Curb is."""
+    return {"Authorization": f"Bearer {identity.token}"} if identity.token else {}
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes | None:

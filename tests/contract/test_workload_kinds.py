@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -47,8 +48,36 @@ async def test_what_curb_sends_is_one_field_and_nothing_else(open_action: Any) -
     scale = "/apis/apps/v1/namespaces/ml/deployments/embedder/scale"
     same = {"resourceVersion": "1", "uid": "uid-of-Deployment-embedder"}
     assert sent[scale] == {"metadata": same, "spec": {"replicas": 1}}
-    assert all(len(patch["spec"]) == 1 for patch in sent.values())
+    keda = "/apis/keda.sh/v1alpha1/namespaces/ml/"
+    annotations = {path.removeprefix(keda): p["metadata"]["annotations"] for path, p in sent.items() if keda in path}
+    for each in annotations.values():
+        assert each.pop("curb.dev/held-by") == "curb/work"
+    assert annotations == {
+        "scaledobjects/consumer": {"autoscaling.keda.sh/paused-replicas": "0"},
+        "scaledjobs/batches": {"autoscaling.keda.sh/paused": "true"},
+    }
+    assert all(len(patch["spec"]) == 1 for path, patch in sent.items() if keda not in path)
     assert "hunter2" not in str(sent)
+
+
+async def test_what_somebody_paused_in_keda_is_left_paused(open_action: Any) -> None:
+    bench = KubernetesBench()
+    action = await open_action(bench, objects=["scaledobjects", "scaledjobs"])
+    scaled, jobs = (
+        bench.fake.objects[key, "ml", name] for key, name in (("scaledobjects", "consumer"), ("scaledjobs", "batches"))
+    )
+    scaled["metadata"]["annotations"] = {"autoscaling.keda.sh/paused": "true"}
+    jobs["metadata"]["annotations"] = {"autoscaling.keda.sh/paused": "true"}
+    assert await action.plan(bench.cases[1][0], PAUSE) == []
+    scaled["metadata"]["annotations"] = {}
+    (plan,) = await action.plan(bench.cases[1][0], PAUSE)
+    assert plan.summary == "ScaledObject ml/consumer: paused-replicas None → 0"
+    await action.apply(plan)
+    scaled["metadata"]["annotations"]["autoscaling.keda.sh/paused-replicas"] = "3"
+    with pytest.raises(DriftError) as caught:
+        await action.undo(plan, None)
+    assert caught.value.found == {"paused-replicas": "3"}
+    assert scaled["metadata"]["annotations"] == {"autoscaling.keda.sh/paused-replicas": "3"}
 
 
 async def test_namespaces_of_curb_and_of_the_system_are_never_touched(open_action: Any) -> None:
@@ -139,6 +168,31 @@ async def test_an_object_that_is_held_says_by_whom_why_and_until_when(open_actio
     assert (back["reason"], back["message"]) == ("GivenBackByCurb", "suspend back to False")
 
 
+@pytest.mark.parametrize(("alert", "resource", "name", "by_hand"), [(1, "jobs", "train-7", {"suspend": False}),
+    (0, "horizontalpodautoscalers", "web", {"maxReplicas": 33})])  # fmt: skip
+async def test_what_somebody_else_has_changed_no_longer_says_that_curb_holds_it(
+    open_action: Any, alert: int, resource: str, name: str, by_hand: dict[str, Any]
+) -> None:
+    """Before, it said so for good."""
+    bench = KubernetesBench()
+    action = await open_action(bench, objects=[resource])
+    (plan,) = await action.plan(*bench.cases[alert])
+    await action.apply(plan)
+    bench.fake.set((resource, "ml", name), **by_hand)
+    with contextlib.suppress(DriftError):
+        await action.undo(plan, None)
+    found = bench.fake.objects[resource, "ml", name]
+    assert found["metadata"]["annotations"] == {}
+    assert found["spec"].items() >= by_hand.items()
+    # What another action says there stays, and what is critical by now is not touched at all.
+    for says, mark in (("curb/another-one", "non-critical"), ("curb/work", "critical")):
+        found["metadata"]["annotations"] = {"curb.dev/held-by": says}
+        found["metadata"]["labels"]["curb.dev/criticality"] = mark
+        with contextlib.suppress(DriftError):
+            await action.undo(plan, None)
+        assert found["metadata"]["annotations"] == {"curb.dev/held-by": says}
+
+
 async def test_a_right_to_make_events_is_not_needed(open_action: Any) -> None:
     bench = KubernetesBench()
     bench.fake.allowed -= {"create events."}
@@ -161,11 +215,31 @@ async def test_a_version_that_goes_away_while_curb_holds_something_is_found_out(
     await action.undo(plan, None)
     assert bench.world() == world
     bench.fake.served["kueue.x-k8s.io"] = ["v9"]
-    with pytest.raises(PermanentError, match=r"serves kueue\.x-k8s\.io as v9, and Curb knows v1, v1beta2, v1beta1"):
+    with pytest.raises(
+        PermanentError, match=r"serves kueue\.x-k8s\.io as v9, and Curb knows workloads in v1, v1beta2, v1beta1"
+    ):
         await action.undo(plan, None)
     del bench.fake.served["kueue.x-k8s.io"]
     with pytest.raises(PermanentError, match="HTTP 404"):
         await action.undo(plan, None)
+
+
+async def test_an_operator_that_is_upgraded_kind_by_kind_is_asked_for_each_in_its_version(open_action: Any) -> None:
+    """Before, the newest version of the group was asked for every kind of it, and a workload was held for good."""
+    bench = KubernetesBench()
+    world = bench.world()
+    bench.fake.served["kueue.x-k8s.io"] = ["v1beta2", "v1beta1"]
+    action = await open_action(bench, objects=["workloads", "localqueues"])
+    plans = await action.plan(bench.cases[1][0], PAUSE)
+    for plan in plans:
+        await action.apply(plan)
+    bench.fake.unserved = {("workloads", "v1beta2"), ("localqueues", "v1beta1")}
+    for plan in plans:
+        assert (await action.verify(plan)).in_force
+        await action.undo(plan, None)
+    assert bench.world() == world
+    assert {path.split("/")[3] for path, _ in bench.fake.patches[-2:]} == {"v1beta1", "v1beta2"}
+    assert len(await action.plan(bench.cases[1][0], PAUSE)) == 2
 
 
 async def test_a_kind_that_cannot_be_listed_is_named_and_the_others_are_held(open_action: Any) -> None:

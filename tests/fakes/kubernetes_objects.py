@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from curb.actions.target import TargetRate
-from curb.actions.workloads.kubernetes import LEVERS
+from curb.actions.workloads.kubernetes_levers import LEVERS
 from curb.stream.records.spend import Alert
 from curb.testing.actions import ActionBench
 from tests.fakes.alerts import an_alert
@@ -67,7 +67,10 @@ class KubernetesObjects:
             "autoscaling": ["v2", "v1"],
             "kueue.x-k8s.io": ["v1beta1"],
             "argoproj.io": ["v1alpha1"],
+            "keda.sh": ["v1alpha1"],
         }
+        #: (resource, version) in which a kind is not served although others of its group are.
+        self.unserved: set[tuple[str, str]] = set()
         self.events: list[Any] = []
         self.patches: list[tuple[str, Any]] = []
         self._page = page
@@ -77,6 +80,7 @@ class KubernetesObjects:
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.faults.middleware(), self._authorised])
         app.router.add_get("/apis/{group}", self._versions)
+        app.router.add_get("/apis/{group}/{version}", self._resources)
         app.router.add_post("/{api:api}/v1/namespaces/{namespace}/{resource:events}", self._event)
         for place in ("", "/namespaces/{namespace}"):
             base = f"/apis/{{group}}/{{version}}{place}"
@@ -92,6 +96,8 @@ class KubernetesObjects:
             return status(401)
         given = request.match_info
         if "group" in given and given.get("version", "") not in ["", *self.served.get(given["group"], ())]:
+            return web.Response(status=404, text="404 page not found")
+        if (given.get("resource", ""), given.get("version", "")) in self.unserved:
             return web.Response(status=404, text="404 page not found")
         if "resource" not in given:
             return await handler(request)  # type: ignore[no-any-return]
@@ -109,6 +115,13 @@ class KubernetesObjects:
             return web.Response(status=404, text="404 page not found")
         versions = [{"groupVersion": f"{group}/{version}", "version": version} for version in self.served[group]]
         return web.json_response({"kind": "APIGroup", "name": group, "versions": versions})
+
+    async def _resources(self, request: web.Request) -> web.Response:
+        group, version = request.match_info["group"], request.match_info["version"]
+        names = [
+            name for name, lever in LEVERS.items() if lever.group == group and (name, version) not in self.unserved
+        ]
+        return web.json_response({"kind": "APIResourceList", "resources": [{"name": name} for name in names]})
 
     async def _event(self, request: web.Request) -> web.Response:
         self.events.append(await request.json())
@@ -138,13 +151,14 @@ class KubernetesObjects:
             return status(409, "the object has been modified")
         if "part" in request.match_info and (set(patch["spec"]) != {"replicas"} or "annotations" in given):
             return status(422)
-        changed = item["spec"] | patch["spec"]
+        given_spec = patch.get("spec", {})
+        changed = item["spec"] | given_spec
         if changed.get("minReplicas", 0) > changed.get("maxReplicas", 1_000):
             return status(422)
         self.patches.append((request.path, patch))
         merged = found.get("annotations", {}) | given.get("annotations", {})
         found["annotations"] = {key: value for key, value in merged.items() if value is not None}
-        self.set(key_of(request), **patch["spec"])
+        self.set(key_of(request), **given_spec)
         self.held.add(key_of(request))
         return web.json_response(item)
 
@@ -212,6 +226,8 @@ class KubernetesBench(ActionBench):
             ("cronworkflows", obj("CronWorkflow", "weekly", {"suspend": False}, of_index)),
             ("rayjobs", obj("RayJob", "tune", {"suspend": False}, of_index)),
             ("pytorchjobs", obj("PyTorchJob", "llama", {"runPolicy": {"suspend": False}}, of_index)),
+            ("scaledobjects", obj("ScaledObject", "consumer", {}, of_index)),
+            ("scaledjobs", obj("ScaledJob", "batches", {}, of_index)),
         ]
         self.fake = KubernetesObjects(*found)
         self.faults: Faults = self.fake.faults
@@ -242,12 +258,13 @@ class KubernetesBench(ActionBench):
         return True
 
     def change_by_hand(self) -> None:
-        """Numbers get another value; what only has two is deleted."""
+        """Numbers get another value, by a manifest in which nothing of Curb stands; what only has two is deleted."""
         for key in self.fake.held:
             spec = self.fake.objects[key]["spec"]
             other = {"replicas": 5, "maxReplicas": 33, "stopPolicy": "HoldAndDrain"}
             if fields := spec.keys() & other.keys():
                 self.fake.set(key, **{field: other[field] for field in fields})
+                self.fake.objects[key]["metadata"]["annotations"] = {}
             else:
                 del self.fake.objects[key]
         self.fake.held.clear()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from curb.actions.workloads.kubernetes import LEVERS
+from curb.actions.workloads.kubernetes_levers import LEVERS
 from curb.config.file import load_text
 from tests.house.tree import ROOT
 from tests.house.yaml_blocks import environment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import ssl
@@ -37,6 +38,17 @@ OBJECTS = {
         "HorizontalPodAutoscaler", "web", {"minReplicas": 2, "maxReplicas": 9, **TARGET}
     ),
 }  # fmt: skip
+#: What clusters with an operator have as well.
+OPERATED = {
+    "/apis/kueue.x-k8s.io/v1beta2/{}/workloads": (
+        "Workload", "job-train", {"queueName": "spare", "podSets": [{"name": "main", "count": 1, "template": POD}]}
+    ),
+}  # fmt: skip
+_KINDS = {path.rpartition("/")[2]: (path, *value) for path, value in (OBJECTS | OPERATED).items()}
+
+
+class RefusedError(AssertionError):
+    """The API server does not do it."""
 
 
 class Cluster:
@@ -45,7 +57,9 @@ class Cluster:
     def __init__(self, url: str, account: Path, http: aiohttp.ClientSession) -> None:
         self.url, self.account, self._http = url, account, http
         authority = account / "ca.crt"
-        self._tls = ssl.create_default_context(cafile=str(authority)) if authority.exists() else True
+        self.tls = ssl.create_default_context(cafile=str(authority)) if authority.exists() else True
+        #: Resource → the version in which these tests ask for it, where it is not the usual one.
+        self.versions: dict[str, str] = {}
         self.namespace = f"curb-test-{uuid.uuid4().hex[:8]}"
 
     async def ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -53,38 +67,46 @@ class Cluster:
         headers = {"Authorization": f"Bearer {token}"}
         if method == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
-        async with self._http.request(method, self.url + path, json=body, headers=headers, ssl=self._tls) as answer:
-            found = await answer.json()
-            assert answer.status < 300, found
-            return found
+        async with self._http.request(method, self.url + path, json=body, headers=headers, ssl=self.tls) as answer:
+            if answer.status >= 300:
+                raise RefusedError(await answer.text())
+            return await answer.json()
 
     async def spec(self, path: str, name: str) -> Any:
         return (await self.ask("GET", f"{path.format(f'namespaces/{self.namespace}')}/{name}"))["spec"]
 
-    def path(self, resource: str) -> str:
+    def path(self, resource: str, namespace: str = "") -> str:
         """Of the objects of a kind, in the namespace."""
-        found = next(path for path in OBJECTS if path.endswith(f"/{resource}"))
-        return found.format(f"namespaces/{self.namespace}")
+        path = _KINDS[resource][0].format(f"namespaces/{namespace or self.namespace}")
+        parts = path.split("/")
+        parts[3] = self.versions.get(resource, parts[3])
+        return "/".join(parts)
 
-    async def make(self, resource: str, labels: dict[str, str] | None = None, **spec: Any) -> Any:
-        kind, name, given = next(value for path, value in OBJECTS.items() if path.endswith(f"/{resource}"))
-        path = self.path(resource)
+    def name(self, resource: str) -> str:
+        return _KINDS[resource][2]
+
+    async def make(
+        self, resource: str, labels: dict[str, str] | None = None, *, name: str = "", namespace: str = "", **spec: Any
+    ) -> Any:
+        _, kind, usual, given = _KINDS[resource]
+        path = self.path(resource, namespace)
         body = {"apiVersion": "/".join(path.split("/")[2:4]), "kind": kind, "spec": given | spec}
-        return await self.ask("POST", path, body | {"metadata": {"name": name, "labels": labels or LABELS}})
+        return await self.ask("POST", path, body | {"metadata": {"name": name or usual, "labels": labels or LABELS}})
 
     async def change(self, resource: str, patch: Any) -> Any:
-        name = next(value[1] for path, value in OBJECTS.items() if path.endswith(f"/{resource}"))
-        return await self.ask("PATCH", f"{self.path(resource)}/{name}", patch)
+        return await self.ask("PATCH", f"{self.path(resource)}/{self.name(resource)}", patch)
 
-    async def get(self, resource: str) -> Any:
+    async def get(self, resource: str, *, name: str = "", namespace: str = "") -> Any:
         """None when it is gone."""
-        name = next(value[1] for path, value in OBJECTS.items() if path.endswith(f"/{resource}"))
-        items = (await self.ask("GET", self.path(resource)))["items"]
-        return next((each for each in items if each["metadata"]["name"] == name), None)
+        items = (await self.ask("GET", self.path(resource, namespace)))["items"]
+        return next((each for each in items if each["metadata"]["name"] == (name or self.name(resource))), None)
 
     async def delete(self, resource: str) -> None:
-        name = next(value[1] for path, value in OBJECTS.items() if path.endswith(f"/{resource}"))
-        await self.ask("DELETE", f"{self.path(resource)}/{name}?propagationPolicy=Background")
+        """Until it is gone."""
+        place = f"{self.path(resource)}/{self.name(resource)}"
+        await self.ask("DELETE", f"{place}?propagationPolicy=Background")
+        while await self.get(resource) is not None:
+            await asyncio.sleep(0.05)
 
     def copy_of_account(self, directory: Path) -> Path:
         """A directory whose token a test may make bad."""
@@ -95,7 +117,7 @@ class Cluster:
         return directory
 
     def action(self, http: aiohttp.ClientSession, clock: Clock, account: Path | None = None, **more: Any) -> Kubernetes:
-        where = {"url": self.url, "account": str(account or self.account)}
+        where = {"url": self.url, "account": str(account or self.account)} | more.pop("cluster", {})
         config = {"kind": "kubernetes", "name": "work", "cluster": where, "namespaces": [self.namespace]}
         return Config.model_validate(config | {"labels": {"team": "team"}} | more).build(ActionContext(clock, http))
 

@@ -137,6 +137,6 @@ async def test_the_server_s_reason_for_a_refusal_is_passed_on(cluster: Cluster, 
         (account / "token").write_text("x.y.z")
         with pytest.raises(PermanentError, match="HTTP 401: Unauthorized"):
             await action.plan(SEARCH, PAUSE)
-        workflows = cluster.action(http, WallClock(), objects=["workloads", "jobs"])
+        workflows = cluster.action(http, WallClock(), objects=["workflows", "jobs"])
         (plan,) = await workflows.plan(SEARCH, PAUSE)
-        assert "workloads were not looked at" in plan.warning
+        assert "workflows were not looked at" in plan.warning

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from curb.actions.workloads.kubernetes import LEVERS, Kubernetes
+from curb.actions.workloads.kubernetes import Kubernetes
+from curb.actions.workloads.kubernetes_levers import LEVERS
 from tests.house.tree import ROOT
 
 DEPLOY = ROOT / "deploy" / "kubernetes"

@@ -9,7 +9,7 @@ import pytest
 
 from curb.actions.action import DriftError
 from curb.actions.target import TargetRate, Verb
-from curb.actions.workloads.kubernetes import LEVERS, decoder, is_running, owner_refusal, value_of, wanted_value
+from curb.actions.workloads.kubernetes_levers import LEVERS, decoder, is_running, owner_refusal, value_of, wanted_value
 from curb.actions.workloads.protocol import Found, Seen, WorkloadAction, wanted_tags
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import Alert, Plan
