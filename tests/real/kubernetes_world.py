@@ -82,6 +82,8 @@ class World:
         self.proxy.look, self.proxy.name_of_change = self._look, self._name_of_change
         self.field, self.held, self.by_hand = FIELDS[resource]
         self._settings = settings("shave_to_normal" if resource == "horizontalpodautoscalers" else "pause")
+        #: Seconds for an answer: few where the proxy is silent now and then.
+        self.patience_s = PATIENCE_S if trouble else 15.0
         self.url, self.revision, self._tokens = cluster.url, 0, 0
         self.elsewhere = f"{cluster.namespace}-2"
         self.people: dict[tuple[str, str], Any] = {}
@@ -91,7 +93,7 @@ class World:
     # --- the daemon and the reaper ---
 
     def _action(self) -> Kubernetes:
-        where = {"url": self.url, "timeout_s": PATIENCE_S}
+        where = {"url": self.url, "timeout_s": self.patience_s}
         spaces = [self.cluster.namespace, self.elsewhere]
         return self.cluster.action(
             self._http, self.clock, self.account, cluster=where, objects=[self.resource], namespaces=spaces
