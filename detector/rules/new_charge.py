@@ -96,7 +96,7 @@ class NewCharge(Rule):
                 kind="runaway",
                 tier="page" if usd[row] >= settings.page_usd else "notice",
                 score=float(usd[row] / settings.notice_usd),
-                words=f"not on the bill before, and ${usd[row]:,.0f} so far",
+                words="not on the bill before",  # its dollars are those of the alert, which go on
             )
             for row in np.flatnonzero(fires).tolist()
         ]
