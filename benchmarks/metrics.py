@@ -68,6 +68,8 @@ def main() -> None:
         view=LogView(),
         shards=lambda: [shard],
         caught_up=lambda: {"detector": True},
+        lag_s=dict,
+        log_problem=str,
     )
     subject = MoneyMetrics(cast(Running, daemon))
     wall, cpu, size = [], [], 0

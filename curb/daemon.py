@@ -83,12 +83,9 @@ class Daemon:
         self._rows = RowGrid(self.config, self.log)
         await self._rows.open()
         self._make_judges()
-        # Without pairs its old position must not keep messages from being deleted.
         self.reconciler = (
             wiring.make_reconciler(self.config, self.log, self.clock) if self.config.reconcile.pairs else None
         )
-        if self.reconciler is None and isinstance(self.log, EmbeddedLog):
-            await self.log.forget(wiring.RECONCILE_GROUP)
         self.units = UnitView(wiring.make_recent_units(self.config))
         self.recent = RecentBurn(self.shards, self.clock)
         self._chart = IncidentChart(self.log, self.recent, self.config.detector)
@@ -213,6 +210,10 @@ class Daemon:
         """Whether each worker has read once everything that was on the log."""
         return {"rollup": self.rollup.caught_up, "detector": self.detector.caught_up}
 
+    def log_problem(self) -> str:
+        """Why the log cannot be read or written now, such as a full disk; empty while it can."""
+        return self.rollup.problem or self.detector.problem or self.actions.problem
+
     def lag_s(self) -> dict[str, float]:
         """Per worker: all that was on the log so many seconds ago has been processed."""
         return {"rollup": self.rollup.lag_s, "detector": self.detector.lag_s}
@@ -246,6 +247,8 @@ class Daemon:
             try:
                 if not await log.keep_spare():
                     logger.warning("the disk is nearly full: no room for the spare file that leases need on a full one")
+                if not self.config.reconcile.pairs:  # its old position must not keep messages from being deleted
+                    await log.forget(wiring.RECONCILE_GROUP)
                 deleted = await log.prune(self.clock.now() - retention_s)
                 if deleted:
                     logger.info("old messages deleted", extra={"messages": deleted})

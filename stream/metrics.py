@@ -231,7 +231,7 @@ DETECTOR_LAG = ScrapedMetric(
     "How far the closed buckets of the slowest partition are behind the clock.",
 )
 READY = ScrapedMetric(
-    "curb_ready", "gauge", (), "1 once everything on the log was read; spend is published from then on."
+    "curb_ready", "gauge", (), "1 while everything on the log is read in time and the log can be written."
 )
 MODE = ScrapedMetric(
     "curb_actions_mode", "gauge", ("mode",), "1 for the mode that actions are in: shadow, approve or auto."

@@ -100,6 +100,8 @@ class ActionsRunner:
         ]
         works = [worker.work for worker in self._action_workers] + [worker.work for worker in self._notice_workers]
         self._passes = [_Passes(work) for work in works]
+        #: Why the log can be neither read nor written now; empty while it can.
+        self.problem = ""
         self._reader: Reader | None = None
         self._owns_alerts = False
         #: Held while memory is rebuilt: two at a time could lose what is written between them.
@@ -125,6 +127,7 @@ class ActionsRunner:
                     await self._run_once(stop, tasks)
                 except TransientError as error:
                     wait_s = _LOG_RETRY_S if loop.time() - began > _SOUND_S else wait_s
+                    self.problem = str(error)
                     extra = {"group": GROUP, "error": str(error), "wait_s": wait_s}
                     logger.warning("log out of reach", extra=extra)
                     with contextlib.suppress(TimeoutError):
@@ -140,7 +143,9 @@ class ActionsRunner:
             await self.open()
             while not stop.is_set():
                 self._raise_if_dead(tasks)
-                if await self.take_in(timeout_s=self._poll_s):
+                was_new = await self.take_in(timeout_s=self._poll_s)
+                self.problem = ""
+                if was_new:
                     for passes in self._passes:
                         passes.wake()
         finally:

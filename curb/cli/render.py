@@ -259,7 +259,7 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
     if json_lines:
         return _json_lines([found])
     halted = f"  HALTED: no new actions (by {found.get('halted_by', '')})" if found["halted"] else ""
-    ready = "ready" if found["ready"] else "catching up"
+    ready = "ready" if found["ready"] else "not ready" if "log" in found["problems"] else "catching up"
     console.print(f"{found['instance']}: {ready}, mode {found['mode']}{halted}", markup=False)
     first_in_s = found.get("first_bucket_in_s")
     closed = f"data closed up to {found['event_time']}" if found["event_time"] else "nothing yet"
@@ -277,7 +277,7 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
         for sentence in row["problems"]:
             console.print(Text(f"  {sentence}", "yellow"), soft_wrap=True)
     for subject, problem in found["problems"].items():
-        console.print(Text(f"  out of reach: {subject}: {problem}", "red"))
+        console.print(Text(f"  {subject}: {problem}", "red"), soft_wrap=True)
     waiting = f", {len(found['proposed'])} wait for an approval" if found.get("proposed") else ""
     standing = f", {found['ceilings']} ceilings in force" if found.get("ceilings") else ""
     console.print(f"{found['firing']} alerts firing, {len(found['leases'])} leases open{standing}{waiting}")

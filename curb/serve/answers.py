@@ -17,11 +17,15 @@ class HealthAnswer(TypedDict):
 
 
 class ReadyAnswer(TypedDict):
-    """Whether everything on the log was read once; `connectors` says when each last brought something."""
+    """Whether everything on the log was read once and what is sent is counted in time; `connectors` says when each
+    last brought something.
+    """
 
     ready: bool
     rollup: NotRequired[bool]
     detector: NotRequired[bool]
+    #: Why the log cannot be read or written now, such as a full disk; empty while it can.
+    log: str
     #: Seconds that each worker is behind.
     lag_s: NotRequired[dict[str, float]]
     connectors: dict[str, str | None]

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from curb.detector.shard import Shard
 from curb.serve.running import Running
+from curb.serve.status import is_ready
 from curb.stream import metrics
 from curb.stream.metrics import REST, ScrapedMetric
 from curb.stream.records.spend import Alert, BudgetStatus
@@ -162,7 +163,7 @@ class MoneyMetrics(Collector):
         info = {"version": version("curbd"), "python": platform.python_version()}
         yield _metric(metrics.BUILD_INFO, [(info, 1.0)])
         yield _metric(metrics.MODE, [({"mode": daemon.config.actions.mode}, 1.0)])
-        yield _metric(metrics.READY, [({}, float(all(daemon.caught_up().values())))])
+        yield _metric(metrics.READY, [({}, float(is_ready(daemon)))])
         times = [shard.event_time for shard in daemon.shards() if shard.event_time is not None]
         lag: list[tuple[_Labels, float]] = [({}, max(0.0, daemon.clock.now() - min(times)))] if times else []
         yield _metric(metrics.DETECTOR_LAG, lag)

@@ -46,6 +46,9 @@ class Running(Protocol):
     def caught_up(self) -> Mapping[str, bool]:
         """Whether each worker has read once everything that was on the log."""
 
+    def log_problem(self) -> str:
+        """Why the log cannot be read or written now; empty while it can."""
+
     def lag_s(self) -> Mapping[str, float]:
         """Per worker: all that was on the log so many seconds ago has been processed."""
 

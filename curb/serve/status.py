@@ -19,17 +19,20 @@ _BUDGETS = 100
 _WATCHED = 10
 
 
-def readiness(daemon: Running) -> dict[str, Any]:
-    """Ready when everything on the log has been read once and what is sent is read within `http.max_lag_s`.
+def is_ready(daemon: Running) -> bool:
+    """Everything on the log has been read once, what is sent is read within `http.max_lag_s`, and the log can be
+    written."""
+    behind_s = max(daemon.lag_s().values(), default=0.0)
+    return all(daemon.caught_up().values()) and behind_s <= daemon.config.http.max_lag_s and not daemon.log_problem()
 
-    Connectors that are behind are named, not fatal.
-    """
-    parts, lag_s = daemon.caught_up(), daemon.lag_s()
-    behind = max(lag_s.values(), default=0.0) > daemon.config.http.max_lag_s
+
+def readiness(daemon: Running) -> dict[str, Any]:
+    """Whether it is ready, and why not. Connectors that are behind are named, not fatal."""
     return {
-        "ready": all(parts.values()) and not behind,
-        **parts,
-        "lag_s": {part: round(seconds, 1) for part, seconds in lag_s.items()},
+        "ready": is_ready(daemon),
+        **daemon.caught_up(),
+        "log": daemon.log_problem(),
+        "lag_s": {part: round(seconds, 1) for part, seconds in daemon.lag_s().items()},
         "connectors": _connectors(daemon),
     }
 
@@ -48,7 +51,7 @@ def status(daemon: Running) -> dict[str, Any]:
         "instance": daemon.config.instance,
         "now": iso(daemon.clock.now()),
         "event_time": iso(min(times)) if times else None,
-        "ready": readiness(daemon)["ready"],
+        "ready": is_ready(daemon),
         "mode": daemon.config.actions.mode,
         "halted": actions["halted"] is not None,
         "halted_by": "" if actions["halted"] is None else _who_and_why(actions["halted"]),
@@ -80,7 +83,7 @@ def status(daemon: Running) -> dict[str, Any]:
         "proposed": actions["proposed"],
         # Standing ceilings, which are not among the leases.
         "ceilings": len(actions["ceilings"]),
-        "problems": actions["problems"],
+        "problems": ({"log": problem} if (problem := daemon.log_problem()) else {}) | actions["problems"],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import uuid
@@ -97,6 +98,8 @@ class RunFiles:
             (self._directory / file).write_bytes(data)
             mapped = self._map(file)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                (self._directory / file).unlink()  # what was written of it takes room that is short
             if not self._failed:
                 logger.error("ids stay in memory: no file can be written", extra={"detail": error.strerror})
             self._failed = True

@@ -5,8 +5,8 @@ Every topic has one partition. Several processes may append and scan (the comman
 a time, held by a file lock that the operating system frees when the process ends, however it ends.
 
 On a full disk what says how to end a lease must still be written. A daemon keeps a spare file beside the log for that
-(`keep_spare`): it is deleted when the disk is full, and until there is room for it again only records of actions and
-commands are taken.
+(`keep_spare`). When the disk is full it is cut, a slice for each write that needs room, so that another program that
+goes on writing gets a slice at most; until there is room for all of it again only what the actions need is taken.
 """
 
 from __future__ import annotations
@@ -45,8 +45,15 @@ _POLL_S = 0.25
 _SCAN_PAGE = 500
 #: Bytes of the spare file. By hand: a hundred ledger entries with their pages of the write-ahead log.
 _SPARE_BYTES = 4 << 20
+#: Bytes cut from the spare file for one write; twice as many when that was in vain. By hand: a ledger entry with its
+#: pages is a quarter of it.
+_SLICE_BYTES = 128 << 10
+#: Group of the runner of actions, whose positions are needed as its records are.
+_ACTIONS_GROUP = "curb-actions"
 #: Messages that clean-up deletes in one step, so that others write in between. By hand: milliseconds.
 _PRUNED_AT_ONCE = 1000
+#: Bytes of the file through which SQLite's readers share their index, at least.
+_SHARED_BYTES = 32 << 10
 #: Seconds that a message may be dated ahead of the clock before clean-up takes its date for an error.
 _AHEAD_S = 86400.0
 #: Names of SQLite's errors that say the disk is full; the others are what it says where it cannot make its files.
@@ -73,12 +80,7 @@ class EmbeddedLog:
 
     def _open(self) -> None:
         self._has_spare = self._spare.exists()
-        try:
-            self._connect()
-        except sqlite3.OperationalError as error:
-            if not (error.sqlite_errorname in _NO_ROOM and self._free_spare()):
-                raise
-            self._connect()
+        self._with_room(self._connect, _NO_ROOM)
 
     def _connect(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -193,7 +195,7 @@ class EmbeddedLog:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.OperationalError as error:
-            raise TransientError(f"embedded log in {self.directory}: {_said(error)}") from error
+            raise TransientError(f"embedded log in {self.directory}: {self._said(error)}") from error
         except sqlite3.DatabaseError as error:
             raise PermanentError(f"embedded log in {self.directory}: {error}") from error
 
@@ -214,15 +216,23 @@ class EmbeddedLog:
         return [Message(topic, value, key, 0, offset) for value, key, offset in rows]
 
     def _write(self, messages: Sequence[Message], group: str | None, positions: Positions) -> None:
-        essential = _is_essential(messages)
-        if self._has_spare and not essential and not self._spare.exists() and not self._keep_spare():
+        if group == _ACTIONS_GROUP or _is_essential(messages):
+            self._with_room(lambda: self._write_once(messages, group, positions), _FULL)
+            return
+        if self._has_spare and not self._keep_spare():
             raise TransientError(f"embedded log in {self.directory}: {_DISK_FULL}; only actions are written")
-        try:
-            self._write_once(messages, group, positions)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorname not in _FULL or not self._free_spare() or not essential:
-                raise
-            self._write_once(messages, group, positions)
+        self._write_once(messages, group, positions)
+
+    def _with_room(self, write: Callable[[], None], full: Sequence[str]) -> None:
+        """Do it, where there is no room with more and more of the spare file."""
+        slice_bytes = _SLICE_BYTES
+        while True:
+            try:
+                return write()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname not in full or not self._cut_spare(slice_bytes):
+                    raise
+            slice_bytes *= 2
 
     def _write_once(self, messages: Sequence[Message], group: str | None, positions: Positions) -> None:
         db = self._db
@@ -284,25 +294,44 @@ class EmbeddedLog:
             progress(topic, seen)
 
     def _keep_spare(self) -> bool:
-        if self._spare.exists():
+        if self._spare_bytes() >= _SPARE_BYTES:
             self._has_spare = True
             return True
         if shutil.disk_usage(self.directory).free < 4 * _SPARE_BYTES:
             return False
         try:
-            with self._spare.open("wb") as file:
+            with self._spare.open("ab") as file:
                 os.posix_fallocate(file.fileno(), 0, _SPARE_BYTES)
         except OSError:
-            self._spare.unlink(missing_ok=True)
             return False
         self._has_spare = True
         return True
 
-    def _free_spare(self) -> bool:
-        """Make room; False where there was no spare file."""
+    def _spare_bytes(self) -> int:
         with contextlib.suppress(FileNotFoundError):
-            self._spare.unlink()
-            return True
+            return self._spare.stat().st_size
+        return 0
+
+    def _cut_spare(self, slice_bytes: int) -> bool:
+        """Make so much room; False where nothing is left of the spare file."""
+        left = self._spare_bytes()
+        if left:
+            os.truncate(self._spare, max(0, left - slice_bytes))
+        return left > 0
+
+    def _said(self, error: sqlite3.OperationalError) -> str:
+        """What is wrong, in words that say what to do."""
+        name = error.sqlite_errorname
+        if name in _FULL or (name in _NO_ROOM and self._is_full()):
+            return f"{_DISK_FULL} ({error})"
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return f"another program, such as a backup, holds the lock ({error})"
+        return f"{error} ({name})"
+
+    def _is_full(self) -> bool:
+        """Whether SQLite has no room for the file through which its readers share their index."""
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.directory).free < _SHARED_BYTES
         return False
 
     def _insert(self, messages: Sequence[Message]) -> None:
@@ -353,16 +382,6 @@ class EmbeddedLog:
 
 
 _DISK_FULL = "the disk is full"
-
-
-def _said(error: sqlite3.OperationalError) -> str:
-    """What is wrong, in words that say what to do."""
-    name = error.sqlite_errorname
-    if name in _FULL:
-        return f"{_DISK_FULL} ({error})"
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return f"another program, such as a backup, holds the lock ({error})"
-    return f"{error} ({name})"
 
 
 def _is_essential(messages: Sequence[Message]) -> bool:
@@ -438,9 +457,11 @@ class _EmbeddedReader:
     async def close(self) -> None:
         if self._lock_file is None:
             return
-        if self._on_revoke is not None:
-            await self._on_revoke(frozenset(self._positions))
-        self.release()
+        try:
+            if self._on_revoke is not None:
+                await self._on_revoke(frozenset(self._positions))
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Free the group for the next reader."""

@@ -159,6 +159,8 @@ class Worker:
         self._turn_began = 0.0
         self._snapshot_due = False
         self._read = ReadUntil()
+        #: Why nothing can be read or written now; empty while it can.
+        self.problem = ""
         #: Commits made with everything on the log processed; two more of them mean that all there was is answered.
         self.rounds = 0
 
@@ -191,6 +193,7 @@ class Worker:
                 await self._run_once(stop)
             except TransientError as error:
                 wait_s = 0.5 if loop.time() - started > _SOUND_S else min(30.0, wait_s * 2)
+                self.problem = str(error)
                 logger.warning("worker restarts", extra={"group": self._group, "error": str(error), "wait_s": wait_s})
                 await _wait(stop, wait_s)
 
@@ -343,6 +346,7 @@ class Worker:
                 messages += snapshot_messages(self._group, at, partition.next_offset, data, partition.generation, form)
         if messages:
             await reader.commit(messages)
+        self.problem = ""
 
     async def _assigned(self, partitions: frozenset[TopicPartition]) -> None:
         new = partitions - self._partitions.keys()

@@ -43,12 +43,21 @@ class Daemon:
 
     async def start(self, ready_s: float = 30.0) -> None:
         """Start and wait until it is ready; fails with its output when it ends before, or takes longer."""
+        await self.begin()
+        await self.until_ready(ready_s)
+
+    async def begin(self) -> None:
+        """Start the process."""
         with self.log.open("ab") as log:
             command = [*self._limit, sys.executable, "-m", "curb", "run", "-c", str(self.config)]
             environment = os.environ | ({"PYTHONPATH": str(self._code)} if self._code else {})
             self._process = await asyncio.create_subprocess_exec(
                 *command, stdout=log, stderr=log, cwd=self._code, env=environment
             )
+
+    async def until_ready(self, ready_s: float = 30.0) -> None:
+        """Fails with its output when it ends before, or takes longer."""
+        assert self._process is not None
         async with aiohttp.ClientSession() as http, asyncio.timeout(ready_s):
             while not await self._is_ready(http):
                 assert self._process.returncode is None, self.log.read_text(encoding="utf-8")
@@ -78,6 +87,11 @@ class Daemon:
         self._process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(30):
             return await self._process.wait()
+
+    async def ended(self) -> int:
+        """Wait for its end; the exit code."""
+        assert self._process is not None
+        return await self._process.wait()
 
     async def end(self) -> None:
         """Make sure it is gone, whatever happened."""

@@ -35,6 +35,12 @@ class MoneyDaemon(SimpleNamespace):
     def caught_up(self) -> dict[str, bool]:
         return {"detector": self.ready}
 
+    def lag_s(self) -> dict[str, float]:
+        return {}
+
+    def log_problem(self) -> str:
+        return ""
+
 
 def a_shard(**settings: Any) -> Shard:
     return Shard(DetectorSettings.model_validate({"scopes": [KEY, TEAM], **settings}))

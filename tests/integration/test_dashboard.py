@@ -82,6 +82,7 @@ def a_daemon(**changes: Any) -> Any:
         "clock": ManualClock(T0),
         "lag_s": lambda: {"rollup": 0.2, "detector": 0.3},
         "caught_up": lambda: {"rollup": True, "detector": True},
+        "log_problem": str,
         "connectors": SimpleNamespace(runners=[], sources={}),
         "action_state": lambda: empty,
         "shards": lambda: [Shard()],

@@ -174,6 +174,7 @@ def daemon_of(stream: Stream) -> Running:
             clock=clock,
             lag_s=dict,
             caught_up=lambda: {"detector": True},
+            log_problem=str,
             connectors=SimpleNamespace(runners=[], sources={}),
             action_state=lambda: nothing,
             shards=lambda: [stream.shard],

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,34 +12,18 @@ import pytest
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.topics import ACTIONS
 from curb.stream.records.spend import ActionsMessage, LedgerEntry
+from tests.disks import fill, small_disk
 from tests.old_logs import DIRECTORY, KEYS, NEW_LIMIT, OLD_LIMIT, World, started, unpack
-from tests.require import require
 
 pytestmark = pytest.mark.timeout(180)
-_SPEED, _SIZE_MIB = 8.0, 32
+_SPEED = 8.0
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
-    home = tmp_path / "disk"
-    home.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE_MIB}m", "tmpfs", str(home)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        require("tmpfs", "a full disk is tried on a file system of its own; run the tests as root")
-    yield home
-    subprocess.run(["umount", "--lazy", str(home)], check=True)
-
-
-def fill(home: Path) -> None:
-    """Until no byte is left, as another program would."""
-    with contextlib.suppress(OSError), (home / "of another program").open("ab", buffering=0) as file:
-        while file.write(b"x" * 65536):
-            pass
-    with contextlib.suppress(OSError), (home / "of another program").open("ab", buffering=0) as file:
-        while file.write(b"x"):
-            pass
-    assert os.statvfs(home).f_bavail == 0
+    with small_disk(tmp_path / "disk") as home:
+        yield home
 
 
 async def ends_its_lease(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from curb.stream.clock import ManualClock
 from curb.stream.errors import TransientError
 from curb.stream.log.embedded import EmbeddedLog
 from curb.stream.log.protocol import Message
-from curb.stream.log.topics import ACTIONS, COMMANDS, DEAD_LETTER, SPEND, STATE, USAGE
+from curb.stream.log.topics import ACTIONS, ALERTS, COMMANDS, DEAD_LETTER, SPEND, STATE, USAGE
 
 DAY = 86400.0
 
@@ -34,15 +35,15 @@ class SmallDisk:
     def __init__(self, log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
         self._log, self.free = log, 0
         monkeypatch.setattr("curb.stream.log.embedded.shutil.disk_usage", lambda path: self)
-        free_spare = log._free_spare
+        cut_spare = log._cut_spare
 
-        def make_room() -> bool:
-            made = free_spare()
+        def make_room(slice_bytes: int) -> bool:
+            made = cut_spare(slice_bytes)
             if made:
-                self._grow(50)
+                self._grow(slice_bytes // 4096)
             return made
 
-        monkeypatch.setattr(log, "_free_spare", make_room)
+        monkeypatch.setattr(log, "_cut_spare", make_room)
 
     def fill(self) -> None:
         self._grow(0)
@@ -100,6 +101,38 @@ async def test_the_first_to_meet_a_full_disk_leaves_room_for_actions(
     with pytest.raises(TransientError, match="the disk is full"):
         await log.append([big(USAGE)])
     await log.append([big(ACTIONS)])
+
+
+async def test_the_runner_of_actions_reads_on_where_usage_waits(
+    log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await log.keep_spare()
+    await log.append([Message(ALERTS, b"a")])
+    disk = SmallDisk(log, monkeypatch)
+    await log._call(disk.fill)
+    await log.append([big(ACTIONS)])
+    for group, waits in (("curb-actions", False), ("curb-detector", True)):
+        reader = await log.reader(group, [ALERTS])
+        assert await reader.fetch(1, 0.0)
+        with pytest.raises(TransientError, match="only actions") if waits else contextlib.nullcontext():
+            await reader.commit()
+        await reader.close()
+
+
+async def test_another_program_gets_a_slice_of_the_spare_file_at_most(
+    log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await log.keep_spare()
+    slices = 0
+    disk = SmallDisk(log, monkeypatch)
+    while (log.directory / "spare").stat().st_size:
+        await log._call(disk.fill)
+        await log.append([big(ACTIONS)])
+        slices += 1
+    assert slices > 20
+    await log._call(disk.fill)
+    with pytest.raises(TransientError, match="the disk is full"):
+        await log.append([big(ACTIONS)])
 
 
 async def test_opening_a_log_needs_no_write(log: EmbeddedLog) -> None:

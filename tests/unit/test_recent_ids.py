@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from pathlib import Path
 
@@ -158,6 +160,20 @@ def test_a_full_disk_keeps_ids_in_memory(tmp_path: Path, caplog: pytest.LogCaptu
     assert all(seen(ids, ["3", "4"], T0 + 240))
     assert [record.message for record in caplog.records] == ["ids stay in memory: no file can be written"]
     assert all(seen(again(ids, "in/0", None, T0 + 240), ["3", "4"], T0 + 240))
+
+
+def test_what_was_written_on_a_full_disk_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_a_part(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:4])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", write_a_part)
+    ids = RecentIds(DedupeSettings(window_s=60), "in/0", tmp_path)
+    for minute in range(5):
+        seen(ids, [f"{minute}"], T0 + 60.0 * minute)
+    assert all(seen(ids, ["3", "4"], T0 + 240))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_window_shorter_than_what_a_source_repeats_warns_once(caplog: pytest.LogCaptureFixture) -> None:
