@@ -14,8 +14,8 @@ from tests.old_logs import DIRECTORY, KEYS, NEW_LIMIT, OLD_LIMIT, started, unpac
 pytestmark = pytest.mark.timeout(180)
 #: Lease and buckets pass so many times as fast.
 _SPEED = 8.0
-#: Of before there was a version: the layout of its snapshots is another one.
-_OTHER_LAYOUT = "905ac29"
+#: The detector's snapshots have another layout, which the form does not say: found when they are loaded.
+_OTHER_LAYOUT = ("905ac29", "aa777f6")
 
 
 @pytest.mark.parametrize("packed", sorted(DIRECTORY.glob("*.tar.gz")), ids=lambda path: path.name.split(".")[0])
