@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ REAPER = "curb-reaper"
 CURB_ITSELF = frozenset({"curb", REAPER})
 #: Seconds for which a person's word against a ceiling counts. By hand: a week.
 RESPECTED_S = 7 * DAY_S
+#: States of what was never tried, or never became an action.
+NOT_BEGUN: frozenset[LedgerState] = frozenset({"skipped", "shadow", "proposed", "denied", "approved", "failed"})
 #: States in which the change is in force.
 IN_FORCE: frozenset[LedgerState] = frozenset({"applied", "effective", "ineffective"})
 
@@ -112,7 +115,15 @@ class Ledger:
     def __init__(self, messages: Iterable[ActionsMessage] = ()) -> None:
         self._actions: dict[str, ActionState] = {}
         self._of_alert: dict[str, list[str]] = {}
+        #: Of thousands of actions that were refused or are over few are asked for at every turn: what is or may be in
+        #: force or waits for an answer, what was begun, and ceilings.
+        self._live: dict[str, ActionState] = {}
+        self._begun: dict[str, ActionState] = {}
+        self._standing: dict[str, ActionState] = {}
+        #: Entries about each alert so far.
+        self._entries_about: Counter[str] = Counter()
         self._notices: dict[tuple[str, str, str], list[NoticeEntry]] = {}
+        self._channels: dict[str, dict[tuple[str, str, str], None]] = {}
         for message in messages:
             self.add(message)
 
@@ -137,11 +148,25 @@ class Ledger:
         if state.entries and _repeats(state.last, entry):
             state.entries.pop()
         state.entries.append(entry)
+        self._entries_about[entry.alert_id] += 1
+        self._index(entry.action_id, state)
+
+    def _index(self, action_id: str, state: ActionState) -> None:
+        if state.is_held or state.is_pending:
+            self._live[action_id] = state
+        else:
+            self._live.pop(action_id, None)
+        if state.last.state not in NOT_BEGUN:
+            self._begun[action_id] = state
+        if state.is_standing:
+            self._standing[action_id] = state
 
     def _add_notice(self, notice: NoticeEntry) -> None:
         # Two are enough: the newest, and the newest that was sent (its reference is what gets edited).
         sent = [entry for entry in self.before(notice) if isinstance(entry, NoticeEntry)]
-        self._notices[(notice.channel, notice.alert_id, notice.part)] = [*sent, notice]
+        about = (notice.channel, notice.alert_id, notice.part)
+        self._notices[about] = [*sent, notice]
+        self._channels.setdefault(notice.alert_id, {})[about] = None
 
     # --- actions ---
 
@@ -151,8 +176,20 @@ class Ledger:
     def actions(self) -> Iterator[ActionState]:
         return iter(list(self._actions.values()))
 
+    def live(self) -> list[ActionState]:
+        """What is or may be in force, or waits for an answer."""
+        return list(self._live.values())
+
+    def begun(self) -> list[ActionState]:
+        """Everything that was begun, also what is over."""
+        return list(self._begun.values())
+
+    def entries_about(self, alert_id: str) -> int:
+        """How many entries on actions there were so far: as long as it stays the same, nothing was done."""
+        return self._entries_about[alert_id]
+
     def open_actions(self) -> list[ActionState]:
-        return [state for state in self._actions.values() if state.is_open]
+        return [state for state in self._live.values() if state.is_open]
 
     def for_alert(self, alert_id: str) -> list[ActionState]:
         """All actions on one alert, oldest first."""
@@ -164,12 +201,12 @@ class Ledger:
 
     def holder(self, target: str) -> ActionState | None:
         """The action that has `target` now: one open plan per target, undoing stacked plans would restore wrongly."""
-        held = (state for state in self._actions.values() if state.is_held)
+        held = (state for state in self._live.values() if state.is_held)
         return next((state for state in held if state.last.plan.target == target), None)
 
     def held_targets(self) -> frozenset[str]:
         """Every target that some action has now."""
-        return frozenset(s.last.plan.target for s in self._actions.values() if s.is_held)
+        return frozenset(s.last.plan.target for s in self._live.values() if s.is_held)
 
     def without(self, action_ids: frozenset[str]) -> Ledger:
         """The same without these actions."""
@@ -179,7 +216,7 @@ class Ledger:
 
     def begun_since(self, at: float, *, lowest_rung: int = 0) -> int:
         """How many actions were planned (not shadow, not skipped) at `at` or later; 1 leaves soft caps out."""
-        counted = (state for state in self._actions.values() if state.last.rung >= lowest_rung)
+        counted = (state for state in self._begun.values() if state.last.rung >= lowest_rung)
         return sum(1 for state in counted if _planned_at(state) >= at)
 
     # --- outbox ---
@@ -211,19 +248,19 @@ class Ledger:
     def about(self, alert_id: str) -> list[ActionsMessage]:
         """The newest entry of every action on an alert, and the newest notice of every channel about it."""
         entries: list[ActionsMessage] = [state.last for state in self.for_alert(alert_id)]
-        return entries + [kept[-1] for (_, about_id, _), kept in self._notices.items() if about_id == alert_id]
+        return entries + [self._notices[about][-1] for about in self._channels.get(alert_id, ())]
 
     def standing(self, action: str = "") -> dict[str, list[ActionState]]:
         """Ceilings, and questions about them, of one action or all, by fingerprint, oldest first."""
         found: dict[str, list[ActionState]] = {}
-        for state in self._actions.values():
+        for state in self._standing.values():
             if state.is_standing and (not action or state.last.plan.action == action):
                 found.setdefault(state.last.fingerprint, []).append(state)
         return found
 
     def drop(self, action_id: str) -> None:
         """Forget one action. The log keeps it."""
-        state = self._actions.pop(action_id, None)
+        state = self._pop(action_id)
         if state is not None:
             left = [other for other in self._of_alert.pop(state.last.alert_id, []) if other != action_id]
             if left:
@@ -236,11 +273,20 @@ class Ledger:
             if alert_id in keep_alerts or any(s.is_held or s.is_standing or s.last.at >= before for s in states):
                 continue
             for action_id in action_ids:
-                del self._actions[action_id]
+                self._pop(action_id)
             del self._of_alert[alert_id]
+            del self._entries_about[alert_id]
         for about, kept in list(self._notices.items()):
             if about[1] not in keep_alerts and kept[-1].at < before:
                 del self._notices[about]
+                del self._channels[about[1]][about]
+                if not self._channels[about[1]]:
+                    del self._channels[about[1]]
+
+    def _pop(self, action_id: str) -> ActionState | None:
+        for index in (self._live, self._begun, self._standing):
+            index.pop(action_id, None)
+        return self._actions.pop(action_id, None)
 
 
 def _repeats(last: LedgerEntry, entry: LedgerEntry) -> bool:

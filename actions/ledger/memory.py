@@ -158,7 +158,7 @@ class Memory:
         for state in open_actions:
             metrics.SAVING.labels(action=state.last.plan.action).inc(state.last.saved_usd or 0.0)
         metrics.LEASES_REFUSED.clear()
-        for action, count in Counter(s.last.plan.action for s in self.ledger.actions() if s.is_refused).items():
+        for action, count in Counter(s.last.plan.action for s in self.ledger.live() if s.is_refused).items():
             metrics.LEASES_REFUSED.labels(action=action).set(count)
         metrics.HALTED.set(1 if self.inbox.halted else 0)
 

@@ -158,7 +158,7 @@ class ActionCalls:
     def _before_soft_cap(self, target: str, alert: Alert) -> dict[str, Any]:
         """The burn before a soft cap that held a target down until lately: what an action after it is measured by."""
         since = self.clock.now() - _SOFT_CAP_COUNTS_S
-        capped = [state.last for state in self.memory.ledger.actions() if state.last.plan.target == target]
+        capped = [state.last for state in self.memory.ledger.begun() if state.last.plan.target == target]
         soft = [
             each for each in capped if each.rung == 0 and each.state in _HELD and (each.measured_at or 0.0) >= since
         ]

@@ -13,13 +13,14 @@ not done again for the same alert. How an action comes into the ledger is in `pr
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from curb.actions.action import Action, DriftError, Effect, GoneError
-from curb.actions.calls.bounded import Backoff, ended, undo
-from curb.actions.ledger.ledger import NOT_APPLIED, SOMEBODY, ActionState
+from curb.actions.calls.bounded import Backoff, Turns, ended, undo
+from curb.actions.ledger.ledger import NOT_APPLIED, SOMEBODY, ActionState, Ledger
 from curb.actions.ledger.memory import Memory
 from curb.actions.lifecycle.action_calls import ActionCalls
 from curb.actions.lifecycle.answer import Approvals
@@ -29,7 +30,7 @@ from curb.actions.lifecycle.propose import Proposals
 from curb.actions.policy.guards import must_not_touch
 from curb.actions.policy.ladder import FALLEN_BURN, NORMAL_BURN, climb
 from curb.actions.policy.roles import is_one_of
-from curb.actions.policy.routing import decide
+from curb.actions.policy.routing import Ladder, decide
 from curb.actions.settings import ActionsSettings
 from curb.actions.target import normal_usd_per_hour
 from curb.stream import metrics
@@ -47,8 +48,21 @@ _READ_BACK_AGAIN_S = 15.0
 _WATCH_S = 300.0
 #: Seconds that open actions wait at most while new alerts are looked at. By hand: unnoticed in a lease of minutes.
 _AT_MOST_S = 0.25
+#: Seconds until an alert is looked at again about which nothing came and nothing was done. By hand: rungs and rests
+#: last minutes.
+_LOOK_AGAIN_S = 1.0
 #: Seconds in vain, in passing, until an undo is reported, and between reports. By hand: longer than a restart.
 _OVERDUE_S = 60.0
+
+
+class _Look(NamedTuple):
+    """What an alert asked for when it was looked at last, and until when nothing else is to be expected of it."""
+
+    alert: Alert
+    ladders: tuple[Ladder, ...]
+    #: Entries about it on the ledger then.
+    entries: int
+    until: float
 
 
 class ActionWorker:
@@ -71,6 +85,10 @@ class ActionWorker:
         self._ceilings = Ceilings(self._calls)
         self._approvals = Approvals(self._calls, self._proposals, self._ceilings)
         self._backoff = self._calls.backoff
+        #: The last look at each alert that fires, and the ledger that it was about.
+        self._looks: dict[str, _Look] = {}
+        self._looked_in: Ledger | None = None
+        self._turns = Turns()
         #: Actions whose target did not read back when last looked at.
         self._missed: set[str] = set()
         #: Undo commands that were tried in vain: what they ask for is on the ledger, and it is tried again.
@@ -99,22 +117,53 @@ class ActionWorker:
             if command.args["action"] == self.name:
                 await self._guarded(f"{key}/propose", partial(self._proposals.propose, command))
         advanced_at = self._clock.steady()
-        for alert in self._memory.inbox.firing():
-            for ladder in decide(alert, self._settings).ladders:
-                states = self._memory.ledger.for_alert(alert.alert_id)
-                step = climb(ladder, states, alert, self._clock.now()).step
-                act = next((act for act in step.acts if act.name == self.name), None)
-                if act is None:
-                    continue
-                consider = partial(self._proposals.consider, alert, act.suited(self._action.verbs))
-                if not await self._guarded(f"{alert.alert_id}/plan", consider):
-                    return
+        for alert in self._to_look_at():
+            if not await self._look_at(alert):
+                return
             if self._clock.steady() - advanced_at >= _AT_MOST_S:
                 await self._advance_all()
                 advanced_at = self._clock.steady()
             else:
                 await self._advance(self._memory.ledger.for_alert(alert.alert_id))
+            await self._turns.give_way()
         await self._look_at_ceilings(advanced_at)
+
+    def _to_look_at(self) -> list[Alert]:
+        """Alerts that fire, the most expensive first, without those of which nothing else is to be expected yet."""
+        memory, steady = self._memory, self._clock.steady()
+        if self._looked_in is not memory.ledger:
+            self._looks, self._looked_in = {}, memory.ledger
+        facts = memory.inbox.alerts
+        if len(self._looks) > len(facts):
+            self._looks = {alert_id: look for alert_id, look in self._looks.items() if alert_id in facts}
+        looks, found = self._looks, []
+        for alert_id, fact in facts.items():
+            look, alert = looks.get(alert_id), fact.alert
+            if (alert.status == "firing" and (look is None or look.alert is not alert or look.until <= steady)) or (
+                look is not None and look.entries != memory.ledger.entries_about(alert_id)
+            ):
+                found.append(alert)
+        return sorted(found, key=lambda alert: -alert.dollars_at_risk)
+
+    async def _look_at(self, alert: Alert) -> bool:
+        """Consider what its rung asks for; False when that failed."""
+        look, ledger = self._looks.get(alert.alert_id), self._memory.ledger
+        ladders = look.ladders if look is not None and look.alert is alert else decide(alert, self._settings).ladders
+        key, again_s = f"{alert.alert_id}/plan", _LOOK_AGAIN_S if ladders else math.inf
+        entries = ledger.entries_about(alert.alert_id)
+        for ladder in ladders:
+            states = ledger.for_alert(alert.alert_id)
+            step = climb(ladder, states, alert, self._clock.now()).step
+            act = next((act for act in step.acts if act.name == self.name), None)
+            if act is None:
+                continue
+            consider = partial(self._proposals.consider, alert, act.suited(self._action.verbs))
+            if not await self._guarded(key, consider):
+                return False
+        if self._memory.caught_up and self._memory.may_work:
+            until = self._clock.steady() + (self._backoff.wait_s(key) or again_s)
+            self._looks[alert.alert_id] = _Look(alert, ladders, entries, until)
+        return True
 
     async def _look_at_ceilings(self, advanced_at: float) -> None:
         """Ceilings come last: nothing burns where they are due."""
@@ -128,7 +177,9 @@ class ActionWorker:
         await self._guarded(self._ceilings.ASK, self._ceilings.ask)
 
     async def _advance_all(self) -> None:
-        await self._advance(self._memory.ledger.actions())
+        ledger = self._memory.ledger
+        late = [state for each in self._memory.inbox.approvals if (state := ledger.action(each)) is not None]
+        await self._advance([*ledger.live(), *late])
 
     async def _advance(self, states: Iterable[ActionState]) -> None:
         for state in states:

@@ -67,12 +67,12 @@ class Reaper:
     async def overdue(self) -> list[LedgerEntry]:
         """The newest entry of everything that `once` would end."""
         await self._memory.read(self._clock.now())
-        return [state.last for state in self._memory.ledger.actions() if self._is_overdue(state)]
+        return [state.last for state in self._memory.ledger.live() if self._is_overdue(state)]
 
     async def held(self) -> list[LedgerEntry]:
         """The newest entry of everything that may be in force."""
         await self._memory.read(self._clock.now())
-        return [state.last for state in self._memory.ledger.actions() if state.is_held]
+        return [state.last for state in self._memory.ledger.live() if state.is_held]
 
     async def newest(self, entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
         """What the ledger says of the same actions now."""
@@ -105,7 +105,7 @@ class Reaper:
 
     async def _end_all(self, wish: _Wish) -> list[str]:
         await self._memory.read(self._clock.now())
-        due = [state.last.action_id for state in self._memory.ledger.actions() if wish.is_due(state)]
+        due = [state.last.action_id for state in self._memory.ledger.live() if wish.is_due(state)]
         return [action_id for action_id in due if not await self._end(action_id, wish)]
 
     async def _end(self, action_id: str, wish: _Wish) -> bool:

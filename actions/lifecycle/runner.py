@@ -249,9 +249,10 @@ class ActionsRunner:
         gone: list[Message] = []
         keep: set[str] = set()
         for alert_id, fact in memory.inbox.alerts.items():
-            busy = any(state.is_held or state.is_pending for state in memory.ledger.for_alert(alert_id))
-            untold = any(worker.pending(fact) for worker in self._notice_workers)
-            if fact.alert.status == "resolved" and not busy and not untold:
+            is_over = fact.alert.status == "resolved" and not any(
+                state.is_held or state.is_pending for state in memory.ledger.for_alert(alert_id)
+            )
+            if is_over and not any(worker.pending(fact) for worker in self._notice_workers):
                 keys = {kept_key(entry) for entry in memory.ledger.about(alert_id)}
                 gone += [state_message(key, None) for key in (ALERT_PREFIX + alert_id.encode(), *sorted(keys))]
             else:

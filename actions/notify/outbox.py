@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
-from curb.actions.calls.bounded import Backoff, within
+from curb.actions.calls.bounded import Backoff, Turns, within
 from curb.actions.ledger.inbox_state import AlertFact
 from curb.actions.ledger.ledger import ActionState, Ledger, in_order
 from curb.actions.ledger.memory import Memory
@@ -36,7 +36,7 @@ from curb.actions.notify.thread import ThreadLine, lines, next_key, repeats, say
 from curb.actions.policy.routing import RouteSettings, decide
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError, TransientError
-from curb.stream.records.spend import TIER_RANK, LedgerEntry, NoticeEntry
+from curb.stream.records.spend import TIER_RANK, Alert, LedgerEntry, NoticeEntry
 from curb.stream.retry import RetryPolicy
 from curb.stream.time import DAY_S
 
@@ -141,6 +141,9 @@ class NoticeWorker:
         self._charts = f"{channel}/charts"
         #: When this process first saw an alert whose message is due; the wait for others counts from then.
         self._seen_at: dict[str, float] = {}
+        self._turns = Turns()
+        #: Whether the routes send an alert here, by the revision that was looked at last.
+        self._routed: dict[str, tuple[Alert, bool]] = {}
         #: Messages about which there was nothing to say, as they were then, by lead.
         self._settled: dict[str, tuple[object, ...]] = {}
         self.problems: dict[str, str] = {}
@@ -176,6 +179,7 @@ class NoticeWorker:
             alert_id: at for alert_id, at in self._seen_at.items() if alert_id in self._memory.inbox.alerts
         }
         for bundle in sorted(found, key=_urgency):
+            await self._turns.give_way()
             if not self._may_go_on():
                 return
             lead_id, state = bundle.lead.alert.alert_id, self._state_of(bundle)
@@ -185,7 +189,9 @@ class NoticeWorker:
                 await self._guarded(self._notify(bundle), lead_id)
             elif state[1] is not None:
                 self._settled[lead_id] = state
-        self._settled = {each: self._settled[each] for each in self._settled if each in self._memory.inbox.alerts}
+        facts = self._memory.inbox.alerts
+        self._settled = {each: self._settled[each] for each in self._settled if each in facts}
+        self._routed = {each: self._routed[each] for each in self._routed if each in facts}
         if self._digests and self._may_go_on() and (digest := self._digest()) is not None:
             await self._guarded(self._notify_digest(digest), IN_DIGEST)
 
@@ -234,7 +240,12 @@ class NoticeWorker:
                 yield fact
 
     def _is_wanted(self, fact: AlertFact) -> bool:
-        return fact.top_tier != "soft" and self.channel in decide(fact.alert, self._settings).notify
+        alert = fact.alert
+        known, here = self._routed.get(alert.alert_id, (None, False))
+        if known is not alert:
+            here = self.channel in decide(alert, self._settings).notify
+            self._routed[alert.alert_id] = alert, here
+        return here and fact.top_tier != "soft"
 
     def _last_notice(self, alert_id: str) -> NoticeEntry | None:
         return self._memory.ledger.last_notice(self.channel, alert_id)

@@ -136,14 +136,14 @@ def never_changed(plan: Plan, limits: ActionLimits) -> str:
 def freeze(ledger: Ledger, limits: ActionLimits, *, resumed_at: float, now: float) -> str:
     """Why Curb must halt itself: it acted abnormally often or in vain within one hour since `resumed_at`, or ""."""
     # Soft caps end within minutes and are many where a whole fleet is busy; `refusal` bounds them.
-    acted = [state for state in ledger.actions() if state.last.rung > 0]
+    acted = [state for state in ledger.begun() if state.last.rung > 0]
     if limits.freeze_after is not None:
         begun = [(at, state.last.action_id) for state in acted if (at := _begun_at(state)) is not None]
         if _crowded(begun, limits.freeze_after + 1, resumed_at, now):
             return f"frozen: more than {limits.freeze_after} actions were begun within an hour (limits.freeze_after)"
     if limits.freeze_after_failures is not None:
         # What people undo of ceilings is their choice, and says nothing about an incident.
-        judged = (state for state in ledger.actions() if not state.is_standing)
+        judged = (state for state in ledger.begun() if not state.is_standing)
         failures = [(at, state.last.alert_id) for state in judged for at in _failures(state)]
         if _crowded(failures, limits.freeze_after_failures, resumed_at, now):
             return (
@@ -255,7 +255,7 @@ def _held(ledger: Ledger, action: str, alert: Alert) -> list[ActionState]:
     no more to hold, and keeps no gateway from being used.
     """
     lowest_rung = _lowest_rung(alert)
-    held = (state for state in ledger.actions() if state.is_held and state.last.rung >= lowest_rung)
+    held = (state for state in ledger.live() if state.is_held and state.last.rung >= lowest_rung)
     return [state for state in held if not state.is_refused or state.last.plan.action == action]
 
 

@@ -96,3 +96,35 @@ def test_folding_entries_twice_in_a_row_changes_nothing(steps: list[tuple[str, s
     assert list(doubled.actions()) == list(once.actions())
     last_states = {name: state for state, name in steps}
     assert len(once.open_actions()) == sum(state in OPEN for state in last_states.values())
+
+
+_STATES = ["proposed", "planned", "applied", "effective", "ineffective", "restored", "failed", "skipped", "drift"]
+_entries = st.builds(
+    lambda state, number, standing, stuck: entry(
+        state,
+        float(number),
+        action_id=f"i{number % 4}",
+        alert_id=f"a{number % 4 % 3}",
+        standing=standing,
+        detail=NOT_UNDONE if stuck else "",
+    ),
+    st.sampled_from(_STATES),
+    st.integers(0, 40),
+    st.sampled_from(["", "policy"]),
+    st.booleans(),
+)
+
+
+@given(st.lists(_entries, max_size=30), st.sampled_from(["", "i1"]))
+def test_what_is_looked_up_is_what_a_walk_over_all_would_find(entries: list[LedgerEntry], dropped: str) -> None:
+    ledger = Ledger(entries)
+    ledger.drop(dropped)
+    ledger.forget(20.0, frozenset({"a1"}))
+    every = list(ledger.actions())
+    ids = sorted(state.last.action_id for state in every if state.is_held or state.is_pending)
+    assert sorted(state.last.action_id for state in ledger.live()) == ids
+    begun = [state for state in every if any(e.state in ("planned", "applied", "restored") for e in state.entries)]
+    assert {state.last.action_id for state in begun} <= {state.last.action_id for state in ledger.begun()}
+    standing = [state for states in ledger.standing().values() for state in states]
+    assert sorted(s.last.action_id for s in standing) == sorted(s.last.action_id for s in every if s.is_standing)
+    assert {state.last.action_id for state in ledger.begun()} <= {state.last.action_id for state in every}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
 
 from curb.actions.ledger.ledger import action_id_for
+from curb.actions.policy.ladder import climb
 from curb.stream.records.spend import BudgetStatus
 from tests.fakes.actions_house import ID1, ID2, House, later, settings
 from tests.fakes.alerts import T0, alert_message, an_alert, command_message
@@ -251,3 +253,45 @@ async def test_a_plan_that_would_raise_a_limit_is_refused(house: House) -> None:
     assert house.states() == ["skipped"]
     assert house.ledger()[0].detail.startswith("the plan would raise a limit")
     assert house.gate.limits["k2"] == 500
+
+
+async def test_alerts_of_which_nothing_is_due_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+
+    def climb_and_note(ladder: Any, states: Any, alert: Any, now: float) -> Any:
+        looked_at.append(alert.alert_id)
+        return climb(ladder, states, alert, now)
+
+    monkeypatch.setattr("curb.actions.lifecycle.lease.climb", climb_and_note)
+    house = House(settings(limits={"max_open_actions": 1, "max_actions_per_hour": 1}))
+    await house.runner.open()
+    several = [an_alert(alert_id=f"a{n}", fingerprint=f"f{n}") for n in range(100)]
+    await house.say(*map(alert_message, several))
+    await house.wait(0)
+    assert set(looked_at) == {alert.alert_id for alert in several}
+    looked_at.clear()
+    for _ in range(3):
+        await house.wait(0.25)
+    assert looked_at == []
+    await house.say(alert_message(an_alert(alert_id="a7", fingerprint="f7", revision=2, updated_at=T0 + 1)))
+    assert set(looked_at) == {"a7"}
+    await house.wait(61)  # what was refused is looked at again, for the reason may be gone
+    assert set(looked_at) == {alert.alert_id for alert in several}
+
+
+async def test_other_tasks_run_while_thousands_of_alerts_are_looked_at(house: House) -> None:
+    several = [alert_message(an_alert(alert_id=f"a{n}", fingerprint=f"f{n}")) for n in range(200)]
+    await house.log.append(several)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    await house.runner.take_in(0.0)
+    counting = asyncio.create_task(count())
+    await house.runner.step()
+    counting.cancel()
+    assert turns > 5
