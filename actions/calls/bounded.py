@@ -15,8 +15,7 @@ from curb.stream.retry import RetryPolicy
 
 T = TypeVar("T")
 
-#: Things looked at until others have their turn. By hand: milliseconds; a number, so that a seeded story is the same
-#: every time.
+#: Things looked at until others have their turn. By hand: milliseconds; counted, so that seeded stories stay the same.
 _TURN = 32
 
 

@@ -48,8 +48,7 @@ _READ_BACK_AGAIN_S = 15.0
 _WATCH_S = 300.0
 #: Seconds that open actions wait at most while new alerts are looked at. By hand: unnoticed in a lease of minutes.
 _AT_MOST_S = 0.25
-#: Seconds until an alert is looked at again about which nothing came and nothing was done. By hand: rungs and rests
-#: last minutes.
+#: Seconds until an alert is looked at again of which nothing was heard. By hand: rungs and rests last minutes.
 _LOOK_AGAIN_S = 1.0
 #: Seconds in vain, in passing, until an undo is reported, and between reports. By hand: longer than a restart.
 _OVERDUE_S = 60.0
