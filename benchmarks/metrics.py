@@ -1,4 +1,4 @@
-"""How large a scrape of /metrics is and how long it takes: `python -m benchmarks.metrics --series 100000`.
+"""How large a scrape of /metrics and all of /v1/budgets are, and how long they take: `python -m benchmarks.metrics`.
 
 A shard of two scopes with that many series each, a budget on every key, and alerts that fire.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from rich.progress import track
 
 from curb.config.file import CurbConfig
 from curb.detector.shard import Shard
+from curb.serve.api import budgets_json
 from curb.serve.money_metrics import MoneyMetrics
 from curb.serve.running import Running
 from curb.stream.clock import WallClock
@@ -72,15 +74,21 @@ def main() -> None:
         log_problem=str,
     )
     subject = MoneyMetrics(cast(Running, daemon))
+    Console().print(f"{series:,} keys, {shard.series_count:,} series")
+    _measure("/metrics", subject.text)
+    _measure("/v1/budgets", lambda: budgets_json(shard.budgets()))
+
+
+def _measure(path: str, answer: Callable[[], bytes]) -> None:
     wall, cpu, size = [], [], 0
     for _ in range(_ROUNDS):
         began, computed = time.perf_counter(), time.process_time()
-        size = len(subject.text())
+        size = len(answer())
         wall.append(time.perf_counter() - began)
         cpu.append(time.process_time() - computed)
     Console().print(
-        f"{series:,} keys, {shard.series_count:,} series: {size / 1e6:.2f} MB, "
-        f"{statistics.median(wall):.2f} s (at most {max(wall):.2f} s), {statistics.median(cpu):.2f} s of CPU"
+        f"{path}: {size / 1e6:.2f} MB, {statistics.median(wall):.2f} s (at most {max(wall):.2f} s), "
+        f"{statistics.median(cpu):.2f} s of CPU"
     )
 
 

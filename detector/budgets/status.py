@@ -13,7 +13,7 @@ from curb.detector.budgets.burn import BurnWindows
 from curb.detector.budgets.daily import DailyHistory
 from curb.detector.budgets.outlook import Forecast, Pace
 from curb.detector.budgets.rows import BudgetRows
-from curb.detector.state.columns import Ints
+from curb.detector.state.columns import Floats, Ints
 from curb.detector.state.local_time import WHOLE_SHARE
 from curb.stream.records.spend import BudgetStatus, Cause
 from curb.stream.time import DAY_S
@@ -25,7 +25,20 @@ _FORGOTTEN_S = 10 * DAY_S
 _OUTLOOK = ("forecast_usd", "forecast_low_usd", "forecast_high_usd", "breach_at", "breach_probability")
 
 
+#: Columns of the rows that a status has under the same name.
+_FIGURES = (
+    *("period_start", "period_end", "amount_usd", "spent_usd", "estimated_usd"),
+    *("carried_usd", "expanded_usd", "increased_usd"),
+)
 _BREACH = ("breach_at", "breach_probability")
+
+
+def _or_none(values: Floats) -> list[float | None]:
+    """The numbers, None where there is none, such as no breach."""
+    found = values.astype(object)
+    found[np.isnan(values)] = None
+    numbers: list[float | None] = found.tolist()
+    return numbers
 
 
 class BudgetRest(NamedTuple):
@@ -51,11 +64,17 @@ class BudgetView:
         if not rows:
             return []
         numbers = np.array(rows, np.int64)
-        pace, outlooks = self._burn.pace(now, self._rows["since"]), self._outlooks(numbers, now)
-        return [
-            self._status(row, threshold, float(pace[row]), outlooks[at])
-            for at, (row, threshold) in enumerate(zip(rows, thresholds, strict=True))
-        ]
+        # A column at a time, as numbers of Python: there may be 100,000 rows.
+        pace = self._burn.pace(now, self._rows["since"])[numbers].tolist()
+        since = np.maximum(self._rows["since"], self._rows["period_start"])[numbers].tolist()
+        in_parent = self._rows["in_parent_usd"][numbers].tolist()
+        columns = [self._rows[name][numbers].tolist() for name in _FIGURES]
+        found, outlooks = [], self._outlooks(numbers, now)
+        for at, (row, figures) in enumerate(zip(rows, zip(*columns, strict=True), strict=True)):
+            known = dict(zip(_FIGURES, figures, strict=True)) | outlooks[at]
+            known |= {"threshold": thresholds[at], "usd_per_hour": pace[at], "counted_from": since[at]}
+            found.append(self._status(row, in_parent[at], known))
+        return found
 
     def fullest(self, most: int) -> tuple[list[int], list[BudgetRest]]:
         """Rows with the largest share of their amount spent, `most` of each budget at most, and the sums of others."""
@@ -73,31 +92,20 @@ class BudgetView:
                 rest.append(BudgetRest(budget.name, budget.scope, names, *sums))
         return rows, rest
 
-    def _status(self, row: int, threshold: float, pace: float, outlook: dict[str, Any]) -> BudgetStatus:
+    def _status(self, row: int, in_parent_usd: float, known: dict[str, Any]) -> BudgetStatus:
         rows, budget = self._rows, self._rows.budget(row)
         parent_id = rows.parent_ids[row]
         return BudgetStatus(
             name=budget.name,
             period=budget.period,
-            period_start=float(rows["period_start"][row]),
-            period_end=float(rows["period_end"][row]),
-            amount_usd=float(rows["amount_usd"][row]),
-            spent_usd=float(rows["spent_usd"][row]),
-            threshold=threshold,
-            estimated_usd=float(rows["estimated_usd"][row]),
             id=rows.ids[row],
             parent_id=parent_id,
             scope=budget.scope,
-            counted_from=max(float(rows["since"][row]), float(rows["period_start"][row])),
             hard=budget.hard,
             amount=budget.amount,
             currency=budget.currency,
-            carried_usd=float(rows["carried_usd"][row]),
-            expanded_usd=float(rows["expanded_usd"][row]),
-            increased_usd=float(rows["increased_usd"][row]),
-            spent_in_parent_usd=None if parent_id is None else float(rows["in_parent_usd"][row]),
-            usd_per_hour=pace,
-            **outlook,
+            spent_in_parent_usd=None if parent_id is None else in_parent_usd,
+            **known,
         )
 
     def _outlooks(self, rows: Ints, now: float) -> list[dict[str, Any]]:
@@ -116,9 +124,8 @@ class BudgetView:
             since = self._rows["since"][rows[at]]
             has_history = ((known_days > 0) | (since <= pace.day_end - (1 + WHOLE_SHARE) * DAY_S)).tolist()
             is_spent = (pace.spent_usd >= pace.amount_usd).tolist()
-            for n, values in enumerate(zip(*(each.tolist() for each in outlook), strict=True)):
-                known = (None if np.isnan(value) else value for value in values)  # NaN: no breach
-                of = dict(zip(_OUTLOOK, known, strict=True))
+            for n, values in enumerate(zip(*(_or_none(each) for each in outlook), strict=True)):
+                of = dict(zip(_OUTLOOK, values, strict=True))
                 if not has_history[n]:
                     # The pace of an hour says nothing of a period. That the amount is spent stays true.
                     of = {name: of[name] for name in _BREACH if is_spent[n]}
