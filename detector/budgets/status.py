@@ -35,10 +35,7 @@ _BREACH = ("breach_at", "breach_probability")
 
 def _or_none(values: Floats) -> list[float | None]:
     """The numbers, None where there is none, such as no breach."""
-    found = values.astype(object)
-    found[np.isnan(values)] = None
-    numbers: list[float | None] = found.tolist()
-    return numbers
+    return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124 - only NaN is not itself
 
 
 class BudgetRest(NamedTuple):
