@@ -34,17 +34,21 @@ from curb.stream.time import HOUR_S
 _PAUSE_S = 900
 
 
+_SUMS = ("expected_usd", "actual_usd", "failed")
+
+
 class RunningExcess:
-    """The running excess of every series."""
+    """The running excess of every series, and of its alert: an alert's goes on through any pause."""
 
     def __init__(self) -> None:
         self._columns = Columns(
             {
                 #: Epoch seconds, -1: there is none.
                 "since": Column(dtype=np.int64, fill=-1),
-                "expected_usd": Column(),
-                "actual_usd": Column(),
-                "failed": Column(),
+                **{name: Column() for name in _SUMS},
+                #: The same of what runs now, whatever an alert said before.
+                "run_since": Column(dtype=np.int64, fill=-1),
+                **{f"run_{name}": Column() for name in _SUMS},
                 "pause_s": Column(),
                 "hourly": Column(),
             },
@@ -56,23 +60,35 @@ class RunningExcess:
         self._columns.grow(len(bucket.cost))
         scores, state = bucket.scores, self._columns
         over = scores.rate > OVER_RATIO * scores.expected_fast
-        state["since"][over & (state["since"] < 0)] = bucket.start
-        running = np.flatnonzero(state["since"] >= 0)
-        state["expected_usd"][running] += scores.expected_rate[running] * bucket.hours
-        state["actual_usd"][running] += bucket.cost[running]
-        state["failed"][running] += bucket.amounts.errors[running]
+        added = (scores.expected_rate * bucket.hours, bucket.cost, bucket.amounts.errors)
+        for run in ("", "run_"):
+            since = state[f"{run}since"]
+            since[over & (since < 0)] = bucket.start
+            running = np.flatnonzero(since >= 0)
+            for name, amount in zip(_SUMS, added, strict=True):
+                state[run + name][running] += amount[running]
         state["pause_s"][...] = np.where(over, 0.0, state["pause_s"] + (bucket.end - bucket.start))
-        ends = running[state["pause_s"][running] >= _PAUSE_S]
-        ends = np.setdiff1d(ends, np.fromiter(kept, np.intp), assume_unique=True)
-        state["since"][ends] = -1
-        for column in ("expected_usd", "actual_usd", "failed"):
-            state[column][ends] = 0.0
+        ends = np.flatnonzero(state["pause_s"] >= _PAUSE_S)
+        self._end("run_", ends)
+        self._end("", np.setdiff1d(ends, np.fromiter(kept, np.intp), assume_unique=True))
         hourly, share = state["hourly"], min(1.0, (bucket.end - bucket.start) / HOUR_S)
         hourly += share * (bucket.cost / bucket.hours - scores.expected_rate - hourly)
 
-    def start(self, i: int, bucket: ClosedBucket) -> None:
-        """An alert opens on series `i`: what it exceeds is counted from the running excess on, or from now."""
+    def _end(self, run: str, ends: NDArray[np.intp]) -> None:
+        self._columns[f"{run}since"][ends] = -1
+        for name in _SUMS:
+            self._columns[run + name][ends] = 0.0
+
+    def start(self, i: int, bucket: ClosedBucket, said_until: float | None = None) -> None:
+        """An alert opens on series `i`: what it exceeds is counted from the running excess on, or from now.
+
+        What an alert before it said until `said_until`, epoch seconds, is not said again.
+        """
         state = self._columns
+        if said_until is not None:
+            ran = state["run_since"][i] >= said_until
+            for name in ("since", *_SUMS):
+                state[name][i] = state[f"run_{name}"][i] if ran else -1
         if state["since"][i] < 0:
             state["since"][i] = bucket.start
             state["expected_usd"][i] = bucket.scores.expected_rate[i] * bucket.hours
@@ -87,6 +103,10 @@ class RunningExcess:
         """Expected and actual dollars since then."""
         return float(self._columns["expected_usd"][i]), float(self._columns["actual_usd"][i])
 
+    def running_usd(self, i: int) -> float:
+        """Dollars over the expected of what runs now, whatever an alert said before."""
+        return float(self._columns["run_actual_usd"][i] - self._columns["run_expected_usd"][i])
+
     def failed(self, i: int) -> float:
         """Requests that failed since then."""
         return float(self._columns["failed"][i])
@@ -100,13 +120,17 @@ class RunningExcess:
         return self._columns.dump("excess")
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `dump` gave; earlier versions counted no failures."""
-        none = {"excess.failed": np.zeros_like(arrays["excess.actual_usd"])}
-        self._columns.load("excess", {**none, **arrays})
+        """Take over what `dump` gave; earlier versions counted no failures, and nothing beside an alert."""
+        none = np.zeros_like(arrays["excess.actual_usd"])
+        new = {f"excess.{name}": none for name in ("failed", *(f"run_{name}" for name in _SUMS))}
+        new["excess.run_since"] = np.full_like(arrays["excess.since"], -1)
+        self._columns.load("excess", {**new, **arrays})
 
 
 _SECOND_AFTER_S, _SECOND_RATIO, _SECOND_USD_PER_HOUR = 8 * 3600.0, 4.0, 1.0
 _OTHER_AFTER_S, _SLOW_AFTER_S, _OTHER_QUIET_S = 3 * 3600.0, 24 * 3600.0, 8 * 3600.0
+#: Work that comes every night leaves a rule quiet for a day in between, and it is the same.
+_SLOW_QUIET_S = 36 * 3600.0
 _PEAK_S, _ECHO_SHARE = 3 * 3600.0, 0.25
 _CALM_RATIO = 1.2
 #: Times the dollars in the words of an alert at which it is said again. By hand: a fifth, and 13 times for tenfold.
@@ -146,7 +170,8 @@ class AlertSettings(Settings):
     page_at_risk_usd: float = Field(
         default=10,
         ge=0,
-        description="A page is worth this many dollars at risk until somebody answers; below, it is a notice.",
+        description="A page is worth this many dollars at risk until somebody answers; below, it is a notice. Of what "
+        "statistics find only what waiting still costs counts: dollars that are gone wake nobody.",
     )
     response_notice_s: float = Field(default=8 * 3600, ge=0, description="Time until a person sees a notice.")
     response_page_s: float = Field(default=3600, ge=0, description="Time until a person answers a page.")
@@ -339,10 +364,14 @@ class Incidents:
         return finding if tier == finding.tier else finding._replace(tier=tier)
 
     def _at_risk(self, finding: Finding, tier: Tier, view: View) -> float:
-        """Dollars over the expected, so far (the rule's own count where that is more) and until somebody answers."""
-        expected_usd, actual_usd = self._excess.sums(finding.series)
-        so_far = max(actual_usd - expected_usd, finding.excess_usd or 0.0, 0.0)
-        return so_far + self._to_come(finding.series, tier, view)
+        """Dollars over the expected, so far (the rule's own count where that is more) and until somebody answers.
+
+        Those that are gone wake nobody: a page of a statistic is worth what waiting for an answer still costs.
+        """
+        to_come = self._to_come(finding.series, tier, view)
+        if tier == "page" and finding.family.statistic:
+            return to_come
+        return max(self._excess.running_usd(finding.series), finding.excess_usd or 0.0, 0.0) + to_come
 
     def _to_come(self, i: int, tier: Tier, view: View) -> float:
         """Dollars over the expected until somebody answers, at the present rate."""
@@ -369,8 +398,9 @@ class Incidents:
             if finding.family.statistic or finding.tier == "digest":
                 continue
             after = _SLOW_AFTER_S if finding.family.slow else _OTHER_AFTER_S
+            quiet_s = _SLOW_QUIET_S if finding.family.slow else _OTHER_QUIET_S
             heard = episode.families.get(finding.family.name)
-            if age_s > after and (heard is None or (at - heard > _OTHER_QUIET_S and not finding.family.lasting_state)):
+            if age_s > after and (heard is None or (at - heard > quiet_s and not finding.family.lasting_state)):
                 return True
         return False
 
@@ -392,8 +422,9 @@ class Incidents:
             episode.members |= finding.members
 
     def _open(self, i: int, best: Finding, found: list[Finding], view: View, baseline: BaselineOf) -> Alert:
-        at = view.bucket.at
-        self._excess.start(i, view.bucket)
+        at, before = view.bucket.at, self._episodes.get(i)
+        notified = before is not None and before.alert.tier != "digest"
+        self._excess.start(i, view.bucket, before.alert.resolved_at or at if before is not None and notified else None)
         scope, tags = self._registry.scopes[i], self._registry.tags[i]
         fingerprint = subject_fingerprint(best.kind, self._registry, i)
         waste = _waste(best)

@@ -78,7 +78,7 @@ NEW_PRINCIPAL = Family(
         "a key nobody knows, used like a machine",
         "from $5 in a day: users explain less than 12 % of its requests (20 % from $20 on), or prompts are 3 "
         "times as long as the fleet's 95th percentile. Without users: $50 in its first day, and more than 95 "
-        "% of the keys spend",
+        "% of the keys spend. An old key that was hardly used, where users explain less than 7 %",
         "page; notice while users explain 7 % or more, up to $100 in a day",
     ),
     lasting_state=True,
@@ -122,9 +122,12 @@ class NewPrincipal(Rule):
             held = self._sums[name]
             held *= 1 - self._share  # a sum that leaks away over a day
             held += value
-        young = self._young(view, subjects)
         findings = self._strange_jobs(view)
-        findings += [each for row in np.flatnonzero(young).tolist() if (each := self._judge(row, subjects)) is not None]
+        judged = [(self._judge, row) for row in np.flatnonzero(self._young(view, subjects)).tolist()]
+        judged += [
+            (self._judge_hardly_known, row) for row in np.flatnonzero(self._hardly_known(view, subjects)).tolist()
+        ]
+        findings += [each for judge, row in judged if (each := judge(row, subjects)) is not None]
         self._learn(view, subjects)
         return findings
 
@@ -169,10 +172,19 @@ class NewPrincipal(Rule):
         late_born = subjects.first_seen - view.stream_since >= self._warmup_s
         # A key that was known and silent is as unknown as a new one until there is something to judge it by.
         unknown = late_born if view.demand is None else ~view.demand.mature
+        return unknown & (late_born | (subjects.age_days >= P.young_days)) & self._spends(view, subjects)
+
+    def _hardly_known(self, view: View, subjects: Subjects) -> NDArray[np.bool_]:
+        """Keys with a past in which too little was seen of their users to say what they explain."""
+        if view.demand is None:
+            return np.zeros(len(subjects.index), np.bool_)
+        unclear = view.demand.mature & view.demand.users_reported & ~view.demand.users_known
+        return unclear & self._spends(view, subjects)
+
+    def _spends(self, view: View, subjects: Subjects) -> NDArray[np.bool_]:
         settled = view.stream_days * 86400 >= self._warmup_s
-        young = unknown & (late_born | (subjects.age_days >= P.young_days)) & settled
-        young &= (self._sums["usd"] >= self._settings.limit_usd) & (subjects.amounts.cost > 0)
-        return young
+        spends: NDArray[np.bool_] = (self._sums["usd"] >= self._settings.limit_usd) & (subjects.amounts.cost > 0)
+        return spends & settled
 
     def _judge(self, row: int, subjects: Subjects) -> Finding | None:
         settings = self._settings
@@ -192,6 +204,17 @@ class NewPrincipal(Rule):
             words = f"new, and its users explain {100 * share:.0f} % of its requests"
             return self._finding(row, subjects, "page" if sure else "notice", words, usd)
         return None
+
+    def _judge_hardly_known(self, row: int, subjects: Subjects) -> Finding | None:
+        """Its prompts and dollars have a past of their own; only what no users explain is beyond doubt."""
+        requests = float(self._sums["requests"][row])
+        if requests < P.least_requests or self._sums["users"][row] <= 0:
+            return None
+        share = float(self._sums["organic"][row]) / requests
+        if share >= self._settings.page_share_min:
+            return None
+        words = f"hardly used before, and its users explain {100 * share:.0f} % of its requests"
+        return self._finding(row, subjects, "page", words, float(self._sums["usd"][row]))
 
     def _by_sum(self, row: int, subjects: Subjects, usd: float) -> Finding | None:
         """Users are not known: a first day that costs more than that of most keys has to do."""

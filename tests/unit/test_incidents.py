@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from curb.detector.incidents.incidents import AlertSettings, Episode, Incidents
 from curb.detector.incidents.knowledge import Knowledge
@@ -169,6 +171,38 @@ def test_firing_again_after_a_day_is_a_new_alert() -> None:
     (again,) = scene.minutes(66.0, finding())
     assert again.fingerprint == first.fingerprint
     assert (again.alert_id != first.alert_id, again.revision) == (True, 1)
+
+
+def test_a_new_alert_counts_from_what_runs_now_and_not_from_the_alert_before_it() -> None:
+    scene = Scene()
+    scene.minutes(66.0, finding())
+    scene.minutes(6.0, times=25 * HOUR)
+    scene.minutes(36.0, times=20)
+    (again,) = scene.minutes(36.0, finding())
+    assert again.started_at == scene.now - 21 * 60
+    assert again.excess_usd == pytest.approx(21 * 30 / 60)
+
+
+_FOUND = st.sampled_from(
+    [
+        (),
+        (finding(),),
+        (finding(tier="page", score=9.0),),
+        (finding(channel="errors", tier="page", score=2.0, words="80 % of its requests fail"),),
+        (finding(channel="context", kind="unit_cost", lasting=True),),
+        (finding(channel="creep", kind="growth", lasting=True),),
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 6.0, 9.0, 66.0, 500.0]), _FOUND, st.integers(1, 30)), max_size=12))
+def test_no_dollar_is_told_by_two_alerts(hours: list[tuple[float, tuple[Finding, ...], int]]) -> None:
+    scene, newest, over_usd = Scene(), dict[str, Alert](), 0.0
+    for rate, found, times in hours:
+        newest |= {each.alert_id: each for each in scene.minutes(rate, *found, times=times * 10)}
+        over_usd += max(0.0, rate - 6.0) / 6 * times
+    assert sum(each.excess_usd for each in newest.values() if each.tier != "digest") <= over_usd + 1e-6
 
 
 @pytest.mark.parametrize(("tier", "ends"), [("page", True), ("notice", False)])
@@ -421,6 +455,13 @@ def test_a_burn_that_grows_becomes_a_page_in_place() -> None:
     (first,) = scene.minutes(7.0, finding(tier="page", score=9.0))
     (second,) = scene.minutes(40.0, finding(tier="page", score=9.0))
     assert (first.tier, second.tier, second.alert_id) == ("notice", "page", first.alert_id)
+
+
+def test_dollars_that_are_gone_wake_nobody() -> None:
+    scene = Scene()
+    scene.minutes(66.0, times=60)
+    (first,) = scene.minutes(12.0, finding(tier="page", score=9.0))
+    assert (first.tier, first.excess_usd) == ("notice", pytest.approx(60.1))
 
 
 def idle(scene: Scene, hours: float, usd: float, **changes: Any) -> Finding:

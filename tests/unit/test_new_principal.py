@@ -110,21 +110,29 @@ def test_an_old_key_that_demand_does_not_know_is_judged_after_the_warm_up() -> N
     assert first == T0 + 3 * DAY
 
 
+def test_an_old_key_of_whose_users_too_little_was_seen_pages_only_where_no_users_explain_its_requests() -> None:
+    subject = Known(rule(), lambda view: [True] * 6, users=False)
+    first, found = run(born(new(), at=T0), until=T0 + 4 * DAY, subject=subject)[0]
+    assert (first, found.tier) == (T0 + 3 * DAY, "page")
+    assert "hardly used before" in found.words
+    assert run(born(new(), at=T0), until=T0 + 4 * DAY, subject=Known(rule(), lambda view: [True] * 6)) == []
+
+
 def test_a_few_dollars_are_not_looked_at() -> None:
     assert run(born(new(4.9 / 288))) == []
 
 
 class Known:
-    """The rule after demand was judged: which principals are mature."""
+    """The rule after demand was judged: which principals are mature, and whether it knows what users explain."""
 
-    def __init__(self, subject: NewPrincipal, mature: Callable[[View], list[bool]]) -> None:
-        self._subject, self._mature = subject, mature
+    def __init__(self, subject: NewPrincipal, mature: Callable[[View], list[bool]], users: bool = True) -> None:
+        self._subject, self._mature, self._users = subject, mature, users
 
     def close(self, view: View) -> list[Finding]:
         mature = view.bucket.cost[view.principals.index] > -1
         mature[:] = self._mature(view)
         zero = 0.0 * view.principals.amounts.cost
-        view.demand = Demand(zero, zero, mature, mature, mature)
+        view.demand = Demand(zero, zero, mature & self._users, mature, mature)
         return self._subject.close(view)
 
     def dump(self) -> dict[str, Any]:
