@@ -81,8 +81,8 @@ def run_bill_backtest(directory: Path, out: Path, config: CurbConfig, console: C
     console.print(f"{len(found)} deliveries, {result.events:,} changes of the bill in {result.seconds:.1f} s")
     for sentence in replay.trouble:
         console.print(f"not read at {sentence}", style="yellow", markup=False, soft_wrap=True)
-    if result.unreadable:
-        console.print(f"{result.unreadable:,} lines could not be read or counted and were left out", style="yellow")
+    if result.left_out:
+        console.print(result.left_out_words, style="yellow", markup=False, soft_wrap=True)
     for source, until in replay.pipeline.shard.bills_judged_until.items():
         day = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%d %H:%M")
         console.print(f"{source} is complete, and judged, until {day} UTC", highlight=False)
@@ -138,7 +138,7 @@ class _BillReplay:
             records, before = self._attribution.apply(batch.records, source=source, at=at)
             self._attribution.appended(before)
             self._result.events += len(records)
-            self._result.unreadable += len(batch.dead)
+            self._result.leave_out(batch.dead)
             costs = [record for record in records if isinstance(record, CostRecord)]
             if batch.complete_until is not None and not batch.more:
                 costs.append(mark(batch.complete_until, source=source, at=at))

@@ -7,6 +7,7 @@ import math
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
@@ -18,6 +19,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from curb.connectors.history.recognise import NAMES, recognise
 from curb.connectors.tokens.usage_jsonl import parse_event_stream
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
@@ -25,8 +27,18 @@ from curb.evaluate.grid import Grid, grid
 from curb.evaluate.score import fired, has_labels, read_labels, score, score_lines
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import encode_lines
+from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS, GPU, USAGE
-from curb.stream.records.spend import TIER_RANK, Alert, GpuRecord, PlannedActivity, SpendRecord, Tier, UsageRecord
+from curb.stream.records.spend import (
+    TIER_RANK,
+    Alert,
+    DeadLetter,
+    GpuRecord,
+    PlannedActivity,
+    SpendRecord,
+    Tier,
+    UsageRecord,
+)
 from curb.stream.time import iso
 
 Event = SpendRecord | PlannedActivity
@@ -40,8 +52,10 @@ class Backtest:
     """Result of a back-test: events read, seconds it took, every alert by id in the order they opened."""
 
     events: int = 0
-    #: Lines that could not be read or counted.
-    unreadable: int = 0
+    #: Lines that could not be read or counted, by reason.
+    left_out: Counter[str] = field(default_factory=Counter)
+    #: Where the first of them is, and what is wrong with it.
+    first_left_out: str = ""
     seconds: float = 0.0
     bucket_s: int = 60
     #: When the last of what happened was over, epoch seconds; records may have come later.
@@ -57,9 +71,27 @@ class Backtest:
             life = self.alerts[alert.alert_id] = AlertLife(alert, alert, alert.tier)
         life.follow(alert)
 
+    def leave_out(self, letters: Iterable[DeadLetter | Message]) -> None:
+        """Count what is not in the result: dead letters, or messages that hold one each."""
+        for letter in letters:
+            each = msgspec.json.decode(letter.value, type=DeadLetter) if isinstance(letter, Message) else letter
+            self.left_out[each.reason] += each.count
+            self.first_left_out = self.first_left_out or f"{each.location}: {each.detail}"
+
+    @property
+    def left_out_words(self) -> str:
+        """How many lines, why, and where the first one is; "" for none."""
+        if not self.left_out:
+            return ""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
+        return (
+            f"{self.left_out.total():,} lines could not be read or counted and were left out: {reasons}; the first is "
+            f"{self.first_left_out}"
+        )
+
     def collect(self, pipeline: Pipeline) -> None:
         """Take in what came out of a pipeline since the last look."""
-        self.unreadable += len(pipeline.dead_letters)
+        self.leave_out(pipeline.dead_letters)
         for alert in pipeline.alerts:
             self.follow(alert)
 
@@ -188,7 +220,7 @@ def read_events(raw: IO[bytes], file: Path, result: Backtest, step_s: int) -> It
     now = WallClock().now()
     while chunk := lines.readlines(1 << 20):
         batch = parse_event_stream(chunk, source="backtest", location=file.name, at=now)
-        result.unreadable += len(batch.dead)
+        result.leave_out(batch.dead)
         kinds: tuple[Sequence[Event], ...] = (batch.plans, on_time(batch.records, now, step_s))
         yield from merge(*kinds, key=_arrival)
 
@@ -272,15 +304,24 @@ def _not_judged(result: Backtest) -> str:
 
 
 def run_backtest(path: Path, out: Path, settings: DetectorSettings, bucket_s: int, console: Console) -> Backtest:
-    """Run, write one line per alert to `out`, and print events per second and peak memory."""
-    size = events_file(path).stat().st_size
+    """Run, write one line per alert to `out`, and print events per second and peak memory.
+
+    Raises ValueError, naming what the file looks like, where none of its lines can be read.
+    """
+    file = events_file(path)
+    size = file.stat().st_size
     columns = (TextColumn("back-test"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=size)
         result = replay(path, settings, bucket_s, lambda at: progress.update(task, completed=at))
-    with out.open("wb") as file:
+    if result.left_out and not result.events:
+        raise ValueError(
+            f"no line of {file} can be read; it looks like {NAMES[recognise(file)]}, and a back-test reads a recorded "
+            f"event stream: read it with `curb backfill`, then write one with `curb export`. {result.left_out_words}"
+        )
+    with out.open("wb") as lines:
         for life in result.alerts.values():
-            file.write(msgspec.json.encode(life.row()) + b"\n")
+            lines.write(msgspec.json.encode(life.row()) + b"\n")
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * (1024 if sys.platform == "darwin" else 1))
     rate = result.events / max(result.seconds, 1e-9)
     tiers = ", ".join(f"{sum(a.tier == t for a in result.alerts.values())} {t}" for t in ("page", "notice", "digest"))
@@ -289,8 +330,8 @@ def run_backtest(path: Path, out: Path, settings: DetectorSettings, bucket_s: in
         f"peak memory {peak_mib:.0f} MiB"
     )
     console.print(_not_judged(result))
-    if result.unreadable:
-        console.print(f"{result.unreadable:,} lines could not be read or counted and were left out", style="yellow")
+    if result.left_out:
+        console.print(result.left_out_words, style="yellow", markup=False, soft_wrap=True)
     console.print(f"{len(result.alerts)} alerts ({tiers}) written to {out}")
     if path.is_dir() and has_labels(path):
         rows = [life.row() for life in result.alerts.values()]

@@ -164,3 +164,24 @@ def test_a_file_that_is_something_else_is_named(tmp_path: Path, config: Path) ->
         answer = curb(*arguments, "-c", config)
         assert answer.exit_code == 1
         assert "looks like LiteLLM spend logs" in " ".join(answer.output.split())
+
+
+def test_a_backtest_says_what_a_file_is_that_it_cannot_read(tmp_path: Path) -> None:
+    line = {"type": "usage", "id": "a", "charge_period_start": 1790812800.0, "effective_cost": 0.5, "tags": {}}
+    (tmp_path / "events.jsonl").write_text(f"{json.dumps(line)}\n" * 3)
+    answer = curb("backtest", tmp_path, "-o", tmp_path / "alerts.jsonl")
+    assert answer.exit_code == 2
+    assert "it looks like Curb's own lines" in answer.stderr
+    assert "3 lines could not be read or counted and were left out: 3 missing_field" in answer.stderr
+
+
+def test_a_backtest_says_why_lines_are_left_out_and_where_the_first_is(tmp_path: Path) -> None:
+    good = {"src": "llm", "ts": "2025-03-24T00:00:00Z", "tags": {"team": "a"}, "requests": 1, "cost_usd": 1.0}
+    lines = [json.dumps({**good, "id": str(number)}) for number in range(3)]
+    (tmp_path / "events.jsonl").write_text("\n".join([*lines, "{", "{"]) + "\n")
+    answer = curb("backtest", tmp_path, "-o", tmp_path / "alerts.jsonl")
+    assert answer.exit_code == 0
+    assert "3 events in" in answer.stdout
+    assert "2 lines could not be read or counted and were left out: 2 not_json; the first is events.jsonl:4:" in (
+        answer.stdout
+    )
