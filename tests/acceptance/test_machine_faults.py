@@ -211,7 +211,7 @@ async def append_old(home: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def locked(file: Path) -> AsyncIterator[None]:
-    """Another process holds the lock, as one that copies the file does."""
+    """Another process, such as a backup, holds the lock."""
     lines = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN EXCLUSIVE')"
     lines += "; print(flush=True); sys.stdin.read()"
     pipe = asyncio.subprocess.PIPE

@@ -347,7 +347,7 @@ def quiet() -> Trouble:
 
 
 async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    """An API server takes a moment to know what it was told."""
+    """An API server takes a moment until a new definition is in force."""
     for _ in range(200):
         if await look():
             return

@@ -1,4 +1,4 @@
-"""A kubeconfig on a real API server: a credential plugin that gives tokens, and one that gives a certificate."""
+"""A kubeconfig on a real API server: credential plugins that give a token or a certificate."""
 
 from __future__ import annotations
 
