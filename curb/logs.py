@@ -16,6 +16,8 @@ from typing import Any
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 #: aiokafka reports every failed connection, aiohttp every request that is no HTTP, the port every request that failed.
 _REPEATED = ("aiokafka", "aiohttp.server", "curb.serve", "curb.connectors.intake.inbox")
+#: Libraries whose lines below a warning say nothing about Curb.
+QUIETER = ("aiokafka", "matplotlib", "asyncio", "slack_sdk")
 #: How long the next line of the same kind is held back (seconds), where a library repeats itself.
 _QUIET_S = 30.0
 
@@ -96,5 +98,5 @@ def setup(level: str, style: str) -> None:
     for repeated in _REPEATED:
         handler.addFilter(_Noisy(repeated, OncePerInterval(_QUIET_S)))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("aiokafka", "matplotlib", "asyncio", "slack_sdk"):
+    for noisy in QUIETER:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -1,4 +1,4 @@
-"""What holds for every test: reproducible hypothesis runs, and no error that only asyncio's log gets to see."""
+"""What holds for every test: reproducible hypothesis runs, its own loggers, no error that only asyncio's log sees."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from curb.logs import QUIETER
 
 # No deadlines: the machine may be busy, and a test that depends on its speed says nothing about Curb.
 settings.register_profile("dev", deadline=None)
@@ -25,6 +27,18 @@ class _Collect(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             message += f": {record.exc_info[1]!r}"
         self.messages.append(message)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """Undo what a command that ran inside the test set up: its level would silence the log lines of later tests."""
+    root = logging.getLogger()
+    levels = {name: logging.getLogger(name).level for name in ("", *QUIETER)}
+    yield
+    for handler in [each for each in root.handlers if type(each) is logging.StreamHandler]:
+        root.removeHandler(handler)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -58,19 +57,6 @@ def test_messages_that_never_come_again_are_forgotten() -> None:
     assert len(limit._lines) <= 31
 
 
-@pytest.fixture
-def loggers() -> Iterator[None]:
-    """Puts the loggers back as they were."""
-    root = logging.getLogger()
-    levels = {name: logging.getLogger(name).level for name in ("", "aiokafka", "matplotlib", "asyncio", "slack_sdk")}
-    yield
-    for handler in [each for each in root.handlers if type(each) is logging.StreamHandler]:
-        root.removeHandler(handler)
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-
-
-@pytest.mark.usefixtures("loggers")
 def test_aiokafka_is_held_to_one_line_per_kind_and_curb_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     setup("info", "json")
     for n in range(5):
@@ -84,7 +70,6 @@ def test_aiokafka_is_held_to_one_line_per_kind_and_curb_is_not(capsys: pytest.Ca
     assert [line["group"] for line in found if line["logger"] == "curb.stream.work.worker"] == ["rollup"] * 5
 
 
-@pytest.mark.usefixtures("loggers")
 def test_the_text_style_shows_extras(capsys: pytest.CaptureFixture[str]) -> None:
     setup("info", "text")
     logging.getLogger("curb.stream.work.worker").warning("worker restarts", extra={"group": "rollup"})
