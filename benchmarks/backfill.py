@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dir", type=Path, default=None)
     options = parser.parse_args(arguments)
     directory = options.dir or Path(tempfile.mkdtemp(prefix="curb-backfill-"))
+    directory.mkdir(parents=True, exist_ok=True)
     path, until = directory / "spend.jsonl", options.until or datetime.now(UTC).timestamp() - 60
     count, usd = 0, 0.0
     with path.open("w") as file:

@@ -18,15 +18,17 @@ KINDS: dict[str, str] = {
     "5-minute price where the map is silent",
     "cached, long or in a tier": "Curb, on the safe side: where the map names a higher input price but none for cached "
     "or written tokens, they cost more as well; LiteLLM keeps the base price",
-    "long requests at Perplexity": "Curb: the map names prices above a length, which LiteLLM's own calculator for "
-    "Perplexity does not read",
+    "prices that Perplexity's calculator leaves out": "Curb: the map names prices above a length, of cache writes or "
+    "in the US, which LiteLLM's own calculator for Perplexity does not read",
+    "video without a price": "Curb, on the safe side: the map names a price of images and none of video; Curb takes it "
+    "for video as well, LiteLLM the price of text",
     "another entry": "either: the map has the model twice, as `name` and `provider/name`, at two prices; LiteLLM reads "
     "the second, Curb the exact name",
 }
 
 
 def kind_of(models: dict[str, Any], model: str, tokens: Tokens, tier: str) -> str:
-    """The kind of a difference; "unknown" where none is known."""
+    """The kind of a difference; "unknown" where none is known. `tier` and `tokens` as in `Shape`."""
     raw = models[model]
     provider = str(raw.get("litellm_provider") or "")
     if f"{provider}/{model}" in models or model.startswith(f"{provider}/{provider}/"):
@@ -44,6 +46,8 @@ def kind_of(models: dict[str, Any], model: str, tokens: Tokens, tier: str) -> st
         and (tier != "standard" or tokens.input > 100_000)
     ):
         return "cached, long or in a tier"
-    if provider == "perplexity" and tokens.input > 100_000:
-        return "long requests at Perplexity"
+    if provider == "perplexity":
+        return "prices that Perplexity's calculator leaves out"
+    if tokens.video_input and "input_cost_per_video_token" not in raw:
+        return "video without a price"
     return "unknown"

@@ -83,10 +83,12 @@ class EmbeddedLog:
         self._with_room(self._connect, _NO_ROOM)
 
     def _connect(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
-            self.directory / "log.sqlite3", timeout=10.0, isolation_level=None, check_same_thread=False
-        )
+        # Usage, alerts and plans are for this user alone, whichever command writes first.
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.directory / "log.sqlite3"
+        if not path.exists():
+            path.touch(mode=0o600)  # its journal takes over its rights
+        connection = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")

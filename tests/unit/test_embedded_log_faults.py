@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -188,6 +190,21 @@ async def test_over_a_year_the_file_stays_as_large_as_its_retention(log: Embedde
     assert max(sizes[30:]) <= 1.02 * max(sizes[15:30])
     assert len([message async for message in log.scan(SPEND)]) == 14 * 60
     await reader.close()
+
+
+async def test_a_new_log_is_for_its_user_alone_whichever_command_begins_it(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        log = EmbeddedLog(tmp_path / "new", ManualClock(1_790_000_000.0))
+        await log.open()
+        await log.append([Message(DEAD_LETTER, b"a")])
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (log.directory, *log.directory.iterdir())}
+        await log.close()
+    finally:
+        os.umask(old)
+    assert modes.pop("new") == 0o700
+    assert set(modes.values()) == {0o600}
+    assert {"log.sqlite3", "log.sqlite3-wal"} <= modes.keys()
 
 
 async def test_clean_up_beside_a_backup_is_tried_again(
