@@ -462,10 +462,11 @@ class Shard:
             if purpose != "scored":
                 self._registry.add_cost(run.index, run.cost, run.bucket)
             if (late := run.bucket < start).any():
-                self._correct(run.where(late), start - self._settings.bucket_s, purpose)
+                newest, of, corrected = start - self._settings.bucket_s, run.where(late), True
+                self._correct(of, newest, purpose)
                 if purpose == "all" and not is_bill:  # which is always late
-                    self._note_past(run.where(late), start - self._settings.bucket_s)
-                corrected = True
+                    self._note_past(of, newest)
+                    self._put(self._judged, of.without_usage(start))
                 run = run.where(~late)
             self._budgets.charges.add(run)
             self._put({"all": self._open, "counted": self._counted, "scored": self._judged}[purpose], run)
@@ -595,6 +596,5 @@ class Shard:
             alerts += self._pricing.close(bucket.at)
             alerts += self.feeds.close(bucket.at)
             alerts += self._fast.close(bucket.at, self._scoring.incidents.firing)
-            if self._past is None:
-                count_opened(alerts)
+            count_opened(alerts if self._past is None else [])
             return alerts

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from curb.detector.state.amounts import PAST_S
 from curb.stream.log.codec import decode_lines, encode
 from curb.stream.log.protocol import Message
 from curb.stream.records.base import Version
@@ -92,6 +93,16 @@ class PartialRun:
         charges = None if self.charges is None else self.charges[:, chosen]
         return PartialRun(self.index[chosen], self.bucket[chosen], self.values[:, chosen], charges)
 
+    def without_usage(self, start: int) -> PartialRun:
+        """The requests that reported neither tokens nor a cost and are not of the past, as of the bucket at `start`.
+
+        A window is corrected by dollars; these have none, so what is late of them is judged when it is known.
+        """
+        of = self.where((self.values[_UNMETERED] > 0) & (start - self.bucket <= PAST_S))
+        values = np.zeros_like(of.values)
+        values[_REQUESTS] = values[_UNMETERED] = of.values[_UNMETERED]
+        return PartialRun(of.index, np.full_like(of.bucket, start), values)
+
 
 #: How a tick begins in a message.
 _TICK = b'{"type":"tick"'
@@ -112,7 +123,7 @@ _AMOUNTS = (
     "unmetered",
     "refused",
 )
-_UNSCORED = _AMOUNTS.index("unscored_cost")
+_REQUESTS, _UNSCORED, _UNMETERED = map(_AMOUNTS.index, ("requests", "unscored_cost", "unmetered"))
 _COLUMNS = tuple(attrgetter(name) for name in _AMOUNTS)
 
 

@@ -134,6 +134,37 @@ def test_the_words_of_the_alert_follow_the_estimate(step_s: int) -> None:
     assert len(alerts) <= 24  # a fifth more each time, not every five minutes
 
 
+@MINUTES
+def test_calls_that_come_late_and_without_usage_are_reported_when_they_are_known(step_s: int) -> None:
+    """They have no dollars by which a window could be corrected."""
+    pipeline = Pipeline(DetectorSettings(bucket_s=step_s))
+    begins, late_s = 1_750_032_000, 2400
+
+    def feed(at: int, requests: int, received_at: int, tokens: int) -> None:
+        record = UsageRecord(
+            id=f"{at}-{requests}",
+            charge_period_start=float(at),
+            received_at=float(received_at),
+            effective_cost=0.01 * requests if tokens else 0.0,
+            tags={"team": "a", "project": "p", "api_key": "k", "model": "m"},
+            source="gateway",
+            requests=requests,
+            input_tokens=tokens,
+        )
+        pipeline.feed([msgspec.json.encode(record)])
+
+    for at in range(begins, begins + 24 * 3600, step_s):
+        feed(at, 4 * step_s // 60, at + step_s, 1000)
+        pipeline.tick(at + step_s + 30.0)
+        assert not pipeline.alerts
+    end = begins + 24 * 3600
+    for at in range(end - late_s, end, step_s):
+        feed(at, 41 * step_s // 60, end, 0)
+    pipeline.tick(end + step_s + 30.0)
+    (alert,) = pipeline.alerts
+    assert alert.channel == "missing_usage"
+
+
 def test_the_estimate_counts_for_the_cap_of_a_young_key() -> None:
     fleet = Fleet(step_s=300)
     rule, cap = MissingUsage(Config(), RuleContext(300)), DayOneCaps(Caps(usd_per_hour=30.0), RuleContext(300))
