@@ -85,6 +85,9 @@ def connector_context(config: CurbConfig, clock: Clock, http: aiohttp.ClientSess
 def make_connectors(config: CurbConfig, log: Log, clock: Clock, http: aiohttp.ClientSession) -> Connectors:
     """Every configured connector, ready to run."""
     context = connector_context(config, clock, http)
+    if left_out := context.prices.left_out:
+        extra = {"entries": len(left_out), "first": next(iter(left_out.values()))}
+        logger.warning("entries of the price book cannot be read and are left out", extra=extra)
     made = Connectors(make_attribution(config))
 
     body_bytes = int(config.http.max_body_mib * 1024 * 1024)
@@ -132,16 +135,12 @@ def make_attribution(config: CurbConfig) -> Attribution:
 def load_prices(settings: PricesSettings) -> PriceBook:
     """The configured price book, or the one shipped with Curb, with what was agreed beside it.
 
-    Logs how many entries it leaves out. Raises PermanentError for a file that is no book.
+    Raises PermanentError for a file that is no book.
     """
     try:
-        book = PriceBook.load(settings.book, settings)
+        return PriceBook.load(settings.book, settings)
     except (OSError, ValueError) as error:
         raise PermanentError(f"prices.book: {str(error).removeprefix('price book: ')}") from None
-    if book.left_out:
-        extra = {"entries": len(book.left_out), "first": next(iter(book.left_out.values()))}
-        logger.warning("entries of the price book cannot be read and are left out", extra=extra)
-    return book
 
 
 def make_rollup(config: CurbConfig, log: Log, clock: Clock, *, live: bool = True) -> Worker:

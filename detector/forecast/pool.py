@@ -243,7 +243,10 @@ def _work(pipe: Connection) -> None:
             value = function(*args)
         except _SURVIVED as error:
             failure = f"{type(error).__name__}: {error}"
-        pipe.send((value, failure, _peak_mib()))
+        try:
+            pipe.send((value, failure, _peak_mib()))
+        except OSError:  # the daemon was killed meanwhile
+            return
 
 
 def _peak_mib() -> float:

@@ -11,6 +11,39 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yaml
+
+from tests.fakes.litellm_admin import ADMIN_KEY
+
+#: Of the source `meter` of `capped`.
+TOKEN = "ingest-token"
+#: A mark for every key, so that all of them may be held.
+UNCRITICAL = [{"match": {}, "is": "non_critical"}]
+
+
+def capped(
+    port: int, log: dict[str, Any], gateway: str, *, rpm: int, action: Any = (), route: Any = (), **more: Any
+) -> str:
+    """A configuration: a key that spends more than ten cents a day is held to `rpm` requests a minute at a LiteLLM.
+
+    `action`, `route` and `limits` are settings beside those that are here; anything else is of the first level.
+    """
+    limited = {"kind": "litellm_limits", "name": "throttle", "base_url": gateway, "api_key": ADMIN_KEY}
+    cap = {"name": "per-key", "scope": "key", "amount_usd": 0.1, "period": "day", "thresholds": [100], "hard": True}
+    settings = {
+        "log": log,
+        "http": {"port": port, **more.pop("http", {})},
+        "commit_interval_s": 0.1,
+        "connectors": [{"kind": "usage_jsonl", "name": "meter", "token": TOKEN}],
+        "detector": {"bucket_s": 10, "grace_s": 1, "budgets": [cap]},
+        "actions": {
+            "mode": "auto",
+            "actions": [{**limited, "new_principal_rpm": rpm, **dict(action)}],
+            "routes": [{"match": {"kind": ["budget"]}, "act": ["throttle"], **dict(route)}],
+            "limits": more.pop("limits"),
+        },
+    }
+    return yaml.safe_dump({**settings, **more})
 
 
 async def curb(*arguments: str) -> tuple[int, str]:

@@ -12,30 +12,11 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from tests.acceptance.daemons import Daemon
-from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
+from tests.acceptance.daemons import TOKEN, UNCRITICAL, Daemon, capped
+from tests.fakes.litellm_admin import LitellmAdmin
 from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(300)
-TOKEN = "ingest-token"
-_CONFIG = """
-log: {{directory: {directory}}}
-http: {{port: {port}}}
-commit_interval_s: 0.1
-connectors: [{{kind: usage_jsonl, name: meter, token: {token}}}]
-detector:
-  bucket_s: 10
-  grace_s: 1
-  budgets: [{{name: per-key, scope: key, amount_usd: 0.1, period: day, thresholds: [100], hard: true}}]
-actions:
-  mode: auto
-  actions:
-    - {{kind: litellm_limits, name: limits, base_url: "{url}", api_key: {admin}, new_principal_rpm: 6, allow_usd: 1}}
-  routes: [{{match: {{kind: [budget]}}, act: [limits]}}]
-  limits:
-    max_percent_of_traffic: 100
-    criticality: [{{match: {{}}, is: non_critical}}]
-"""
 _OWN: dict[str, Any] = dict.fromkeys(("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget"))
 _OWN |= {"blocked": None, "spend": 0.0}
 
@@ -75,8 +56,9 @@ async def test_tiers_are_never_raised_and_spent_budgets_stay_spent(tmp_path: Pat
     gateway = LitellmAdmin({key: dict(row) for key, row in held.items()} | {"free": dict(_OWN)})
     port, config = free_port(), tmp_path / "curb.yaml"
     async with TestServer(gateway.app()) as server:
-        values = {"url": str(server.make_url("/")), "admin": ADMIN_KEY, "token": TOKEN, "port": str(port)}
-        config.write_text(_CONFIG.format(directory=tmp_path / "data", **values), encoding="utf-8")
+        log, limits = {"directory": str(tmp_path / "data")}, {"max_percent_of_traffic": 100, "criticality": UNCRITICAL}
+        text = capped(port, log, str(server.make_url("/")), rpm=6, action={"allow_usd": 1}, limits=limits)
+        config.write_text(text, encoding="utf-8")
         daemon = Daemon(config, port)
         try:
             await daemon.start(ready_s=90.0)

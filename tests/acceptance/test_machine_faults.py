@@ -21,31 +21,13 @@ from curb.stream.log.embedded import EmbeddedLog
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import DEAD_LETTER
 from curb.stream.time import DAY_S
-from tests.acceptance.daemons import Daemon, curb, curb_json
+from tests.acceptance.daemons import TOKEN, Daemon, capped, curb, curb_json
 from tests.disks import Filler, small_disk
-from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
+from tests.fakes.litellm_admin import LitellmAdmin
 from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(400)
-TOKEN, KEY, OLD_LIMIT, NEW_LIMIT = "ingest-token", "k", 500, 5
-_CONFIG = """
-log: {{directory: {directory}, retention_days: {retention_days}}}
-state_dir: {directory}/connectors
-http: {{port: {port}}}
-commit_interval_s: 0.1
-snapshot_interval_s: 2
-connectors: [{{kind: usage_jsonl, name: meter, token: {token}}}]
-detector:
-  bucket_s: 10
-  grace_s: 1
-  budgets: [{{name: per-key, scope: key, amount_usd: 0.1, period: day, thresholds: [100], hard: true}}]
-actions:
-  mode: auto
-  actions:
-    - {{kind: litellm_limits, name: throttle, base_url: "{url}", api_key: {admin}, new_principal_rpm: {limit}}}
-  routes: [{{match: {{kind: [budget]}}, act: [throttle], lease_minutes: 0.25}}]
-  limits: {{shave_unmarked: true, max_percent_of_traffic: 100}}
-"""
+KEY, OLD_LIMIT, NEW_LIMIT = "k", 500, 5
 
 
 class World:
@@ -131,9 +113,11 @@ class World:
 async def world_in(home: Path, config: Path, retention_days: float = 14) -> AsyncIterator[World]:
     gateway, port = LitellmAdmin({KEY: {"rpm_limit": OLD_LIMIT}}), free_port()
     async with TestServer(gateway.app()) as server:
-        values = {"url": str(server.make_url("/")), "admin": ADMIN_KEY, "limit": NEW_LIMIT, "token": TOKEN}
-        values |= {"directory": str(home), "port": str(port), "retention_days": str(retention_days)}
-        config.write_text(_CONFIG.format(**values), encoding="utf-8")
+        log = {"directory": str(home), "retention_days": retention_days}
+        limits = {"shave_unmarked": True, "max_percent_of_traffic": 100}
+        more = {"state_dir": str(home / "connectors"), "snapshot_interval_s": 2, "route": {"lease_minutes": 0.25}}
+        text = capped(port, log, str(server.make_url("/")), rpm=NEW_LIMIT, limits=limits, **more)
+        config.write_text(text, encoding="utf-8")
         daemon = Daemon(config, port)
         try:
             yield World(gateway, daemon, home)

@@ -14,31 +14,14 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from tests.acceptance.daemons import Daemon
-from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
+from tests.acceptance.daemons import TOKEN, UNCRITICAL, Daemon, capped
+from tests.fakes.litellm_admin import LitellmAdmin
 from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(300)
-TOKEN, KEY, OLD_LIMIT, NEW_LIMIT = "ingest-token", "k-runaway", 500, 5
+KEY, OLD_LIMIT, NEW_LIMIT = "k-runaway", 500, 5
 #: Of the daemon; half of them are for connections, so that these are more than it may hold.
 DESCRIPTORS, HALF_OPEN = 256, 300
-_CONFIG = """
-log: {{directory: {directory}}}
-state_dir: {directory}/connectors
-http: {{port: {port}, head_timeout_s: 5, body_timeout_s: 5}}
-commit_interval_s: 0.1
-connectors: [{{kind: usage_jsonl, name: meter, token: {token}}}]
-detector:
-  bucket_s: 10
-  grace_s: 1
-  budgets: [{{name: per-key, scope: key, amount_usd: 0.1, period: day, thresholds: [100], hard: true}}]
-actions:
-  mode: auto
-  actions:
-    - {{kind: litellm_limits, name: limits, base_url: "{url}", api_key: {admin}, new_principal_rpm: {limit}}}
-  routes: [{{match: {{kind: [budget]}}, act: [limits]}}]
-  limits: {{max_percent_of_traffic: 100, criticality: [{{match: {{}}, is: non_critical}}]}}
-"""
 #: Nothing, half a head, and a head without its body.
 STARTS = (
     b"",
@@ -57,9 +40,12 @@ async def gateway() -> LitellmAdmin:
 async def daemon(tmp_path: Path, gateway: LitellmAdmin) -> AsyncIterator[Daemon]:
     config, port = tmp_path / "curb.yaml", free_port()
     async with TestServer(gateway.app()) as server:
-        values = {"url": str(server.make_url("/")), "admin": ADMIN_KEY, "limit": NEW_LIMIT, "token": TOKEN}
-        values |= {"directory": str(tmp_path / "data"), "port": str(port)}
-        config.write_text(_CONFIG.format(**values), encoding="utf-8")
+        log, limits = {"directory": str(tmp_path / "data")}, {"max_percent_of_traffic": 100, "criticality": UNCRITICAL}
+        times = {"head_timeout_s": 5, "body_timeout_s": 5}
+        text = capped(
+            port, log, str(server.make_url("/")), rpm=NEW_LIMIT, limits=limits, http=times, state_dir=str(tmp_path)
+        )
+        config.write_text(text, encoding="utf-8")
         running = Daemon(config, port, descriptors=DESCRIPTORS)
         await running.start()
         yield running

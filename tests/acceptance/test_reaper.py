@@ -22,29 +22,12 @@ from curb.stream.log.embedded import EmbeddedLog
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import PEAKS
 from curb.stream.records.peaks import PrincipalPeak
-from tests.acceptance.daemons import Daemon, curb, curb_json
+from tests.acceptance.daemons import TOKEN, Daemon, capped, curb, curb_json
 from tests.fakes.litellm_admin import ADMIN_KEY, LitellmAdmin
 from tests.ports import free_port
 
-TOKEN, OLD_LIMIT, NEW_LIMIT = "ingest-token", 500, 5
-_CONFIG = """
-log: {log}
-http: {{port: {port}}}
-commit_interval_s: 0.1
-connectors:
-  - {{kind: usage_jsonl, name: meter, token: {token}}}
-detector:
-  bucket_s: 10
-  grace_s: 1
-  budgets: [{{name: per-key, scope: key, amount_usd: 0.1, period: day, thresholds: [100], hard: true}}]
-actions:
-  mode: auto
-  actions:
-    - {{kind: litellm_limits, name: throttle, base_url: "{url}", api_key: {admin}, new_principal_rpm: {limit}}}
-  routes:
-    - {{match: {{kind: [budget]}}, act: [throttle], lease_minutes: 0.5}}
-  limits: {{shave_unmarked: true}}
-"""
+pytestmark = pytest.mark.timeout(400)
+OLD_LIMIT, NEW_LIMIT = 500, 5
 
 
 class World(NamedTuple):
@@ -69,8 +52,9 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         log = {"bootstrap_servers": broker.bootstrap, "topic_prefix": prefix, "partitions": 2}
     gateway, port, config = LitellmAdmin({"k": {"rpm_limit": OLD_LIMIT}}), free_port(), tmp_path / "curb.yaml"
     async with TestServer(gateway.app()) as server:
-        values = {"url": str(server.make_url("/")), "admin": ADMIN_KEY, "limit": NEW_LIMIT, "token": TOKEN}
-        config.write_text(_CONFIG.format(log=json.dumps(log), port=port, **values), encoding="utf-8")
+        url, limits, lease = str(server.make_url("/")), {"shave_unmarked": True}, {"lease_minutes": 0.5}
+        text = capped(port, log, url, rpm=NEW_LIMIT, limits=limits, route=lease)
+        config.write_text(text, encoding="utf-8")
         daemon = Daemon(config, port)
         await daemon.start()
         yield World(gateway, daemon)
