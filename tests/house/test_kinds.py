@@ -26,6 +26,12 @@ def test_kind_has_a_page(section: str, kind: str) -> None:
     assert kind in path.read_text(encoding="utf-8").split("\n")[0], f"{path.name}: the title names the kind"
 
 
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_the_page_of_an_action_says_what_was_met_for_real(kind: str) -> None:
+    text = (ROOT / "docs" / "reference" / "actions" / f"{kind}.md").read_text(encoding="utf-8")
+    assert "\n## Met for real\n" in text, "say which real component it was tried on, in which version, or that none was"
+
+
 @every_kind
 def test_kind_has_an_example_that_loads(section: str, kind: str) -> None:
     where = [block.where for block in configurations() if (section, kind) in kinds_in(block.text)]
