@@ -22,8 +22,8 @@ from curb.stream.time import DAY_S
 #: Seconds after its end that a period stays open for its bill, and that nothing may have changed before its alert ends.
 #: Chosen by hand: bills are done within ten days, and within two after the last change.
 _OPEN_S, _STILL_S = 10 * DAY_S, 2 * DAY_S
-#: Change of the spend that is worth a revision, a share. Chosen by hand.
-_MOVED = 0.005
+#: Change of the spend that is worth a revision, dollars: what people read is to the cent.
+_MOVED_USD = 0.005
 
 
 class EndedPeriod(msgspec.Struct):
@@ -60,6 +60,20 @@ class PastPeriods:
         found = (past for row in sorted(self._open_rows) for past in self.periods[row] if past.is_firing)
         return [past.alert for past in found if past.alert is not None]
 
+    def begin(self, row: int, start: float) -> None:
+        """Open the periods of a new row that ended lately at `start`: a bill is a day late when it names what is new.
+
+        So a first load says what was passed last, and the time before is history.
+        """
+        number = int(self._rows["budget"][row])
+        if not self._rows.on_bills[number]:
+            return
+        end, amount = float(self._rows["period_start"][row]), float(self._rows["amount_usd"][row])
+        while end > start - _STILL_S:
+            begin, _ = self._rows.period(number, end - 1)
+            self.periods.setdefault(row, []).insert(0, EndedPeriod(begin, end, amount, 0.0, 0.0, start))
+            end = begin
+
     def end(self, row: int, reported: float, at: float, alert: Alert | None) -> bool:
         """The period of a row is over; `alert` on its highest threshold, `reported` percent, fires.
 
@@ -73,6 +87,7 @@ class PastPeriods:
         self.periods[row] = [*kept, EndedPeriod(start, end, amount, spent, reported, at, alert)]
         if alert is not None:
             self._open_rows.add(row)
+            self._changed.add(row)  # what came since its last revision
         return True
 
     def late(self, late: Late, at: float) -> None:
@@ -110,8 +125,7 @@ class PastPeriods:
         reached = [each for each in self._rows.budget(row).thresholds if past.spent_usd >= past.amount_usd * each / 100]
         highest = max(reached, default=0.0)
         if past.alert is not None and past.is_firing:
-            before = past.alert.actual_usd
-            if highest <= past.reported and abs(past.spent_usd - before) <= _MOVED * max(abs(before), 0.01):
+            if highest <= past.reported and abs(past.spent_usd - past.alert.actual_usd) < _MOVED_USD:
                 return []
             past.reported = max(past.reported, highest)
             fields = self._fields(row, past)
@@ -168,7 +182,7 @@ class PastPeriods:
             amount_usd=past.amount_usd,
             spent_usd=past.spent_usd,
             threshold=past.reported,
-            counted_from=max(past.start, min(now.counted_from, past.end)),
+            counted_from=max(past.start, min(float(self._rows["since"][row]), past.end)),
             usd_per_hour=0.0,
             forecast_usd=None,
             forecast_low_usd=None,

@@ -169,6 +169,8 @@ class Budgets:
         """Whether a row reaches its next threshold; opens a row that no series has yet and that does."""
         row, usd = self._rows.find(each.id), self._uncounted.usd(each.id, period_start)
         if row is None:
+            if self._rows.on_bills[each.budget]:  # its sums are of the past, and more of them wait
+                return False
             if usd < self._amounts.first_usd(each.budget, each.tags, period_start):
                 return False
             bucket_s = self._settings.bucket_s
@@ -246,7 +248,10 @@ class Budgets:
 
     def _match(self, start: float) -> None:
         """Rows for series that came since the last call."""
-        self._take_new(self._rows.match(start), start)
+        new = self._rows.match(start)
+        self._take_new(new, start)
+        for row in new:
+            self._past.begin(row, start)
 
     def _take_new(self, new: Sequence[int], start: float) -> None:
         for row in new:
