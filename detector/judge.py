@@ -190,7 +190,11 @@ def _unplanned(amounts: Amounts, planned_usd: NDArray[np.float64]) -> Amounts:
 def make_rules(settings: DetectorSettings) -> list[Rule]:
     """The rules that are on, in the order in which they are asked."""
     context = RuleContext(
-        settings.bucket_s, settings.time_zone, settings.warmup_s, calm_usd_per_hour=settings.alerts.calm_usd_per_hour
+        settings.bucket_s,
+        settings.time_zone,
+        settings.warmup_s,
+        calm_usd_per_hour=settings.alerts.calm_usd_per_hour,
+        billed=frozenset(scope.name for scope in settings.scopes if scope.is_billed),
     )
     made = table.make(settings, context)
     made += [MetricRule(watch, context) for watch in settings.metrics]

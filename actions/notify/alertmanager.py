@@ -60,8 +60,9 @@ def _dollars(alert: Alert) -> dict[str, float]:
     if alert.kind == "budget" and alert.budget is not None:
         spent = {"spent_usd": alert.budget.spent_usd, "budget_usd": alert.budget.amount_usd}
         return {**spent, "excess_usd": alert.excess_usd}
-    rates = {"burning_usd_per_hour": alert.usd_per_hour, "expected_usd_per_hour": alert.expected_usd_per_hour}
-    return {**rates, "excess_usd": alert.excess_usd}
+    unit, hours = ("day", 24.0) if wording.is_by_day(alert) else ("hour", 1.0)
+    rates = {"burning": alert.usd_per_hour, "expected": alert.expected_usd_per_hour}
+    return {**{f"{name}_usd_per_{unit}": hours * rate for name, rate in rates.items()}, "excess_usd": alert.excess_usd}
 
 
 def _alert(alert: Alert, ledger: tuple[LedgerEntry, ...], incident: str, url: str) -> dict[str, Any]:

@@ -43,6 +43,8 @@ _STEPS = {
 }
 #: Kinds whose dollars are no rate: what was spent, what was priced by fallback, what was not counted or scored.
 _NO_RATE = frozenset({"budget", "pricing", "feed", "ceiling"})
+#: Hours of the unit of rates that are billed. By definition: a bill is known by the day.
+_DAY_H = 24.0
 #: An action in force says what it did, and whether that helped.
 _DONE = {"cheaper_model": "Routed", "pause": "Paused", "block": "Blocked"}
 #: Summaries of plans start with one of these.
@@ -107,6 +109,16 @@ def excess_rate(alert: Alert) -> float:
     return max(0.0, alert.usd_per_hour - alert.expected_usd_per_hour)
 
 
+def is_by_day(alert: Alert) -> bool:
+    """Whether its rates are dollars a day, as those of bills."""
+    return alert.money == "billed"
+
+
+def per_time(alert: Alert, usd_per_hour: float) -> str:
+    """A rate of an alert, such as "$36.80/h", of a bill "$883.20 a day"."""
+    return f"{usd(_DAY_H * usd_per_hour)} a day" if is_by_day(alert) else f"{usd(usd_per_hour)}/h"
+
+
 def has_rate(alert: Alert) -> bool:
     """Whether its dollars are a rate that can be compared with an expected one."""
     return alert.kind not in _NO_RATE
@@ -120,7 +132,7 @@ def dollars(alert: Alert) -> str:
         return f"{usd(budget.spent_usd)} of {usd(budget.amount_usd)}{used}"
     if alert.kind in _NO_RATE:
         return usd(alert.actual_usd) if alert.actual_usd else ""
-    return f"{usd(alert.usd_per_hour)}/h"
+    return per_time(alert, alert.usd_per_hour)
 
 
 def over(alert: Alert, when: str = " so far") -> str:
@@ -137,7 +149,8 @@ def money(alert: Alert) -> str:
     if alert.kind in _NO_RATE:
         parts = [dollars(alert), over(alert)]
     else:
-        parts = [f"burns {usd(alert.usd_per_hour)}/h, expected {usd(alert.expected_usd_per_hour)}/h; {over(alert)}"]
+        expected = per_time(alert, alert.expected_usd_per_hour)
+        parts = [f"burns {per_time(alert, alert.usd_per_hour)}, expected {expected}; {over(alert)}"]
     return ", ".join([*(each for each in parts if each), f"{usd(alert.dollars_at_risk)} at risk"])
 
 
@@ -145,12 +158,20 @@ def instead(alert: Alert) -> str:
     """What it burns and what it usually does, such as "$36.80/h instead of $2.74/h"; "" for what is no rate."""
     if alert.kind in _NO_RATE or alert.status != "firing":
         return ""
-    return f"{usd(alert.usd_per_hour)}/h instead of {usd(alert.expected_usd_per_hour)}/h"
+    return f"{per_time(alert, alert.usd_per_hour)} instead of {per_time(alert, alert.expected_usd_per_hour)}"
 
 
 def minutes(amount: float) -> str:
     """A span of minutes in few words."""
     return f"{amount:g} min" if amount < 60 or amount % 60 else f"{amount / 60:g} h"
+
+
+def lasting(alert: Alert, amount: float) -> str:
+    """A span of minutes as the alert counts time: of a bill in days."""
+    if not is_by_day(alert):
+        return minutes(amount)
+    days = max(1, round(amount / 60.0 / _DAY_H))
+    return "1 day" if days == 1 else f"{days} days"
 
 
 def kind_words(alert: Alert) -> str:
@@ -174,9 +195,9 @@ def figures(alert: Alert, telling: NotifyConfig = _TELLING) -> list[tuple[str, s
     rate = excess_rate(alert)
     pairs = [*_rates(alert, rate), ("At risk", usd(alert.dollars_at_risk))]
     if alert.status == "firing" and (rate > 0 or alert.kind not in _NO_RATE):
-        answer = telling.people_answer_after_minutes
+        answer = _DAY_H * 60 if is_by_day(alert) else telling.people_answer_after_minutes
         what, end = period_end(alert)
-        pairs.append((f"Cost of waiting {minutes(answer)}", usd(rate * answer / 60.0)))
+        pairs.append((f"Cost of waiting {lasting(alert, answer)}", usd(rate * answer / 60.0)))
         pairs.append((f"Waiting until {what} ends", usd(rate * max(0.0, end - alert.updated_at) / 3600.0)))
     if alert.confidence > 0:
         pairs.append(("Confidence", f"{alert.confidence:.0%}"))
@@ -194,16 +215,16 @@ def _rates(alert: Alert, over_usd_per_hour: float) -> list[tuple[str, str]]:
         left = budget.amount_usd - budget.spent_usd
         pairs = [("Over the amount", usd(-left)) if left < 0 else ("Left", usd(left))]
         if alert.status == "firing" and alert.usd_per_hour >= _LEAST_USD:
-            pairs.append(("Burning", f"{usd(alert.usd_per_hour)}/h"))
+            pairs.append(("Burning", per_time(alert, alert.usd_per_hour)))
         if alert.status == "firing" and budget.forecast_usd is not None:
             pairs.append(("Forecast of the period", usd(budget.forecast_usd)))
         return pairs
     if alert.kind in _NO_RATE:
         return [("Dollars", usd(alert.actual_usd))] if alert.actual_usd else []
     return [
-        ("Burning", f"{usd(alert.usd_per_hour)}/h"),
-        ("Expected", f"{usd(alert.expected_usd_per_hour)}/h"),
-        ("Over expected", f"{usd(over_usd_per_hour)}/h"),
+        ("Burning", per_time(alert, alert.usd_per_hour)),
+        ("Expected", per_time(alert, alert.expected_usd_per_hour)),
+        ("Over expected", per_time(alert, over_usd_per_hour)),
         ("Over so far", usd(alert.excess_usd)),
     ]
 
@@ -284,7 +305,7 @@ def worth(entry: LedgerEntry, alert: Alert) -> str:
     saved, words = max(0.0, before - left), []
     if saved > 0:
         # Of its calls, those to other models stay as they are.
-        words.append(f"would save {'up to ' if entry.do == 'cheaper_model' else ''}{usd(saved)}/h")
+        words.append(f"would save {'up to ' if entry.do == 'cheaper_model' else ''}{per_time(alert, saved)}")
         if entry.lease_s:
             words[-1] += f", {usd(saved * entry.lease_s / 3600.0)} in its {minutes(round(entry.lease_s / 60.0))}"
     if (now := alert.requests_per_minute) is not None and entry.do not in ("pause", "cheaper_model"):
@@ -327,6 +348,11 @@ def began(alert: Alert) -> float:
     return alert.fired_at if alert.kind == "budget" else alert.started_at
 
 
+def shown_time(alert: Alert, at: float) -> str:
+    """A moment as the alert counts time: of a bill its day."""
+    return utc(at).partition(" ")[0] if is_by_day(alert) else utc(at)
+
+
 def reply(said: Reply) -> str:
     """A line of the thread."""
     alert = said.alert
@@ -335,14 +361,14 @@ def reply(said: Reply) -> str:
         more = worth(said.entry, alert) if said.entry.state in ("proposed", "shadow") else ""
         return f"{what}. It {more}." if more else what
     if said.kind in _REPLIES:
-        return _REPLIES[said.kind].format(tier=alert.tier, since=utc(began(alert))) + _with_over(alert)
+        return _REPLIES[said.kind].format(tier=alert.tier, since=shown_time(alert, began(alert))) + _with_over(alert)
     if said.kind == "crossed" and alert.budget is not None:
         return f"Crossed {alert.budget.threshold:g} %: {_with_over(alert)}"
     if said.kind == "figures":
         return clean(alert.explanation, _LONGEST_EXPLANATION) or money(alert)
     if said.kind == "resolved":
         ended = alert.resolved_at or alert.updated_at
-        lasted = minutes(round(max(0.0, ended - began(alert)) / 60.0))
+        lasted = lasting(alert, round(max(0.0, ended - began(alert)) / 60.0))
         more = over(alert, " in all")
         return f"Resolved after {lasted}: {subject(alert)}" + (f"; {more}" if more else "")
     return f"Spend of {subject(alert)}"
@@ -391,7 +417,7 @@ def plain_lines(notice: Notice) -> list[str]:
         undo = f"; undo: curb actions undo {entry.action_id}" if in_force(entry) else ""
         more = worth(entry, notice.alert_of(entry)) if entry.state in ("proposed", "shadow") else ""
         lines.append(f"  {step(entry)}{f'; {more}' if more else ''}{lease}{undo}{_approve(entry)}")
-    lines.append(f"  alert {alert.alert_id} since {utc(began(alert))}")
+    lines.append(f"  alert {alert.alert_id} since {shown_time(alert, began(alert))}")
     return lines
 
 

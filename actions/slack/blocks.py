@@ -154,7 +154,9 @@ def _times(entry: LedgerEntry) -> list[str]:
 
 def _ids(notice: Notice) -> Block:
     alert = notice.alert
-    parts = [code(wording.subject(alert), 1000), f"since {local_time(alert.started_at)}"]
+    began = alert.started_at
+    since = wording.shown_time(alert, began) if wording.is_by_day(alert) else local_time(began)
+    parts = [code(wording.subject(alert), 1000), f"since {since}"]
     if notice.snoozed_until is not None:
         parts.append(f"quiet until {local_time(notice.snoozed_until)}")
     parts += [f"alert {code(alert.alert_id)}", code(alert.channel)]

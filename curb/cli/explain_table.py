@@ -48,9 +48,11 @@ def _money(alert: Alert) -> Table:
             table.add_row(_text(label, "bold"), _text(value))
         return table
     table = _table("", "", "$ expected", "$ actual", "$ over")
-    over = alert.usd_per_hour - alert.expected_usd_per_hour
-    table.add_row("per hour, now", usd(alert.expected_usd_per_hour), usd(alert.usd_per_hour), usd(over))
-    since = f"since {iso(alert.started_at)}"
+    by_day, began = wording.is_by_day(alert), alert.started_at
+    unit, hours = ("day", 24) if by_day else ("hour", 1)
+    expected, actual = hours * alert.expected_usd_per_hour, hours * alert.usd_per_hour
+    table.add_row(f"per {unit}, now", usd(expected), usd(actual), usd(actual - expected))
+    since = f"since {wording.shown_time(alert, began) if by_day else iso(began)}"
     table.add_row(since, usd(alert.expected_usd), usd(alert.actual_usd), usd(alert.excess_usd))
     if alert.status == "firing":
         table.add_row("at risk", "", "", usd(alert.dollars_at_risk))
@@ -64,8 +66,8 @@ def _decided(console: Console, found: Explanation) -> None:
     console.print()
     console.print(_text(f"Decided by {alert.channel}{window}: score {alert.score:.1f}{sure}", "bold"))
     if alert.baseline is not None:
-        usual = usd(alert.baseline.expected_usd_per_hour)
-        console.print(f"known for {alert.baseline.known_days:.1f} days, {usual}/h expected at firing")
+        usual = wording.per_time(alert, alert.baseline.expected_usd_per_hour)
+        console.print(f"known for {alert.baseline.known_days:.1f} days, {usual} expected at firing")
     if not found.settings:
         return
     lines = Table.grid(padding=(0, 2))

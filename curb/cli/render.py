@@ -105,7 +105,9 @@ def alerts(console: Console, found: Sequence[Alert], json_lines: bool) -> None:
     for alert in found:
         state = "firing" if alert.status == "firing" else "resolved"
         head = Text(f"{alert.tier} {alert.kind} ", _TIER_STYLE[alert.tier]) + tags_text(alert.tags)
-        console.print(head + Text(f"  {state}, since {iso(alert.started_at)}", "dim"), soft_wrap=True)
+        began = alert.started_at
+        since = wording.shown_time(alert, began) if wording.is_by_day(alert) else iso(began)
+        console.print(head + Text(f"  {state}, since {since}", "dim"), soft_wrap=True)
         console.print(Text(f"  {wording.money(alert)}"), soft_wrap=True)
         console.print(Text(f"  {alert.alert_id}", "dim"), soft_wrap=True)
     return None

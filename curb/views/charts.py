@@ -52,14 +52,21 @@ def spend_chart(
     events: Sequence[tuple[float, str]] = (),
     leases: Sequence[tuple[float, float]] = (),
     budget_line: float | None = None,
+    by_day: bool = False,
 ) -> bytes:
     """A PNG of 1200 × 560.
 
     `minutes` are epoch seconds; every line has one value per minute, in dollars per hour. `expected_low` and
     `expected_high` go together. `events` are (epoch seconds, label); `leases` (from, to) are shaded; `budget_line` is
-    in dollars per hour. Raises PermanentError when matplotlib is missing, ValueError for fewer than two minutes or
-    lines of another length.
+    in dollars per hour. `by_day` they are drawn as dollars per day. Raises PermanentError when matplotlib is missing,
+    ValueError for fewer than two minutes or lines of another length.
     """
+    unit = "day" if by_day else "hour"
+    if by_day:
+        actual, expected = _daily(actual), _daily(expected)
+        expected_low, expected_high = _daily(expected_low or ()) or None, _daily(expected_high or ()) or None
+        counterfactual = _daily(counterfactual or ()) or None
+        budget_line = None if budget_line is None else 24 * budget_line
     lines = _Lines(minutes, actual, expected, expected_low, expected_high, counterfactual)
     if len(minutes) < 2:
         raise ValueError("a chart needs at least two minutes")
@@ -73,9 +80,9 @@ def spend_chart(
         label = "_" if number else "limit in force"
         axes.axvspan(begin, end, color=_LEASE, alpha=0.10, lw=0, zorder=0, label=label)
     if budget_line is not None:
-        axes.axhline(budget_line, color=_BUDGET, lw=1.8, ls="-.", zorder=2, label="budget, per hour")
+        axes.axhline(budget_line, color=_BUDGET, lw=1.8, ls="-.", zorder=2, label=f"budget, per {unit}")
     _draw_lines(axes, lines)
-    _style_axes(axes, lines.minutes)
+    _style_axes(axes, lines.minutes, unit)
     rows.draw(axes)
     figure.text(0.016, 0.972, _plain(title), size=16, weight="bold", color=_INK, va="top")
     figure.text(0.016, 0.912, _plain(subtitle), size=11, color=_GREY, va="top")
@@ -83,6 +90,10 @@ def spend_chart(
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=_DPI)
     return out.getvalue()
+
+
+def _daily(usd_per_hour: Sequence[float]) -> list[float]:
+    return [24 * each for each in usd_per_hour]
 
 
 def _figure() -> Figure:
@@ -129,7 +140,7 @@ def _draw_lines(axes: Axes, lines: _Lines) -> None:
     axes.plot(x, lines.actual, color=_ACTUAL, lw=2.6, zorder=5, solid_joinstyle="round", label="spent")
 
 
-def _style_axes(axes: Axes, minutes: Sequence[float]) -> None:
+def _style_axes(axes: Axes, minutes: Sequence[float], unit: str) -> None:
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     axes.set_xlim(minutes[0], minutes[-1])
@@ -144,7 +155,7 @@ def _style_axes(axes: Axes, minutes: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(_dollars))
     axes.xaxis.set_major_locator(MultipleLocator(_tick_spacing_s(minutes[-1] - minutes[0])))
     axes.xaxis.set_major_formatter(FuncFormatter(_clock))
-    axes.set_ylabel("dollars per hour", color=_GREY, size=10.5, labelpad=8)
+    axes.set_ylabel(f"dollars per {unit}", color=_GREY, size=10.5, labelpad=8)
     axes.annotate(
         "UTC", (1, 0), (0, -34), xycoords="axes fraction", textcoords="offset points", color=_GREY, size=9, ha="right"
     )

@@ -68,6 +68,7 @@ def draw(found: Explanation) -> bytes:
         events=[(mark.at, _cut(mark.text, _LABEL_CHARS)) for mark in found.marks],
         leases=_leases(found),
         budget_line=_budget_line(found, max(point.usd_per_hour for point in points)),
+        by_day=wording.is_by_day(alert),
     )
 
 

@@ -37,7 +37,7 @@ def default_scopes(tags: Sequence[str]) -> tuple[Scope, ...]:
 
 def bill_scopes(scopes: Sequence[Scope]) -> tuple[Scope, ...]:
     """The scopes whose series are made of bills alone."""
-    return tuple(scope for scope in scopes if set(scope.sources) == {"costs"})
+    return tuple(scope for scope in scopes if scope.is_billed)
 
 
 def bill_settings(settings: DetectorSettings) -> DetectorSettings | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
@@ -17,6 +16,7 @@ from curb.detector.rebuild import LearningShard, PastSums, Rebuild
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import BILLS, Shard
 from curb.detector.state.reader import Numbers, PartialRun, PartialSum, columns, read
+from curb.detector.state.wording import billed_until
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COMMANDS
 from curb.stream.records.spend import Alert, Cause, Feedback, Knowledge
@@ -177,8 +177,7 @@ class BillLane(Shard):
 
     def _known(self, alert: Alert) -> Alert:
         """The alert with how far the bill is known."""
-        until = datetime.fromtimestamp(self._closed_until or 0, UTC)
-        known = f"Billed, data up to {until:%A, %Y-%m-%d %H:%M} UTC."
+        known = billed_until(self._closed_until or 0)
         return msgspec.structs.replace(alert, explanation=f"{alert.explanation} {known}")
 
     def _judged_at(self, end: int) -> float:

@@ -80,7 +80,8 @@ class BudgetAlerts:
     def threshold(self, row: int, status: BudgetStatus, moment: Moment, below: Sequence[str]) -> dict[str, Any]:
         """Fields of an alert on the threshold in `status`."""
         left_s, tier = max(0.0, status.period_end - moment.end), tier_of(status.threshold)
-        first = words.spent(self._view.who(row), status, float(moment.rate[row]), left_s)
+        rate, by_day = float(moment.rate[row]), self._rows.is_billed(row)
+        first = words.spent(self._view.who(row), status, rate, left_s, by_day=by_day)
         fields = self._figures(row, status, tier, moment, first, below)
         return {**fields, "tier": tier, "channel": f"budget/{status.threshold:g}"}
 
@@ -135,6 +136,7 @@ class BudgetAlerts:
             "dollars_at_risk": max(0.0, projected_usd - status.amount_usd),
             "score": 100 * status.spent_usd / status.amount_usd,
             "budget": status,
+            "money": "billed" if self._rows.is_billed(row) else "estimated",
             "causes": self._view.causes(row),
             "explanation": self._view.sentences(row, status, first, below),
         }

@@ -66,7 +66,7 @@ class PastPeriods:
         So a first load says what was passed last, and the time before is history.
         """
         number = int(self._rows["budget"][row])
-        if not self._rows.on_bills[number]:
+        if not self._rows.is_billed(row):
             return
         end, amount = float(self._rows["period_start"][row]), float(self._rows["amount_usd"][row])
         while end > start - _STILL_S:
@@ -79,7 +79,7 @@ class PastPeriods:
 
         True where it is on a bill, so that the alert goes on here until the bill is final.
         """
-        if not self._rows.on_bills[int(self._rows["budget"][row])]:
+        if not self._rows.is_billed(row):
             return False
         start, end = float(self._rows["period_start"][row]), float(self._rows["period_end"][row])
         amount, spent = float(self._rows["amount_usd"][row]), float(self._rows["spent_usd"][row])
@@ -158,6 +158,7 @@ class PastPeriods:
 
     def _fields(self, row: int, past: EndedPeriod) -> dict[str, Any]:
         status = self._status(row, past)
+        said = words.spent_by_its_end(self._view.who(row), status), self._view.billed_until(row)
         return {
             "tier": tier_of(past.reported),
             "channel": f"budget/{past.reported:g}",
@@ -170,7 +171,8 @@ class PastPeriods:
             "dollars_at_risk": max(0.0, past.spent_usd - past.amount_usd),
             "usd_per_hour": 0.0,
             "expected_usd_per_hour": 0.0,
-            "explanation": words.spent_by_its_end(self._view.who(row), status),
+            "money": "billed",
+            "explanation": " ".join(filter(None, said)),
         }
 
     def _status(self, row: int, past: EndedPeriod) -> BudgetStatus:

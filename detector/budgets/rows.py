@@ -50,7 +50,7 @@ class BudgetRows:
         self._groups = {scope.name: {*scope.group_by, *scope.also_by} for scope in settings.scopes}
         self._by_name = {budget.name: budget for budget in self.budgets}
         self._number_of = {budget.name: number for number, budget in enumerate(self.budgets)}
-        billed = {scope.name for scope in settings.scopes if set(scope.sources) == {"costs"}}
+        billed = {scope.name for scope in settings.scopes if scope.is_billed}
         #: Per budget, whether it is on bills alone. Their days and months are those of the bill, wherever people live.
         self.on_bills = [budget.scope in billed for budget in self.budgets]
         self.zones = [
@@ -105,6 +105,10 @@ class BudgetRows:
     def budget(self, row: int) -> Budget:
         """The budget of a row."""
         return self.budgets[int(self["budget"][row])]
+
+    def is_billed(self, row: int) -> bool:
+        """Whether the budget of a row is on bills alone."""
+        return self.on_bills[int(self["budget"][row])]
 
     def figures(self, row: int, rate: Floats) -> RowFigures:
         """What a row has spent, of what, and its part of `rate`, $/h by row."""

@@ -15,6 +15,7 @@ from curb.detector.budgets.outlook import Forecast, Pace
 from curb.detector.budgets.rows import BudgetRows
 from curb.detector.state.columns import Floats, Ints
 from curb.detector.state.local_time import WHOLE_SHARE
+from curb.detector.state.wording import billed_until
 from curb.stream.records.spend import BudgetStatus, Cause
 from curb.stream.time import DAY_S
 
@@ -131,8 +132,7 @@ class BudgetView:
 
     def _pace_of_bill(self, budget: int, rows: Ints, now: float) -> Pace:
         """The pace of a bill, which is known up to a day before now: what is charged since then is still to come."""
-        newest = max(self.billed.values(), default=now)
-        known = min([now, *(at for at in self.billed.values() if at > newest - _FORGOTTEN_S)])
+        known = min(now, self._known_until())
         begin, end = float(self._rows["period_start"][rows[0]]), float(self._rows["period_end"][rows[0]])
         until, history = self._history.day(budget, known), self._history
         day = max(until, history.day(budget, begin))
@@ -169,6 +169,15 @@ class BudgetView:
             period_end=float(self._rows["period_end"][rows[0]]),
         )
 
+    def billed_until(self, row: int) -> str:
+        """How far the bills of a row are known, in words; empty for usage."""
+        return billed_until(self._known_until()) if self.billed and self._rows.is_billed(row) else ""
+
+    def _known_until(self) -> float:
+        """How far all bills are known that still come, epoch seconds; infinite without any."""
+        newest = max(self.billed.values(), default=np.inf)
+        return min((at for at in self.billed.values() if at > newest - _FORGOTTEN_S), default=np.inf)
+
     def who(self, row: int) -> str:
         """The subject of a row, in words."""
         return words.who(self._rows.budget(row), self._rows.tags[row])
@@ -188,15 +197,17 @@ class BudgetView:
 
     def sentences(self, row: int, status: BudgetStatus, first: str, below: Sequence[str]) -> str:
         """The explanation of an alert: the sentence `first`, then parts, forecast, users and the rows `below`."""
+        number = int(self._rows["budget"][row])
         children = self._rows.children(row)
         scope = self._rows.budget(children[0] if children else row).scope
         more = (
             words.parts(status),
-            words.outlook(status, self._rows.zones[int(self._rows["budget"][row])]),
+            words.outlook(status, self._rows.zones[number], by_day=self._rows.on_bills[number]),
             words.users(self.causes(row), scope),
             words.with_it(below),
             words.estimated(status),
             words.hard(status),
+            self.billed_until(row),
         )
         return " ".join([first, *(each for each in more if each)])
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from zoneinfo import ZoneInfo
 
 from curb.detector.budgets.budget import Budget
-from curb.detector.state.wording import duration, subject
+from curb.detector.state.wording import days, duration, subject
 from curb.stream.money import chance, usd
 from curb.stream.records.spend import BudgetStatus, Cause
 from curb.stream.time import moment
@@ -25,12 +25,14 @@ def who(budget: Budget, tags: Mapping[str, str]) -> str:
     return f"everything with {fixed}" if fixed else "everything"
 
 
-def spent(name: str, status: BudgetStatus, rate: float, left_s: float) -> str:
-    """Spend of a budget; `rate` is in $/h, `left_s` the seconds left of the period."""
-    now = f"; it spends {usd(rate)}/h" if rate >= _LEAST_USD_PER_HOUR else ""
+def spent(name: str, status: BudgetStatus, rate: float, left_s: float, *, by_day: bool = False) -> str:
+    """Spend of a budget; `rate` is in $/h, `left_s` the seconds left of the period; `by_day` it is of a bill."""
+    pace = f"{usd(24 * rate)} a day" if by_day else f"{usd(rate)}/h"
+    now = f"; it spends {pace}" if rate >= _LEAST_USD_PER_HOUR else ""
+    left = days(left_s) if by_day else duration(left_s)
     return (
         f"{name} has spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for "
-        f"{_period(status)} ({100 * status.spent_usd / status.amount_usd:.0f} %) with {duration(left_s)} to go{now}."
+        f"{_period(status)} ({100 * status.spent_usd / status.amount_usd:.0f} %) with {left} to go{now}."
     )
 
 
@@ -40,7 +42,7 @@ def spent_by_its_end(name: str, status: BudgetStatus) -> str:
     return (
         f"{name} spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for the "
         f"{status.period} that began on {began} UTC ({100 * status.spent_usd / status.amount_usd:.0f} %) and is over. "
-        "Billed since then; the bill may still change."
+        "The bill may still change."
     )
 
 
@@ -88,14 +90,14 @@ def parts(status: BudgetStatus) -> str:
     return f"The amount includes {_and(added)}." if added else ""
 
 
-def outlook(status: BudgetStatus, zone: ZoneInfo) -> str:
+def outlook(status: BudgetStatus, zone: ZoneInfo, *, by_day: bool = False) -> str:
     """The forecast; empty once the budget is spent."""
     if status.forecast_usd is None or status.spent_usd >= status.amount_usd:
         return ""
     likely = f"{chance(status.breach_probability or 0.0).replace('%', ' %')} likely to be over"
     if status.breach_at is None:
         return f"At this pace the period ends at {usd(status.forecast_usd)}, {likely}."
-    day = moment(status.breach_at, zone).strftime("%Y-%m-%d %H:%M")
+    day = moment(status.breach_at, zone).strftime("%Y-%m-%d" if by_day else "%Y-%m-%d %H:%M")
     return f"At this pace it is spent on {day} {zone.key} and the period ends at {usd(status.forecast_usd)}, {likely}."
 
 

@@ -62,6 +62,7 @@ class PastRule(Rule):
 
     def __init__(self, config: ScoreSettings, context: RuleContext) -> None:
         self._settings, self._calm_usd_per_hour = config, context.calm_usd_per_hour
+        self._billed = context.billed
 
     def close(self, view: View) -> list[Finding]:
         """Findings of kind runaway, or of kind growth where users explain it."""
@@ -69,17 +70,19 @@ class PastRule(Rule):
         found = []
         for i in np.flatnonzero(self._wanted(view)).tolist():
             channel, grown = int(scores.channel[i]), bool(explained[i])
+            by_day = view.registry.scopes[i] in self._billed
+            window = "" if by_day else f", over the {window_name(channel, view.step_s)} window"
             page = scores.page[i] >= self._settings.page_threshold + view.raised.page
             notice = scores.notice[i] >= self._settings.notice_threshold + view.raised.notice
             found.append(
                 Finding(
                     series=i,
                     family=DOLLARS,
-                    variant=f"{WINDOWS_MIN[channel]:g}min",
+                    variant="day" if by_day else f"{WINDOWS_MIN[channel]:g}min",
                     kind="growth" if grown else "runaway",
                     tier="digest" if grown or not (page or notice) else "page" if page else "notice",
                     score=float(max(scores.notice[i], scores.page[i])),
-                    words=f"more than its own past explains, over the {window_name(channel, view.step_s)} window"
+                    words=f"more than its own past explains{window}"
                     + (", but as much as its users do" if grown else ""),
                 )
             )

@@ -235,6 +235,7 @@ class Incidents:
         self._settings, self._registry, self._scopes = settings, registry, scopes
         self._families, self._knowledge = families, knowledge
         self._zone = ZoneInfo(time_zone)
+        self._billed = {scope.name for scope in scopes if scope.is_billed}
         self._episodes: dict[int, Episode] = {}
         self._excess = RunningExcess()
 
@@ -524,10 +525,11 @@ class Incidents:
             "requests_per_minute": view.bucket.requests_per_minute(i),
             "failed_requests": self._excess.failed(i),
             "dollars_at_risk": at_risk,
+            "money": "billed" if scope in self._billed else "estimated",
             "explanation": incident(
                 Summary(
                     scope, tags, rate, expected_rate, since, view.bucket.end, excess_usd, said.words, causes, at_risk,
-                    sure, known,
+                    sure, known, scope in self._billed,
                 ),
                 self._zone,
             ),

@@ -37,18 +37,25 @@ class Summary(NamedTuple):
     confidence: float
     #: People's knowledge of it, whole sentences.
     known: str = ""
+    #: It is about a bill, whose time is counted in days.
+    by_day: bool = False
 
 
 def incident(about: Summary, zone: ZoneInfo) -> str:
     """One paragraph; clock times are of `zone`."""
     who = explain.subject(about.scope, about.tags)
     over = f"{usd(about.excess_usd)} over" if about.excess_usd > 0 else "not over so far"
-    began, lasting_s = since(about.started_at, about.now, zone), about.now - about.started_at
+    lasting_s = about.now - about.started_at
+    if about.by_day:
+        began, lasts = moment(about.started_at, zone).strftime("%Y-%m-%d"), explain.days(lasting_s)
+    else:
+        began, lasts = since(about.started_at, about.now, zone), explain.duration(lasting_s)
+    burn, expected = (rate(each, by_day=about.by_day) for each in (about.usd_per_hour, about.expected_usd_per_hour))
     sentences = [
-        f"{who} burns {usd(about.usd_per_hour)}/h, expected {usd(about.expected_usd_per_hour)}/h, "
-        f"since {began} ({explain.duration(lasting_s)}): {over}" + (f"; {about.reason}." if about.reason else "."),
+        f"{who} burns {burn}, expected {expected}, since {began} ({lasts}): {over}"
+        + (f"; {about.reason}." if about.reason else "."),
         where(about.causes, about.tags),
-        waiting(about.usd_per_hour, about.expected_usd_per_hour, about.dollars_at_risk),
+        waiting(about),
         about.known,
         f"Confidence {about.confidence:.0%}." if about.confidence > 0 else "",
     ]
@@ -75,9 +82,15 @@ def where(causes: Sequence[Cause], own: Mapping[str, str]) -> str:
     return f"{share.capitalize()} of it is {first}" + "".join(f"; {share} {words}" for share, words in others) + "."
 
 
-def waiting(usd_per_hour: float, expected_usd_per_hour: float, dollars_at_risk: float) -> str:
-    """What an hour without anybody doing anything adds, and what is at stake in all."""
-    rate = usd_per_hour - expected_usd_per_hour
-    if rate < _NOTHING_USD_PER_HOUR:
+def rate(usd_per_hour: float, *, by_day: bool) -> str:
+    """Such as "$2.74/h", of a bill "$65.76 a day"."""
+    return f"{usd(24 * usd_per_hour)} a day" if by_day else f"{usd(usd_per_hour)}/h"
+
+
+def waiting(about: Summary) -> str:
+    """What an hour, or a day, without anybody doing anything adds, and what is at stake in all."""
+    over = about.usd_per_hour - about.expected_usd_per_hour
+    if over < _NOTHING_USD_PER_HOUR:
         return ""
-    return f"Waiting costs {usd(rate)}/h; {usd(dollars_at_risk)} at risk until somebody answers."
+    costs = rate(over, by_day=about.by_day)
+    return f"Waiting costs {costs}; {usd(about.dollars_at_risk)} at risk until somebody answers."

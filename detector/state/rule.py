@@ -150,6 +150,8 @@ class RuleContext(NamedTuple):
     warmup_s: float = 3 * 86400.0
     #: A burn within 20 % plus this much of the expected one counts as calm, $/h.
     calm_usd_per_hour: float = 0.5
+    #: Scopes of bills alone, whose words are of days.
+    billed: frozenset[str] = frozenset()
 
 
 class Rule(Parts, ABC):

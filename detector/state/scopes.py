@@ -61,6 +61,11 @@ class Scope(Settings):
         return self
 
     @property
+    def is_billed(self) -> bool:
+        """Whether it is made of bills alone."""
+        return set(self.sources) == {"costs"}
+
+    @property
     def attributes(self) -> int:
         """How many leading tags of a series say whose the principal is; the others identify it."""
         return self.group_by.index(self.identified_by) if self.identified_by else 0

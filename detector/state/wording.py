@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from curb.stream.money import usd
 from curb.stream.records.spend import UNTAGGED
@@ -18,6 +19,17 @@ def duration(seconds: float) -> str:
     if seconds < 36 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.1f} days"
+
+
+def days(seconds: float) -> str:
+    """A duration in whole days, at least one."""
+    count = max(1, round(seconds / 86400))
+    return "1 day" if count == 1 else f"{count} days"
+
+
+def billed_until(at: float) -> str:
+    """How far a bill is known."""
+    return f"Billed, data up to {datetime.fromtimestamp(at, UTC):%A, %Y-%m-%d %H:%M} UTC."
 
 
 def subject(scope: str, tags: Mapping[str, str]) -> str:

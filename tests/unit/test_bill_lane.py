@@ -66,8 +66,8 @@ def mark(until: float, received: float) -> CostRecord:
 class Bill:
     """A bill that comes each morning with the day before, and what the detector says of it."""
 
-    def __init__(self, seed: int, *, daily: bool = False) -> None:
-        self.pipeline = Pipeline(SETTINGS)
+    def __init__(self, seed: int, *, daily: bool = False, settings: DetectorSettings = SETTINGS) -> None:
+        self.pipeline = Pipeline(settings)
         self._random, self._daily = random.Random(seed), daily
         self.alerts: dict[str, Alert] = {}
         #: Day of each alert's first revision.

@@ -65,6 +65,16 @@ def test_a_long_name_is_cut() -> None:
 
 
 def test_waiting_for_nothing_costs_nothing() -> None:
-    assert waiting(12.0, 12.0, 5.0) == ""
-    assert waiting(1.0, 12.0, 5.0) == ""
-    assert waiting(13.5, 12.0, 5.0) == "Waiting costs $1.50/h; $5.00 at risk until somebody answers."
+    about = told(dollars_at_risk=5.0)
+    assert waiting(about._replace(usd_per_hour=12.0)) == ""
+    assert waiting(about._replace(usd_per_hour=1.0)) == ""
+    costs = waiting(about._replace(usd_per_hour=13.5))
+    assert costs == "Waiting costs $1.50/h; $5.00 at risk until somebody answers."
+
+
+def test_a_bill_is_said_in_days() -> None:
+    assert incident(told(by_day=True, now=T0 + 3600 + 3 * 86400), UTC) == (
+        "key k1 (team search) burns $5,760.00 a day, expected $288.00 a day, since 2025-06-16 (3 days): $19.00 over; 8 "
+        "times its requests. 79 % of it is model large, region us. Waiting costs $5,472.00 a day; $1,900.00 at risk "
+        "until somebody answers. Confidence 93%."
+    )

@@ -182,7 +182,7 @@ def _without(
     now: float,
 ) -> BudgetFit:
     """The budget as it stands; empty where nothing was counted in the period of `now`."""
-    zone = ZoneInfo("UTC" if set(scope.sources) == {"costs"} else budget.time_zone or settings.time_zone)
+    zone = ZoneInfo("UTC" if scope.is_billed else budget.time_zone or settings.time_zone)
     start, end = period_around(now, budget.period, zone, budget.length_days, budget.anchor)
     amount = base_usd(budget, settings.exchange_rates, start, zone)
     spent, forecast = 0.0, None

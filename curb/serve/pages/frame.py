@@ -23,7 +23,7 @@ from curb.serve.pages.paths import is_page
 from curb.serve.pages.sessions import Session, Sessions
 from curb.serve.running import Running
 from curb.stream.money import chance, usd
-from curb.stream.records.spend import LedgerEntry
+from curb.stream.records.spend import Alert, LedgerEntry
 from curb.stream.time import iso
 
 HEADERS = {
@@ -172,6 +172,12 @@ def _visible(value: Any) -> Any:
     return "\n".join(map(printable, value.split("\n")))
 
 
+def _since(alert: Alert) -> Markup | str:
+    """When an alert began; of a bill its day."""
+    began = wording.began(alert)
+    return wording.shown_time(alert, began) if wording.is_by_day(alert) else when(began)
+
+
 def _templates() -> Environment:
     templates = Environment(
         loader=PackageLoader("curb.serve.pages"),
@@ -184,7 +190,7 @@ def _templates() -> Environment:
     templates.filters |= {"after": lambda seconds: f"after {duration(seconds)}", "lasts": duration}
     templates.filters |= {"spent": wording.dollars, "over": wording.over, "achieved": wording.achieved}
     templates.filters |= {"person": wording.person, "step": wording.step, "began": wording.began}
-    templates.filters |= {"kind": wording.kind_words, "seen": seen}
+    templates.filters |= {"kind": wording.kind_words, "seen": seen, "since": _since}
     templates.globals["versions"] = {name: hashlib.sha256(_read(name)).hexdigest()[:12] for name in _STATIC}
     return templates
 

@@ -78,9 +78,14 @@ class _Incident:
         leases, without = _leases(ledger, points), _without(ledger, points)
         # Of all that is remembered from before it, not of the part that is drawn.
         band = usual_range([point for point in self._recent.points(alert) if point.at < alert.started_at])
+        unit = "day" if wording.is_by_day(alert) else "hour"
+        if unit == "day":
+            points = [Point(each.at, 24 * each.usd_per_hour, 24 * each.expected_usd_per_hour) for each in points]
+            without = [(at, 24 * rate) for at, rate in without]
         chart = BurnChart(points, band, without, _marks(alert, ledger), leases)
         return {
-            "svg": draw(chart, "Dollars per hour of this series against the expected, with what Curb did"),
+            "svg": draw(chart, f"Dollars per {unit} of this series against the expected, with what Curb did"),
+            "actual": f"spent, $ per {unit}",
             "expected": "expected",
             "has_band": band is not None,
             "has_without": bool(without),
