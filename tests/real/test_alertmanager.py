@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,47 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from curb.actions.action import ActionContext
-from curb.actions.notify.alertmanager_alerts import Alertmanager, Config
 from curb.actions.notify.protocol import Notice
 from curb.stream.clock import WallClock
 from tests.fakes.alerts import an_alert
-from tests.ports import free_port
-from tests.require import require
+from tests.real.alertmanager_server import find_binary, notifier, running
 
 pytestmark = pytest.mark.real
-CONFIG = "route: {receiver: none}\nreceivers: [{name: none}]\n"
-
-
-def find_binary() -> str:
-    named = os.environ.get("CURB_TEST_ALERTMANAGER", "")
-    found = shutil.which(named or "alertmanager") or shutil.which("prometheus-alertmanager")
-    if found is None:
-        require("alertmanager", "no server: set CURB_TEST_ALERTMANAGER=/path/to/alertmanager, or install it")
-    return found
-
-
-@contextlib.asynccontextmanager
-async def running(binary: str, directory: Path) -> AsyncIterator[str]:
-    """The address of a server."""
-    address = f"127.0.0.1:{free_port()}"
-    (directory / "am.yml").write_text(CONFIG)
-    arguments = [f"--config.file={directory / 'am.yml'}", f"--storage.path={directory / 'data'}"]
-    arguments += [f"--web.listen-address={address}", "--cluster.listen-address="]
-    with (directory / "am.log").open("wb") as output:
-        process = await asyncio.create_subprocess_exec(binary, *arguments, stdout=output, stderr=output, cwd=directory)
-    try:
-        async with asyncio.timeout(60), aiohttp.ClientSession() as http:
-            while True:
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with http.get(f"http://{address}/-/ready") as answer:
-                        if answer.status == 200:
-                            break
-                await asyncio.sleep(0.1)
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 class Shown:
@@ -85,11 +46,6 @@ def firing(key: str, **changes: Any) -> Any:
     now = WallClock().now()
     tags = {"team": "search", "api_key": key, "a-b": "ü", "empty": ""}
     return an_alert(alert_id=key, tags=tags, fired_at=now - 60, started_at=now - 60, updated_at=now, **changes)
-
-
-def notifier(http: aiohttp.ClientSession, *urls: str) -> Alertmanager:
-    config = Config.model_validate({"kind": "alertmanager", "name": "am", "urls": urls, "timeout_s": 5})
-    return config.build(ActionContext(WallClock(), http))
 
 
 async def test_it_takes_what_fires_and_forgets_what_is_over(tmp_path: Path) -> None:
