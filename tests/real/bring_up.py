@@ -25,6 +25,7 @@ SCHEMATHESIS = "schemathesis==4.32.0"
 HELM = "v3.17.3"
 #: The last state of its main branch; what it calls itself is its time.
 MINIO, MINIO_TIME = "v0.0.0-20260212201848-7aac2a2c5b7c", "RELEASE.2026-02-12T20-18-48Z"
+DUCKDB, SQLGLOT, GENAI_PRICES = "duckdb==2.0.1", "sqlglot==30.31.0", "genai-prices==0.2.3"
 MINISTACK, AZURITE, ADLFS = "ministack==1.5.33", "azurite@3.37.0", "adlfs==2026.8.0"
 
 
@@ -36,11 +37,21 @@ class Up(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How a component comes up: the variable that names it, its programs on the PATH, and what brings it up else."""
+    """How a component comes up: the variable that names it, its programs on the PATH, and what brings it up else.
+
+    Libraries have no variable; they are there when `modules` can be imported.
+    """
 
     variable: str
     programs: tuple[str, ...]
     bring: Callable[[contextlib.ExitStack], Up]
+    modules: tuple[str, ...] = ()
+
+    @property
+    def is_there(self) -> bool:
+        if self.modules:
+            return all(importlib.util.find_spec(each) for each in self.modules)
+        return bool(os.environ.get(self.variable)) or any(shutil.which(each) for each in self.programs)
 
 
 def _minio() -> Up:
@@ -57,8 +68,15 @@ def _azurite() -> Up:
     return Up(str(npm("azurite", AZURITE, "azurite-blob")), AZURITE.rpartition("@")[2])
 
 
+def _libraries(*requirements: str) -> Up:
+    sys.path.extend(str(python_packages(each.partition("=")[0], each)) for each in requirements)
+    return Up("", " ".join(each.rpartition("=")[2] for each in requirements))
+
+
 #: By component, as the names of test files begin.
 RECIPES = {
+    "bill": Recipe("", (), lambda _: _libraries(DUCKDB, SQLGLOT), ("duckdb", "sqlglot")),
+    "genai-prices": Recipe("", (), lambda _: _libraries(GENAI_PRICES), ("genai_prices",)),
     "helm": Recipe(
         "CURB_TEST_HELM",
         ("helm",),
@@ -101,7 +119,7 @@ class BringUp:
             return
         for name in sorted({self._component(item.nodeid) for item in session.items} & RECIPES.keys() - self._without):
             recipe = RECIPES[name]
-            if os.environ.get(recipe.variable) or any(shutil.which(each) for each in recipe.programs):
+            if recipe.is_there:
                 continue
             since = time.monotonic()
             try:
@@ -110,7 +128,8 @@ class BringUp:
                 self.away[name] = str(error)
                 say(name, f"not brought up: {error}")
                 continue
-            os.environ[recipe.variable] = up.value
+            if recipe.variable:
+                os.environ[recipe.variable] = up.value
             self.seconds[name] = time.monotonic() - since
             if up.version:
                 self.versions[name] = up.version
