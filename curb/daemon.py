@@ -30,6 +30,7 @@ from curb.stream.log.topics import ALERTS
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import Alert
 from curb.views.alerts_and_actions import LogView
+from curb.views.bill_forecasts import BillForecasts
 from curb.views.explain_chart import IncidentChart
 from curb.views.explanation import BudgetLine
 from curb.views.forecast_runner import ForecastRunner
@@ -68,7 +69,13 @@ class Daemon:
         self.http: aiohttp.ClientSession | None = None
         detector = config.detector
         self.forecasts = ForecastRunner(
-            detector, detector.forecast, self.shards, self._publish, self.clock, lambda: list(self.view.alerts.values())
+            detector,
+            detector.forecast,
+            self.shards,
+            self._publish,
+            self.clock,
+            lambda: list(self.view.alerts.values()),
+            BillForecasts(self.log, detector),
         )
         self._port: Port | None = None
         self.slack = slack_people.Doors()

@@ -21,7 +21,8 @@ from curb.stream.clock import Clock
 from curb.stream.errors import TransientError
 from curb.stream.records.spend import Alert
 from curb.stream.time import HOUR_S, iso
-from curb.views.forecast import Question, SeriesDays, questions, row
+from curb.views.bill_forecasts import BillForecasts
+from curb.views.forecast import Question, SeriesDays, billed_scopes, questions, row
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,14 @@ class ForecastRunner:
         publish: Callable[[Alert], Awaitable[None]],
         clock: Clock,
         alerts: Callable[[], Iterable[Alert]] = tuple,
+        bills: BillForecasts | None = None,
     ) -> None:
         """`holders` gives the shards of this process; `publish` appends an alert to the log; `alerts` gives the newest
-        revisions of all alerts, of which findings from before a restart are continued."""
+        revisions of all alerts, of which findings from before a restart are continued; `bills` has the days of bills,
+        which no shard keeps."""
         self._detector, self._settings = detector, settings
         self._holders, self._publish, self._clock, self._alerts = holders, publish, clock, alerts
+        self._bills = bills
         self._pool = ForecastPool(settings.pool)
         self.lane = SlowLane(settings.lane, detector.time_zone)
         self._bands: dict[str, Band] = {}
@@ -100,6 +104,10 @@ class ForecastRunner:
 
     async def report(self, scope: str, limit: int) -> dict[str, Any]:
         """The response of /v1/forecast: known forecasts of the series of `scope` that spend most."""
+        if self._bills is not None and scope in self._bills.scopes:
+            asked, known_until = await self._bills.questions(scope, limit)
+            made = [row(each, await asyncio.to_thread(each.answer, thorough=False)) for each in asked]
+            return {"scope": scope, "at": known_until, "rows": made}
         holders = list(self._holders())
         found = [each for holder in holders for each in await self._questions(holder) if each.series.scope == scope]
         found.sort(key=lambda question: -question.series.recent_usd)
@@ -114,7 +122,7 @@ class ForecastRunner:
     # --- forecasts --------------------------------------------------------------------------------------------------
 
     async def _questions(self, holder: HasHistory) -> list[Question]:
-        """Every question on the series of one shard."""
+        """Every question on the series of one shard, which keeps no days of bills."""
         history, series = holder.history, []
         for number, i in enumerate(history.held(), 1):
             days = history.daily(i)
@@ -125,7 +133,8 @@ class ForecastRunner:
         # Midnight may have passed in between; sums need the same days.
         newest = max((each.days.end_day for each in series), default=0)
         series = [each for each in series if each.days.end_day == newest]
-        scopes = dict.fromkeys(each.scope for each in series)
+        billed = billed_scopes(self._detector)
+        scopes = dict.fromkeys(each.scope for each in series if each.scope not in billed)
         return [each for scope in scopes for each in questions(series, self._detector, history.end, scope)]
 
     async def _forecast(self, question: Question) -> Forecast:

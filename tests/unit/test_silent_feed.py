@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
+from curb.detector.pipeline import Pipeline
 from curb.detector.rules.silent_feed import Config as FeedConfig
 from curb.detector.rules.silent_feed import SilentFeed
+from curb.detector.settings import DetectorSettings
 from curb.detector.state.rule import Finding, RuleContext
+from curb.stream.log.codec import encode_lines
+from curb.stream.log.topics import USAGE
+from curb.stream.records.spend import Alert, UsageRecord
 from tests.fakes.views import DAY, HOUR, T0, Fleet, Row, gpu, saved, usage
 
 Rows = Callable[[int], list[Row] | None]
@@ -122,3 +127,35 @@ def test_a_restart_and_a_changed_future_change_nothing() -> None:
         assert found == [each for each in whole if each[0] <= cut]
         after.load(saved(before))
         assert found + said(fleet, after, end, rows) == whole
+
+
+@pytest.mark.long
+def test_a_model_that_is_switched_off_is_one_line_where_models_raise_no_alerts() -> None:
+    """Scopes as the guide on limits has them: what is silent may be of a scope that nobody judges."""
+    scopes = [
+        {"name": "key", "group_by": ["team", "project", "api_key", "env"], "also_by": ["job"]},
+        {"name": "team", "group_by": ["team"], "sources": ["usage", "gpu"], "detect": False},
+        {"name": "model", "group_by": ["model"], "detect": False},
+    ]
+    step_s = 1800
+    pipeline = Pipeline(DetectorSettings.model_validate({"bucket_s": step_s, "scopes": scopes}))
+    firing: dict[str, Alert] = {}
+    for at in range(T0, T0 + 8 * DAY + 18 * HOUR, step_s):
+        calls = [
+            UsageRecord(
+                id=f"{model}/{at}",
+                charge_period_start=at,
+                received_at=at + 2,
+                effective_cost=0.5,
+                requests=10,
+                tags={"team": "search", "project": "p", "api_key": key, "model": model, "env": "prod"},
+                source="s",
+            )
+            for model, key in (("new", "k1"), ("old", "k2"))
+            if model == "new" or at < T0 + 8 * DAY + 6 * HOUR
+        ]
+        pipeline.feed(encode_lines(calls), USAGE)
+        pipeline.tick(at + step_s + 31)
+        firing |= {alert.alert_id: alert for alert in pipeline.alerts}
+    (alert,) = firing.values()
+    assert (alert.kind, alert.tier, alert.tags) == ("feed", "digest", {"model": "old"})
