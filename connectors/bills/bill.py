@@ -207,6 +207,7 @@ class Bill(SnapshotConnector):
         """What a delivery amounts to by key; lines that cannot be read go to `letters`."""
         sums: BillSums | None = None
         lines: BillLines | None = None
+        etags = [self._files.etag(file.path) for file in delivery.files]
         for file in delivery.files:
 
             def choose(names: Sequence[str]) -> Sequence[str]:
@@ -235,7 +236,7 @@ class Bill(SnapshotConnector):
                 row += len(batch)
                 counts.rows += len(batch)
                 sums.add(found)
-        self._still_there(delivery)
+        self._still_there(delivery, etags)
         for text in lines.bad_tags if lines else []:
             why = Rejected("not_json", "tags that are not JSON; the lines are counted without tags")
             letters.add(why, location=delivery.snapshot.period, content=text.encode())
@@ -244,11 +245,15 @@ class Bill(SnapshotConnector):
             charges = sums.charges(lines.settle)
             yield from charges if not self._since else (each for each in charges if each.start >= self._since)
 
-    def _still_there(self, delivery: Delivery) -> None:
-        """A file that was written over while it was read makes the whole delivery void."""
-        for file in delivery.files:
+    def _still_there(self, delivery: Delivery, etags: Sequence[str]) -> None:
+        """A file that was written over while it was read makes the whole delivery void.
+
+        What is written within the second in which it was listed may have the same size and time, and another ETag.
+        """
+        for file, etag in zip(delivery.files, etags, strict=True):
             now = self._files.find(file.path)
-            if now is None or now.size != file.size or abs(now.modified - file.modified) >= _SAME_TIME_S:
+            same = now is not None and now.size == file.size and abs(now.modified - file.modified) < _SAME_TIME_S
+            if not same or self._files.etag(file.path) != etag:
                 raise TransientError(f"{file.path}: changed while it was read")
 
     def _meaning_in(self, form: BillForm, names: list[str]) -> Meaning:

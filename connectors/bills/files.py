@@ -130,6 +130,18 @@ class BillFiles:
             info = self._open()[0].get_file_info(path)
             return BillFile(path, info.size, (info.mtime_ns or 0) / 1e9) if info.is_file else None
 
+    def etag(self, path: str) -> str:
+        """What the store calls the content that a file has now; empty where it has no such name."""
+        system = self._open()[0]
+        with reading(path):
+            if isinstance(system, pa.fs.PyFileSystem):
+                return str(system.handler.etag(path))
+            if self.local:
+                return ""
+            with system.open_input_stream(path, compression=None) as stream:
+                found = {name.casefold(): value for name, value in (stream.metadata() or {}).items()}
+        return bytes(found.get("etag", b"")).decode("latin-1")
+
     def within(self, url: str) -> str:
         """The path of another file of the same store that is named by its URL or key."""
         return _path_of(url) if "://" in url else f"{self.root.split('/', maxsplit=1)[0]}/{url}"

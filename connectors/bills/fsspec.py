@@ -48,6 +48,13 @@ class _Store(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]
             found = self.fs.find(selector.base_dir, maxdepth=depth, detail=True)
             return [_info(path, info) for path, info in found.items()]
 
+    def etag(self, path: str) -> str:
+        """What the store calls the content that a file has now; empty where it has no such name."""
+        with _own_errors():
+            self.fs.invalidate_cache()
+            info = self.fs.info(path)
+        return str(info.get("etag") or info.get("ETag") or "")
+
     def open_input_stream(self, path: str) -> Any:
         with _own_errors():
             return super().open_input_stream(path)
