@@ -96,6 +96,8 @@ class Replay:
             self._left[each.request].append(each)
         #: Requests that were never captured.
         self.unknown: list[str] = []
+        #: Requests whose body has other keys than the one that was captured.
+        self.unlike: list[str] = []
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -109,6 +111,8 @@ class Replay:
             self.unknown.append(asked)
             return web.Response(status=500, text="never captured")
         found = left.pop(0) if len(left) > 1 else left[0]
+        if found.sent is not None and set(keys(await request.json())) != set(keys(found.sent)):
+            self.unlike.append(asked)
         body = b"" if found.method == "HEAD" else found.content
         return web.Response(status=found.status, headers=found.headers, body=body)
 
@@ -194,11 +198,7 @@ def made_constant(stories: Stories, words: Mapping[str, str]) -> Stories:
 
     Files of a bill stay as they are, and an answer that is given again counts once.
     """
-    files = {name: [each.body if each.is_file else None for each in told] for name, told in stories.items()}
-    kept = {
-        name: [each._replace(body=None) if each.is_file else each for each in told] for name, told in stories.items()
-    }
-    text = json.dumps({name: [each._asdict() for each in told] for name, told in kept.items()})
+    text = json.dumps({name: [each._asdict() for each in exchanges] for name, exchanges in stories.items()})
     for word, stands in words.items():
         text = text.replace(word, stands)
     text = _HTTP_DATE.sub("Thu, 01 Jan 2026 00:00:00 GMT", _TIMES.sub(_same_moment, text))
@@ -206,9 +206,9 @@ def made_constant(stories: Stories, words: Mapping[str, str]) -> Stories:
     for pattern, form in _COUNTED.items():
         text = _counted(re.compile(pattern), text, form)
     found = Stories()
-    for name, told in json.loads(text).items():
-        whole = zip((Exchange(**each) for each in told), files[name], strict=True)
-        found[name] = _once(each if body is None else each._replace(body=body) for each, body in whole)
+    for name, exchanges in json.loads(text).items():
+        pairs = zip((Exchange(**each) for each in exchanges), stories[name], strict=True)
+        found[name] = _once(each._replace(body=was.body) if was.is_file else each for each, was in pairs)
     return found
 
 

@@ -166,7 +166,11 @@ class Blobs(MemoryFileSystem):  # type: ignore[misc]
 
 
 def _as_azure(info: dict[str, Any]) -> dict[str, Any]:
-    return {("last_modified" if key == "created" else key): value for key, value in info.items()}
+    """With another ETag whenever it is written; a folder has neither time nor ETag."""
+    found = {key: value for key, value in info.items() if key != "created"}
+    if at := info.get("created"):
+        found |= {"last_modified": at, "etag": f'"{at}"'}
+    return found
 
 
 @contextmanager

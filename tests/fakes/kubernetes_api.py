@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.fakes.faults import Faults
+from tests.fakes.kubernetes_objects import status
 
 
 def pod(namespace: str, name: str, *, node: str = "", owner: tuple[str, str] | None = None, **labels: str) -> Any:
@@ -47,11 +48,12 @@ class KubernetesServer:
     async def _list(self, request: web.Request) -> web.Response:
         kind = request.match_info["kind"]
         if request.headers.get("Authorization") != f"Bearer {self._token}":
-            return web.json_response({"kind": "Status", "code": 401}, status=401)
+            return status(401, "Unauthorized", "Unauthorized")
         if kind in self.forbidden:
-            return web.json_response({"kind": "Status", "code": 403}, status=403)
+            return status(403, "Forbidden", f"{kind} is forbidden", kind=kind)
         start = int(request.query.get("continue", "0"))
         end = start + min(self._page, int(request.query["limit"]))
         items = self.lists[kind]
-        more = {"continue": str(end)} if end < len(items) else {}
-        return web.json_response({"kind": "List", "metadata": more, "items": items[start:end]})
+        more = {"resourceVersion": "1"} | ({"continue": str(end)} if end < len(items) else {})
+        answer = {"kind": f"{kind[:-1].title()}List", "apiVersion": "v1", "metadata": more}
+        return web.json_response(answer | {"items": items[start:end]})

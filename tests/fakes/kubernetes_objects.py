@@ -35,8 +35,12 @@ def obj(kind: str, name: str, spec: dict[str, Any], labels: dict[str, str] | Non
     labels = {"team": "search", **MARK} if labels is None else labels
     meta = {"name": name, "namespace": "ml", "labels": labels, "resourceVersion": "1", "uid": f"uid-of-{kind}-{name}"}
     meta |= more.pop("metadata", {})
-    secret = {"template": {"spec": {"containers": [{"env": [{"name": "PASSWORD", "value": "hunter2"}]}]}}}
-    return {"kind": kind, "metadata": meta, "spec": secret | spec, **more}
+    secret: Any = {"template": {"spec": {"containers": [{"env": [{"name": "PASSWORD", "value": "hunter2"}]}]}}}
+    if kind == "CronJob":
+        secret = {"jobTemplate": {"spec": secret}}
+    if kind == "HorizontalPodAutoscaler":
+        secret = {}
+    return {"kind": kind, "metadata": meta, "spec": secret | spec, "status": {}, **more}
 
 
 def rules_of_the_page() -> set[str]:
@@ -93,12 +97,12 @@ class KubernetesObjects:
     @web.middleware
     async def _authorised(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return status(401)
+            return status(401, "Unauthorized", "Unauthorized")
         given = request.match_info
         if "group" in given and given.get("version", "") not in ["", *self.served.get(given["group"], ())]:
-            return web.Response(status=404, text="404 page not found")
+            return web.Response(status=404, text="404 page not found\n")
         if (given.get("resource", ""), given.get("version", "")) in self.unserved:
-            return web.Response(status=404, text="404 page not found")
+            return web.Response(status=404, text="404 page not found\n")
         if "resource" not in given:
             return await handler(request)  # type: ignore[no-any-return]
         verb = {"PATCH": "patch", "POST": "create"}.get(request.method, "get" if "name" in given else "list")
@@ -107,39 +111,47 @@ class KubernetesObjects:
         self.asked.add(right)
         if right in self.allowed:
             return await handler(request)  # type: ignore[no-any-return]
-        return status(403, f'{given["resource"]} is forbidden: User "curb" cannot {verb} resource')
+        message = f'{given["resource"]} is forbidden: User "curb" cannot {verb} resource'
+        return status(403, "Forbidden", message, group=given.get("group", ""), kind=given["resource"])
 
     async def _versions(self, request: web.Request) -> web.Response:
         group = request.match_info["group"]
         if group not in self.served:
-            return web.Response(status=404, text="404 page not found")
+            return web.Response(status=404, text="404 page not found\n")
         versions = [{"groupVersion": f"{group}/{version}", "version": version} for version in self.served[group]]
-        return web.json_response({"kind": "APIGroup", "name": group, "versions": versions})
+        answer = {"kind": "APIGroup", "apiVersion": "v1", "name": group, "versions": versions}
+        return web.json_response(answer | {"preferredVersion": versions[0]})
 
     async def _resources(self, request: web.Request) -> web.Response:
         group, version = request.match_info["group"], request.match_info["version"]
         names = [
             name for name, lever in LEVERS.items() if lever.group == group and (name, version) not in self.unserved
         ]
-        return web.json_response({"kind": "APIResourceList", "resources": [{"name": name} for name in names]})
+        answer = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{group}/{version}"}
+        return web.json_response(answer | {"resources": [{"name": name} for name in names]})
 
     async def _event(self, request: web.Request) -> web.Response:
-        self.events.append(await request.json())
-        return web.json_response(self.events[-1], status=201)
+        event = await request.json()
+        self.events.append(event)
+        meta = event["metadata"] | {"name": f"{event['metadata']['generateName']}00000"}
+        return web.json_response(event | {"metadata": meta, "eventTime": None}, status=201)
 
     async def _list(self, request: web.Request) -> web.Response:
         place = (request.match_info["resource"], request.match_info.get("namespace", ""))
         items = [
-            item for (resource, namespace, _), item in sorted(self.objects.items()) if (resource, namespace) == place
+            {key: value for key, value in item.items() if key != "kind"}
+            for (resource, namespace, _), item in sorted(self.objects.items())
+            if (resource, namespace) == place
         ]
         start = int(request.query.get("continue", "0"))
         end = start + min(self._page, int(request.query["limit"]))
-        more = {"continue": str(end)} if end < len(items) else {}
-        return web.json_response({"kind": "List", "metadata": more, "items": items[start:end]})
+        more = {"resourceVersion": "1"} | ({"continue": str(end)} if end < len(items) else {})
+        given = {"kind": f"{LEVERS[place[0]].kind}List", "apiVersion": api_version(request), "metadata": more}
+        return web.json_response(given | {"items": items[start:end]})
 
     async def _get(self, request: web.Request) -> web.Response:
         item = self.objects.get(key_of(request))
-        return missing(request) if item is None else web.json_response(item)
+        return missing(request) if item is None else web.json_response(item | {"apiVersion": api_version(request)})
 
     async def _patch(self, request: web.Request) -> web.Response:
         assert request.content_type == "application/merge-patch+json"
@@ -147,20 +159,28 @@ class KubernetesObjects:
         if item is None:
             return missing(request)
         found, given = item["metadata"], patch["metadata"]
-        if given["resourceVersion"] != found["resourceVersion"] or given.get("uid", found["uid"]) != found["uid"]:
-            return status(409, "the object has been modified")
+        of = {"name": found["name"], "group": request.match_info["group"], "kind": request.match_info["resource"]}
+        if given["resourceVersion"] != found["resourceVersion"]:
+            return status(409, "Conflict", "the object has been modified", **of)
+        if given.get("uid", found["uid"]) != found["uid"]:
+            return status(422, "Invalid", "metadata.uid: Invalid value: field is immutable", causes=[], **of)
         if "part" in request.match_info and (set(patch["spec"]) != {"replicas"} or "annotations" in given):
-            return status(422)
+            return status(422, "Invalid", "a scale has replicas and nothing else", causes=[], **of)
         given_spec = patch.get("spec", {})
         changed = item["spec"] | given_spec
         if changed.get("minReplicas", 0) > changed.get("maxReplicas", 1_000):
-            return status(422)
+            return status(422, "Invalid", "spec.maxReplicas: Invalid value", causes=[], **of)
         self.patches.append((request.path, patch))
         merged = found.get("annotations", {}) | given.get("annotations", {})
         found["annotations"] = {key: value for key, value in merged.items() if value is not None}
         self.set(key_of(request), **given_spec)
         self.held.add(key_of(request))
-        return web.json_response(item)
+        if "part" in request.match_info:
+            kept = {key: value for key, value in found.items() if key not in ("labels", "annotations")}
+            count = given_spec["replicas"]
+            answer = {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept, "status": {"replicas": count}}
+            return web.json_response(answer | {"spec": {"replicas": count} if count else {}})  # none is no key
+        return web.json_response(item | {"apiVersion": api_version(request)})
 
     def set(self, key: Key, **spec: Any) -> None:
         """A change by anybody."""
@@ -174,17 +194,22 @@ def key_of(request: web.Request) -> Key:
     return given["resource"], given.get("namespace", ""), given["name"]
 
 
-def status(code: int, message: str = "") -> web.Response:
-    return web.json_response({"kind": "Status", "code": code, "message": message}, status=code)
+def api_version(request: web.Request) -> str:
+    return f"{request.match_info['group']}/{request.match_info['version']}"
+
+
+def status(code: int, reason: str, message: str, **details: Any) -> web.Response:
+    """A refusal in the API server's form."""
+    body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message}
+    more = {"details": details} if details else {}
+    return web.json_response(body | {"reason": reason} | more | {"code": code}, status=code)
 
 
 def missing(request: web.Request) -> web.Response:
     """As the API server says that it has no such object."""
     given = request.match_info
-    details = {"name": given["name"], "group": given["group"], "kind": given["resource"]}
     message = f'{given["resource"]}.{given["group"]} "{given["name"]}" not found'
-    body = {"kind": "Status", "status": "Failure", "message": message, "reason": "NotFound", "details": details}
-    return web.json_response(body | {"code": 404}, status=404)
+    return status(404, "NotFound", message, name=given["name"], group=given["group"], kind=given["resource"])
 
 
 def account(directory: Path, namespace: str = "curb") -> Path:

@@ -21,9 +21,11 @@ from tests.require import require
 
 HOW = "set CURB_TEST_KUBERNETES=URL,DIRECTORY (an API server; a directory with token and ca.crt)"
 LABELS = {"team": "search", "curb.dev/criticality": "non-critical"}
-POD = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "registry.invalid/none"}]}}
+#: With what nobody should look at.
+_CONTAINER = {"name": "c", "image": "registry.invalid/none", "env": [{"name": "PASSWORD", "value": "hunter2"}]}
+POD = {"spec": {"restartPolicy": "Never", "containers": [_CONTAINER]}}
 SELECTOR = {"selector": {"matchLabels": {"a": "b"}}}
-TEMPLATE = {"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": POD["spec"]["containers"]}}}
+TEMPLATE = {"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [_CONTAINER]}}}
 TARGET = {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "elsewhere"}}
 OBJECTS = {
     "/apis/batch/v1/{}/jobs": ("Job", "train", {"template": POD}),

@@ -37,7 +37,7 @@ async def capture(directory: Path) -> tuple[str, Stories]:
         async with recorder.serve() as url:
             await _prepare(cluster)
             try:
-                await _tell(cluster, recorder, http, url, directory)
+                await _stories(cluster, recorder, http, url, directory)
             finally:
                 await cluster.ask("DELETE", f"/api/v1/nodes/{cluster.namespace}")
     return f"kube-apiserver {version}", recorder.done()
@@ -68,17 +68,19 @@ async def _is_settled(cluster: Cluster) -> bool:
     return all(key in found[resource] for resource, every in added.items() for key in every)
 
 
-async def _tell(cluster: Cluster, recorder: Recorder, http: aiohttp.ClientSession, url: str, directory: Path) -> None:
+async def _stories(
+    cluster: Cluster, recorder: Recorder, http: aiohttp.ClientSession, url: str, directory: Path
+) -> None:
     clock, story, where = WallClock(), recorder.story, {"url": url}
     action = cluster.action(http, clock, cluster=where)
     plans = await story("list", partial(action.plan, SEARCH, PAUSE))
     job, deployment = (next(p for p in plans if f"/{each}/" in p.target) for each in ("jobs", "deployments"))
-    await story("hold_job", partial(action.apply, job), again=True)
+    await story("hold_job", partial(action.apply, job), tries=9)
     await _until_status(cluster, "jobs", lambda status: "conditions" in status and not status.get("active"))
-    await story("resume_job", partial(action.undo, job, None), again=True)
-    await story("scale_down", partial(action.apply, deployment), again=True)
+    await story("resume_job", partial(action.undo, job, None), tries=9)
+    await story("scale_down", partial(action.apply, deployment), tries=9)
     await _until_status(cluster, "deployments", lambda status: "replicas" not in status)
-    await story("scale_up", partial(action.undo, deployment, None), again=True)
+    await story("scale_up", partial(action.undo, deployment, None), tries=9)
     await _until_status(cluster, "jobs", lambda status: bool(status.get("active")))
     await _refused_changes(action, job, recorder)
     await story("gone", partial(action.read, replace(job, target=job.target.replace("/train", "/gone"))))

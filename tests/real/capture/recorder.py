@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from multidict import CIMultiDict
 
+from curb.stream.errors import PermanentError, TransientError
 from tests.answers import Exchange, Stories, made_constant, request_line
 
 #: Headers of an answer that Curb or one of its libraries looks at. Azure's own begin with x-ms-.
@@ -28,7 +29,7 @@ class Recorder:
 
     def __init__(self, url: str, tls: Any = True) -> None:
         self._url, self._tls = url, tls
-        self._told: list[Exchange] = []
+        self._exchanges: list[Exchange] = []
         self.stories: Stories = {}
         #: Names of this run, and what stands for them in the files.
         self.words: dict[str, str] = {}
@@ -38,28 +39,28 @@ class Recorder:
         """The address at which it listens."""
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", self._pass)
-        async with aiohttp.ClientSession(auto_decompress=False) as self._http, TestServer(app) as server:
+        async with aiohttp.ClientSession() as self._http, TestServer(app) as server:
             yield str(server.make_url("/")).rstrip("/")
 
     async def story(
-        self, name: str, call: Callable[[], Awaitable[Any]], fails: type[Exception] | None = None, again: bool = False
+        self, name: str, call: Callable[[], Awaitable[Any]], fails: type[Exception] | None = None, tries: int = 1
     ) -> Any:
-        """Whatever is asked during the call. `fails` is how it must end; `again` where it may meet a conflict."""
+        """Whatever is asked during the call. `fails` is how it must end; more `tries` where it may meet a conflict."""
         while True:
-            self._told = []
+            self._exchanges, tries, found = [], tries - 1, None
             try:
                 found = await call()
-            except Exception as error:
-                if again and fails is None:
-                    again = False
+            except TransientError:
+                if fails is not TransientError and tries:
                     continue
-                if fails is None or not isinstance(error, fails):
+                if fails is not TransientError:
                     raise
-                found = error
+            except PermanentError:
+                if fails is not PermanentError:
+                    raise
             else:
-                if fails is not None:
-                    raise AssertionError(f"{name} was not refused")
-            self.stories[name], self._told = self._told, []
+                assert fails is None, f"{name} was not refused"
+            self.stories[name], self._exchanges = self._exchanges, []
             return found
 
     def done(self) -> Stories:
@@ -69,14 +70,14 @@ class Recorder:
     async def _pass(self, request: web.Request) -> web.Response:
         sent = await request.read()
         headers = CIMultiDict(request.headers)
-        headers.popall("Accept-Encoding", None)
+        headers["Accept-Encoding"] = "identity"
         async with self._http.request(
             request.method, self._url + request.raw_path, data=sent or None, headers=headers, ssl=self._tls,
             allow_redirects=False,
         ) as answer:  # fmt: skip
             body = await answer.read()
         kept = {name: value for name, value in answer.headers.items() if _is_kept(name, request.method)}
-        self._told.append(Exchange(request_line(request), _readable(sent), answer.status, kept, _readable(body)))
+        self._exchanges.append(Exchange(request_line(request), _readable(sent), answer.status, kept, _readable(body)))
         return web.Response(status=answer.status, headers=kept, body=body)
 
 
