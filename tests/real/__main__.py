@@ -29,10 +29,12 @@ _HERE = Path(__file__).parent
 #: Program → the option that prints its version; the variable that names another one.
 _PROGRAMS = {
     "alertmanager": ("alertmanager prometheus-alertmanager", "--version", "CURB_TEST_ALERTMANAGER"),
+    "azurite": ("azurite-blob", "--version", "CURB_TEST_AZURITE"),
     "chromium": ("chromium google-chrome", "--version", "CURB_TEST_CHROMIUM"),
     "envoy": ("envoy", "--version", "CURB_TEST_ENVOY"),
     "haproxy": ("haproxy", "-v", "CURB_TEST_HAPROXY"),
     "helm": ("helm", "version", "CURB_TEST_HELM"),
+    "minio": ("minio", "--version", "CURB_TEST_MINIO"),
     "prometheus": ("prometheus", "--version", "CURB_TEST_PROMETHEUS"),
     "image": ("podman docker", "--version", "CURB_IMAGE_ENGINE"),
     "promtool": ("promtool", "--version", "CURB_TEST_PROMTOOL"),

@@ -58,7 +58,7 @@ def _minio() -> Up:
     """About four minutes the first time."""
     module = "github.com/minio/minio"
     names = {f"{module}/cmd.{each}": MINIO_TIME for each in ("Version", "ReleaseTag")}
-    return Up(str(go(module, MINIO, [module], variables=names) / "minio"), MINIO_TIME)
+    return Up(str(go(module, MINIO, [module], variables=names) / "minio"), MINIO_TIME[8:18])
 
 
 def _azurite() -> Up:

@@ -15,6 +15,7 @@ from curb.actions.notify.protocol import Notice
 from curb.stream.clock import WallClock
 from tests.fakes.alerts import an_alert
 from tests.real.alertmanager_server import find_binary, notifier, running
+from tests.real.captured_again import assert_same
 
 pytestmark = pytest.mark.real
 
@@ -68,3 +69,7 @@ async def test_of_a_pair_one_is_enough(tmp_path: Path) -> None:
     async with running(find_binary(), tmp_path) as url, aiohttp.ClientSession() as http:
         await notifier(http, "http://127.0.0.1:1", url).send(Notice("k", firing("k1")), "")
         assert set(await Shown(url, http).alerts()) == {"k1"}
+
+
+async def test_it_answers_as_the_captured_one(tmp_path: Path) -> None:
+    await assert_same("alertmanager", tmp_path)
