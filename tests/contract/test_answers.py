@@ -227,6 +227,7 @@ async def test_alerts_are_taken(name: str) -> None:
         ("ends_before_it_starts", "HTTP 400: start time must be before end time"),
         ("no_such_path", "/am/api/v2/alerts: HTTP 404"),
         ("no_labels", "HTTP 422: 0.labels in body is required"),
+        ("one_of_two", 'HTTP 400: invalid label set: invalid name "a-b"'),
         ("no_such_label", 'HTTP 400: invalid label set: invalid name "a-b"'),
         ("no_value", "HTTP 400: at least one label pair required"),
         ("no_time", 'HTTP 400: .*cannot parse "yesterday"'),

@@ -121,10 +121,12 @@ async def test_alertmanager(name: str) -> None:
     sent = real.sent
     if name == "ends_before_it_starts":  # in the file all times are one
         sent = [alert | {"endsAt": "2025-12-31T23:00:00.000Z"} for alert in sent]
-    answer = await ask(AlertmanagerApi().app(), real, sent=sent)
+    fake = AlertmanagerApi()
+    answer = await ask(fake.app(), real, sent=sent)
     assert unlike(answer, real) == []
     if name not in ("no_time", "no_such_path"):  # what a parser says of a time is its own
         assert answer.body in (real.body, [""])
+    assert len(fake.alerts) == (name in ("taken", "over", "one_of_two"))  # what is beside a refused one is taken
 
 
 def test_blobs_of_azure_as_adlfs_shows_them() -> None:

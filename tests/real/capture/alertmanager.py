@@ -19,6 +19,7 @@ from tests.real.capture.recorder import Recorder
 
 #: What Curb never sends, and Alertmanager's word on it.
 _NOT_TAKEN = {
+    "one_of_two": {"labels": {"a-b": "c"}},
     "no_labels": {"annotations": {"summary": "x"}},
     "no_such_label": {"labels": {"a-b": "c"}},
     "no_value": {"labels": {"a": ""}},
@@ -45,8 +46,11 @@ async def capture(directory: Path) -> tuple[str, Stories]:
             await recorder.story(
                 "no_such_path", lambda: notifier(http, f"{url}/am").send(Notice("k", over), ""), PermanentError
             )
+            place = URL(f"{url}/api/v2/alerts")
             for name, alert in _NOT_TAKEN.items():
-                place = URL(f"{url}/api/v2/alerts")
-                post = partial(exchange, http, WallClock(), "POST", place, timeout_s=10, headers={}, json=[alert])
+                alerts = [{"labels": {"beside": "it"}}, alert] if name == "one_of_two" else [alert]
+                post = partial(exchange, http, WallClock(), "POST", place, timeout_s=10, headers={}, json=alerts)
                 await recorder.story(name, post, PermanentError)
+        async with http.get(f"{server}/api/v2/alerts") as answer:
+            assert {"beside": "it"} in [alert["labels"] for alert in await answer.json()], "it was not taken"
     return f"Alertmanager {version}", recorder.done()
