@@ -36,9 +36,9 @@ class Exchange(NamedTuple):
     @property
     def content(self) -> bytes:
         """The body as it goes over the wire."""
-        if isinstance(self.body, list) and all(isinstance(line, str) for line in self.body) and not self.is_json:
-            return "\n".join(self.body).encode()
-        return json.dumps(self.body).encode()
+        if self.body is None:
+            return b""
+        return json.dumps(self.body).encode() if self.is_json else "\n".join(self.body).encode()
 
     @property
     def is_json(self) -> bool:

@@ -60,8 +60,8 @@ async def follow_focus(directory: Path, put: Put, url: str, storage: dict[str, A
     put("focus/b.parquet", focus.parquet([focus.line(begin, 4.0, ChargeCategory="Tax")]))
     assert await bill.total() == (7.75, 3)
     assert await bill.total() == (7.75, 3)
-    put("focus/a.csv", focus.csv_text([focus.line(begin, 1.5), focus.line(begin + HOUR_S, 3.25)]))
-    assert await bill.total() == (8.75, 4)
+    put("focus/a.csv", focus.csv_text([focus.line(begin, 1.5), focus.line(begin + HOUR_S, 12.25)]))
+    assert await bill.total() == (17.75, 4)
 
 
 async def follow_cur(directory: Path, put: Put, url: str, storage: dict[str, Any]) -> None:
