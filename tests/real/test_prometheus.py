@@ -58,7 +58,7 @@ connectors:
 
 
 class Gateway:
-    """Counters that grow by a cent and a hundred tokens a scrape, and start anew now and then."""
+    """Counters that grow by a cent and a hundred tokens a scrape, and start anew now and then; later a key with $5."""
 
     def __init__(self) -> None:
         self.scrapes = 0
@@ -74,6 +74,10 @@ class Gateway:
         labels = {"team_alias": "search", "hashed_api_key": "k1", "requested_model": "gpt-4o", "model": "gpt-4o"}
         text = line("litellm_spend_metric_total", 0.01 * since_start, **labels)
         text += line("litellm_input_tokens_metric_total", 100 * since_start, **labels)
+        if self.scrapes >= 12:
+            key = labels | {"hashed_api_key": "new"}
+            text += line("litellm_spend_metric_total", 5.0, **key)
+            text += line("litellm_input_tokens_metric_total", 1000, **key)
         return web.Response(text=text)
 
 
@@ -133,7 +137,11 @@ async def test_gpus_and_usage_reach_curb_through_prometheus(tmp_path: Path) -> N
     assert {record.tags["node"] for record in gpus} == {"gpu-1"}
     assert {record.tags["group"] for record in gpus} == {"train"}
     assert len(usage) >= 2
-    assert {(record.tags["team"], record.tags["api_key"]) for record in usage} == {("search", "k1")}
+    assert {(record.tags["team"], record.tags["api_key"]) for record in usage} == {("search", "k1"), ("search", "new")}
+    new = [each for each in {each.id: each for each in usage}.values() if each.tags["api_key"] == "new"]
+    # What it had counted before its first scrape is spent, and once.
+    assert sum(each.effective_cost for each in new) == pytest.approx(5.0)
+    usage = [each for each in usage if each.tags["api_key"] == "k1"]
     # About ten scrapes a step, at a cent and a hundred tokens each, over resets; `increase` extrapolates.
     full = sorted({each.id: each for each in usage}.values(), key=lambda each: each.charge_period_start)[1:]
     for record in full:
