@@ -15,7 +15,7 @@ import io
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from curb.connectors.bills import azure_cost, focus_file, gcp_billing
+from curb.connectors.bills import aws_cur, azure_cost, focus_file, gcp_billing
 from curb.connectors.bills.gcp_billing import BigQueryBill
 from curb.connectors.connector import Context
 from curb.connectors.intake.shares import SharedCost
@@ -38,6 +38,7 @@ from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COSTS
 from curb.stream.records.spend import UNTAGGED, CostRecord
 from curb.stream.time import DAY_S
+from tests.fakes import aws_cur as cur
 from tests.fakes.bills import DATA, Told, prices, write
 from tests.fakes.memory_log import MemoryLog
 from tests.fakes.report_log import a_log, a_report
@@ -85,12 +86,20 @@ FORMS = {
         ("SubscriptionId", "SubscriptionGuid"),
         ("CostInBillingCurrency", "Cost", "PreTaxCost"),
     ),
+    "aws_cur": Form(
+        aws_cur.Config,
+        ("lineItem/UsageStartDate",),
+        ("lineItem/ProductCode",),
+        ("lineItem/UsageAccountId",),
+        ("lineItem/UnblendedCost",),
+    ),
 }
 
 
 def exports() -> Iterator[Any]:
     yield pytest.param("focus_file", DATA / "focus_1.0_sample.csv.gz", id="focus")
     yield pytest.param("azure_cost", DATA / "azure_ea_sample.csv.gz", id="azure-enterprise")
+    yield pytest.param("aws_cur", DATA / "aws_cur_sample.csv.gz", id="aws")
     directory = os.environ.get(BILLS)
     for path in sorted(Path(directory).iterdir()) if directory else ():
         kind = path.name.partition("-")[0]
@@ -116,6 +125,21 @@ def as_csv(rows: list[dict[str, str]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue().encode()
+
+
+def deliveries(kind: str, root: Path) -> Callable[[bytes, float], None]:
+    """Writes each delivery over the one before, those of AWS with their manifest."""
+    export = cur.Export(root, "legacy", "csv.gz")
+
+    def deliver(content: bytes, at: float) -> None:
+        if kind != "aws_cur":
+            write(root / "bill.csv", content, at)
+            return
+        manifest = export.deliver([cur.line(at, 1.0)], "2023-11", at)
+        data = manifest.parent / f"2025-delivery-{export.deliveries}" / "cur-00001.csv.gz"
+        write(data, gzip.compress(content), at)
+
+    return deliver
 
 
 def sums_of(duckdb: Any, path: Path, row: Mapping[str, str], form: Form) -> dict[tuple[str, str, str], float]:
@@ -169,14 +193,14 @@ async def test_totals_are_those_of_duckdb(tmp_path: Path, kind: str, path: Path)
     config = form.config.model_validate(given)
     days = sorted({row[date] for row in rows if row[date]}, key=lambda text: _iso(text, form))
     records: list[CostRecord] = []
-    told = Told(tmp_path / "state", config)
+    told, deliver = Told(tmp_path / "state", config), deliveries(kind, tmp_path / "bill")
     for number, last in enumerate([*days, days[-1]]):
         now = datetime.fromisoformat(_iso(last, form)).replace(tzinfo=UTC).timestamp() + DAY_S
         now += DAY_S * (number == len(days))
         seen = [row for row in rows if row[date] and _iso(row[date], form) <= _iso(last, form)]
         if number < len(days):  # what came before is restated by a tenth until the last delivery
             seen = [{**row, usd: _restated(row[usd])} if row[date] != last else row for row in seen]
-        write(tmp_path / "bill" / "bill.csv", as_csv(seen), at=now)
+        deliver(as_csv(seen), now)
         again = Told(tmp_path / "state", config, now=now + 3600)  # as after a restart
         again.cursor = told.cursor
         told = again
