@@ -134,12 +134,13 @@ class UnexplainedHead(Rule):
         usd = np.where(amounts.requests > 0, np.maximum(amounts.cost, 0.0), 0.0)
         organic = self._demand.organic(amounts.requests, amounts.users)
         unit_usd, mature = self._demand.unit_usd, self._demand.mature(age_days)
+        explained_usd = self._demand.explained_usd(usd, amounts.requests, amounts.users, organic)
         view.demand = Demand(organic, unit_usd, self._demand.knows_users, self._demand.reports_users, mature)
         if view.bucket.gap:
             self._windows.decay(1)
         else:
-            self._windows.add(usd / self._step_min, organic * unit_usd / self._step_min)
-            self._recurring.follow(view.start // 60, self._burns(), usd - organic * unit_usd)
+            self._windows.add(usd / self._step_min, explained_usd / self._step_min)
+            self._recurring.follow(view.start // 60, self._burns(), usd - explained_usd)
         ratio, excess, raw = score_windows(
             self._windows, self._tail, self._floors, self._floors.usd, self._series["mean"]
         )

@@ -49,6 +49,13 @@ class Params(NamedTuple):
     mature_requests: float = 150.0
     #: Active steps from which on it does. Prototype.
     mature_steps: float = 12.0
+    #: Minutes with requests from which on the own price of a request is known: the 36 hours that the envelope of
+    #: prompts takes. By hand; below it every new use of a key would be odd.
+    known_price_min: float = 36 * 60.0
+    #: Share of the fleet's prices of a request below what is ordinary. By hand, as with the prompts of new principals.
+    ordinary_share: float = 0.95
+    #: Series with a known price that make a fleet. By hand, as many as a population takes.
+    fleet_least: int = 5
     #: Minutes of a day: longest memory of the rate of requests. By definition.
     day_min: float = 1440.0
 
@@ -110,6 +117,23 @@ class DemandModel:
             explained = np.exp((np.log(np.maximum(users[rows], P.nobody)) - y) / exponent + x)
             organic[rows] = np.minimum(explained, P.organic_max_ratio * requests[rows])
         return organic
+
+    def explained_usd(self, usd: Floats, requests: Floats, users: Floats, organic: Floats) -> Floats:
+        """What the `organic` requests of a step should cost.
+
+        The price of a series that was hardly used is that of the few things it was used for. What its users ask for
+        may cost as much as is ordinary in the fleet; what nobody asks for may not.
+        """
+        own, now = self.unit_usd, usd / np.maximum(requests, 1e-9)
+        explained: Floats = organic * own
+        known = self.columns["active_steps"] * self._step_min >= P.known_price_min
+        rows = np.flatnonzero(~known & (own > 0) & (now > own) & (users > 0))
+        if len(rows) and np.count_nonzero(known) >= P.fleet_least:
+            price = np.minimum(now[rows], np.quantile(own[known], P.ordinary_share))
+            usual = np.minimum(organic[rows], users[rows] ** (1 / P.exponent_usual))
+            asked = np.where(self.knows_users[rows], organic[rows], usual)
+            explained[rows] += asked * np.maximum(price - own[rows], 0.0)
+        return explained
 
     def mature(self, age_days: Floats) -> Bools:
         """Whether enough was seen of a series to judge it."""

@@ -101,3 +101,47 @@ def test_the_fit_fades_and_the_price_stays() -> None:
     demand.fade(24 * 21)
     assert not demand.knows_users[0]
     assert demand.unit_usd == before
+
+
+def fleet(steps: int = 500, hardly: int = 40, reports: bool = True) -> DemandModel:
+    """Ten keys in use all the time, at $0.01 to $0.10 a request; one, the last, for `hardly` steps at $0.001."""
+    demand, prices = DemandModel(5.0, 11), np.append(np.arange(1, 11) * 0.01, 0.001)
+    demand.columns.grow(11)
+    for step in range(steps):
+        requests = np.full(11, 50.0 + 40 * np.sin(step / 10))
+        requests[-1] *= step < hardly
+        users = requests**0.75 * (1.0 if reports else 0.0)
+        demand.learn(prices * requests, requests, users, np.full(11, 5.0), np.zeros(11, np.bool_))
+    return demand
+
+
+def explained(demand: DemandModel, price: float, users: float, row: int = -1) -> float:
+    """The share of the dollars of 100 requests at `price` that is explained."""
+    requests, people = np.full(11, 100.0), np.full(11, users)
+    usd = price * requests
+    organic = demand.organic(requests, people)
+    return float((demand.explained_usd(usd, requests, people, organic) / usd)[row])
+
+
+def test_a_hardly_used_key_may_cost_what_is_ordinary_in_the_fleet() -> None:
+    assert explained(fleet(), 0.05, 100**0.75) == pytest.approx(1.0)
+    assert explained(fleet(), 1.0, 100**0.75) == pytest.approx(0.0955, rel=0.01)
+
+
+def test_what_nobody_asks_for_may_cost_no_more_than_ever() -> None:
+    for hardly in (40, 80):  # users are known well enough for a law of its own from 50 steps on
+        assert explained(fleet(hardly=hardly), 0.05, 1.0) < 0.03
+
+
+@pytest.mark.parametrize(("steps", "share"), [(431, 1.0), (432, 0.02)])
+def test_the_price_of_a_key_is_known_after_36_hours_of_use(steps: int, share: float) -> None:
+    assert explained(fleet(steps=900, hardly=steps), 0.05, 100**0.75) == pytest.approx(share, rel=0.01)
+
+
+def test_without_users_or_a_fleet_the_own_price_counts() -> None:
+    assert explained(fleet(reports=False), 0.05, 0.0) == pytest.approx(0.02)
+    assert explained(fleet(steps=431), 0.05, 100**0.75) == pytest.approx(0.02)
+
+
+def test_a_hardly_used_key_that_becomes_cheaper_is_explained_as_before() -> None:
+    assert explained(fleet(), 0.0005, 100**0.75) == pytest.approx(2.0)
