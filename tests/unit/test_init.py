@@ -115,7 +115,10 @@ def test_figures_are_round(amount: float, expected: float) -> None:
 def test_the_file_loads_and_is_in_shadow_mode(answers: Answers) -> None:
     config = loaded(text_of(answers, spend((0, "search", "k1", 4.0))))
     assert config.actions.mode == "shadow"
-    assert {budget.name for budget in config.detector.budgets} >= {"fleet-month", "fleet-day", "each-key-day"}
+    budgets = {budget.name: budget.hard for budget in config.detector.budgets}
+    assert budgets.items() >= {"fleet-month": False, "fleet-day": False, "each-key-day": True}.items()
+    acting = [kind for route in config.actions.routes if route.act for kind in route.match.kind]
+    assert ("budget" in acting) == (answers.gateway == "litellm"), "a key that has spent its cap is throttled"
     assert (config.http.host == "0.0.0.0") == answers.is_remote == (config.http.token is not None)
     assert [each.kind for each in config.actions.notifiers][-1] == "console"
     assert config.log.kind == ("kafka" if answers.kafka else "embedded")

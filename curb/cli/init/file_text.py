@@ -176,8 +176,9 @@ def _detector(draft: Draft) -> list[str]:
         *_budget("fleet-month", fleet, amounts.fleet_month_usd, "month", shared=shared),
         "    # A cap on a day of all spend together.",
         *_budget("fleet-day", fleet, amounts.fleet_day_usd, "day", shared=shared),
-        "    # A cap on a day of each key; every key has the whole amount to itself.",
-        *_budget("each-key-day", "key", amounts.key_day_usd, "day"),
+        "    # A cap on a day of each key; every key has the whole amount to itself. `hard`: a key that has spent it",
+        "    # may be throttled, where a route below has an action; else it is only reported.",
+        *_budget("each-key-day", "key", amounts.key_day_usd, "day", hard=True),
         *(["    # The teams that spend most."] if amounts.teams else []),
         *(
             line
@@ -188,7 +189,15 @@ def _detector(draft: Draft) -> list[str]:
 
 
 def _budget(
-    name: str, scope: str, amount_usd: float, period: str, *, shared: bool = False, team: str = "", parent: str = ""
+    name: str,
+    scope: str,
+    amount_usd: float,
+    period: str,
+    *,
+    shared: bool = False,
+    hard: bool = False,
+    team: str = "",
+    parent: str = "",
 ) -> list[str]:
     return [
         f"    - name: {name}",
@@ -198,6 +207,7 @@ def _budget(
         *([f"      parent: {parent}"] if parent else []),
         f"      amount_usd: {amount_usd:g}",
         f"      period: {period}",
+        *(["      hard: true"] if hard else []),
     ]
 
 
@@ -226,7 +236,7 @@ def _actions(draft: Draft) -> list[str]:
         "      headroom: 1.2",
         *chat,
         "  routes:",
-        "    - match: {kind: [runaway, abusive, unit_cost], tier: [page], scope: key}",
+        "    - match: {kind: [runaway, abusive, unit_cost, budget], tier: [page], scope: key}",
         f"      notify: {notify}",
         "      act: [throttle-key]",
         "      lease_minutes: 60",
