@@ -70,12 +70,16 @@ class Alertmanager(HoldsNothing):
         return None
 
     def _alerts(self, notice: Notice) -> list[dict[str, Any]]:
-        """In the form of `POST /api/v2/alerts`. What fires ends by itself unless it is posted again."""
-        ends = iso(self._clock.now() + _MISSED * self.repeat_s, "milliseconds")
+        """In the form of `POST /api/v2/alerts`. What fires ends by itself unless it is posted again.
+
+        Alertmanager refuses what ends before it starts, so where this clock was set back an alert starts now.
+        """
+        now = self._clock.now()
+        at, ends = iso(now, "milliseconds"), iso(now + _MISSED * self.repeat_s, "milliseconds")
         posted = []
         for alert in alertmanager.payload(notice, self._config.name)["alerts"]:
             fires = alert["status"] == "firing"
-            kept = {name: alert[name] for name in ("labels", "annotations", "startsAt")}
+            kept = {"annotations": alert["annotations"], "startsAt": min(alert["startsAt"], at)}
             url = {"generatorURL": alert["generatorURL"]} if alert["generatorURL"] else {}
             labels = {name: value for name, value in alert["labels"].items() if value}
             posted.append(kept | url | {"labels": labels, "endsAt": ends if fires else alert["endsAt"]})

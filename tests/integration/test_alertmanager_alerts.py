@@ -13,6 +13,7 @@ from curb.actions.notify.alertmanager_alerts import Config
 from curb.actions.notify.protocol import Notice
 from curb.stream.clock import ManualClock
 from curb.stream.errors import PermanentError, TransientError
+from curb.stream.time import iso
 from tests.fakes.alertmanager_api import AlertmanagerApi
 from tests.fakes.alerts import T0, an_alert
 
@@ -55,3 +56,10 @@ async def test_one_of_a_pair_is_enough(pair: Any) -> None:
     second.faults.always = first.faults.always = "422"
     with pytest.raises(PermanentError, match="HTTP 422"):
         await notifier.send(Notice("k", an_alert()), "")
+
+
+async def test_an_alert_dated_ahead_of_a_clock_that_was_set_back_starts_now(pair: Any) -> None:
+    first, _, notifier = pair
+    await notifier.send(Notice("k", an_alert(fired_at=T0 + 7200)), "")
+    (posted,) = first.alerts.values()
+    assert posted["startsAt"] == iso(T0, "milliseconds") < posted["endsAt"]
