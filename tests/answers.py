@@ -96,7 +96,7 @@ class Replay:
             self._left[each.request].append(each)
         #: Requests that were never captured.
         self.unknown: list[str] = []
-        #: Requests whose body has other keys than the one that was captured.
+        #: Requests whose body has other keys than the captured body.
         self.unlike: list[str] = []
 
     def app(self) -> web.Application:

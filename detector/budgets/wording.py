@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from zoneinfo import ZoneInfo
 
 from curb.detector.budgets.budget import Budget
-from curb.detector.state.wording import days, duration, subject
+from curb.detector.state.wording import days, duration, rate, subject
 from curb.stream.money import chance, usd
 from curb.stream.records.spend import BudgetStatus, Cause
 from curb.stream.time import moment
@@ -25,10 +25,9 @@ def who(budget: Budget, tags: Mapping[str, str]) -> str:
     return f"everything with {fixed}" if fixed else "everything"
 
 
-def spent(name: str, status: BudgetStatus, rate: float, left_s: float, *, by_day: bool = False) -> str:
-    """Spend of a budget; `rate` is in $/h, `left_s` the seconds left of the period; `by_day` it is of a bill."""
-    pace = f"{usd(24 * rate)} a day" if by_day else f"{usd(rate)}/h"
-    now = f"; it spends {pace}" if rate >= _LEAST_USD_PER_HOUR else ""
+def spent(name: str, status: BudgetStatus, usd_per_hour: float, left_s: float, *, by_day: bool = False) -> str:
+    """Spend of a budget, and its rate; `left_s` the seconds left of the period; `by_day` it is of a bill."""
+    now = f"; it spends {rate(usd_per_hour, by_day=by_day)}" if usd_per_hour >= _LEAST_USD_PER_HOUR else ""
     left = days(left_s) if by_day else duration(left_s)
     return (
         f"{name} has spent {usd(status.spent_usd)} of the {_amount(status)} of budget {status.name} for "

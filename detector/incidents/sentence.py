@@ -50,7 +50,9 @@ def incident(about: Summary, zone: ZoneInfo) -> str:
         began, lasts = moment(about.started_at, zone).strftime("%Y-%m-%d"), explain.days(lasting_s)
     else:
         began, lasts = since(about.started_at, about.now, zone), explain.duration(lasting_s)
-    burn, expected = (rate(each, by_day=about.by_day) for each in (about.usd_per_hour, about.expected_usd_per_hour))
+    burn, expected = (
+        explain.rate(each, by_day=about.by_day) for each in (about.usd_per_hour, about.expected_usd_per_hour)
+    )
     sentences = [
         f"{who} burns {burn}, expected {expected}, since {began} ({lasts}): {over}"
         + (f"; {about.reason}." if about.reason else "."),
@@ -82,15 +84,10 @@ def where(causes: Sequence[Cause], own: Mapping[str, str]) -> str:
     return f"{share.capitalize()} of it is {first}" + "".join(f"; {share} {words}" for share, words in others) + "."
 
 
-def rate(usd_per_hour: float, *, by_day: bool) -> str:
-    """Such as "$2.74/h", of a bill "$65.76 a day"."""
-    return f"{usd(24 * usd_per_hour)} a day" if by_day else f"{usd(usd_per_hour)}/h"
-
-
 def waiting(about: Summary) -> str:
     """What an hour, or a day, without anybody doing anything adds, and what is at stake in all."""
     over = about.usd_per_hour - about.expected_usd_per_hour
     if over < _NOTHING_USD_PER_HOUR:
         return ""
-    costs = rate(over, by_day=about.by_day)
+    costs = explain.rate(over, by_day=about.by_day)
     return f"Waiting costs {costs}; {usd(about.dollars_at_risk)} at risk until somebody answers."

@@ -27,6 +27,11 @@ def days(seconds: float) -> str:
     return "1 day" if count == 1 else f"{count} days"
 
 
+def rate(usd_per_hour: float, *, by_day: bool) -> str:
+    """Such as "$2.74/h", of a bill "$65.76 a day"."""
+    return f"{usd(24 * usd_per_hour)} a day" if by_day else f"{usd(usd_per_hour)}/h"
+
+
 def billed_until(at: float) -> str:
     """How far a bill is known."""
     return f"Billed, data up to {datetime.fromtimestamp(at, UTC):%A, %Y-%m-%d %H:%M} UTC."

@@ -35,7 +35,7 @@ class AlertmanagerApi:
         if unread := [each for each in refusals if isinstance(each[1], dict)]:
             return web.json_response(unread[0][1], status=unread[0][0])
         for alert, (code, _) in zip(posted, refusals, strict=True):
-            if not code:  # those beside one that is refused are taken
+            if not code:  # a refused alert does not keep the others out
                 self.alerts[json.dumps(alert["labels"], sort_keys=True)] = alert
         said = [each for each in refusals if each[0]]
         return web.json_response(said[0][1], status=said[0][0]) if said else web.Response()

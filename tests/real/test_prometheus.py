@@ -58,7 +58,7 @@ connectors:
 
 
 class Gateway:
-    """Counters that grow by a cent and a hundred tokens a scrape, and start anew now and then; later a key with $5."""
+    """Counters that grow by a cent and a hundred tokens a scrape, and restart at 0 at times; later a key with $5."""
 
     def __init__(self) -> None:
         self.scrapes = 0
