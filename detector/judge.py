@@ -36,8 +36,9 @@ class Scoring:
     def __init__(self, settings: DetectorSettings, registry: SeriesRegistry, knowledge: Knowledge) -> None:
         self._settings, self._registry, self._knowledge = settings, registry, knowledge
         drift = Drift(settings.drift) if settings.drift.detector != "none" else None
+        is_bill = not settings.alerts.adopt
         self.head = DollarsHead(
-            settings.score, settings.bucket_s, settings.time_zone, drift=drift, holds=not settings.alerts.adopt
+            settings.score, settings.bucket_s, settings.time_zone, drift=drift, holds=is_bill, by_day=is_bill
         )
         self._rules = make_rules(settings)
         families = table.families(*self._rules)

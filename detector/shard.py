@@ -484,9 +484,8 @@ class Shard:
         return numbers
 
     def _put(self, into: OpenBuckets, run: PartialRun) -> None:
-        for bucket in np.unique(run.bucket).tolist():
-            of = run.where(run.bucket == bucket)
-            into.add(bucket, of.index, of.values, len(self._registry))
+        for start, index, values in run.by_bucket():
+            into.add(start, index, values, len(self._registry))
 
     def _take_past(self, start: int) -> None:
         """Take in the past of the bucket that closes at `start`."""

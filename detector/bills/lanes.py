@@ -38,10 +38,16 @@ def by_hours(run: Sequence[PartialSum], numbers: Numbers, *, is_bill: bool = Fal
     if not covers.any():
         return found
     count = np.maximum(1, covers // BUCKET_S)
-    at = np.repeat(np.arange(len(count)), count)
-    begin = (np.arange(len(at)) - np.repeat(np.cumsum(count) - count, count)) * BUCKET_S
+    hour = np.arange(int(count.max()))
+    # Hour by hour, so that what is of one bucket lies together.
+    number, at = np.nonzero(hour[:, None] < count)
+    begin = hour[number] * BUCKET_S
     length = np.where(covers > 0, covers, BUCKET_S)[at]
-    values = found.values[:, at] * ((begin + BUCKET_S) / length - begin / length)
+    share = (begin + BUCKET_S) / length - begin / length
+    values = np.zeros((len(found.values), len(at)))
+    for row, amounts in zip(values, found.values, strict=True):
+        if amounts.any():  # of a bill nearly all is dollars
+            row[...] = amounts[at] * share
     return PartialRun(found.index[at], found.bucket[at] + begin, values)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from curb.detector.state.columns import Column, Columns
+from curb.detector.state.columns import Column, Columns, Ints
 from curb.detector.state.rule import NOT_MEASURED, Docs, Family, Finding, Rule, RuleConfig, RuleContext
 from curb.detector.state.view import View
 
@@ -80,12 +80,7 @@ class NewCharge(Rule):
         usd = self._sums["usd"]
         new = subjects.age_days <= P.new_days
         usd[new] += subjects.amounts.cost[new]
-        looked_at = np.flatnonzero(new & (self._sums["moved"] == 0) & (subjects.amounts.cost > 0))
-        gone = _gone_usd_per_hour(view) if len(looked_at) else {}
-        for row in looked_at.tolist():
-            series = int(subjects.index[row])
-            least = P.moved_share * float(view.bucket.scores.rate[series])
-            self._sums["moved"][row] = gone.get(view.registry.scopes[series], 0.0) >= least
+        self._note_moved(view, np.flatnonzero(new & (self._sums["moved"] == 0) & (subjects.amounts.cost > 0)))
         known_days = (subjects.first_seen - view.stream_since) / 86400
         fires = new & (known_days >= settings.known_days) & (usd >= settings.notice_usd)
         fires &= (subjects.amounts.cost > 0) & view.registry["detect"][subjects.index]
@@ -100,6 +95,15 @@ class NewCharge(Rule):
             )
             for row in np.flatnonzero(fires).tolist()
         ]
+
+    def _note_moved(self, view: View, rows: Ints) -> None:
+        """Note which of the new parts in `rows` took the place of others."""
+        gone = _gone_usd_per_hour(view) if len(rows) else {}
+        if gone:
+            series, scopes = view.of("bill").index[rows], view.registry.scopes
+            elsewhere = np.array([gone.get(scopes[each], 0.0) for each in series.tolist()])
+            least = P.moved_share * view.bucket.scores.rate[series]
+            self._sums["moved"][rows] = (elsewhere > 0) & (elsewhere >= least)
 
     def name_kinds(self, view: View, findings: Sequence[Finding]) -> Sequence[Finding]:
         """What is new and took the place of another part is a line for the digest, whichever rule found it."""

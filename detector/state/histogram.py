@@ -27,8 +27,8 @@ def cumulated(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def find_share(mass: NDArray[np.float32], target: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[Any]]:
     """The bin in which running sums (bins, histograms) reach `target` (histograms,), and how far into it: 0 to 1."""
-    # A byte counts 255 bins, and is far faster.
-    short = (mass < target).view(np.uint8).sum(axis=0, dtype=np.uint8)
+    # A byte counts 255 bins, and is far faster; so is a comparison of numbers of one size.
+    short = (mass < target.astype(mass.dtype)).view(np.uint8).sum(axis=0, dtype=np.uint8)
     at = np.minimum(short, len(mass) - 1).astype(np.intp)
     column = np.arange(mass.shape[1])
     below = np.where(at > 0, mass[at - 1, column], 0.0)

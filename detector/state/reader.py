@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import pairwise
 from operator import attrgetter
 from typing import Annotated, Any, cast
 
@@ -58,7 +58,7 @@ class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
     v: Version = 1
     #: At the end, so that sums which an older version saved still fit.
     charges: dict[str, _Usd] = {}
-    #: Never saved: what has some is no sum, see `_use`.
+    #: Never saved: what has some is no sum.
     calls: tuple[LoopCall, ...] = ()
 
 
@@ -92,6 +92,16 @@ class PartialRun:
         """The chosen rows."""
         charges = None if self.charges is None else self.charges[:, chosen]
         return PartialRun(self.index[chosen], self.bucket[chosen], self.values[:, chosen], charges)
+
+    def by_bucket(self) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float64]]]:
+        """Start, index and values of each bucket, its rows in their order."""
+        index, bucket, values = self.index, self.bucket, self.values
+        if (bucket[1:] < bucket[:-1]).any():
+            order = np.argsort(bucket, kind="stable")
+            index, bucket, values = index[order], bucket[order], values[:, order]
+        edges = np.flatnonzero(np.diff(bucket, prepend=-1, append=-1))
+        for begin, end in pairwise(edges.tolist()):
+            yield int(bucket[begin]), index[begin:end], values[:, begin:end]
 
     def without_usage(self, start: int) -> PartialRun:
         """The requests that reported neither tokens nor a cost and are not of the past, as of the bucket at `start`.
@@ -144,21 +154,29 @@ def read(
 
     kinds: Any = PartialSum | ScoredSum | SpendTick | PricingHole | Tally | Knowledge
     lines: list[PartialSum | SpendTick | PricingHole | Tally | Knowledge] = decode_lines(message.value, kinds, on_bad)
-    sound = []
+    runs: list[list[Any]] = []
+    last: tuple[type, bool, bool] | None = None
     for line in lines:
-        why = _unsound(line, can_hold)
-        if why is None:
-            if isinstance(line, PartialSum) and ((line.bucket_start - phase_s) % bucket_s or line.slot >= bucket_s):
-                _realign(line, bucket_s, phase_s)
-            sound.append(line)
+        if isinstance(line, PartialSum):  # nearly all are
+            why = None if can_hold(line.scope, bytes(line.tags)) else "tags that are no series"
+            use: tuple[type, bool, bool] = type(line), line.counted_only, bool(line.calls)
         else:
+            why, use = _unsound(line), (type(line), False, False)
+        if why is not None:
             on_bad(0, encode(line), why)
+            continue
+        if isinstance(line, PartialSum) and ((line.bucket_start - phase_s) % bucket_s or line.slot >= bucket_s):
+            _realign(line, bucket_s, phase_s)
+        if use != last:
+            runs.append([])
+            last = use
+        runs[-1].append(line)
     yield from letters
-    for kind, of_kind in groupby(sound, _use):
-        if kind[0] in (PartialSum, ScoredSum):
-            yield cast("list[PartialSum]", list(of_kind))
+    for run in runs:
+        if isinstance(run[0], PartialSum):
+            yield cast("list[PartialSum]", run)
         else:
-            yield from cast("Iterator[SpendTick | PricingHole | Tally | Knowledge]", of_kind)
+            yield from cast("list[SpendTick | PricingHole | Tally | Knowledge]", run)
 
 
 def _realign(part: PartialSum, bucket_s: int, phase_s: int) -> None:
@@ -169,19 +187,8 @@ def _realign(part: PartialSum, bucket_s: int, phase_s: int) -> None:
         part.slot = begin - part.bucket_start
 
 
-def _use(line: PartialSum | SpendTick | PricingHole | Tally | Knowledge) -> tuple[type, bool, bool]:
-    """Lines are read in runs of one kind and one use."""
-    if isinstance(line, PartialSum):
-        return type(line), line.counted_only, bool(line.calls)
-    return type(line), False, False
-
-
-def _unsound(
-    line: PartialSum | SpendTick | PricingHole | Tally | Knowledge, can_hold: Callable[[str, bytes], bool]
-) -> str | None:
-    """Why nobody can mean a line, or None."""
-    if isinstance(line, PartialSum):
-        return None if can_hold(line.scope, bytes(line.tags)) else "tags that are no series"
+def _unsound(line: SpendTick | PricingHole | Tally | Knowledge) -> str | None:
+    """Why nobody can mean a line that is no sum, or None."""
     if isinstance(line, SpendTick | PricingHole):
         if not 0 <= line.at <= LATEST_TIME:
             return "a time that is not between 1970 and 2096"
