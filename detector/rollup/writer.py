@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -63,9 +64,17 @@ class PartialLines:
         self._messages: list[Message] = []
 
     def add_sums(
-        self, sums: Sums, series: Sequence[OutputSeries], purpose: Purpose = "all", covers_s: int = 0
-    ) -> list[_Partial]:
-        """A line per sum, in their order; the rows of `sums.values` are those of `sums.COMMON`."""
+        self,
+        sums: Sums,
+        series: Sequence[OutputSeries],
+        purpose: Purpose = "all",
+        covers_s: int = 0,
+        slots: Sequence[tuple[int, float]] = (),
+    ) -> None:
+        """A line per sum, in their order; the rows of `sums.values` are those of `sums.COMMON`.
+
+        `slots` has the slot of each and when it was received last, where there are slots.
+        """
         cost, *counts, unmetered, refusals = sums.values[:COMMON]
         more = sums.values[COMMON:]
         columns = [column.astype(np.int64).tolist() for column in counts]
@@ -75,10 +84,11 @@ class PartialLines:
             columns += [[0] * len(cost)] * 3 + [more[0].tolist(), _by_part(more[1:])]
         missing, refused = unmetered.astype(np.int64).tolist(), refusals.astype(np.int64).tolist()
         keys = (sums.series.tolist(), sums.bucket.tolist(), cost.tolist(), sums.events.tolist())
-        lines, sizes, added = self._lines, self._sizes, list[_Partial]()
-        received_at = self._received_at
+        lines, sizes = self._lines, self._sizes
         kind, counted_only = _Scored if purpose == "scored" else _Partial, purpose == "counted"
-        for number, bucket, usd, events, unknown, no, *counted in zip(*keys, missing, refused, *columns, strict=True):
+        each_slot = slots or repeat((-1, self._received_at), len(cost))
+        rows = zip(each_slot, *keys, missing, refused, *columns, strict=True)
+        for (slot, received_at), number, bucket, usd, events, unknown, no, *counted in rows:
             at = series[number]
             partition = at.partition
             size = sizes[partition] + at.tags_bytes + _NUMBERS_BYTES
@@ -88,10 +98,8 @@ class PartialLines:
             sizes[partition] = size
             line = kind(at.scope, at.tags, bucket, usd, events, *counted)
             line.counted_only, line.unmetered, line.refused = counted_only, unknown, no
-            line.received_at, line.covers_s = received_at, covers_s
+            line.received_at, line.covers_s, line.slot = received_at, covers_s, slot
             lines[partition].append(line)
-            added.append(line)
-        return added
 
     def add_slots(
         self,
@@ -102,10 +110,9 @@ class PartialLines:
         received: Mapping[int, float],
     ) -> None:
         """The same for sums of slots: `sums.bucket` holds their starts, and `received` the latest receipt of each."""
-        starts = sums.bucket.tolist()
+        slots = [((start - phase_s) % bucket_s, received[start]) for start in sums.bucket.tolist()]
         buckets = sums._replace(bucket=(sums.bucket - phase_s) // bucket_s * bucket_s + phase_s)
-        for line, start in zip(self.add_sums(buckets, series), starts, strict=True):
-            line.slot, line.received_at = (start - phase_s) % bucket_s, received[start]
+        self.add_sums(buckets, series, slots=slots)
 
     def add_calls(self, series: OutputSeries, bucket: int, calls: Sequence[LoopCall]) -> None:
         """A line with the newest calls of a principal; its sums are 0, which earlier versions read as no spend."""

@@ -326,3 +326,14 @@ def test_sums_of_keys_are_cut_into_slots_while_they_are_recent() -> None:
     found = [line for line in lines(run(subject, message(*records))) if isinstance(line, SpendPartial)]
     keys = sorted((p.bucket_start, p.slot, p.effective_cost, p.received_at) for p in found if p.scope == "key")
     assert keys == [(T0 - 120, -1, 8.0, T0 + 9), (T0, 0, 3.0, T0 + 5), (T0, 5, 4.0, T0 + 9)]
+
+
+def test_sums_keep_their_slots_when_they_fill_more_than_one_message() -> None:
+    roomy = GuardSettings(max_new_series_per_minute=10_000)
+    subject = rollup(fast=FastConfig(), guard=roomy)
+    records = [usage(f"{at}", T0 + 1, 1.0, key=f"key-{at}", received_at=T0 + 3) for at in range(3000)]
+    out = run(subject, *(message(*records[at : at + 500]) for at in range(0, 3000, 500)))
+    out += subject.flush(None)
+    assert sum(each.topic == SPEND for each in out) > 2
+    found = [line for line in lines(out) if isinstance(line, SpendPartial) and line.scope == "key"]
+    assert [(line.slot, line.received_at) for line in found] == [(0, T0 + 3)] * 3000
