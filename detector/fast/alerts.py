@@ -87,8 +87,8 @@ class FastLane:
         #: What the newest calls of principals repeat.
         self.loops = Loops()
         self._keys: list[tuple[str, bytes]] = []
-        #: The number of each principal; None for a principal that no limit can be put on.
-        self._numbers: dict[tuple[str, bytes], int | None] = {}
+        #: The number of each principal; -1 for a principal that no limit can be put on.
+        self._numbers: dict[tuple[str, bytes], int] = {}
         self._firing: dict[int, Firing] = {}
         #: The day whose peaks were reported.
         self._reported = -1
@@ -106,29 +106,43 @@ class FastLane:
 
     def take(self, parts: Sequence[PartialSum]) -> list[Alert]:
         """Count the slots of partial sums; returns soft alerts that open."""
-        slots: dict[int, dict[int, list[float]]] = {}
-        received: dict[int, float] = {}
-        for part in parts:
-            if not self._settings.enabled or (part.slot < 0 and not self._teaches(part)):
-                continue
-            number = self._number(part.scope, bytes(part.tags))
-            if number is None:
-                continue
-            if part.slot < 0:
-                sums = self._minutes.setdefault(part.bucket_start, {}).setdefault(number, [0.0] * 3)
-            else:
-                slot = (part.bucket_start + part.slot) // SLOT_S
-                sums = slots.setdefault(slot, {}).setdefault(number, [0.0] * 3)
-                received[slot] = max(received.get(slot, 0.0), part.received_at)
-            sums[0] += part.requests - part.refused
-            sums[1] += part.effective_cost
-            sums[2] += part.users
+        if not self._settings.enabled:
+            return []
+        slotted = [part for part in parts if part.slot >= 0]
+        if len(slotted) < len(parts):
+            self._add_minutes([part for part in parts if part.slot < 0 and self._teaches(part)])
+        number, amounts = self._amounts(slotted)
+        slot = np.array([(part.bucket_start + part.slot) // SLOT_S for part in slotted], np.int64)
+        received = np.array([part.received_at for part in slotted])
         alerts = []
         self._test.loop_of = self._loop_of if self.loops else None
-        for slot in sorted(slots):
-            for trip in self._test.step(slot, *_columns(slots[slot])):
-                alerts.append(self._open(trip, max(received[slot], trip.since)))
+        for now in np.unique(slot[number >= 0]).tolist():
+            of = (slot == now) & (number >= 0)
+            at = float(received[of].max())
+            index, spent = _by_number(number[of], amounts[:, of])
+            for trip in self._test.step(now, index, np.maximum(spent, 0.0)):  # credits are no spend
+                alerts.append(self._open(trip, max(at, trip.since)))
         return alerts
+
+    def _amounts(self, parts: Sequence[PartialSum]) -> tuple[Ints, Floats]:
+        """The principal of each part, -1 where no limit can be put on it; requests, dollars and users, shape (3, n)."""
+        numbers = [self._number(part.scope, bytes(part.tags)) for part in parts]
+        requests = [part.requests - part.refused for part in parts]
+        return np.array(numbers, np.int64), np.array(
+            [requests, [part.effective_cost for part in parts], [part.users for part in parts]], np.float64
+        )
+
+    def _add_minutes(self, parts: Sequence[PartialSum]) -> None:
+        """Add sums of minutes that do not come in slots; they teach once they are over."""
+        number, amounts = self._amounts(parts)
+        start = np.array([part.bucket_start for part in parts], np.int64)
+        for minute in np.unique(start[number >= 0]).tolist():
+            of = (start == minute) & (number >= 0)
+            index, added = _by_number(number[of], amounts[:, of])
+            sums = self._minutes.setdefault(minute, {})
+            for at, more in zip(index.tolist(), added.T.tolist(), strict=True):
+                before = sums.get(at)
+                sums[at] = more if before is None else [one + other for one, other in zip(before, more, strict=True)]
 
     def _loop_of(self, number: int) -> str:
         loop = self.loops.now(self._keys[number])
@@ -173,8 +187,8 @@ class FastLane:
                 self._test.spoil([number], int(alert.started_at // DAY_S))
 
     def _number_of(self, alert: Alert) -> int | None:
-        known = self._numbers.get((alert.scope, msgspec.json.encode(alert.tags)))
-        if known is not None:
+        known = self._numbers.get((alert.scope, msgspec.json.encode(alert.tags)), -1)
+        if known >= 0:
             return known
         shown = (
             number
@@ -228,17 +242,19 @@ class FastLane:
         """Whether a sum without slots is about one minute of a principal."""
         return part.scope in self._taught and not isinstance(part, ScoredSum) and part.covers_s <= _MINUTE_S
 
-    def _number(self, scope: str, raw_tags: bytes) -> int | None:
-        key = (scope, raw_tags)
-        if key not in self._numbers:
-            tags, known = msgspec.json.decode(raw_tags, type=dict[str, str]), self._scopes.get(scope)
-            # Planned work, and what stands for many, has no key to limit.
-            limited = known is not None and set(tags) == set(known.group_by)
-            if not limited or OTHER in tags.values() or all(tag == UNTAGGED for tag in tags.values()):
-                self._numbers[key] = None
-            else:
-                self._add(key)
-        return self._numbers[key]
+    def _number(self, scope: str, raw_tags: bytes) -> int:
+        number = self._numbers.get((scope, raw_tags))
+        return self._new(scope, raw_tags) if number is None else number
+
+    def _new(self, scope: str, raw_tags: bytes) -> int:
+        tags, known = msgspec.json.decode(raw_tags, type=dict[str, str]), self._scopes.get(scope)
+        # Planned work, and what stands for many, has no key to limit.
+        limited = known is not None and set(tags) == set(known.group_by)
+        if not limited or OTHER in tags.values() or all(tag == UNTAGGED for tag in tags.values()):
+            self._numbers[(scope, raw_tags)] = -1
+        else:
+            self._add((scope, raw_tags))
+        return self._numbers[(scope, raw_tags)]
 
     def _add(self, key: tuple[str, bytes]) -> None:
         self._numbers[key] = len(self._keys)
@@ -314,6 +330,12 @@ class FastLane:
         self._rows = {int(number): row for number, row in dump.rows.items()}
         self.loops.load(dump.loops)
         self._minutes = {int(start): {int(at): each for at, each in of.items()} for start, of in dump.minutes.items()}
+
+
+def _by_number(number: Ints, amounts: Floats) -> tuple[Ints, Floats]:
+    """Distinct numbers of principals, and the sums of their amounts."""
+    index, place = np.unique(number, return_inverse=True)
+    return index, np.array([np.bincount(place, each, len(index)) for each in amounts])
 
 
 def _columns(sums: Mapping[int, list[float]]) -> tuple[Ints, Floats]:
