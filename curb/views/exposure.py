@@ -96,8 +96,10 @@ class Exposure(NamedTuple):
     why: str
     limits: dict[str, float]
     top_hour_usd: float
-    #: Of its team's limits alone, by which all its keys together are bound; None where they bound no dollars.
-    team_usd: float | None = None
+    #: The team or user whose limits bind all its keys together, "" for none; and the most dollars that those limits
+    #: alone allow, None where they bound none.
+    shares: str = ""
+    shared_usd: float | None = None
     #: The action by whose gateway it is limited, and what of it is Curb's own: a ceiling or a throttle.
     gateway: str = ""
     by_curb: str = ""
@@ -262,19 +264,27 @@ def expose(key: GatewayKey, above: Sequence[Row], own: KeyUse, fleet: KeyUse, no
         return Exposure(key, team, "refused", 0.0, "blocked or expired", limits, own.top_hour_usd)
     use = own if own.price("requests") is not None else fleet
     bounds = list(_bounds(limits, [key.row, *above], use, now))
-    team_usd = None
-    if teams:
-        of_team = _bounds(enforced_limits(teams[0], (), now), teams[:1], use, now)
-        team_usd = min((most for most, _ in of_team), default=None)
+    shares, holder = _holder(key.row, above)
+    of_holder = _bounds(enforced_limits(holder, (), now), [holder], use, now)
+    shared_usd = min((most for most, _ in of_holder), default=None)
     if bounds:
         most, why = min(bounds)
         why += "" if use is own or why == "budget" else ", at the mean price of all keys"
-        return Exposure(key, team, "limited", most, why, limits, own.top_hour_usd, team_usd)
+        return Exposure(key, team, "limited", most, why, limits, own.top_hour_usd, shares, shared_usd)
     if any(name in limits for name in ("rpm_limit", "tpm_limit")):
         return Exposure(
             key, team, "unknown", None, "no request was seen yet that has a price", limits, own.top_hour_usd
         )
     return Exposure(key, team, "none", None, "no limit", limits, own.top_hour_usd)
+
+
+def _holder(row: Row, above: Sequence[Row]) -> tuple[str, Row]:
+    """The team of a key, or the user of a key without one: a name for it, and its row; "" without."""
+    if team_id := row.get("team_id"):
+        return f"team {team_id}", next((each for each in above if "team_alias" in each), {})
+    user_id = row.get("user_id")
+    found = next((each for each in above if user_id and each.get("user_id") == user_id), None)
+    return ("", {}) if found is None else (f"user {user_id}", found)
 
 
 def _bounds(limits: Mapping[str, float], rows: Iterable[Row], use: KeyUse, now: float) -> Iterable[tuple[float, str]]:
@@ -290,15 +300,15 @@ def _bounds(limits: Mapping[str, float], rows: Iterable[Row], use: KeyUse, now: 
 
 
 def total(found: Sequence[Exposure]) -> dict[str, Any]:
-    """All keys together: keys of a team at most what the team's own limits allow."""
-    by_team: dict[str, list[Exposure]] = defaultdict(list)
+    """All keys together: those of a team, and those of a user without one, at most what its own limits allow."""
+    by_holder: dict[str, list[Exposure]] = defaultdict(list)
     for each in found:
-        by_team[each.team or f"key {each.key.id} at {each.gateway}"].append(each)
+        by_holder[f"{each.shares or f'key {each.key.id}'} at {each.gateway}"].append(each)
     limited = 0.0
-    for group in by_team.values():
-        of_team = [each.team_usd for each in group if each.team_usd is not None]
-        # The most expensive of its keys may use all that the team has.
-        limited += min(sum(each.usd or 0.0 for each in group), max(of_team, default=math.inf))
+    for group in by_holder.values():
+        together = [each.shared_usd for each in group if each.shared_usd is not None]
+        # The most expensive of its keys may use all that the team or user has.
+        limited += min(sum(each.usd or 0.0 for each in group), max(together, default=math.inf))
     counts = {bound: sum(each.bound == bound for each in found) for bound in BOUNDS}
     unbounded = sum(each.top_hour_usd for each in found if each.bound in ("none", "unknown"))
     return {"limited_usd": limited, "top_hours_of_others_usd": unbounded, "keys": counts}

@@ -82,10 +82,23 @@ def test_without_any_price_a_rate_bounds_nothing_that_is_known() -> None:
 
 
 def test_keys_of_a_team_share_its_limits_in_the_total() -> None:
-    team = {"team_alias": "ads", "rpm_limit": 10}
-    found = [exposed({"rpm_limit": 8}, team), exposed({"rpm_limit": 8}, team), exposed({"rpm_limit": 1})]
+    team, row = {"team_alias": "ads", "rpm_limit": 10}, {"team_id": "t1", "rpm_limit": 8}
+    found = [exposed(row, team), exposed(row, team), exposed({"rpm_limit": 1})]
     assert [each.usd for each in found] == [48.0, 48.0, 6.0]
     assert total(found)["limited_usd"] == 66.0
+
+
+def test_teams_of_one_name_share_nothing() -> None:
+    team = {"team_alias": "ads", "rpm_limit": 10}
+    found = [exposed({"team_id": id, "rpm_limit": 8}, team) for id in ("t1", "t2")]
+    assert total(found)["limited_usd"] == 96.0
+
+
+def test_keys_of_a_user_without_a_team_share_the_budget_in_the_total() -> None:
+    user = {"user_id": "u1", "max_budget": 20.0, "spend": 5.0}
+    found = [exposed({"user_id": "u1"}, user), exposed({"user_id": "u1"}, user), exposed({"rpm_limit": 1})]
+    assert [each.usd for each in found] == [15.0, 15.0, 6.0]
+    assert total(found)["limited_usd"] == 21.0
 
 
 def test_the_sentence_names_what_nothing_stops() -> None:
