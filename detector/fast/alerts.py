@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -73,6 +73,49 @@ class FastDump(msgspec.Struct):
     loops: LoopsDump = msgspec.field(default_factory=LoopsDump)
 
 
+class _Slots:
+    """Sums of slots of one run of partial sums, before they are added up."""
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+        self._starts: list[int] = []
+        self._received: list[float] = []
+        self._amounts: tuple[list[float], list[float], list[float]] = [], [], []
+
+    def add(self, number: int, part: PartialSum) -> None:
+        """The slots of a sum of a principal."""
+        requests, usd_, users = self._amounts
+        slots = part.slots
+        if slots is None:
+            self._numbers.append(number)
+            self._starts.append(part.bucket_start + part.slot)
+            self._received.append(part.received_at)
+            requests.append(part.requests - part.refused)
+            usd_.append(part.effective_cost)
+            users.append(part.users)
+        else:
+            self._numbers += [number] * len(slots.starts)
+            self._starts += [part.bucket_start + start for start in slots.starts]
+            self._received += slots.received_at
+            requests += slots.requests
+            usd_ += slots.effective_cost
+            users += slots.users
+
+    def sums(self) -> Iterator[tuple[int, float, Ints, Floats]]:
+        """By slot, in order: its number, the latest receipt, the principals and their sums; credits are no spend."""
+        if not self._numbers:
+            return
+        slots, numbers = np.array(self._starts, np.int64) // SLOT_S, np.array(self._numbers, np.int64)
+        order = np.lexsort((numbers, slots))
+        slots, numbers = slots[order], numbers[order]
+        amounts, received = np.array(self._amounts, np.float64)[:, order], np.array(self._received)[order]
+        begins = np.flatnonzero(np.diff(slots, prepend=-1))
+        for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(slots)], strict=True):
+            firsts = begin + np.flatnonzero(np.diff(numbers[begin:end], prepend=-1))
+            sums = np.add.reduceat(amounts[:, :end], firsts, axis=1)
+            yield int(slots[begin]), float(received[begin:end].max()), numbers[firsts], np.maximum(sums, 0.0)
+
+
 class FastLane:
     """Judges the slots in partial sums. Its principals are numbered as they come."""
 
@@ -87,8 +130,8 @@ class FastLane:
         #: What the newest calls of principals repeat.
         self.loops = Loops()
         self._keys: list[tuple[str, bytes]] = []
-        #: The number of each principal; -1 for a principal that no limit can be put on.
-        self._numbers: dict[tuple[str, bytes], int] = {}
+        #: The number of each principal; None for a principal that no limit can be put on.
+        self._numbers: dict[tuple[str, bytes], int | None] = {}
         self._firing: dict[int, Firing] = {}
         #: The day whose peaks were reported.
         self._reported = -1
@@ -108,41 +151,28 @@ class FastLane:
         """Count the slots of partial sums; returns soft alerts that open."""
         if not self._settings.enabled:
             return []
-        slotted = [part for part in parts if part.slot >= 0]
-        if len(slotted) < len(parts):
-            self._add_minutes([part for part in parts if part.slot < 0 and self._teaches(part)])
-        number, amounts = self._amounts(slotted)
-        slot = np.array([(part.bucket_start + part.slot) // SLOT_S for part in slotted], np.int64)
-        received = np.array([part.received_at for part in slotted])
-        alerts = []
+        found, numbers = _Slots(), self._numbers
+        for part in parts:
+            in_slots = part.slot >= 0 or part.slots is not None
+            if not in_slots and not self._teaches(part):
+                continue
+            key = part.scope, bytes(part.tags)
+            number = numbers[key] if key in numbers else self._number(key)
+            if number is None:
+                continue
+            if in_slots:
+                found.add(number, part)
+            else:
+                sums = self._minutes.setdefault(part.bucket_start, {}).setdefault(number, [0.0] * 3)
+                sums[0] += part.requests - part.refused
+                sums[1] += part.effective_cost
+                sums[2] += part.users
         self._test.loop_of = self._loop_of if self.loops else None
-        for now in np.unique(slot[number >= 0]).tolist():
-            of = (slot == now) & (number >= 0)
-            at = float(received[of].max())
-            index, spent = _by_number(number[of], amounts[:, of])
-            for trip in self._test.step(now, index, np.maximum(spent, 0.0)):  # credits are no spend
-                alerts.append(self._open(trip, max(at, trip.since)))
-        return alerts
-
-    def _amounts(self, parts: Sequence[PartialSum]) -> tuple[Ints, Floats]:
-        """The principal of each part, -1 where no limit can be put on it; requests, dollars and users, shape (3, n)."""
-        numbers = [self._number(part.scope, bytes(part.tags)) for part in parts]
-        requests = [part.requests - part.refused for part in parts]
-        return np.array(numbers, np.int64), np.array(
-            [requests, [part.effective_cost for part in parts], [part.users for part in parts]], np.float64
-        )
-
-    def _add_minutes(self, parts: Sequence[PartialSum]) -> None:
-        """Add sums of minutes that do not come in slots; they teach once they are over."""
-        number, amounts = self._amounts(parts)
-        start = np.array([part.bucket_start for part in parts], np.int64)
-        for minute in np.unique(start[number >= 0]).tolist():
-            of = (start == minute) & (number >= 0)
-            index, added = _by_number(number[of], amounts[:, of])
-            sums = self._minutes.setdefault(minute, {})
-            for at, more in zip(index.tolist(), added.T.tolist(), strict=True):
-                before = sums.get(at)
-                sums[at] = more if before is None else [one + other for one, other in zip(before, more, strict=True)]
+        return [
+            self._open(trip, max(received_at, trip.since))
+            for slot, received_at, index, amounts in found.sums()
+            for trip in self._test.step(slot, index, amounts)
+        ]
 
     def _loop_of(self, number: int) -> str:
         loop = self.loops.now(self._keys[number])
@@ -187,8 +217,8 @@ class FastLane:
                 self._test.spoil([number], int(alert.started_at // DAY_S))
 
     def _number_of(self, alert: Alert) -> int | None:
-        known = self._numbers.get((alert.scope, msgspec.json.encode(alert.tags)), -1)
-        if known >= 0:
+        known = self._numbers.get((alert.scope, msgspec.json.encode(alert.tags)))
+        if known is not None:
             return known
         shown = (
             number
@@ -242,19 +272,17 @@ class FastLane:
         """Whether a sum without slots is about one minute of a principal."""
         return part.scope in self._taught and not isinstance(part, ScoredSum) and part.covers_s <= _MINUTE_S
 
-    def _number(self, scope: str, raw_tags: bytes) -> int:
-        number = self._numbers.get((scope, raw_tags))
-        return self._new(scope, raw_tags) if number is None else number
-
-    def _new(self, scope: str, raw_tags: bytes) -> int:
+    def _number(self, key: tuple[str, bytes]) -> int | None:
+        """Number a principal that is seen for the first time."""
+        scope, raw_tags = key
         tags, known = msgspec.json.decode(raw_tags, type=dict[str, str]), self._scopes.get(scope)
         # Planned work, and what stands for many, has no key to limit.
         limited = known is not None and set(tags) == set(known.group_by)
         if not limited or OTHER in tags.values() or all(tag == UNTAGGED for tag in tags.values()):
-            self._numbers[(scope, raw_tags)] = -1
+            self._numbers[key] = None
         else:
-            self._add((scope, raw_tags))
-        return self._numbers[(scope, raw_tags)]
+            self._add(key)
+        return self._numbers[key]
 
     def _add(self, key: tuple[str, bytes]) -> None:
         self._numbers[key] = len(self._keys)
@@ -330,12 +358,6 @@ class FastLane:
         self._rows = {int(number): row for number, row in dump.rows.items()}
         self.loops.load(dump.loops)
         self._minutes = {int(start): {int(at): each for at, each in of.items()} for start, of in dump.minutes.items()}
-
-
-def _by_number(number: Ints, amounts: Floats) -> tuple[Ints, Floats]:
-    """Distinct numbers of principals, and the sums of their amounts."""
-    index, place = np.unique(number, return_inverse=True)
-    return index, np.array([np.bincount(place, each, len(index)) for each in amounts])
 
 
 def _columns(sums: Mapping[int, list[float]]) -> tuple[Ints, Floats]:

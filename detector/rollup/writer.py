@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import repeat
-from typing import Any
+from itertools import pairwise, repeat
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,10 +17,13 @@ from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import SPEND
 from curb.stream.records.loops import LoopCall
-from curb.stream.records.spend import NOT_USAGE, PricingHole, SpendTick, Tally
+from curb.stream.records.spend import NOT_USAGE, PricingHole, Slots, SpendTick, Tally
 
-#: Bytes of a message, and of a line without its tags, at most; brokers accept 1 MB by default. Bytes of a call in it.
-_MAX_BYTES, _NUMBERS_BYTES, _CALL_BYTES = 500_000, 450, 220
+#: Bytes of a message, and of a line without its tags, at most; brokers accept 1 MB by default. Bytes of a call in it,
+#: and of a slot.
+_MAX_BYTES, _NUMBERS_BYTES, _CALL_BYTES, _SLOT_BYTES = 500_000, 450, 220, 110
+#: Rows of sums that slots have, besides the dollars; see `sums.COMMON`.
+_REQUESTS, _USERS, _REFUSED = 1, 3, 7
 
 
 class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=True, gc=False):
@@ -47,11 +50,20 @@ class _Partial(msgspec.Struct, tag="partial", tag_field="type", omit_defaults=Tr
     received_at: float = 0.0
     covers_s: int = 0
     slot: int = -1
+    slots: Slots | None = None
     calls: Sequence[LoopCall] = ()
 
 
 class _Scored(_Partial, tag="scored", tag_field="type", omit_defaults=True, gc=False):
     """`stream.records.SpendScored`, likewise."""
+
+
+class _When(NamedTuple):
+    """The slot of a sum, or its slots where it spans several; when it was received last."""
+
+    received_at: float
+    slot: int = -1
+    slots: Slots | None = None
 
 
 class PartialLines:
@@ -69,11 +81,11 @@ class PartialLines:
         series: Sequence[OutputSeries],
         purpose: Purpose = "all",
         covers_s: int = 0,
-        slots: Sequence[tuple[int, float]] = (),
+        when: Sequence[_When] = (),
     ) -> None:
         """A line per sum, in their order; the rows of `sums.values` are those of `sums.COMMON`.
 
-        `slots` has the slot of each and when it was received last, where there are slots.
+        `when` is for each of them, where there are slots.
         """
         cost, *counts, unmetered, refusals = sums.values[:COMMON]
         more = sums.values[COMMON:]
@@ -86,19 +98,19 @@ class PartialLines:
         keys = (sums.series.tolist(), sums.bucket.tolist(), cost.tolist(), sums.events.tolist())
         lines, sizes = self._lines, self._sizes
         kind, counted_only = _Scored if purpose == "scored" else _Partial, purpose == "counted"
-        each_slot = slots or repeat((-1, self._received_at), len(cost))
-        rows = zip(each_slot, *keys, missing, refused, *columns, strict=True)
-        for (slot, received_at), number, bucket, usd, events, unknown, no, *counted in rows:
+        rows = zip(when or repeat(_When(self._received_at), len(cost)), *keys, missing, refused, *columns, strict=True)
+        for (received_at, slot, slots), number, bucket, usd, events, unknown, no, *counted in rows:
             at = series[number]
             partition = at.partition
-            size = sizes[partition] + at.tags_bytes + _NUMBERS_BYTES
+            own = at.tags_bytes + _NUMBERS_BYTES + (0 if slots is None else _SLOT_BYTES * len(slots.starts))
+            size = sizes[partition] + own
             if size > _MAX_BYTES:
                 self._cut(partition)
-                size = at.tags_bytes + _NUMBERS_BYTES
+                size = own
             sizes[partition] = size
             line = kind(at.scope, at.tags, bucket, usd, events, *counted)
             line.counted_only, line.unmetered, line.refused = counted_only, unknown, no
-            line.received_at, line.covers_s, line.slot = received_at, covers_s, slot
+            line.received_at, line.covers_s, line.slot, line.slots = received_at, covers_s, slot, slots
             lines[partition].append(line)
 
     def add_slots(
@@ -109,10 +121,30 @@ class PartialLines:
         phase_s: int,
         received: Mapping[int, float],
     ) -> None:
-        """The same for sums of slots: `sums.bucket` holds their starts, and `received` the latest receipt of each."""
-        slots = [((start - phase_s) % bucket_s, received[start]) for start in sums.bucket.tolist()]
-        buckets = sums._replace(bucket=(sums.bucket - phase_s) // bucket_s * bucket_s + phase_s)
-        self.add_sums(buckets, series, slots=slots)
+        """A line per bucket of sums of slots: `sums.bucket` has their starts, `received` the latest receipt of each."""
+        buckets = (sums.bucket - phase_s) // bucket_s * bucket_s + phase_s
+        order = np.lexsort((sums.bucket, sums.series, buckets))
+        buckets, numbers, values = buckets[order], sums.series[order], sums.values[:, order]
+        begins = np.flatnonzero(np.diff(numbers, prepend=-1) | np.diff(buckets, prepend=-1))
+        whole = Sums(
+            numbers[begins],
+            buckets[begins],
+            np.add.reduceat(sums.events[order], begins),
+            np.add.reduceat(values, begins, axis=1),
+        )
+        starts = sums.bucket[order].tolist()
+        offsets, receipts = [(start - phase_s) % bucket_s for start in starts], [received[start] for start in starts]
+        requests = (values[_REQUESTS] - values[_REFUSED]).astype(np.int64).tolist()
+        cost, users = values[0].tolist(), values[_USERS].astype(np.int64).tolist()
+        when = []
+        for begin, end in pairwise([*begins.tolist(), len(order)]):
+            of = slice(begin, end)
+            if end - begin == 1:
+                when.append(_When(receipts[begin], offsets[begin]))
+            else:
+                slots = Slots(offsets[of], requests[of], cost[of], users[of], receipts[of])
+                when.append(_When(max(receipts[of]), slots=slots))
+        self.add_sums(whole, series, when=when)
 
     def add_calls(self, series: OutputSeries, bucket: int, calls: Sequence[LoopCall]) -> None:
         """A line with the newest calls of a principal; its sums are 0, which earlier versions read as no spend."""

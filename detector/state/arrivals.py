@@ -60,7 +60,7 @@ class Arrival(msgspec.Struct):
 
 
 class SavedArrival(msgspec.Struct):
-    """A saved arrival: its parts as tuples of their fields, the tags as bytes."""
+    """A saved arrival: its parts as tuples of their fields but for the slots, the tags as bytes."""
 
     due: int
     source: str
@@ -112,7 +112,7 @@ class Arrivals:
             SavedArrival(
                 each.due,
                 each.source,
-                [(part.scope, bytes(part.tags), *msgspec.structs.astuple(part)[2:]) for part in each.parts],
+                [(part.scope, bytes(part.tags), *msgspec.structs.astuple(part)[2:-1]) for part in each.parts],
                 each.hole,
                 each.knowledge,
                 each.purpose == "scored",

@@ -33,6 +33,22 @@ _LONGEST_S = 32 * 86400
 _Usd = Annotated[float, msgspec.Meta(ge=-MAX_SUM, le=MAX_SUM)]
 
 
+class PartialSlots(msgspec.Struct, array_like=True, gc=False):
+    """`stream.records.Slots`, within bounds."""
+
+    starts: list[Annotated[int, msgspec.Meta(ge=0, le=_LONGEST_S)]]
+    requests: list[_Count]
+    effective_cost: list[_Usd]
+    users: list[_Count]
+    received_at: list[_Time]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every slot has all of its sums."""
+        count = len(self.starts)
+        return all(len(each) == count for each in (self.requests, self.effective_cost, self.users, self.received_at))
+
+
 class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
     """The scored fields of `stream.records.SpendPartial`, with tags left as bytes."""
 
@@ -60,6 +76,8 @@ class PartialSum(msgspec.Struct, tag="partial", tag_field="type", gc=False):
     charges: dict[str, _Usd] = {}
     #: Never saved: what has some is no sum.
     calls: tuple[LoopCall, ...] = ()
+    #: Never saved: the fast lane has counted them when a sum begins to wait.
+    slots: PartialSlots | None = None
 
 
 class ScoredSum(PartialSum, tag="scored", tag_field="type", gc=False):
@@ -159,6 +177,8 @@ def read(
     for line in lines:
         if isinstance(line, PartialSum):  # nearly all are
             why = None if can_hold(line.scope, bytes(line.tags)) else "tags that are no series"
+            if line.slots is not None and not line.slots.is_sound:
+                why = "slots of which some have no sum"
             use: tuple[type, bool, bool] = type(line), line.counted_only, bool(line.calls)
         else:
             why, use = _unsound(line), (type(line), False, False)
@@ -180,11 +200,14 @@ def read(
 
 
 def _realign(part: PartialSum, bucket_s: int, phase_s: int) -> None:
-    """Put a sum into the bucket in which it begins; its slot stays the same moment."""
+    """Put a sum into the bucket in which it begins; its slots stay the same moments."""
     begin = part.bucket_start + max(part.slot, 0)
-    part.bucket_start = begin - (begin - phase_s) % bucket_s
+    moved_s = part.bucket_start - (begin - (begin - phase_s) % bucket_s)
+    part.bucket_start -= moved_s
     if part.slot >= 0:
-        part.slot = begin - part.bucket_start
+        part.slot += moved_s
+    if part.slots is not None:
+        part.slots.starts = [start + moved_s for start in part.slots.starts]
 
 
 def _unsound(line: SpendTick | PricingHole | Tally | Knowledge) -> str | None:

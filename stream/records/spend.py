@@ -189,6 +189,19 @@ class SpendSums(Record, kw_only=True):
     covers_s: int = 0
 
 
+class Slots(msgspec.Struct, array_like=True, gc=False):
+    """A sum that spans several slots of the fast lane, by slot; lists of one length."""
+
+    #: Seconds from the start of the bucket to the start of each.
+    starts: list[int]
+    #: Requests without those that a limit of the gateway refused.
+    requests: list[int]
+    effective_cost: list[float]
+    users: list[int]
+    #: The latest receipt of each.
+    received_at: list[float]
+
+
 class SpendPartial(SpendSums, tag="partial", tag_field="type", kw_only=True):
     """A part of the sum of one series in one event-time bucket."""
 
@@ -196,6 +209,8 @@ class SpendPartial(SpendSums, tag="partial", tag_field="type", kw_only=True):
     counted_only: bool = False
     #: Seconds from the start of the bucket to the start of the slot that the fast lane judges; -1: it judges none.
     slot: int = -1
+    #: Where it spans several slots; `slot` is -1 then.
+    slots: Slots | None = None
     #: The newest calls of the principal in the bucket, where they have loop prints; the sums beside them are 0.
     calls: list[LoopCall] = msgspec.field(default_factory=list)
 

@@ -15,7 +15,7 @@ from curb.stream.log.codec import encode, encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.log.topics import ALERTS, SPEND
 from curb.stream.records.revisions import newest
-from curb.stream.records.spend import Alert, SpendPartial, SpendTick
+from curb.stream.records.spend import Alert, Slots, SpendPartial, SpendTick
 from tests.fakes.alerts import T0, alert_message, an_alert
 
 
@@ -105,14 +105,16 @@ def test_only_what_is_about_its_own_series_is_resolved() -> None:
 
 
 @pytest.mark.parametrize(("written", "now"), [(300, 60), (60, 300), (300, 20), (20, 60)])
-@pytest.mark.parametrize("slotted", [False, True])
-def test_sums_of_other_buckets_count_to_the_cent(written: int, now: int, slotted: bool) -> None:
+@pytest.mark.parametrize("slotted", [0, 1, 2])
+def test_sums_of_other_buckets_count_to_the_cent(written: int, now: int, slotted: int) -> None:
     subject = shard(now)
     subject.process(message(SpendTick(at=float(_START), source="curb.usage/0")))
     moments = range(_START, _START + 3600, 45)
     for at in moments:
         start = at // written * written
-        slot = {"slot": (at - start) // 5 * 5, "received_at": float(at)} if slotted else {}
+        first = (at - start) // 5 * 5
+        several = Slots([first, first + 5], [1, 0], [0.25, 0.0], [0, 0], [float(at)] * 2)
+        slot: dict[str, Any] = [{}, {"slot": first, "received_at": float(at)}, {"slots": several}][slotted]
         subject.process(message(partial(start, 0.25, **slot)))
         subject.process(message(SpendTick(at=float(at), source="curb.usage/0")))
     subject.process(message(SpendTick(at=float(_START + 7200), source="curb.usage/0")))
@@ -128,6 +130,8 @@ def test_sums_of_other_buckets_count_to_the_cent(written: int, now: int, slotted
         (b'{"type":"partial","v":2,"scope":"key","tags":{"api_key":"k"},"bucket_start":1780000200,"effective_cost":1}',
          "unknown_version"),
         (b"\xff{", "invalid"),
+        (b'{"type":"partial","scope":"key","tags":{"api_key":"k"},"bucket_start":1780000200,"effective_cost":1,'
+         b'"slots":[[0,5],[1],[1.0,0.0],[0,0],[0.0,0.0]]}', "invalid"),
     ],
 )  # fmt: skip
 def test_lines_of_a_later_version_are_dead_letters_and_their_neighbours_count(line: bytes, reason: str) -> None:

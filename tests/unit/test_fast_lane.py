@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
 
 import msgspec
 import numpy as np
@@ -17,7 +19,7 @@ from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
-from curb.stream.records.spend import Alert
+from curb.stream.records.spend import Alert, UsageRecord
 from tests.fakes.spend import T0, usage
 
 pytestmark = pytest.mark.long
@@ -222,6 +224,22 @@ def test_refused_calls_are_no_burn() -> None:
 def test_a_source_that_is_late_is_not_judged_in_slots() -> None:
     onset = 1.1 * DAY
     assert run(Pipeline(SETTINGS), events(onset + 300, looping(onset), lag_s=120.0)) == []
+
+
+def test_how_often_sums_are_written_changes_no_soft_alert() -> None:
+    onset, found = 1.1 * DAY, []
+    for every_s in (float(SLOT_S), 60.0):
+        pipeline, alerts = Pipeline(SETTINGS), list[Alert]()
+        for minute in events(onset + 120, looping(onset)):
+            records = [msgspec.json.decode(line, type=UsageRecord) for line in minute.splitlines()]
+            portions = [record.charge_period_start // every_s for record in records]
+            for _, some in groupby(zip(portions, records, strict=True), itemgetter(0)):
+                pipeline.feed(encode_lines([record for _, record in some]))
+                pipeline.tick()
+            alerts += pipeline.alerts
+        found.append([(a.started_at, a.actual_usd, a.score) for a in alerts if a.tier == "soft" and a.revision == 1])
+    assert len(found[0]) == 1
+    assert found[1] == [tuple(pytest.approx(each) for each in found[0][0])]
 
 
 def test_a_setting_turns_it_off() -> None:

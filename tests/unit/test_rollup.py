@@ -26,6 +26,7 @@ from curb.stream.records.spend import (
     DeadLetter,
     PricingHole,
     ScopeTally,
+    Slots,
     SourceTally,
     SpendMessage,
     SpendPartial,
@@ -322,18 +323,29 @@ def test_sums_of_keys_are_cut_into_slots_while_they_are_recent() -> None:
         usage("b", T0 + 4, 2.0, received_at=T0 + 5),
         usage("c", T0 + 7, 4.0, received_at=T0 + 9),
         usage("d", T0 - 110, 8.0, received_at=T0 + 9),
+        usage("e", T0 + 62, 16.0, received_at=T0 + 63),
     ]
     found = [line for line in lines(run(subject, message(*records))) if isinstance(line, SpendPartial)]
-    keys = sorted((p.bucket_start, p.slot, p.effective_cost, p.received_at) for p in found if p.scope == "key")
-    assert keys == [(T0 - 120, -1, 8.0, T0 + 9), (T0, 0, 3.0, T0 + 5), (T0, 5, 4.0, T0 + 9)]
+    keys = {p.bucket_start: p for p in found if p.scope == "key"}
+    assert {at: (p.slot, p.effective_cost, p.received_at) for at, p in keys.items()} == {
+        T0 - 120: (-1, 8.0, T0 + 9),
+        T0: (-1, 7.0, T0 + 9),
+        T0 + 60: (0, 16.0, T0 + 63),
+    }
+    assert keys[T0].slots == Slots([0, 5], [2, 1], [3.0, 4.0], [0, 0], [T0 + 5, T0 + 9])
+    assert keys[T0 - 120].slots is None
+    assert keys[T0 + 60].slots is None
 
 
 def test_sums_keep_their_slots_when_they_fill_more_than_one_message() -> None:
     roomy = GuardSettings(max_new_series_per_minute=10_000)
     subject = rollup(fast=FastConfig(), guard=roomy)
     records = [usage(f"{at}", T0 + 1, 1.0, key=f"key-{at}", received_at=T0 + 3) for at in range(3000)]
-    out = run(subject, *(message(*records[at : at + 500]) for at in range(0, 3000, 500)))
+    records += [usage(f"{at}+", T0 + 6, 1.0, key=f"key-{at}", received_at=T0 + 7) for at in range(1500)]
+    out = run(subject, *(message(*records[at : at + 500]) for at in range(0, 4500, 500)))
     out += subject.flush(None)
     assert sum(each.topic == SPEND for each in out) > 2
     found = [line for line in lines(out) if isinstance(line, SpendPartial) and line.scope == "key"]
-    assert [(line.slot, line.received_at) for line in found] == [(0, T0 + 3)] * 3000
+    assert sorted((line.slot, line.received_at) for line in found) == [(-1, T0 + 7)] * 1500 + [(0, T0 + 3)] * 1500
+    several = [line.slots for line in found if line.slots is not None]
+    assert several == [Slots([0, 5], [1, 1], [1.0, 1.0], [0, 0], [T0 + 3, T0 + 7])] * 1500
