@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from curb.actions.notify.protocol import Notice
+from curb.demo.speeds import Speeds
 from curb.demo.stage import Stage
 from curb.demo.traffic import Tally
 from curb.serve.running import Running
@@ -75,6 +76,13 @@ class Observed:
             if entries[0].alert_id in ids and {"applied", "restored"} <= at.keys():
                 yield at["applied"], at["restored"]
 
+    def soft_cap(self, view: LogView) -> LedgerEntry | None:
+        """The first soft cap on the key, as it was applied."""
+        ids = {alert.alert_id for alert in self._alerts(view)}
+        entries = (entry for of in view.actions.values() for entry in of if entry.alert_id in ids)
+        applied = (entry for entry in entries if entry.rung == 0 and entry.state == "applied")
+        return min(applied, key=lambda entry: entry.at, default=None)
+
     def _alerts(self, view: LogView) -> list[Alert]:
         """Alerts on the key since the loop began, oldest first."""
         on_key = [a for a in view.alerts.values() if a.tags.get("api_key") == self.key.api_key and a.kind != "budget"]
@@ -87,7 +95,7 @@ class Observed:
             return False
         return not ledger or ledger[-1].state == "planned"
 
-    def summary(self, view: LogView, tally: Tally, without: Tally, limit_now: Any) -> dict[str, Any]:
+    def summary(self, view: LogView, tally: Tally, without: Tally, limit_now: Any, speeds: Speeds) -> dict[str, Any]:
         """The figures a person can repeat to a colleague. Seconds of event time after the loop began; dollars."""
         alerts = self._alerts(view)
         ids = {alert.alert_id for alert in alerts}
@@ -117,6 +125,7 @@ class Observed:
             "rpm_limit_after": limit_now,
             "lost_usd": round(actual.loop_usd, 2),
             "counterfactual_usd": round(untouched.loop_usd, 2),
+            **speeds.as_data(),
             "saved_usd": round(sum(saved), 2) if saved else None,
             "loop_requests_rejected": actual.loop_offered - actual.loop_admitted,
             "other_requests_rejected": (actual.rejected - (actual.loop_offered - actual.loop_admitted)),

@@ -19,6 +19,7 @@ from curb.demo.gateway import Gateway
 from curb.demo.observed import Observed
 from curb.demo.pace import PacedClock
 from curb.demo.report import write_report
+from curb.demo.speeds import alone
 from curb.demo.stage import Stage, set_stage
 from curb.demo.trace import as_event, default_directory
 from curb.demo.traffic import Tally, counterfactual, drive
@@ -63,7 +64,8 @@ async def run_demo(
             await gateway.close()
         limit_now = gateway.limit(stage.loop.key)
     without = counterfactual(stage.trace, stage.loop, stage.live_start, stage.live_end, stage.limits)
-    summary = observed.summary(view, tally, without, limit_now)
+    speeds = alone(stage, observed.soft_cap(view))
+    summary = observed.summary(view, tally, without, limit_now, speeds)
     no_chart = write_report(out, observed, view, tally, without, summary)
     _summarise(console, summary, out, no_chart)
     return 0 if summary["effect_verified"] and summary["restored"] else 1
@@ -158,6 +160,18 @@ def _is_behind(daemon: Daemon, observed: Observed) -> bool:
     return now - scored > detector.bucket_s + detector.grace_s + _SLACK_S or observed.waits(daemon.view, now)
 
 
+def _speeds_apart(summary: dict[str, object]) -> str:
+    ceiling = (
+        f"A ceiling of {summary['ceiling_rpm']} requests a minute, twice the key's highest, would have held it at "
+        f"${summary['lost_with_ceiling_usd']:,.2f} ({summary['others_rejected_with_ceiling']} normal requests refused)"
+    )
+    soft = summary["lost_with_soft_caps_usd"]
+    if soft is None:
+        return f"{ceiling}."
+    refused = summary["others_rejected_with_soft_caps"]
+    return f"{ceiling}; soft caps alone, one after the other, at ${soft:,.2f} ({refused})."
+
+
 def _summarise(console: Console, summary: dict[str, object], out: Path, no_chart: str) -> None:
     def minutes(name: str) -> str:
         seconds = summary[name]
@@ -181,6 +195,7 @@ def _summarise(console: Console, summary: dict[str, object], out: Path, no_chart
         f"The loop cost [bold]${lost:,.2f}[/bold]; with actions off the same traffic would have cost "
         f"[bold]${without:,.2f}[/bold]. On that key {summary['other_requests_rejected']} normal requests were refused."
     )
+    console.print(_speeds_apart(summary))
     if summary["saved_usd"] is not None:
         console.print(f"Curb's own count of what it saved, in the ledger and on Slack: ${summary['saved_usd']:,.2f}.")
     chart = "" if no_chart else f"{out}/chart.png, "

@@ -6,6 +6,7 @@ import csv
 import gzip
 import heapq
 import math
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,6 +173,11 @@ class Trace:
     def usual_usd_per_hour(self, key: Key, t0: float, t1: float) -> float:
         """Mean dollars per hour of the key between t0 and t1."""
         return sum(r.cost_usd for r in self._requests_of_key(key, t0, t1)) / ((t1 - t0) / 3600)
+
+    def highest_minute(self, key: Key, t0: float, t1: float) -> int:
+        """Requests of the highest minute of the key between t0 and t1."""
+        minutes = Counter(int(request.at // 60) for request in self._requests_of_key(key, t0, t1))
+        return max(minutes.values(), default=0)
 
     def mean_tokens(self, key: Key, t0: float, t1: float) -> tuple[float, float]:
         """Mean input and output tokens of a request of the key; (0, 0) without requests."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from curb.demo.gateway import Limiter
 from curb.demo.incident import AgentLoop, LoopRun
@@ -31,6 +31,14 @@ class Minute:
     loop_offered: int = 0
     loop_admitted: int = 0
     loop_usd: float = 0.0
+
+
+class LimitChange(NamedTuple):
+    """Limits of a key that are set at a time, epoch seconds."""
+
+    at: float
+    api_key: str
+    limits: Mapping[str, Any]
 
 
 class Tally:
@@ -110,11 +118,15 @@ def counterfactual(
     start: float,
     end: float,
     limits: Mapping[str, Mapping[str, Any]] | None = None,
+    changes: Sequence[LimitChange] = (),
 ) -> Tally:
-    """The same traffic through a gateway that nobody touches: `limits` as they were at the beginning."""
-    tally, limiter = Tally(start), Limiter(trace.keys, limits)
+    """The same traffic through a gateway with `limits` at the beginning, of which only `changes` are made."""
+    tally, limiter, ahead = Tally(start), Limiter(trace.keys, limits), deque(changes)
     offers = _Offers(trace, loop, start, end)
     for request in offers.due(end):
+        while ahead and ahead[0].at <= request.at:
+            change = ahead.popleft()
+            limiter.update(change.api_key, change.limits)
         admitted = limiter.judge(request).admitted
         tally.add(request, admitted)
         offers.answer(request, admitted)

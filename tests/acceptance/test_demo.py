@@ -23,6 +23,8 @@ async def test_the_demo_tells_its_story_and_leaves_its_files(tmp_path: Path) -> 
     assert 0 < summary["detected_after_s"] <= summary["throttled_after_s"] < summary["verified_after_s"]
     assert 1 < summary["rpm_limit_during"] < summary["rpm_limit_before"] == summary["rpm_limit_after"]
     assert 0 < summary["lost_usd"] < 0.6 * summary["counterfactual_usd"]
+    assert 0 < summary["lost_with_ceiling_usd"] < summary["counterfactual_usd"]
+    assert 0 < summary["lost_with_soft_caps_usd"] < 0.6 * summary["counterfactual_usd"]
 
     alerts = [json.loads(line) for line in (out / "alerts.jsonl").read_text(encoding="utf-8").splitlines()]
     runaway = [alert for alert in alerts if alert["kind"] == "runaway"]

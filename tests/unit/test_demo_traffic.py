@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
+from curb.actions.lifecycle.action_calls import no_plan
 from curb.demo.gateway import Gateway
 from curb.demo.incident import AgentLoop
-from curb.demo.trace import DEFAULT_START, Request, Trace
-from curb.demo.traffic import Tally, counterfactual, drive
+from curb.demo.speeds import alone, soft_caps
+from curb.demo.stage import set_stage
+from curb.demo.trace import DEFAULT_START, Request, Trace, default_directory
+from curb.demo.traffic import LimitChange, Tally, counterfactual, drive
 from curb.stream.clock import ManualClock
+from tests.fakes.alerts import an_entry
 
 START = DEFAULT_START + 4 * 86400 + 14 * 3600
 LOOP = AgentLoop("support-agent", START + 600, START + 1800, factor=18)
@@ -54,6 +59,38 @@ async def test_without_a_change_of_limits_the_drive_equals_the_counterfactual(tr
     assert driven.total() == alone.total()
     assert driven.usd_per_minute(40, "support-agent") == alone.usd_per_minute(40, "support-agent")
     assert alone.total().loop_usd == pytest.approx(sum(alone.usd_per_minute(40)) - _clients_usd(trace), rel=1e-9)
+
+
+def test_changes_of_limits_hold_from_their_time_on(trace: Trace) -> None:
+    key = trace.key(LOOP.key)
+    free = counterfactual(trace, LOOP, START, START + 2400, GENEROUS)
+    changes = [
+        LimitChange(START + 900, key.api_key, {"rpm_limit": 0}),
+        LimitChange(START + 1200, key.api_key, {"rpm_limit": None}),
+    ]
+    limited = counterfactual(trace, LOOP, START, START + 2400, GENEROUS, changes)
+    assert limited.usd_per_minute(15, LOOP.key) == free.usd_per_minute(15, LOOP.key)
+    assert limited.usd_per_minute(20, LOOP.key)[15:] == [0.0] * 5
+    assert limited.usd_per_minute(40, LOOP.key)[20:] != [0.0] * 20
+
+
+def test_the_loop_costs_less_under_a_ceiling_or_soft_caps_alone() -> None:
+    stage = set_stage(default_directory())
+    key = stage.trace.key(stage.loop.key)
+    untouched = counterfactual(stage.trace, stage.loop, stage.live_start, stage.live_end, stage.limits)
+    without_cap = alone(stage, None)
+    highest = stage.trace.highest_minute(key, stage.history_start, stage.live_start)
+    assert without_cap.ceiling_rpm == 2 * highest < stage.script.rpm_limit
+    assert without_cap.as_data()["lost_with_soft_caps_usd"] is None
+    plan = msgspec.structs.replace(no_plan("limit"), before={"rpm_limit": 600}, after={"rpm_limit": highest})
+    cap = an_entry(at=stage.loop.start + 120, plan=plan, rung=0, lease_s=600.0)
+    found = alone(stage, cap)
+    assert found.with_soft_caps is not None
+    assert 0 < found.with_ceiling.loop_usd < 0.8 * untouched.total(key.alias).loop_usd
+    assert 0 < found.with_soft_caps.loop_usd < found.with_ceiling.loop_usd
+    changes = soft_caps(stage, key.api_key, cap)
+    assert [change.limits["rpm_limit"] for change in changes[:3]] == [highest, 600, highest]
+    assert changes[2].at == stage.loop.start + 120 + 600 + 120
 
 
 def _clients_usd(trace: Trace) -> float:
