@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+import msgspec
+
 from curb.actions.notify.protocol import DayDigest, Notice, NotifyConfig, Reply, ReplyKind
 from curb.stream.money import usd
 from curb.stream.records.spend import Alert, LedgerEntry
@@ -391,8 +393,20 @@ def digest_lines(digest: DayDigest) -> tuple[list[str], list[str]]:
     if len(ranked) > _MOST_LINES:
         rest = sum(alert.excess_usd for alert in ranked[_MOST_LINES:])
         listed.append(f"and {len(ranked) - _MOST_LINES} more, {usd(rest)} over")
-    done = [step(entry) for entry in sorted(digest.ledger, key=lambda entry: entry.at)[-_MOST_LINES:]]
-    return listed, done
+    alerts = {alert.alert_id: alert for alert in digest.alerts}
+    newest = sorted(digest.ledger, key=lambda entry: entry.at)[-_MOST_LINES:]
+    return listed, [_done(entry, alerts.get(entry.alert_id)) for entry in newest]
+
+
+def _done(entry: LedgerEntry, alert: Alert | None) -> str:
+    """What was done; of what would have been, as in shadow mode, also what it was worth when it was planned."""
+    if alert is None or entry.state != "shadow" or entry.usd_per_hour_before is None:
+        return step(entry)
+    then = msgspec.structs.replace(
+        alert, usd_per_hour=entry.usd_per_hour_before, requests_per_minute=entry.requests_per_minute_before
+    )
+    more = worth(entry, then)
+    return f"{step(entry)}; {more}" if more else step(entry)
 
 
 def digest_plain_lines(digest: DayDigest) -> list[str]:

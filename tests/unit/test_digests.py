@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from curb.actions.notify.wording import digest_lines
 from tests.fakes.alerts import T0
 from tests.unit.test_outbox import ADS, HOUR, alert, opened
 
@@ -65,6 +66,24 @@ async def test_without_a_digest_small_things_are_told_at_once() -> None:
     house = await opened(mode="shadow")
     await house.say(alert("d1", tier="digest"))
     assert len(house.chat.posts) == 1
+
+
+async def test_a_soft_cap_of_shadow_mode_says_what_it_would_have_saved_and_refused() -> None:
+    house = await opened(DIGEST, mode="shadow")
+    soft: dict[str, Any] = {"tier": "soft", "channel": "fast/requests", "fingerprint": "s1"}
+    await house.say(alert("s1", **soft, usd_per_hour=72.0, requests_per_minute=90.0))
+    ended = T0 + 600
+    await house.say(alert("s1", 2, **soft, usd_per_hour=0.0, status="resolved", resolved_at=ended, updated_at=ended))
+    await house.wait(NINE - T0 + 1)
+    (digest,) = house.chat.digests
+    (entry,) = digest.ledger
+    assert (entry.state, entry.rung) == ("shadow", 0)
+    (line,) = digest_lines(digest)[1]
+    assert line.startswith("Would be done (shadow mode): ")
+    assert "would save $" in line
+    assert "in its 10 min " in line
+    assert "of 90 requests a minute" in line
+    assert house.chat.posts == []
 
 
 async def test_a_digest_at_local_time() -> None:
