@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import msgspec
 from rich.console import Console
@@ -324,7 +324,7 @@ def run_backtest(path: Path, out: Path, settings: DetectorSettings, bucket_s: in
             lines.write(msgspec.json.encode(life.row()) + b"\n")
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * (1024 if sys.platform == "darwin" else 1))
     rate = result.events / max(result.seconds, 1e-9)
-    tiers = ", ".join(f"{sum(a.tier == t for a in result.alerts.values())} {t}" for t in ("page", "notice", "digest"))
+    tiers = ", ".join(f"{sum(a.tier == t for a in result.alerts.values())} {t}" for t in get_args(Tier))
     console.print(
         f"{result.events:,} events in {result.seconds:.1f} s: {rate:,.0f} events/s, {result.bucket_s} s buckets, "
         f"peak memory {peak_mib:.0f} MiB"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from io import StringIO
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from curb.detector.bills.lanes import ShardWithBills
 from curb.detector.fast.alerts import Config
@@ -17,9 +21,11 @@ from curb.detector.heads.demand import Config as DemandConfig
 from curb.detector.pipeline import Pipeline
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
+from curb.evaluate.backtest import run_backtest
 from curb.stream.log.codec import encode_lines
 from curb.stream.log.protocol import Message
 from curb.stream.records.spend import Alert, UsageRecord
+from curb.stream.time import iso
 from tests.fakes.spend import T0, usage
 
 pytestmark = pytest.mark.long
@@ -275,6 +281,23 @@ class Twins:
 
     def flush(self, now: float | None) -> None:
         self._one.flush(now)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_back_test_of_single_calls_has_the_soft_alert_as_a_line_of_its_own(tmp_path: Path, enabled: bool) -> None:
+    onset, stream, out = 1.1 * DAY, tmp_path / "events.jsonl", tmp_path / "alerts.jsonl"
+    with stream.open("w", encoding="utf-8") as file:
+        for minute in events(onset + 300, looping(onset)):
+            for record in [msgspec.json.decode(line, type=UsageRecord) for line in minute.splitlines()]:
+                times = {"ts": iso(record.charge_period_start), "recv": iso(record.received_at)}
+                call = {"src": "llm", "id": record.id, **times, "tags": record.tags, "requests": 1, "cost_usd": 0.02}
+                file.write(json.dumps(call) + "\n")
+    said = Console(file=StringIO(), width=200)
+    run_backtest(stream, out, DetectorSettings(fast=Config(enabled=enabled)), 60, said)
+    tiers = [json.loads(line)["tier"] for line in out.read_text(encoding="utf-8").splitlines()]
+    assert tiers.count("soft") == enabled
+    assert isinstance(said.file, StringIO)
+    assert f"{int(enabled)} soft" in said.file.getvalue()
 
 
 def test_a_restored_shard_goes_on_in_the_middle_of_a_runaway() -> None:
