@@ -38,7 +38,7 @@ check: $(STAMP) ## Lint, check the formatting and the types
 audit: $(STAMP) ## Look the pinned packages up among known vulnerabilities, and write dist/curb.cdx.json (SBOM)
 	.ci/audit .venv-audit $(BIN)/python
 
-bench: $(STAMP) ## Measure throughput, latency and memory
+bench: $(STAMP) ## Measure every target, and write benchmarks/results.json (some minutes)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(STAMP) ## Rewrite the reference pages from the code, then check the documentation

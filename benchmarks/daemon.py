@@ -201,8 +201,8 @@ async def counted(http: aiohttp.ClientSession, expected: int) -> None:
     raise SystemExit(f"{found} events counted, expected {expected}")
 
 
-async def measure(options: argparse.Namespace) -> None:
-    """Start, wait, load, print."""
+async def measure(options: argparse.Namespace) -> float:
+    """Start, wait, load, print. MiB of the idle daemon."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="curb-bench-") as name, running(Path(name), port) as process:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
@@ -226,16 +226,17 @@ async def measure(options: argparse.Namespace) -> None:
     print(f"{'planned departure to 200, median':38} {cuts[49]:7.1f} ms")
     print(f"{'planned departure to 200, p99':38} {cuts[98]:7.1f} ms")
     print(f"{'planned departure to 200, slowest':38} {1000 * max(latencies):7.1f} ms")
+    return idle_mib
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+def main(arguments: Sequence[str] | None = None) -> float:
+    """Measure and print. MiB of the idle daemon."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inbox", choices=sorted(PATHS), default="litellm")
     parser.add_argument("--per-second", type=int, default=2_000, help="events per second")
     parser.add_argument("--batch", type=int, default=100, help="events per post")
     parser.add_argument("--seconds", type=float, default=10.0)
-    asyncio.run(measure(parser.parse_args(arguments)))
+    return asyncio.run(measure(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

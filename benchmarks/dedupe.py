@@ -12,6 +12,7 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -78,13 +79,13 @@ def fill(hours: float, per_second: int, overlap_s: float, directory: Path) -> tu
     return ids, recent, total / per_second
 
 
-def main() -> None:
-    """Fill a window, send the overlap again, snapshot and restore."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fill a window, send the overlap again, snapshot and restore. How many counted twice."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=6.0)
     parser.add_argument("--per-second", type=int, default=4000)
     parser.add_argument("--overlap-minutes", type=float, default=15.0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as directory:
         ids, recent, at = fill(args.hours, args.per_second, 60 * args.overlap_minutes, Path(directory))
         print(f"{len(ids):,} ids, window {ids.window_s(at) / 3600:.2f} h of {args.hours:g} h")
@@ -97,10 +98,10 @@ def main() -> None:
         again.load(msgspec.msgpack.decode(snapshot, type=SavedIds), at)
         print(f"restored in {(time.process_time() - before) * 1e3:.0f} ms")
         sent = sum(map(len, recent))
-        print(
-            f"overlap sent again: {sent - sum(known(again, names, at) for names in recent):,} of {sent:,} counted twice"
-        )
+        twice = sent - sum(known(again, names, at) for names in recent)
+        print(f"overlap sent again: {twice:,} of {sent:,} counted twice")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB, with the overlap in it")
+    return twice
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Streams in slots of 5 seconds from drawn parameters: keys at a drifting rate, and keys that work in bursts; or, with
 `--rates FILE`, from the rates and burstiness of real clients in steps of ten minutes. Burns start at random moments of
-the second half and add requests at so many times the key's mean. Beside each delay stands the
-least that any test which knows the burn could reach, at one false alarm in 1,000 key-days.
+the second half and add requests at so many times the key's mean. Beside each delay stands the least that any test which
+knows the burn could reach, at one false alarm in 1,000 key-days; it is no less than a slot where delays are divided by
+it. Dollars lost are those of the burn until it is limited, as if each key cost $60 an hour.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from curb.detector.fast.alerts import Config
-from curb.detector.fast.lane import SLOT_S, FastTest
+from curb.detector.fast.lane import SLOT_S, FastTest, Trip
 from curb.detector.state.columns import Floats, Ints
 from curb.stream.time import DAY_S
 
 _TIMES = (10, 20, 50, 100)
 #: Any start; slots are numbered from the epoch. A soft alert lasts so many slots. Keys of fewer $/h are not in a row.
 _EPOCH, _SOFT, _LEAST_USD = 350_000_000, 120, 6.0
+#: Slots of a minute.
+_MINUTE = 60 // SLOT_S
 #: Slots that a burn is followed for: a quarter of an hour.
 _FOLLOWED = 180
 #: Of recorded rates: seconds of a step, fewest steps of a client, and the share of ten seconds of a steady one.
@@ -122,14 +125,17 @@ def _bursts(rng: np.random.Generator, mean: float, slots: int) -> Ints:
     return rng.poisson(rate * _rhythm(rng, slots))
 
 
-def _step(test: FastTest, slot: int, requests: Ints, usd: Floats) -> list[int]:
+def _step(test: FastTest, slot: int, requests: Ints, usd: Floats) -> list[Trip]:
     index = np.flatnonzero(requests)
     if not len(index):
         return []
-    return [
-        trip.number
-        for trip in test.step(_EPOCH + slot, index, np.array([requests[index], usd[index], requests[index]]))
-    ]
+    return test.step(_EPOCH + slot, index, np.array([requests[index], usd[index], requests[index]]))
+
+
+def refused(following: Ints, per_minute: float) -> int:
+    """Of the requests by slot after a soft alert, those over its cap in their minute."""
+    minutes = np.add.reduceat(following, np.arange(0, len(following), _MINUTE)) if len(following) else following
+    return int(np.maximum(0, minutes - max(1, int(per_minute))).sum())
 
 
 def burn(drawn: Stream, saved: FastTest, start: int, times: float, rng: np.random.Generator) -> list[float]:
@@ -140,8 +146,8 @@ def burn(drawn: Stream, saved: FastTest, start: int, times: float, rng: np.rando
     for after in range(_FOLLOWED):
         more = rng.poisson(drawn.mean * (times - 1))
         at = start + after
-        for number in _step(test, at, drawn.requests[:, at] + more, drawn.usd[:, at] + more * drawn.cost):
-            delay[number] = min(delay[number], (after + 1.0) * SLOT_S)
+        for trip in _step(test, at, drawn.requests[:, at] + more, drawn.usd[:, at] + more * drawn.cost):
+            delay[trip.number] = min(delay[trip.number], (after + 1.0) * SLOT_S)
         if np.isfinite(delay).all():
             break
     return delay
@@ -156,13 +162,14 @@ def optimum(mean: Floats, times: float) -> Floats:
 
 def measure(
     seed: int, keys: int, days: int, burns: int, rates: Path | None
-) -> tuple[int, dict[tuple[int, str], list[tuple[float, float]]]]:
-    """False alarms, and of every burn the delay and the optimum (seconds) by size and kind of key."""
+) -> tuple[int, float, dict[tuple[int, str], list[tuple[float, float]]]]:
+    """False alarms, the share of honest requests that their caps would refuse, and of every burn the delay and the
+    optimum (seconds) by size and kind of key."""
     rng = np.random.default_rng(seed)
     drawn = stream(rng, keys, days) if rates is None else recorded(rng, keys, days, rates)
     slots = drawn.requests.shape[1]
     starts = set(rng.choice(np.arange(slots // 2, slots - _FOLLOWED), burns, replace=False).tolist())
-    test, firing, wrong = FastTest(Config().min_usd_per_hour), dict[int, int](), 0
+    test, firing, wrong, turned_away = FastTest(Config().min_usd_per_hour), dict[int, int](), 0, 0
     test.grow(keys)
     found: dict[tuple[int, str], list[tuple[float, float]]] = {
         each: [] for each in product(_TIMES, ("steady", "bursts"))
@@ -179,33 +186,41 @@ def measure(
             del firing[key]
             test.end(key)
             test.judge(key, confirmed=False)
-        for key in _step(test, slot, drawn.requests[:, slot], drawn.usd[:, slot]):
+        for trip in _step(test, slot, drawn.requests[:, slot], drawn.usd[:, slot]):
+            key = trip.number
             firing[key], wrong = slot + _SOFT, wrong + 1
-    return wrong, found
+            following = drawn.requests[key, slot + 1 : slot + 1 + _SOFT]
+            turned_away += refused(following, test.limit_per_minute(key, trip))
+    return wrong, turned_away / max(1, int(drawn.requests.sum())), found
 
 
 def rows(seeds: list[int], keys: int, days: int, burns: int, rates: Path | None = None) -> Iterator[str]:
     """The table, as Markdown."""
-    wrong: list[int] = []
+    wrong, turned_away = list[int](), list[float]()
     every: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for seed in seeds:
-        count, found = measure(seed, keys, days, burns, rates)
+        count, share, found = measure(seed, keys, days, burns, rates)
         wrong.append(count)
+        turned_away.append(share)
         for each, delays in found.items():
             every.setdefault(each, []).extend(delays)
     key_days = keys * (days - 1)
-    rates = [1000 * each / key_days for each in wrong]
+    often = [1000 * each / key_days for each in wrong]
     yield f"Seeds {', '.join(map(str, seeds))}; {keys} keys, {days} days, burns at {burns} moments each."
-    yield f"Soft alerts on nothing: {np.mean(rates):.1f} in 1,000 key-days ({min(rates):.1f} to {max(rates):.1f})."
+    yield f"Soft alerts on nothing: {np.mean(often):.1f} in 1,000 key-days ({min(often):.1f} to {max(often):.1f})."
+    yield f"Honest requests that their caps would refuse: {np.mean(turned_away):.4%} (most {max(turned_away):.4%})."
     yield ""
-    yield "| burn | keys | burns | ≤ 60 s | ≤ 120 s | ≤ 15 min | median | optimum, median |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| burn | keys | burns | ≤ 60 s | ≤ 120 s | ≤ 15 min | median | optimum, median | ÷ optimum | lost at $60/h |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for (times, kind), delays in sorted(every.items(), key=lambda each: (each[0][1], each[0][0])):
         delay, least = np.array(delays).T if delays else np.empty((2, 0))
         within = [f"{100 * np.mean(delay <= limit):.0f} %" for limit in (60, 120, 900)] if len(delay) else ["-"] * 3
         median = f"{np.median(delay):.0f} s" if len(delay) and np.isfinite(np.median(delay)) else "over 15 min"
         best = f"{np.median(least):.1f} s" if len(delay) else "-"
-        yield f"| {times} × | {kind} | {len(delay)} | {' | '.join(within)} | {median} | {best} |"
+        ratio = np.median(delay / np.maximum(least, SLOT_S)) if len(delay) else np.inf
+        lost = np.median(delay) / 3600 * 60 * (times - 1) if len(delay) else np.inf
+        more = [f"{ratio:.1f}" if np.isfinite(ratio) else "-", f"${lost:.0f}" if np.isfinite(lost) else "-"]
+        yield f"| {times} × | {kind} | {len(delay)} | {' | '.join([*within, median, best, *more])} |"
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
-"""Events per CPU-second of the whole detector beside decoding alone, a plain Python loop, and River, in one run.
+"""Events per CPU-second of the whole detector beside decoding alone, a plain Python loop, River, polars and duckdb.
 
-Run `python -m benchmarks.pipeline`. Rounds are interleaved, so the ratios hold on a busy machine; the rates do not.
+Run `python -m benchmarks.pipeline`. Rounds are interleaved, so the ratios hold on a busy machine; the rates do not. The
+detector is measured twice in each: saturated, and at the batches of a daemon that gets 2,000 events a second.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import importlib.util
 import math
 import random
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
+from benchmarks import peers
+from benchmarks.results import Measured
 from curb.detector.pipeline import Pipeline
 from curb.detector.rollup.tag_table import GuardSettings
 from curb.detector.settings import DetectorSettings
@@ -29,11 +34,12 @@ from curb.stream.records.spend import UsageRecord
 KEYS, COMBINATIONS, DUPLICATES = 5_000, 40_000, 0.01
 #: Event time of the warm-up: several buckets close in it.
 WARM_S = 300.0
+#: Roles as in the default scopes, and all of them are scored.
 SCOPES = (
     Scope(name="key", group_by=("team", "project", "api_key")),
-    Scope(name="team", group_by=("team",)),
-    Scope(name="model", group_by=("model",)),
-    Scope(name="project", group_by=("project", "env")),
+    Scope(name="team", group_by=("team",), role="total"),
+    Scope(name="model", group_by=("model",), role="total"),
+    Scope(name="project", group_by=("project", "env"), role="total"),
 )
 SETTINGS = DetectorSettings(scopes=SCOPES, guard=GuardSettings(max_new_series_per_minute=1_000_000))
 
@@ -147,19 +153,23 @@ class Curb:
         self.pipeline.tick()
 
 
-def check(events: Sequence[UsageRecord], pipeline: Pipeline) -> None:
-    """Hold the totals of every scope against an independent exact sum; raises SystemExit where they differ."""
+def totals(pipeline: Pipeline) -> peers.Totals:
+    """Dollars by scope and tags, as the detector has them."""
+    return {
+        scope.name: {tuple(tags.values()): usd for tags, usd in pipeline.shard.totals(scope.name)} for scope in SCOPES
+    }
+
+
+def exact(events: Sequence[UsageRecord]) -> peers.Totals:
+    """The same, summed independently."""
     unique = {event.id: event for event in events}.values()
+    found: peers.Totals = {}
     for scope in SCOPES:
         parts: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for event in unique:
             parts[tuple([event.tags[tag] for tag in scope.group_by])].append(event.effective_cost)
-        totals = {tuple(tags.values()): total for tags, total in pipeline.shard.totals(scope.name)}
-        if totals.keys() != parts.keys():
-            raise SystemExit(f"scope {scope.name}: {len(totals)} series, expected {len(parts)}")
-        for key, costs in parts.items():
-            if not math.isclose(totals[key], math.fsum(costs), rel_tol=1e-9):
-                raise SystemExit(f"scope {scope.name}, {key}: {totals[key]}, expected {math.fsum(costs)}")
+        found[scope.name] = {tags: math.fsum(costs) for tags, costs in parts.items()}
+    return found
 
 
 def cpu_seconds(work: Callable[[Any], None], load: Any) -> float:
@@ -170,63 +180,117 @@ def cpu_seconds(work: Callable[[Any], None], load: Any) -> float:
     return time.process_time() - start
 
 
-def round_of(lines: Sequence[bytes], messages: Sequence[bytes], warm: int, flush_every: int) -> dict[str, float]:
-    """CPU seconds of each contender on the same events, after each has seen every combination of labels once."""
-    size = math.ceil(len(lines) / len(messages))
-    seconds = {"decode": cpu_seconds(decode_only, lines[warm:])}
-    contenders: dict[str, tuple[Any, Sequence[bytes], int]] = {
-        "naive": (Naive(), lines, warm),
-        "curb": (Curb(flush_every), messages, warm // size),
-    }
+class Point(NamedTuple):
+    """How the detector gets its events: so many a message, and so many between two commits."""
+
+    name: str
+    per_message: int
+    per_flush: int
+
+
+#: A backlog that is worked off, and 2,000 events a second with a commit every half a second.
+POINTS = (Point("", 500, 100_000), Point(" at 1,000", 100, 1_000))
+
+
+class Load:
+    """The same events as lines, as messages of each point, and as a file."""
+
+    def __init__(self, events: Sequence[UsageRecord], directory: Path) -> None:
+        self.lines = [encode(event) for event in events]
+        self.messages = {
+            point: [
+                encode_lines(events[at : at + point.per_message]) for at in range(0, len(events), point.per_message)
+            ]
+            for point in POINTS
+        }
+        measured = directory / "events.jsonl"
+        measured.write_bytes(b"\n".join(self.lines[COMBINATIONS:]) + b"\n")
+        scopes = {scope.name: scope.group_by for scope in SCOPES}
+        self.peers = peers.installed(scopes, measured)
+
+
+def round_of(load: Load) -> dict[str, float]:
+    """CPU seconds of each contender on the same events, after each has seen every combination of labels once.
+
+    What works in one batch has nothing to see before.
+    """
+    seconds = {"decode": cpu_seconds(decode_only, load.lines[COMBINATIONS:])}
+    contenders: dict[str, tuple[Any, Sequence[bytes], int]] = {"naive": (Naive(), load.lines, COMBINATIONS)}
+    for point in POINTS:
+        curb = Curb(max(1, point.per_flush // point.per_message))
+        contenders[f"curb{point.name}"] = (curb, load.messages[point], COMBINATIONS // point.per_message)
     if importlib.util.find_spec("river") is not None:
-        contenders["river"] = (River(), lines, warm)
-    for name, (contender, load, until) in contenders.items():
-        contender.run(load[:until])
-        seconds[name] = cpu_seconds(contender.run, load[until:])
+        contenders["river"] = (River(), load.lines, COMBINATIONS)
+    for name, (contender, all_of_it, until) in contenders.items():
+        contender.run(all_of_it[:until])
+        seconds[name] = cpu_seconds(contender.run, all_of_it[until:])
+    for name, peer in load.peers.items():
+        seconds[name] = cpu_seconds(peer.run, load.lines[COMBINATIONS:])
     return seconds
 
 
-def report(name: str, meaning: str, above: Sequence[float], below: Sequence[float]) -> None:
-    """The ratio of two rates: median and range over the rounds, from the CPU seconds of each."""
-    ratios = [slow / fast for slow, fast in zip(above, below, strict=True)]
-    print(f"{name:3} {meaning:32} {statistics.median(ratios):5.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
+def ratios(rounds: Sequence[dict[str, float]]) -> list[Measured]:
+    """Rates of the detector over those of others, which are CPU seconds of others over those of the detector."""
+    found = []
+    for point in POINTS:
+        for name, other, meaning, least in (
+            ("T1", "decode", "decoding only", 0.3 if point.name else 0.5),
+            ("T2", "naive", "a plain Python loop", 1.2 if point.name else 2.5),
+            ("T5", "river", "River's GaussianScorer", None if point.name else 2.5),
+            ("T6 polars", "polars", "polars in one batch", None),
+            ("T6 duckdb", "duckdb", "duckdb in one batch", None),
+        ):
+            if other in rounds[0]:
+                values = [each[other] / each[f"curb{point.name}"] for each in rounds]
+                words = f"whole detector ÷ {meaning}{', 1,000 a commit' if point.name else ''}"
+                found.append(Measured(f"{name}{point.name}", words, values, at_least=least))
+    return found
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def prepared(count: int, per_second: float, directory: Path) -> Load:
+    """The load, after everybody's totals were compared. Raises SystemExit where they differ."""
+    events = make_events(count, per_second)
+    load, truth = Load(events, directory), exact(events)
+    for point in POINTS:
+        curb = Curb(max(1, point.per_flush // point.per_message))
+        curb.run(load.messages[point])
+        if not peers.agree(totals(curb.pipeline), truth):
+            raise SystemExit(f"totals at {point.per_flush:,} events a commit differ from an independent sum")
+    timed = exact(events[COMBINATIONS:])
+    for name, peer in load.peers.items():
+        peer.run(load.lines[COMBINATIONS:])
+        if not peers.agree(peer.totals(), timed):
+            raise SystemExit(f"totals of {name} differ from an independent sum")
+    return load
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Measured]:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=300_000)
+    parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--per-second", type=float, default=2_000.0, help="events per second of event time")
-    parser.add_argument("--per-message", type=int, default=500)
-    parser.add_argument("--per-flush", type=int, default=100_000, help="events between two commits")
     options = parser.parse_args(arguments)
-    events = make_events(options.events, options.per_second)
-    lines = [encode(event) for event in events]
-    size = options.per_message
-    messages = [encode_lines(events[at : at + size]) for at in range(0, len(events), size)]
-    flush_every = max(1, options.per_flush // size)
-    everything = Curb(flush_every)
-    everything.run(messages)
-    check(events, everything.pipeline)
-    # Neither the sample itself nor what was imported is what a daemon's garbage collector has to walk through.
-    del everything, events
-    gc.collect()
-    gc.freeze()
-    length = sum(map(len, lines)) / len(lines)
-    print(f"{options.events:,} events of {length:.0f} B, {KEYS:,} keys, {COMBINATIONS:,} combinations of labels,")
-    print(f"{len(SCOPES)} scopes, {size} events a message. Totals equal the independent sum.\n")
-    rounds = [round_of(lines, messages, COMBINATIONS, flush_every) for _ in range(options.rounds)]
-    seconds = {name: [each[name] for each in rounds] for name in rounds[0]}
-    for name, each in seconds.items():
-        print(f"{name:8} {options.events / statistics.median(each):12,.0f} events per CPU-second")
+    with tempfile.TemporaryDirectory(prefix="curb-bench-") as directory:
+        load = prepared(options.events, options.per_second, Path(directory))
+        # Neither the sample itself nor what was imported is what a daemon's garbage collector has to walk through.
+        gc.collect()
+        gc.freeze()
+        length = sum(map(len, load.lines)) / len(load.lines)
+        print(f"{options.events:,} events of {length:.0f} B, {KEYS:,} keys, {COMBINATIONS:,} combinations of labels,")
+        print(f"{len(SCOPES)} scopes. The totals of everybody are those of an independent sum.\n")
+        rounds = [round_of(load) for _ in range(options.rounds)]
+    for name in rounds[0]:
+        rate = options.events / statistics.median(each[name] for each in rounds)
+        print(f"{name:14} {rate:12,.0f} events per CPU-second")
     print(f"\nratios of rates, median of {options.rounds} rounds (range)")
-    report("T1", "curb / decode only (>= 0.3)", seconds["decode"], seconds["curb"])
-    report("T2", "curb / plain Python loop", seconds["naive"], seconds["curb"])
-    if "river" in seconds:
-        report("T5", "curb / River per event", seconds["river"], seconds["curb"])
-    else:
-        print("T5  not measured: river is not installed")
+    found = ratios(rounds)
+    for each in found:
+        print(each.line)
+    for name in ("river", "polars", "duckdb"):
+        if name not in rounds[0]:
+            print(f"{name} is not installed, and not measured")
+    return found
 
 
 if __name__ == "__main__":

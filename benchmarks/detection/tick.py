@@ -247,6 +247,20 @@ def table(results: Sequence[Ticked], load: Load) -> Table:
     return shown
 
 
+def resident_mib(count: int) -> float:
+    """Memory of a process with a shard of so many series, a few ticks old. Call it in a process of its own."""
+    load, rng, series = Load(), np.random.default_rng(1), series_of(count, "keys")
+    shard = Shard(load.settings)
+    for tick in range(3):
+        for message in messages(series, tick, load, rng):
+            shard.process(message)
+    if shard.series_count != count:
+        raise SystemExit(f"{shard.series_count} series of {count} came")
+    del series
+    gc.collect()
+    return _resident() / 2**20
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detection.tick", description=__doc__)
