@@ -223,6 +223,36 @@ def rows(seeds: list[int], keys: int, days: int, burns: int, rates: Path | None 
         yield f"| {times} × | {kind} | {len(delay)} | {' | '.join([*within, median, best, *more])} |"
 
 
+def shown(seed: int, times: float, days: int = 3) -> Iterator[str]:
+    """One burn of one steady key, slot by slot until its soft alert, as Markdown."""
+    rng = np.random.default_rng(seed)
+    mean, cost, slots = 600 * SLOT_S / 3600, 0.02, int(days * DAY_S // SLOT_S)
+    usual = _steady(rng, mean, slots + _FOLLOWED)
+    test, one = FastTest(Config().min_usd_per_hour), np.array([0])
+    test.grow(1)
+    for slot in range(slots):
+        for trip in _step(test, slot, usual[slot : slot + 1], usual[slot : slot + 1] * cost):
+            test.end(trip.number)
+            test.judge(trip.number, confirmed=False)
+    peak, per_hour = test.columns["peak"][0, 0], mean * 3600 / SLOT_S
+    yield f"A key of {per_hour:.0f} requests an hour for ${per_hour * cost:.0f}, known for {days} days, with {peak:.0f}"
+    yield f"in its highest minute. From second 0 on it burns at {times:g} times its mean."
+    yield ""
+    yield "| second | requests in the slot | sum of the last minute | limit | dollars of the burn | |"
+    yield "|---|---|---|---|---|---|"
+    burnt = 0
+    for after in range(_FOLLOWED):
+        more = int(rng.poisson(mean * (times - 1)))
+        burnt += more
+        requests = usual[slots + after : slots + after + 1] + more
+        trips = _step(test, slots + after, requests, requests * cost)
+        recent, limit = test.columns["recent"][0, 0], test.limit(one, _EPOCH + slots + after)[0, 0]
+        end = f"soft alert; a cap of {test.limit_per_minute(0, trips[0]):.0f} requests a minute" if trips else ""
+        yield f"| {(after + 1) * SLOT_S} | {requests[0]} | {recent:.0f} | {limit:.0f} | ${burnt * cost:.2f} | {end} |"
+        if trips:
+            return
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -231,7 +261,11 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=6)
     parser.add_argument("--burns", type=int, default=3)
     parser.add_argument("--rates", type=Path, help="recorded rates of clients, CSV with gzip")
+    parser.add_argument("--show", type=float, metavar="TIMES", help="print one burn of one key, slot by slot, instead")
     given = parser.parse_args()
+    if given.show:
+        print("\n".join(shown(given.seeds[0], given.show)))
+        return
     for row in rows(given.seeds, given.keys, given.days, given.burns, given.rates):
         print(row)
 

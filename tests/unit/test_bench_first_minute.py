@@ -21,6 +21,12 @@ def test_a_larger_burn_can_be_known_sooner_and_a_rarer_key_later() -> None:
     assert first_minute.optimum(usual, 100)[0] < first_minute.optimum(usual, 10)[0] < first_minute.optimum(rare, 10)[0]
 
 
+def test_a_burn_is_shown_until_its_soft_alert() -> None:
+    lines = list(first_minute.shown(1, 50, days=2))
+    assert lines[5].startswith("| 5 | ")
+    assert ["soft alert" in line for line in lines[5:]] == [False] * (len(lines) - 6) + [True]
+
+
 def test_the_table_has_a_row_for_each_burn_and_kind_of_key() -> None:
     lines = list(first_minute.rows([1], keys=2, days=2, burns=1))
     assert lines[0].startswith("Seeds 1; 2 keys")
