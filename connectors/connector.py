@@ -126,6 +126,14 @@ class Noted(Protocol):
         """One sentence each, with names and counts since the process started, bounded in length; no content."""
 
 
+@runtime_checkable
+class Pathed(Protocol):
+    """Optional for receivers: says which paths they have below their own."""
+
+    def paths(self) -> tuple[str, ...]:
+        """Such as `v1/traces`."""
+
+
 @dataclass(frozen=True)
 class Pull:
     """Curb reads `connector`, and `poll_interval_s` seconds later again."""

@@ -24,6 +24,7 @@ from curb.connectors.connector import Pull, Push, PushWithBackfill, open_source
 from curb.connectors.fingerprint import Fingerprints
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.inbox import InboxSource
+from curb.connectors.intake.refused_posts import RefusedPosts
 from curb.connectors.intake.runner import PullRunner
 from curb.connectors.kinds import KINDS as CONNECTORS
 from curb.connectors.pricing.book import PriceBook, PricesSettings
@@ -74,6 +75,7 @@ class Connectors:
     attribution: Attribution
     runners: list[PullRunner] = field(default_factory=list)
     sources: dict[str, InboxSource] = field(default_factory=dict)
+    refused_posts: RefusedPosts = field(default_factory=RefusedPosts)
 
 
 def connector_context(config: CurbConfig, clock: Clock, http: aiohttp.ClientSession) -> ConnectorContext:

@@ -65,6 +65,11 @@ INGEST_REFUSED = Counter(
     "Push requests answered 503 because Curb was behind, or overloaded mostly by this source.",
     ["connector"],
 )
+INGEST_NOT_TAKEN = Counter(
+    "curb_ingest_not_taken_total",
+    "Posts that reached no connector, by reason (unknown_path, no_token, wrong_token) and whose path it was, if any.",
+    ["connector", "reason"],
+)
 HTTP_CONNECTIONS = Gauge("curb_http_connections", "Open connections to the HTTP port.")
 HTTP_CONNECTIONS_CLOSED = Counter(
     "curb_http_connections_closed_total",

@@ -18,13 +18,14 @@ import msgspec
 from aiohttp import hdrs, web
 from pydantic import SecretStr
 
-from curb.connectors.connector import Batch, Door, Noted, PushSource, Receiver
+from curb.connectors.connector import Batch, Door, Noted, Pathed, PushSource, Receiver
 from curb.connectors.decode import Letters, Rejected
 from curb.connectors.intake.append import Appended, append_batch, letters_report, report_messages
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.body import ENCODINGS, Bodies, BodyRefusedError
 from curb.connectors.intake.health import Health
 from curb.connectors.intake.overload import Overload
+from curb.connectors.intake.refused_posts import RefusedPosts, Why, there_are
 from curb.connectors.validate import DEFAULT_LIMITS, IntakeLimits
 from curb.stream import metrics
 from curb.stream.clock import Clock
@@ -33,6 +34,8 @@ from curb.stream.log.protocol import Log, Message
 from curb.stream.records.spend import DeadLetter
 
 logger = logging.getLogger(__name__)
+#: What the path of every connector begins with.
+PREFIX = "/v1/ingest/"
 DEFAULT_BODY_BYTES = 8 * 1024 * 1024
 _RETRY_AFTER_S = 5.0
 _TOO_MUCH = "Curb cannot keep up, and most of it comes from here"
@@ -67,6 +70,11 @@ class InboxSource:
         """What arrived and was not counted, where the source says it."""
         return self.source.notes() if isinstance(self.source, Noted) else ()
 
+    def paths(self) -> list[str]:
+        """Where senders may post."""
+        own = f"{PREFIX}{self.name}"
+        return [f"{own}/{each}" for each in self.source.paths()] if isinstance(self.source, Pathed) else [own]
+
 
 def add_routes(
     app: web.Application,
@@ -76,17 +84,22 @@ def add_routes(
     bodies: Bodies | None = None,
     behind_s: Callable[[], float] = lambda: 0.0,
     most_behind_s: float = math.inf,
+    refused: RefusedPosts | None = None,
 ) -> None:
     """Add `POST /v1/ingest/{name}`, and paths below it, for these sources, by name, to the daemon's application.
 
+    What reaches none of them is kept in `refused`.
     `behind_s` gives for how long (seconds) what is on the log has waited. Above `most_behind_s` all requests are
     refused. Well below, or while the event loop is late, those of the sources that send most are.
     """
     overload = Overload(time.monotonic, behind_s)
     app.cleanup_ctx.append(overload.watch)
-    inbox = _Inbox(sources, log, clock, bodies or Bodies(), lambda: _above(behind_s(), most_behind_s), overload)
-    app.router.add_post("/v1/ingest/{name}", inbox.receive)
-    app.router.add_post("/v1/ingest/{name}/{path:.+}", inbox.receive)
+    refused = RefusedPosts() if refused is None else refused
+    inbox = _Inbox(
+        sources, log, clock, bodies or Bodies(), lambda: _above(behind_s(), most_behind_s), overload, refused
+    )
+    app.router.add_post("/v1/ingest/{name:[^/]*}", inbox.receive)
+    app.router.add_post("/v1/ingest/{name}/{path:.*}", inbox.receive)
 
 
 def _above(behind_s: float, most_s: float) -> float:
@@ -102,8 +115,9 @@ class _Inbox:
         bodies: Bodies,
         behind_s: Callable[[], float],
         overload: Overload,
+        refused: RefusedPosts,
     ) -> None:
-        self._sources, self._log, self._clock = sources, log, clock
+        self._sources, self._log, self._clock, self._refused = sources, log, clock, refused
         self._bodies, self._behind_s, self._overload = bodies, behind_s, overload
         #: Of each source one body begins in a turn of the loop, so that a flood leaves turns to all others.
         self._turns = {name: asyncio.Lock() for name in sources}
@@ -113,12 +127,15 @@ class _Inbox:
         (with Retry-After)."""
         source = self._sources.get(request.match_info["name"])
         if source is None:
-            return _problem(404, "no push connector of this name")
-        if not _authorised(request, [source.token, *source.more_tokens]):
-            return _problem(401, "a valid bearer token is required", {hdrs.WWW_AUTHENTICATE: "Bearer"})
+            return self._unknown(request)
+        if not _authorised(request, source):
+            why: Why = "wrong_token" if hdrs.AUTHORIZATION in request.headers else "no_token"
+            self._refused.add(request.path, why, self._clock.now(), source.paths(), source.name)
+            return _unauthorised()
         door = _door(source.source, request)
         if door is None:
-            return _problem(404, "this push connector has no such path")
+            self._refused.add(request.path, "unknown_path", self._clock.now(), source.paths(), source.name)
+            return _unknown_path(source.paths())
         if behind_s := self._behind_s():
             return self._busy(f"Curb is {behind_s:.0f} s behind", source, door)
         if self._overload.refuses(source.name):
@@ -134,6 +151,18 @@ class _Inbox:
             return door.problem(503, "the log is unavailable, send again later", {hdrs.RETRY_AFTER: str(wait_s)})
         metrics.INGEST_SECONDS.labels(connector=source.name).observe(asyncio.get_running_loop().time() - started)
         return response
+
+    def _unknown(self, request: web.Request) -> web.Response:
+        """404 for a path that no connector has, with the paths of those that the token is for.
+
+        401 where it is for none: nobody learns names by trying.
+        """
+        own = [source for source in self._sources.values() if _authorised(request, source)]
+        every = [path for source in self._sources.values() for path in source.paths()]
+        self._refused.add(request.path, "unknown_path", self._clock.now(), every)
+        if self._sources and not own:
+            return _unauthorised()
+        return _unknown_path([path for source in own for path in source.paths()])
 
     def _busy(self, why: str, source: InboxSource, door: Door) -> web.Response:
         """Nothing was made of the body, so that refusing costs little."""
@@ -267,11 +296,21 @@ def _door(source: PushSource | Receiver, request: web.Request) -> Door | None:
     return None if path else PlainDoor(source)
 
 
-def _authorised(request: web.Request, tokens: Sequence[SecretStr]) -> bool:
+def _authorised(request: web.Request, source: InboxSource) -> bool:
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     sent = given.strip().encode("utf-8", "surrogateescape")
+    tokens = (source.token, *source.more_tokens)
     same = [hmac.compare_digest(sent, token.get_secret_value().encode()) for token in tokens]
     return any(same) and scheme.lower() == "bearer"
+
+
+def _unauthorised() -> web.Response:
+    return _problem(401, "a valid bearer token is required", {hdrs.WWW_AUTHENTICATE: "Bearer"})
+
+
+def _unknown_path(paths: list[str]) -> web.Response:
+    """`paths` are those that this token may post to."""
+    return _problem(404, f"no connector has this path; {there_are(paths)}", more={"paths": paths})
 
 
 def _problem(

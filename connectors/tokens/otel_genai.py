@@ -71,6 +71,9 @@ class OtelGenAI:
             self._scopes.saw_request(path)
         return OtlpDoor(self._name, signal, content_type, source, self._scopes, self._order)
 
+    def paths(self) -> tuple[str, ...]:
+        return tuple(otlp.SIGNALS)
+
     def notes(self) -> tuple[str, ...]:
         return self._scopes.notes()
 

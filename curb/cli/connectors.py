@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import aiohttp
 import msgspec
@@ -42,7 +42,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False)
 
     Asks the running daemon, or else reads last records, cursors and dead letters from the log.
     """
-    rows = asking.ask(_rows(asking.load(config)))
+    rows, refused = asking.ask(_rows(asking.load(config)))
     if json_lines:
         for row in rows:
             print(msgspec.json.encode(row).decode())
@@ -64,6 +64,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json_lines: JsonOption = False)
         )
     console = Console()
     console.print(table)
+    render.refused_posts(console, refused)
     for row in rows:
         if row["cursor"]:
             console.print(Text(f"  {row['name']} goes on at {_short(row['cursor'])}"))
@@ -143,22 +144,25 @@ async def _tried(part: object) -> list[Check]:
 async def _listens(config: CurbConfig, name: str) -> Check:
     what = f"POST /v1/ingest/{name} is open"
     try:
-        rows = (await offline.daemon_json(config, "/v1/connectors"))["connectors"]
+        found = await offline.daemon_json(config, "/v1/connectors")
     except offline.NotReachableError as error:
         return Check(what, False, f"{error}; start it with `curb run`")
-    row = next((each for each in rows if each["name"] == name), None)
+    row = next((each for each in found["connectors"] if each["name"] == name), None)
     if row is None:
         return Check(what, False, "the running daemon does not know it: restart it with this configuration")
-    return Check(what, True, f"last heard {row['last_heard'] or 'never: nothing was posted yet with its token'}")
+    refused = [each["says"] for each in found.get("refused_posts", ())]
+    heard = row["last_heard"] or "never: nothing was posted yet with its token"
+    return Check(what, True, "; ".join([f"last heard {heard}", *(refused if row["last_heard"] is None else [])]))
 
 
-async def _rows(config: CurbConfig) -> list[dict[str, Any]]:
+async def _rows(config: CurbConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every connector, and what reached none, which only the daemon knows."""
     try:
-        found = (await offline.daemon_json(config, "/v1/connectors"))["connectors"]
-        return cast(list[dict[str, Any]], found)
+        found = await offline.daemon_json(config, "/v1/connectors")
+        return found["connectors"], found.get("refused_posts", [])
     except offline.NotReachableError as error:
         typer.echo(f"{error}; read from the log", err=True)
-        return await connector_rows.of_log(config)
+        return await connector_rows.of_log(config), []
 
 
 def _show(check: Check) -> None:

@@ -256,6 +256,12 @@ def feed_line(day: dict[str, Any]) -> str:
     return "; ".join(part for part in parts if part)
 
 
+def refused_posts(console: Console, found: Iterable[Mapping[str, Any]]) -> None:
+    """What senders posted that no connector took."""
+    for each in found:
+        console.print(Text(f"  {each['says']}", "yellow"), soft_wrap=True)
+
+
 def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
     """The daemon's status: one paragraph and three small tables."""
     if json_lines:
@@ -273,6 +279,7 @@ def status(console: Console, found: dict[str, Any], json_lines: bool) -> None:
         console.print(f"  connector {name}: last heard {last or 'never'}")
         for note in found.get("notes", {}).get(name, ()):
             console.print(Text(f"    {note}", "yellow"))
+    refused_posts(console, found.get("refused_posts", ()))
     for feed in found.get("feeds", ()):
         console.print(Text(f"  source {feed['source'] or 'without a name'}: {feed_line(feed['last_24_h'])}"))
     for row in (*found.get("feeds", ()), *found.get("scopes", ())):

@@ -155,6 +155,8 @@ class StatusAnswer(TypedDict):
     threshold_rise: dict[str, float]
     connectors: dict[str, str | None]
     notes: dict[str, list[str]]
+    #: Of the last day.
+    refused_posts: list[RefusedPostAnswer]
     feeds: list[FeedAnswer]
     scopes: list[ScopeAnswer]
     judged: list[JudgedAnswer]
@@ -166,6 +168,16 @@ class StatusAnswer(TypedDict):
     proposed: list[dict[str, Any]]
     ceilings: int
     problems: dict[str, str]
+
+
+class RefusedPostAnswer(TypedDict):
+    """Posts to one path that were refused for one reason; `says` is a sentence for people."""
+
+    path: str
+    why: Literal["unknown_path", "no_token", "wrong_token"]
+    count: int
+    last_at: str
+    says: str
 
 
 class AlertAnswer(TypedDict):
@@ -208,9 +220,10 @@ class ConnectorAnswer(TypedDict):
 
 
 class ConnectorsAnswer(TypedDict):
-    """Every connector of this process."""
+    """Every connector of this process, and posts of the last day that reached none."""
 
     connectors: list[ConnectorAnswer]
+    refused_posts: list[RefusedPostAnswer]
 
 
 class UnitRowAnswer(TypedDict):

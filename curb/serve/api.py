@@ -23,7 +23,7 @@ from curb.serve.pages.frame import Pages, add_static_routes
 from curb.serve.pages.sessions import Sessions
 from curb.serve.problems import as_problems, checked_filters
 from curb.serve.running import Running
-from curb.serve.status import readiness, status
+from curb.serve.status import readiness, refused_posts, status
 from curb.stream import metrics
 from curb.stream.errors import TransientError
 from curb.stream.log.codec import encode
@@ -71,8 +71,8 @@ def make_app(daemon: Running, doors: slack_people.Doors) -> web.Application:
     http_explain.add_routes(app, daemon)
     proposals.add_routes(app, daemon, bodies, access.caller)
     slack_people.add_routes(app, doors, bodies)
-    sources = daemon.connectors.sources
-    add_routes(app, sources, daemon.log, daemon.clock, bodies, lambda: _behind_s(daemon), http.max_lag_s)
+    sources, refused = daemon.connectors.sources, daemon.connectors.refused_posts
+    add_routes(app, sources, daemon.log, daemon.clock, bodies, lambda: _behind_s(daemon), http.max_lag_s, refused)
     return app
 
 
@@ -169,7 +169,8 @@ class _Api:
         return web.json_response({"unit_costs": [{"by": w.by, "unit": w.unit, "rows": rows} for w, rows in found]})
 
     async def connectors(self, request: web.Request) -> web.Response:
-        return web.json_response({"connectors": of_daemon(self._daemon)})
+        refused = refused_posts(self._daemon)
+        return web.json_response({"connectors": of_daemon(self._daemon), "refused_posts": refused})
 
     async def reconciliation(self, request: web.Request) -> web.Response:
         found = reconciliation_rows(self._daemon.reconciliations(), self._daemon.config.reconcile)

@@ -70,6 +70,8 @@ def status(daemon: Running) -> dict[str, Any]:
         "connectors": _connectors(daemon),
         # What arrived and was not counted, by connector.
         "notes": {s.name: list(s.notes()) for s in daemon.connectors.sources.values() if s.notes()},
+        # What senders posted that no connector took.
+        "refused_posts": refused_posts(daemon),
         # What became of the records of each source, and dollars that no series of their own shows.
         "feeds": feeds(daemon),
         "scopes": [row._asdict() for shard in shards for row in shard.feeds.scope_rows()],
@@ -111,6 +113,22 @@ def feeds(daemon: Running) -> list[dict[str, Any]]:
     """What became of the records of each source that this process keeps, by name."""
     rows = [row for shard in daemon.shards() for row in shard.feeds.rows()]
     return [{**row._asdict(), "last_at": iso(row.last_at)} for row in sorted(rows, key=lambda row: row.source)]
+
+
+def refused_posts(daemon: Running) -> list[dict[str, Any]]:
+    """Posts of the last day that reached no connector, newest first, each with a sentence for people."""
+    made, now = daemon.connectors, daemon.clock.now()
+    paths = [path for source in made.sources.values() for path in source.paths()]
+    return [
+        {
+            "path": each.path,
+            "why": each.why,
+            "count": each.count,
+            "last_at": iso(each.last_at),
+            "says": each.says(paths),
+        }
+        for each in made.refused_posts.rows(now)
+    ]
 
 
 def _who_and_why(halted: dict[str, Any]) -> str:

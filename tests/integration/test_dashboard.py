@@ -12,11 +12,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from pydantic import SecretStr
 from rich.console import Console
 
 from curb.cli import render
 from curb.config.file import CurbConfig, load_text
+from curb.connectors.connector import PushSource
 from curb.connectors.intake.health import Health
+from curb.connectors.intake.inbox import InboxSource
+from curb.connectors.intake.refused_posts import RefusedPosts
 from curb.detector.day_one import Watched
 from curb.detector.incidents.feeds import FeedAlerts
 from curb.detector.state.registry import SeriesMoney, SeriesStatus
@@ -27,6 +31,7 @@ from curb.serve.slack_people import Doors
 from curb.stream.clock import ManualClock
 from curb.stream.records.reconciliation import Reconciliation
 from curb.stream.records.spend import BudgetStatus, LedgerEntry, Plan, SourceTally
+from curb.stream.time import iso
 from curb.views.alerts_and_actions import LogView
 from curb.views.recent_burn import RecentBurn
 from curb.views.unit_costs import WantedUnitCost
@@ -83,7 +88,7 @@ def a_daemon(**changes: Any) -> Any:
         "lag_s": lambda: {"rollup": 0.2, "detector": 0.3},
         "caught_up": lambda: {"rollup": True, "detector": True},
         "log_problem": str,
-        "connectors": SimpleNamespace(runners=[], sources={}),
+        "connectors": SimpleNamespace(runners=[], sources={}, refused_posts=RefusedPosts()),
         "action_state": lambda: empty,
         "shards": lambda: [Shard()],
         "recent": RecentBurn(list, ManualClock(T0)),
@@ -138,11 +143,35 @@ async def test_an_empty_page_and_an_empty_status_show_the_same_next_steps() -> N
     assert "failing requests that cost: at once" in text
 
 
+async def test_a_post_that_reached_no_connector_is_shown_wherever_sources_are(daemon: Any) -> None:
+    source = InboxSource("gateway", cast(PushSource, None), SecretStr("ingest-token"))
+    daemon.connectors.sources["gateway"] = source
+    right = {"Authorization": "Bearer ingest-token"}
+    async with TestClient(TestServer(make_app(cast(Running, daemon), Doors()))) as client:
+        for path, headers in (("litelm", right), ("<b>", right), ("gateway", {"Authorization": "Bearer other"})):
+            await client.post(f"/v1/ingest/{path}", data=b"{}", headers=headers)
+        text = html.unescape(await page(client, "/"))
+        found = {}
+        for path in ("/v1/status", "/v1/connectors"):
+            async with client.get(path, headers={"Authorization": f"Bearer {TOKEN}"}) as answer:
+                found[path] = await answer.json()
+        assert "<b>" not in await page(client, "/")
+    console = Console(record=True, width=200, file=io.StringIO())
+    render.status(console, found["/v1/status"], json_lines=False)
+    printed = console.export_text()
+    unknown = f"POST /v1/ingest/litelm was refused once, last at {iso(T0)}: no connector has this path; "
+    said = [unknown + "there is /v1/ingest/gateway", "its bearer token is not that of the connector"]
+    for sentence in said:
+        assert sentence in text
+        assert sentence in printed
+        assert sentence in str(found["/v1/connectors"]["refused_posts"])
+
+
 @pytest.mark.parametrize("at", [-1.0, 4e9 * 1000, 1e18, -1e18, float("inf"), float("nan")])
 async def test_a_strange_time_of_others_breaks_no_page(daemon: Any, at: float) -> None:
     health = Health(last_error="invalid", last_error_at=at, newest_charge_at=at)
-    source = SimpleNamespace(name="gw", last_success=at, health=health, notes=tuple)
-    daemon.connectors = SimpleNamespace(runners=[], sources={"gw": source})
+    source = SimpleNamespace(name="gw", last_success=at, health=health, notes=tuple, paths=list)
+    daemon.connectors = SimpleNamespace(runners=[], sources={"gw": source}, refused_posts=RefusedPosts())
     async with TestClient(TestServer(make_app(cast(Running, daemon), Doors()))) as client:
         for path in ("/", "/v1/connectors", "/v1/status"):
             headers = login() if path == "/" else {"Authorization": f"Bearer {TOKEN}"}

@@ -23,6 +23,7 @@ from curb.actions.notify.protocol import Notice
 from curb.actions.slack.blocks import blocks
 from curb.cli import explain_table, render
 from curb.config.file import CurbConfig
+from curb.connectors.intake.refused_posts import RefusedPosts
 from curb.demo.trace import default_directory
 from curb.detector.settings import DetectorSettings
 from curb.detector.shard import Shard
@@ -175,7 +176,7 @@ def daemon_of(stream: Stream) -> Running:
             lag_s=dict,
             caught_up=lambda: {"detector": True},
             log_problem=str,
-            connectors=SimpleNamespace(runners=[], sources={}),
+            connectors=SimpleNamespace(runners=[], sources={}, refused_posts=RefusedPosts()),
             action_state=lambda: nothing,
             shards=lambda: [stream.shard],
             recent=RecentBurn(list, clock),

@@ -13,11 +13,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from curb.connectors.connector import Context
 from curb.connectors.intake.body import Bodies
 from curb.connectors.intake.inbox import InboxSource, add_routes
+from curb.connectors.intake.refused_posts import RefusedPosts
 from curb.connectors.pricing.book import PriceBook
 from curb.connectors.tokens import litellm, usage_jsonl
 from curb.stream.clock import ManualClock
@@ -54,6 +56,11 @@ async def client(log: MemoryLog, source: InboxSource) -> AsyncIterator[Client]:
         yield client
 
 
+def counted(connector: str, reason: str) -> float:
+    labels = {"connector": connector, "reason": reason}
+    return REGISTRY.get_sample_value("curb_ingest_not_taken_total", labels) or 0.0
+
+
 def body(count: int = 3) -> bytes:
     return litellm_usage.array([litellm_usage.payload(n, NOW - 60) for n in range(count)])
 
@@ -82,8 +89,63 @@ async def test_needs_the_token(client: Client, log: MemoryLog, headers: dict[str
     assert log.messages == {}
 
 
-async def test_an_unknown_name_is_404(client: Client) -> None:
-    assert (await client.post("/v1/ingest/other", data=body(), headers=AUTH)).status == 404
+@pytest.mark.parametrize("path", ["other", "", "gw/v1/traces"])
+async def test_a_path_that_no_connector_has_is_404_with_those_that_exist(client: Client, path: str) -> None:
+    response = await client.post(f"/v1/ingest/{path}", data=body(), headers=AUTH)
+    assert response.status == 404
+    answer = await response.json()
+    assert (answer["paths"], answer["detail"].split("; ")[1]) == ([PATH], f"there is {PATH}")
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        response = await client.post(f"/v1/ingest/{path}", data=body(), headers=headers)
+        assert (response.status, PATH in await response.text()) == (401, False), "names are for who has a token"
+
+
+async def test_a_slash_at_the_end_of_a_path_is_no_other_path(client: Client) -> None:
+    assert (await client.post(f"{PATH}/", data=body(), headers=AUTH)).status == 200
+
+
+async def test_a_path_where_nothing_is_pushed_to_is_404(log: MemoryLog) -> None:
+    app = web.Application()
+    add_routes(app, {}, log, ManualClock(NOW))
+    async with TestClient(TestServer(app)) as client:
+        response = await client.post("/v1/ingest/other", data=body())
+        assert response.status == 404
+        assert "no connector is configured that is pushed to" in await response.text()
+
+
+async def test_what_reaches_no_connector_is_counted_and_logged_with_the_paths_that_exist(
+    log: MemoryLog, source: InboxSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, clock, refused = web.Application(), ManualClock(NOW), RefusedPosts()
+    add_routes(app, {"gw": source}, log, clock, refused=refused)
+    wrong = {"Authorization": "Bearer other"}
+    before = [counted("", "unknown_path"), counted("gw", "wrong_token"), counted("gw", "no_token")]
+    async with TestClient(TestServer(app)) as client:
+        for path, headers in (("litelm", AUTH), ("litelm", wrong), ("gw", wrong), ("gw", {}), ("gw", AUTH)):
+            await client.post(f"/v1/ingest/{path}", data=body(), headers=headers)
+        rows = [(row.path, row.why, row.count) for row in refused.rows(NOW)]
+        assert rows == [("/v1/ingest/litelm", "unknown_path", 2), (PATH, "wrong_token", 1), (PATH, "no_token", 1)]
+        after = [counted("", "unknown_path"), counted("gw", "wrong_token"), counted("gw", "no_token")]
+        assert [new - old for new, old in zip(after, before, strict=True)] == [2, 1, 1]
+        logged = [str(record.__dict__["detail"]) for record in caplog.records]
+        assert len(logged) == 3, "once an hour each"
+        assert logged[0].endswith(f"no connector has this path; there is {PATH}")
+        await clock.advance(3600)
+        await client.post("/v1/ingest/litelm", data=body(), headers=AUTH)
+        assert [str(record.__dict__["detail"])[:46] for record in caplog.records[3:]] == [
+            "POST /v1/ingest/litelm was refused 3 times, las"[:46]
+        ]
+        assert [row.path for row in refused.rows(NOW + 86_400)] == ["/v1/ingest/litelm"], "what was mended is forgotten"
+
+
+async def test_however_many_paths_are_tried_few_are_kept() -> None:
+    refused = RefusedPosts()
+    for number in range(1000):
+        refused.add(f"/v1/ingest/\x1b[31m{number}" + "x" * 500, "unknown_path", NOW, [])
+    rows = refused.rows(NOW)
+    assert (len(rows), sum(row.count for row in rows)) == (21, 1000)
+    assert {row.path for row in rows if row.count > 1} == {"other paths"}
+    assert all(row.path.isprintable() and len(row.path) < 130 for row in rows)
 
 
 async def test_a_log_that_is_away_asks_to_come_back(client: Client, log: MemoryLog, source: InboxSource) -> None:

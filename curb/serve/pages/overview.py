@@ -105,6 +105,7 @@ def _blind(found: dict[str, Any], sources: list[dict[str, Any]]) -> list[_Blind]
     silent = [row["name"] for row in sources if row["last_heard"] is None]
     if silent and found["series"]:
         problems.append(_Blind("Never heard of:", ", ".join(silent), "warn"))
+    problems += [_Blind("Not taken:", each["says"], "warn") for each in found["refused_posts"]]
     problems += [_Blind(f"{row['scope']}:", each, "warn") for row in found["scopes"] for each in row["problems"]]
     return problems + [_Blind(f"{subject}:", why) for subject, why in found["problems"].items()]
 
