@@ -82,6 +82,19 @@ class Chromium:
         buttons = "[...document.querySelectorAll('main button')]"
         await self.follow(f"{buttons}.find(each => each.textContent.trim() === {label!r}).click()")
 
+    async def key(self, name: str) -> None:
+        """Press a key of the keyboard: Tab or Enter."""
+        code, text = {"Tab": (9, ""), "Enter": (13, "\r")}[name]
+        told = {"key": name, "code": name, "windowsVirtualKeyCode": code, "text": text}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", **told)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **told)
+
+    async def follow_key(self, name: str) -> None:
+        """Press a key that leads to another page."""
+        self._loaded.clear()
+        await self.key(name)
+        await asyncio.wait_for(self._loaded.wait(), _PAGE_S)
+
     async def text(self) -> str:
         """What a person reads."""
         return str(await self.run("document.body ? document.body.innerText : ''"))

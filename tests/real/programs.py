@@ -73,6 +73,15 @@ def python_packages(name: str, requirement: str) -> Path:
 def npm(name: str, requirement: str, program: str) -> Path:
     """A program of an npm package, in a directory of its own; no script of a package is run."""
 
+    return _npm(name, requirement) / ".bin" / program
+
+
+def npm_file(name: str, requirement: str, path: str) -> Path:
+    """A file of an npm package."""
+    return _npm(name, requirement) / path
+
+
+def _npm(name: str, requirement: str) -> Path:
     def make(directory: Path) -> None:
         if shutil.which("npm") is None:
             raise AwayError("no npm to install it with")
@@ -80,7 +89,7 @@ def npm(name: str, requirement: str, program: str) -> Path:
         command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", ".", requirement]
         _run(command, directory)
 
-    return _once(f"npm-{requirement}", make, moved=False) / "node_modules" / ".bin" / program
+    return _once(f"npm-{requirement}", make, moved=False) / "node_modules"
 
 
 def go(

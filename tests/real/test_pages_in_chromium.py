@@ -17,6 +17,8 @@ from tests.integration.test_dashboard import HOSTILE
 from tests.integration.test_pages_operate import commands, knowledge
 from tests.integration.test_pages_operate import daemon as daemon  # noqa: PLC0414 (a fixture)
 from tests.real.chromium import Chromium, chromium
+from tests.real.programs import AwayError, npm_file
+from tests.require import require
 
 SERIES = "/series/one?scope=team&tag=team%3Dsearch"
 PAGES = ("/", "/exposure", "/models", "/series", SERIES, "/alerts", "/alerts/a1", "/actions", "/config")
@@ -24,6 +26,18 @@ SIGN_IN = """
 document.querySelector('[name=token]').value = 'operator-token';
 document.querySelector('[name=name]').value = 'M'.repeat(64);
 document.querySelector('main form').submit();
+"""
+
+
+AXE = "axe-core@4.14.1"
+VIOLATIONS = "axe.run().then(found => found.violations.map(each => [each.id, each.nodes.map(node => node.html)]))"
+#: What a thumb presses, and is less than 44 px high or wide.
+TOO_SMALL = """
+[...document.querySelectorAll('button, .button, summary, select, input:not([type=hidden]), nav a, .card h3 a')]
+    .filter(each => each.offsetParent)
+    .map(each => [each.textContent.trim(), each.getBoundingClientRect()])
+    .filter(([text, box]) => Math.min(box.width, box.height) < 44)
+    .map(([text, box]) => `${text}: ${box.width} x ${box.height}`)
 """
 
 
@@ -77,6 +91,52 @@ async def test_a_page_fits_a_phone_in_both_schemes_and_breaks_no_rule_of_its_pol
                     HOSTILE in await browser.text() or "search" in await browser.text() or path not in ("/", "/alerts")
                 )
         assert not browser.complaints
+
+
+async def test_everything_is_large_enough_for_a_thumb(url: str) -> None:
+    """44 px, but for links within a sentence or a table."""
+    async with chromium() as browser:
+        await browser.size(390)
+        await browser.go(f"{url}/sign-in")
+        assert await browser.run(TOO_SMALL) == []
+        await signed_in(browser, url, "/")
+        for path in PAGES:
+            await browser.go(url + path)
+            await browser.run("document.querySelectorAll('details').forEach(each => { each.open = true; }); 1")
+            assert await browser.run(TOO_SMALL) == [], path
+
+
+async def test_the_keyboard_is_enough(url: str, daemon: Any) -> None:
+    async with chromium() as browser:
+        await signed_in(browser, url)
+        for label in ("Undo", "Snooze"):
+            await browser.run("document.querySelectorAll('details').forEach(each => { each.open = true; }); 1")
+            for _ in range(60):
+                await browser.key("Tab")
+                if await browser.run("document.activeElement.textContent.trim()") == label:
+                    break
+            outline = await browser.run("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline == "solid", f"where the keyboard is cannot be seen: {label}"
+            await browser.follow_key("Enter")
+            assert "Noted" in await browser.text()
+        assert [each.kind for each in commands(daemon)] == ["undo", "snooze"]
+
+
+async def test_axe_finds_nothing_on_any_page_in_either_scheme(url: str) -> None:
+    """WCAG 2.2 A and AA, and the practices that axe knows, with everything unfolded."""
+    try:
+        axe = npm_file("axe-core", AXE, "axe-core/axe.min.js").read_text(encoding="utf-8")
+    except AwayError as away:
+        require("npm", f"{away}; axe-core is installed with it")
+    async with chromium() as browser:
+        await signed_in(browser, url, "/")
+        for path in ("/sign-in", *PAGES, "/actions/x1", "/models/one", "/models/runs"):
+            for width, dark in ((390, False), (390, True), (1280, False)):
+                await browser.size(width, dark=dark)
+                await browser.go(url + path)
+                await browser.run("document.querySelectorAll('details').forEach(each => { each.open = true; }); 1")
+                await browser.run(f"{axe}; 1")
+                assert await browser.run(VIOLATIONS) == [], (path, width, dark)
 
 
 async def test_a_page_renews_itself_but_not_under_somebody_who_fills_in_a_form(url: str, daemon: Any) -> None:
