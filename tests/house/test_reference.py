@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
 
 from curb.config.file import CurbConfig
+from curb.serve.openapi import OPERATIONS
+from curb.stream.records.spend import AlertKind
 from docs.generate import REFERENCE, ROOMS, all_commands, all_metrics, keys, nested_models, pages, parameters
 from tests.house.tree import FLOORS, ROOT, markdown_files, name, python_files
 
@@ -76,6 +79,18 @@ def test_every_key_of_the_configuration_is_documented() -> None:
             if not field.description and key not in {"kind", "name"}:
                 missing.append(f"{path}.{key} has no description (Field(description=...))")
     assert not missing, "\n".join(missing)
+
+
+def test_every_endpoint_is_documented() -> None:
+    text = page("api.md")
+    missing = [f"{each.method} {each.path}" for each in OPERATIONS if f"`{each.method} {each.path}`" not in text]
+    assert not missing, f"not in docs/reference/api.md: {missing}"
+
+
+def test_every_kind_of_alert_is_documented() -> None:
+    text = (ROOT / "docs/howto/read-an-alert.md").read_text(encoding="utf-8")
+    missing = [kind for kind in get_args(AlertKind) if f"| `{kind}` |" not in text]
+    assert not missing, f"not in docs/howto/read-an-alert.md: {missing}"
 
 
 @pytest.mark.parametrize("target", ["setup", "demo", "test", "check", "bench", "docs", "help"])
