@@ -284,9 +284,9 @@ class BudgetRows:
 
     def saved(self) -> list[SavedRow]:
         """Which rows there are, for `load`."""
-        return [
-            SavedRow(self.budget(row).name, self.tags[row], self._counts(self.budget(row))) for row in range(len(self))
-        ]
+        of = [(budget.name, self._counts(budget)) for budget in self.budgets]
+        numbers = zip(self["budget"].tolist(), self.tags, strict=True)
+        return [SavedRow(of[number][0], tags, of[number][1]) for number, tags in numbers]
 
     def dump(self) -> dict[str, NDArray[Any]]:
         return self.columns.dump("budget") | self.links.dump("budget_link")
@@ -298,11 +298,8 @@ class BudgetRows:
 
         `matched` is how many series had been matched. Returns the old numbers of the rows kept; they come first now.
         """
-        kept = [
-            number
-            for number, row in enumerate(saved)
-            if row.budget in self._by_name and row.counts == self._counts(self._by_name[row.budget])
-        ]
+        counts = {name: self._counts(budget) for name, budget in self._by_name.items()}
+        kept = [number for number, row in enumerate(saved) if counts.get(row.budget) == row.counts]
         for number in kept:
             self._append(self._by_name[saved[number].budget], saved[number].tags)
         which = np.array(kept, np.int64)
