@@ -19,11 +19,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from curb import wiring
 from curb.config.file import CurbConfig
-from curb.connectors.bills.focus_file import Config as FocusFile
 from curb.connectors.connector import Batch, Connector, Context, Pull, PushWithBackfill, open_source
 from curb.connectors.history.files import PastFile
 from curb.connectors.history.recognise import HINTS, NAMES, Form, recognise
 from curb.connectors.intake.runner import PullRunner
+from curb.connectors.kinds import KINDS
 from curb.connectors.tokens.litellm import Config as LiteLLMConfig
 from curb.connectors.tokens.litellm import LiteLLM
 from curb.connectors.tokens.usage_jsonl import Config as UsageJsonl
@@ -33,6 +33,7 @@ from curb.feed import settle, until
 from curb.row_grid import RowGrid
 from curb.stream.clock import Clock, WallClock
 from curb.stream.errors import PermanentError
+from curb.stream.kinds import KindError
 from curb.stream.log.codec import decode_lines
 from curb.stream.log.protocol import Log
 from curb.stream.log.topics import COSTS, GPU, USAGE
@@ -183,7 +184,11 @@ def _agreed(path: Path, form: str, found: Form) -> Form:
 def _by_form(config: CurbConfig, context: Context, path: Path, form: Form, like: str | None) -> tuple[str, Connector]:
     stem = "".join(c if c.isalnum() else "-" for c in path.name.split(".")[0].lower())[:50] or "file"
     if form == "focus":
-        settings = FocusFile.model_validate({"kind": "focus_file", "name": f"past-{stem}", "url": str(path)})
+        try:  # by its kind: a default install has no libraries for bills
+            kind = KINDS.config("focus_file")
+        except KindError as error:
+            raise PermanentError(f"{path} is a bill: {error}") from None
+        settings = kind.model_validate({"kind": "focus_file", "name": f"past-{stem}", "url": str(path)})
         return settings.name, open_pull(settings, context)
     if form != "litellm":
         lines = UsageJsonl.model_validate(

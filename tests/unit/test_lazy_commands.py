@@ -55,6 +55,33 @@ def test_the_listed_help_is_the_command_s(name: str) -> None:
     assert COMMANDS[name].help == " ".join(command.help.split("\n\n")[0].split())
 
 
+_WITHOUT_EXTRAS = """
+import importlib, pkgutil, sys
+for name in "apprise boto3 fsspec google matplotlib mcp opentelemetry prophet pyarrow river statsmodels".split():
+    sys.modules[name] = None  # as if it were not installed
+import curb
+for module in pkgutil.walk_packages(curb.__path__, "curb."):
+    if not module.name.startswith("curb.testing"):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError:
+            print(module.name)
+"""
+#: Modules of kinds and commands that a setting or an extra asks for, by how they begin.
+_OF_EXTRAS = (
+    "curb.connectors.bills.",
+    "curb.connectors.tokens.ot",
+    "curb.actions.notify.apprise",
+    "curb.cli.assistant.",
+)
+
+
+def test_a_default_install_can_run_every_command_but_those_of_extras() -> None:
+    done = subprocess.run([sys.executable, "-c", _WITHOUT_EXTRAS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [each for each in done.stdout.split() if not each.startswith(_OF_EXTRAS)] == []
+
+
 def test_an_unknown_command_is_refused_with_the_nearest() -> None:
     result = CliRunner().invoke(app, ["stats"])
     assert result.exit_code == 2
