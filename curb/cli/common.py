@@ -51,6 +51,14 @@ def ask(work: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(1) from None
 
 
+def refuse_unknown_scope(command: str, config: CurbConfig, scope: str) -> None:
+    """One line with the scopes there are, and exit code 2, for the name of none; for a command that found nothing."""
+    known = [each.name for each in config.detector.scopes]
+    if scope not in known:
+        typer.echo(f"{command}: no scope {scope}; configured: {', '.join(known)}", err=True)
+        raise typer.Exit(2)
+
+
 def person() -> str:
     """The user who runs this command."""
     try:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curb import wiring
-from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, load_figures
+from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, load_figures, refuse_unknown_scope
 from curb.cli.offline import NotReachableError, daemon_json
 from curb.config.file import CurbConfig
 from curb.detector.forecast.pool import PoolSettings
@@ -52,6 +52,7 @@ def forecast(
 ) -> None:
     """Forecast the cost of each tag at the end of its period, with an interval, and when its budget is exceeded."""
     loaded = CurbConfig() if source is not None and not config.exists() else load_figures(config)
+    refuse_unknown_scope("forecast", loaded, scope)
     try:
         code = run_forecast(
             loaded, source, scope=scope, top=top, quick=quick, chart=chart, json_lines=json_lines, console=Console()

@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 
 from curb.cli import offline, render
-from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption, ask, load, load_figures, load_log, person
+from curb.cli.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    ask,
+    load,
+    load_figures,
+    load_log,
+    person,
+    refuse_unknown_scope,
+)
 from curb.config.errors import ConfigErrors
 from curb.config.file import CurbConfig
 from curb.logs import setup
@@ -81,7 +91,10 @@ def spend(
     """
     loaded = load_figures(config)
     if by is None and unit is None:
-        return render.spend(console, ask(offline.spend_totals(loaded, scope or "key")), json_lines)
+        rows = ask(offline.spend_totals(loaded, scope or "key"))
+        if not rows:
+            refuse_unknown_scope("spend", loaded, scope or "key")
+        return render.spend(console, rows, json_lines)
     tags = tuple(tag.strip() for tag in (by or "team").split(",") if tag.strip())
     try:
         resolved = resolve(WantedUnitCost(by=tags or ("team",), unit=unit or "requests", scope=scope), loaded.detector)

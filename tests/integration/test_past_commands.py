@@ -185,3 +185,10 @@ def test_a_backtest_says_why_lines_are_left_out_and_where_the_first_is(tmp_path:
     assert "2 lines could not be read or counted and were left out: 2 not_json; the first is events.jsonl:4:" in (
         answer.stdout
     )
+
+
+@pytest.mark.parametrize("command", ["spend", "forecast"])
+def test_a_scope_that_there_is_not_is_refused_with_those_there_are(config: Path, command: str) -> None:
+    answer = curb(command, "-c", config, "--scope", "teams", "--json")
+    assert (answer.exit_code, len(answer.output.splitlines())) == (2, 1)
+    assert f"{command}: no scope teams; configured: key, team" in answer.output
