@@ -107,10 +107,9 @@ def put(attributes: Any, values: dict[str, str | int]) -> None:
             entry.value.string_value = value
 
 
-def write_config(directory: Path, port: int) -> Path:
+def inboxes(directory: Path, port: int) -> dict[str, Any]:
     """A daemon with nothing but its inboxes."""
-    path = directory / "curb.yaml"
-    config = {
+    return {
         "log": {"kind": "embedded", "directory": str(directory / "data")},
         "http": {"port": port},
         "connectors": [
@@ -118,14 +117,13 @@ def write_config(directory: Path, port: int) -> Path:
             {"kind": "otel_genai", "name": "otlp", "token": TOKEN},
         ],
     }
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return path
 
 
 @contextmanager
-def running(directory: Path, port: int) -> Iterator[Popen[bytes]]:
-    """`curb run` until the block ends."""
-    config = write_config(directory, port)
+def running(directory: Path, settings: dict[str, Any]) -> Iterator[Popen[bytes]]:
+    """`curb run` with these settings until the block ends."""
+    config = directory / "curb.yaml"
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     with (directory / "curb.out").open("wb") as out:
         process = Popen([sys.executable, "-m", "curb", "run", "-c", str(config)], stdout=out, stderr=out)
     try:
@@ -204,7 +202,10 @@ async def counted(http: aiohttp.ClientSession, expected: int) -> None:
 async def measure(options: argparse.Namespace) -> float:
     """Start, wait, load, print. MiB of the idle daemon."""
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="curb-bench-") as name, running(Path(name), port) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="curb-bench-") as name,
+        running(Path(name), inboxes(Path(name), port)) as process,
+    ):
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
             ready_s = await until_ready(http, process)
             await asyncio.sleep(SETTLE_S)
