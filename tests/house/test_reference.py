@@ -12,6 +12,7 @@ from curb.config.file import CurbConfig
 from curb.serve.openapi import OPERATIONS
 from curb.stream.records.spend import AlertKind
 from docs.generate import REFERENCE, ROOMS, all_commands, all_metrics, keys, nested_models, pages, parameters
+from docs.page_pictures import PAGES
 from tests.house.tree import FLOORS, ROOT, markdown_files, name, python_files
 
 
@@ -85,6 +86,22 @@ def test_every_endpoint_is_documented() -> None:
     text = page("api.md")
     missing = [f"{each.method} {each.path}" for each in OPERATIONS if f"`{each.method} {each.path}`" not in text]
     assert not missing, f"not in docs/reference/api.md: {missing}"
+
+
+#: Pages without a picture: those one click below a page that has one, and one that lists keys, which the gateway of the
+#: demo does not.
+NO_PICTURE = {"/exposure", "/actions/{action_id}", "/models/one", "/models/runs", "/sign-in"}
+
+
+def test_every_page_has_a_picture_or_is_named() -> None:
+    shown = {path.partition("?")[0].replace("{alert}", "{alert_id}") for path in PAGES.values()}
+    served = {each.path for each in OPERATIONS if each.method == "GET" and each.media == "text/html"}
+    assert served - shown == NO_PICTURE & served
+    text = (ROOT / "docs/howto/look-at-the-dashboard.md").read_text(encoding="utf-8")
+    for name_of in (*PAGES, "phone"):
+        picture = f"images/page-{name_of}.png"
+        assert f"../{picture})" in text, f"docs/howto/look-at-the-dashboard.md does not show {picture}"
+        assert (ROOT / "docs" / picture).exists(), f"{picture}: python docs/page_pictures.py"
 
 
 def test_every_kind_of_alert_is_documented() -> None:
