@@ -1,29 +1,27 @@
 """Bills against programs that others wrote: duckdb's sums, sqlglot's BigQuery, and the validator of FOCUS.
 
 pip install duckdb sqlglot
-CURB_TEST_BILLS=DIR            # further real exports, as `KIND-anything.csv`; of each its totals are compared
+CURB_TEST_BILLS=DIR            # further real exports, as `bill_exports` says; of each its totals are compared
 CURB_TEST_FOCUS_VALIDATOR=PYTHON # of an environment with focus-validator 2 (Python 3.12, pyarrow before 20)
 """
 
 from __future__ import annotations
 
 import asyncio
-import csv
-import gzip
 import importlib
-import io
+import math
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from curb.connectors.bills import aws_cur, azure_cost, focus_file, gcp_billing
+from curb.connectors.bills import gcp_billing
 from curb.connectors.bills.gcp_billing import BigQueryBill
 from curb.connectors.connector import Context
 from curb.connectors.intake.shares import SharedCost
@@ -38,11 +36,11 @@ from curb.stream.log.protocol import Message
 from curb.stream.log.topics import COSTS
 from curb.stream.records.spend import UNTAGGED, CostRecord
 from curb.stream.time import DAY_S
-from tests.fakes import aws_cur as cur
-from tests.fakes.bills import DATA, Told, prices, write
+from tests.fakes.bills import Told, prices
 from tests.fakes.memory_log import MemoryLog
 from tests.fakes.report_log import a_log, a_report
 from tests.fakes.report_log import charges as charges_of_october
+from tests.real.bill_exports import FORMS, Form, Row, as_csv, day_of, deliveries, exports, named
 from tests.require import require
 from tests.unit.test_report_shared import a_month
 
@@ -59,106 +57,37 @@ def library(name: str) -> Any:
 # --- totals ---------------------------------------------------------------------------------------------------------
 
 
-class Form(NamedTuple):
-    """A kind of export, and the columns that a plain sum needs, each the first of these that there is."""
-
-    config: type[Any]
-    date: tuple[str, ...]
-    service: tuple[str, ...]
-    account: tuple[str, ...]
-    usd: tuple[str, ...]
-    #: How dates are written where it is not as ISO has them.
-    dates: str = "%m/%d/%Y"
+def _each() -> Iterator[Any]:
+    for name, kind, rows in exports(os.environ.get(BILLS)):
+        yield pytest.param(kind, rows, id=name)
 
 
-FORMS = {
-    "focus_file": Form(
-        focus_file.Config,
-        ("ChargePeriodStart",),
-        ("ServiceName",),
-        ("SubAccountId", "BillingAccountId"),
-        ("EffectiveCost",),
-    ),
-    "azure_cost": Form(
-        azure_cost.Config,
-        ("Date", "UsageDateTime"),
-        ("MeterCategory",),
-        ("SubscriptionId", "SubscriptionGuid"),
-        ("CostInBillingCurrency", "Cost", "PreTaxCost"),
-    ),
-    "aws_cur": Form(
-        aws_cur.Config,
-        ("lineItem/UsageStartDate",),
-        ("lineItem/ProductCode",),
-        ("lineItem/UsageAccountId",),
-        ("lineItem/UnblendedCost",),
-    ),
-}
+#: Dollars, effective and billed, by service, account and day.
+Sums = dict[tuple[str, str, str], tuple[float, float]]
 
 
-def exports() -> Iterator[Any]:
-    yield pytest.param("focus_file", DATA / "focus_1.0_sample.csv.gz", id="focus")
-    yield pytest.param("azure_cost", DATA / "azure_ea_sample.csv.gz", id="azure-enterprise")
-    yield pytest.param("aws_cur", DATA / "aws_cur_sample.csv.gz", id="aws")
-    directory = os.environ.get(BILLS)
-    for path in sorted(Path(directory).iterdir()) if directory else ():
-        kind = path.name.partition("-")[0]
-        if kind in FORMS and any("currency" in name.lower() for name in rows_in(path)[0]):
-            yield pytest.param(kind, path, id=path.stem)
-
-
-def rows_in(path: Path) -> list[dict[str, str]]:
-    content = path.read_bytes()
-    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
-def named(row: Mapping[str, str], names: tuple[str, ...]) -> str:
-    """The column with one of these names, which may stand in brackets behind a translated one."""
-    by_case = {part.strip("() ").lower(): each for each in row for part in (each, each.partition(" (")[2])}
-    return next(by_case[name.lower()] for name in names if name.lower() in by_case)
-
-
-def as_csv(rows: list[dict[str, str]]) -> bytes:
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue().encode()
-
-
-def deliveries(kind: str, root: Path) -> Callable[[bytes, float], None]:
-    """Writes each delivery over the one before, those of AWS with their manifest."""
-    export = cur.Export(root, "legacy", "csv.gz")
-
-    def deliver(content: bytes, at: float) -> None:
-        if kind != "aws_cur":
-            write(root / "bill.csv", content, at)
-            return
-        manifest = export.deliver([cur.line(at, 1.0)], "2023-11", at)
-        data = manifest.parent / f"2025-delivery-{export.deliveries}" / "cur-00001.csv.gz"
-        write(data, gzip.compress(content), at)
-
-    return deliver
-
-
-def sums_of(duckdb: Any, path: Path, row: Mapping[str, str], form: Form) -> dict[tuple[str, str, str], float]:
-    """Dollars by service, account and day, by duckdb."""
-    date, service, account, usd = (f'"{named(row, names)}"' for names in form[1:5])
+def sums_of(duckdb: Any, path: Path, row: Row, form: Form) -> Sums:
+    """The sums by duckdb."""
+    date, service, account, billed = (f'"{named(row, names)}"' for names in form[1:5])
+    effective = f'"{column}"' if (column := named(row, form.effective)) else "".join(form.effective) or billed
     day = f"coalesce(try_strptime({date}, '{form.dates}')::date, try_cast({date} as timestamptz)::date)"
+    credits = """list_sum(json_extract(credits, '$[*].amount')::decimal(38, 18)[])"""
+    off = f"coalesce({credits}, 0)" if "credits" in row else "0"
     sql = (
         f"SELECT coalesce({service}, ''), coalesce({account}, ''), {day}::varchar, "
-        f"sum({usd}::decimal(38, 18))::double FROM read_csv(?, all_varchar = true, header = true) "
-        f"WHERE {usd} IS NOT NULL GROUP BY ALL"
+        f"sum(({effective})::decimal(38, 18) + {off})::double, sum({billed}::decimal(38, 18) + {off})::double "
+        f"FROM read_csv(?, all_varchar = true, header = true) WHERE {billed} IS NOT NULL GROUP BY ALL"
     )
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         found = connection.execute(sql, [str(path)]).fetchall()
-    return {(service, account, day): usd for service, account, day, usd in found}
+    return {(service, account, day): (effective, billed) for service, account, day, effective, billed in found}
 
 
-async def by_day(records: list[CostRecord]) -> dict[tuple[str, str, str], float]:
+async def by_day(records: list[CostRecord]) -> Sums:
     """The same of what is on a log, as `curb report` counts it."""
+    if not records:
+        return {}
     log = MemoryLog(partitions=1)
     await log.append([Message(COSTS, encode_lines(records), key=b"bill")])
     first = datetime.fromtimestamp(min(each.charge_period_start for each in records), UTC).date()
@@ -166,56 +95,74 @@ async def by_day(records: list[CostRecord]) -> dict[tuple[str, str, str], float]
     span = span_of("month", str(first), str(last), records[-1].received_at, ZoneInfo("UTC"))
     charges = await Charges(span, ("service", "account"), DetectorSettings(), lines=True).read(log)
     assert charges.lines is not None
-    found: dict[tuple[str, str, str], float] = {}
+    found: Sums = {}
     for key, sums in charges.lines.items():
         where = tuple("" if each == UNTAGGED else each for each in (key.service, key.account))
         at = where[0], where[1], str(key.day)
-        found[at] = found.get(at, 0.0) + sums.effective.usd
+        effective, billed = found.get(at, (0.0, 0.0))
+        found[at] = effective + sums.effective.usd, billed + sums.billed.usd
     return found
 
 
-@pytest.mark.parametrize(("kind", "path"), list(exports()))
-async def test_totals_are_those_of_duckdb(tmp_path: Path, kind: str, path: Path) -> None:
+class Follower:
+    """Reads deliveries of one export, in a new process each time; what it told is by id, as the log keeps it."""
+
+    def __init__(self, state: Path, config: Any) -> None:
+        self._state, self._config = state, config
+        self._cursor: str | None = None
+        self.records: dict[str, CostRecord] = {}
+
+    async def read(self, now: float) -> None:
+        """All there is."""
+        told = Told(self._state, self._config, now=now)
+        told.cursor = self._cursor
+        self._keep(await told.read())
+        self._cursor = told.cursor
+
+    async def die(self, now: float) -> None:
+        """Read a page that comes to the log, and its cursor does not."""
+        told = Told(self._state, self._config, now=now)
+        self._keep((await told.bill.read(self._cursor)).records)
+        await told.bill.close()
+
+    def _keep(self, records: Sequence[object]) -> None:
+        found = {each.id: each for each in records if isinstance(each, CostRecord) and each.delta != "mark"}
+        assert all(self.records.get(id, record) == record for id, record in found.items())
+        self.records |= found
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("kind", "rows"), list(_each()))
+async def test_totals_are_those_of_duckdb(tmp_path: Path, kind: str, rows: list[Row]) -> None:
     """Per service, account and day, after a snapshot each day, a restatement of all that came, and restarts."""
-    duckdb, form, rows = library("duckdb"), FORMS[kind], rows_in(path)
-    date, usd = named(rows[0], form.date), named(rows[0], form.usd)
+    duckdb, form = library("duckdb"), FORMS[kind]
+    date, usd = named(rows[0], form.date), named(rows[0], form.billed)
+    assert date is not None
+    assert usd is not None
     whole = tmp_path / "whole.csv"
     whole.write_bytes(as_csv(rows))
     truth = sums_of(duckdb, whole, rows[0], form)
     of_currency = [name for name in rows[0] if "currency" in name.lower() and "cost" not in name.lower()]
-    currencies = {row[name] for row in rows for name in of_currency if row[name]}
-    given = {
-        "kind": kind,
-        "name": "bill",
-        "url": str(tmp_path / "bill"),
-        "usd_per": dict.fromkeys(currencies - {"USD"}, 1),
-    }
-    config = form.config.model_validate(given)
-    days = sorted({row[date] for row in rows if row[date]}, key=lambda text: _iso(text, form))
-    records: list[CostRecord] = []
-    told, deliver = Told(tmp_path / "state", config), deliveries(kind, tmp_path / "bill")
+    currencies = {row[name] for row in rows for name in of_currency if row[name].isalpha()}
+    rates = dict.fromkeys(currencies - {"USD"}, 1)
+    given = {"kind": kind, "name": "bill", "url": str(tmp_path / "bill"), "usd_per": rates}
+    config = form.config.model_validate(given | ({"months": 36} if "months" in form.config.model_fields else {}))
+    days = sorted({day_of(row[date], form)[:10] for row in rows if row[date]})
+    follower, deliver = Follower(tmp_path / "state", config), deliveries(kind, tmp_path / "bill")
     for number, last in enumerate([*days, days[-1]]):
-        now = datetime.fromisoformat(_iso(last, form)).replace(tzinfo=UTC).timestamp() + DAY_S
-        now += DAY_S * (number == len(days))
-        seen = [row for row in rows if row[date] and _iso(row[date], form) <= _iso(last, form)]
+        now = datetime.fromisoformat(last).replace(tzinfo=UTC).timestamp() + DAY_S + DAY_S * (number == len(days))
+        seen = [row for row in rows if row[date] and day_of(row[date], form)[:10] <= last]
         if number < len(days):  # what came before is restated by a tenth until the last delivery
-            seen = [{**row, usd: _restated(row[usd])} if row[date] != last else row for row in seen]
-        deliver(as_csv(seen), now)
-        again = Told(tmp_path / "state", config, now=now + 3600)  # as after a restart
-        again.cursor = told.cursor
-        told = again
-        records += [msg for msg in await told.read() if msg.delta != "mark"]
-    found = await by_day(records)
-    assert found.keys() >= {key for key, usd in truth.items() if abs(usd) >= 0.005}
+            seen = [row if last in day_of(row[date], form) else {**row, usd: _restated(row[usd])} for row in seen]
+        deliver(seen, now)
+        if number == len(days) // 2:
+            await follower.die(now + 3600)
+        await follower.read(now + 3600)
+    found = await by_day(list(follower.records.values()))
     for key in found.keys() | truth.keys():
-        assert found.get(key, 0.0) == pytest.approx(truth.get(key, 0.0), abs=1e-6), key
-
-
-def _iso(text: str, form: Form) -> str:
-    try:
-        return datetime.strptime(text, form.dates).date().isoformat()
-    except ValueError:
-        return text.replace(" ", "T")[:19].rstrip("Z")
+        assert found.get(key, (0.0, 0.0)) == pytest.approx(truth.get(key, (0.0, 0.0)), abs=1e-6), key
+    effective, billed = (math.fsum(sums[at] for sums in found.values()) for at in (0, 1))
+    print(f"{len(rows)} lines, {len(truth)} sums, {effective:.2f} effective, {billed:.2f} billed")  # shown by -rP
 
 
 def _restated(usd: str) -> str:
