@@ -120,7 +120,7 @@ class Receiver(Protocol):
 
 @runtime_checkable
 class Noted(Protocol):
-    """Optional for push sources: says what arrived and was not counted, in the rows of `curb connectors list`."""
+    """Optional: says what arrived and was not counted, or how far data are known, in `status` and `connectors list`."""
 
     def notes(self) -> tuple[str, ...]:
         """One sentence each, with names and counts since the process started, bounded in length; no content."""

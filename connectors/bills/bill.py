@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
+import pyarrow as pa
 from pydantic import Field, field_validator
 
 from curb.connectors.bills.cells.ai_meters import ai_meter
@@ -16,7 +18,7 @@ from curb.connectors.bills.files import BillFile, BillFiles, Storage, canonical,
 from curb.connectors.bills.focus import FOCUS, is_focus
 from curb.connectors.bills.guard import LineCounts, Refusal, Unusable, judge
 from curb.connectors.bills.lines import GROUP, BillForm, BillLines
-from curb.connectors.bills.restate import Restater, SnapshotConnector
+from curb.connectors.bills.restate import Restater, SnapshotConnector, misdated_note
 from curb.connectors.bills.restate_store import Comparison, DeliveryVerdict, Refused
 from curb.connectors.bills.split import NotSplitError, SplitCosts
 from curb.connectors.bills.sums import BillSums, Meaning
@@ -330,15 +332,36 @@ class Bill(SnapshotConnector):
             files = [file for delivery in deliveries for file in delivery.files]
             if files:
                 what, permission = f"read {files[-1].path}", to_read
-                chosen: list[str] = []
-                next(self._files.batches(files[-1].path, lambda names: self._try_columns(names, chosen)), None)
-                checks.append(Check(what, True, f"columns: {', '.join(chosen)}", permission))
+                checks.append(self._try(files[-1], what, permission))
             checks += [Check("delivery", False, str(error)) for error in waiting]
         except (PermanentError, TransientError) as error:
             checks.append(Check(what, False, str(error), permission))
         return checks
 
-    def _try_columns(self, names: Sequence[str], chosen: list[str]) -> Sequence[str]:
-        form = self._form_of(names)
-        chosen += self._lines(form).choose(names)
-        return chosen
+    def _try(self, file: BillFile, what: str, permission: str) -> Check:
+        """Read the first lines of a file."""
+        tried: list[tuple[BillForm, BillLines]] = []
+        columns: list[str] = []
+
+        def choose(names: Sequence[str]) -> Sequence[str]:
+            form = self._form_of(names)
+            tried.append((form, self._lines(form)))
+            columns.extend(tried[0][1].choose(names))
+            return columns
+
+        batch = next(self._files.batches(file.path, choose), None)
+        said = f"columns: {', '.join(columns)}"
+        if batch is not None and self._holds_later(*tried[0], batch, file.modified):
+            said = f"{misdated_note(file.path, file.modified)}; {said}"
+        return Check(what, True, said, permission)
+
+    def _holds_later(self, form: BillForm, lines: BillLines, batch: pa.RecordBatch, at: float) -> bool:
+        """Whether usage of these lines began after a moment, by its length, and is over."""
+        found, _ = lines.read(batch)
+        length = found.end - found.start
+        later = (length <= DAY_S) & (found.start >= at + np.maximum(length, HOUR_S)) & (found.effective != 0)
+        for row in np.flatnonzero(later & (found.end <= self._clock.now())).tolist():
+            texts = {name: lines.interners[name].values[numbers[row]] for name, numbers in found.keys.items()}
+            if form.category(texts).category == "Usage":
+                return True
+        return False

@@ -32,9 +32,12 @@ from curb.stream import metrics
 from curb.stream.clock import Clock
 from curb.stream.errors import PermanentError
 from curb.stream.records.spend import CostRecord
+from curb.stream.time import iso, utc
 
 logger = logging.getLogger(__name__)
 PAGE_RECORDS = 10_000
+#: Misdated deliveries that are named in notes.
+_SHOWN = 3
 
 
 class _Cursor(msgspec.Struct, omit_defaults=True):
@@ -87,6 +90,14 @@ class Restater:
         """From the end of a charge period until it is taken for complete, as learned."""
         return self._store.lag.lag_s
 
+    @property
+    def misdated(self) -> dict[str, float]:
+        """Billing period → the time its delivery bears (epoch seconds), where that is before usage that it holds.
+
+        Such a delivery is taken as made at the end of its last usage.
+        """
+        return self._store.misdated
+
     def version(self, period: str) -> str | None:
         """The version of the snapshot of `period` that was taken last."""
         return self._store.version(period)
@@ -134,6 +145,8 @@ class Restater:
         changes = self._store.take(charges, snapshot, taken_at=self._clock.now(), lost=lost, judge=judge)
         extra = {"connector": self._source, "period": snapshot.period, "changes": changes}
         logger.info("bill taken", extra=extra)
+        if (dated := self.misdated.get(snapshot.period)) is not None:
+            logger.warning("delivery is dated before usage that it holds", extra={**extra, "dated": iso(dated)})
         if lost is not None:
             logger.error("state file was lost: this period's difference is reported as one restatement", extra=extra)
 
@@ -212,6 +225,12 @@ def _decode(cursor: str | None) -> _Cursor:
         raise PermanentError("the saved cursor is not one of this kind of connector; use another name") from error
 
 
+def misdated_note(name: str, at: float) -> str:
+    """The sentence about a delivery that is dated before what it holds."""
+    dated = f"{name} is dated {utc(at)}, before usage that it holds"
+    return f"{dated}: taken as made at the end of that; copy bills with the time at which they were delivered"
+
+
 class SnapshotConnector(ABC):
     """A connector over whole periods: a read takes one snapshot, the next ones give its deltas page by page.
 
@@ -239,6 +258,17 @@ class SnapshotConnector(ABC):
     async def read(self, cursor: str | None) -> Batch:
         """One page of deltas. Raises TransientError or PermanentError; nothing of the snapshot is then taken."""
         return await asyncio.to_thread(self._read, cursor)
+
+    def notes(self) -> tuple[str, ...]:
+        """How far the bill is known, and deliveries whose time cannot be right."""
+        restater = self._restater
+        until = None if restater is None else restater.complete_until
+        if restater is None or until is None:
+            return ()
+        found = f"complete up to {utc(until)}: what is billed until then is judged, by alerts and never by an action"
+        misdated = sorted(restater.misdated.items())
+        more = f" (and {len(misdated) - _SHOWN} more)" if len(misdated) > _SHOWN else ""
+        return found, *(misdated_note(name, at) + more for name, at in misdated[:_SHOWN])
 
     async def check(self) -> list[Check]:
         return await asyncio.to_thread(self._check)

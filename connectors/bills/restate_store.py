@@ -96,6 +96,13 @@ _SLOTS = """
 SELECT start + d.seconds AS ended, SUM(effective) FROM staged JOIN dimension d ON d.id = dimension
 WHERE d.usage AND d.seconds <= ? AND start + d.seconds BETWEEN ? AND ? GROUP BY ended
 """
+# The end of the last usage that began later than a moment by its length, and was over at another. What is paid ahead is
+# longer than a day.
+_AFTER = """
+SELECT MAX(start + d.seconds) FROM staged JOIN dimension d ON d.id = dimension
+WHERE d.usage AND d.seconds <= :day AND effective <> 0
+    AND start >= :as_of + MAX(d.seconds, 3600) AND start + d.seconds <= :now
+"""
 _DAYS = "SELECT start / 86400 AS day, SUM({gross}) FROM {table} {where} GROUP BY day"
 _STAGED_GROSS, _KNOWN_GROSS = "MAX(effective, billed, 0)", "MAX(effective, billed, 0) / 1e9"
 # Keys of another period with the same amounts, to the cent.
@@ -206,6 +213,8 @@ class _State(msgspec.Struct):
     #: Set in a store that replaces a lost one: the cursor it found, and what that says is on the log.
     instead_of: tuple[str, int, int | None] | None = None
     lost_usd: dict[str, Usd] = {}
+    #: Billing period → the time its last delivery bears, which is before usage that it holds.
+    misdated: dict[str, float] = {}
 
 
 class RestateStore:
@@ -245,6 +254,11 @@ class RestateStore:
     def complete_until(self) -> float | None:
         """See `Restater.complete_until`."""
         return self._state.complete_until
+
+    @property
+    def misdated(self) -> dict[str, float]:
+        """See `Restater.misdated`."""
+        return self._state.misdated
 
     def version(self, period: str) -> str | None:
         """See `Restater.version`."""
@@ -363,7 +377,7 @@ class RestateStore:
         until = self._db.execute("SELECT complete_until FROM period WHERE name = ?", (snapshot.period,)).fetchone()
         before = self.total(snapshot.period) if lost is None or math.isnan(lost[0]) else lost
         state = self._state
-        period = self._enter(snapshot)
+        period = self._enter(snapshot._replace(as_of=self._known_at(snapshot, taken_at)))
         first, last = snapshot.covers or (-math.inf if verdict.since is None else verdict.since, math.inf)
         if verdict.keep:
             last = first
@@ -493,6 +507,14 @@ class RestateStore:
                 (digest, seconds, of.charge_category == "Usage", of.correction, content),
             ).fetchone()
         return int(row[0])
+
+    def _known_at(self, snapshot: Snapshot, taken_at: float) -> float:
+        """When the staged snapshot was made: not before usage that it holds, whatever time its files bear."""
+        asked = {"day": DAY_S, "as_of": snapshot.as_of, "now": taken_at}
+        (end,) = self._db.execute(_AFTER, asked).fetchone()
+        others = {name: at for name, at in self._state.misdated.items() if name != snapshot.period}
+        self._state.misdated = others if end is None else others | {snapshot.period: snapshot.as_of}
+        return snapshot.as_of if end is None else float(end)
 
     def _enter(self, snapshot: Snapshot) -> int:
         """Learn the lag from the staged snapshot, and enter its version; the number of its period."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from curb.connectors.connector import Connector
+from curb.connectors.connector import Connector, Noted
 from curb.connectors.intake.append import append_batch
 from curb.connectors.intake.attribution import Attribution
 from curb.connectors.intake.health import Health
@@ -70,6 +70,10 @@ class PullRunner:
         #: Whether what is read now may have been there before Curb was.
         self._first_read, self._first_read_is_past = False, first_read_is_past
         self._failures = 0
+
+    def notes(self) -> tuple[str, ...]:
+        """What its source says of its data, where it says something."""
+        return self._connector.notes() if isinstance(self._connector, Noted) else ()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read until `stop` is set, then close the connector.

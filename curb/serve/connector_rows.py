@@ -27,7 +27,7 @@ def of_daemon(daemon: Running) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for runner in daemon.connectors.runners:
         row = _row(runner.name, kinds, now, runner.last_success, runner.health)
-        rows.append({**row, "cursor": runner.cursor, "way": "pulls"})
+        rows.append({**row, "cursor": runner.cursor, "way": "pulls", "notes": list(runner.notes())})
     for source in daemon.connectors.sources.values():
         row = _row(source.name, kinds, now, source.last_success, source.health)
         rows.append({**row, "cursor": None, "way": "is pushed to", "notes": list(source.notes())})
@@ -101,7 +101,7 @@ def _row(name: str, kinds: dict[str, str], now: float, heard: float | None, heal
         "errors": dict(Counter(health.errors)),
         "last_error": health.last_error or None,
         "last_error_at": iso(health.last_error_at),
-        # What arrived and was not counted; only the running daemon knows it.
+        # What arrived and was not counted, and how far a bill is known; only the running daemon knows it.
         "notes": [],
         # What became of its records by hour of receipt, and what is wrong now; of the running daemon alone.
         "this_hour": None,

@@ -68,8 +68,8 @@ def status(daemon: Running) -> dict[str, Any]:
             for tier in Raised._fields
         },
         "connectors": _connectors(daemon),
-        # What arrived and was not counted, by connector.
-        "notes": {s.name: list(s.notes()) for s in daemon.connectors.sources.values() if s.notes()},
+        # What arrived and was not counted, and how far a bill is known, by connector.
+        "notes": _notes(daemon),
         # What senders posted that no connector took.
         "refused_posts": refused_posts(daemon),
         # What became of the records of each source, and dollars that no series of their own shows.
@@ -87,6 +87,12 @@ def status(daemon: Running) -> dict[str, Any]:
         "ceilings": len(actions["ceilings"]),
         "problems": ({"log": problem} if (problem := daemon.log_problem()) else {}) | actions["problems"],
     }
+
+
+def _notes(daemon: Running) -> dict[str, list[str]]:
+    found = {each.name: list(each.notes()) for each in daemon.connectors.runners}
+    found |= {each.name: list(each.notes()) for each in daemon.connectors.sources.values()}
+    return {name: notes for name, notes in found.items() if notes}
 
 
 def _first_bucket_in_s(daemon: Running) -> float | None:
