@@ -1,0 +1,93 @@
+"""Someone who only has a bill, set up as documented: every dollar of two months counts, and a fleet is found."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curb.stream.time import DAY_S
+from tests.acceptance.daemons import Daemon, curb_json
+from tests.fakes import bill_months
+from tests.fakes import focus_file as focus
+from tests.fakes.bills import write
+from tests.ports import free_port
+
+_DAYS, _FLEET_DAY = 60, 50
+_CONFIG = """
+log: {{directory: {root}/data}}
+state_dir: {root}/state
+http: {{port: {port}}}
+connectors:
+  - {{kind: focus_file, name: aws-bill, url: "{root}/bill/*.csv"}}
+detector:
+{detector}
+"""
+#: What the scopes are, and the scope whose series add up to the bill.
+_SETUPS = {
+    # No scope is configured: those for bills are added.
+    "smallest": ("  budgets: [{name: each-team, scope: team, amount_usd: 2000}]", "bill-account"),
+    "own scopes": (
+        """
+  scopes:
+    - {name: bill, group_by: [account, service], sources: [costs]}
+    - {name: account, group_by: [account], sources: [costs], detect: false, role: total}
+  budgets:
+    - {name: account-month, scope: account, amount_usd: 30000}
+    - {name: account-day, scope: account, amount_usd: 1500, period: day}
+""",
+        "account",
+    ),
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("setup", list(_SETUPS))
+async def test_every_dollar_of_sixty_days_counts_and_the_fleet_is_one_alert(tmp_path: Path, setup: str) -> None:
+    detector, scope = _SETUPS[setup]
+    first = (time.time() // DAY_S - _DAYS) * DAY_S
+    lines = list(bill_months.bill(first, _DAYS, fleet_day=_FLEET_DAY))
+    for month, of in bill_months.by_month(lines).items():
+        write(tmp_path / "bill" / f"focus-{month}.csv", focus.csv_text(of), time.time() - 900)
+    port, config = free_port(), tmp_path / "curb.yaml"
+    config.write_text(_CONFIG.format(root=tmp_path, port=port, detector=detector))
+    daemon = Daemon(config, port)
+    await daemon.start(ready_s=120)
+    try:
+        found, rows = await _judged(config, scope)
+        status = await curb_json("status", "-c", str(config))
+    finally:
+        await daemon.end()
+    total = math.fsum(line["EffectiveCost"] for line in lines)
+    assert math.fsum(row["total_usd"] for row in rows) == pytest.approx(total, abs=0.005)
+    by_account = {row["tags"]["account"]: row["total_usd"] for row in rows}
+    for account in ("a-prod", "a-search", "a-ml"):
+        of = math.fsum(line["EffectiveCost"] for line in lines if line["SubAccountId"] == account)
+        assert by_account[account] == pytest.approx(of, abs=0.005)
+    # Nothing was refused as too old, and nothing else was lost.
+    (feed,) = status[0]["feeds"]
+    day = feed["last_24_h"]
+    assert (day["refused"], day["ignored"], day["lost_percent"]) == ({}, {}, 0)
+    assert day["counted"] == day["received"]
+    assert day["counted_usd"] == pytest.approx(total, abs=0.005)
+    # The fees, the purchases and the corrections are no anomaly; the fleet is one, by its service and account.
+    assert {**found["tags"], "account": bill_months.FLEET_ACCOUNT, "service": "Compute"} == found["tags"]
+    assert f"${24 * bill_months.FLEET_USD_PER_HOUR:,.0f}"[:4] in found["explanation"]
+    # How far the bill is judged is said.
+    assert "complete up to" in status[0]["notes"]["aws-bill"][0]
+
+
+async def _judged(config: Path, scope: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The one alert that is no budget's, once there is one, and the spend."""
+    async with asyncio.timeout(150):
+        while True:
+            alerts = await curb_json("alerts", "-c", str(config))
+            found = [each for each in alerts if each["kind"] != "budget"]
+            if found:
+                (one,) = found
+                return one, await curb_json("spend", "--scope", scope, "-c", str(config))
+            await asyncio.sleep(0.5)
