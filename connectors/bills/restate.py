@@ -265,7 +265,7 @@ class SnapshotConnector(ABC):
         until = None if restater is None else restater.complete_until
         if restater is None or until is None:
             return ()
-        found = f"complete up to {utc(until)}: what is billed until then is judged, by alerts and never by an action"
+        found = f"complete up to {utc(until)}: what is billed until then is judged"
         misdated = sorted(restater.misdated.items())
         more = f" (and {len(misdated) - _SHOWN} more)" if len(misdated) > _SHOWN else ""
         return found, *(misdated_note(name, at) + more for name, at in misdated[:_SHOWN])

@@ -16,6 +16,7 @@ from curb import wiring
 from curb.cli import common as asking
 from curb.cli import offline, render
 from curb.cli.common import DEFAULT_CONFIG, ConfigOption, JsonOption
+from curb.config.bills import hollow, promise
 from curb.config.file import CurbConfig
 from curb.connectors.connector import (
     Check,
@@ -95,6 +96,8 @@ def check(
         typer.echo(f"no connector {name}; configured: {names}", err=True)
         raise typer.Exit(2)
     checks = asyncio.run(run_checks(loaded, settings))
+    if settings.reads_bills:
+        checks.append(Check("what becomes of it", True, "; ".join([promise(settings), *hollow(loaded)])))
     for each in checks:
         if json_lines:
             print(msgspec.json.encode(each._asdict()).decode())

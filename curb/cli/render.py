@@ -14,6 +14,7 @@ from rich.text import Text
 
 from curb.actions.notify import wording
 from curb.actions.policy.guards import anything_marked
+from curb.config.bills import bills_alone, hollow, promises
 from curb.config.file import CurbConfig
 from curb.connectors.pricing.book import PriceBook
 from curb.detector.day_one import abilities
@@ -61,6 +62,10 @@ def config_summary(console: Console, path: Path, config: CurbConfig, book: Price
     console.print(f"  prices      {len(book):,} models, book {book.hash} of {book.as_of}", highlight=False)
     for label, what in judged(config):
         console.print(f"  {label:<11} {what}", markup=False, highlight=False, soft_wrap=True)
+    for sentence in promises(config):
+        console.print(f"  bill        {sentence}", markup=False, highlight=False, soft_wrap=True)
+    for sentence in hollow(config):
+        console.print(f"  empty       {sentence}", style="yellow", markup=False, soft_wrap=True)
     for sentence in left_out(book):
         console.print(f"  left out    {sentence}", style="yellow", markup=False, soft_wrap=True)
     if config.actions.actions and not anything_marked(config.actions.limits):
@@ -71,9 +76,12 @@ def config_summary(console: Console, path: Path, config: CurbConfig, book: Price
 
 
 def judged(config: CurbConfig) -> list[tuple[str, str]]:
-    """(from when on, what) a new installation can judge; the history that teaches it may be replayed."""
+    """(from when on, what) a new installation can judge; the history that teaches it may be replayed.
+
+    A bill brings its own history: of bills alone nothing else is said.
+    """
     found: dict[str, list[str]] = {}
-    for each in abilities(config.detector):
+    for each in () if bills_alone(config) else abilities(config.detector):
         label = f"after {duration(each.needs_s)}" if each.needs_s else "at once"
         found.setdefault(label, []).append(each.what)
     return [(label, "; ".join(what)) for label, what in found.items()]

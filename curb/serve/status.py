@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
+from curb.config.bills import bills_alone, hollow, promise
 from curb.detector.day_one import abilities
 from curb.detector.state.view import Raised
 from curb.serve.next_steps import next_steps
@@ -85,14 +86,22 @@ def status(daemon: Running) -> dict[str, Any]:
         "proposed": actions["proposed"],
         # Standing ceilings, which are not among the leases.
         "ceilings": len(actions["ceilings"]),
-        "problems": ({"log": problem} if (problem := daemon.log_problem()) else {}) | actions["problems"],
+        "problems": _problems(daemon) | actions["problems"],
     }
 
 
 def _notes(daemon: Running) -> dict[str, list[str]]:
     found = {each.name: list(each.notes()) for each in daemon.connectors.runners}
     found |= {each.name: list(each.notes()) for each in daemon.connectors.sources.values()}
+    for each in daemon.config.connectors:
+        if each.reads_bills:
+            found[each.name] = [promise(each), *found.get(each.name, [])]
     return {name: notes for name, notes in found.items() if notes}
+
+
+def _problems(daemon: Running) -> dict[str, str]:
+    found = {"log": daemon.log_problem() or "", "bills": "; ".join(hollow(daemon.config))}
+    return {subject: problem for subject, problem in found.items() if problem}
 
 
 def _first_bucket_in_s(daemon: Running) -> float | None:
@@ -111,7 +120,7 @@ def _first_bucket_in_s(daemon: Running) -> float | None:
 def judged(daemon: Running) -> list[dict[str, Any]]:
     """What is judged, with the seconds until the stream is long enough for it; 0 where it is."""
     known_s = max((shard.known_s for shard in daemon.shards()), default=0.0)
-    found = abilities(daemon.config.detector)
+    found = [] if bills_alone(daemon.config) else abilities(daemon.config.detector)
     return [{"what": each.what, "in_s": max(0.0, round(each.needs_s - known_s))} for each in found]
 
 

@@ -58,8 +58,7 @@ async def test_every_dollar_of_sixty_days_counts_and_the_fleet_is_one_alert(tmp_
     daemon = Daemon(config, port)
     await daemon.start(ready_s=120)
     try:
-        found, rows = await _judged(config, scope)
-        status = await curb_json("status", "-c", str(config))
+        found, rows, status = await _judged(config, scope)
     finally:
         await daemon.end()
     total = math.fsum(line["EffectiveCost"] for line in lines)
@@ -69,7 +68,7 @@ async def test_every_dollar_of_sixty_days_counts_and_the_fleet_is_one_alert(tmp_
         of = math.fsum(line["EffectiveCost"] for line in lines if line["SubAccountId"] == account)
         assert by_account[account] == pytest.approx(of, abs=0.005)
     # Nothing was refused as too old, and nothing else was lost.
-    (feed,) = status[0]["feeds"]
+    (feed,) = status["feeds"]
     day = feed["last_24_h"]
     assert (day["refused"], day["ignored"], day["lost_percent"]) == ({}, {}, 0)
     assert day["counted"] == day["received"]
@@ -77,17 +76,21 @@ async def test_every_dollar_of_sixty_days_counts_and_the_fleet_is_one_alert(tmp_
     # The fees, the purchases and the corrections are no anomaly; the fleet is one, by its service and account.
     assert {**found["tags"], "account": bill_months.FLEET_ACCOUNT, "service": "Compute"} == found["tags"]
     assert f"${24 * bill_months.FLEET_USD_PER_HOUR:,.0f}"[:4] in found["explanation"]
-    # How far the bill is judged is said.
-    assert "complete up to" in status[0]["notes"]["aws-bill"][0]
+    # What becomes of the bill is said, and how far it is judged; not what needs usage.
+    promised, known = status["notes"]["aws-bill"]
+    assert "alerts only, never an action" in promised
+    assert "complete up to" in known
+    assert status["judged"] == []
+    assert ("nothing will count in budget each-team" in status["problems"].get("bills", "")) == (setup == "smallest")
 
 
-async def _judged(config: Path, scope: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The one alert that is no budget's, once there is one, and the spend."""
+async def _judged(config: Path, scope: str) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """The one alert that is no budget's, once there is one, the spend, and the status once it tells of the bill."""
     async with asyncio.timeout(150):
         while True:
-            alerts = await curb_json("alerts", "-c", str(config))
-            found = [each for each in alerts if each["kind"] != "budget"]
-            if found:
+            found = [each for each in await curb_json("alerts", "-c", str(config)) if each["kind"] != "budget"]
+            (status,) = await curb_json("status", "-c", str(config))
+            if found and status["feeds"]:
                 (one,) = found
-                return one, await curb_json("spend", "--scope", scope, "-c", str(config))
+                return one, await curb_json("spend", "--scope", scope, "-c", str(config)), status
             await asyncio.sleep(0.5)
