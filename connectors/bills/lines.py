@@ -19,10 +19,13 @@ from curb.connectors.bills.guard import Unusable
 from curb.connectors.bills.split import SplitCosts
 from curb.connectors.bills.sums import Floats, Interner, Ints, Lines, Settled, Totals
 from curb.connectors.decode import Rejected
+from curb.stream.money import usd as money
 from curb.stream.time import DAY_S
 
 #: The name of the text of a line that says in which group it is settled.
 GROUP = "group"
+#: Dollars of one line at most. By hand: no line of a bill has as many; an identifier in the place of an amount has.
+_LARGEST_USD = 1e8
 
 
 class Texts(Protocol):
@@ -170,13 +173,14 @@ class BillLines:
             keys[GROUP] = np.array([self.interners[GROUP].number(name) for name in names], np.int32)[places]
         usd = self._usd(keys, start, (effective == 0) & (billed == 0))
         sound = np.isfinite(effective) & np.isfinite(billed) & (start > 0) & (end >= start)
-        good = sound & np.isfinite(usd)
         lines = Lines(start, end, effective * usd, billed * usd, keys)
+        small = (abs(lines.effective) <= _LARGEST_USD) & (abs(lines.billed) <= _LARGEST_USD)
+        good = sound & np.isfinite(usd) & small
         if good.all():
             return lines, []
         kept = {name: numbers[good] for name, numbers in keys.items()}
         lines = Lines(start[good], end[good], lines.effective[good], lines.billed[good], kept)
-        return lines, [(at, self._why(at, keys, start, sound)) for at in np.flatnonzero(~good).tolist()]
+        return lines, [(at, self._why(at, keys, start, sound, usd)) for at in np.flatnonzero(~good).tolist()]
 
     def _usd(self, keys: Mapping[str, NDArray[np.int32]], start: Ints, nothing: NDArray[np.bool_]) -> Floats:
         """Dollars per unit: 1 for dollars, what the line says, else the configured rate; NaN without any."""
@@ -188,11 +192,15 @@ class BillLines:
         usd = np.where(np.isnan(usd), self._form.usd(self), usd)
         return np.where(np.isnan(usd), self._rates.of(currencies, keys["currency"], start), usd)
 
-    def _why(self, row: int, keys: Mapping[str, NDArray[np.int32]], start: Ints, sound: NDArray[np.bool_]) -> Rejected:
+    def _why(
+        self, row: int, keys: Mapping[str, NDArray[np.int32]], start: Ints, sound: NDArray[np.bool_], usd: Floats
+    ) -> Rejected:
         if start[row] <= 0:
             return Rejected("invalid", "a line without a time that can be read")
         if not sound[row]:
             return Rejected("invalid", "a line that ends before it begins, or with an amount that is no number")
+        if np.isfinite(usd[row]):
+            return Rejected("invalid", f"a line of more than {money(_LARGEST_USD)}")
         currency = self.interners["currency"].values[int(keys["currency"][row])][:8]
         return Rejected("invalid", f"a line in {currency} without dollars of its own: set usd_per for {currency}")
 

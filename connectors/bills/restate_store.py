@@ -20,6 +20,7 @@ import msgspec
 
 from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
 from curb.connectors.bills.lag_curve import MAX_AGE_S, LagCurve
+from curb.stream.money import usd as money
 from curb.stream.time import DAY_S
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ _CENT, _SAME_SHARE = 0.005, 1e-6
 _DISTINCT = 3
 #: A day is lost when less than this share of its dollars is left.
 _LOST_SHARE = 0.1
+#: Dollars of a delivery at most, so that sums of nano-dollars stay integers of 64 bits.
+_LARGEST_USD = 4e9
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS period (
@@ -371,6 +374,9 @@ class RestateStore:
         self._db.execute("DELETE FROM staged")
         self._db.executemany("INSERT INTO arrived VALUES (?, ?, ?, ?)", self._arriving(charges))
         self._db.execute(_STAGE)
+        (size,) = self._db.execute("SELECT TOTAL(MAX(ABS(effective), ABS(billed))) FROM staged").fetchone()
+        if not size <= _LARGEST_USD:
+            raise Refused(f"its charges come to {money(size)}, which no bill has")
         verdict = DeliveryVerdict() if judge is None else judge(self._compared(snapshot.period))
         if verdict.refused:
             raise Refused(verdict.refused)

@@ -288,3 +288,22 @@ async def test_any_order_of_deliveries_and_restarts_ends_at_the_last_good_one(tm
             last += 1
             write(path, text([day(n) for n in range(last)]), NOW - 80_000 + step)
             truth = 100.0 * last
+
+
+@pytest.mark.parametrize("amount", [9.5e9, -9.5e9, 1e300, 1.01e8])
+async def test_an_amount_that_no_bill_has_costs_its_line(tmp_path: Path, amount: float) -> None:
+    """An identifier in the place of an amount; sums of such would not fit, and the bill stood still."""
+    write(tmp_path / "x.csv", focus.csv_text([*GOOD, day(3, amount)]))
+    told = Told(tmp_path / "state", of_file(tmp_path / "x.csv"))
+    assert usd(await told.read()) == 1000
+    assert [letter.detail for letter in told.letters] == ["a line of more than $100,000,000.00"]
+
+
+async def test_a_bill_of_billions_is_refused_and_named(tmp_path: Path) -> None:
+    told = Told(tmp_path / "state", of_file(tmp_path / "x.csv"))
+    write(tmp_path / "x.csv", focus.csv_text(GOOD), NOW - 7200)
+    assert usd(await told.read()) == 1000
+    write(tmp_path / "x.csv", focus.csv_text([*GOOD, *(day(n % 10, 9e7, SubAccountId=str(n)) for n in range(60))]))
+    assert await told.read() == []
+    (alert,) = told.alerts
+    assert "its charges come to $5,400,001,000.00, which no bill has" in alert.explanation
