@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from curb.connectors.bills.files import BillFiles, Choose, OnBad, Storage, ignored, reading
 from curb.connectors.decode import UNFORESEEN, Rejected, decode
-from curb.stream.errors import PermanentError, TransientError
+from curb.stream.errors import PermanentError
 
 Row = Mapping[str, Any]
 #: One row → the FOCUS lines it stands for: column → text, None where there is nothing.
@@ -76,22 +76,20 @@ class FocusRows(BillFiles):
             for batch in self._csv(path, lambda names: names, on_bad):
                 yield from batch.to_pylist()
         elif path.endswith(SUFFIXES):
-            yield from self._json_lines(path)
+            yield from self._json_lines(path, on_bad)
         else:
             raise PermanentError(f"{path}: only {', '.join(SUFFIXES)} can be read")
 
-    def _json_lines(self, path: str) -> Iterator[dict[str, Any]]:
+    def _json_lines(self, path: str, on_bad: OnBad) -> Iterator[dict[str, Any]]:
         found = self.bytes_of(path).splitlines()  # .gz is decompressed on opening
         for number, line in enumerate(found, 1):
             if not line.strip():
                 continue
             row = decode(_ROW, line)
-            if not isinstance(row, Rejected):
-                yield row
-            elif number == len(found):
-                raise TransientError(f"{path}: line {number} is no JSON object; it may still be on its way")
+            if isinstance(row, Rejected):
+                on_bad(number, Rejected("not_json", "a line that is no JSON object"))
             else:
-                yield {}  # without times: becomes a dead letter
+                yield row
 
 
 def converted(convert: Convert, row: Row) -> list[Mapping[str, str | None]]:

@@ -216,8 +216,15 @@ async def test_files_that_are_no_export_or_cut_off_are_said(bench: Bench, tmp_pa
         await bench.build(url=str(path)).read(None)
     path.write_text(json.dumps(ROWS[0])[:-5])
     os.utime(path, (NOW - 50, NOW - 50))
-    with pytest.raises(TransientError, match="line 1 is no JSON object"):
-        await bench.build(url=str(path)).read(None)
+    refused = await bench.build(url=str(path)).read(None)
+    assert refused.records == []
+    assert "1 of 1 lines cannot be read: a line that is no JSON object" in refused.alerts[0].explanation
+    # Cut off in the middle of a line, it costs that line; a line at the begin is none less than one at the end.
+    lines = [json.dumps(each) for each in ROWS]
+    path.write_text("\n".join(["{", *lines, lines[0][:-5]]))
+    os.utime(path, (NOW - 40, NOW - 40))
+    await bench.catch_up(bench.build(url=str(path)))
+    assert sum(record.effective_cost for record in bench.records()) == pytest.approx(10.75 - 4.25 + 2)
 
 
 def test_one_place_is_needed() -> None:
