@@ -103,7 +103,8 @@ def settle(totals: Totals, has: Callable[..., bool]) -> Settled:
         share, listed = totals.get(usage, (0.0, 0.0))
         used = usage in totals or usage + _OPEN in totals
         if not has(column) or (used and (share <= 0 or abs(share - listed) < 1e-9)):
-            found[fee] = 0.0, 1.0
+            # Also where the column says 0 of everything: there is no share then, and all counts as billed.
+            found |= dict.fromkeys((fee, fee + _OPEN, usage + _OPEN), (0.0, 1.0))
             continue
         found |= dict.fromkeys(bought, (0.0, 0.0))
         own, paid = totals.get(fee, (0.0, 0.0))

@@ -52,8 +52,8 @@ async def test_the_bill_is_what_was_paid(tmp_path: Path, gone: tuple[str, ...], 
         assert used == pytest.approx(9.0 + (0.0 if RI_SHARE in gone else 4.0))
 
 
-#: What a column may hold: all, nothing in any row, nothing in every other row that has it.
-HELD = ("all", "none", "half")
+#: What a column may hold: all, nothing in any row, nothing in every other row that has it, 0 in all of them.
+HELD = ("all", "none", "half", "zero")
 
 
 def blanked(lines: list[dict[str, Any]], held: dict[str, str]) -> list[dict[str, Any]]:
@@ -66,6 +66,8 @@ def blanked(lines: list[dict[str, Any]], held: dict[str, str]) -> list[dict[str,
                 seen[name] += 1
                 if what == "none" or (what == "half" and seen[name] % 2 == 0):
                     row[name] = None
+                if what == "zero" and name in (SHARE, RI_SHARE):  # of others 0 says something
+                    row[name] = 0.0
         found.append(row)
     return found
 
