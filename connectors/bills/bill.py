@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from curb.connectors.bills.cells.ai_meters import ai_meter
 from curb.connectors.bills.cells.rates import CurrencyRates, UsdPer
 from curb.connectors.bills.charges import Charge, Dimensions, Snapshot
-from curb.connectors.bills.files import BillFile, BillFiles, Storage, canonical, spellings
+from curb.connectors.bills.files import BillFile, BillFiles, NotWholeError, Storage, canonical, spellings
 from curb.connectors.bills.focus import FOCUS, is_focus
 from curb.connectors.bills.guard import LineCounts, Refusal, Unusable, judge
 from curb.connectors.bills.lines import GROUP, BillForm, BillLines
@@ -39,6 +39,8 @@ DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 _FOR_MODELS = ("usage_type", "product")
 #: Some stores list milliseconds and answer about one file in whole seconds.
 _SAME_TIME_S = 1.0
+#: Seconds after which a file that is not whole is refused as broken. By hand: the largest is copied within hours.
+_WHOLE_AFTER_S = 6 * HOUR_S
 #: Version of a period whose charges were withdrawn because another folder holds them.
 _WITHDRAWN = "withdrawn"
 
@@ -199,7 +201,10 @@ class Bill(SnapshotConnector):
 
         try:
             restater.take(self.charges(delivery, letters, counts), delivery.snapshot, judged)
-        except (Refused, Unusable) as error:
+        except (Refused, Unusable, NotWholeError) as error:
+            new = self._clock.now() < delivery.snapshot.as_of + _WHOLE_AFTER_S
+            if isinstance(error, NotWholeError) and new:
+                raise
             restater.refuse(Refusal(period, version, str(error)))
             letters.add(Rejected("invalid", f"delivery refused: {error}"), location=period, content=b"")
             raise Unusable(f"{period}: {error}") from error

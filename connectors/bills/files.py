@@ -29,6 +29,10 @@ _TEXT_SUFFIXES = (".csv", ".csv.gz", ".gz", ".csv.zip", ".zip")
 #: Picks columns of those that there are; called with the number of an odd row, from 1, and why it is refused.
 Choose = Callable[[Sequence[str]], Sequence[str]]
 OnBad = Callable[[int, Rejected], None]
+#: What libraries say of a file that ends too early, or whose end is of another one.
+_CUT = re.compile(
+    r"truncated|magic|corrupt|footer|unexpected end|incorrect header|invalid (block|code|distance|stored|literal)", re.I
+)
 #: What object stores say when asking again with the same credentials cannot help.
 _REFUSED = re.compile(
     r"access.?denied|forbidden|unauthorized|no.?such.?bucket|bucket.?not.?found|invalid.?access.?key|signature|"
@@ -66,6 +70,10 @@ class BillFile(NamedTuple):
     path: str
     size: int
     modified: float
+
+
+class NotWholeError(TransientError):
+    """A file that ends too early or is damaged: on its way when it is new, and broken when it is not."""
 
 
 class BillFiles:
@@ -248,7 +256,7 @@ def _members(path: str, packed: Any) -> Iterator[Any]:
             with archive.open(names[0]) as member:
                 yield member
     except zipfile.BadZipFile as error:
-        raise TransientError(f"{path}: {error}; it may still be on its way") from error
+        raise NotWholeError(f"{path}: {error}; it may still be on its way") from error
 
 
 @contextmanager
@@ -264,6 +272,8 @@ def reading(what: str) -> Iterator[None]:
         text = " ".join(str(error).split())[:300]
         if _REFUSED.search(text):
             raise PermanentError(f"{what}: {text}") from error
+        if _CUT.search(text):
+            raise NotWholeError(f"{what}: {text}; it may still be on its way") from error
         raise TransientError(f"{what}: {text}") from error
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 
 from curb.connectors.bills import aws_cur, azure_cost, focus_file
-from curb.stream.errors import PermanentError
+from curb.stream.errors import PermanentError, TransientError
 from curb.stream.records.spend import CostRecord
 from curb.stream.time import iso
 from tests.fakes import aws_cur as cur
@@ -307,3 +310,35 @@ async def test_a_bill_of_billions_is_refused_and_named(tmp_path: Path) -> None:
     assert await told.read() == []
     (alert,) = told.alerts
     assert "its charges come to $5,400,001,000.00, which no bill has" in alert.explanation
+
+
+@pytest.mark.parametrize("name", ["x.csv.gz", "x.zip", "x.parquet"])
+async def test_a_file_cut_off_is_waited_for_and_then_refused_and_named(tmp_path: Path, name: str) -> None:
+    """It was waited for as long as it lay there, with no word but an error that counts up."""
+    whole = {
+        "x.csv.gz": lambda lines: gzip.compress(focus.csv_text(lines)),
+        "x.zip": lambda lines: zipped(focus.csv_text(lines)),
+        "x.parquet": focus.parquet,
+    }[name]
+    plain = [{key: value for key, value in each.items() if key != "ChargeClass"} for each in GOOD]
+    write(tmp_path / name, whole(plain), NOW - 7200)
+    told = Told(tmp_path / "state", of_file(tmp_path / name))
+    assert usd(await told.read()) == 1000
+    write(tmp_path / name, whole(plain)[:-30], NOW - 3600)
+    with pytest.raises(TransientError, match="may still be on its way"):
+        await told.read()
+    told.clock.jump(6 * 3600)
+    assert await told.read() == []
+    (alert,) = told.alerts
+    assert name in alert.explanation
+    # What is whole again counts.
+    more = {**plain[0], "ChargePeriodStart": iso(JUNE + 10 * DAY), "ChargePeriodEnd": iso(JUNE + 10 * DAY + 3600)}
+    write(tmp_path / name, whole([*plain, more]), NOW)
+    assert usd(await told.read()) == 100
+
+
+def zipped(content: bytes) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("x.csv", content)
+    return sink.getvalue()
