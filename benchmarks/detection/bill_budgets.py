@@ -54,6 +54,8 @@ class Made(NamedTuple):
     day: int
     status: BudgetStatus
     total_usd: float
+    #: Whether its account is charged for more than usage: fees, purchases, tax or credits.
+    is_mixed: bool
 
 
 def account(random: random.Random) -> Iterator[Item]:
@@ -92,6 +94,7 @@ def forecasts(seed: int, count: int) -> Iterator[Made]:
         for n, items in enumerate(accounts)
         for month in (9, 10, 11)
     }
+    mixed = {n for n, items in enumerate(accounts) if any(item.kind != "usage" for item in items)}
     scope = {"name": "account", "group_by": ["account"], "sources": ["costs"], "detect": False, "role": "total"}
     budgets = [
         {
@@ -114,7 +117,8 @@ def forecasts(seed: int, count: int) -> Iterator[Made]:
         pipeline.tick(now + 60)
         if date.hour == 12 and date.day in DAYS:
             for tags, status in pipeline.shard.budgets():
-                yield Made(date.day, status, total[int(tags["account"]), date.month])
+                number = int(tags["account"])
+                yield Made(date.day, status, total[number, date.month], number in mixed)
 
 
 def delivery(accounts: list[list[Item]], since: float, until: float, now: float) -> list[CostRecord]:
@@ -156,6 +160,9 @@ def main(count: int, *seeds: int) -> None:
         held = np.mean([_held(each) for each in of])
         off = np.median([abs((each.status.forecast_usd or 0) / each.total_usd - 1) for each in of])
         print(f"day {day:2}: {len(of)} forecasts, {held:.1%} within the 80 % interval, median error {off:.1%}")
+    for mixed, name in ((True, "fees, purchases or credits"), (False, "usage alone")):
+        held = [_held(each) for each in made if each.is_mixed == mixed]
+        print(f"accounts with {name}: {len(held)} forecasts, {np.mean(held):.1%} within the 80 % interval")
     likely = np.array([each.status.breach_probability or 0.0 for each in made])
     over = np.array([each.total_usd > each.status.amount_usd for each in made])
     for low, high in pairwise(_EDGES):
