@@ -244,7 +244,7 @@ def assemble(
         anomalies=[_anomaly(each, recorded.verdicts) for each in sorted(odd, key=lambda each: -each.excess_usd)],
         budget_alerts=sum(each.kind == "budget" for each in alerts),
         pairs=_pairs(recorded.reconciled, span),
-        notes=_notes(charges, chosen, kpis, now, compares=rows.compares),
+        notes=_notes(charges, chosen, kpis, now, compares=rows.compares) + _nowhere(groups, charges.by),
     )
 
 
@@ -363,6 +363,12 @@ def _untagged(groups: Iterable[GroupRow], total: float) -> dict[str, float]:
             if value == UNTAGGED:
                 missing[tag].append(each.spend_usd)
     return {tag: math.fsum(found) / total for tag, found in missing.items()} if total else {}
+
+
+def _nowhere(groups: Sequence[GroupRow], by: Sequence[str]) -> list[str]:
+    """Tags that no charge carries: misspelt, perhaps."""
+    missing = [tag for tag in by if groups and all(each.tags[tag] == UNTAGGED for each in groups)]
+    return [f"no charge has a tag {tag}" for tag in missing]
 
 
 # --- budgets ------------------------------------------------------------------------------------------------------

@@ -186,7 +186,8 @@ def test_gpu_hours_cost_what_the_configuration_says() -> None:
     cost = gpu_cost(config(OWN), GpuHours("h100", 8, 6), NOW)
     assert (cost.usd, cost.sources, cost.hours, cost.doubt) == (120.0, GPU, 6, "")
     assert cost.what == "8 × H100 for 6 h at $2.50 an hour each"
-    assert gpu_cost(config(OWN), GpuHours("", 4, 1, instance="dgx"), NOW).usd == 8.0
+    of_instance = gpu_cost(config(OWN), GpuHours("", 4, 1, instance="dgx"), NOW)
+    assert (of_instance.usd, of_instance.what) == (8.0, "4 × GPU of dgx for 1 h at $2.00 an hour each")
 
 
 def test_a_gpu_without_a_price_is_never_free_and_says_so() -> None:

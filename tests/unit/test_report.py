@@ -87,6 +87,12 @@ async def test_every_charge_of_the_month_counts_once_whenever_it_came() -> None:
     assert [each.spend_usd for each in report.days if each.day == "2026-10-31"] == [40.0]
 
 
+async def test_a_tag_that_no_charge_carries_is_named() -> None:
+    report, _ = await a_report(by=("team", "taem"))
+    assert "no charge has a tag taem" in report.notes
+    assert not any("tag team" in note for note in report.notes)
+
+
 async def test_the_total_is_that_of_the_sums_on_the_log() -> None:
     log, settings = await a_log(), DetectorSettings()
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(SpendMessage)

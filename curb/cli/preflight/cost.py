@@ -49,7 +49,7 @@ def gpu_cost(config: CurbConfig, wanted: GpuHours, at: float) -> RunCost:
         provider=wanted.provider or (settings.provider if settings else ""),
         region=wanted.region or (settings.region if settings else ""),
     )
-    name = prices.model(wanted.gpu) if wanted.gpu else wanted.instance or "GPU"
+    name = prices.model(wanted.gpu) if wanted.gpu else f"GPU of {wanted.instance}" if wanted.instance else "GPU"
     amount = found.usd_per_gpu_hour * wanted.gpus * wanted.hours
     doubt = ""
     if found.known == "fallback":
