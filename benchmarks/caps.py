@@ -1,8 +1,8 @@
 """How long a hard cap takes from the answer that accepts its event to its alert on the log, under a steady load.
 
 Run `python -m benchmarks.caps --per-second 2000`. The daemon is a process of its own on a new embedded log. With
-`--backlog` it finds usage on its log instead, from a source that has gone quiet, and the time to read it is compared
-with the CPU that this takes.
+`--backlog` it finds usage on its log instead, from a source that has gone quiet, and the time until it is counted is
+compared with the CPU until then.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ import json
 import os
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from subprocess import Popen
+from typing import Any
 
 import aiohttp
-import yaml
 
-from benchmarks.daemon import TOKEN, counted, free_port, until_ready
+from benchmarks.daemon import TOKEN, counted, free_port, running, until_ready
 from benchmarks.pipeline import COMBINATIONS, make_events
 from curb.stream.clock import WallClock
 from curb.stream.log.codec import encode_lines
@@ -37,26 +35,16 @@ _POSTS_PER_S, _EVERY_S, _LAST_S = 10, 0.3, 10.0
 _HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
-@contextmanager
-def daemon(directory: Path, port: int) -> Iterator[Popen[bytes]]:
-    """`curb run` with a hard cap of a dollar a day on each key, until the block ends."""
+def settings(directory: Path, port: int) -> dict[str, Any]:
+    """A hard cap of a dollar a day on each key."""
     budget = {"name": "per-key", "scope": "key", "amount_usd": 1.0, "period": "day", "thresholds": [100], "hard": True}
-    config = {
+    return {
         "log": {"kind": "embedded", "directory": str(directory / "data")},
         "http": {"port": port},
         "state_dir": str(directory / "data" / "connectors"),
         "connectors": [{"kind": "usage_jsonl", "name": name, "token": TOKEN} for name in ("meter", "load")],
         "detector": {"budgets": [budget]},
     }
-    path = directory / "curb.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    with (directory / "curb.out").open("wb") as out:
-        process = Popen([sys.executable, "-m", "curb", "run", "-c", str(path)], stdout=out, stderr=out)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
 
 
 def line(name: str, key: str, usd: float) -> str:
@@ -106,7 +94,7 @@ async def measure(per_second: int, seconds: float) -> list[float]:
     """The delays of all caps within so many seconds of load."""
     with tempfile.TemporaryDirectory(prefix="curb-bench-") as name:
         directory, port = Path(name), free_port()
-        with daemon(directory, port) as process:
+        with running(directory, settings(directory, port)) as process:
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
                 await until_ready(http, process)
                 until = time.monotonic() + seconds
@@ -127,7 +115,10 @@ def cpu_of(pid: int) -> float:
 
 
 async def backlog(events: int) -> float:
-    """Seconds that a daemon takes to read what is on its log, by its CPU seconds for that."""
+    """Seconds from the start of a daemon until all that was on its log is counted, by its CPU seconds until then.
+
+    The start is in both: a daemon that is ready has read a part of it.
+    """
     with tempfile.TemporaryDirectory(prefix="curb-bench-") as name:
         directory, port = Path(name), free_port()
         (directory / "data").mkdir()
@@ -137,12 +128,12 @@ async def backlog(events: int) -> float:
         for at in range(0, len(records), 500):
             await log.append([Message(USAGE, encode_lines(records[at : at + 500]))])
         await log.close()
-        with daemon(directory, port) as process:
+        began = time.monotonic()
+        with running(directory, settings(directory, port)) as process:
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
                 await until_ready(http, process)
-                began, cpu = time.monotonic(), cpu_of(process.pid)
                 await counted(http, len({each.id for each in records}))
-                return (time.monotonic() - began) / max(0.1, cpu_of(process.pid) - cpu)
+                return (time.monotonic() - began) / cpu_of(process.pid)
 
 
 def main() -> None:

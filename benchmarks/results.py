@@ -118,8 +118,9 @@ def picture(found: Sequence[Measured]) -> Figure:
 
 
 def _times(each: Measured, value: float) -> float:
-    """How far a value keeps its gate: over 1, or under it where it misses. Nothing where nothing is allowed is 10."""
+    """How far a value keeps its gate: over 1, or under it where it misses; from a hundredth to 10."""
     if each.at_least is not None:
         return max(value / each.at_least, 1e-2)
-    most = each.at_most or 0.0
-    return 10.0 if value <= 0 and most <= 0 else min(10.0, max(1e-2, most / value)) if value > 0 else 10.0
+    if value <= 0:  # nothing at all is as good as it gets
+        return 10.0
+    return min(10.0, max(1e-2, (each.at_most or 0.0) / value))

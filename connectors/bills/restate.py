@@ -267,8 +267,10 @@ class SnapshotConnector(ABC):
             return ()
         found = f"complete up to {utc(until)}: what is billed until then is judged"
         misdated = sorted(restater.misdated.items())
-        more = f" (and {len(misdated) - _SHOWN} more)" if len(misdated) > _SHOWN else ""
-        return found, *(misdated_note(name, at) + more for name, at in misdated[:_SHOWN])
+        notes = [misdated_note(name, at) for name, at in misdated[:_SHOWN]]
+        if len(misdated) > _SHOWN:
+            notes.append(f"{len(misdated) - _SHOWN} more deliveries are dated before usage that they hold")
+        return found, *notes
 
     async def check(self) -> list[Check]:
         return await asyncio.to_thread(self._check)

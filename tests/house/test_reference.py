@@ -88,8 +88,8 @@ def test_every_endpoint_is_documented() -> None:
     assert not missing, f"not in docs/reference/api.md: {missing}"
 
 
-#: Pages without a picture: those one click below a page that has one, and one that lists keys, which the gateway of the
-#: demo does not.
+#: Pages without a picture: another page links to each of them and looks alike, or the demo has nothing to show there
+#: (its gateway does not list keys).
 NO_PICTURE = {"/exposure", "/actions/{action_id}", "/models/one", "/models/runs", "/sign-in"}
 
 

@@ -6,7 +6,7 @@ CURB_TEST_BILLS=DIR with copies (or clones) of public repositories, or exports o
     microsoft/finops-toolkit    src/powershell/Tests/**/*.csv                       cost details of Azure
     hystax/optscale             rest_api/live_demo.tar.xz                           lines of a CUR, Azure and Google
 
-Files in CSV are told by their columns. A repository that stores a file in Git LFS leaves a pointer, which has none.
+The columns of a CSV file say which export it is. Of a file in Git LFS a clone may hold a pointer only; it is left out.
 """
 
 from __future__ import annotations
